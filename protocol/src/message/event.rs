@@ -1,0 +1,138 @@
+//! Order and event streams: answers, progress, results.
+
+/// The agent's answer to one delivery.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OrderAnswer {
+    /// Accepted, duplicate or refused.
+    #[prost(enumeration = "AnswerKind", tag = "1")]
+    pub kind: i32,
+    /// Refusal code such as `STALE`; empty otherwise.
+    #[prost(string, tag = "2")]
+    pub code: String,
+    /// Name of the policy rule that refused; empty otherwise.
+    #[prost(string, tag = "3")]
+    pub rule: String,
+    /// One sentence for people.
+    #[prost(string, tag = "4")]
+    pub detail: String,
+    /// For a duplicate: the journal's present state of the order, such as `running`.
+    #[prost(string, tag = "5")]
+    pub state: String,
+    /// The order, as far as the agent could read it.
+    #[prost(string, tag = "6")]
+    pub order_id: String,
+}
+
+/// Kinds of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum AnswerKind {
+    /// Never sent.
+    Unspecified = 0,
+    /// Durable in the journal; it will be carried out or its failure reported.
+    Accepted = 1,
+    /// Already in the journal.
+    Duplicate = 2,
+    /// Not accepted and never will be.
+    Refused = 3,
+}
+
+/// Something happened to an order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Event {
+    /// Number in the agent's outbox, rising by one.
+    #[prost(uint64, tag = "1")]
+    pub event_seq: u64,
+    /// The provisioning order.
+    #[prost(string, tag = "2")]
+    pub order_id: String,
+    /// The instance.
+    #[prost(string, tag = "3")]
+    pub instance_id: String,
+    /// When, by the agent's clock.
+    #[prost(int64, tag = "4")]
+    pub at_ms: i64,
+    /// What.
+    #[prost(enumeration = "EventKind", tag = "5")]
+    pub kind: i32,
+    /// Step name such as `clone`; empty where no step is meant.
+    #[prost(string, tag = "6")]
+    pub step: String,
+    /// Progress of the step, 0–100, where known.
+    #[prost(uint32, optional, tag = "7")]
+    pub percent: Option<u32>,
+    /// One sentence for people; empty if there is nothing to add.
+    #[prost(string, tag = "8")]
+    pub detail: String,
+    /// For a failure: `retryable`, `capacity`, `policy`, `template`, `user` or `bug`.
+    #[prost(string, tag = "9")]
+    pub class: String,
+    /// For a result: what is true now.
+    #[prost(message, optional, tag = "10")]
+    pub facts: Option<Facts>,
+    /// The instance's generation the order carried.
+    #[prost(uint64, tag = "11")]
+    pub generation: u64,
+}
+
+/// Kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum EventKind {
+    /// Never sent.
+    Unspecified = 0,
+    /// The order is durable in the journal.
+    Accepted = 1,
+    /// A step began.
+    StepStarted = 2,
+    /// A step goes on.
+    StepProgress = 3,
+    /// A step ended well.
+    StepDone = 4,
+    /// The order is carried out.
+    Succeeded = 5,
+    /// The order failed and left nothing behind that it made, or never made anything.
+    Failed = 6,
+    /// What the order had made is being removed.
+    Undoing = 7,
+    /// What the order had made is gone.
+    Undone = 8,
+    /// The agent cannot go on by itself; the facts are in the detail.
+    Stuck = 9,
+    /// A newer generation took its place before it began.
+    Superseded = 10,
+    /// Cancelled before it began.
+    Cancelled = 11,
+    /// A step failed; what follows is said by the next events.
+    StepFailed = 12,
+}
+
+impl EventKind {
+    /// Whether nothing more follows for the order.
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Undone | Self::Stuck | Self::Superseded | Self::Cancelled
+        )
+    }
+}
+
+/// What is true about an instance after an order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Facts {
+    /// Proxmox's number.
+    #[prost(uint32, tag = "1")]
+    pub vmid: u32,
+    /// Power state: `running`, `stopped`, `paused` or `absent`.
+    #[prost(string, tag = "2")]
+    pub power: String,
+    /// Addresses the guest was given, without prefix length.
+    #[prost(string, repeated, tag = "3")]
+    pub addresses: Vec<String>,
+    /// Whether the guest agent or the console answered: usable. Else "started, not confirmed".
+    #[prost(bool, tag = "4")]
+    pub confirmed: bool,
+    /// Host key fingerprints, where the first-boot console showed them.
+    #[prost(string, repeated, tag = "5")]
+    pub host_keys: Vec<String>,
+}
