@@ -1,0 +1,295 @@
+//! The calls we make, each as a function from our words to a [`Prepared`] request.
+//!
+//! A prepared request is plain text: it can be stored in the outbox before the call and sent again,
+//! byte for byte, after a crash. (The builders keep metadata in hash maps, so building twice would
+//! not give the same bytes.)
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use stripe::StripeRequest;
+use stripe_billing::{
+    invoice_payment::ListInvoicePayment,
+    invoice::{ListInvoice, RetrieveInvoice},
+    subscription::{CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription},
+};
+use stripe_checkout::{
+    CheckoutSessionMode,
+    checkout_session::{
+        CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData,
+        ExpireCheckoutSession, ListCheckoutSession, RetrieveCheckoutSession,
+    },
+};
+use stripe_client_core::{RequestBuilder, StripeMethod};
+use stripe_core::{
+    customer::{CreateCustomer, ListCustomer, RetrieveCustomer},
+    event::ListEvent,
+    refund::{CreateRefund, ListRefund, RetrieveRefund},
+};
+use stripe_product::{
+    price::{CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, ListPrice},
+    product::{CreateProduct, RetrieveProduct, UpdateProduct},
+};
+use stripe_types::RangeQueryTs;
+
+use ez_protocol::UnixMillis;
+
+/// Most rows Stripe gives in one page.
+const PAGE: i64 = 100;
+
+/// HTTP method of a prepared request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Method {
+    Get,
+    Post,
+    Delete,
+}
+
+/// A request frozen to the bytes that are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Prepared {
+    pub(crate) method: Method,
+    /// Path below `/v1`.
+    pub(crate) path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) query: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<String>,
+}
+
+impl Prepared {
+    fn of(request: &impl StripeRequest) -> Self {
+        let RequestBuilder { query, body, path, method } = request.build();
+        let method = match method {
+            StripeMethod::Get => Method::Get,
+            StripeMethod::Post => Method::Post,
+            StripeMethod::Delete => Method::Delete,
+        };
+        Self { method, path, query, body }
+    }
+
+    /// Hash of everything that is sent, in hexadecimal.
+    pub(crate) fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for part in [Some(&self.path), self.query.as_ref(), self.body.as_ref()] {
+            hasher.update(part.map_or("", String::as_str));
+            hasher.update([0]);
+        }
+        data_encoding::HEXLOWER.encode(&hasher.finalize())
+    }
+}
+
+/// Words that tie a Stripe object to what it is for.
+pub(crate) type Metadata = HashMap<String, String>;
+
+/// What a Checkout session is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionParts<'a> {
+    pub(crate) customer: &'a str,
+    pub(crate) price: &'a str,
+    pub(crate) reference: &'a str,
+    pub(crate) return_url: &'a str,
+    pub(crate) description: &'a str,
+    pub(crate) expires_at: UnixMillis,
+    pub(crate) metadata: Metadata,
+}
+
+pub(crate) fn create_session(parts: SessionParts<'_>) -> Prepared {
+    let mut line = CreateCheckoutSessionLineItems::new();
+    line.price = Some(parts.price.to_owned());
+    line.quantity = Some(1);
+    let mut subscription = CreateCheckoutSessionSubscriptionData::new();
+    subscription.metadata = Some(parts.metadata.clone());
+    subscription.description = Some(parts.description.to_owned());
+    Prepared::of(
+        &CreateCheckoutSession::new()
+            .mode(CheckoutSessionMode::Subscription)
+            .customer(parts.customer)
+            .client_reference_id(parts.reference)
+            .line_items(vec![line])
+            .metadata(parts.metadata)
+            .subscription_data(subscription)
+            .success_url(parts.return_url)
+            .cancel_url(parts.return_url)
+            .expires_at(parts.expires_at.as_secs()),
+    )
+}
+
+pub(crate) fn retrieve_session(id: &str) -> Prepared {
+    Prepared::of(&RetrieveCheckoutSession::new(id))
+}
+
+pub(crate) fn expire_session(id: &str) -> Prepared {
+    Prepared::of(&ExpireCheckoutSession::new(id))
+}
+
+pub(crate) fn list_sessions_of(customer: &str, after: Option<&str>) -> Prepared {
+    let mut list = ListCheckoutSession::new().customer(customer).limit(PAGE);
+    if let Some(after) = after {
+        list = list.starting_after(after);
+    }
+    Prepared::of(&list)
+}
+
+pub(crate) fn create_customer(email: &str, metadata: Metadata) -> Prepared {
+    Prepared::of(&CreateCustomer::new().email(email).metadata(metadata))
+}
+
+pub(crate) fn list_customers(email: &str) -> Prepared {
+    Prepared::of(&ListCustomer::new().email(email).limit(PAGE))
+}
+
+pub(crate) fn retrieve_customer(id: &str) -> Prepared {
+    Prepared::of(&RetrieveCustomer::new(id))
+}
+
+pub(crate) fn retrieve_subscription(id: &str) -> Prepared {
+    Prepared::of(&RetrieveSubscription::new(id))
+}
+
+pub(crate) fn cancel_subscription(id: &str) -> Prepared {
+    Prepared::of(&CancelSubscription::new(id).invoice_now(false).prorate(false))
+}
+
+pub(crate) fn list_subscriptions(after: Option<&str>) -> Prepared {
+    let mut list = ListSubscription::new().status(ListSubscriptionStatus::All).limit(PAGE);
+    if let Some(after) = after {
+        list = list.starting_after(after);
+    }
+    Prepared::of(&list)
+}
+
+pub(crate) fn retrieve_invoice(id: &str) -> Prepared {
+    Prepared::of(&RetrieveInvoice::new(id))
+}
+
+pub(crate) fn list_invoices_of(subscription: &str) -> Prepared {
+    Prepared::of(&ListInvoice::new().subscription(subscription).limit(PAGE))
+}
+
+pub(crate) fn list_payments_of(invoice: &str) -> Prepared {
+    Prepared::of(&ListInvoicePayment::new().invoice(invoice).limit(PAGE))
+}
+
+pub(crate) fn create_refund(payment_intent: &str, metadata: Metadata) -> Prepared {
+    Prepared::of(&CreateRefund::new().payment_intent(payment_intent).metadata(metadata))
+}
+
+pub(crate) fn retrieve_refund(id: &str) -> Prepared {
+    Prepared::of(&RetrieveRefund::new(id))
+}
+
+pub(crate) fn list_refunds_of(payment_intent: &str) -> Prepared {
+    Prepared::of(&ListRefund::new().payment_intent(payment_intent).limit(PAGE))
+}
+
+pub(crate) fn list_events(since: UnixMillis, after: Option<&str>) -> Prepared {
+    let mut list = ListEvent::new().created(RangeQueryTs::gte(since.as_secs())).limit(PAGE);
+    if let Some(after) = after {
+        list = list.starting_after(after);
+    }
+    Prepared::of(&list)
+}
+
+pub(crate) fn retrieve_product(id: &str) -> Prepared {
+    Prepared::of(&RetrieveProduct::new(id))
+}
+
+pub(crate) fn create_product(id: &str, name: &str, metadata: Metadata) -> Prepared {
+    Prepared::of(&CreateProduct::new(name).id(id).metadata(metadata))
+}
+
+pub(crate) fn rename_product(id: &str, name: &str) -> Prepared {
+    Prepared::of(&UpdateProduct::new(id).name(name))
+}
+
+/// How often a price is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Every {
+    Month,
+    Year,
+}
+
+/// `None` when the currency is not one Stripe knows.
+pub(crate) fn create_price(
+    product: &str,
+    lookup_key: &str,
+    every: Every,
+    currency: &str,
+    amount_minor: i64,
+    metadata: Metadata,
+) -> Option<Prepared> {
+    let currency: stripe_types::Currency = currency.parse().ok()?;
+    if matches!(currency, stripe_types::Currency::Unknown(_)) {
+        return None;
+    }
+    let interval = match every {
+        Every::Month => CreatePriceRecurringInterval::Month,
+        Every::Year => CreatePriceRecurringInterval::Year,
+    };
+    Some(Prepared::of(
+        &CreatePrice::new(currency)
+            .product(product)
+            .unit_amount(amount_minor)
+            .lookup_key(lookup_key)
+            .recurring(CreatePriceRecurring::new(interval))
+            .metadata(metadata),
+    ))
+}
+
+pub(crate) fn list_prices_by_key(lookup_key: &str) -> Prepared {
+    Prepared::of(&ListPrice::new().lookup_keys(vec![lookup_key.to_owned()]).limit(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_asked_for_in_stripes_own_words() {
+        let prepared = create_session(SessionParts {
+            customer: "cus_1",
+            price: "price_1",
+            reference: "order-1",
+            return_url: "http://127.0.0.1:8080/orders/order-1",
+            description: "Server web-1",
+            expires_at: UnixMillis::from_secs(1_860),
+            metadata: HashMap::from([("order_id".into(), "order-1".into())]),
+        });
+        assert_eq!((prepared.method, prepared.path.as_str()), (Method::Post, "/checkout/sessions"));
+        let body = prepared.body.unwrap();
+        let pairs: Vec<(String, String)> =
+            url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+        for (key, value) in [
+            ("mode", "subscription"),
+            ("customer", "cus_1"),
+            ("client_reference_id", "order-1"),
+            ("line_items[0][price]", "price_1"),
+            ("line_items[0][quantity]", "1"),
+            ("metadata[order_id]", "order-1"),
+            ("subscription_data[metadata][order_id]", "order-1"),
+            ("success_url", "http://127.0.0.1:8080/orders/order-1"),
+            ("expires_at", "1860"),
+        ] {
+            assert!(pairs.contains(&(key.into(), value.into())), "{key}={value} is missing from {pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_prepared_request_survives_storage() {
+        let prepared = create_refund("pi_1", HashMap::new());
+        let stored = serde_json::to_string(&prepared).unwrap();
+        let back: Prepared = serde_json::from_str(&stored).unwrap();
+        assert_eq!(back, prepared);
+        assert_eq!(back.hash(), prepared.hash());
+        assert_ne!(back.hash(), create_refund("pi_2", HashMap::new()).hash());
+    }
+
+    #[test]
+    fn a_currency_nobody_knows_is_refused() {
+        assert!(create_price("p", "k", Every::Month, "zzz", 1, HashMap::new()).is_none());
+        assert!(create_price("p", "k", Every::Month, "eur", 1, HashMap::new()).is_some());
+    }
+}

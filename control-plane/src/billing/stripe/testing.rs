@@ -1,0 +1,273 @@
+//! A Stripe for unit tests: in this process, behind a socket, as small as the stories need.
+//!
+//! It remembers objects, replays answers by idempotency key, logs what it was asked and can be told to
+//! fail. The faithful stand-in is the simulator; this one only has to answer quickly.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+
+use super::StripeGate;
+
+/// What one call looked like.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) objects: BTreeMap<String, Value>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) events: Vec<Value>,
+    /// Answers to give before anything is looked at: (status, after the effect?).
+    pub(crate) failures: Vec<(u16, bool)>,
+    replies: HashMap<String, (u16, Value)>,
+    made: u32,
+}
+
+impl State {
+    fn id(&mut self, prefix: &str) -> String {
+        self.made += 1;
+        format!("{prefix}_{}", self.made)
+    }
+
+    fn put(&mut self, object: Value) -> Value {
+        let id = object["id"].as_str().unwrap().to_owned();
+        self.objects.insert(id, object.clone());
+        object
+    }
+
+    fn of_kind(&self, kind: &str, test: impl Fn(&Value) -> bool) -> Value {
+        let data: Vec<&Value> =
+            self.objects.values().filter(|o| o["object"] == kind && test(o)).collect();
+        json!({"object": "list", "data": data, "has_more": false})
+    }
+}
+
+/// The running stand-in.
+#[derive(Clone)]
+pub(crate) struct FakeStripe {
+    state: Arc<Mutex<State>>,
+    pub(crate) base: String,
+}
+
+impl FakeStripe {
+    pub(crate) async fn start() -> Self {
+        // The client crates' connector asks for the process's provider.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/", listener.local_addr().unwrap());
+        let fake = Self { state: Arc::default(), base };
+        let server = fake.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = server.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| server.clone().serve(request));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        fake
+    }
+
+    pub(crate) fn gate(&self) -> StripeGate {
+        StripeGate::new(&self.base, "sk_test_fake").unwrap()
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// How many calls of this kind came in.
+    pub(crate) fn count(&self, method: &str, path: &str) -> usize {
+        self.state().calls.iter().filter(|c| c.method == method && c.path == path).count()
+    }
+
+    /// The customer pays on the hosted page.
+    pub(crate) fn pay(&self, session: &str) {
+        let mut state = self.state();
+        let (sub, invoice, pi) = (state.id("sub"), state.id("in"), state.id("pi"));
+        let mut object = state.objects[session].clone();
+        let price = state.objects[object["x_price"].as_str().unwrap()].clone();
+        object["status"] = json!("complete");
+        object["payment_status"] = json!("paid");
+        object["subscription"] = json!(sub);
+        object["invoice"] = json!(invoice);
+        object["url"] = Value::Null;
+        state.put(json!({
+            "id": sub, "object": "subscription", "status": "active", "customer": object["customer"],
+            "livemode": false, "latest_invoice": invoice, "metadata": object["metadata"],
+            "items": {"object": "list", "data": [
+                {"id": "si_1", "price": price, "current_period_start": 1_800_000_000, "current_period_end": 1_802_592_000}]},
+        }));
+        state.put(json!({
+            "id": invoice, "object": "invoice", "status": "paid", "number": "EZ-1", "currency": object["currency"],
+            "total": object["amount_total"], "amount_paid": object["amount_total"], "customer": object["customer"],
+            "hosted_invoice_url": "https://invoice.example/1", "invoice_pdf": "https://invoice.example/1.pdf",
+            "created": 1_800_000_000,
+            "parent": {"type": "subscription_details", "subscription_details": {"subscription": sub}},
+        }));
+        state.put(json!({
+            "id": format!("inpay_{pi}"), "object": "invoice_payment", "invoice": invoice, "status": "paid",
+            "payment": {"type": "payment_intent", "payment_intent": pi},
+        }));
+        state.put(object);
+    }
+
+    /// The session runs out.
+    pub(crate) fn let_expire(&self, session: &str) {
+        let mut state = self.state();
+        let mut object = state.objects[session].clone();
+        object["status"] = json!("expired");
+        object["url"] = Value::Null;
+        state.put(object);
+    }
+
+    /// A webhook body about an object as it is now.
+    pub(crate) fn event(&self, kind: &str, object: &str) -> String {
+        let mut state = self.state();
+        let id = state.id("evt");
+        let event = json!({
+            "id": id, "object": "event", "type": kind, "created": 1_800_000_000, "livemode": false,
+            "api_version": super::api_version(), "data": {"object": state.objects[object]},
+        });
+        state.events.insert(0, event.clone());
+        event.to_string()
+    }
+
+    async fn serve(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let key = parts.headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let path = parts.uri.path().trim_start_matches("/v1").to_owned();
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let (status, value) = self.answer(parts.method.as_str(), &path, &query, &body, key);
+        Ok(Response::builder().status(status).body(Full::new(Bytes::from(value.to_string()))).unwrap())
+    }
+
+    fn answer(&self, method: &str, path: &str, query: &str, body: &[u8], key: Option<String>) -> (u16, Value) {
+        let form = |raw: &[u8]| -> HashMap<String, String> { url::form_urlencoded::parse(raw).into_owned().collect() };
+        let mut state = self.state();
+        state.calls.push(Call { method: method.into(), path: path.into(), key: key.clone() });
+        let failure = if state.failures.is_empty() { None } else { Some(state.failures.remove(0)) };
+        let broken = |status: u16| (status, json!({"error": {"type": "api_error", "message": "told to fail"}}));
+        if let Some((status, false)) = failure {
+            return broken(status);
+        }
+        if let Some(reply) = key.as_ref().and_then(|key| state.replies.get(key)) {
+            return reply.clone();
+        }
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let reply = state.act(method, &parts, &form(query.as_bytes()), &form(body));
+        if let Some(key) = key {
+            state.replies.insert(key, reply.clone());
+        }
+        match failure {
+            Some((status, true)) => broken(status),
+            _ => reply,
+        }
+    }
+}
+
+impl State {
+    fn act(
+        &mut self,
+        method: &str,
+        parts: &[&str],
+        query: &HashMap<String, String>,
+        form: &HashMap<String, String>,
+    ) -> (u16, Value) {
+        let get = |key: &str| form.get(key).cloned().unwrap_or_default();
+        let metadata: BTreeMap<&str, &String> = form
+            .iter()
+            .filter_map(|(k, v)| Some((k.strip_prefix("metadata[")?.strip_suffix(']')?, v)))
+            .collect();
+        let missing = || {
+            (404, json!({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "no such"}}))
+        };
+        let made = match (method, parts) {
+            ("POST", ["customers"]) => {
+                json!({"id": self.id("cus"), "object": "customer", "email": get("email"), "metadata": metadata, "livemode": false})
+            }
+            ("POST", ["products"]) => json!({"id": get("id"), "object": "product", "name": get("name"), "livemode": false}),
+            ("POST", ["prices"]) => json!({
+                "id": self.id("price"), "object": "price", "unit_amount": get("unit_amount").parse::<i64>().unwrap(),
+                "currency": get("currency"), "lookup_key": get("lookup_key"), "product": get("product"), "livemode": false,
+            }),
+            ("POST", ["checkout", "sessions"]) => {
+                let price = self.objects.get(&get("line_items[0][price]")).cloned();
+                let Some(price) = price else { return missing() };
+                let id = self.id("cs");
+                json!({
+                    "id": id, "object": "checkout.session", "status": "open", "payment_status": "unpaid",
+                    "url": format!("https://pay.example/{id}"), "amount_total": price["unit_amount"], "currency": price["currency"],
+                    "customer": get("customer"), "client_reference_id": get("client_reference_id"), "livemode": false,
+                    "metadata": metadata, "expires_at": get("expires_at").parse::<i64>().unwrap(), "x_price": price["id"],
+                })
+            }
+            ("POST", ["checkout", "sessions", id, "expire"]) => {
+                let Some(session) = self.objects.get(*id) else { return missing() };
+                if session["status"] != "open" {
+                    return (400, json!({"error": {"type": "invalid_request_error", "message": "not open"}}));
+                }
+                let mut session = session.clone();
+                session["status"] = json!("expired");
+                session["url"] = Value::Null;
+                session
+            }
+            ("POST", ["refunds"]) => json!({
+                "id": self.id("re"), "object": "refund", "status": "succeeded", "amount": 900, "currency": "eur",
+                "payment_intent": get("payment_intent"), "metadata": metadata,
+            }),
+            ("POST", [_, id]) => {
+                let Some(object) = self.objects.get(*id) else { return missing() };
+                let mut object = object.clone();
+                for (key, value) in form {
+                    object[key] = json!(value);
+                }
+                object
+            }
+            ("DELETE", ["subscriptions", id]) => {
+                let Some(object) = self.objects.get(*id) else { return missing() };
+                let mut object = object.clone();
+                object["status"] = json!("canceled");
+                object
+            }
+            ("GET", ["events"]) => return (200, json!({"object": "list", "data": self.events, "has_more": false})),
+            ("GET", ["prices"]) => {
+                let key = query.get("lookup_keys[0]").cloned().unwrap_or_default();
+                return (200, self.of_kind("price", |o| o["lookup_key"] == key.as_str()));
+            }
+            ("GET", ["checkout", "sessions"]) => {
+                return (200, self.of_kind("checkout.session", |o| o["customer"] == query["customer"].as_str()));
+            }
+            ("GET", ["customers"]) => {
+                return (200, self.of_kind("customer", |o| o["email"] == query["email"].as_str()));
+            }
+            ("GET", ["refunds"]) => {
+                return (200, self.of_kind("refund", |o| o["payment_intent"] == query["payment_intent"].as_str()));
+            }
+            ("GET", ["invoice_payments"]) => {
+                return (200, self.of_kind("invoice_payment", |o| o["invoice"] == query["invoice"].as_str()));
+            }
+            ("GET", ["subscriptions"]) => return (200, self.of_kind("subscription", |_| true)),
+            ("GET", [.., id]) => return self.objects.get(*id).map_or_else(missing, |o| (200, o.clone())),
+            _ => return missing(),
+        };
+        (200, self.put(made))
+    }
+}

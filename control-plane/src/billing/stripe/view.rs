@@ -1,0 +1,367 @@
+//! What we read out of Stripe's answers: small, lenient, open to words we do not know.
+//!
+//! A view refuses nothing by itself; whoever decides on money asks for what the decision needs and
+//! treats a missing field as "not settled, tell a person".
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// A reference that Stripe gives as an id, or expanded as an object.
+fn id_of<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match Option::<Value>::deserialize(deserializer)? {
+        Some(Value::String(id)) => Some(id),
+        Some(Value::Object(object)) => object.get("id").and_then(Value::as_str).map(str::to_owned),
+        _ => None,
+    })
+}
+
+/// A map that may be null.
+fn map_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A list envelope of which only the rows matter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
+struct Rows<T> {
+    #[serde(default = "Vec::new")]
+    data: Vec<T>,
+}
+
+impl<T> Default for Rows<T> {
+    fn default() -> Self {
+        Self { data: Vec::new() }
+    }
+}
+
+/// A hosted payment page.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CheckoutSession {
+    /// `cs_…`
+    pub id: String,
+    /// Where to send the customer; absent once it is over.
+    pub url: Option<String>,
+    /// `open`, `complete` or `expired`.
+    pub status: Option<String>,
+    /// `paid`, `unpaid` or `no_payment_required`.
+    pub payment_status: Option<String>,
+    /// What the customer pays, in minor units.
+    pub amount_total: Option<i64>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    /// `cus_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub customer: Option<String>,
+    /// `sub_…`, once complete.
+    #[serde(default, deserialize_with = "id_of")]
+    pub subscription: Option<String>,
+    /// `in_…`, once complete.
+    #[serde(default, deserialize_with = "id_of")]
+    pub invoice: Option<String>,
+    /// Our order id.
+    pub client_reference_id: Option<String>,
+    /// Whether real money moves.
+    pub livemode: Option<bool>,
+    /// Our words.
+    #[serde(default, deserialize_with = "map_or_null")]
+    pub metadata: HashMap<String, String>,
+    /// Unix seconds.
+    pub expires_at: Option<i64>,
+}
+
+/// One server's subscription.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SubscriptionView {
+    /// `sub_…`
+    pub id: String,
+    /// Stripe's word for its state; may be one we do not know.
+    pub status: Option<String>,
+    /// `cus_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub customer: Option<String>,
+    /// `in_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub latest_invoice: Option<String>,
+    /// Whether real money moves.
+    pub livemode: Option<bool>,
+    /// Unix seconds.
+    pub cancel_at: Option<i64>,
+    /// Unix seconds.
+    pub canceled_at: Option<i64>,
+    /// Our words.
+    #[serde(default, deserialize_with = "map_or_null")]
+    pub metadata: HashMap<String, String>,
+    #[serde(default)]
+    items: Rows<SubscriptionItem>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SubscriptionItem {
+    id: Option<String>,
+    price: Option<PriceView>,
+    current_period_start: Option<i64>,
+    current_period_end: Option<i64>,
+}
+
+impl SubscriptionView {
+    /// The price of its one item.
+    pub fn price_id(&self) -> Option<&str> {
+        self.items.data.first()?.price.as_ref().map(|price| price.id.as_str())
+    }
+
+    /// The id of its one item.
+    pub fn item_id(&self) -> Option<&str> {
+        self.items.data.first()?.id.as_deref()
+    }
+
+    /// How many items it has; ours always have one.
+    pub fn item_count(&self) -> usize {
+        self.items.data.len()
+    }
+
+    /// Begin and end of the current period in unix seconds (they live on the item).
+    pub fn period(&self) -> (Option<i64>, Option<i64>) {
+        self.items.data.first().map_or((None, None), |i| (i.current_period_start, i.current_period_end))
+    }
+}
+
+/// A price of the catalogue.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PriceView {
+    /// `price_…`
+    pub id: String,
+    /// Minor units.
+    pub unit_amount: Option<i64>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    /// `<plan>:<interval>:<currency>:v1`
+    pub lookup_key: Option<String>,
+}
+
+/// An invoice.
+#[derive(Debug, Clone, Deserialize)]
+pub struct InvoiceView {
+    /// `in_…`
+    pub id: String,
+    /// Number printed on it, once final.
+    pub number: Option<String>,
+    /// `draft`, `open`, `paid`, `void` or `uncollectible`.
+    pub status: Option<String>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    /// Minor units.
+    pub total: Option<i64>,
+    /// Minor units.
+    pub amount_paid: Option<i64>,
+    /// `cus_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub customer: Option<String>,
+    /// Page with the invoice.
+    pub hosted_invoice_url: Option<String>,
+    /// The PDF.
+    pub invoice_pdf: Option<String>,
+    /// Unix seconds.
+    pub created: Option<i64>,
+    parent: Option<InvoiceParent>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoiceParent {
+    subscription_details: Option<InvoiceSubscription>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoiceSubscription {
+    #[serde(default, deserialize_with = "id_of")]
+    subscription: Option<String>,
+}
+
+impl InvoiceView {
+    /// The subscription it belongs to.
+    pub fn subscription_id(&self) -> Option<&str> {
+        self.parent.as_ref()?.subscription_details.as_ref()?.subscription.as_deref()
+    }
+}
+
+/// Money given back.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RefundView {
+    /// `re_…`
+    pub id: String,
+    /// `pending`, `requires_action`, `succeeded`, `failed` or `canceled`.
+    pub status: Option<String>,
+    /// Minor units.
+    pub amount: Option<i64>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    /// `pi_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub payment_intent: Option<String>,
+    /// Our words.
+    #[serde(default, deserialize_with = "map_or_null")]
+    pub metadata: HashMap<String, String>,
+}
+
+/// How an invoice was paid.
+#[derive(Debug, Clone, Deserialize)]
+struct InvoicePayment {
+    status: Option<String>,
+    payment: Option<InvoicePaymentWay>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoicePaymentWay {
+    #[serde(default, deserialize_with = "id_of")]
+    payment_intent: Option<String>,
+}
+
+/// The payment intent that paid an invoice, out of a list of its payments.
+pub(crate) fn paid_by(list: &Value) -> Option<String> {
+    page_of::<InvoicePayment>(list)
+        .into_iter()
+        .filter(|payment| payment.status.as_deref() == Some("paid"))
+        .find_map(|payment| payment.payment?.payment_intent)
+}
+
+/// The rows of a list that can be read; a row that cannot is left out here and stays in the raw answer.
+pub(crate) fn page_of<T: serde::de::DeserializeOwned>(list: &Value) -> Vec<T> {
+    let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    rows.iter().filter_map(|row| serde_json::from_value(row.clone()).ok()).collect()
+}
+
+/// The envelope of an event: enough to know which object to read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventEnvelope {
+    /// `evt_…`
+    pub id: String,
+    /// For example `checkout.session.completed`, without a `v1.` in front.
+    pub kind: String,
+    /// The object it is about.
+    pub object_id: Option<String>,
+    /// What sort of object, for example `checkout.session`.
+    pub object_kind: Option<String>,
+    /// Unix seconds.
+    pub created: i64,
+    /// Whether real money moves; absent in thin events.
+    pub livemode: Option<bool>,
+    /// Version it was rendered in.
+    pub api_version: Option<String>,
+    /// Set for events of connected accounts, which we have none of.
+    pub account: Option<String>,
+}
+
+impl EventEnvelope {
+    /// Reads a snapshot or a thin event; `None` when it has no id or no type.
+    pub fn read(event: &Value) -> Option<Self> {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let thin = event.get("object").and_then(Value::as_str) == Some("v2.core.event");
+        let kind = text(event.get("type"))?;
+        let (object_id, object_kind) = if thin {
+            let object = event.get("related_object");
+            (text(object.and_then(|o| o.get("id"))), text(object.and_then(|o| o.get("type"))))
+        } else {
+            let object = event.get("data").and_then(|data| data.get("object"));
+            (text(object.and_then(|o| o.get("id"))), text(object.and_then(|o| o.get("object"))))
+        };
+        Some(Self {
+            id: text(event.get("id")).filter(|id| !id.is_empty())?,
+            kind: kind.strip_prefix("v1.").unwrap_or(&kind).to_owned(),
+            object_id,
+            object_kind,
+            created: event.get("created").and_then(Value::as_i64).unwrap_or(0),
+            livemode: event.get("livemode").and_then(Value::as_bool),
+            api_version: text(event.get("api_version")),
+            account: text(event.get("account")),
+        })
+    }
+}
+
+/// One page of events, newest first.
+#[derive(Debug, Clone)]
+pub(crate) struct EventList {
+    pub(crate) events: Vec<(EventEnvelope, Value)>,
+    pub(crate) has_more: bool,
+    pub(crate) last_id: Option<String>,
+}
+
+impl EventList {
+    pub(crate) fn read(list: &Value) -> Self {
+        let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        Self {
+            events: rows
+                .iter()
+                .filter_map(|row| EventEnvelope::read(row).map(|envelope| (envelope, row.clone())))
+                .collect(),
+            has_more: list.get("has_more").and_then(Value::as_bool).unwrap_or(false),
+            last_id: rows.last().and_then(|row| row.get("id")).and_then(Value::as_str).map(str::to_owned),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_id_is_needed_to_read_an_object() {
+        assert!(serde_json::from_value::<CheckoutSession>(json!({"id": "cs_1"})).is_ok());
+        assert!(serde_json::from_value::<SubscriptionView>(json!({"id": "sub_1"})).is_ok());
+        assert!(serde_json::from_value::<InvoiceView>(json!({"id": "in_1"})).is_ok());
+        assert!(serde_json::from_value::<RefundView>(json!({"id": "re_1", "metadata": null})).is_ok());
+    }
+
+    #[test]
+    fn references_are_ids_or_objects() {
+        for customer in [json!("cus_1"), json!({"id": "cus_1", "object": "customer"})] {
+            let session: CheckoutSession =
+                serde_json::from_value(json!({"id": "cs_1", "customer": customer, "status": "a_new_word"})).unwrap();
+            assert_eq!(session.customer.as_deref(), Some("cus_1"));
+        }
+    }
+
+    #[test]
+    fn the_period_lives_on_the_item_and_the_subscription_under_parent() {
+        let subscription: SubscriptionView = serde_json::from_value(json!({
+            "id": "sub_1", "status": "active",
+            "items": {"object": "list", "data": [{"id": "si_1", "price": {"id": "price_1"}, "current_period_start": 5, "current_period_end": 9}]},
+        }))
+        .unwrap();
+        assert_eq!(subscription.period(), (Some(5), Some(9)));
+        assert_eq!(subscription.price_id(), Some("price_1"));
+        let invoice: InvoiceView = serde_json::from_value(json!({
+            "id": "in_1", "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_1"}},
+        }))
+        .unwrap();
+        assert_eq!(invoice.subscription_id(), Some("sub_1"));
+    }
+
+    #[test]
+    fn snapshot_and_thin_events_read_alike() {
+        let snapshot = EventEnvelope::read(&json!({
+            "id": "evt_1", "object": "event", "type": "customer.created", "created": 7, "livemode": false,
+            "data": {"object": {"id": "cus_1", "object": "customer"}},
+        }))
+        .unwrap();
+        let thin = EventEnvelope::read(&json!({
+            "id": "evt_2", "object": "v2.core.event", "type": "v1.customer.created",
+            "related_object": {"id": "cus_1", "type": "customer", "url": "/v1/customers/cus_1"},
+        }))
+        .unwrap();
+        assert_eq!((&snapshot.kind, &snapshot.object_id), (&thin.kind, &thin.object_id));
+        assert_eq!(snapshot.object_kind, thin.object_kind);
+        assert_eq!(EventEnvelope::read(&json!({"type": "x"})), None);
+    }
+
+    #[test]
+    fn only_a_paid_payment_names_the_intent() {
+        let list = json!({"data": [
+            {"status": "canceled", "payment": {"type": "payment_intent", "payment_intent": "pi_0"}},
+            {"status": "paid", "payment": {"type": "payment_intent", "payment_intent": "pi_1"}},
+        ]});
+        assert_eq!(paid_by(&list).as_deref(), Some("pi_1"));
+        assert_eq!(paid_by(&json!({})), None);
+    }
+}
