@@ -1,0 +1,89 @@
+//! The host's Proxmox VE, behind one small trait.
+//!
+//! Everything above this module speaks [`Hypervisor`]; nothing above knows HTTP, property strings
+//! or Proxmox's texts. Three rules shape the face:
+//!
+//! - **A success is only a promise.** Calls that start work return a [`Upid`]; even starting a VM
+//!   that does not exist "succeeds". Only the ended task tells.
+//! - **Missing and forbidden look alike.** Permission is checked before existence, so a pool-scoped
+//!   token reads 403 for a free VMID; [`ConfigRead`] keeps the two apart and
+//!   [`Hypervisor::vmid_taken`] separates free from taken for every token.
+//! - **Unknown is a result.** After [`PveError::OutcomeUnknown`] the call may have happened. No verb
+//!   here retries; the executor looks first.
+//!
+//! The real one is built from the typed requests of the `proxmox-api` crate over our own transport,
+//! which pins the host's certificate. Tests use an in-memory fake.
+
+mod error;
+mod types;
+
+use futures::future::BoxFuture;
+
+pub use error::{PveError, text};
+pub use types::*;
+
+/// What every verb answers with.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, PveError>>;
+
+/// The verbs the agent needs of a Proxmox VE host. One node; every VMID is a QEMU VM.
+pub trait Hypervisor: Send + Sync {
+    /// Version of Proxmox VE on this node.
+    fn version(&self) -> Answer<'_, Version>;
+    /// The host's own load and memory.
+    fn node_status(&self) -> Answer<'_, NodeStatus>;
+    /// The cluster's nodes.
+    fn nodes(&self) -> Answer<'_, Vec<ClusterNode>>;
+    /// All VMs and templates on this node that the token may see, with power state and load.
+    fn list_guests(&self) -> Answer<'_, Vec<GuestSummary>>;
+    /// One VM's configuration, pending changes merged in.
+    fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead>;
+    /// One VM's power state, fresh.
+    fn guest_status(&self, vmid: Vmid) -> Answer<'_, GuestStatus>;
+    /// Whether the VMID is taken anywhere in the cluster, by anything.
+    fn vmid_taken(&self, vmid: Vmid) -> Answer<'_, bool>;
+    /// Starts a clone. Refused at once with `is_already_exists` when the VMID is taken.
+    fn clone_template(&self, request: CloneRequest) -> Answer<'_, Upid>;
+    /// Sets and removes configuration options, synchronously.
+    fn set_config(&self, vmid: Vmid, change: ConfigChange) -> Answer<'_, ()>;
+    /// Grows a disk to an absolute size in GiB. `None`: done at once. The size it has is a no-op,
+    /// a smaller one fails in the task.
+    fn resize(&self, vmid: Vmid, disk: &str, gib: u32) -> Answer<'_, Option<Upid>>;
+    /// Writes the cloud-init drive anew from the present configuration and snippets.
+    fn regenerate_cloudinit(&self, vmid: Vmid) -> Answer<'_, ()>;
+    /// Makes the VM's firewall options and its ipset `ipfilter-net0` exactly this; repeatable.
+    fn set_firewall(&self, vmid: Vmid, setup: FirewallSetup) -> Answer<'_, ()>;
+    /// Starts the VM. A running VM fails in the task with `VM … already running`.
+    fn start(&self, vmid: Vmid) -> Answer<'_, Upid>;
+    /// Pulls the plug. A stopped VM is a success.
+    fn stop(&self, vmid: Vmid) -> Answer<'_, Upid>;
+    /// Asks the guest to shut down; pulls the plug after the time-out if `force`.
+    fn shutdown(&self, vmid: Vmid, timeout_secs: u32, force: bool) -> Answer<'_, Upid>;
+    /// Asks the guest to reboot; applies pending changes. Refused when stopped.
+    fn reboot(&self, vmid: Vmid, timeout_secs: u32) -> Answer<'_, Upid>;
+    /// Hard reset. Refused when stopped.
+    fn reset(&self, vmid: Vmid) -> Answer<'_, Upid>;
+    /// Destroys a stopped VM with all its disks and every mention of it.
+    fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid>;
+    /// State of a task.
+    fn task_status(&self, upid: &Upid) -> Answer<'_, TaskState>;
+    /// At most 500 lines of a task's log, beginning with line number `from` (1 is the first).
+    fn task_log(&self, upid: &Upid, from: u64) -> Answer<'_, Vec<LogLine>>;
+    /// Looks for a clone of `template`, begun at `since_secs` (unix seconds) or later, that makes `newid`.
+    fn find_clone_task(&self, template: Vmid, since_secs: i64, newid: Vmid) -> Answer<'_, CloneSearch>;
+    /// Interrupts a task. Harmless for one that has ended.
+    fn stop_task(&self, upid: &Upid) -> Answer<'_, ()>;
+    /// The storages of this node.
+    fn storages(&self) -> Answer<'_, Vec<Storage>>;
+    /// The template VMs that carry the image marker.
+    fn templates(&self) -> Answer<'_, Vec<ImageTemplate>>;
+    /// The VMs in a pool.
+    fn pool_members(&self, pool: &str) -> Answer<'_, Vec<Vmid>>;
+    /// Own effective privileges.
+    fn permissions(&self) -> Answer<'_, Permissions>;
+    /// Whether the datacenter's firewall is on, if the token may know.
+    fn datacenter_firewall(&self) -> Answer<'_, FirewallState>;
+    /// Whether the guest agent answers; `false` while it does not (yet), or the VM is stopped.
+    fn agent_ping(&self, vmid: Vmid) -> Answer<'_, bool>;
+    /// Addresses the guest agent reports; loopback left out.
+    fn agent_addresses(&self, vmid: Vmid) -> Answer<'_, Vec<GuestAddress>>;
+}

@@ -1,0 +1,608 @@
+//! Proxmox VE's nouns in our own types: only what the agent reads or asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+};
+
+use super::PveError;
+
+/// A VM's number, unique in the cluster.
+pub type Vmid = u32;
+
+/// The handle of a task: `UPID:<node>:<pid>:<pstart>:<starttime>:<type>:<id>:<user[!token]>:`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Upid(String);
+
+impl Upid {
+    /// The text as Proxmox wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn part(&self, index: usize) -> &str {
+        self.0.split(':').nth(index).unwrap_or("")
+    }
+
+    /// The node the task runs on.
+    pub fn node(&self) -> &str {
+        self.part(1)
+    }
+
+    /// When the task began, unix seconds.
+    pub fn started_secs(&self) -> i64 {
+        i64::from_str_radix(self.part(4), 16).unwrap_or(0)
+    }
+
+    /// Kind of task: `qmclone`, `qmstart` …
+    pub fn kind(&self) -> &str {
+        self.part(5)
+    }
+
+    /// What the task is about: mostly a VMID (for a clone the *template's*); may be empty.
+    pub fn subject(&self) -> &str {
+        self.part(6)
+    }
+}
+
+impl fmt::Display for Upid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Upid {
+    type Err = PveError;
+    fn from_str(text: &str) -> Result<Self, PveError> {
+        let refuse = || {
+            PveError::Invalid(format!("not a task handle: {:?}", text.chars().take(80).collect::<String>()))
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        let &["UPID", node, pid, pstart, start, kind, id, user, ""] = parts.as_slice() else {
+            return Err(refuse());
+        };
+        let hex = |s: &str, len: std::ops::RangeInclusive<usize>| {
+            len.contains(&s.len()) && s.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        let plain = |s: &str| s.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        let good = is_node_name(node)
+            && hex(pid, 8..=8)
+            && hex(pstart, 8..=9)
+            && hex(start, 8..=8)
+            && !kind.is_empty()
+            && plain(kind)
+            && plain(id)
+            && !user.is_empty()
+            && plain(user);
+        if good { Ok(Self(text.to_owned())) } else { Err(refuse()) }
+    }
+}
+
+/// Whether `name` can be a node name in a path.
+pub fn is_node_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// Whether `name` can be a storage, pool or other configuration id in a path.
+pub fn is_config_id(name: &str) -> bool {
+    (1..=100).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+}
+
+/// Version of Proxmox VE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// First number: 8, 9.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+    /// The full text, `9.2.11`.
+    pub text: String,
+}
+
+impl Version {
+    /// Reads `8.4.21` or `9.2`; a missing second number is 0.
+    pub fn parse(text: &str) -> Result<Self, PveError> {
+        let mut numbers = text.split(['.', '-', '~']).map(str::parse::<u32>);
+        let refuse = || PveError::Invalid(format!("not a Proxmox VE version: {text:?}"));
+        let major = numbers.next().and_then(Result::ok).ok_or_else(refuse)?;
+        let minor = numbers.next().and_then(Result::ok).unwrap_or(0);
+        Ok(Self { major, minor, text: text.to_owned() })
+    }
+
+    /// 8.4 or newer: what the agent works with.
+    pub fn is_supported(&self) -> bool {
+        (self.major, self.minor) >= (8, 4)
+    }
+}
+
+/// Power state as Proxmox sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// A QEMU process exists (it may be paused).
+    Running,
+    /// No QEMU process.
+    Stopped,
+}
+
+/// One line of the node's list of VMs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GuestSummary {
+    /// The VM's number.
+    pub vmid: Vmid,
+    /// Its name in Proxmox.
+    pub name: String,
+    /// Running or stopped.
+    pub power: Power,
+    /// A template is never started.
+    pub template: bool,
+    /// Lock in the configuration, if any (`clone`, `backup` …).
+    pub lock: Option<String>,
+    /// Share of its CPUs in use, 0.0 … 1.0.
+    pub cpu: f64,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in use, bytes.
+    pub memory_used: u64,
+    /// Memory it may use, bytes.
+    pub memory_max: u64,
+    /// Size of its first disk, bytes.
+    pub disk_max: u64,
+    /// Seconds since start; 0 when stopped.
+    pub uptime_secs: u64,
+    /// Bytes received since start.
+    pub net_in: u64,
+    /// Bytes sent since start.
+    pub net_out: u64,
+    /// Tags, sorted as Proxmox keeps them.
+    pub tags: Vec<String>,
+}
+
+/// `status/current` of one VM: fresh, unlike the lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestStatus {
+    /// Running or stopped.
+    pub power: Power,
+    /// QEMU's own word (`running`, `paused`, `stopped` …).
+    pub qmp: String,
+    /// Lock in the configuration, if any.
+    pub lock: Option<String>,
+    /// Seconds since start; 0 when stopped.
+    pub uptime_secs: u64,
+}
+
+/// What reading a VM's configuration came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigRead {
+    /// No such VM, said plainly.
+    Absent,
+    /// 403: no such VM, or one outside our pools. Ask [`vmid_taken`](super::Hypervisor::vmid_taken).
+    Forbidden,
+    /// Here it is.
+    Present(GuestConfig),
+}
+
+/// A VM's configuration: every option as text, and the few the executor asks for by name.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct GuestConfig {
+    /// All options but `digest`, as Proxmox spells them.
+    pub values: BTreeMap<String, String>,
+    /// Changes with every write; guards the next one.
+    pub digest: String,
+}
+
+/// Description of a clone's target before Proxmox has written the real one.
+pub const CLONE_PLACEHOLDER: &str = "qmclone temporary file";
+
+impl GuestConfig {
+    /// One option as text.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// The lock, if any: `clone`, `backup` …
+    pub fn lock(&self) -> Option<&str> {
+        self.get("lock")
+    }
+
+    /// The name.
+    pub fn name(&self) -> Option<&str> {
+        self.get("name")
+    }
+
+    /// The whole description.
+    pub fn description(&self) -> &str {
+        self.get("description").unwrap_or("")
+    }
+
+    /// First line of the description, where the marker stands.
+    pub fn marker_line(&self) -> &str {
+        self.description().lines().next().unwrap_or("").trim()
+    }
+
+    /// The description is the one a running (or crashed) clone leaves.
+    pub fn is_clone_placeholder(&self) -> bool {
+        self.description().trim() == CLONE_PLACEHOLDER
+    }
+
+    /// A template.
+    pub fn is_template(&self) -> bool {
+        self.get("template") == Some("1")
+    }
+
+    /// Memory in MiB (`2048` or `current=2048`).
+    pub fn memory_mib(&self) -> Option<u64> {
+        let text = self.get("memory")?;
+        text.split(',').find_map(|part| part.strip_prefix("current=").unwrap_or(part).parse().ok())
+    }
+
+    /// Tags.
+    pub fn tags(&self) -> BTreeSet<String> {
+        let text = self.get("tags").unwrap_or("");
+        text.split([';', ',', ' ']).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Real disks: bus name → value; no CD-ROM, no cloud-init drive.
+    pub fn disks(&self) -> BTreeMap<String, String> {
+        self.drives(|value| !value.contains("media=cdrom") && !value.contains("cloudinit"))
+    }
+
+    /// Cloud-init drives: bus name → value.
+    pub fn cloudinit_drives(&self) -> BTreeMap<String, String> {
+        self.drives(|value| value.contains("cloudinit"))
+    }
+
+    fn drives(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+        let is_drive = |key: &str| {
+            ["scsi", "virtio", "sata", "ide"].iter().any(|bus| {
+                key.strip_prefix(bus).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+            })
+        };
+        let drives = self.values.iter().filter(|(key, value)| is_drive(key) && wanted(value));
+        drives.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Name of the disk the system boots from: the first in `boot: order=…`, else the first disk.
+    pub fn boot_disk(&self) -> Option<String> {
+        let disks = self.disks();
+        let order = self.get("boot").and_then(|b| b.split(',').find_map(|p| p.strip_prefix("order=")));
+        let named = order.and_then(|o| o.split(';').find(|d| disks.contains_key(*d)).map(str::to_owned));
+        named.or_else(|| disks.keys().next().cloned())
+    }
+
+    /// Size of a disk in bytes, from its `size=` part.
+    pub fn disk_bytes(&self, disk: &str) -> Option<u64> {
+        let size = self.get(disk)?.split(',').find_map(|p| p.strip_prefix("size="))?;
+        let digits = size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &size[digits.len()..] {
+            "" => 1,
+            "K" => 1 << 10,
+            "M" => 1 << 20,
+            "G" => 1 << 30,
+            "T" => 1_u64 << 40,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit)
+    }
+
+    /// One part of a property string, such as `bridge` in `net0`.
+    pub fn property(&self, key: &str, part: &str) -> Option<&str> {
+        self.get(key)?.split(',').find_map(|p| p.strip_prefix(part)?.strip_prefix('='))
+    }
+}
+
+/// How a template becomes a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneMode {
+    /// An independent copy; works on every storage.
+    Full,
+    /// A thin child of the template, on the template's storage.
+    Linked,
+}
+
+/// A clone call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloneRequest {
+    /// The template's VMID.
+    pub template: Vmid,
+    /// The new VM's VMID.
+    pub newid: Vmid,
+    /// The new VM's name: a DNS name.
+    pub name: String,
+    /// The description; its first line is the marker.
+    pub description: String,
+    /// The pool it joins (at the end of the clone).
+    pub pool: String,
+    /// Where a full copy's disks go; not sent for a linked clone.
+    pub storage: String,
+    /// Full or linked.
+    pub mode: CloneMode,
+}
+
+/// A change of a VM's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ConfigChange {
+    /// Options to set.
+    pub set: BTreeMap<String, String>,
+    /// Options to remove.
+    pub delete: BTreeSet<String>,
+    /// Digest of the configuration this change was computed from.
+    pub digest: Option<String>,
+}
+
+/// The guest's firewall as we want it: whatever it sends must come from these addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirewallSetup {
+    /// Exact members of the ipset `ipfilter-net0`: addresses or prefixes.
+    pub addresses: BTreeSet<ipnet::IpNet>,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskExit {
+    /// `OK`.
+    Ok,
+    /// `WARNINGS: n`: success with something to read in the log.
+    Warnings(u32),
+    /// `unexpected status`: the worker was killed; what it did is half done.
+    Killed,
+    /// The error text.
+    Failed(String),
+}
+
+impl TaskExit {
+    /// Reads Proxmox's exit status.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "OK" => Self::Ok,
+            "unexpected status" => Self::Killed,
+            other => match other.strip_prefix("WARNINGS: ").map(str::parse) {
+                Some(Ok(count)) => Self::Warnings(count),
+                _ => Self::Failed(other.to_owned()),
+            },
+        }
+    }
+
+    /// The task did its work.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Ok | Self::Warnings(_))
+    }
+
+    /// The error text of a failure.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Failed(text) => Some(text),
+            Self::Killed => Some("unexpected status"),
+            Self::Ok | Self::Warnings(_) => None,
+        }
+    }
+}
+
+/// State of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Still working.
+    Running,
+    /// Ended, and how.
+    Ended(TaskExit),
+    /// Proxmox does not know this task (log rotated away, another token's, another node's).
+    Unknown,
+}
+
+/// One line of a task's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Line number, from 1.
+    pub number: u64,
+    /// The text.
+    pub text: String,
+}
+
+/// What looking for a clone task that made (or makes) `newid` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloneSearch {
+    /// No clone of the template since the given time made this VMID: the call had no effect.
+    NotFound,
+    /// It is still at work.
+    Running(Upid),
+    /// It has ended.
+    Ended(Upid, TaskExit),
+    /// A clone of this template runs, and its log does not tell yet for whom: ask again.
+    Undecided,
+}
+
+/// A storage as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Its id.
+    pub id: String,
+    /// `dir`, `lvmthin`, `zfspool` …
+    pub kind: String,
+    /// What it may hold: `images`, `snippets`, `iso` …
+    pub content: BTreeSet<String>,
+    /// Enabled and reachable.
+    pub active: bool,
+    /// Shared between nodes.
+    pub shared: bool,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes used.
+    pub used: u64,
+    /// Bytes free.
+    pub available: u64,
+}
+
+/// A template VM that carries the image marker `ez-image:v1 <name> <sha256:digest>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageTemplate {
+    /// The template's VMID.
+    pub vmid: Vmid,
+    /// Name of the image (`debian-13`).
+    pub image: String,
+    /// Digest the order names (`sha256:…`).
+    pub digest: String,
+    /// Storage of its boot disk.
+    pub storage: String,
+    /// Size of its boot disk, bytes.
+    pub disk_bytes: u64,
+}
+
+/// First word of a template's description that makes it an image of ours.
+pub const IMAGE_MARKER: &str = "ez-image:v1";
+
+/// Reads `ez-image:v1 <name> <sha256:digest>` from the first line of a description.
+pub fn parse_image_marker(description: &str) -> Option<(String, String)> {
+    let mut words = description.lines().next()?.split_whitespace();
+    if words.next()? != IMAGE_MARKER {
+        return None;
+    }
+    let (name, digest) = (words.next()?, words.next()?);
+    let hex = digest.strip_prefix("sha256:")?;
+    let good = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (good && words.next().is_none()).then(|| (name.to_owned(), digest.to_owned()))
+}
+
+/// The host's own state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeStatus {
+    /// Seconds since boot.
+    pub uptime_secs: u64,
+    /// Share of the CPUs in use, 0.0 … 1.0.
+    pub cpu: f64,
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory_total: u64,
+    /// Bytes of memory in use.
+    pub memory_used: u64,
+    /// Running kernel.
+    pub kernel: String,
+    /// `pve-manager/9.2.11/…`.
+    pub pve_version: String,
+}
+
+/// A node of the cluster, as any token may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// Its name.
+    pub name: String,
+    /// In touch with the cluster.
+    pub online: bool,
+    /// SHA-256 of its certificate, if told.
+    pub fingerprint: Option<String>,
+}
+
+/// Whether filtering works at all: without the datacenter's switch, anti-spoofing is inert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirewallState {
+    /// Filtering.
+    On,
+    /// Inert: the agent must say so.
+    Off,
+    /// Our token may not read it.
+    Unknown,
+}
+
+/// Own effective privileges: ACL path → privileges (a listed privilege is granted).
+pub type Permissions = BTreeMap<String, BTreeSet<String>>;
+
+/// An address the guest agent reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestAddress {
+    /// Interface inside the guest.
+    pub interface: String,
+    /// Its MAC, lower case.
+    pub mac: Option<String>,
+    /// The address.
+    pub address: IpAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_task_handle_gives_its_parts() {
+        let upid: Upid = "UPID:pve1:00000976:00031F8C:6B03C9AA:qmclone:9000:root@pam!agent:".parse().unwrap();
+        assert_eq!((upid.node(), upid.kind(), upid.subject()), ("pve1", "qmclone", "9000"));
+        assert_eq!(upid.started_secs(), 0x6B03_C9AA);
+        let empty = "UPID:pve1:00000976:00031F8C:6B03C9AA:imgcopy::root@pam!agent:";
+        assert!(empty.parse::<Upid>().is_ok());
+        for wrong in [
+            "",
+            "UPID:pve1:976:00031F8C:6B03C9AA:qmclone:9000:root@pam!agent:",
+            "UPID:pve1:00000976:00031F8C:6B03C9AA:qmclone:9000:root@pam!agent",
+            "UPID:../x:00000976:00031F8C:6B03C9AA:qmclone:9000:root@pam!agent:",
+            "UPID:pve1:00000976:00031F8C:6B03C9AA:qm/x:9000:root@pam!agent:",
+        ] {
+            assert!(wrong.parse::<Upid>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn exit_texts_are_sorted() {
+        assert!(TaskExit::parse("OK").is_success());
+        assert_eq!(TaskExit::parse("WARNINGS: 3"), TaskExit::Warnings(3));
+        assert_eq!(TaskExit::parse("unexpected status"), TaskExit::Killed);
+        assert_eq!(TaskExit::parse("VM is locked (backup)").error(), Some("VM is locked (backup)"));
+    }
+
+    #[test]
+    fn a_configuration_answers_by_name() {
+        let values = [
+            ("scsi0", "local-lvm:vm-101-disk-0,size=20G"),
+            ("ide2", "local-lvm:vm-101-cloudinit,media=cdrom"),
+            ("scsihw", "virtio-scsi-pci"),
+            ("boot", "order=scsi0;net0"),
+            ("memory", "current=2048"),
+            ("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1"),
+            ("description", "ez:v1 a b c 1\nsecond line\n"),
+            ("tags", "ez;x"),
+        ];
+        let values = values.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let config = GuestConfig { values, digest: "d".into() };
+        assert_eq!(config.boot_disk().as_deref(), Some("scsi0"));
+        assert_eq!(config.disk_bytes("scsi0"), Some(20 << 30));
+        assert_eq!(config.memory_mib(), Some(2048));
+        assert_eq!(config.property("net0", "bridge"), Some("vmbr0"));
+        assert_eq!(config.marker_line(), "ez:v1 a b c 1");
+        assert_eq!(config.cloudinit_drives().len(), 1);
+        assert_eq!(config.tags().len(), 2);
+        let clone = [("lock", "clone"), ("description", " qmclone temporary file")];
+        let values = clone.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        assert!(GuestConfig { values, digest: String::new() }.is_clone_placeholder());
+    }
+
+    #[test]
+    fn only_a_whole_marker_makes_an_image() {
+        let digest = format!("sha256:{}", "a1".repeat(32));
+        let text = format!("ez-image:v1 debian-13 {digest}\nbuilt by hand");
+        assert_eq!(parse_image_marker(&text), Some(("debian-13".into(), digest.clone())));
+        for wrong in [
+            format!("ez-image:v2 debian-13 {digest}"),
+            format!("ez-image:v1 debian-13 {digest} more"),
+            "ez-image:v1 debian-13 sha256:abc".to_owned(),
+            format!("\nez-image:v1 debian-13 {digest}"),
+            String::new(),
+        ] {
+            assert_eq!(parse_image_marker(&wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn versions_before_8_4_are_not_supported() {
+        for (text, good) in
+            [("8.4.21", true), ("9.2", true), ("8.3.5", false), ("7.4-17", false), ("9.0~11", true)]
+        {
+            assert_eq!(Version::parse(text).map(|v| v.is_supported()), Ok(good), "{text}");
+        }
+        assert!(Version::parse("nine").is_err());
+    }
+}
