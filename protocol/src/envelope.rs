@@ -139,7 +139,11 @@ impl Envelope {
     pub fn sign(key: &SigningKey, payload_type: PayloadType, payload: Vec<u8>) -> Self {
         let signature = key.sign(&pae(payload_type.as_str(), &payload)).to_bytes();
         let key_id = KeyId::of(&key.verifying_key());
-        Self { payload_type: payload_type.as_str().to_owned(), payload, signatures: vec![(key_id, signature)] }
+        Self {
+            payload_type: payload_type.as_str().to_owned(),
+            payload,
+            signatures: vec![(key_id, signature)],
+        }
     }
 
     /// The signatures with the key ids they claim.

@@ -279,4 +279,4 @@ impl ProvisioningOrder {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

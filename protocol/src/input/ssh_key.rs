@@ -98,11 +98,8 @@ impl SshPublicKey {
         if comment.chars().count() > MAX_COMMENT || !plain || yaml {
             return Err(SshKeyError::Comment);
         }
-        let line = if comment.is_empty() {
-            format!("{kind} {body}")
-        } else {
-            format!("{kind} {body} {comment}")
-        };
+        let line =
+            if comment.is_empty() { format!("{kind} {body}") } else { format!("{kind} {body} {comment}") };
         Ok(Self { line, blob })
     }
 
