@@ -1,3 +1,4 @@
 //! Control plane.
 
 pub mod placement;
+pub mod web;

@@ -97,9 +97,8 @@ prop_compose! {
 }
 
 fn any_fleet() -> impl Strategy<Value = Vec<NodeView>> {
-    (any_node(1), any_node(2), any_node(3), any_node(4), any_node(5), 0_usize..6).prop_map(
-        |(a, b, c, d, e, keep)| [a, b, c, d, e].into_iter().take(keep).collect(),
-    )
+    (any_node(1), any_node(2), any_node(3), any_node(4), any_node(5), 0_usize..6)
+        .prop_map(|(a, b, c, d, e, keep)| [a, b, c, d, e].into_iter().take(keep).collect())
 }
 
 fn able(node: &NodeView, need: &Need, exclude: &[NodeId]) -> bool {

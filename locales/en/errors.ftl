@@ -1,0 +1,15 @@
+errors-home = Back to the start
+errors-reference = Status { $status } · request { $id }
+errors-retry-after = Try again in { $seconds } s.
+errors-not-found-title = There is nothing here
+errors-not-found-text = The page does not exist, or it belongs to another account.
+errors-forbidden-title = This request was not accepted
+errors-forbidden-text = It did not come from one of our own pages, so nothing was changed. Open the page again and repeat the step there.
+errors-too-many-title = Too many requests
+errors-too-many-text = Nothing was changed. Wait a moment and try again.
+errors-too-large-title = Too much was sent
+errors-too-large-text = The form was larger than we accept, so nothing was changed.
+errors-timed-out-title = This took too long
+errors-timed-out-text = We stopped waiting. If you were changing something, look first whether it happened, then try again.
+errors-internal-title = Something on our side failed
+errors-internal-text = We have logged it. Nothing more was changed than you can see; try again in a moment.
