@@ -1,3 +1,26 @@
-//! Node agent.
+//! The node agent: runs on a Proxmox VE host, dials the control plane, verifies signed provisioning
+//! orders, journals them and carries them out through the host's own API.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`link`] | the connection: greeting, orders in, events and states out |
+//! | [`intake`] | pure: may this order be carried out here? |
+//! | [`policy`] | pure: what even a valid signature may not do on this host |
+//! | [`journal`] | the durable record of what was promised, done and still has to be said |
+//! | [`executor`] | carries orders out, one actor per instance, observe first |
+//! | [`pve`] | Proxmox VE behind one small trait |
+//! | [`cloudinit`] | first-boot files, by serialiser and read back |
+//! | [`observe`] | what the host and its servers look like |
+//! | [`identity`] | joining, certificates, trust |
+//! | [`setup`] | users, rights and storages on the Proxmox side |
+//! | [`config`], [`cli`] | settings and commands |
 
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod entropy;
+pub mod identity;
+pub mod intake;
+pub mod journal;
 pub mod pve;
+pub mod report;

@@ -1,0 +1,132 @@
+//! The commands. Data goes to standard output, messages to standard error; `--json` wherever a
+//! script may read. Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not there.
+
+mod journal;
+mod join;
+mod run;
+mod status;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// Runs on a Proxmox VE host and carries out signed provisioning orders.
+///
+/// Dials the control plane, so no port has to be open here. Every order is verified, bounded by the
+/// policy file of this host and written to a journal before anything is done.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ez-node-agent",
+    version,
+    after_help = "Examples:\n  ez-node-agent setup --dry-run        what setup would change on this host\n  \
+                  ez-node-agent join https://cp:7443   enrol; the join token is read from standard input\n  \
+                  ez-node-agent status                 is it connected, what is it doing\n  \
+                  ez-node-agent journal                what it was ordered and what became of it"
+)]
+pub struct Cli {
+    /// Configuration file [default: /etc/ez-node-agent/agent.toml].
+    #[arg(long, global = true, value_name = "FILE", env = "EZ_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent (what the systemd unit starts).
+    Run,
+    /// Enrol this host at a control plane.
+    ///
+    /// The join token is read from standard input, or from EZ_JOIN_TOKEN; never from the command
+    /// line, where other users could see it. Joining again is safe: it begins a new epoch, and
+    /// orders from before are dead.
+    Join {
+        /// Address of the control plane, such as https://cp.example.net:7443.
+        url: String,
+        /// Print what was stored as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what the agent is doing.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show provisioning orders and what became of them.
+    Journal {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Show refused orders instead.
+        #[arg(long, conflicts_with = "order")]
+        refused: bool,
+        /// Show one order with its steps.
+        #[arg(long, value_name = "ID")]
+        order: Option<String>,
+        /// How many rows at most.
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        limit: u32,
+    },
+    /// Check the configuration and the policy file; say file, line and column of every problem.
+    CheckConfig,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// Anything that made it fail, for [`failure`].
+pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = match load(&cli) {
+        Ok(config) => config,
+        Err(error) => {
+            message(&error.to_string());
+            return Ok(ExitCode::from(2));
+        }
+    };
+    match cli.command {
+        Command::Run => run::run(config).await,
+        Command::Join { url, json } => join::join(&config, &url, json).await,
+        Command::Status { json } => status::status(&config, json).await,
+        Command::Journal { json, refused, order, limit } => {
+            journal::journal(&config, json, refused, order.as_deref(), limit).await
+        }
+        Command::CheckConfig => check_config(&config),
+    }
+}
+
+fn load(cli: &Cli) -> Result<Config, config::ConfigError> {
+    config::load(cli.config.as_deref(), &|name| std::env::var(name).ok())
+}
+
+fn check_config(config: &Config) -> anyhow::Result<ExitCode> {
+    print(&format!("configuration of node {} is good", config.pve_node));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says why a command failed, with every cause, and gives the exit code.
+pub fn failure(error: &anyhow::Error) -> ExitCode {
+    message(&format!("ez-node-agent: {error:#}"));
+    ExitCode::FAILURE
+}
+
+/// A line for scripts and people, to standard output. A closed pipe is no error of ours.
+fn print(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// A line for people, to standard error.
+fn message(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A value as indented JSON, to standard output.
+fn print_json(value: &serde_json::Value) {
+    print(&serde_json::to_string_pretty(value).unwrap_or_default());
+}

@@ -1,0 +1,81 @@
+//! `status`: what the running agent last wrote about itself, and what its journal says.
+
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+
+use super::{message, print, print_json};
+use crate::config::Config;
+
+/// What a running agent writes to `status.json`, whole, whenever something changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StatusFile {
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// When it was written, unix milliseconds.
+    pub at: i64,
+    /// Name in the portal, once joined.
+    pub node_name: String,
+    /// Node id.
+    pub node: String,
+    /// Epoch.
+    pub epoch: u64,
+    /// `connected`, `connecting`, or why it is neither.
+    pub link: String,
+    /// The control plane that was dialled last.
+    pub peer: String,
+    /// Since when `link` is so, unix milliseconds.
+    pub since: i64,
+    /// Version of Proxmox VE.
+    pub pve_version: String,
+    /// End of the certificate, unix milliseconds.
+    pub certificate_until: i64,
+    /// Own clock minus the control plane's, milliseconds.
+    pub clock_offset_ms: i64,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    let path = config.status_file();
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            message(&format!("{}: {error}. The agent has not run here yet", path.display()));
+            return Ok(ExitCode::from(3));
+        }
+    };
+    let file: StatusFile = serde_json::from_slice(&text)?;
+    let alive = std::path::Path::new("/proc").join(file.pid.to_string()).exists();
+    let resources = match crate::journal::Journal::open_read_only(&config.journal_file()).await {
+        Ok(pool) => Some(crate::journal::lists::open_orders(&pool).await?),
+        Err(_) => None,
+    };
+    if as_json {
+        let mut value = serde_json::to_value(&file)?;
+        value["running"] = serde_json::Value::Bool(alive);
+        value["open_orders"] = serde_json::json!(resources.as_ref().map(Vec::len));
+        print_json(&value);
+        return Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let running = if alive { format!("running (pid {})", file.pid) } else { "not running".to_owned() };
+    print(&format!("agent        {running}, version {}", file.version));
+    print(&format!("node         {} ({}), epoch {}", file.node_name, file.node, file.epoch));
+    let since = super::journal::time(ez_protocol::UnixMillis(file.since));
+    print(&format!("link         {} {} since {since}", file.link, file.peer));
+    print(&format!("Proxmox VE   {}", file.pve_version));
+    let until = super::journal::time(ez_protocol::UnixMillis(file.certificate_until));
+    print(&format!("certificate  until {until}"));
+    if let Some(open) = &resources {
+        print(&format!("orders       {} at work", open.len()));
+        for row in open {
+            print(&format!("             {} {} VM {} {}", row.order_id, row.verb, row.vmid, row.state));
+        }
+    }
+    for warning in &file.warnings {
+        print(&format!("warning      {warning}"));
+    }
+    Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

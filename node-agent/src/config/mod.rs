@@ -1,0 +1,138 @@
+//! Configuration: `/etc/ez-node-agent/agent.toml`, every key also as `EZ_AGENT_<KEY>`.
+//!
+//! Reading never stops at the first problem: `check-config` lists all of them, each with file, line
+//! and column, and says what would be right.
+
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, path::PathBuf};
+
+use url::Url;
+
+pub use read::{load, parse};
+
+/// Where the configuration stands unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ez-node-agent/agent.toml";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    #[default]
+    Text,
+}
+
+/// Everything the agent has to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Proxmox VE's API, e.g. `https://127.0.0.1:8006`.
+    pub pve_url: Url,
+    /// SHA-256 of its certificate, upper-case hex with colons. Without it the certificate must chain
+    /// to `cluster_ca_file`.
+    pub pve_fingerprint: Option<String>,
+    /// File with `user@realm!tokenid=secret`.
+    pub pve_token_file: PathBuf,
+    /// Name of this node in its cluster.
+    pub pve_node: String,
+    /// Journal, identity, trust document, status.
+    pub state_dir: PathBuf,
+    /// What even a valid signature may not do here.
+    pub policy_file: PathBuf,
+    /// Directory of the snippet storage.
+    pub snippet_dir: PathBuf,
+    /// Name of the snippet storage in Proxmox VE.
+    pub snippet_storage: String,
+    /// The cluster's CA; its SHA-256 is the identity of the cluster.
+    pub cluster_ca_file: PathBuf,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Log filter, e.g. `info` or `ez_node_agent=debug,info`.
+    pub log: String,
+}
+
+impl Config {
+    /// The journal's file.
+    pub fn journal_file(&self) -> PathBuf {
+        self.state_dir.join("journal.sqlite")
+    }
+
+    /// Directory of key, certificate and node file.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.state_dir.join("identity")
+    }
+
+    /// The trust document in use, exact bytes.
+    pub fn trust_file(&self) -> PathBuf {
+        self.state_dir.join("trust.json")
+    }
+
+    /// What `status` reads.
+    pub fn status_file(&self) -> PathBuf {
+        self.state_dir.join("status.json")
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A position in the file, from 1.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line.
+        line: usize,
+        /// Column, in characters.
+        column: usize,
+    },
+    /// The file as a whole (missing key, unreadable).
+    Whole(PathBuf),
+    /// An environment variable.
+    Env(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Self::Whole(path) => write!(f, "{}", path.display()),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// The key, if it is about one.
+    pub key: Option<String>,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Some(key) => write!(f, "{}: {key}: {}", self.place, self.reason),
+            None => write!(f, "{}: {}", self.place, self.reason),
+        }
+    }
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(Problem::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}

@@ -1,0 +1,128 @@
+//! Refusals, in a ring of the last thousand.
+//!
+//! A verified order that was refused stays refused: were it accepted at a second delivery, the
+//! control plane, which took the refusal as a fence, could have built the server elsewhere.
+
+use ez_protocol::{ProvisioningOrderId, UnixMillis, refusal::Refusal};
+use sqlx::{Row, SqliteConnection, SqlitePool};
+
+use super::{Journal, JournalError, parsed, stored, unsigned};
+
+/// How many refusals are kept at least.
+const RING: i64 = 1_000;
+
+/// A refusal as it is noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalNote {
+    /// The order, if its signature was good and it could be read.
+    pub order_id: Option<ProvisioningOrderId>,
+    /// Its sequence, likewise.
+    pub seq: Option<u64>,
+    /// Code, rule and one sentence for people, without anything secret.
+    pub refusal: Refusal,
+    /// SHA-256 of the payload whose signature was good: the refusal is final for it.
+    pub payload_hash: Option<[u8; 32]>,
+    /// Until when a final refusal must be remembered.
+    pub keep_until: UnixMillis,
+}
+
+/// A refusal as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// When it was refused.
+    pub at: UnixMillis,
+    /// The order, if known.
+    pub order_id: Option<ProvisioningOrderId>,
+    /// Its sequence, if known.
+    pub seq: Option<u64>,
+    /// The stable code.
+    pub code: String,
+    /// The rule of the policy file, if one refused.
+    pub rule: Option<String>,
+    /// One sentence.
+    pub detail: String,
+}
+
+/// Writes one refusal and lets the ring forget the oldest.
+pub(super) async fn note(
+    conn: &mut SqliteConnection,
+    refusal: &RefusalNote,
+    at: UnixMillis,
+) -> Result<(), JournalError> {
+    sqlx::query(
+        "INSERT INTO refused (at, order_id, seq, code, rule, detail, final, payload_hash, keep_until) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(at.0)
+    .bind(refusal.order_id.map(|id| id.to_string()))
+    .bind(refusal.seq.map(stored))
+    .bind(refusal.refusal.code.as_str())
+    .bind(refusal.refusal.rule.clone())
+    .bind(refusal.refusal.detail.clone())
+    .bind(i64::from(refusal.payload_hash.is_some()))
+    .bind(refusal.payload_hash.map(|hash| hash.to_vec()))
+    .bind(refusal.keep_until.0)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("DELETE FROM refused WHERE n <= (SELECT MAX(n) FROM refused) - $1 AND (final = 0 OR keep_until < $2)")
+        .bind(RING)
+        .bind(at.0)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The final refusal of exactly this payload, if there was one.
+pub(super) async fn final_one(
+    conn: &mut SqliteConnection,
+    id: ProvisioningOrderId,
+    payload_hash: &[u8; 32],
+) -> Result<Option<Refusal>, JournalError> {
+    let row = sqlx::query(
+        "SELECT code, rule, detail FROM refused WHERE order_id = $1 AND payload_hash = $2 AND final = 1 ORDER BY n LIMIT 1",
+    )
+    .bind(id.to_string())
+    .bind(payload_hash.to_vec())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        Ok(Refusal {
+            code: parsed("refused", "code", row.try_get("code")?)?,
+            rule: row.try_get("rule")?,
+            detail: row.try_get("detail")?,
+        })
+    })
+    .transpose()
+}
+
+/// The newest refusals first.
+///
+/// # Errors
+/// If they cannot be read.
+pub async fn list(pool: &SqlitePool, limit: i64) -> Result<Vec<RefusedRow>, JournalError> {
+    let rows = sqlx::query("SELECT * FROM refused ORDER BY n DESC LIMIT $1").bind(limit).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            let id: Option<String> = row.try_get("order_id")?;
+            let seq: Option<i64> = row.try_get("seq")?;
+            Ok(RefusedRow {
+                at: UnixMillis(row.try_get("at")?),
+                order_id: id.map(|text| parsed("refused", "order_id", &text)).transpose()?,
+                seq: seq.map(|n| unsigned("refused", "seq", n)).transpose()?,
+                code: row.try_get("code")?,
+                rule: row.try_get("rule")?,
+                detail: row.try_get("detail")?,
+            })
+        })
+        .collect()
+}
+
+impl Journal {
+    /// Notes a refusal that was decided before the journal was asked (bad signature and the like).
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn note_refusal(&self, refusal: RefusalNote, at: UnixMillis) -> Result<(), JournalError> {
+        self.write(move |conn| Box::pin(async move { note(conn, &refusal, at).await })).await
+    }
+}
