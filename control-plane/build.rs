@@ -23,6 +23,8 @@ const LEFT_OUT: [&str; 2] = ["node_modules", "dist"];
 fn main() -> Result<(), Box<dyn Error>> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let root = manifest.parent().ok_or("the crate lies in a workspace")?;
+    // `sqlx::migrate!` in `db::migrate` embeds these; without this line a new file would be missed.
+    println!("cargo::rerun-if-changed={}", root.join("migrations/control-plane").display());
     let mut code = String::new();
     for (table, directory, endings) in TABLES {
         let base = root.join(directory);

@@ -39,6 +39,7 @@ mod assets;
 mod embedded;
 mod filters;
 pub mod forms;
+mod pages;
 mod shell;
 mod templates;
 mod text;
@@ -54,3 +55,5 @@ pub use forms::{FieldError, FormState, Submission};
 pub use shell::{Flash, Shell, Theme, Tone, Viewer};
 pub use templates::{Letter, Page, TemplateError, Templates};
 pub use text::{DEFAULT_LANGUAGE, TextError, Texts};
+
+pub(crate) use pages::{protect, routes};

@@ -63,7 +63,10 @@ impl StripeFault {
 
     fn kind_of(status: u16, error_type: &str, code: Option<&str>) -> FaultKind {
         match status {
-            _ if error_type == "idempotency_error" && code != Some("idempotency_key_in_use") && status == 400 => {
+            _ if error_type == "idempotency_error"
+                && code != Some("idempotency_key_in_use")
+                && status == 400 =>
+            {
                 FaultKind::OurMistake
             }
             401 | 403 => FaultKind::Unauthorised,
@@ -94,7 +97,11 @@ mod tests {
             (500, "api_error", None, FaultKind::ServerFailed),
             (504, "api_error", None, FaultKind::ServerFailed),
         ] {
-            assert_eq!(StripeFault::kind_of(status, error_type, code), kind, "{status} {error_type} {code:?}");
+            assert_eq!(
+                StripeFault::kind_of(status, error_type, code),
+                kind,
+                "{status} {error_type} {code:?}"
+            );
         }
     }
 

@@ -87,7 +87,8 @@ impl StripeGate {
     /// # Errors
     /// What Stripe or the way to it said, see [`StripeFault`].
     pub(crate) async fn get(&self, entropy: &dyn Entropy, request: &Prepared) -> Result<Value, StripeFault> {
-        retry::run(|| self.once(request, RequestStrategy::Once), tokio::time::sleep, || entropy_unit(entropy)).await
+        retry::run(|| self.once(request, RequestStrategy::Once), tokio::time::sleep, || entropy_unit(entropy))
+            .await
     }
 
     /// Changes something, under our own idempotency key. The caller has written key and request
@@ -103,7 +104,8 @@ impl StripeGate {
     ) -> Result<Value, StripeFault> {
         let key = IdempotencyKey::new(key).map_err(|_| StripeFault::of(FaultKind::OurMistake))?;
         let strategy = RequestStrategy::Idempotent(key);
-        retry::run(|| self.once(request, strategy.clone()), tokio::time::sleep, || entropy_unit(entropy)).await
+        retry::run(|| self.once(request, strategy.clone()), tokio::time::sleep, || entropy_unit(entropy))
+            .await
     }
 
     async fn once(&self, request: &Prepared, strategy: RequestStrategy) -> Result<Value, StripeFault> {
@@ -160,7 +162,10 @@ mod tests {
     async fn a_missing_object_is_a_typed_fault() {
         let fake = FakeStripe::start().await;
         let fault = fake.gate().get(&Fixed, &retrieve_session("cs_none")).await.unwrap_err();
-        assert_eq!((fault.kind, fault.status, fault.code.as_deref()), (FaultKind::NotFound, Some(404), Some("resource_missing")));
+        assert_eq!(
+            (fault.kind, fault.status, fault.code.as_deref()),
+            (FaultKind::NotFound, Some(404), Some("resource_missing"))
+        );
     }
 
     #[test]

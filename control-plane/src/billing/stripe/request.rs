@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stripe::StripeRequest;
 use stripe_billing::{
-    invoice_payment::ListInvoicePayment,
     invoice::{ListInvoice, RetrieveInvoice},
+    invoice_payment::ListInvoicePayment,
     subscription::{CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription},
 };
 use stripe_checkout::{

@@ -49,8 +49,7 @@ impl State {
     }
 
     fn of_kind(&self, kind: &str, test: impl Fn(&Value) -> bool) -> Value {
-        let data: Vec<&Value> =
-            self.objects.values().filter(|o| o["object"] == kind && test(o)).collect();
+        let data: Vec<&Value> = self.objects.values().filter(|o| o["object"] == kind && test(o)).collect();
         json!({"object": "list", "data": data, "has_more": false})
     }
 }
@@ -159,12 +158,22 @@ impl FakeStripe {
         Ok(Response::builder().status(status).body(Full::new(Bytes::from(value.to_string()))).unwrap())
     }
 
-    fn answer(&self, method: &str, path: &str, query: &str, body: &[u8], key: Option<String>) -> (u16, Value) {
-        let form = |raw: &[u8]| -> HashMap<String, String> { url::form_urlencoded::parse(raw).into_owned().collect() };
+    fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        query: &str,
+        body: &[u8],
+        key: Option<String>,
+    ) -> (u16, Value) {
+        let form = |raw: &[u8]| -> HashMap<String, String> {
+            url::form_urlencoded::parse(raw).into_owned().collect()
+        };
         let mut state = self.state();
         state.calls.push(Call { method: method.into(), path: path.into(), key: key.clone() });
         let failure = if state.failures.is_empty() { None } else { Some(state.failures.remove(0)) };
-        let broken = |status: u16| (status, json!({"error": {"type": "api_error", "message": "told to fail"}}));
+        let broken =
+            |status: u16| (status, json!({"error": {"type": "api_error", "message": "told to fail"}}));
         if let Some((status, false)) = failure {
             return broken(status);
         }
@@ -197,13 +206,18 @@ impl State {
             .filter_map(|(k, v)| Some((k.strip_prefix("metadata[")?.strip_suffix(']')?, v)))
             .collect();
         let missing = || {
-            (404, json!({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "no such"}}))
+            (
+                404,
+                json!({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "no such"}}),
+            )
         };
         let made = match (method, parts) {
             ("POST", ["customers"]) => {
                 json!({"id": self.id("cus"), "object": "customer", "email": get("email"), "metadata": metadata, "livemode": false})
             }
-            ("POST", ["products"]) => json!({"id": get("id"), "object": "product", "name": get("name"), "livemode": false}),
+            ("POST", ["products"]) => {
+                json!({"id": get("id"), "object": "product", "name": get("name"), "livemode": false})
+            }
             ("POST", ["prices"]) => json!({
                 "id": self.id("price"), "object": "price", "unit_amount": get("unit_amount").parse::<i64>().unwrap(),
                 "currency": get("currency"), "lookup_key": get("lookup_key"), "product": get("product"), "livemode": false,
@@ -247,19 +261,27 @@ impl State {
                 object["status"] = json!("canceled");
                 object
             }
-            ("GET", ["events"]) => return (200, json!({"object": "list", "data": self.events, "has_more": false})),
+            ("GET", ["events"]) => {
+                return (200, json!({"object": "list", "data": self.events, "has_more": false}));
+            }
             ("GET", ["prices"]) => {
                 let key = query.get("lookup_keys[0]").cloned().unwrap_or_default();
                 return (200, self.of_kind("price", |o| o["lookup_key"] == key.as_str()));
             }
             ("GET", ["checkout", "sessions"]) => {
-                return (200, self.of_kind("checkout.session", |o| o["customer"] == query["customer"].as_str()));
+                return (
+                    200,
+                    self.of_kind("checkout.session", |o| o["customer"] == query["customer"].as_str()),
+                );
             }
             ("GET", ["customers"]) => {
                 return (200, self.of_kind("customer", |o| o["email"] == query["email"].as_str()));
             }
             ("GET", ["refunds"]) => {
-                return (200, self.of_kind("refund", |o| o["payment_intent"] == query["payment_intent"].as_str()));
+                return (
+                    200,
+                    self.of_kind("refund", |o| o["payment_intent"] == query["payment_intent"].as_str()),
+                );
             }
             ("GET", ["invoice_payments"]) => {
                 return (200, self.of_kind("invoice_payment", |o| o["invoice"] == query["invoice"].as_str()));

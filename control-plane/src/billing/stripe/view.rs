@@ -317,7 +317,8 @@ mod tests {
     fn references_are_ids_or_objects() {
         for customer in [json!("cus_1"), json!({"id": "cus_1", "object": "customer"})] {
             let session: CheckoutSession =
-                serde_json::from_value(json!({"id": "cs_1", "customer": customer, "status": "a_new_word"})).unwrap();
+                serde_json::from_value(json!({"id": "cs_1", "customer": customer, "status": "a_new_word"}))
+                    .unwrap();
             assert_eq!(session.customer.as_deref(), Some("cus_1"));
         }
     }

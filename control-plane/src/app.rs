@@ -1,0 +1,154 @@
+//! The composition root: every service made once, every slice's routes and jobs mounted once.
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::{
+    accounts, api, audit, billing, catalog,
+    clock::{Clock, SystemClock},
+    config::Config,
+    db::{Db, DbError, Wake},
+    dispatch,
+    entropy::{Entropy, SystemEntropy},
+    fleet, instances,
+    jobs::JobRegistry,
+    link, notify, orders, telemetry, web,
+};
+
+/// What handlers and jobs work with.
+pub struct Services {
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Local wake-ups; the same notifiers that `db` rings after commits.
+    pub wake: Wake,
+    /// Page templates.
+    pub templates: web::Templates,
+    /// The way to Stripe.
+    pub stripe: billing::StripeGate,
+    /// Signing keys and certificate authorities.
+    pub keys: Arc<dispatch::Keys>,
+    /// The way out for mail.
+    pub mailer: notify::Mailer,
+    /// The agents connected to this process.
+    pub links: link::Registry,
+}
+
+/// The services, shared; also axum's state.
+pub type App = Arc<Services>;
+
+/// Why the services cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database does not open.
+    #[error("cannot open the database")]
+    Database(#[from] DbError),
+    /// A template is wrong.
+    #[error("cannot load the templates")]
+    Templates(#[from] web::TemplateError),
+    /// The gate to Stripe refuses its settings.
+    #[error("cannot set up Stripe")]
+    Stripe(#[from] billing::stripe::StripeFault),
+    /// The signing keys are missing or unreadable.
+    #[error("cannot load the keys: {0}")]
+    Keys(String),
+    /// The mailer's settings are wrong.
+    #[error("cannot set up mail: {0}")]
+    Mail(String),
+}
+
+impl Services {
+    /// Makes the services from a configuration. Does not migrate and starts nothing.
+    ///
+    /// # Errors
+    /// The first service that cannot be made.
+    pub async fn open(config: Config) -> Result<App, StartError> {
+        let db = Db::open(config.storage.database_url.expose()).await?;
+        let keys = dispatch::Keys::load(&config.storage.keys_dir).map_err(StartError::Keys)?;
+        Self::assemble(config, db, keys, Arc::new(SystemClock), Arc::new(SystemEntropy))
+    }
+
+    /// Puts given parts together with those made from the configuration.
+    ///
+    /// # Errors
+    /// The first service that cannot be made.
+    pub fn assemble(
+        config: Config,
+        db: Db,
+        keys: dispatch::Keys,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<App, StartError> {
+        Ok(Arc::new(Self {
+            wake: db.wake().clone(),
+            templates: web::Templates::load()?,
+            stripe: billing::StripeGate::new(
+                config.stripe.api_base.as_str(),
+                config.stripe.secret_key.expose(),
+            )?,
+            keys: Arc::new(keys),
+            mailer: notify::Mailer,
+            links: link::Registry::default(),
+            config: Arc::new(config),
+            db,
+            clock,
+            entropy,
+        }))
+    }
+
+    /// Services over a test database, with a clock that stands still and repeatable randomness.
+    #[cfg(test)]
+    pub(crate) fn for_tests(db: Db, clock: Arc<crate::clock::ManualClock>) -> App {
+        let entropy = Arc::new(crate::entropy::SeededEntropy::new(1));
+        let config = Config::for_tests().unwrap();
+        Self::assemble(config, db, dispatch::Keys::for_tests(), clock, entropy).unwrap()
+    }
+}
+
+/// Everything the portal's listener answers.
+pub fn router(app: &App) -> Router {
+    let pages = Router::new()
+        .merge(web::routes())
+        .merge(accounts::page_routes())
+        .merge(catalog::page_routes())
+        .merge(billing::page_routes())
+        .merge(orders::page_routes())
+        .merge(instances::page_routes())
+        .merge(fleet::page_routes())
+        .merge(dispatch::page_routes());
+    let endpoints = Router::new()
+        .merge(accounts::api_routes())
+        .merge(catalog::api_routes())
+        .merge(orders::api_routes())
+        .merge(instances::api_routes())
+        .merge(fleet::api_routes())
+        .merge(dispatch::api_routes());
+    Router::new()
+        .merge(web::protect(pages, app))
+        .nest("/api/v1", api::protect(endpoints, app))
+        // Stripe's webhooks prove themselves by signature: neither session nor bearer token around them.
+        .merge(billing::api_routes())
+        .merge(telemetry::routes())
+        .with_state(app.clone())
+}
+
+/// The job handlers of all slices.
+pub fn job_registry() -> JobRegistry {
+    let mut registry = JobRegistry::default();
+    accounts::register_jobs(&mut registry);
+    audit::register_jobs(&mut registry);
+    billing::register_jobs(&mut registry);
+    catalog::register_jobs(&mut registry);
+    dispatch::register_jobs(&mut registry);
+    fleet::register_jobs(&mut registry);
+    instances::register_jobs(&mut registry);
+    notify::register_jobs(&mut registry);
+    orders::register_jobs(&mut registry);
+    registry
+}

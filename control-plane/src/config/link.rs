@@ -1,0 +1,35 @@
+//! `LINK_LISTEN`, `LINK_NAMES`: where node agents dial in.
+
+use std::net::SocketAddr;
+
+use super::read::Reader;
+
+/// The link to the node agents.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// UDP for QUIC and, on the same number, TCP for enrolment.
+    pub listen: SocketAddr,
+    /// DNS names and addresses that agents dial; they stand in the link's certificate.
+    pub names: Vec<String>,
+}
+
+impl Link {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let listen: Option<SocketAddr> =
+            reader.parsed("LINK_LISTEN", "0.0.0.0:7443", "an address with a port, such as 0.0.0.0:7443");
+        let mut names: Vec<String> =
+            reader.list("LINK_NAMES").into_iter().map(str::to_ascii_lowercase).collect();
+        for name in &names {
+            let is_name = !name.is_empty()
+                && name.len() <= 253
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+            if !is_name && name.parse::<std::net::IpAddr>().is_err() {
+                reader.problem("LINK_NAMES", format!("{name:?} is neither a DNS name nor an address"));
+            }
+        }
+        if names.is_empty() {
+            names = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
+        }
+        Some(Self { listen: listen?, names })
+    }
+}

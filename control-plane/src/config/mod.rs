@@ -1,0 +1,85 @@
+//! Configuration: environment variables, read once, all problems reported at once.
+//!
+//! One file per section; each says which variables it reads and what is allowed. `.env.example` describes
+//! every variable in prose and a test compares the two.
+
+mod http;
+mod link;
+mod log;
+mod mail;
+mod read;
+mod storage;
+mod stripe;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    http::Http,
+    link::Link,
+    log::{Log, LogFormat},
+    mail::Mail,
+    read::{Problem, Problems, Secret, Vars},
+    storage::Storage,
+    stripe::Stripe,
+};
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The portal and the API.
+    pub http: Http,
+    /// The link to the node agents.
+    pub link: Link,
+    /// Database and key files.
+    pub storage: Storage,
+    /// Payments.
+    pub stripe: Stripe,
+    /// Outgoing mail.
+    pub mail: Mail,
+    /// Logs.
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads the configuration from variables, usually [`Vars::from_environment`].
+    ///
+    /// # Errors
+    /// Every problem found, each with its variable and reason.
+    pub fn read(vars: &Vars) -> Result<Self, Problems> {
+        let mut reader = read::Reader::new(vars);
+        let http = Http::read(&mut reader);
+        let link = Link::read(&mut reader);
+        let storage = Storage::read(&mut reader);
+        let stripe = Stripe::read(&mut reader);
+        let mail = Mail::read(&mut reader);
+        let log = Log::read(&mut reader);
+        let config = || {
+            Some(Self {
+                http: http?,
+                link: link?,
+                storage: storage?,
+                stripe: stripe?,
+                mail: mail?,
+                log: log?,
+            })
+        };
+        match (config(), reader.problems()) {
+            (Some(config), problems) if problems.0.is_empty() => Ok(config),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// A configuration for tests: loopback, no mail, a pretend Stripe.
+    ///
+    /// # Errors
+    /// None, unless the defaults broke.
+    pub fn for_tests() -> Result<Self, Problems> {
+        Self::read(&Vars::from_pairs([
+            ("PUBLIC_URL", "http://127.0.0.1:8080"),
+            ("STRIPE_API_BASE", "http://127.0.0.1:1"),
+            ("STRIPE_SECRET_KEY", "sk_test_tests"),
+            ("STRIPE_WEBHOOK_SECRETS", "whsec_tests"),
+            ("MAIL_FROM", "EZ Solutions <noreply@ez.example>"),
+        ]))
+    }
+}

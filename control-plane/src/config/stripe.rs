@@ -1,0 +1,74 @@
+//! `STRIPE_API_BASE`, `STRIPE_SECRET_KEY`, `STRIPE_WEBHOOK_SECRETS`: payments.
+
+use url::Url;
+
+use super::{
+    http::is_loopback,
+    read::{Reader, Secret},
+};
+
+/// Where live keys may be sent, and nowhere else.
+const REAL_API: &str = "https://api.stripe.com/";
+
+/// Payments.
+#[derive(Clone, Debug)]
+pub struct Stripe {
+    /// Stripe's API, or its stand-in.
+    pub api_base: Url,
+    /// `sk_test_…`, `sk_live_…` or a restricted `rk_…`.
+    pub secret_key: Secret,
+    /// Secrets of the webhook endpoint; several while one is being replaced.
+    pub webhook_secrets: Vec<Secret>,
+    /// Hosts that the browser is sent to for paying; the portal's CSP allows forms to end there.
+    pub checkout_origins: Vec<String>,
+}
+
+impl Stripe {
+    /// Whether real money moves.
+    pub fn is_live(&self) -> bool {
+        let key = self.secret_key.expose();
+        key.starts_with("sk_live_") || key.starts_with("rk_live_")
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let api_base: Option<Url> = reader.parsed("STRIPE_API_BASE", REAL_API, "a URL");
+        let key = reader.required("STRIPE_SECRET_KEY", "take it from Stripe's dashboard (sk_test_… first)");
+        let secrets = reader.list("STRIPE_WEBHOOK_SECRETS");
+        if secrets.is_empty() {
+            reader.problem(
+                "STRIPE_WEBHOOK_SECRETS",
+                "is not set; take whsec_… from the webhook endpoint's page",
+            );
+        }
+        if secrets.iter().any(|secret| !secret.starts_with("whsec_")) {
+            reader.problem("STRIPE_WEBHOOK_SECRETS", "each secret of the list must begin with whsec_");
+        }
+        if key.is_some_and(|key| {
+            !["sk_test_", "sk_live_", "rk_test_", "rk_live_"].iter().any(|p| key.starts_with(p))
+        }) {
+            reader.problem("STRIPE_SECRET_KEY", "must begin with sk_test_, sk_live_, rk_test_ or rk_live_");
+        }
+        let (api_base, key) = (api_base?, key?);
+        let stripe = Self {
+            checkout_origins: checkout_origins(&api_base),
+            secret_key: Secret::new(key),
+            webhook_secrets: secrets.into_iter().map(Secret::new).collect(),
+            api_base,
+        };
+        if stripe.is_live() && stripe.api_base.as_str() != REAL_API {
+            reader.problem("STRIPE_API_BASE", "a live key is sent to https://api.stripe.com/ only");
+        }
+        if stripe.api_base.scheme() != "https" && !is_loopback(&stripe.api_base) {
+            reader.problem("STRIPE_API_BASE", "must be https; plain http is allowed only on loopback");
+        }
+        Some(stripe)
+    }
+}
+
+/// Stripe's hosted pages, or the stand-in's own origin.
+fn checkout_origins(api_base: &Url) -> Vec<String> {
+    if api_base.as_str() == REAL_API {
+        return vec!["https://checkout.stripe.com".into(), "https://billing.stripe.com".into()];
+    }
+    vec![api_base.origin().ascii_serialization()]
+}

@@ -1,0 +1,68 @@
+//! Fresh databases for tests: always SQLite, and PostgreSQL when `TEST_POSTGRES_URL` names a server.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::{ConnectOptions, Connection};
+
+use super::Db;
+
+/// The variable that names a PostgreSQL server whose user may create schemas.
+pub const POSTGRES: &str = "TEST_POSTGRES_URL";
+
+/// Runs the test on a fresh, migrated SQLite file and, if a server is named, in a fresh PostgreSQL schema.
+///
+/// ```ignore
+/// #[tokio::test]
+/// async fn story() {
+///     db::testing::each_database(async |db| { /* … */ }).await;
+/// }
+/// ```
+pub async fn each_database<F: AsyncFn(Db)>(test: F) {
+    let (db, _directory) = sqlite().await;
+    test(db).await;
+    if let Ok(server) = std::env::var(POSTGRES) {
+        let schema = Schema::create(&server).await;
+        let db = Db::open(&schema.url).await.unwrap();
+        db.migrate().await.unwrap();
+        test(db.clone()).await;
+        db.close().await;
+        schema.remove().await;
+    }
+}
+
+/// A fresh, migrated SQLite database, for tests that are about something else.
+pub async fn sqlite() -> (Db, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let db = Db::open(&format!("sqlite:{}", directory.path().join("test.sqlite").display())).await.unwrap();
+    db.migrate().await.unwrap();
+    (db, directory)
+}
+
+/// A schema of its own on the PostgreSQL server.
+struct Schema {
+    server: String,
+    name: String,
+    url: String,
+}
+
+impl Schema {
+    async fn create(server: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        admin(server, format!("DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}")).await;
+        let sign = if server.contains('?') { '&' } else { '?' };
+        let url = format!("{server}{sign}options=-csearch_path%3D{name}");
+        Self { server: server.to_owned(), name, url }
+    }
+
+    async fn remove(self) {
+        admin(&self.server, format!("DROP SCHEMA {} CASCADE", self.name)).await;
+    }
+}
+
+async fn admin(server: &str, sql: String) {
+    sqlx::any::install_default_drivers();
+    let mut connection = server.parse::<sqlx::any::AnyConnectOptions>().unwrap().connect().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}

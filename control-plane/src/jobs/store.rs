@@ -1,0 +1,268 @@
+//! The `jobs` table.
+
+use std::time::Duration;
+
+use ez_protocol::UnixMillis;
+use sqlx::AnyConnection;
+
+use super::DeadJob;
+use crate::db::{Cols, DbError, database_now};
+
+/// A job whose lease we hold.
+#[derive(Clone, Debug)]
+pub(super) struct Claimed {
+    pub(super) kind: String,
+    pub(super) key: String,
+    pub(super) payload: String,
+    pub(super) attempts: i64,
+    pub(super) token: String,
+}
+
+pub(super) async fn upsert(
+    tx: &mut AnyConnection,
+    kind: &str,
+    key: &str,
+    payload: &str,
+    run_at: UnixMillis,
+) -> Result<(), DbError> {
+    // A leased row keeps its run_at, so that a crashed run is taken up again at once; the wish for
+    // another run waits in again_at.
+    sqlx::query(
+        "INSERT INTO jobs (kind, key, payload, run_at, created_at)
+         VALUES ($1, $2, $3, $4, $4)
+         ON CONFLICT (kind, key) DO UPDATE SET
+             payload = excluded.payload,
+             again_at = CASE
+                 WHEN jobs.lease_until IS NULL THEN NULL
+                 WHEN jobs.again_at IS NOT NULL AND jobs.again_at < excluded.run_at THEN jobs.again_at
+                 ELSE excluded.run_at END,
+             run_at = CASE
+                 WHEN jobs.lease_until IS NOT NULL THEN jobs.run_at
+                 WHEN jobs.dead_at IS NULL AND jobs.run_at < excluded.run_at THEN jobs.run_at
+                 ELSE excluded.run_at END,
+             attempts = CASE WHEN jobs.dead_at IS NULL THEN jobs.attempts ELSE 0 END,
+             dead_at = NULL",
+    )
+    .bind(kind)
+    .bind(key)
+    .bind(payload)
+    .bind(run_at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Inserts a reconciler's row if there is none; an existing one keeps its time.
+pub(super) async fn insert_missing(
+    tx: &mut AnyConnection,
+    kind: &str,
+    run_at: UnixMillis,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO jobs (kind, key, payload, run_at, created_at)
+         VALUES ($1, '', 'null', $2, $2)
+         ON CONFLICT (kind, key) DO NOTHING",
+    )
+    .bind(kind)
+    .bind(run_at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn remove_idle(tx: &mut AnyConnection, kind: &str, key: &str) -> Result<(), DbError> {
+    sqlx::query("DELETE FROM jobs WHERE kind = $1 AND key = $2 AND lease_until IS NULL")
+        .bind(kind)
+        .bind(key)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Whether something is due; a cheap look before taking the write lock.
+pub(super) async fn any_due(connection: &mut AnyConnection, now: UnixMillis) -> Result<bool, DbError> {
+    let db_now = database_now(&mut *connection).await?;
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT 1 FROM jobs
+         WHERE dead_at IS NULL AND run_at <= $1 AND (lease_until IS NULL OR lease_until <= $2)
+         LIMIT 1",
+    )
+    .bind(now.0)
+    .bind(db_now.0)
+    .fetch_optional(connection)
+    .await?
+    .map(|n: i32| i64::from(n));
+    Ok(found.is_some())
+}
+
+/// Takes leases on at most `limit` due jobs, the longest due first.
+///
+/// The outer WHERE repeats the condition: PostgreSQL re-checks it after waiting for a row that another
+/// worker just took, so the loser takes nothing.
+pub(super) async fn claim(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    lease: Duration,
+    token: &str,
+    limit: i64,
+) -> Result<Vec<Claimed>, DbError> {
+    let db_now = database_now(&mut *tx).await?;
+    let rows = sqlx::query(
+        "UPDATE jobs SET lease_token = $1, lease_until = $2, attempts = attempts + 1
+         WHERE (kind, key) IN (
+                 SELECT kind, key FROM jobs
+                 WHERE dead_at IS NULL AND run_at <= $3 AND (lease_until IS NULL OR lease_until <= $4)
+                 ORDER BY run_at
+                 LIMIT $5)
+           AND dead_at IS NULL AND run_at <= $3 AND (lease_until IS NULL OR lease_until <= $4)
+         RETURNING kind, key, payload, attempts",
+    )
+    .bind(token)
+    .bind(db_now.plus(lease).0)
+    .bind(now.0)
+    .bind(db_now.0)
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("jobs", row);
+            Ok(Claimed {
+                kind: row.text("kind")?,
+                key: row.text("key")?,
+                payload: row.text("payload")?,
+                attempts: row.int("attempts")?,
+                token: token.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Holds on to a lease; false if it is lost.
+pub(super) async fn renew(tx: &mut AnyConnection, job: &Claimed, lease: Duration) -> Result<bool, DbError> {
+    let until = database_now(&mut *tx).await?.plus(lease);
+    let done =
+        sqlx::query("UPDATE jobs SET lease_until = $4 WHERE kind = $1 AND key = $2 AND lease_token = $3")
+            .bind(&job.kind)
+            .bind(&job.key)
+            .bind(&job.token)
+            .bind(until.0)
+            .execute(tx)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes a job that succeeded, or arms it again if it was asked for meanwhile or is periodic.
+pub(super) async fn succeed(
+    tx: &mut AnyConnection,
+    job: &Claimed,
+    next: Option<UnixMillis>,
+) -> Result<(), DbError> {
+    if next.is_none() {
+        let gone = sqlx::query(
+            "DELETE FROM jobs WHERE kind = $1 AND key = $2 AND lease_token = $3 AND again_at IS NULL",
+        )
+        .bind(&job.kind)
+        .bind(&job.key)
+        .bind(&job.token)
+        .execute(&mut *tx)
+        .await?;
+        if gone.rows_affected() == 1 {
+            return Ok(());
+        }
+    }
+    sqlx::query(
+        "UPDATE jobs SET
+             run_at = CASE WHEN again_at IS NULL OR again_at > $4 THEN $4 ELSE again_at END,
+             again_at = NULL, lease_token = NULL, lease_until = NULL, attempts = 0, last_error = NULL
+         WHERE kind = $1 AND key = $2 AND lease_token = $3",
+    )
+    .bind(&job.kind)
+    .bind(&job.key)
+    .bind(&job.token)
+    .bind(next.map_or(i64::MAX, |at| at.0))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Gives the lease back and tries again at `next`, or earlier if it was asked for meanwhile.
+pub(super) async fn retry(
+    tx: &mut AnyConnection,
+    job: &Claimed,
+    next: UnixMillis,
+    error: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE jobs SET
+             run_at = CASE WHEN again_at IS NULL OR again_at > $4 THEN $4 ELSE again_at END,
+             again_at = NULL, lease_token = NULL, lease_until = NULL, last_error = $5
+         WHERE kind = $1 AND key = $2 AND lease_token = $3",
+    )
+    .bind(&job.kind)
+    .bind(&job.key)
+    .bind(&job.token)
+    .bind(next.0)
+    .bind(error)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Gives a job up; if it was asked for meanwhile, it runs again instead.
+pub(super) async fn fail(
+    tx: &mut AnyConnection,
+    job: &Claimed,
+    at: UnixMillis,
+    error: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE jobs SET
+             dead_at = CASE WHEN again_at IS NULL THEN $4 ELSE NULL END,
+             run_at = CASE WHEN again_at IS NULL THEN run_at ELSE again_at END,
+             again_at = NULL, lease_token = NULL, lease_until = NULL, last_error = $5
+         WHERE kind = $1 AND key = $2 AND lease_token = $3",
+    )
+    .bind(&job.kind)
+    .bind(&job.key)
+    .bind(&job.token)
+    .bind(at.0)
+    .bind(error)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn dead(connection: &mut AnyConnection) -> Result<Vec<DeadJob>, DbError> {
+    let rows = sqlx::query(
+        "SELECT kind, key, attempts, last_error, dead_at FROM jobs
+         WHERE dead_at IS NOT NULL ORDER BY dead_at DESC LIMIT 200",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("jobs", row);
+            Ok(DeadJob {
+                kind: row.text("kind")?,
+                key: row.text("key")?,
+                attempts: row.int("attempts")?,
+                last_error: row.get::<Option<String>>("last_error")?.unwrap_or_default(),
+                dead_at: row.millis("dead_at")?,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn depth(connection: &mut AnyConnection, now: UnixMillis) -> Result<(i64, i64), DbError> {
+    let row = sqlx::query(
+        "SELECT CAST(count(CASE WHEN dead_at IS NULL AND run_at <= $1 THEN 1 END) AS BIGINT) AS due,
+                CAST(count(CASE WHEN dead_at IS NOT NULL THEN 1 END) AS BIGINT) AS dead
+         FROM jobs",
+    )
+    .bind(now.0)
+    .fetch_one(connection)
+    .await?;
+    let row = Cols::of("jobs", &row);
+    Ok((row.int("due")?, row.int("dead")?))
+}

@@ -1,0 +1,226 @@
+//! The loop that runs jobs. Spawns one task per running job; each carries a span with kind and key.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use ez_protocol::UnixMillis;
+use futures::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use super::{
+    JobError, JobRegistry, JobRun, backoff,
+    registry::Registered,
+    store::{self, Claimed},
+};
+use crate::{app::App, db::DbError, entropy::EntropyExt};
+
+/// How long a run may be silent before another worker takes over; renewed at a third of it.
+const LEASE: Duration = Duration::from_secs(30);
+/// Jobs that run at once in one process.
+const SLOTS: usize = 16;
+/// How often the table is looked at without a wake-up.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Runs jobs until told to stop, then waits for the running ones.
+pub async fn run_until_stopped(app: App, registry: JobRegistry, stop: CancellationToken) {
+    let registry = Arc::new(registry);
+    let slots = Arc::new(Semaphore::new(SLOTS));
+    let running = TaskTracker::new();
+    while let Err(error) = arm_periodic(&app, &registry).await {
+        tracing::error!(%error, "cannot arm the periodic jobs");
+        if sleep_or_stop(&stop, POLL).await {
+            return;
+        }
+    }
+    loop {
+        match start_due(&app, &registry, &slots, &running).await {
+            Ok(started) if started > 0 => {
+                if !stop.is_cancelled() {
+                    continue;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "cannot look for jobs"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = app.wake.jobs.notified() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+    running.close();
+    running.wait().await;
+}
+
+async fn sleep_or_stop(stop: &CancellationToken, time: Duration) -> bool {
+    tokio::time::timeout(time, stop.cancelled()).await.is_ok()
+}
+
+/// Runs what is due now, and what that enqueues for now, until nothing is left; says how many ran.
+///
+/// For tests and one-shot commands: no lease renewal, no periodic jobs unless they were armed.
+///
+/// # Errors
+/// Those of the database.
+pub async fn drain(app: &App, registry: &JobRegistry) -> Result<usize, DbError> {
+    let mut ran = 0;
+    loop {
+        let batch = claim(app, SLOTS).await?;
+        if batch.is_empty() {
+            return Ok(ran);
+        }
+        for job in batch {
+            ran += 1;
+            run_one(app, registry, job).await;
+        }
+    }
+}
+
+/// Makes sure every reconciler has its row.
+pub(super) async fn arm_periodic(app: &App, registry: &JobRegistry) -> Result<(), DbError> {
+    let now = app.clock.now();
+    let kinds: Vec<&'static str> =
+        registry.kinds.iter().filter(|(_, r)| r.period.is_some()).map(|(kind, _)| *kind).collect();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                for kind in kinds {
+                    store::insert_missing(tx, kind, now).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// Starts as many due jobs as there are free slots; says how many.
+async fn start_due(
+    app: &App,
+    registry: &Arc<JobRegistry>,
+    slots: &Arc<Semaphore>,
+    running: &TaskTracker,
+) -> Result<usize, DbError> {
+    let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
+    while let Ok(permit) = slots.clone().try_acquire_owned() {
+        permits.push(permit);
+    }
+    if permits.is_empty() {
+        return Ok(0);
+    }
+    let batch = claim(app, permits.len()).await?;
+    let started = batch.len();
+    for (job, permit) in batch.into_iter().zip(permits) {
+        let (app, registry) = (app.clone(), registry.clone());
+        running.spawn(async move {
+            run_one(&app, &registry, job).await;
+            drop(permit);
+            // A slot came free: look again.
+            app.wake.jobs.notify_one();
+        });
+    }
+    Ok(started)
+}
+
+/// Takes leases; looks without the write lock first.
+pub(super) async fn claim(app: &App, limit: usize) -> Result<Vec<Claimed>, DbError> {
+    let now = app.clock.now();
+    let mut connection = app.db.read().await?;
+    if !store::any_due(&mut connection, now).await? {
+        return Ok(Vec::new());
+    }
+    drop(connection);
+    let token = app.entropy.token("");
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    app.db.write(move |tx| Box::pin(async move { store::claim(tx, now, LEASE, &token, limit).await })).await
+}
+
+/// Runs one claimed job to its end and books the result.
+pub(super) async fn run_one(app: &App, registry: &JobRegistry, job: Claimed) {
+    let span =
+        tracing::info_span!("job", job.kind = %job.kind, job.key = %job.key, job.attempt = job.attempts);
+    async {
+        let Some(registered) = registry.kinds.get(job.kind.as_str()) else {
+            let error = JobError::retry(format!("no handler for jobs of kind {:?}", job.kind));
+            return book(app, &job, None, Err(error)).await;
+        };
+        let result = tokio::select! {
+            result = call(app, registered, &job) => result,
+            // The future is dropped: another worker holds the key now.
+            () = lose_lease(app, &job) => {
+                tracing::warn!("lost the lease; stopped");
+                return;
+            }
+        };
+        book(app, &job, registered.period, result).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+/// Calls the handler; a panic is worth another attempt.
+async fn call(app: &App, registered: &Registered, job: &Claimed) -> Result<(), JobError> {
+    let payload = serde_json::from_str(&job.payload).map_err(JobError::fail)?;
+    let attempt = u32::try_from(job.attempts).unwrap_or(u32::MAX);
+    let run = JobRun { key: job.key.clone(), payload, attempt, at: app.clock.now() };
+    let (handler, app) = (registered.handler.clone(), app.clone());
+    AssertUnwindSafe(async move { handler(app, run).await })
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(JobError::retry("the handler panicked")))
+}
+
+/// Renews the lease; returns when it is lost.
+async fn lose_lease(app: &App, job: &Claimed) {
+    let mut missed = 0;
+    loop {
+        tokio::time::sleep(LEASE / 3).await;
+        let ours = job.clone();
+        let renewed =
+            app.db.write(move |tx| Box::pin(async move { store::renew(tx, &ours, LEASE).await })).await;
+        match renewed {
+            Ok(true) => missed = 0,
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot renew a lease");
+                missed += 1;
+                // After two misses the lease may end before the next try.
+                if missed >= 2 {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Writes down how a run ended; if that fails the lease runs out and the job runs again.
+async fn book(app: &App, job: &Claimed, period: Option<Duration>, result: Result<(), JobError>) {
+    let now: UnixMillis = app.clock.now();
+    let ours = job.clone();
+    let outcome = match &result {
+        Ok(()) => "ok",
+        Err(JobError::Retry(_)) => "retry",
+        Err(JobError::Fail(_)) => "dead",
+    };
+    metrics::counter!("ez_jobs_runs_total", "kind" => job.kind.clone(), "outcome" => outcome).increment(1);
+    let booked: Result<(), DbError> = match result {
+        Ok(()) => {
+            let next = period.map(|period| now.plus(period));
+            app.db.write(move |tx| Box::pin(async move { store::succeed(tx, &ours, next).await })).await
+        }
+        Err(error @ JobError::Retry(_)) => {
+            let text = error.chain();
+            let next = now.plus(backoff(u32::try_from(job.attempts).unwrap_or(u32::MAX)));
+            tracing::warn!(error = %text, "a job will be tried again");
+            app.db.write(move |tx| Box::pin(async move { store::retry(tx, &ours, next, &text).await })).await
+        }
+        Err(error @ JobError::Fail(_)) => {
+            let text = error.chain();
+            tracing::error!(error = %text, "a job was given up");
+            app.db.write(move |tx| Box::pin(async move { store::fail(tx, &ours, now, &text).await })).await
+        }
+    };
+    if let Err(error) = booked {
+        tracing::error!(%error, "cannot book the end of a job; it will run again");
+    }
+}
