@@ -14,13 +14,27 @@
 //! The real one is built from the typed requests of the `proxmox-api` crate over our own transport,
 //! which pins the host's certificate. Tests use an in-memory fake.
 
+pub mod client;
+mod encode;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod guest;
+mod proxmox;
+mod raw;
+mod tls;
 mod types;
+mod wait;
 
 use futures::future::BoxFuture;
 
+pub use client::PveAddress;
 pub use error::{PveError, text};
+pub use guest::*;
+pub use proxmox::ProxmoxHypervisor;
+pub use tls::{Fingerprint, ParseFingerprintError};
 pub use types::*;
+pub use wait::{TaskProgress, WaitError, wait_task};
 
 /// What every verb answers with.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, PveError>>;

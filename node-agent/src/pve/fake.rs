@@ -1,0 +1,295 @@
+//! A Proxmox VE host in memory, for tests of what stands above [`Hypervisor`].
+//!
+//! It keeps the rules that decide the executor's correctness: a VMID is taken from the moment a clone
+//! is accepted, the target is locked and carries a placeholder while the clone runs, the pool comes
+//! last, a killed clone leaves the lock behind, resizing only grows, starting a running VM fails in
+//! the task. Tasks end after a number of polls, never by time. Faults are planted per verb.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Mutex, MutexGuard},
+};
+
+use futures::FutureExt as _;
+
+use super::*;
+
+/// A planted fault; each serves one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Refused with this status and message; nothing happens.
+    Refused(u16, String),
+    /// No connection; nothing happens.
+    Unreachable,
+    /// The answer is lost, and the call never took effect.
+    LostBefore,
+    /// The answer is lost, and the call took effect.
+    LostAfter,
+    /// The call is accepted, its task ends with this text and without effect (a clone cleans up).
+    TaskFails(String),
+    /// The call is accepted and its worker is killed: `unexpected status`, half-made things stay.
+    TaskKilled,
+}
+
+/// One VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FakeGuest {
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) running: bool,
+    pub(crate) pool: Option<String>,
+    pub(crate) firewall: Option<BTreeSet<ipnet::IpNet>>,
+    pub(crate) agent_answers: bool,
+    version: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Effect {
+    Clone(CloneRequest),
+    Resize(Vmid, String, u32),
+    Power(Vmid, bool, Option<&'static str>),
+    Destroy(Vmid),
+    None,
+}
+
+#[derive(Clone, Debug)]
+struct FakeTask {
+    upid: Upid,
+    effect: Effect,
+    fault: Option<Fault>,
+    polls: u32,
+    exit: Option<TaskExit>,
+    log: Vec<String>,
+}
+
+#[derive(Default)]
+struct State {
+    guests: BTreeMap<Vmid, FakeGuest>,
+    tasks: Vec<FakeTask>,
+    faults: BTreeMap<&'static str, VecDeque<Fault>>,
+    calls: Vec<String>,
+    polls: u32,
+    start_secs: i64,
+}
+
+/// See the module's text.
+pub(crate) struct FakeHypervisor {
+    state: Mutex<State>,
+}
+
+/// Task start times begin here, unix seconds, and rise by one per task.
+pub(crate) const FAKE_START_SECS: i64 = 1_795_000_000;
+/// Digest of the image of templates made by [`FakeHypervisor::with_template`].
+pub(crate) const FAKE_DIGEST: &str =
+    "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+
+fn refused(call: &str, status: u16, message: impl Into<String>) -> PveError {
+    PveError::Refused { call: call.into(), status, message: message.into(), errors: BTreeMap::new() }
+}
+
+fn absent(call: &str, vmid: Vmid) -> PveError {
+    refused(call, 500, format!("Configuration file 'nodes/fake/qemu-server/{vmid}.conf' does not exist"))
+}
+
+impl FakeHypervisor {
+    /// A host with one 3 GiB template `debian-13` on storage `local-lvm`.
+    pub(crate) fn with_template(vmid: Vmid) -> Self {
+        let template = [
+            ("name", "debian-13"),
+            ("template", "1"),
+            ("boot", "order=scsi0"),
+            ("scsi0", "local-lvm:base-9000-disk-0,size=3G"),
+            ("ide2", "local-lvm:vm-9000-cloudinit,media=cdrom"),
+            ("net0", "virtio=BC:24:11:00:00:00,bridge=vmbr0"),
+        ];
+        let mut config: BTreeMap<_, _> =
+            template.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        config.insert("description".into(), format!("{IMAGE_MARKER} debian-13 {FAKE_DIGEST}\n"));
+        let guest = FakeGuest { config, pool: Some("ez-templates".into()), ..FakeGuest::default() };
+        let guests = BTreeMap::from([(vmid, guest)]);
+        let state = State { guests, polls: 2, start_secs: FAKE_START_SECS, ..State::default() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// A full clone with a plausible marker.
+    pub(crate) fn request(template: Vmid, newid: Vmid) -> CloneRequest {
+        CloneRequest {
+            template,
+            newid,
+            name: format!("server-{newid}"),
+            description: "ez:v1 test".into(),
+            pool: "ez".into(),
+            storage: "local-lvm".into(),
+            mode: CloneMode::Full,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Tasks begun from now on end at their `polls`-th status call (`u32::MAX`: never).
+    pub(crate) fn set_polls(&self, polls: u32) {
+        self.state().polls = polls;
+    }
+
+    /// Plants a fault for the next call of `verb` (a method's name); several queue up.
+    pub(crate) fn fail_next(&self, verb: &'static str, fault: Fault) {
+        self.state().faults.entry(verb).or_default().push_back(fault);
+    }
+
+    /// Every call that could change something so far, as `verb vmid`.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    /// A VM as it stands.
+    pub(crate) fn guest(&self, vmid: Vmid) -> Option<FakeGuest> {
+        self.state().guests.get(&vmid).cloned()
+    }
+
+    /// Puts a VM there, or changes one.
+    pub(crate) fn put_guest(&self, vmid: Vmid, change: impl FnOnce(&mut FakeGuest)) {
+        change(self.state().guests.entry(vmid).or_default());
+    }
+
+    /// Adds a line to a task's log.
+    pub(crate) fn log_line(&self, upid: &Upid, line: &str) {
+        if let Some(task) = self.state().tasks.iter_mut().find(|t| t.upid == *upid) {
+            task.log.push(line.to_owned());
+        }
+    }
+
+    /// Lets all tasks end now.
+    pub(crate) fn finish_tasks(&self) {
+        let mut state = self.state();
+        for index in 0..state.tasks.len() {
+            state.finish(index);
+        }
+    }
+}
+
+impl State {
+    fn fault(&mut self, verb: &'static str) -> Option<Fault> {
+        self.faults.get_mut(verb).and_then(VecDeque::pop_front)
+    }
+
+    /// Runs a call that takes effect at once, with the faults planted for it.
+    fn now<T>(
+        &mut self,
+        verb: &'static str,
+        vmid: Vmid,
+        act: impl FnOnce(&mut Self) -> Result<T, PveError>,
+    ) -> Result<T, PveError> {
+        self.calls.push(format!("{verb} {vmid}"));
+        let lost = || PveError::OutcomeUnknown { call: verb.into(), reason: "connection reset".into() };
+        match self.fault(verb) {
+            Some(Fault::Refused(status, message)) => Err(refused(verb, status, message)),
+            Some(Fault::Unreachable) => Err(unreachable_host(verb)),
+            Some(Fault::LostBefore) => Err(lost()),
+            Some(Fault::LostAfter) => act(self).and(Err(lost())),
+            _ => act(self),
+        }
+    }
+
+    /// Runs a call that begins a task.
+    fn begin(
+        &mut self,
+        verb: &'static str,
+        vmid: Vmid,
+        check: impl FnOnce(&mut Self) -> Result<(&'static str, Vmid, Effect), PveError>,
+    ) -> Result<Upid, PveError> {
+        let task_fault = |f: &Fault| matches!(f, Fault::TaskFails(_) | Fault::TaskKilled);
+        let planted = self.faults.get(verb).and_then(VecDeque::front).is_some_and(task_fault);
+        let fault = if planted { self.fault(verb) } else { None };
+        self.now(verb, vmid, |state| {
+            let (kind, subject, effect) = check(state)?;
+            let number = state.tasks.len() + 1;
+            let start = state.start_secs + i64::try_from(number).unwrap_or(0);
+            let text = format!(
+                "UPID:fake:{number:08X}:00000001:{start:08X}:{kind}:{subject}:ez-agent@pve!node-fake:"
+            );
+            let upid: Upid = text.parse()?;
+            let polls = state.polls;
+            let task = FakeTask { upid: upid.clone(), effect, fault, polls, exit: None, log: Vec::new() };
+            state.tasks.push(task);
+            Ok(upid)
+        })
+    }
+
+    fn present(&mut self, call: &str, vmid: Vmid) -> Result<&mut FakeGuest, PveError> {
+        self.guests.get_mut(&vmid).ok_or_else(|| absent(call, vmid))
+    }
+
+    fn unlocked(&mut self, call: &str, vmid: Vmid) -> Result<&mut FakeGuest, PveError> {
+        let guest = self.present(call, vmid)?;
+        match guest.config.get("lock") {
+            Some(lock) => Err(refused(call, 500, format!("VM is locked ({lock})"))),
+            None => Ok(guest),
+        }
+    }
+
+    fn finish(&mut self, index: usize) {
+        let task = self.tasks[index].clone();
+        if task.exit.is_some() {
+            return;
+        }
+        let exit = match (task.fault, &task.effect) {
+            (Some(Fault::TaskFails(text)), effect) => {
+                if let Effect::Clone(request) = effect {
+                    self.guests.remove(&request.newid);
+                }
+                TaskExit::Failed(text)
+            }
+            (Some(_), _) => TaskExit::Killed,
+            (None, effect) => self.apply(effect).map_or_else(TaskExit::Failed, |()| TaskExit::Ok),
+        };
+        self.tasks[index].exit = Some(exit);
+    }
+
+    fn apply(&mut self, effect: &Effect) -> Result<(), String> {
+        match effect {
+            Effect::None => {}
+            Effect::Clone(request) => {
+                let mut guest = self.guests.get(&request.template).cloned().unwrap_or_default();
+                guest.config.remove("template");
+                guest.config.insert("name".into(), request.name.clone());
+                guest.config.insert("description".into(), request.description.clone());
+                let disk = format!("local-lvm:vm-{}-disk-0,size=3G", request.newid);
+                guest.config.insert("scsi0".into(), disk);
+                let drive = format!("local-lvm:vm-{}-cloudinit,media=cdrom", request.newid);
+                guest.config.insert("ide2".into(), drive);
+                guest.config.insert("net0".into(), "virtio=BC:24:11:FF:FF:FF,bridge=vmbr0".into());
+                guest.pool = Some(request.pool.clone());
+                self.guests.insert(request.newid, guest);
+            }
+            Effect::Resize(vmid, disk, gib) => {
+                let guest = self.unlocked("resize", *vmid).map_err(|e| e.text())?;
+                let config = GuestConfig { values: guest.config.clone(), digest: String::new() };
+                let old = config.disk_bytes(disk).ok_or(format!("disk '{disk}' does not exist"))?;
+                let new = u64::from(*gib) << 30;
+                if new < old {
+                    return Err("shrinking disks is not supported".into());
+                }
+                let volume = guest.config[disk].split(',').next().unwrap_or_default().to_owned();
+                guest.config.insert(disk.clone(), format!("{volume},size={gib}G"));
+            }
+            Effect::Power(vmid, on, error) => {
+                let guest = self.unlocked("power", *vmid).map_err(|e| e.text())?;
+                match error {
+                    Some(text) if guest.running == *on => return Err(format!("VM {vmid} {text}")),
+                    _ => guest.running = *on,
+                }
+            }
+            Effect::Destroy(vmid) => {
+                self.guests.remove(vmid);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unreachable_host(verb: &str) -> PveError {
+    PveError::Unreachable { call: verb.into(), reason: "connection refused".into() }
+}
+
+mod verbs;

@@ -1,0 +1,279 @@
+//! The fake's verbs.
+
+use super::*;
+
+/// An answer that is ready at once.
+fn ready<'a, T: Send + 'a>(result: Result<T, PveError>) -> Answer<'a, T> {
+    std::future::ready(result).boxed()
+}
+
+impl FakeHypervisor {
+    /// A call that only reads.
+    fn look<T>(
+        &self,
+        verb: &'static str,
+        read: impl FnOnce(&mut State) -> Result<T, PveError>,
+    ) -> Result<T, PveError> {
+        let mut state = self.state();
+        match state.fault(verb) {
+            Some(Fault::Refused(status, message)) => Err(refused(verb, status, message)),
+            Some(Fault::Unreachable) => Err(unreachable_host(verb)),
+            Some(_) => Err(PveError::OutcomeUnknown { call: verb.into(), reason: "timed out".into() }),
+            None => read(&mut state),
+        }
+    }
+
+    fn power(&self, verb: &'static str, kind: &'static str, vmid: Vmid, on: bool) -> Result<Upid, PveError> {
+        self.state().begin(verb, vmid, |_| {
+            let error = on.then_some("already running");
+            Ok((kind, vmid, Effect::Power(vmid, on, error)))
+        })
+    }
+
+    fn restart(&self, verb: &'static str, kind: &'static str, vmid: Vmid) -> Result<Upid, PveError> {
+        self.state().begin(verb, vmid, |state| {
+            if !state.present(verb, vmid)?.running {
+                return Err(refused(verb, 500, format!("VM {vmid} not running")));
+            }
+            Ok((kind, vmid, Effect::None))
+        })
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn version(&self) -> Answer<'_, Version> {
+        ready(self.look("version", |_| Version::parse("9.2.11")))
+    }
+    fn node_status(&self) -> Answer<'_, NodeStatus> {
+        ready(self.look("node_status", |_| {
+            Ok(NodeStatus {
+                uptime_secs: 1000,
+                cpu: 0.1,
+                cpus: 16,
+                memory_total: 64 << 30,
+                memory_used: 4 << 30,
+                kernel: "6.14.0-pve".into(),
+                pve_version: "pve-manager/9.2.11/fake".into(),
+            })
+        }))
+    }
+    fn nodes(&self) -> Answer<'_, Vec<ClusterNode>> {
+        let node = ClusterNode { name: "fake".into(), online: true, fingerprint: None };
+        ready(self.look("nodes", |_| Ok(vec![node])))
+    }
+    fn list_guests(&self) -> Answer<'_, Vec<GuestSummary>> {
+        ready(self.look("list_guests", |state| {
+            let guest = |(vmid, guest): (&Vmid, &FakeGuest)| {
+                let config = GuestConfig { values: guest.config.clone(), digest: String::new() };
+                GuestSummary {
+                    vmid: *vmid,
+                    name: config.name().unwrap_or("").to_owned(),
+                    power: if guest.running { Power::Running } else { Power::Stopped },
+                    template: config.is_template(),
+                    lock: config.lock().map(str::to_owned),
+                    cpu: 0.0,
+                    cpus: config.get("cores").and_then(|c| c.parse().ok()).unwrap_or(1),
+                    memory_used: 0,
+                    memory_max: config.memory_mib().unwrap_or(512) << 20,
+                    disk_max: config.disk_bytes("scsi0").unwrap_or(0),
+                    uptime_secs: u64::from(guest.running),
+                    net_in: 0,
+                    net_out: 0,
+                    tags: config.tags().into_iter().collect(),
+                }
+            };
+            Ok(state.guests.iter().map(guest).collect())
+        }))
+    }
+    fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
+        ready(self.look("guest_config", |state| {
+            Ok(match state.guests.get(&vmid) {
+                None => ConfigRead::Absent,
+                Some(guest) => {
+                    let digest = format!("{:040}", guest.version);
+                    ConfigRead::Present(GuestConfig { values: guest.config.clone(), digest })
+                }
+            })
+        }))
+    }
+    fn guest_status(&self, vmid: Vmid) -> Answer<'_, GuestStatus> {
+        ready(self.look("guest_status", |state| {
+            let guest = state.present("guest_status", vmid)?;
+            Ok(GuestStatus {
+                power: if guest.running { Power::Running } else { Power::Stopped },
+                qmp: String::from(if guest.running { "running" } else { "stopped" }),
+                lock: guest.config.get("lock").cloned(),
+                uptime_secs: u64::from(guest.running),
+            })
+        }))
+    }
+    fn vmid_taken(&self, vmid: Vmid) -> Answer<'_, bool> {
+        ready(self.look("vmid_taken", |state| Ok(state.guests.contains_key(&vmid))))
+    }
+    fn clone_template(&self, request: CloneRequest) -> Answer<'_, Upid> {
+        let (template, newid) = (request.template, request.newid);
+        ready(self.state().begin("clone_template", newid, |state| {
+            if !state.guests.contains_key(&template) {
+                let text = format!("unable to find configuration file for VM {template} on node 'fake'");
+                return Err(refused("clone", 500, text));
+            }
+            if state.guests.contains_key(&newid) {
+                let text = format!("unable to create VM {newid}: config file already exists");
+                return Err(refused("clone", 500, text));
+            }
+            let half_made = [("lock", "clone"), ("description", " qmclone temporary file")];
+            let config = half_made.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            state.guests.insert(newid, FakeGuest { config, ..FakeGuest::default() });
+            Ok(("qmclone", template, Effect::Clone(request)))
+        }))
+    }
+    fn set_config(&self, vmid: Vmid, change: ConfigChange) -> Answer<'_, ()> {
+        ready(self.state().now("set_config", vmid, |state| {
+            let guest = state.unlocked("set_config", vmid)?;
+            if change.digest.is_some_and(|d| d != format!("{:040}", guest.version)) {
+                return Err(refused("set_config", 500, "checksum mismatch (file change by other user?)"));
+            }
+            guest.config.extend(change.set);
+            guest.config.retain(|key, _| !change.delete.contains(key));
+            guest.version += 1;
+            Ok(())
+        }))
+    }
+    fn resize(&self, vmid: Vmid, disk: &str, gib: u32) -> Answer<'_, Option<Upid>> {
+        let disk = disk.to_owned();
+        let begun =
+            self.state().begin("resize", vmid, |_| Ok(("resize", vmid, Effect::Resize(vmid, disk, gib))));
+        ready(begun.map(Some))
+    }
+    fn regenerate_cloudinit(&self, vmid: Vmid) -> Answer<'_, ()> {
+        ready(self.state().now("regenerate_cloudinit", vmid, |state| {
+            state.unlocked("regenerate_cloudinit", vmid).map(|_| ())
+        }))
+    }
+    fn set_firewall(&self, vmid: Vmid, setup: FirewallSetup) -> Answer<'_, ()> {
+        ready(self.state().now("set_firewall", vmid, |state| {
+            state.present("set_firewall", vmid)?.firewall = Some(setup.addresses);
+            Ok(())
+        }))
+    }
+    fn start(&self, vmid: Vmid) -> Answer<'_, Upid> {
+        ready(self.power("start", "qmstart", vmid, true))
+    }
+    fn stop(&self, vmid: Vmid) -> Answer<'_, Upid> {
+        ready(self.power("stop", "qmstop", vmid, false))
+    }
+    fn shutdown(&self, vmid: Vmid, _timeout_secs: u32, _force: bool) -> Answer<'_, Upid> {
+        ready(self.power("shutdown", "qmshutdown", vmid, false))
+    }
+    fn reboot(&self, vmid: Vmid, _timeout_secs: u32) -> Answer<'_, Upid> {
+        ready(self.restart("reboot", "qmreboot", vmid))
+    }
+    fn reset(&self, vmid: Vmid) -> Answer<'_, Upid> {
+        ready(self.restart("reset", "qmreset", vmid))
+    }
+    fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid> {
+        ready(self.state().begin("destroy", vmid, |state| {
+            if state.unlocked("destroy", vmid)?.running {
+                return Err(refused("destroy", 500, format!("VM {vmid} is running - destroy failed")));
+            }
+            Ok(("qmdestroy", vmid, Effect::Destroy(vmid)))
+        }))
+    }
+    fn task_status(&self, upid: &Upid) -> Answer<'_, TaskState> {
+        let upid = upid.clone();
+        ready(self.look("task_status", |state| {
+            let Some(index) = state.tasks.iter().position(|t| t.upid == upid) else {
+                return Ok(TaskState::Unknown);
+            };
+            match state.tasks[index].polls {
+                u32::MAX => {}
+                0 | 1 => state.finish(index),
+                _ => state.tasks[index].polls -= 1,
+            }
+            Ok(state.tasks[index].exit.clone().map_or(TaskState::Running, TaskState::Ended))
+        }))
+    }
+    fn task_log(&self, upid: &Upid, from: u64) -> Answer<'_, Vec<LogLine>> {
+        let upid = upid.clone();
+        ready(self.look("task_log", |state| {
+            let log = state.tasks.iter().find(|t| t.upid == upid).map(|t| t.log.clone()).unwrap_or_default();
+            let numbered = (1..).zip(log).map(|(number, text)| LogLine { number, text });
+            Ok(numbered.filter(|line| line.number >= from).collect())
+        }))
+    }
+    fn find_clone_task(&self, template: Vmid, since_secs: i64, newid: Vmid) -> Answer<'_, CloneSearch> {
+        ready(self.look("find_clone_task", |state| {
+            let ours = |task: &&FakeTask| {
+                matches!(&task.effect, Effect::Clone(r) if r.newid == newid && r.template == template)
+                    && task.upid.started_secs() >= since_secs
+            };
+            Ok(match state.tasks.iter().rev().find(ours) {
+                None => CloneSearch::NotFound,
+                Some(task) => match task.exit.clone() {
+                    None => CloneSearch::Running(task.upid.clone()),
+                    Some(exit) => CloneSearch::Ended(task.upid.clone(), exit),
+                },
+            })
+        }))
+    }
+    fn stop_task(&self, upid: &Upid) -> Answer<'_, ()> {
+        let upid = upid.clone();
+        ready(self.state().now("stop_task", 0, |state| {
+            if let Some(index) = state.tasks.iter().position(|t| t.upid == upid && t.exit.is_none()) {
+                state.tasks[index].fault = Some(Fault::TaskFails("received interrupt".into()));
+                state.finish(index);
+            }
+            Ok(())
+        }))
+    }
+    fn storages(&self) -> Answer<'_, Vec<Storage>> {
+        let content = BTreeSet::from(["images".to_owned()]);
+        let (total, used, available) = (1000 << 30, 100 << 30, 900 << 30);
+        let storage = Storage {
+            id: "local-lvm".into(),
+            kind: "lvmthin".into(),
+            content,
+            active: true,
+            shared: false,
+            total,
+            used,
+            available,
+        };
+        ready(self.look("storages", |_| Ok(vec![storage])))
+    }
+    fn templates(&self) -> Answer<'_, Vec<ImageTemplate>> {
+        ready(self.look("templates", |state| {
+            let template = |(vmid, guest): (&Vmid, &FakeGuest)| {
+                let config = GuestConfig { values: guest.config.clone(), digest: String::new() };
+                let (image, digest) = parse_image_marker(config.description())?;
+                let disk_bytes = config.disk_bytes("scsi0")?;
+                Some(ImageTemplate { vmid: *vmid, image, digest, storage: "local-lvm".into(), disk_bytes })
+            };
+            Ok(state.guests.iter().filter_map(template).collect())
+        }))
+    }
+    fn pool_members(&self, pool: &str) -> Answer<'_, Vec<Vmid>> {
+        let pool = pool.to_owned();
+        ready(self.look("pool_members", |state| {
+            let inside = state.guests.iter().filter(|(_, g)| g.pool.as_deref() == Some(pool.as_str()));
+            Ok(inside.map(|(vmid, _)| *vmid).collect())
+        }))
+    }
+    fn permissions(&self) -> Answer<'_, Permissions> {
+        ready(self.look("permissions", |_| Ok(Permissions::new())))
+    }
+    fn datacenter_firewall(&self) -> Answer<'_, FirewallState> {
+        ready(self.look("datacenter_firewall", |_| Ok(FirewallState::Unknown)))
+    }
+    fn agent_ping(&self, vmid: Vmid) -> Answer<'_, bool> {
+        ready(self.look("agent_ping", |state| {
+            let guest = state.present("agent_ping", vmid)?;
+            Ok(guest.running && guest.agent_answers)
+        }))
+    }
+    fn agent_addresses(&self, vmid: Vmid) -> Answer<'_, Vec<GuestAddress>> {
+        ready(
+            self.look("agent_addresses", |state| state.present("agent_addresses", vmid).map(|_| Vec::new())),
+        )
+    }
+}
