@@ -11,7 +11,10 @@ use serde::Serialize;
 
 use crate::web::templates::Page;
 
+pub mod billing;
 pub mod errors;
+pub mod instances;
+pub mod orders;
 
 /// The time at which the samples are looked at: 2026-11-23T20:49:30Z.
 pub const SAMPLE_NOW: UnixMillis = UnixMillis(1_795_466_970_000);
@@ -29,6 +32,45 @@ impl Money {
     /// An amount in a currency.
     pub fn new(minor: i64, currency: impl Into<String>) -> Self {
         Self { minor, currency: currency.into() }
+    }
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// It happened.
+    Done,
+    /// It is happening.
+    Now,
+    /// Its turn comes later.
+    Waiting,
+    /// It did not work.
+    Failed,
+    /// It will not happen.
+    Skipped,
+}
+
+/// One step of a timeline: text `step-<code>`, and `step-<code>-todo` before it is done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Step {
+    /// For a create: `paid, placed, signed, accepted, clone, configure, resize, cloud_init, firewall,
+    /// start, await_usable`; for an action its own code.
+    pub code: String,
+    /// How far it is.
+    pub state: StepState,
+    /// When it was finished.
+    pub at: Option<UnixMillis>,
+    /// How long it took, in milliseconds; shown instead of the time.
+    pub took_ms: Option<i64>,
+    /// A sentence below the step: where, why.
+    pub note: Option<String>,
+}
+
+impl Step {
+    /// The step that is happening since `at`.
+    pub fn now(code: impl Into<String>, at: UnixMillis) -> Self {
+        Self { code: code.into(), state: StepState::Now, at: Some(at), took_ms: None, note: None }
     }
 }
 

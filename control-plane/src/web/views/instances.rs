@@ -1,0 +1,279 @@
+//! The customer's servers: the list and one server.
+
+use ez_protocol::UnixMillis;
+use serde::Serialize;
+
+use crate::web::{
+    forms::FormState,
+    templates::Page,
+    views::{Money, SAMPLE_NOW, Step, StepState, orders::sample_steps},
+};
+
+/// The observed state, never the wished one.
+#[derive(Debug, Clone, Serialize)]
+pub struct State {
+    /// `requested`, `building`, `running`, `stopped`, `unknown`, `suspended`, `retiring`, `retired`,
+    /// `purged`, `failed`, `needs_operator`.
+    pub code: &'static str,
+    /// Its colour: `good`, `wait`, `bad`, `idle`.
+    pub tone: &'static str,
+    /// When the node last saw it so.
+    pub observed_at: Option<UnixMillis>,
+}
+
+/// The size of a server.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanSize {
+    /// `Plan S`
+    pub name: String,
+    /// Virtual CPUs.
+    pub vcpu: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Disk in GiB.
+    pub disk_gib: u64,
+}
+
+/// A button of the server's page.
+#[derive(Debug, Clone, Serialize)]
+pub struct Action {
+    /// `start`, `shutdown`, `reboot`, `stop`, `reset`; sent as `action` to `<href>/actions`.
+    pub code: &'static str,
+    /// Whether it makes sense in the observed state.
+    pub enabled: bool,
+    /// Whether it asks first.
+    pub asks: bool,
+}
+
+/// What is being done to the server right now.
+#[derive(Debug, Clone, Serialize)]
+pub struct Running {
+    /// `create` or the code of an action.
+    pub code: &'static str,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+/// A sentence about the server: text `instances-notice-<code>`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Notice {
+    /// `info`, `wait`, `bad`, `good`.
+    pub tone: &'static str,
+    /// `retired` (with the time of the purge), `node-away`, `started-not-confirmed`, `action-failed`,
+    /// `action-refused`, `suspended`, `needs-operator`.
+    pub code: &'static str,
+    /// A time the sentence ends with.
+    pub at: Option<UnixMillis>,
+}
+
+/// What it costs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Price {
+    /// Per interval.
+    pub amount: Money,
+    /// `month` or `year`.
+    pub interval: String,
+}
+
+/// One line of the activity list.
+#[derive(Debug, Clone, Serialize)]
+pub struct Activity {
+    /// When.
+    pub at: UnixMillis,
+    /// Who: a mail address, or `EZ Solutions`.
+    pub actor: String,
+    /// Text `instances-event-<code>`; unknown codes get a general sentence.
+    pub code: String,
+}
+
+/// `GET /servers/{id}`. Event stream at `<href>/changes`, buttons post to `<href>/actions`, deletion
+/// to `<href>/delete` with the server's name as `confirm`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Show {
+    /// Address of this page, without a slash at its end.
+    pub href: String,
+    /// The hostname.
+    pub name: String,
+    /// What the node saw.
+    pub state: State,
+    /// Power buttons in their order.
+    pub actions: Vec<Action>,
+    /// A sentence above everything.
+    pub notice: Option<Notice>,
+    /// `ssh root@203.0.113.24`, once there is an address.
+    pub ssh: Option<String>,
+    /// Without prefix length.
+    pub ipv4: Option<String>,
+    /// Without prefix length.
+    pub ipv6: Option<String>,
+    /// `SHA256:… (ED25519)`
+    pub fingerprints: Vec<String>,
+    /// The change under way.
+    pub running: Option<Running>,
+    /// What was bought.
+    pub plan: PlanSize,
+    /// Name of the image.
+    pub image: String,
+    /// Name of the location.
+    pub location: String,
+    /// When it was ordered.
+    pub created_at: UnixMillis,
+    /// None when nobody pays for it.
+    pub price: Option<Price>,
+    /// None once it is cancelled.
+    pub next_charge_at: Option<UnixMillis>,
+    /// Newest first, at most ten.
+    pub activity: Vec<Activity>,
+    /// Whether the danger zone is shown.
+    pub can_delete: bool,
+    /// Messages of the deletion form.
+    pub form: FormState,
+}
+
+/// One server of the list.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The server's page, or the order's while it is unpaid.
+    pub href: String,
+    /// The hostname.
+    pub name: String,
+    /// What the node saw.
+    pub state: State,
+    /// Without prefix length; none before placement.
+    pub ipv4: Option<String>,
+    /// Without prefix length; none before placement.
+    pub ipv6: Option<String>,
+    /// `Plan S`
+    pub plan: String,
+    /// Name of the location.
+    pub location: String,
+    /// Name of the image.
+    pub image: String,
+}
+
+/// `GET /servers?q=`. The filter understands words and `state:` / `location:` / `plan:`.
+#[derive(Debug, Clone, Serialize)]
+pub struct List {
+    /// The filter as typed.
+    pub query: String,
+    /// What matches.
+    pub servers: Vec<Row>,
+    /// How many there are without the filter.
+    pub total: u32,
+    /// Orders that wait for payment: (address, name of the server).
+    pub unpaid: Vec<(String, String)>,
+}
+
+impl Page for Show {
+    const TEMPLATE: &'static str = "pages/instances/show.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let action = |code, enabled, asks| Action { code, enabled, asks };
+        let state = |code, tone, ago: i64| State { code, tone, observed_at: Some(UnixMillis(SAMPLE_NOW.0 - ago)) };
+        let event = |code: &str, ago: i64| Activity {
+            at: UnixMillis(SAMPLE_NOW.0 - ago),
+            actor: "jane@acme.example".to_owned(),
+            code: code.to_owned(),
+        };
+        let running = Self {
+            href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            name: "web-1".to_owned(),
+            state: state("running", "good", 4_000),
+            actions: vec![
+                action("start", false, false),
+                action("shutdown", true, true),
+                action("reboot", true, true),
+                action("stop", true, true),
+                action("reset", true, true),
+            ],
+            notice: None,
+            ssh: Some("ssh root@203.0.113.24".to_owned()),
+            ipv4: Some("203.0.113.24".to_owned()),
+            ipv6: Some("2001:db8:12::1".to_owned()),
+            fingerprints: vec!["SHA256:9x2pJbV1c0mT5rQwE8yN4kLzA7sD3fGhU6iOoPqRtYw (ED25519)".to_owned()],
+            running: None,
+            plan: PlanSize { name: "Plan S".to_owned(), vcpu: 2, memory_mib: 4096, disk_gib: 40 },
+            image: "Debian 13".to_owned(),
+            location: "Falkenstein".to_owned(),
+            created_at: UnixMillis(SAMPLE_NOW.0 - 86_400_000),
+            price: Some(Price { amount: Money::new(900, "eur"), interval: "month".to_owned() }),
+            next_charge_at: Some(UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000)),
+            activity: vec![event("reboot", 3_600_000), event("created", 86_000_000), event("x-unknown", 86_400_000)],
+            can_delete: true,
+            form: FormState::default(),
+        };
+        let mut refused = running.clone();
+        refused.form.refuse("confirm", "confirm-name");
+        let building = Self {
+            state: State { code: "building", tone: "wait", observed_at: None },
+            actions: Vec::new(),
+            running: Some(Running { code: "create", steps: sample_steps(6, StepState::Now) }),
+            fingerprints: Vec::new(),
+            activity: Vec::new(),
+            can_delete: false,
+            ..running.clone()
+        };
+        let rebooting = Self {
+            running: Some(Running {
+                code: "reboot",
+                steps: vec![Step::now("reboot", SAMPLE_NOW)],
+            }),
+            notice: Some(Notice { tone: "wait", code: "node-away", at: Some(SAMPLE_NOW) }),
+            state: state("unknown", "wait", 190_000),
+            ..running.clone()
+        };
+        let retired = Self {
+            state: state("retired", "idle", 30_000),
+            actions: Vec::new(),
+            notice: Some(Notice {
+                tone: "info",
+                code: "retired",
+                at: Some(UnixMillis(SAMPLE_NOW.0 + 72 * 3_600_000)),
+            }),
+            ssh: None,
+            next_charge_at: None,
+            price: None,
+            can_delete: false,
+            ..running.clone()
+        };
+        vec![
+            ("running", running),
+            ("delete-refused", refused),
+            ("building", building),
+            ("rebooting", rebooting),
+            ("retired", retired),
+        ]
+    }
+}
+
+impl Page for List {
+    const TEMPLATE: &'static str = "pages/instances/list.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let row = |name: &str, last: u8, code, tone, ago: Option<i64>| Row {
+            href: format!("/servers/{name}"),
+            name: name.to_owned(),
+            state: State { code, tone, observed_at: ago.map(|ago| UnixMillis(SAMPLE_NOW.0 - ago)) },
+            ipv4: ago.map(|_| format!("203.0.113.{last}")),
+            ipv6: ago.map(|_| format!("2001:db8:12:{last}::1")),
+            plan: "Plan S".to_owned(),
+            location: "Falkenstein".to_owned(),
+            image: "Debian 13".to_owned(),
+        };
+        let several = Self {
+            query: String::new(),
+            servers: vec![
+                row("web-1", 24, "running", "good", Some(4_000)),
+                row("web-2", 25, "stopped", "idle", Some(6_000)),
+                row("database-primary-eu-1", 31, "building", "wait", None),
+                row("old-mail", 9, "unknown", "wait", Some(190_000)),
+                row("broken", 10, "needs_operator", "bad", Some(600_000)),
+            ],
+            total: 5,
+            unpaid: vec![("/orders/x".to_owned(), "staging-1".to_owned())],
+        };
+        let none = Self { query: String::new(), servers: Vec::new(), total: 0, unpaid: Vec::new() };
+        let filtered = Self { query: "state:failed".to_owned(), total: 5, ..none.clone() };
+        vec![("several", several), ("none", none), ("nothing-matches", filtered)]
+    }
+}

@@ -1,0 +1,412 @@
+//! Buying a server: the create page and the order's timeline.
+
+use ez_protocol::UnixMillis;
+use serde::Serialize;
+
+use crate::web::{
+    forms::FormState,
+    templates::Page,
+    views::{Money, SAMPLE_NOW, Step, StepState},
+};
+
+/// A location to choose.
+#[derive(Debug, Clone, Serialize)]
+pub struct LocationChoice {
+    /// Its code, sent back as `location`.
+    pub code: String,
+    /// `Falkenstein`
+    pub name: String,
+    /// `Germany`
+    pub country: String,
+    /// No plan fits there any more.
+    pub full: bool,
+    /// Chosen.
+    pub selected: bool,
+}
+
+/// An operating system to choose.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageChoice {
+    /// Sent back as `image`.
+    pub code: String,
+    /// `Debian 13`
+    pub name: String,
+    /// Small print, for instance the code name of the release.
+    pub note: String,
+    /// Chosen.
+    pub selected: bool,
+}
+
+/// What a plan costs per interval.
+#[derive(Debug, Clone, Serialize)]
+pub struct PriceChoice {
+    /// `month` or `year`.
+    pub interval: String,
+    /// Per interval.
+    pub amount: Money,
+}
+
+/// A plan to choose.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanChoice {
+    /// Sent back as `plan`.
+    pub code: String,
+    /// `S`
+    pub name: String,
+    /// Virtual CPUs.
+    pub vcpu: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Disk in GiB.
+    pub disk_gib: u64,
+    /// Traffic per month in GiB.
+    pub traffic_gib: u64,
+    /// One per interval it is sold in.
+    pub prices: Vec<PriceChoice>,
+    /// Codes of the locations it does not fit in now; the script greys it out there.
+    pub sold_out_in: Vec<String>,
+    /// Names of those locations, for people.
+    pub sold_out_names: Vec<String>,
+    /// It fits nowhere.
+    pub full: bool,
+    /// Chosen.
+    pub selected: bool,
+}
+
+/// A stored SSH key to choose.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeyChoice {
+    /// Sent back as `ssh_key`; may repeat.
+    pub value: String,
+    /// The name its owner gave it.
+    pub name: String,
+    /// `SHA256:…`
+    pub fingerprint: String,
+    /// Chosen.
+    pub selected: bool,
+}
+
+/// The right-hand column for the current choices.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Name of the plan.
+    pub plan: String,
+    /// Name of the location.
+    pub location: String,
+    /// Name of the image.
+    pub image: String,
+    /// Charged now. Its minor units travel as `quoted`: when they differ from the quote at the time
+    /// of the order (another plan without a script, a new price), show the page again with
+    /// `form.refuse_form("quote-changed")` instead of charging another amount.
+    pub today: Money,
+    /// Day of the next charge in words, `23 Dec 2026`.
+    pub next_date: String,
+    /// `included`, `added` (worked out by Stripe at the payment page) or `none`.
+    pub tax: &'static str,
+}
+
+/// `GET /servers/new`, and `POST` to the same when refused. Sends `location`, `image`, `plan`,
+/// `interval`, `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
+#[derive(Debug, Clone, Serialize)]
+pub struct New {
+    /// Values and messages; field names as sent.
+    pub form: FormState,
+    /// Whether anything can be sold at all.
+    pub can_order: bool,
+    /// At least one unless `can_order` is false.
+    pub locations: Vec<LocationChoice>,
+    /// At least one.
+    pub images: Vec<ImageChoice>,
+    /// At least one.
+    pub plans: Vec<PlanChoice>,
+    /// `["month", "year"]`
+    pub intervals: Vec<&'static str>,
+    /// The chosen interval.
+    pub interval: &'static str,
+    /// Stored keys of the account; without any the page asks for one.
+    pub keys: Vec<KeyChoice>,
+    /// A name to start with, for instance `web-1`.
+    pub hostname: String,
+    /// For the choices as they stand.
+    pub summary: Summary,
+    /// Version of the terms the customer accepts, stored with the order.
+    pub terms_version: &'static str,
+}
+
+/// Paying and cancelling, while the order is unpaid.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unpaid {
+    /// Address to post to; answers 303 to the payment page.
+    pub pay_action: String,
+    /// Address to post to.
+    pub cancel_action: String,
+    /// The reservation ends then.
+    pub until: UnixMillis,
+}
+
+/// Why it does not go on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    /// Text `orders-problem-<code>`; unknown codes get a general sentence.
+    pub code: String,
+    /// What happens now: `retrying`, `operator`, `refund`, `nothing`.
+    pub next: &'static str,
+    /// `kept` (paid, not charged again), `refunded`, `none` (nothing was charged).
+    pub money: &'static str,
+    /// Short reference for support, if any.
+    pub reference: Option<String>,
+}
+
+/// How to get in, once it runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reach {
+    /// The server's page.
+    pub href: String,
+    /// `ssh root@203.0.113.24`
+    pub ssh: String,
+    /// Without prefix length.
+    pub ipv4: Option<String>,
+    /// Without prefix length.
+    pub ipv6: Option<String>,
+    /// `SHA256:… (ED25519)`; empty when the first boot did not show them.
+    pub fingerprints: Vec<String>,
+}
+
+/// `GET /orders/{id}`: the timeline.
+#[derive(Debug, Clone, Serialize)]
+pub struct Show {
+    /// Name of the server.
+    pub server_name: String,
+    /// `awaiting_payment`, `paid`, `provisioning`, `fulfilled`, `cancelled`, `expired`,
+    /// `needs_operator`, `refunding`, `refunded`.
+    pub state: &'static str,
+    /// Colour of the state: `good`, `wait`, `bad`, `idle`.
+    pub tone: &'static str,
+    /// In order; the current one is `now`.
+    pub steps: Vec<Step>,
+    /// While unpaid.
+    pub payment: Option<Unpaid>,
+    /// When something went wrong.
+    pub problem: Option<Problem>,
+    /// When it runs.
+    pub server: Option<Reach>,
+    /// `Plan S`
+    pub plan: String,
+    /// Name of the location.
+    pub location: String,
+    /// Name of the image.
+    pub image: String,
+    /// Per interval.
+    pub amount: Money,
+    /// `month` or `year`.
+    pub interval: String,
+    /// When it was ordered.
+    pub placed_at: UnixMillis,
+    /// Address of the event stream; none once the order has ended.
+    pub events: Option<String>,
+}
+
+fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanChoice {
+    let price = |interval: &str, minor| PriceChoice { interval: interval.to_owned(), amount: Money::new(minor, "eur") };
+    PlanChoice {
+        code: code.to_owned(),
+        name: name.to_owned(),
+        vcpu: size,
+        memory_mib: u64::from(size) * 2048,
+        disk_gib: u64::from(size) * 20,
+        traffic_gib: 20 * 1024,
+        prices: vec![price("month", cents), price("year", cents * 10)],
+        sold_out_in: if sold_out { vec!["hel".to_owned()] } else { Vec::new() },
+        sold_out_names: if sold_out { vec!["Helsinki".to_owned()] } else { Vec::new() },
+        full: false,
+        selected: code == "s",
+    }
+}
+
+impl Page for New {
+    const TEMPLATE: &'static str = "pages/orders/new.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let location = |code: &str, name: &str, country: &str, full, selected| LocationChoice {
+            code: code.to_owned(),
+            name: name.to_owned(),
+            country: country.to_owned(),
+            full,
+            selected,
+        };
+        let image = |code: &str, name: &str, note: &str| ImageChoice {
+            code: code.to_owned(),
+            name: name.to_owned(),
+            note: note.to_owned(),
+            selected: code == "debian-13",
+        };
+        let filled = Self {
+            form: FormState::default(),
+            can_order: true,
+            locations: vec![
+                location("fsn", "Falkenstein", "Germany", false, true),
+                location("hel", "Helsinki", "Finland", false, false),
+                location("nbg", "Nuremberg", "Germany", true, false),
+            ],
+            images: vec![
+                image("debian-13", "Debian 13", "trixie"),
+                image("debian-12", "Debian 12", "bookworm"),
+                image("ubuntu-24.04", "Ubuntu 24.04", "noble, LTS"),
+                image("rocky-9", "Rocky Linux 9", "until 2032"),
+            ],
+            plans: vec![
+                plan("s", "Plan S", 2, 900, false),
+                plan("m", "Plan M", 4, 1_700, false),
+                plan("l", "Plan L", 8, 3_300, true),
+            ],
+            intervals: vec!["month", "year"],
+            interval: "month",
+            keys: vec![KeyChoice {
+                value: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+                name: "jane@laptop".to_owned(),
+                fingerprint: "SHA256:9x2pJbV1c0mT5rQwE8yN4kLzA7sD3fGhU6iOoPqRtYw".to_owned(),
+                selected: true,
+            }],
+            hostname: "web-1".to_owned(),
+            summary: Summary {
+                plan: "Plan S".to_owned(),
+                location: "Falkenstein".to_owned(),
+                image: "Debian 13".to_owned(),
+                today: Money::new(900, "eur"),
+                next_date: "23 Dec 2026".to_owned(),
+                tax: "included",
+            },
+            terms_version: "2026-11",
+        };
+        let mut refused = Self { keys: Vec::new(), interval: "year", ..filled.clone() };
+        refused.plans[2].full = true;
+        refused.form.fill("hostname", "-web 1");
+        refused.form.fill("new_key", "ssh-rsa AAAA…\n\nssh");
+        refused.form.refuse("hostname", "hostname-invalid");
+        refused.form.refuse("new_key", "ssh-key-invalid");
+        refused.form.refuse_with("plan", "plan-sold-out", "Falkenstein");
+        let mut changed = filled.clone();
+        changed.form.refuse_form("quote-changed");
+        let nothing = Self { can_order: false, ..filled.clone() };
+        vec![("filled", filled), ("refused", refused), ("quote-changed", changed), ("nothing-to-sell", nothing)]
+    }
+}
+
+/// The create steps in their order, the first `done` finished, as on a purchase of some seconds.
+pub(super) fn sample_steps(done: usize, current: StepState) -> Vec<Step> {
+    let all = [
+        ("paid", None),
+        ("placed", None),
+        ("signed", None),
+        ("accepted", Some(200)),
+        ("clone", Some(3_100)),
+        ("configure", Some(400)),
+        ("resize", Some(300)),
+        ("cloud_init", Some(200)),
+        ("firewall", Some(100)),
+        ("start", Some(800)),
+        ("await_usable", Some(9_000)),
+    ];
+    let started = SAMPLE_NOW.0 - 20_000;
+    all.into_iter()
+        .enumerate()
+        .map(|(at, (code, took_ms))| Step {
+            code: code.to_owned(),
+            state: match at {
+                _ if at < done => StepState::Done,
+                _ if at == done => current,
+                _ => StepState::Waiting,
+            },
+            at: (at < done).then_some(UnixMillis(started + 1_000 * i64::try_from(at).unwrap_or(0))),
+            took_ms: took_ms.filter(|_| at < done),
+            note: None,
+        })
+        .collect()
+}
+
+impl Page for Show {
+    const TEMPLATE: &'static str = "pages/orders/show.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let building = Self {
+            server_name: "web-1".to_owned(),
+            state: "provisioning",
+            tone: "wait",
+            steps: sample_steps(5, StepState::Now),
+            payment: None,
+            problem: None,
+            server: None,
+            plan: "Plan S".to_owned(),
+            location: "Falkenstein".to_owned(),
+            image: "Debian 13".to_owned(),
+            amount: Money::new(900, "eur"),
+            interval: "month".to_owned(),
+            placed_at: UnixMillis(SAMPLE_NOW.0 - 48_000),
+            events: Some("/orders/01890a5d-ac96-774b-bcce-b302099a8057/changes".to_owned()),
+        };
+        let unpaid = Self {
+            state: "awaiting_payment",
+            steps: sample_steps(0, StepState::Now),
+            payment: Some(Unpaid {
+                pay_action: "/orders/x/pay".to_owned(),
+                cancel_action: "/orders/x/cancel".to_owned(),
+                until: UnixMillis(SAMPLE_NOW.0 + 1_700_000),
+            }),
+            ..building.clone()
+        };
+        let done = Self {
+            state: "fulfilled",
+            tone: "good",
+            steps: sample_steps(11, StepState::Done),
+            server: Some(Reach {
+                href: "/servers/x".to_owned(),
+                ssh: "ssh root@203.0.113.24".to_owned(),
+                ipv4: Some("203.0.113.24".to_owned()),
+                ipv6: Some("2001:db8:12::1".to_owned()),
+                fingerprints: vec!["SHA256:9x2pJbV1c0mT5rQwE8yN4kLzA7sD3fGhU6iOoPqRtYw (ED25519)".to_owned()],
+            }),
+            events: None,
+            ..building.clone()
+        };
+        let mut stuck = Self {
+            state: "needs_operator",
+            tone: "bad",
+            steps: sample_steps(5, StepState::Failed),
+            problem: Some(Problem {
+                code: "node-silent".to_owned(),
+                next: "operator",
+                money: "kept",
+                reference: Some("q7f3-m2kd".to_owned()),
+            }),
+            ..building.clone()
+        };
+        stuck.steps[5].note = Some("The node has not answered for 30 s.".to_owned());
+        let refunded = Self {
+            state: "refunded",
+            tone: "idle",
+            problem: Some(Problem { code: "x-unknown".to_owned(), next: "nothing", money: "refunded", reference: None }),
+            events: None,
+            ..stuck.clone()
+        };
+        let ended = |state| Self {
+            state,
+            tone: "idle",
+            steps: sample_steps(0, StepState::Skipped),
+            events: None,
+            ..building.clone()
+        };
+        let paid = Self { state: "paid", steps: sample_steps(1, StepState::Now), ..building.clone() };
+        let refunding = Self { state: "refunding", tone: "wait", ..stuck.clone() };
+        vec![
+            ("unpaid", unpaid),
+            ("paid", paid),
+            ("building", building.clone()),
+            ("done", done),
+            ("needs-operator", stuck),
+            ("refunding", refunding),
+            ("refunded", refunded),
+            ("cancelled", ended("cancelled")),
+            ("expired", ended("expired")),
+        ]
+    }
+}

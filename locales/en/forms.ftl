@@ -1,0 +1,34 @@
+# $limit is a number or a word the sentence names; most do not use it.
+form-error-fields = Some fields need another look. Nothing was changed.
+form-error-quote-changed = The total has changed to fit your choices. Look at the summary and confirm it again.
+form-error-too-many-unpaid = You have three unpaid orders. Pay or cancel one first.
+form-error-payment-away = The payment service did not answer. Nothing was charged and nothing is reserved; try again in a minute.
+form-error-no-capacity = The last place went a moment ago. Nothing was charged; choose another location or plan.
+form-error-login = The mail address and password do not fit together.
+form-error-login-wait = Too many attempts. Wait a minute before the next one.
+form-error-link-used = The link is no longer valid. Ask for a new one.
+
+field-error-required = Fill this in.
+field-error-email-invalid = This does not look like a mail address.
+field-error-password-short = At least { $limit } characters.
+field-error-password-long = At most { $limit } characters.
+field-error-password-wrong = This is not your current password.
+field-error-password-common = This password is on lists of common ones. Choose another.
+field-error-name-invalid = 1 to { $limit } characters on one line.
+field-error-hostname-invalid = Letters, digits and hyphens, 1 to 63 characters, no hyphen at either end.
+field-error-hostname-taken = You already have a server with this name.
+field-error-ssh-key-invalid = This is not one public key as in ~/.ssh/id_ed25519.pub: one line, starting with the kind of key.
+field-error-ssh-key-lines = A key stands on one line. Remove the line breaks.
+field-error-ssh-key-options = Options before the key are not accepted. Start with the kind of key, such as ssh-ed25519.
+field-error-ssh-key-kind = This kind of key is not accepted. Use ed25519, ECDSA or RSA from 2048 bits.
+field-error-ssh-key-private = This is a private key. Keep it to yourself; paste the one that ends in .pub.
+field-error-ssh-key-known = This key is already in your account.
+field-error-ssh-keys-many = At most { $limit } keys.
+field-error-ssh-key-needed = At least one key, or nobody can log in.
+field-error-plan-unknown = This plan is not sold. Choose one of the list.
+field-error-plan-sold-out = Sold out in { $limit }. Choose another location or plan.
+field-error-image-unknown = This image is not offered. Choose one of the list.
+field-error-location-unknown = This location is not offered. Choose one of the list.
+field-error-interval-unknown = Choose monthly or yearly.
+field-error-confirm-name = Type the name of the server exactly.
+field-error-expiry-invalid = Choose one of the list.
