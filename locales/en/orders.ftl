@@ -20,7 +20,6 @@ orders-new-hostname = Name
 orders-new-hostname-hint = Letters, digits and hyphens. Also the server's hostname.
 orders-new-summary = Summary
 orders-new-today = Today
-orders-new-next = Then { "{" }price{ "}" } { "{" }per{ "}" }. Deleting the server ends it.
 orders-new-next-month = Then { $amount } per month, next on { $date }. Deleting the server ends it.
 orders-new-next-year = Then { $amount } per year, next on { $date }. Deleting the server ends it.
 orders-new-tax-included = Tax included.

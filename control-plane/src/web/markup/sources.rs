@@ -25,10 +25,16 @@ fn without(source: &str, open: &str, close: &str) -> String {
 
 /// The words a template says by itself.
 fn literals(source: &str) -> Vec<String> {
-    // A block whose name ends in `_class` fills a class attribute.
-    let markup = [("_class %}", "endblock"), ("{#", "#}"), ("{{", "}}"), ("{%", "%}")]
-        .iter()
-        .fold(source.to_owned(), |text, (open, close)| without(&text, open, close));
+    // A block whose name ends in `_class` fills an attribute, the macro `state_attributes` a tag.
+    let markup = [
+        ("_class %}", "endblock"),
+        ("macro state_attributes", "endmacro"),
+        ("{#", "#}"),
+        ("{{", "}}"),
+        ("{%", "%}"),
+    ]
+    .iter()
+    .fold(source.to_owned(), |text, (open, close)| without(&text, open, close));
     let mut said = Vec::new();
     for spoken in SPOKEN {
         for part in markup.split(spoken).skip(1) {
@@ -72,8 +78,9 @@ fn named(source: &str) -> (BTreeSet<String>, BTreeSet<String>) {
                 whole.insert(key.to_owned())
             };
             if call == "t_or(\"" {
-                let fallback = after.split('"').nth(1).filter(|key| key.contains('-'));
-                whole.extend(fallback.map(str::to_owned));
+                let arguments = after.split(')').next().unwrap_or_default();
+                let quoted = arguments.split('"').skip(1).step_by(2);
+                whole.extend(quoted.filter(|key| !key.starts_with('-')).map(str::to_owned));
             }
         }
     }

@@ -56,8 +56,7 @@ impl Page for Invoices {
             view: Some("https://invoice.stripe.example/i/1".to_owned()),
             pdf: Some("https://invoice.stripe.example/i/1/pdf".to_owned()),
         };
-        let draft =
-            Invoice { number: None, view: None, pdf: None, ..invoice("", 900, "draft", "idle") };
+        let draft = Invoice { number: None, view: None, pdf: None, ..invoice("", 900, "draft", "idle") };
         let some = Self {
             invoices: vec![
                 draft,

@@ -169,7 +169,8 @@ impl Page for Show {
 
     fn samples() -> Vec<(&'static str, Self)> {
         let action = |code, enabled, asks| Action { code, enabled, asks };
-        let state = |code, tone, ago: i64| State { code, tone, observed_at: Some(UnixMillis(SAMPLE_NOW.0 - ago)) };
+        let state =
+            |code, tone, ago: i64| State { code, tone, observed_at: Some(UnixMillis(SAMPLE_NOW.0 - ago)) };
         let event = |code: &str, ago: i64| Activity {
             at: UnixMillis(SAMPLE_NOW.0 - ago),
             actor: "jane@acme.example".to_owned(),
@@ -198,7 +199,11 @@ impl Page for Show {
             created_at: UnixMillis(SAMPLE_NOW.0 - 86_400_000),
             price: Some(Price { amount: Money::new(900, "eur"), interval: "month".to_owned() }),
             next_charge_at: Some(UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000)),
-            activity: vec![event("reboot", 3_600_000), event("created", 86_000_000), event("x-unknown", 86_400_000)],
+            activity: vec![
+                event("reboot", 3_600_000),
+                event("created", 86_000_000),
+                event("x-unknown", 86_400_000),
+            ],
             can_delete: true,
             form: FormState::default(),
         };
@@ -214,10 +219,7 @@ impl Page for Show {
             ..running.clone()
         };
         let rebooting = Self {
-            running: Some(Running {
-                code: "reboot",
-                steps: vec![Step::now("reboot", SAMPLE_NOW)],
-            }),
+            running: Some(Running { code: "reboot", steps: vec![Step::now("reboot", SAMPLE_NOW)] }),
             notice: Some(Notice { tone: "wait", code: "node-away", at: Some(SAMPLE_NOW) }),
             state: state("unknown", "wait", 190_000),
             ..running.clone()

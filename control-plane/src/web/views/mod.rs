@@ -92,5 +92,12 @@ fn entry<P: Page>() -> Entry {
 
 /// Every page there is.
 pub fn all() -> Vec<Entry> {
-    vec![entry::<errors::Failure>()]
+    vec![
+        entry::<billing::Invoices>(),
+        entry::<errors::Failure>(),
+        entry::<instances::List>(),
+        entry::<instances::Show>(),
+        entry::<orders::New>(),
+        entry::<orders::Show>(),
+    ]
 }

@@ -44,6 +44,8 @@ pub struct PriceChoice {
     pub interval: String,
     /// Per interval.
     pub amount: Money,
+    /// Day of the charge after the first, in words: `23 Dec 2026`.
+    pub next_date: String,
 }
 
 /// A plan to choose.
@@ -207,7 +209,11 @@ pub struct Show {
 }
 
 fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanChoice {
-    let price = |interval: &str, minor| PriceChoice { interval: interval.to_owned(), amount: Money::new(minor, "eur") };
+    let price = |interval: &str, minor, next_date: &str| PriceChoice {
+        interval: interval.to_owned(),
+        amount: Money::new(minor, "eur"),
+        next_date: next_date.to_owned(),
+    };
     PlanChoice {
         code: code.to_owned(),
         name: name.to_owned(),
@@ -215,7 +221,7 @@ fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanCh
         memory_mib: u64::from(size) * 2048,
         disk_gib: u64::from(size) * 20,
         traffic_gib: 20 * 1024,
-        prices: vec![price("month", cents), price("year", cents * 10)],
+        prices: vec![price("month", cents, "23 Dec 2026"), price("year", cents * 10, "23 Nov 2027")],
         sold_out_in: if sold_out { vec!["hel".to_owned()] } else { Vec::new() },
         sold_out_names: if sold_out { vec!["Helsinki".to_owned()] } else { Vec::new() },
         full: false,
@@ -288,7 +294,12 @@ impl Page for New {
         let mut changed = filled.clone();
         changed.form.refuse_form("quote-changed");
         let nothing = Self { can_order: false, ..filled.clone() };
-        vec![("filled", filled), ("refused", refused), ("quote-changed", changed), ("nothing-to-sell", nothing)]
+        vec![
+            ("filled", filled),
+            ("refused", refused),
+            ("quote-changed", changed),
+            ("nothing-to-sell", nothing),
+        ]
     }
 }
 
@@ -384,7 +395,12 @@ impl Page for Show {
         let refunded = Self {
             state: "refunded",
             tone: "idle",
-            problem: Some(Problem { code: "x-unknown".to_owned(), next: "nothing", money: "refunded", reference: None }),
+            problem: Some(Problem {
+                code: "x-unknown".to_owned(),
+                next: "nothing",
+                money: "refunded",
+                reference: None,
+            }),
             events: None,
             ..stuck.clone()
         };
