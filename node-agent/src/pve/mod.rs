@@ -22,6 +22,7 @@ pub(crate) mod fake;
 mod guest;
 mod proxmox;
 mod raw;
+pub mod settings;
 mod tls;
 mod types;
 mod wait;

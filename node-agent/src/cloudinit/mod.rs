@@ -1,0 +1,112 @@
+//! First-boot files: user-data, vendor-data and meta-data of one instance.
+//!
+//! - **By serialiser only.** Everything is built as data and emitted by a YAML serialiser that quotes
+//!   every text; then the result is parsed back and compared with the intent. Whatever a customer
+//!   typed cannot become structure.
+//! - **user-data is ours, in whole.** `cicustom: user=` replaces what Proxmox would generate, which it
+//!   builds by pasting. Name, keys and password of root go here.
+//! - **vendor-data** carries what makes a server a server here (guest agent, disk growth, time zone),
+//!   from `templates/cloud-init/vendor.yaml`; a customer's own part can override it.
+//! - **meta-data pins the instance-id** to the instance's UUID. Proxmox would derive it from the other
+//!   files, so that a changed address would run the first boot again: new host keys, locked-out users.
+//! - **The network stays with Proxmox** (`ipconfig0`, `nameserver`): it fits the card it writes, and the
+//!   portal's and the hypervisor's view of the addresses cannot drift apart.
+//! - **A customer's own user-data** becomes a second MIME part, base64-encoded, never pasted; its lists
+//!   are appended to ours and its keys do not replace ours.
+
+mod snippets;
+mod user_data;
+
+#[cfg(test)]
+mod tests;
+
+use ez_protocol::{InstanceId, input::is_control_or_line_break, order::InstanceSpec};
+use serde::Serialize;
+use serde_json::Value;
+
+pub use snippets::{SnippetError, SnippetStore};
+
+/// The files of one instance, ready to be written.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CloudInit {
+    /// cloud-config, or a multipart message that contains it.
+    pub user: String,
+    /// cloud-config of the installation.
+    pub vendor: String,
+    /// instance-id and host name.
+    pub meta: String,
+}
+
+impl std::fmt::Debug for CloudInit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Holds password hashes and the customer's own secrets.
+        write!(f, "CloudInit({} + {} + {} bytes)", self.user.len(), self.vendor.len(), self.meta.len())
+    }
+}
+
+/// Why the files could not be made. Never the customer's fault: what they typed was checked before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CloudInitError {
+    /// A text holds a control character or a line break of some kind.
+    #[error("{0} holds a control character or a line break")]
+    Unsafe(&'static str),
+    /// The serialiser failed.
+    #[error("cannot write {file}-data: {reason}")]
+    Emit {
+        /// `user`, `vendor` or `meta`.
+        file: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// What was written does not read back as what was meant.
+    #[error("{0}-data does not read back as it was meant")]
+    RoundTrip(&'static str),
+}
+
+/// The installation's own part.
+const VENDOR: &str = include_str!("../../../templates/cloud-init/vendor.yaml");
+/// First line of every cloud-config.
+const HEADER: &str = "#cloud-config\n";
+
+/// Makes the files of an instance.
+///
+/// # Errors
+/// See [`CloudInitError`]; then nothing of it may be used.
+pub fn build(instance: InstanceId, spec: &InstanceSpec) -> Result<CloudInit, CloudInitError> {
+    let user = cloud_config("user", &user_data::base(spec)?)?;
+    let user = match &spec.user_data {
+        None => user,
+        Some(own) => user_data::multipart(instance, &user, own.as_str()),
+    };
+    let vendor: Value = serde_saphyr::from_str(VENDOR)
+        .map_err(|error| CloudInitError::Emit { file: "vendor", reason: error.to_string() })?;
+    let meta = serde_json::json!({
+        "instance-id": instance.to_string(),
+        "local-hostname": plain("hostname", spec.hostname.short())?,
+    });
+    Ok(CloudInit { user, vendor: cloud_config("vendor", &vendor)?, meta: emit("meta", &meta)? })
+}
+
+/// The text, if it breaks no line and hides nothing.
+fn plain<'a>(name: &'static str, text: &'a str) -> Result<&'a str, CloudInitError> {
+    if text.chars().any(is_control_or_line_break) { Err(CloudInitError::Unsafe(name)) } else { Ok(text) }
+}
+
+fn cloud_config(file: &'static str, value: &impl Serialize) -> Result<String, CloudInitError> {
+    Ok(format!("{HEADER}{}", emit(file, value)?))
+}
+
+/// Emits YAML with every text quoted, in plain ASCII, and reads it back.
+fn emit(file: &'static str, value: &impl Serialize) -> Result<String, CloudInitError> {
+    let failed = |reason: String| CloudInitError::Emit { file, reason };
+    let meant = serde_json::to_value(value).map_err(|e| failed(e.to_string()))?;
+    let options = serde_saphyr::SerializerOptions { quote_all: true, ..Default::default() };
+    let mut text = String::new();
+    serde_saphyr::to_fmt_writer_with_options(&mut text, &meant, options).map_err(|e| failed(e.to_string()))?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let ascii = text.bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte));
+    let read: Value = serde_saphyr::from_str(&text).map_err(|_| CloudInitError::RoundTrip(file))?;
+    if ascii && read == meant { Ok(text) } else { Err(CloudInitError::RoundTrip(file)) }
+}

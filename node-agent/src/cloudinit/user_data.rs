@@ -1,0 +1,100 @@
+//! user-data: our cloud-config, and the customer's own part beside it.
+
+use data_encoding::BASE64;
+use ez_protocol::{InstanceId, order::InstanceSpec};
+use serde::Serialize;
+
+use super::{CloudInitError, plain};
+
+/// Our cloud-config. The field names are cloud-init's.
+#[derive(Debug, Serialize)]
+pub(super) struct Base<'a> {
+    hostname: &'a str,
+    fqdn: &'a str,
+    manage_etc_hosts: bool,
+    disable_root: bool,
+    ssh_pwauth: bool,
+    users: Vec<User<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    write_files: Vec<File>,
+}
+
+#[derive(Debug, Serialize)]
+struct User<'a> {
+    name: &'a str,
+    lock_passwd: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hashed_passwd: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ssh_authorized_keys: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct File {
+    path: &'static str,
+    permissions: &'static str,
+    content: &'static str,
+}
+
+/// Distributions allow root only keys; who orders a password means to use it.
+const ALLOW_ROOT_PASSWORD: File =
+    File { path: "/etc/ssh/sshd_config.d/10-ez-root.conf", permissions: "0644", content: "PermitRootLogin yes\n" };
+
+/// Root with its keys; password login only where a hash was ordered.
+pub(super) fn base(spec: &InstanceSpec) -> Result<Base<'_>, CloudInitError> {
+    let hash = spec.password_hash.as_ref().map(|hash| plain("password_hash", hash.as_str())).transpose()?;
+    let mut keys = Vec::new();
+    for key in &spec.ssh_keys {
+        keys.push(plain("ssh_keys", &key.to_string())?.to_owned());
+    }
+    Ok(Base {
+        hostname: plain("hostname", spec.hostname.short())?,
+        fqdn: plain("hostname", spec.hostname.as_str())?,
+        manage_etc_hosts: true,
+        disable_root: false,
+        ssh_pwauth: hash.is_some(),
+        users: vec![User {
+            name: "root",
+            lock_passwd: hash.is_none(),
+            hashed_passwd: hash,
+            ssh_authorized_keys: keys,
+        }],
+        write_files: if hash.is_some() { vec![ALLOW_ROOT_PASSWORD] } else { Vec::new() },
+    })
+}
+
+/// How cloud-init merges the second part: lists grow, keys that are there stay.
+const MERGE: &str = "list(append)+dict(no_replace,recurse_list)+str()";
+
+/// Type of a part by its first line, as cloud-init has it; it looks itself where we cannot tell.
+fn media_type(text: &str) -> &'static str {
+    let first = text.trim_start_matches('\u{feff}').lines().next().unwrap_or("").trim_end();
+    match first {
+        "#cloud-config" => "text/cloud-config",
+        "#cloud-boothook" => "text/cloud-boothook",
+        "#include" => "text/x-include-url",
+        "## template: jinja" => "text/jinja2",
+        _ if first.starts_with("#!") => "text/x-shellscript",
+        _ => "text/plain",
+    }
+}
+
+/// Both parts in one message. Base64 keeps the customer's text from ending its part.
+pub(super) fn multipart(instance: InstanceId, ours: &str, own: &str) -> String {
+    let boundary = format!("=_ez_{}", instance.as_uuid().simple());
+    let mut text = format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n");
+    for (kind, merge, body) in [("text/cloud-config", None, ours), (media_type(own), Some(MERGE), own)] {
+        text.push_str(&format!("--{boundary}\nContent-Type: {kind}; charset=\"utf-8\"\nMIME-Version: 1.0\n"));
+        text.push_str("Content-Transfer-Encoding: base64\n");
+        if let Some(merge) = merge {
+            text.push_str(&format!("X-Merge-Type: {merge}\n"));
+        }
+        text.push('\n');
+        for line in BASE64.encode(body.as_bytes()).as_bytes().chunks(76) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+    }
+    text.push_str(&format!("--{boundary}--\n"));
+    text
+}

@@ -1,0 +1,163 @@
+//! The judgement over one order.
+
+use std::time::Duration;
+
+use ez_protocol::{
+    UnixMillis,
+    order::{InstanceSpec, NetworkSpec, Op, ProvisioningOrder},
+};
+
+use super::{Policy, PolicyRefusal, Usage, UsedInstance};
+
+/// Whether this host's policy lets the order through.
+///
+/// # Errors
+/// The first rule that refuses, with what is allowed and what was asked.
+pub fn evaluate(
+    policy: &Policy,
+    usage: &Usage,
+    order: &ProvisioningOrder,
+    now: UnixMillis,
+) -> Result<(), PolicyRefusal> {
+    let vmid = order.instance.vmid;
+    if !policy.vmids.contains(&vmid) {
+        let (first, last) = (policy.vmids.start(), policy.vmids.end());
+        return refuse("vmid_range", format!("VMID {vmid} is outside {first}-{last}"));
+    }
+    let present = usage.instances.iter().find(|used| used.instance == order.instance.uuid);
+    match &order.op {
+        Op::Ensure(spec) => {
+            network(policy, &spec.network)?;
+            sizes(policy, spec)?;
+            if present.is_none() {
+                rates(policy, usage)?;
+                image(policy, spec)?;
+            }
+            sums(policy, usage, order, spec)
+        }
+        Op::Purge(_) => purge(policy, usage, present, now),
+        Op::Action(_) | Op::Retire(_) | Op::Adopt(_) => Ok(()),
+    }
+}
+
+fn refuse(rule: &'static str, detail: String) -> Result<(), PolicyRefusal> {
+    Err(PolicyRefusal::new(rule, detail))
+}
+
+pub(super) fn network(policy: &Policy, network: &NetworkSpec) -> Result<(), PolicyRefusal> {
+    if !policy.bridges.contains(&network.bridge) {
+        return refuse("network.bridges", format!("bridge {} is not allowed here", network.bridge));
+    }
+    if let Some(tag) = network.vlan.filter(|tag| !policy.vlans.iter().any(|range| range.contains(tag))) {
+        return refuse("network.vlans", format!("VLAN {tag} is not allowed here"));
+    }
+    if policy.require_firewall && !network.firewall {
+        return refuse("network.require_firewall", "a card without the host's filter is not allowed".to_owned());
+    }
+    for address in &network.addresses {
+        let inside = policy.prefixes.iter().any(|prefix| prefix.contains(&address.cidr.addr()));
+        if !inside && !policy.prefixes.is_empty() {
+            return refuse("network.prefixes", format!("address {} is not allowed here", address.cidr));
+        }
+    }
+    Ok(())
+}
+
+fn image(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
+    let digest = spec.image.digest.as_str();
+    if policy.digests.is_empty() || policy.digests.contains(digest) {
+        return Ok(());
+    }
+    refuse("images.digests", format!("image {} ({digest}) is not allowed here", spec.image.name))
+}
+
+fn sizes(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
+    let limits = &policy.limits;
+    for (rule, asked, most, unit) in [
+        ("limits.vcpus_each", spec.vcpus, limits.vcpus_each, "vCPUs"),
+        ("limits.memory_mib_each", spec.memory_mib, limits.memory_mib_each, "MiB of memory"),
+        ("limits.disk_gib_each", spec.disk_gib, limits.disk_gib_each, "GiB of disk"),
+    ] {
+        if asked > most {
+            return refuse(rule, format!("one server may have {most} {unit}, asked are {asked}"));
+        }
+    }
+    Ok(())
+}
+
+fn rates(policy: &Policy, usage: &Usage) -> Result<(), PolicyRefusal> {
+    for (rule, done, most, span) in [
+        ("limits.creates_per_minute", usage.creates_minute, policy.limits.creates_per_minute, "minute"),
+        ("limits.creates_per_day", usage.creates_day, policy.limits.creates_per_day, "day"),
+    ] {
+        if done >= u64::from(most) {
+            return refuse(rule, format!("{done} servers were made in the last {span}, {most} are allowed"));
+        }
+    }
+    Ok(())
+}
+
+/// The sums as they would be afterwards: the instance's own share is replaced, not added.
+fn sums(
+    policy: &Policy,
+    usage: &Usage,
+    order: &ProvisioningOrder,
+    spec: &InstanceSpec,
+) -> Result<(), PolicyRefusal> {
+    let limits = &policy.limits;
+    let others = || usage.instances.iter().filter(|used| used.instance != order.instance.uuid);
+    let sum = |share: fn(&UsedInstance) -> u32| others().map(|used| u64::from(share(used))).sum::<u64>();
+    for (rule, after, most, unit) in [
+        ("limits.instances", others().count() as u64 + 1, u64::from(limits.instances), "servers"),
+        ("limits.vcpus", sum(|u| u.vcpus) + u64::from(spec.vcpus), u64::from(limits.vcpus), "vCPUs"),
+        (
+            "limits.memory_mib",
+            sum(|u| u.memory_mib) + u64::from(spec.memory_mib),
+            limits.memory_mib,
+            "MiB of memory",
+        ),
+        ("limits.disk_gib", sum(|u| u.disk_gib) + u64::from(spec.disk_gib), limits.disk_gib, "GiB of disk"),
+    ] {
+        if after > most {
+            return refuse(rule, format!("this host gives {most} {unit}, with this order it would be {after}"));
+        }
+    }
+    Ok(())
+}
+
+fn purge(
+    policy: &Policy,
+    usage: &Usage,
+    present: Option<&UsedInstance>,
+    now: UnixMillis,
+) -> Result<(), PolicyRefusal> {
+    let limits = &policy.destroy;
+    let Some(retired_at) = present.and_then(|used| used.retired_at) else {
+        return refuse("destroy.purge_after_hours", "only a retired server may be purged".to_owned());
+    };
+    let hold = Duration::from_secs(u64::from(limits.purge_after_hours) * 3600);
+    if now < retired_at.plus(hold) {
+        let left = retired_at.plus(hold).since(now).as_secs().div_ceil(60);
+        let hours = limits.purge_after_hours;
+        let detail = format!("{hours} h must pass between retire and purge; {left} min are left");
+        return refuse("destroy.purge_after_hours", detail);
+    }
+    let owned = usage.instances.len() as u64;
+    let share = owned * u64::from(limits.purge_percent_per_day) / 100;
+    let per_day = share.max(u64::from(limits.purge_floor_per_day));
+    for (rule, done, most, span) in [
+        (
+            "destroy.purges_per_10_minutes",
+            usage.purges_10min,
+            u64::from(limits.purges_per_10_minutes),
+            "10 minutes",
+        ),
+        ("destroy.purge_percent_per_day", usage.purges_day, per_day, "day"),
+    ] {
+        if done >= most {
+            let detail = format!("{done} servers were purged in the last {span}, {most} are allowed");
+            return Err(PolicyRefusal { rule, detail, circuit: true });
+        }
+    }
+    Ok(())
+}

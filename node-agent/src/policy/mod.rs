@@ -1,0 +1,145 @@
+//! What even a valid signature may not do on this host.
+//!
+//! The policy file belongs to root of this host; the control plane can neither read nor change it,
+//! it only learns a summary. An attacker who owns the portal and its signing key still cannot leave
+//! the VMID range, the storages, bridges and address prefixes named here, cannot create faster than
+//! allowed, and cannot destroy more than a few retired servers a day.
+//!
+//! Everything here is pure: [`evaluate`] looks at the policy, at what the journal says is in use, and
+//! at the order. The file is strict: an unknown key is an error with its line, never ignored.
+
+mod evaluate;
+mod file;
+mod keys;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, ops::RangeInclusive};
+
+use ez_protocol::{
+    message::PolicySummary,
+    refusal::{Refusal, RefusalCode},
+};
+use ipnet::IpNet;
+
+pub use evaluate::evaluate;
+pub use file::{load, parse};
+pub use keys::check_change;
+pub use usage::{UsedInstance, Usage};
+
+use crate::pve::CloneMode;
+
+/// The shortest time between retire and purge that a policy can allow.
+pub const MIN_PURGE_HOURS: u32 = 24;
+
+/// The bounds of one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// VMIDs the agent may use; disjoint between the nodes of a cluster.
+    pub vmids: RangeInclusive<u32>,
+    /// Pool its VMs live in.
+    pub pool: String,
+    /// Pool of the templates it may clone.
+    pub template_pool: String,
+    /// Storages for disks; the first is used.
+    pub storages: Vec<String>,
+    /// Full or linked clones.
+    pub clone: CloneMode,
+    /// Bridges it may attach to.
+    pub bridges: BTreeSet<String>,
+    /// VLAN tags it may use; none means untagged only.
+    pub vlans: Vec<RangeInclusive<u16>>,
+    /// Prefixes that addresses must come from; none means any.
+    pub prefixes: Vec<IpNet>,
+    /// Whether a network card without the host's filter is refused.
+    pub require_firewall: bool,
+    /// Image digests it may clone; none means any template in the template pool.
+    pub digests: BTreeSet<String>,
+    /// Sizes and counts.
+    pub limits: Limits,
+    /// When and how much may be destroyed.
+    pub destroy: DestroyLimits,
+}
+
+/// Sizes and counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most VMs.
+    pub instances: u32,
+    /// Most vCPUs of one VM.
+    pub vcpus_each: u32,
+    /// Most memory of one VM, MiB.
+    pub memory_mib_each: u32,
+    /// Largest disk of one VM, GiB.
+    pub disk_gib_each: u32,
+    /// Most vCPUs of all VMs together.
+    pub vcpus: u32,
+    /// Most memory of all VMs together, MiB.
+    pub memory_mib: u64,
+    /// Most disk of all VMs together, GiB.
+    pub disk_gib: u64,
+    /// Most creates in any 60 s.
+    pub creates_per_minute: u32,
+    /// Most creates in any 24 h.
+    pub creates_per_day: u32,
+}
+
+/// When and how much may be destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestroyLimits {
+    /// Hours between retire and purge, at least [`MIN_PURGE_HOURS`].
+    pub purge_after_hours: u32,
+    /// Most purges in any 10 minutes.
+    pub purges_per_10_minutes: u32,
+    /// Most purges in any 24 h, percent of the VMs in the books …
+    pub purge_percent_per_day: u32,
+    /// … but always at least this many.
+    pub purge_floor_per_day: u32,
+}
+
+/// Why the policy refuses an order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}: {detail}")]
+pub struct PolicyRefusal {
+    /// Stable name of the rule; the key in the policy file.
+    pub rule: &'static str,
+    /// One sentence: what is allowed, what was asked.
+    pub detail: String,
+    /// The destroy budget is used up.
+    pub circuit: bool,
+}
+
+impl PolicyRefusal {
+    fn new(rule: &'static str, detail: String) -> Self {
+        Self { rule, detail, circuit: false }
+    }
+}
+
+impl From<PolicyRefusal> for Refusal {
+    fn from(refusal: PolicyRefusal) -> Self {
+        let code = if refusal.circuit { RefusalCode::CircuitOpen } else { RefusalCode::Policy };
+        Self { code, rule: Some(refusal.rule.to_owned()), detail: refusal.detail }
+    }
+}
+
+impl Policy {
+    /// What placement has to know of it.
+    pub fn summary(&self) -> PolicySummary {
+        let vlan = |range: &RangeInclusive<u16>| format!("{}-{}", range.start(), range.end());
+        PolicySummary {
+            vmid_first: *self.vmids.start(),
+            vmid_last: *self.vmids.end(),
+            pool: self.pool.clone(),
+            bridges: self.bridges.iter().cloned().collect(),
+            storages: self.storages.clone(),
+            prefixes: self.prefixes.iter().map(IpNet::to_string).collect(),
+            max_instances: self.limits.instances,
+            max_memory_mib: self.limits.memory_mib,
+            max_disk_gib: self.limits.disk_gib,
+            max_vcpus: self.limits.vcpus,
+            vlans: self.vlans.iter().map(vlan).collect(),
+        }
+    }
+}

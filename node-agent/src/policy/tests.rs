@@ -1,0 +1,251 @@
+//! Every rule refuses what lies just beyond it and lets through what lies on it.
+
+use std::path::Path;
+
+use ez_protocol::{
+    InstallId, InstanceId, NodeId, ProvisioningOrderId, UnixMillis,
+    order::{Audience, Cause, Empty, InstanceRef, InstanceSpec, Op, ProvisioningOrder},
+    refusal::{Refusal, RefusalCode},
+};
+
+use super::*;
+use crate::{config::Place, pve::ConfigChange};
+
+const POLICY: &str = r#"
+vmid_first = 1000
+vmid_last = 1999
+pool = "ez"
+template_pool = "ez-templates"
+storages = ["local-lvm"]
+
+[network]
+bridges = ["vmbr0"]
+vlans = ["100-199", "7"]
+prefixes = ["203.0.113.0/24", "2001:db8::/48"]
+
+[images]
+digests = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"]
+
+[limits]
+instances = 3
+vcpus_each = 4
+memory_mib_each = 8192
+disk_gib_each = 100
+vcpus = 8
+memory_mib = 16384
+disk_gib = 200
+creates_per_minute = 2
+creates_per_day = 5
+"#;
+
+fn policy() -> Policy {
+    parse(Path::new("policy.toml"), POLICY).unwrap()
+}
+
+const DAY: i64 = 24 * 3_600_000;
+const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+fn instance(n: u8) -> InstanceId {
+    InstanceId::generate(NOW, [n; 10])
+}
+
+fn spec() -> InstanceSpec {
+    serde_json::from_value(serde_json::json!({
+        "hostname": "web-1", "service": "active", "vcpus": 2, "memory_mib": 4096, "disk_gib": 40,
+        "image": {"name": "debian-13", "digest": format!("sha256:{}", "1".repeat(64))},
+        "network": {"bridge": "vmbr0", "vlan": 100, "mac": "BC:24:11:00:00:01", "dns": [], "firewall": true,
+                    "addresses": [{"cidr": "203.0.113.10/24", "gateway": "203.0.113.1"}]},
+        "ssh_keys": [], "password_hash": "$6$saltsaltsalt$hashhashhashhash",
+    }))
+    .unwrap()
+}
+
+fn order(op: Op) -> ProvisioningOrder {
+    ProvisioningOrder {
+        order_id: ProvisioningOrderId::generate(NOW, [1; 10]),
+        install: InstallId::generate(NOW, [2; 10]),
+        aud: Audience { node: NodeId::generate(NOW, [3; 10]), epoch: 1 },
+        seq: 1,
+        iat: NOW,
+        nbf: NOW,
+        exp: UnixMillis(NOW.0 + 1),
+        instance: InstanceRef { uuid: instance(1), vmid: 1000 },
+        generation: 1,
+        op,
+        cause: Cause { order: None, actor: "test".into() },
+    }
+}
+
+fn used(n: u8, retired_at: Option<UnixMillis>) -> UsedInstance {
+    UsedInstance { instance: instance(n), vcpus: 2, memory_mib: 4096, disk_gib: 40, retired_at }
+}
+
+fn rule(usage: &Usage, order: &ProvisioningOrder) -> Option<&'static str> {
+    evaluate(&policy(), usage, order, NOW).err().map(|refusal| refusal.rule)
+}
+
+fn ensure(change: impl FnOnce(&mut InstanceSpec)) -> ProvisioningOrder {
+    let mut spec = spec();
+    change(&mut spec);
+    order(Op::Ensure(Box::new(spec)))
+}
+
+#[test]
+fn an_order_inside_all_bounds_passes() {
+    assert_eq!(rule(&Usage::default(), &ensure(|_| {})), None);
+}
+
+#[test]
+fn each_bound_refuses_what_lies_just_beyond() {
+    let none = Usage::default();
+    let mut low = ensure(|_| {});
+    low.instance.vmid = 999;
+    assert_eq!(rule(&none, &low), Some("vmid_range"));
+    let mut last = ensure(|_| {});
+    last.instance.vmid = 1999;
+    assert_eq!(rule(&none, &last), None);
+    type Change = fn(&mut InstanceSpec);
+    let cases: [(&str, Change); 10] = [
+        ("network.bridges", |s| s.network.bridge = "vmbr1".into()),
+        ("network.vlans", |s| s.network.vlan = Some(200)),
+        ("network.require_firewall", |s| s.network.firewall = false),
+        ("network.prefixes", |s| s.network.addresses[0].cidr = "203.0.114.10/24".parse().unwrap()),
+        ("network.prefixes", |s| s.network.addresses[0].cidr = "2001:db9::1/64".parse().unwrap()),
+        ("limits.vcpus_each", |s| s.vcpus = 5),
+        ("limits.memory_mib_each", |s| s.memory_mib = 8193),
+        ("limits.disk_gib_each", |s| s.disk_gib = 101),
+        ("images.digests", |s| s.image.digest = format!("sha256:{}", "2".repeat(64)).parse().unwrap()),
+        ("network.vlans", |s| s.network.vlan = Some(99)),
+    ];
+    for (expected, change) in cases {
+        assert_eq!(rule(&none, &ensure(change)), Some(expected));
+    }
+    let within: [Change; 3] = [
+        |s| s.network.vlan = None,
+        |s| s.network.vlan = Some(7),
+        |s| (s.vcpus, s.memory_mib, s.disk_gib) = (4, 8192, 100),
+    ];
+    for change in within {
+        assert_eq!(rule(&none, &ensure(change)), None);
+    }
+}
+
+#[test]
+fn sums_count_the_others_and_replace_the_own_share() {
+    let two = Usage { instances: vec![used(2, None), used(3, None)], ..Usage::default() };
+    assert_eq!(rule(&two, &ensure(|_| {})), None);
+    assert_eq!(rule(&two, &ensure(|s| s.vcpus = 4)), None);
+    let three = Usage { instances: vec![used(2, None), used(3, None), used(4, None)], ..Usage::default() };
+    assert_eq!(rule(&three, &ensure(|_| {})), Some("limits.instances"));
+    let own = Usage { instances: vec![used(1, None), used(3, None), used(4, None)], ..Usage::default() };
+    assert_eq!(rule(&own, &ensure(|s| s.vcpus = 4)), None);
+    assert_eq!(rule(&own, &ensure(|s| s.memory_mib = 8192)), None);
+    let mut heavy = own.clone();
+    heavy.instances[1].memory_mib = 8193;
+    assert_eq!(rule(&heavy, &ensure(|_| {})), Some("limits.memory_mib"));
+}
+
+#[test]
+fn creating_is_bounded_in_time_and_changing_is_not() {
+    let minute = Usage { creates_minute: 2, ..Usage::default() };
+    assert_eq!(rule(&minute, &ensure(|_| {})), Some("limits.creates_per_minute"));
+    let day = Usage { creates_day: 5, ..Usage::default() };
+    assert_eq!(rule(&day, &ensure(|_| {})), Some("limits.creates_per_day"));
+    let known = Usage { instances: vec![used(1, None)], ..minute };
+    assert_eq!(rule(&known, &ensure(|_| {})), None);
+}
+
+#[test]
+fn a_purge_waits_a_day_after_retiring_whatever_the_signature() {
+    let purge = order(Op::Purge(Empty {}));
+    let with = |at| Usage { instances: vec![used(1, at)], ..Usage::default() };
+    assert_eq!(rule(&Usage::default(), &purge), Some("destroy.purge_after_hours"));
+    assert_eq!(rule(&with(None), &purge), Some("destroy.purge_after_hours"));
+    assert_eq!(rule(&with(Some(UnixMillis(NOW.0 - DAY + 1))), &purge), Some("destroy.purge_after_hours"));
+    assert_eq!(rule(&with(Some(UnixMillis(NOW.0 - DAY))), &purge), None);
+}
+
+#[test]
+fn the_destroy_budget_opens_the_circuit() {
+    let retired = Some(UnixMillis(NOW.0 - 2 * DAY));
+    let purge = order(Op::Purge(Empty {}));
+    let few = |purges_10min, purges_day| {
+        let instances = (1..=50).map(|n| used(n, retired)).collect();
+        Usage { instances, purges_10min, purges_day, ..Usage::default() }
+    };
+    assert_eq!(evaluate(&policy(), &few(4, 4), &purge, NOW), Ok(()));
+    for usage in [few(5, 5), few(0, 5)] {
+        let refusal: Refusal = evaluate(&policy(), &usage, &purge, NOW).unwrap_err().into();
+        assert_eq!(refusal.code, RefusalCode::CircuitOpen, "{refusal}");
+    }
+    let small = Usage { instances: vec![used(1, retired)], purges_day: 2, ..Usage::default() };
+    assert_eq!(evaluate(&policy(), &small, &purge, NOW), Ok(()));
+}
+
+fn problems(text: &str) -> Vec<(usize, usize, String)> {
+    let error = parse(Path::new("p.toml"), text).unwrap_err();
+    let place = |p: &crate::config::Problem| match p.place {
+        Place::File { line, column, .. } => (line, column, p.to_string()),
+        _ => (0, 0, p.to_string()),
+    };
+    error.0.iter().map(place).collect()
+}
+
+#[test]
+fn mistakes_in_the_file_are_named_with_their_place() {
+    let found = problems(&POLICY.replace("[images]", "[destroy]\npurge_after_hours = 23\n[images]"));
+    assert_eq!((found[0].0, found[0].1), (14, 21), "{found:?}");
+    let found = problems(&POLICY.replace("pool = \"ez\"", "pool = \"ez\"\nshell = true"));
+    assert_eq!(found[0].0, 5, "{found:?}");
+    assert!(found[0].2.contains("unknown field `shell`"), "{found:?}");
+    let text = POLICY
+        .replace("vmid_last = 1999", "vmid_last = 5")
+        .replace("\"vmbr0\"", "\"../vmbr0\"")
+        .replace("203.0.113.0/24", "203.0.113.1/24")
+        .replace("100-199", "0-5000")
+        .replace("instances = 3", "instances = 0");
+    let found = problems(&text);
+    assert_eq!(found.len(), 5, "{found:?}");
+    assert!(found.iter().all(|(line, _, _)| *line > 0), "{found:?}");
+    assert!(problems("vmid_first = ")[0].0 == 1);
+    assert!(problems("")[0].2.contains("missing field"));
+}
+
+#[test]
+fn the_example_that_is_shipped_is_a_policy() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/node-agent/policy.toml");
+    let policy = load(&path).unwrap();
+    assert_eq!(policy.destroy.purge_after_hours, MIN_PURGE_HOURS);
+}
+
+#[test]
+fn only_own_options_and_own_snippets_are_set() {
+    let change = |key: &str, value: &str| ConfigChange {
+        set: [(key.to_owned(), value.to_owned())].into(),
+        ..ConfigChange::default()
+    };
+    let check = |key: &str, value: &str| check_change(&policy(), 1000, "ez-ci-n1", &change(key, value)).is_ok();
+    assert!(check("cores", "2"));
+    assert!(check("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,tag=100"));
+    assert!(check("cicustom", "user=ez-ci-n1:snippets/ez-1000-3-user.yaml,meta=ez-ci-n1:snippets/ez-1000-3-meta.yaml"));
+    for (key, value) in [
+        ("args", "-x"),
+        ("hookscript", "x"),
+        ("scsi1", "local:10"),
+        ("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr9"),
+        ("net0", "virtio=BC:24:11:00:00:01"),
+        ("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,tag=9"),
+        ("cicustom", "user=ez-ci-n1:snippets/ez-1001-3-user.yaml"),
+        ("cicustom", "user=local:snippets/ez-1000-3-user.yaml"),
+        ("cicustom", "user=ez-ci-n1:snippets/ez-1000-3-user.yaml,network=ez-ci-n1:snippets/x"),
+        ("cicustom", "user=ez-ci-n1:snippets/ez-1000-../x-user.yaml"),
+        ("cicustom", ""),
+    ] {
+        assert!(!check(key, value), "{key}={value}");
+    }
+    let delete = |key: &str| {
+        let change = ConfigChange { delete: [key.to_owned()].into(), ..ConfigChange::default() };
+        check_change(&policy(), 1000, "ez-ci-n1", &change).is_ok()
+    };
+    assert!(delete("net1") && delete("sshkeys") && !delete("scsi0") && !delete("lock"));
+}

@@ -1,0 +1,58 @@
+//! What the policy has to know of the journal.
+
+use ez_protocol::{InstanceId, UnixMillis, order::InstanceSpec};
+
+use crate::journal::{Facts, Phase};
+
+/// One instance in the books.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedInstance {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its vCPUs as ordered.
+    pub vcpus: u32,
+    /// Its memory as ordered, MiB.
+    pub memory_mib: u32,
+    /// Its disk as ordered, GiB.
+    pub disk_gib: u32,
+    /// When it was retired; `None` while it serves.
+    pub retired_at: Option<UnixMillis>,
+}
+
+/// What is in use and what has been done lately.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Every instance in the books, promised ones included.
+    pub instances: Vec<UsedInstance>,
+    /// Creates accepted in the last 60 s.
+    pub creates_minute: u64,
+    /// Creates accepted in the last 24 h.
+    pub creates_day: u64,
+    /// Purges accepted in the last 10 minutes.
+    pub purges_10min: u64,
+    /// Purges accepted in the last 24 h.
+    pub purges_day: u64,
+}
+
+impl From<&Facts> for Usage {
+    fn from(facts: &Facts) -> Self {
+        let instance = |row: &crate::journal::ResourceRow| {
+            let spec: Option<InstanceSpec> =
+                row.spec_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
+            UsedInstance {
+                instance: row.instance,
+                vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
+                memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),
+                disk_gib: spec.as_ref().map_or(0, |s| s.disk_gib),
+                retired_at: row.retired_at.filter(|_| row.phase == Phase::Retired),
+            }
+        };
+        Self {
+            instances: facts.resources.iter().map(instance).collect(),
+            creates_minute: facts.creates_minute,
+            creates_day: facts.creates_day,
+            purges_10min: facts.purges_10min,
+            purges_day: facts.purges_day,
+        }
+    }
+}
