@@ -17,10 +17,12 @@
 
 pub mod cli;
 pub mod clock;
+pub mod cloudinit;
 pub mod config;
 pub mod entropy;
 pub mod identity;
 pub mod intake;
 pub mod journal;
+pub mod policy;
 pub mod pve;
 pub mod report;

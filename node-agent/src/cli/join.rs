@@ -26,7 +26,10 @@ pub(super) async fn join(config: &Config, url: &str, as_json: bool) -> anyhow::R
     let base = address(url)?;
     let token = token()?;
     let ca = std::fs::read(&config.cluster_ca_file).with_context(|| {
-        format!("reading the cluster's CA {} (run `ez-node-agent setup` first)", config.cluster_ca_file.display())
+        format!(
+            "reading the cluster's CA {} (run `ez-node-agent setup` first)",
+            config.cluster_ca_file.display()
+        )
     })?;
     let version = pve_version(config).await;
     let host = PveFacts { version, cluster: HEXLOWER.encode(&Sha256::digest(&ca)) };
@@ -45,7 +48,8 @@ pub(super) async fn join(config: &Config, url: &str, as_json: bool) -> anyhow::R
 }
 
 fn address(text: &str) -> anyhow::Result<Url> {
-    let url = Url::parse(text).with_context(|| format!("{text:?} is not an address; it looks like https://host:7443"))?;
+    let url = Url::parse(text)
+        .with_context(|| format!("{text:?} is not an address; it looks like https://host:7443"))?;
     if url.scheme() != "https" || url.host_str().is_none() {
         bail!("{text:?} is not an address of a control plane; it looks like https://host:7443");
     }

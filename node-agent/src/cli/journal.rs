@@ -99,7 +99,8 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
     }
     for step in &steps {
         let task = step.upid.as_deref().unwrap_or("");
-        let line = format!("{:>3}  {:14}  {:7}  attempt {}  {task}", step.k, step.name, step.state, step.attempt);
+        let line =
+            format!("{:>3}  {:14}  {:7}  attempt {}  {task}", step.k, step.name, step.state, step.attempt);
         print(line.trim_end());
     }
     if let Some(result) = &row.result {

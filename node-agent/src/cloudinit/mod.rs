@@ -100,9 +100,10 @@ fn cloud_config(file: &'static str, value: &impl Serialize) -> Result<String, Cl
 fn emit(file: &'static str, value: &impl Serialize) -> Result<String, CloudInitError> {
     let failed = |reason: String| CloudInitError::Emit { file, reason };
     let meant = serde_json::to_value(value).map_err(|e| failed(e.to_string()))?;
-    let options = serde_saphyr::SerializerOptions { quote_all: true, ..Default::default() };
+    let options = serde_saphyr::ser_options! { quote_all: true };
     let mut text = String::new();
-    serde_saphyr::to_fmt_writer_with_options(&mut text, &meant, options).map_err(|e| failed(e.to_string()))?;
+    serde_saphyr::to_fmt_writer_with_options(&mut text, &meant, options)
+        .map_err(|e| failed(e.to_string()))?;
     if !text.ends_with('\n') {
         text.push('\n');
     }

@@ -78,7 +78,8 @@ impl SnippetStore {
 
     /// The value of `cicustom` for a VM's files of a generation.
     pub fn cicustom(&self, vmid: Vmid, generation: u64) -> String {
-        let volume = |kind: &&str| format!("{kind}={}:snippets/{}", self.storage, file_name(vmid, generation, kind));
+        let volume =
+            |kind: &&str| format!("{kind}={}:snippets/{}", self.storage, file_name(vmid, generation, kind));
         KINDS.iter().map(volume).collect::<Vec<_>>().join(",")
     }
 
@@ -181,7 +182,9 @@ mod tests {
     #[test]
     fn only_own_names_are_recognised() {
         assert_eq!(parse_name("ez-101-3-user.yaml"), Some((101, 3)));
-        for other in ["ez-101-user.yaml", "ez-0101-3-user.yaml", "ez-101-3-user.yaml.bak", "ez-101-3-x.yaml", "a"] {
+        for other in
+            ["ez-101-user.yaml", "ez-0101-3-user.yaml", "ez-101-3-user.yaml.bak", "ez-101-3-x.yaml", "a"]
+        {
             assert_eq!(parse_name(other), None, "{other}");
         }
         assert!(SnippetStore::new("/x", "a:b").is_err());

@@ -53,7 +53,11 @@ fn keys_only_means_root_without_a_password() {
 #[test]
 fn texts_that_yaml_would_take_for_something_else_stay_texts() {
     let files = build(id(), &spec(|s| s["hostname"] = json!("1e3.on")).unwrap()).unwrap();
-    assert!(files.user.contains("hostname: \"1e3\"") || files.user.contains("hostname: '1e3'"), "{}", files.user);
+    assert!(
+        files.user.contains("hostname: \"1e3\"") || files.user.contains("hostname: '1e3'"),
+        "{}",
+        files.user
+    );
     assert_eq!(read(&files.meta)["local-hostname"], "1e3");
 }
 

@@ -37,8 +37,11 @@ struct File {
 }
 
 /// Distributions allow root only keys; who orders a password means to use it.
-const ALLOW_ROOT_PASSWORD: File =
-    File { path: "/etc/ssh/sshd_config.d/10-ez-root.conf", permissions: "0644", content: "PermitRootLogin yes\n" };
+const ALLOW_ROOT_PASSWORD: File = File {
+    path: "/etc/ssh/sshd_config.d/10-ez-root.conf",
+    permissions: "0644",
+    content: "PermitRootLogin yes\n",
+};
 
 /// Root with its keys; password login only where a hash was ordered.
 pub(super) fn base(spec: &InstanceSpec) -> Result<Base<'_>, CloudInitError> {

@@ -157,7 +157,11 @@ impl Reader {
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
         if !good {
-            self.problem(place, key, format!("{text:?} is not a name: letters, digits, '-', '_' and '.' only"));
+            self.problem(
+                place,
+                key,
+                format!("{text:?} is not a name: letters, digits, '-', '_' and '.' only"),
+            );
             return None;
         }
         Some(text)
@@ -168,7 +172,11 @@ impl Reader {
         match Url::parse(&text) {
             Ok(url) if url.scheme() == "https" && url.host().is_some() => Some(url),
             Ok(_) => {
-                self.problem(place, "pve_url", format!("must begin with https:// and name a host, not {text:?}"));
+                self.problem(
+                    place,
+                    "pve_url",
+                    format!("must begin with https:// and name a host, not {text:?}"),
+                );
                 None
             }
             Err(error) => {
@@ -180,15 +188,17 @@ impl Reader {
 
     /// Outer `None`: a problem was noted.
     fn fingerprint(&mut self) -> Option<Option<String>> {
-        let Some((text, place)) = self.text("pve_fingerprint").filter(|(text, _)| !text.trim().is_empty()) else {
+        let Some((text, place)) = self.text("pve_fingerprint").filter(|(text, _)| !text.trim().is_empty())
+        else {
             return Some(None);
         };
         let upper = text.trim().to_ascii_uppercase();
         let parts: Vec<&str> = upper.split(':').collect();
-        let good =
-            parts.len() == 32 && parts.iter().all(|p| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit()));
+        let good = parts.len() == 32
+            && parts.iter().all(|p| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit()));
         if !good {
-            let reason = "must be 32 hexadecimal pairs with colons (the SHA-256 fingerprint of the certificate)";
+            let reason =
+                "must be 32 hexadecimal pairs with colons (the SHA-256 fingerprint of the certificate)";
             self.problem(place, "pve_fingerprint", reason);
             return None;
         }

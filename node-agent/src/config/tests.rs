@@ -27,12 +27,16 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(config.pve_node, "from-env");
     let bad = |name: &str| (name == "EZ_AGENT_PVE_URL").then(|| "ftp://x".to_owned());
     let error = parse(Path::new("agent.toml"), "pve_node = \"n\"", &bad).unwrap_err().to_string();
-    assert!(error.starts_with("environment variable EZ_AGENT_PVE_URL: pve_url: must begin with https://"), "{error}");
+    assert!(
+        error.starts_with("environment variable EZ_AGENT_PVE_URL: pve_url: must begin with https://"),
+        "{error}"
+    );
 }
 
 #[test]
 fn every_problem_is_named_with_its_place() {
-    let mut found = problems("pve_nod = \"x\"\nstate_dir = \"relative\"\n  log_format = \"xml\"\npve_url = 5\n");
+    let mut found =
+        problems("pve_nod = \"x\"\nstate_dir = \"relative\"\n  log_format = \"xml\"\npve_url = 5\n");
     found.sort();
     let mut wanted = vec![
         "agent.toml:1:1: pve_nod: is not a known key; did you mean pve_node?",

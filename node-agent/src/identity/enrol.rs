@@ -60,10 +60,14 @@ pub enum JoinError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The server does not have the trust document the token pins.
-    #[error("the control plane at {0} does not have the trust document this token names: token and address are of different installations, or the token is from before a change of keys. Make a new token there")]
+    #[error(
+        "the control plane at {0} does not have the trust document this token names: token and address are of different installations, or the token is from before a change of keys. Make a new token there"
+    )]
     UnknownPin(Url),
     /// What came is not what the token pins.
-    #[error("the trust document from {0} is not the one the token names: somebody may be in between, nothing was sent. Check the address")]
+    #[error(
+        "the trust document from {0} is not the one the token names: somebody may be in between, nothing was sent. Check the address"
+    )]
     WrongPin(Url),
     /// The pinned document cannot be used.
     #[error("the trust document: {0}")]
@@ -89,7 +93,9 @@ pub enum JoinError {
 
 fn advice(status: u16) -> &'static str {
     match status {
-        401 | 403 | 404 | 410 => ". Make a new token (`node add` or \"Add node\" in the portal) and use it within an hour",
+        401 | 403 | 404 | 410 => {
+            ". Make a new token (`node add` or \"Add node\" in the portal) and use it within an hour"
+        }
         409 => ". A token works once: make a new one. If nobody used this one, look at the audit log",
         429 => ". Wait a minute and try again",
         _ => "",

@@ -25,7 +25,9 @@ pub enum HttpError {
     #[error("{0} is not an address of a control plane: it must look like https://host:7443")]
     BadUrl(String),
     /// No TCP connection.
-    #[error("{host}:{port} cannot be reached over TCP: {source}. Is the control plane running, and is the port open?")]
+    #[error(
+        "{host}:{port} cannot be reached over TCP: {source}. Is the control plane running, and is the port open?"
+    )]
     Connect {
         /// Host that was dialled.
         host: String,
@@ -101,18 +103,24 @@ async fn exchange(
     json: Option<Vec<u8>>,
 ) -> Result<Answer, HttpError> {
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let tcp = TcpStream::connect((bare.as_str(), port))
-        .await
-        .map_err(|source| HttpError::Connect { host: host.clone(), port, source })?;
+    let tcp = TcpStream::connect((bare.as_str(), port)).await.map_err(|source| HttpError::Connect {
+        host: host.clone(),
+        port,
+        source,
+    })?;
     let name = ServerName::try_from(bare).map_err(|_| HttpError::BadUrl(host.clone()))?;
-    let stream = TlsConnector::from(tls)
-        .connect(name, tcp)
-        .await
-        .map_err(|source| HttpError::Tls { host: host.clone(), port, source })?;
-    let broken = |error: &dyn std::fmt::Display| HttpError::Http { host: host.clone(), port, reason: error.to_string() };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(&error))?;
+    let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(|source| HttpError::Tls {
+        host: host.clone(),
+        port,
+        source,
+    })?;
+    let broken = |error: &dyn std::fmt::Display| HttpError::Http {
+        host: host.clone(),
+        port,
+        reason: error.to_string(),
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let driver = tokio::spawn(connection);
     let mut request = Request::builder()
         .method(method)
@@ -126,7 +134,8 @@ async fn exchange(
         request.body(Full::new(Bytes::from(json.unwrap_or_default()))).map_err(|error| broken(&error))?;
     let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|error| broken(&error))?;
+    let body =
+        Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|error| broken(&error))?;
     drop(sender);
     driver.abort();
     Ok(Answer { status, body: body.to_bytes() })

@@ -87,7 +87,9 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// `join` was never run here.
-    #[error("this node has not joined yet: run `ez-node-agent join https://<control plane>:7443` with a join token")]
+    #[error(
+        "this node has not joined yet: run `ez-node-agent join https://<control plane>:7443` with a join token"
+    )]
     NotJoined,
     /// A file cannot be read or written.
     #[error("{path}: {source}")]

@@ -34,7 +34,8 @@ impl From<Refusal> for Stop {
 }
 
 /// The host's own bounds, as a pure function over the order and what the journal knows.
-pub type Bounds<'a> = &'a (dyn Fn(&ProvisioningOrder, &Facts, UnixMillis) -> Result<(), Refusal> + Send + Sync);
+pub type Bounds<'a> =
+    &'a (dyn Fn(&ProvisioningOrder, &Facts, UnixMillis) -> Result<(), Refusal> + Send + Sync);
 
 /// The verdict over an order that was read.
 pub fn judge(read: &Read, node: &Node, bounds: Bounds<'_>, facts: &Facts) -> Admission {

@@ -7,8 +7,8 @@ use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, refusal::Refusal}
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, meta, orders, outbox,
-    parsed, refusals, resources, stored, unsigned,
+    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, meta,
+    orders, outbox, parsed, refusals, resources, stored, unsigned,
 };
 use crate::report::EventDraft;
 
@@ -110,7 +110,8 @@ async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Resu
     .as_ref()
     .map(orders::read)
     .transpose()?;
-    let outbox_len: i64 = sqlx::query("SELECT COUNT(*) FROM outbox").fetch_one(&mut *conn).await?.try_get(0)?;
+    let outbox_len: i64 =
+        sqlx::query("SELECT COUNT(*) FROM outbox").fetch_one(&mut *conn).await?.try_get(0)?;
     Ok(Facts {
         known: known(conn, q.order_id).await?,
         refused_before: refusals::final_one(conn, q.order_id, &q.payload_hash).await?,
@@ -169,7 +170,12 @@ impl Journal {
     ///
     /// # Errors
     /// If the journal cannot be read or written; then nothing may be answered at all.
-    pub async fn admit<J>(&self, question: Question, at: UnixMillis, judge: J) -> Result<Admission, JournalError>
+    pub async fn admit<J>(
+        &self,
+        question: Question,
+        at: UnixMillis,
+        judge: J,
+    ) -> Result<Admission, JournalError>
     where
         J: FnOnce(&Facts) -> Admission + Send + 'static,
     {

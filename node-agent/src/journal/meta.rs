@@ -125,13 +125,11 @@ impl Journal {
     pub async fn welcome(&self, ratchet: Vec<u8>, proto: u64) -> Result<(), JournalError> {
         self.write(move |conn| {
             Box::pin(async move {
-                sqlx::query(
-                    "UPDATE meta SET ratchet = $1, proto_floor = MAX(proto_floor, $2) WHERE id = 1",
-                )
-                .bind(ratchet)
-                .bind(stored(proto))
-                .execute(conn)
-                .await?;
+                sqlx::query("UPDATE meta SET ratchet = $1, proto_floor = MAX(proto_floor, $2) WHERE id = 1")
+                    .bind(ratchet)
+                    .bind(stored(proto))
+                    .execute(conn)
+                    .await?;
                 Ok(())
             })
         })

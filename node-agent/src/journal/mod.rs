@@ -48,7 +48,10 @@ pub use steps::{StepRow, StepState};
 
 /// Lists for people: read only, newest first.
 pub mod lists {
-    pub use super::{orders::list as orders, orders::list_open as open_orders, refusals::list as refusals, steps::list as steps};
+    pub use super::{
+        orders::list as orders, orders::list_open as open_orders, refusals::list as refusals,
+        steps::list as steps,
+    };
 }
 
 use crate::{clock::Clock, entropy::Entropy};

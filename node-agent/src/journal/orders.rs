@@ -6,7 +6,6 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use super::{Journal, JournalError, outbox, parsed, stored, unsigned};
 use crate::report::EventDraft;
 
-
 macro_rules! text_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*

@@ -90,7 +90,8 @@ impl Journal {
     /// # Errors
     /// If they cannot be counted.
     pub async fn outbox_len(&self) -> Result<u64, JournalError> {
-        let count: i64 = sqlx::query("SELECT COUNT(*) FROM outbox").fetch_one(self.readers()).await?.try_get(0)?;
+        let count: i64 =
+            sqlx::query("SELECT COUNT(*) FROM outbox").fetch_one(self.readers()).await?.try_get(0)?;
         unsigned("outbox", "count", count)
     }
 }

@@ -64,11 +64,13 @@ pub(super) async fn note(
     .bind(refusal.keep_until.0)
     .execute(&mut *conn)
     .await?;
-    sqlx::query("DELETE FROM refused WHERE n <= (SELECT MAX(n) FROM refused) - $1 AND (final = 0 OR keep_until < $2)")
-        .bind(RING)
-        .bind(at.0)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "DELETE FROM refused WHERE n <= (SELECT MAX(n) FROM refused) - $1 AND (final = 0 OR keep_until < $2)",
+    )
+    .bind(RING)
+    .bind(at.0)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -100,7 +102,8 @@ pub(super) async fn final_one(
 /// # Errors
 /// If they cannot be read.
 pub async fn list(pool: &SqlitePool, limit: i64) -> Result<Vec<RefusedRow>, JournalError> {
-    let rows = sqlx::query("SELECT * FROM refused ORDER BY n DESC LIMIT $1").bind(limit).fetch_all(pool).await?;
+    let rows =
+        sqlx::query("SELECT * FROM refused ORDER BY n DESC LIMIT $1").bind(limit).fetch_all(pool).await?;
     rows.iter()
         .map(|row| {
             let id: Option<String> = row.try_get("order_id")?;

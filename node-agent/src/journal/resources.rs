@@ -222,12 +222,7 @@ pub(super) async fn apply(
             return Ok(());
         }
     };
-    sqlx::query(sql)
-        .bind(instance.to_string())
-        .bind(stored(generation))
-        .bind(at.0)
-        .execute(conn)
-        .await?;
+    sqlx::query(sql).bind(instance.to_string()).bind(stored(generation)).bind(at.0).execute(conn).await?;
     Ok(())
 }
 

@@ -136,13 +136,15 @@ impl Journal {
     ) -> Result<(), JournalError> {
         self.write(move |conn| {
             Box::pin(async move {
-                sqlx::query("UPDATE steps SET state = 'called', upid = $3, t = $4 WHERE order_id = $1 AND k = $2")
-                    .bind(id.to_string())
-                    .bind(k)
-                    .bind(upid)
-                    .bind(at.0)
-                    .execute(conn)
-                    .await?;
+                sqlx::query(
+                    "UPDATE steps SET state = 'called', upid = $3, t = $4 WHERE order_id = $1 AND k = $2",
+                )
+                .bind(id.to_string())
+                .bind(k)
+                .bind(upid)
+                .bind(at.0)
+                .execute(conn)
+                .await?;
                 Ok(())
             })
         })

@@ -52,7 +52,10 @@ pub(super) fn network(policy: &Policy, network: &NetworkSpec) -> Result<(), Poli
         return refuse("network.vlans", format!("VLAN {tag} is not allowed here"));
     }
     if policy.require_firewall && !network.firewall {
-        return refuse("network.require_firewall", "a card without the host's filter is not allowed".to_owned());
+        return refuse(
+            "network.require_firewall",
+            "a card without the host's filter is not allowed".to_owned(),
+        );
     }
     for address in &network.addresses {
         let inside = policy.prefixes.iter().any(|prefix| prefix.contains(&address.cidr.addr()));
@@ -119,7 +122,10 @@ fn sums(
         ("limits.disk_gib", sum(|u| u.disk_gib) + u64::from(spec.disk_gib), limits.disk_gib, "GiB of disk"),
     ] {
         if after > most {
-            return refuse(rule, format!("this host gives {most} {unit}, with this order it would be {after}"));
+            return refuse(
+                rule,
+                format!("this host gives {most} {unit}, with this order it would be {after}"),
+            );
         }
     }
     Ok(())

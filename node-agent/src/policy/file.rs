@@ -204,12 +204,30 @@ fn build(raw: File, note: Note<'_>) -> Policy {
         storages: names(note, "storages", raw.storages),
         clone: raw.clone.unwrap_or(CloneMode::Full),
         bridges: names(note, "network.bridges", raw.network.bridges).into_iter().collect(),
-        vlans: each(note, "network.vlans", raw.network.vlans, "a tag or range between 1 and 4094", vlan_range),
-        prefixes: each(note, "network.prefixes", raw.network.prefixes, "a prefix such as 203.0.113.0/24", prefix),
+        vlans: each(
+            note,
+            "network.vlans",
+            raw.network.vlans,
+            "a tag or range between 1 and 4094",
+            vlan_range,
+        ),
+        prefixes: each(
+            note,
+            "network.prefixes",
+            raw.network.prefixes,
+            "a prefix such as 203.0.113.0/24",
+            prefix,
+        ),
         require_firewall: raw.network.require_firewall.unwrap_or(true),
-        digests: each(note, "images.digests", raw.images.digests, "of the form sha256:<64 hex digits>", digest)
-            .into_iter()
-            .collect(),
+        digests: each(
+            note,
+            "images.digests",
+            raw.images.digests,
+            "of the form sha256:<64 hex digits>",
+            digest,
+        )
+        .into_iter()
+        .collect(),
         limits,
         destroy: DestroyLimits {
             purge_after_hours: value(raw.destroy.purge_after_hours).unwrap_or(MIN_PURGE_HOURS),

@@ -8,8 +8,25 @@ use crate::pve::{ConfigChange, Vmid};
 
 /// Options the agent sets.
 const SETTABLE: [&str; 19] = [
-    "name", "description", "tags", "onboot", "protection", "cores", "sockets", "cpulimit", "cpuunits", "memory",
-    "balloon", "net0", "ipconfig0", "nameserver", "searchdomain", "cicustom", "ciupgrade", "citype", "agent",
+    "name",
+    "description",
+    "tags",
+    "onboot",
+    "protection",
+    "cores",
+    "sockets",
+    "cpulimit",
+    "cpuunits",
+    "memory",
+    "balloon",
+    "net0",
+    "ipconfig0",
+    "nameserver",
+    "searchdomain",
+    "cicustom",
+    "ciupgrade",
+    "citype",
+    "agent",
 ];
 /// Options it may remove beside those: what a template must not pass on.
 const REMOVABLE: [&str; 4] = ["ciuser", "cipassword", "sshkeys", "startup"];

@@ -27,7 +27,7 @@ use ipnet::IpNet;
 pub use evaluate::evaluate;
 pub use file::{load, parse};
 pub use keys::check_change;
-pub use usage::{UsedInstance, Usage};
+pub use usage::{Usage, UsedInstance};
 
 use crate::pve::CloneMode;
 

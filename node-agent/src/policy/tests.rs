@@ -224,10 +224,14 @@ fn only_own_options_and_own_snippets_are_set() {
         set: [(key.to_owned(), value.to_owned())].into(),
         ..ConfigChange::default()
     };
-    let check = |key: &str, value: &str| check_change(&policy(), 1000, "ez-ci-n1", &change(key, value)).is_ok();
+    let check =
+        |key: &str, value: &str| check_change(&policy(), 1000, "ez-ci-n1", &change(key, value)).is_ok();
     assert!(check("cores", "2"));
     assert!(check("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,tag=100"));
-    assert!(check("cicustom", "user=ez-ci-n1:snippets/ez-1000-3-user.yaml,meta=ez-ci-n1:snippets/ez-1000-3-meta.yaml"));
+    assert!(check(
+        "cicustom",
+        "user=ez-ci-n1:snippets/ez-1000-3-user.yaml,meta=ez-ci-n1:snippets/ez-1000-3-meta.yaml"
+    ));
     for (key, value) in [
         ("args", "-x"),
         ("hookscript", "x"),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ez_protocol::{
-    Marker,
+    marker::Marker,
     order::{InstanceSpec, NetworkSpec, Service},
 };
 use ipnet::IpNet;
@@ -24,7 +24,10 @@ const NOT_PASSED_ON: [&str; 5] = ["ciuser", "cipassword", "sshkeys", "searchdoma
 
 /// The description: the marker alone on the first line, a word for the operator after it.
 pub fn description(marker: &Marker, spec: &InstanceSpec) -> String {
-    format!("{marker}\n{} ({}); managed by EZ node agent, do not edit the first line.\n", spec.hostname, spec.image.name)
+    format!(
+        "{marker}\n{} ({}); managed by EZ node agent, do not edit the first line.\n",
+        spec.hostname, spec.image.name
+    )
 }
 
 /// The options an instance shall have. `cicustom` names its snippets.
@@ -56,7 +59,8 @@ pub fn desired(spec: &InstanceSpec, marker: &Marker, cicustom: &str) -> BTreeMap
 
 /// `virtio=<MAC>,bridge=…,firewall=…,tag=…,rate=…`. The rate is in megabytes per second.
 fn net0(network: &NetworkSpec) -> String {
-    let mut value = format!("virtio={},bridge={},firewall={}", network.mac, network.bridge, u8::from(network.firewall));
+    let mut value =
+        format!("virtio={},bridge={},firewall={}", network.mac, network.bridge, u8::from(network.firewall));
     if let Some(tag) = network.vlan {
         value.push_str(&format!(",tag={tag}"));
     }
@@ -92,7 +96,8 @@ pub fn firewall(network: &NetworkSpec) -> FirewallSetup {
 
 /// The smallest change from `present` to `wanted`, guarded by the digest; `None` if there is none.
 pub fn change(present: &GuestConfig, wanted: &BTreeMap<String, String>) -> Option<ConfigChange> {
-    let differs = |(key, value): &(&String, &String)| !present.get(key).is_some_and(|old| same(key, old, value));
+    let differs =
+        |(key, value): &(&String, &String)| !present.get(key).is_some_and(|old| same(key, old, value));
     let set: BTreeMap<String, String> =
         wanted.iter().filter(differs).map(|(k, v)| (k.clone(), v.clone())).collect();
     let unwanted = |key: &&String| {
@@ -146,14 +151,22 @@ mod tests {
         }));
         let wanted = desired(&spec, &marker(), "user=s:snippets/u,meta=s:snippets/m");
         assert_eq!(wanted["net0"], "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,tag=5,rate=12.5");
-        assert_eq!(wanted["ipconfig0"], "ip=203.0.113.10/24,gw=203.0.113.1,ip6=2001:db8:1:2::1/64,gw6=fe80::1");
+        assert_eq!(
+            wanted["ipconfig0"],
+            "ip=203.0.113.10/24,gw=203.0.113.1,ip6=2001:db8:1:2::1/64,gw6=fe80::1"
+        );
         assert_eq!(wanted["nameserver"], "9.9.9.9 2620:fe::fe");
         assert_eq!(Marker::find(&wanted["description"]), Some(marker()));
         let allowed = firewall(&spec.network).addresses;
         let texts: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["203.0.113.10/32", "2001:db8:1:2::/64"]);
 
-        let template = [("net0", "virtio=BC:24:11:99:99:99,bridge=vmbr0"), ("net1", "x"), ("sshkeys", "x"), ("ide2", "d")];
+        let template = [
+            ("net0", "virtio=BC:24:11:99:99:99,bridge=vmbr0"),
+            ("net1", "x"),
+            ("sshkeys", "x"),
+            ("ide2", "d"),
+        ];
         let values = template.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let first = change(&GuestConfig { values, digest: "abc".into() }, &wanted).unwrap();
         assert_eq!(first.set, wanted);
@@ -161,7 +174,8 @@ mod tests {
         assert_eq!(first.digest.as_deref(), Some("abc"));
 
         let mut after = wanted.clone();
-        after.insert("net0".into(), "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,rate=12.5,tag=5".into());
+        after
+            .insert("net0".into(), "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,rate=12.5,tag=5".into());
         after.insert("ide2".into(), "drive".into());
         assert_eq!(change(&GuestConfig { values: after, digest: "abc".into() }, &wanted), None);
     }
