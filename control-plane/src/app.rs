@@ -36,6 +36,8 @@ pub struct Services {
     pub keys: Arc<dispatch::Keys>,
     /// The way out for mail.
     pub mailer: notify::Mailer,
+    /// Hashes passwords, a few at a time.
+    pub passwords: accounts::Passwords,
     /// The agents connected to this process.
     pub links: link::Registry,
 }
@@ -49,6 +51,9 @@ pub enum StartError {
     /// The database does not open.
     #[error("cannot open the database")]
     Database(#[from] DbError),
+    /// The mailer's settings are wrong.
+    #[error("cannot set up mail")]
+    Mail(#[from] notify::MailerError),
     /// A template is wrong.
     #[error("cannot load the templates")]
     Templates(#[from] web::TemplateError),
@@ -58,9 +63,6 @@ pub enum StartError {
     /// The signing keys are missing or unreadable.
     #[error("cannot load the keys: {0}")]
     Keys(String),
-    /// The mailer's settings are wrong.
-    #[error("cannot set up mail: {0}")]
-    Mail(String),
 }
 
 impl Services {
@@ -93,7 +95,8 @@ impl Services {
                 config.stripe.secret_key.expose(),
             )?,
             keys: Arc::new(keys),
-            mailer: notify::Mailer,
+            mailer: notify::Mailer::new(&config.mail)?,
+            passwords: accounts::Passwords::default(),
             links: link::Registry::default(),
             config: Arc::new(config),
             db,

@@ -1,4 +1,4 @@
-//! The JSON API of this slice.
+//! `/api/v1/ssh_keys`.
 
 use axum::Router;
 

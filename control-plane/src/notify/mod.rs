@@ -1,10 +1,48 @@
 //! Notify: mail, written in the transaction of its cause and delivered by a job.
+//!
+//! [`send`] inserts a row into `mail_outbox` and enqueues its delivery, so a letter exists exactly when its
+//! cause does. The job renders `templates/email/<name>/` and hands the letter to the SMTP server; what the
+//! letter was made of is wiped once it is sent, since it may hold one-time links. Delivered twice is possible
+//! (a crash between the server's "accepted" and our commit), never delivered is not. A refusal for good
+//! (5xx) is kept and shown, everything else is tried again for two days.
 
-use crate::jobs::JobRegistry;
+mod mailer;
+mod model;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use ez_protocol::UnixMillis;
+use sqlx::AnyConnection;
+
+use crate::{
+    db::{self, DbError},
+    jobs::{self, JobRegistry},
+};
+
+pub use mailer::{Mailer, MailerError};
+pub use model::Letter;
+
+const DELIVER: &str = "notify.deliver";
+
+/// Sends a letter to an address, in the caller's transaction.
+///
+/// # Errors
+/// Those of the statements.
+pub async fn send<L: Letter>(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    to: &str,
+    letter: &L,
+) -> Result<(), DbError> {
+    let random = db::row_randomness(tx).await?;
+    let id = ez_protocol::AuditId::generate(at, random).to_string();
+    let context = serde_json::to_string(letter).unwrap_or_default();
+    store::insert(tx, &id, L::TEMPLATE, to, &context, at).await?;
+    jobs::enqueue(tx, DELIVER, &id, &serde_json::Value::Null, at).await
+}
 
 /// Names this slice's job handlers.
-pub(crate) fn register_jobs(_registry: &mut JobRegistry) {}
-
-/// Delivers mail by SMTP.
-#[derive(Clone, Debug, Default)]
-pub struct Mailer;
+pub(crate) fn register_jobs(registry: &mut JobRegistry) {
+    registry.on(DELIVER, mailer::deliver);
+}

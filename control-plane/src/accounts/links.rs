@@ -1,0 +1,214 @@
+//! What happens by mail: signing up, proving an address, a forgotten password.
+
+use std::time::Duration;
+
+use ez_protocol::{AccountId, UnixMillis, UserId};
+use sqlx::AnyConnection;
+
+use super::{
+    AccountExists, AccountsError, Principal, ResetPassword, TERMS_VERSION, VerifyEmail,
+    model::{LinkPurpose, check_password, email_address, token_hash},
+    store,
+};
+use crate::{app::Services, audit, db::DbError, entropy::EntropyExt, notify};
+
+/// How long a link that proves an address is good for.
+const VERIFY_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// How long a link for a new password is good for.
+const RESET_LIFE: Duration = Duration::from_secs(30 * 60);
+/// Links one user is sent per hour; more requests are answered alike and send nothing.
+const LINKS_PER_HOUR: i64 = 5;
+
+/// Signs somebody up. Succeeds alike whether or not the address has an account: the mail tells its owner.
+///
+/// # Errors
+/// [`AccountsError::Email`], [`AccountsError::Password`], [`AccountsError::Busy`], [`AccountsError::Db`].
+pub async fn sign_up(app: &Services, email: &str, password: &str) -> Result<(), AccountsError> {
+    let email = email_address(email).ok_or(AccountsError::Email)?;
+    check_password(password, &email)?;
+    let hash = app.passwords.hash(password, app.entropy.bytes()).await?;
+    let at = app.clock.now();
+    let user_id = UserId::generate(at, app.entropy.bytes());
+    let account_id = AccountId::generate(at, app.entropy.bytes());
+    let secret = app.entropy.token("");
+    let verify = VerifyEmail {
+        link: app.config.http.page(&format!("/verify?token={secret}")),
+        hours: VERIFY_LIFE.as_secs() / 3_600,
+    };
+    let exists =
+        AccountExists { login: app.config.http.page("/login"), forgot: app.config.http.page("/forgot") };
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let known = store::user_by_email(tx, &email).await?;
+                if let Some(user) = &known
+                    && user.verified
+                {
+                    if store::links_since(tx, user.id, at.minus(HOUR)).await? < LINKS_PER_HOUR {
+                        // Counts against the hour's allowance, though nobody can follow it.
+                        let spent = token_hash(&secret);
+                        store::insert_link(tx, &spent, user.id, LinkPurpose::Verify, None, at, at).await?;
+                        notify::send(tx, at, &user.email, &exists).await?;
+                    }
+                    return Ok(());
+                }
+                let user_id = match known {
+                    Some(user) => user.id,
+                    None => {
+                        store::insert_user(tx, user_id, &email, None, None, None, at).await?;
+                        store::accept_terms(tx, user_id, TERMS_VERSION, at).await?;
+                        store::insert_account(tx, account_id, &email, user_id, at).await?;
+                        record(tx, at, user_id, "user.signed_up").await?;
+                        user_id
+                    }
+                };
+                if store::links_since(tx, user_id, at.minus(HOUR)).await? >= LINKS_PER_HOUR {
+                    return Ok(());
+                }
+                let ends = at.plus(VERIFY_LIFE);
+                store::insert_link(
+                    tx,
+                    &token_hash(&secret),
+                    user_id,
+                    LinkPurpose::Verify,
+                    Some(&hash),
+                    at,
+                    ends,
+                )
+                .await?;
+                notify::send(tx, at, &email, &verify).await?;
+                Ok(())
+            })
+        })
+        .await
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Follows the link of a sign-up: proves the address and sets the password that sign-up named.
+///
+/// # Errors
+/// [`AccountsError::Link`] if it is unknown, too old or used; [`AccountsError::Db`].
+pub async fn verify_email(app: &Services, token: &str) -> Result<Principal, AccountsError> {
+    let (hash, at) = (token_hash(token), app.clock.now());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let link =
+                    store::use_link(tx, &hash, LinkPurpose::Verify, at).await?.ok_or(AccountsError::Link)?;
+                store::verify_user(tx, link.user_id, link.password_hash.as_deref(), at).await?;
+                store::use_up_links(tx, link.user_id, at).await?;
+                record(tx, at, link.user_id, "user.verified").await?;
+                store::principal(tx, link.user_id).await?.ok_or(AccountsError::Link)
+            })
+        })
+        .await
+}
+
+/// Sends a link for a new password, if the address has an account; answers alike if not.
+///
+/// # Errors
+/// [`AccountsError::Email`], [`AccountsError::Db`].
+pub async fn forgot_password(app: &Services, email: &str) -> Result<(), AccountsError> {
+    let email = email_address(email).ok_or(AccountsError::Email)?;
+    let at = app.clock.now();
+    let secret = app.entropy.token("");
+    let letter = ResetPassword {
+        link: app.config.http.page(&format!("/reset?token={secret}")),
+        minutes: RESET_LIFE.as_secs() / 60,
+    };
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(user) = store::user_by_email(tx, &email).await? else { return Ok(()) };
+                if store::links_since(tx, user.id, at.minus(HOUR)).await? >= LINKS_PER_HOUR {
+                    return Ok(());
+                }
+                let ends = at.plus(RESET_LIFE);
+                store::insert_link(tx, &token_hash(&secret), user.id, LinkPurpose::Reset, None, at, ends)
+                    .await?;
+                notify::send(tx, at, &user.email, &letter).await?;
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// Follows the link for a new password: sets it, ends all sessions, and counts the address as proven.
+///
+/// # Errors
+/// [`AccountsError::Password`] (the link stays good), [`AccountsError::Link`], [`AccountsError::Busy`],
+/// [`AccountsError::Db`].
+pub async fn reset_password(app: &Services, token: &str, password: &str) -> Result<Principal, AccountsError> {
+    check_password(password, "")?;
+    let password_hash = app.passwords.hash(password, app.entropy.bytes()).await?;
+    let (hash, at) = (token_hash(token), app.clock.now());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let link =
+                    store::use_link(tx, &hash, LinkPurpose::Reset, at).await?.ok_or(AccountsError::Link)?;
+                store::verify_user(tx, link.user_id, Some(&password_hash), at).await?;
+                store::use_up_links(tx, link.user_id, at).await?;
+                store::delete_sessions_of(tx, link.user_id).await?;
+                record(tx, at, link.user_id, "user.password_reset").await?;
+                store::principal(tx, link.user_id).await?.ok_or(AccountsError::Link)
+            })
+        })
+        .await
+}
+
+/// Sends another link to somebody who knew the password but never proved the address.
+pub(super) async fn send_again(
+    app: &Services,
+    user_id: UserId,
+    email: &str,
+    hash: String,
+) -> Result<(), AccountsError> {
+    let at = app.clock.now();
+    let secret = app.entropy.token("");
+    let letter = VerifyEmail {
+        link: app.config.http.page(&format!("/verify?token={secret}")),
+        hours: VERIFY_LIFE.as_secs() / 3_600,
+    };
+    let email = email.to_owned();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if store::links_since(tx, user_id, at.minus(HOUR)).await? >= LINKS_PER_HOUR {
+                    return Ok(());
+                }
+                let ends = at.plus(VERIFY_LIFE);
+                store::insert_link(
+                    tx,
+                    &token_hash(&secret),
+                    user_id,
+                    LinkPurpose::Verify,
+                    Some(&hash),
+                    at,
+                    ends,
+                )
+                .await?;
+                notify::send(tx, at, &email, &letter).await?;
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// Writes down what a user did to themselves.
+pub(super) async fn record(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    user: UserId,
+    action: &str,
+) -> Result<(), DbError> {
+    let entry = audit::Entry {
+        actor: format!("user:{user}"),
+        action: action.to_owned(),
+        subject_kind: "user".to_owned(),
+        subject_id: user.to_string(),
+        detail: serde_json::Value::Null,
+    };
+    audit::record(tx, at, entry).await
+}
