@@ -33,12 +33,39 @@
 //!    }
 //!    ```
 //!
+//! # What every page gets without asking
+//!
+//! [`protect`] stands in front of all pages: session required (reviewed opt-outs in `gate.rs`), staff
+//! only below `/operator`, forms from our own pages only, rate limits, body limit, time-out, security
+//! headers, `no-store`. A handler returns [`Result`]; any error becomes a page with the request's id
+//! (`?` on an error of yours is a 500, `DbError::NotFound` a 404; say [`Error::NotFound`] for what
+//! belongs to somebody else). A refused form goes back with `ctx.page_with(422, …)` and its
+//! [`FormState`]; a form that worked ends in [`Ctx::redirect`] or [`Ctx::redirect_saying`]; the way to
+//! Stripe is [`redirect`].
+//!
+//! A live page wraps what changes in `<live-region src="…/changes" fragment="live">{% block live %}` and
+//! gives a route that ends in [`live`]:
+//!
+//! ```ignore
+//! async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<OrderId>) -> web::Result {
+//!     web::live(move || { let app = app.clone(); async move { orders::version(&app, me.account_id, id).await } })
+//! }
+//! ```
+//!
 //! `EZ_GALLERY_DIR=target/gallery` makes the markup test write every sample there as a page to look at.
 
 mod assets;
+mod context;
+mod cookies;
+mod csrf;
 mod embedded;
+mod error;
 mod filters;
 pub mod forms;
+mod gate;
+mod headers;
+mod limit;
+mod live;
 mod pages;
 mod shell;
 mod templates;
@@ -47,13 +74,19 @@ pub mod views;
 
 #[cfg(test)]
 mod markup;
+#[cfg(test)]
+mod tests;
 
 pub use assets::Assets;
+pub use context::{Ctx, Customer, Staff, Visitor, redirect, safe_path};
+pub use cookies::{Cookies, SESSION};
+pub use error::{Error, Result};
 #[allow(unused_imports, reason = "mails of slices write amounts")]
 pub(crate) use filters::written_money;
 pub use forms::{FieldError, FormState, Submission};
+pub(crate) use gate::protect;
+pub use live::{ended, live};
+pub(crate) use pages::routes;
 pub use shell::{Flash, Shell, Theme, Tone, Viewer};
 pub use templates::{Letter, Page, TemplateError, Templates};
 pub use text::{DEFAULT_LANGUAGE, TextError, Texts};
-
-pub(crate) use pages::{protect, routes};

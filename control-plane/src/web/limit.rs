@@ -1,0 +1,178 @@
+//! Rate limits in bounded memory.
+//!
+//! Each limit is an array of times, one slot per hash of the caller: a caller's slot says when it has
+//! used up what it asked for (the generic cell rate algorithm). Two callers that share a slot share a
+//! limit, which is rare and harmless; in return the memory is fixed, nothing is ever evicted, and a
+//! flood of addresses cannot push anybody out.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use ez_protocol::UnixMillis;
+use http::{HeaderMap, Method};
+use ipnet::IpNet;
+
+/// Slots per limit: 16,384 of eight bytes.
+const SLOTS: usize = 1 << 14;
+
+/// What is asked for; each has its own limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// A page or an asset.
+    Look,
+    /// A change by a form.
+    Change,
+    /// Login, sign-up, password: what a guesser repeats.
+    Credentials,
+}
+
+/// Paths whose forms take or send credentials.
+const CREDENTIAL_PATHS: [&str; 5] = ["/login", "/signup", "/forgot", "/reset", "/verify"];
+
+impl Ask {
+    pub(super) fn of(method: &Method, path: &str) -> Self {
+        match *method {
+            Method::GET | Method::HEAD => Self::Look,
+            _ if CREDENTIAL_PATHS.contains(&path) => Self::Credentials,
+            _ => Self::Change,
+        }
+    }
+}
+
+/// One limit: `burst` at once, then one per `every`.
+#[derive(Debug)]
+struct Limit {
+    every_us: i64,
+    burst_us: i64,
+    slots: Box<[AtomicI64]>,
+}
+
+impl Limit {
+    fn new(burst: i64, every: Duration) -> Self {
+        let every_us = i64::try_from(every.as_micros()).unwrap_or(i64::MAX);
+        let slots = (0..SLOTS).map(|_| AtomicI64::new(0)).collect();
+        Self { every_us, burst_us: every_us.saturating_mul(burst), slots }
+    }
+
+    /// Takes one; the wait in whole seconds when there is none left.
+    fn take(&self, slot: u64, now: UnixMillis) -> Result<(), u64> {
+        let slot = &self.slots[usize::try_from(slot % SLOTS as u64).unwrap_or(0)];
+        let now_us = now.0.saturating_mul(1_000);
+        let mut wait = 0;
+        let taken = slot.try_update(Ordering::Relaxed, Ordering::Relaxed, |used_up| {
+            let next = used_up.max(now_us).saturating_add(self.every_us);
+            wait = next.saturating_sub(now_us).saturating_sub(self.burst_us);
+            (wait <= 0).then_some(next)
+        });
+        match taken {
+            Ok(_) => Ok(()),
+            Err(_) => Err(u64::try_from(wait).unwrap_or(0).div_ceil(1_000_000)),
+        }
+    }
+}
+
+/// All limits of the portal.
+#[derive(Debug)]
+pub(super) struct Limits {
+    /// Mixed into every slot, so that nobody can pick addresses that share one.
+    seed: u64,
+    look: Limit,
+    change: Limit,
+    credentials: Limit,
+}
+
+impl Limits {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            look: Limit::new(800, Duration::from_micros(2_500)),
+            change: Limit::new(60, Duration::from_millis(200)),
+            credentials: Limit::new(20, Duration::from_secs(3)),
+        }
+    }
+
+    /// Takes one request of `ask` from the caller's allowance; the wait in seconds when it is used up.
+    pub(super) fn take(&self, ask: Ask, caller: IpAddr, now: UnixMillis) -> Result<(), u64> {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, network(caller)).hash(&mut hasher);
+        let slot = hasher.finish();
+        match ask {
+            Ask::Look => self.look.take(slot, now),
+            Ask::Change => self.change.take(slot, now),
+            Ask::Credentials => self.credentials.take(slot, now),
+        }
+    }
+}
+
+/// An IPv6 caller owns its whole /64.
+fn network(caller: IpAddr) -> u128 {
+    match caller.to_canonical() {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6) >> 64 << 64,
+    }
+}
+
+/// Who asks: the peer, or, behind a trusted proxy, the nearest address that is not a trusted proxy.
+pub(super) fn caller(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    if !is_trusted(&peer) {
+        return peer;
+    }
+    headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .rev()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.rsplit(','))
+        .map_while(|item| item.trim().parse::<IpAddr>().ok())
+        .find(|address| !is_trusted(address))
+        .unwrap_or(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_then_one_at_a_time() {
+        let limit = Limit::new(3, Duration::from_secs(2));
+        let at = |ms: i64| UnixMillis(1_000_000 + ms);
+        for _ in 0..3 {
+            assert_eq!(limit.take(7, at(0)), Ok(()));
+        }
+        assert_eq!(limit.take(7, at(0)), Err(2));
+        assert_eq!(limit.take(7, at(1_500)), Err(1));
+        assert_eq!(limit.take(8, at(0)), Ok(()), "another caller is not held up");
+        assert_eq!(limit.take(7, at(2_000)), Ok(()));
+        assert_eq!(limit.take(7, at(2_000)), Err(2));
+        for _ in 0..3 {
+            assert_eq!(limit.take(7, at(60_000)), Ok(()), "after a pause the burst is there again");
+        }
+    }
+
+    #[test]
+    fn forwarded_addresses_count_only_behind_our_own_proxy() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6, 203.0.113.9, 10.0.0.2"));
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let from =
+            |peer: &str, trusted: &[IpNet]| caller(peer.parse().unwrap(), &headers, trusted).to_string();
+        assert_eq!(from("198.51.100.1", &trusted), "198.51.100.1");
+        assert_eq!(from("10.0.0.1", &trusted), "203.0.113.9");
+        assert_eq!(from("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn an_ipv6_caller_is_its_network() {
+        let n = |text: &str| network(text.parse().unwrap());
+        assert_eq!(n("2001:db8:1:2::1"), n("2001:db8:1:2:ffff::9"));
+        assert_ne!(n("2001:db8:1:2::1"), n("2001:db8:1:3::1"));
+        assert_eq!(n("::ffff:192.0.2.1"), n("192.0.2.1"));
+    }
+}
