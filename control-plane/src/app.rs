@@ -13,6 +13,7 @@ use crate::{
     entropy::{Entropy, SystemEntropy},
     fleet, instances,
     jobs::JobRegistry,
+    keys,
     link, notify, orders, telemetry, web,
 };
 
@@ -61,8 +62,8 @@ pub enum StartError {
     #[error("cannot set up Stripe")]
     Stripe(#[from] billing::stripe::StripeFault),
     /// The signing keys are missing or unreadable.
-    #[error("cannot load the keys: {0}")]
-    Keys(String),
+    #[error("cannot load the keys")]
+    Keys(#[from] keys::KeysError),
 }
 
 impl Services {
@@ -72,7 +73,8 @@ impl Services {
     /// The first service that cannot be made.
     pub async fn open(config: Config) -> Result<App, StartError> {
         let db = Db::open(config.storage.database_url.expose()).await?;
-        let keys = dispatch::Keys::load(&config.storage.keys_dir).map_err(StartError::Keys)?;
+        let (dir, names) = (&config.storage.keys_dir, &config.link.names);
+        let keys = keys::load(dir, names, SystemClock.now(), &SystemEntropy)?;
         Self::assemble(config, db, keys, Arc::new(SystemClock), Arc::new(SystemEntropy))
     }
 

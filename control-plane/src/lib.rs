@@ -18,6 +18,7 @@ pub mod entropy;
 pub mod fleet;
 pub mod instances;
 pub mod jobs;
+pub mod keys;
 pub mod link;
 pub mod notify;
 pub mod orders;

@@ -1,32 +1,150 @@
-//! Dispatch: builds, signs and keeps provisioning orders and what agents answer.
+//! Dispatch: builds, signs and keeps provisioning orders, and keeps what nodes say about them.
+//!
+//! [`issue`] is the one door. Its caller brings a typed intent and no bytes, sequence, generation, end or
+//! key; in one transaction the order is checked, numbered, signed and stored byte for byte (the outbox).
+//! The same cause never issues twice. `link` then moves the stored bytes and hands back answers and events;
+//! it can neither make nor change an order (A5).
+//!
+//! ```text
+//! signed → queued → accepted → running → succeeded | failed | undone | stuck
+//!    └────────┴──→ refused | expired | cancelled | superseded
+//! ```
+//!
+//! Sequence (per node) and generation (per instance) only rise (I9). Each change of an order's state
+//! enqueues the job `instances.observe_provisioning` under the order's id, in the same transaction.
 
 mod api;
+mod issue;
+mod jobs;
+mod model;
+mod outbox;
 mod pages;
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use ez_protocol::{InstanceId, NodeId, ProvisioningOrderId, UnixMillis};
+use sqlx::AnyConnection;
+
+use crate::db::DbError;
+
+pub use crate::keys::Keys;
+pub use issue::issue;
+pub use model::{
+    Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord, Refused, State,
+};
+pub use outbox::{accepted_seq, due, due_again, leaving, next_due};
+pub use record::{Recorded, record, record_answer};
 
 pub(crate) use api::routes as api_routes;
+pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;
 
-use crate::jobs::JobRegistry;
+/// The job that tells `instances` about every change; its key is the provisioning order's id.
+pub const OBSERVE_JOB: &str = "instances.observe_provisioning";
 
-/// Names this slice's job handlers.
-pub(crate) fn register_jobs(_registry: &mut JobRegistry) {}
+/// One order.
+///
+/// # Errors
+/// Those of the database.
+pub async fn show(
+    conn: &mut AnyConnection,
+    id: ProvisioningOrderId,
+) -> Result<Option<ProvisioningRecord>, DbError> {
+    store::by_id(conn, id).await
+}
 
-/// The keys that sign provisioning orders and the certificate authorities.
-#[derive(Debug, Default)]
-pub struct Keys;
+/// The newest order about an instance.
+///
+/// # Errors
+/// Those of the database.
+pub async fn latest_for(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<ProvisioningRecord>, DbError> {
+    store::latest_for(conn, instance).await
+}
 
-impl Keys {
-    /// Reads the keys that `keys init` made.
-    ///
-    /// # Errors
-    /// What is missing or unreadable, by path.
-    pub fn load(_dir: &std::path::Path) -> Result<Self, String> {
-        Ok(Self)
+/// All orders about an instance, oldest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn history_of(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    store::history_of(conn, instance).await
+}
+
+/// What a node said about an order, oldest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn events_of(
+    conn: &mut AnyConnection,
+    id: ProvisioningOrderId,
+) -> Result<Vec<EventRecord>, DbError> {
+    store::events_of(conn, id).await
+}
+
+/// Which orders a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only of this node.
+    pub node: Option<NodeId>,
+    /// Only those that have not ended, or ended stuck.
+    pub open: bool,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// Orders, newest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn list(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<ProvisioningRecord>, DbError> {
+    store::list(conn, filter).await
+}
+
+/// Orders that have not been accepted: how many, and when the oldest was issued.
+///
+/// # Errors
+/// Those of the database.
+pub async fn waiting(conn: &mut AnyConnection) -> Result<(u64, Option<UnixMillis>), DbError> {
+    store::waiting(conn).await
+}
+
+/// Takes back an order that the node has not accepted, and says whether another node may be tried.
+///
+/// One that never left is fenced at once. One that left is not sent again, but the node may have it: it
+/// is fenced when its end and the clocks' tolerance are over, see [`FenceOutcome::NotBefore`].
+///
+/// # Errors
+/// [`DbError::NotFound`] when there is no such order.
+pub async fn cancel_unaccepted(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: ProvisioningOrderId,
+) -> Result<FenceOutcome, DbError> {
+    let order = store::by_id(tx, id).await?.ok_or(DbError::NotFound)?;
+    if order.state.is_undelivered() {
+        store::set_state(tx, at, id, order.state, State::Cancelled).await?;
+        let order = store::by_id(tx, id).await?.ok_or(DbError::NotFound)?;
+        return Ok(order.fence(at));
     }
+    Ok(order.fence(at))
+}
 
-    /// Throw-away keys for tests.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
-        Self
-    }
+/// Whether the node can still act on an order.
+///
+/// # Errors
+/// [`DbError::NotFound`] when there is no such order.
+pub async fn fence(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    id: ProvisioningOrderId,
+) -> Result<FenceOutcome, DbError> {
+    let order = store::by_id(conn, id).await?.ok_or(DbError::NotFound)?;
+    Ok(order.fence(at))
 }

@@ -1,12 +1,44 @@
-//! Fleet: locations, nodes, capacity, addresses, enrolment.
+//! Fleet: locations, nodes and what may be sold of them, addresses, enrolment, alarms.
+//!
+//! It owns the tables of `create_fleet.sql` and guards I4 (an address is on at most one server and rests
+//! after use) and I10 (sold never exceeds capacity). What a node may do is [`NodeState`]:
+//!
+//! ```text
+//! pending ──enrol──→ active ⇄ cordoned
+//!                      │  ↘ quarantined ──enrol──→ active
+//!                      └──revoke──→ revoked ──enrol (new token)──→ active
+//! ```
+//!
+//! - [`places`]: capacity, VMID, MAC and addresses of a server, taken and given back together;
+//! - [`nodes`]: what operators do with nodes; [`sessions`]: who is connected, who went silent;
+//! - [`reports`]: what agents see on their hosts; [`enrol`]: join tokens and certificates;
+//! - [`pools`]: address pools and locations from the operator's file; [`alarms`].
 
+pub mod alarms;
 mod api;
+mod capacity;
+pub mod enrol;
+mod jobs;
+mod model;
+pub mod nodes;
 mod pages;
+pub mod places;
+mod pool;
+pub mod pools;
+pub mod reports;
+pub mod sessions;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use model::{
+    Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
+    Placement, Presence, Release, ReserveError, Severity, StorageView, WarningView,
+};
+pub use nodes::{NodeRow, by_id as node, locations};
+pub use places::{
+    availability, confirm, confirm_gone, placed_on, placement_of, release, reserve, snapshot, vmid_is_foreign,
+};
 
 pub(crate) use api::routes as api_routes;
+pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;
-
-use crate::jobs::JobRegistry;
-
-/// Names this slice's job handlers.
-pub(crate) fn register_jobs(_registry: &mut JobRegistry) {}

@@ -1,0 +1,34 @@
+//! Jobs of dispatch.
+
+use std::time::Duration;
+
+use crate::{
+    app::App,
+    dispatch::{model::State, record, store},
+    jobs::{JobError, JobRegistry, JobRun},
+};
+
+/// Names this slice's job handlers.
+pub(crate) fn register_jobs(registry: &mut JobRegistry) {
+    registry.every("dispatch.expire", Duration::from_secs(5), expire);
+}
+
+/// Ends orders that were never accepted: those that never left at their end, the others when the clocks'
+/// tolerance is over as well, so that an expired order is one that no node can accept any more.
+async fn expire(app: App, _run: JobRun) -> Result<(), JobError> {
+    let at = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                for order in store::overdue(tx, at).await? {
+                    if order.state.to(State::Expired).is_ok() {
+                        store::set_state(tx, at, order.id, order.state, State::Expired).await?;
+                        record::after(tx, at, &order, State::Expired, "").await?;
+                    }
+                }
+                Ok::<_, crate::db::DbError>(())
+            })
+        })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! The outbox: signed bytes that a node has not accepted yet, and when they are to be sent again.
+
+mod store;
+
+use ez_protocol::{NodeId, ProvisioningOrderId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::model::Delivery;
+use crate::db::DbError;
+
+/// Waits between two deliveries of the same order: 2 s, doubling up to this.
+const LONGEST_WAIT_MS: i64 = 15_000;
+
+/// Un-accepted orders of a node that are due to be sent, oldest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn due(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    limit: i64,
+) -> Result<Vec<Delivery>, DbError> {
+    store::due(conn, at, node, limit).await
+}
+
+/// When the next un-accepted order of a node is due.
+///
+/// # Errors
+/// Those of the database.
+pub async fn next_due(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+) -> Result<Option<UnixMillis>, DbError> {
+    store::next_due(conn, at, node).await
+}
+
+/// Notes that an order's bytes are about to leave; only after this may they.
+///
+/// # Errors
+/// [`DbError::NotFound`] when it is no longer to be delivered.
+pub async fn leaving(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: ProvisioningOrderId,
+    attempts: u64,
+) -> Result<(), DbError> {
+    let wait = (2_000_i64 << attempts.min(3)).min(LONGEST_WAIT_MS);
+    store::leaving(tx, at, id, UnixMillis(at.0 + wait)).await
+}
+
+/// All un-accepted orders of a node are due now: it has just connected.
+///
+/// # Errors
+/// Those of the database.
+pub async fn due_again(tx: &mut AnyConnection, at: UnixMillis, node: NodeId) -> Result<(), DbError> {
+    store::due_again(tx, at, node).await
+}
+
+/// The highest sequence that a node said to have accepted in an epoch; 0 if none.
+///
+/// # Errors
+/// Those of the database.
+pub async fn accepted_seq(conn: &mut AnyConnection, node: NodeId, epoch: u64) -> Result<u64, DbError> {
+    store::accepted_seq(conn, node, epoch).await
+}

@@ -1,0 +1,192 @@
+//! Recording what nodes say. The same message again changes nothing.
+
+use ez_protocol::{
+    NodeId, ProvisioningOrderId, UnixMillis,
+    message::{AnswerKind, Event, EventKind, OrderAnswer},
+    refusal::RefusalCode,
+};
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use super::{
+    OBSERVE_JOB,
+    model::{FactsView, ProvisioningRecord, State, event_word},
+    store,
+};
+use crate::{
+    audit,
+    db::DbError,
+    fleet::{self, alarms, alarms::New},
+    jobs,
+};
+
+/// Longest text of a node that is stored.
+const LONGEST: usize = 1_000;
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It was new.
+    New,
+    /// It was known already.
+    Known,
+    /// It is about an order that this node never got; kept out.
+    Foreign,
+}
+
+/// Stores an event and moves its order, once per journal and event number.
+///
+/// # Errors
+/// Those of the database.
+pub async fn record(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    journal: &str,
+    event: &Event,
+) -> Result<Recorded, DbError> {
+    let order = match event.order_id.parse::<ProvisioningOrderId>() {
+        Ok(id) => store::by_id(tx, id).await?.filter(|order| order.node == node),
+        Err(_) => None,
+    };
+    let Some(order) = order else {
+        let detail = "It reported about an order that was never issued to it.";
+        raise(tx, at, "foreign_event", node, &node.to_string(), detail).await?;
+        return Ok(Recorded::Foreign);
+    };
+    if !store::insert_event(tx, at, node, journal, order.id, event).await? {
+        return Ok(Recorded::Known);
+    }
+    let kind = EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified);
+    let Some(next) = State::of_event(kind) else { return Ok(Recorded::New) };
+    match order.state.to(next) {
+        Ok(next) => {
+            store::apply_event(tx, at, &order, next, event).await?;
+            after(tx, at, &order, next, &text(&event.detail)).await?;
+        }
+        Err(refused) => {
+            // A late step of an order that has ended: kept as an event, nothing to move.
+            tracing::warn!(order.id = %order.id, node.id = %node, event = event_word(kind), %refused, "event did not fit");
+        }
+    }
+    Ok(Recorded::New)
+}
+
+/// Stores a node's answer to a delivery.
+///
+/// # Errors
+/// Those of the database.
+pub async fn record_answer(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    id: ProvisioningOrderId,
+    answer: &OrderAnswer,
+) -> Result<(), DbError> {
+    let Some(order) = store::by_id(tx, id).await?.filter(|order| order.node == node) else {
+        return Err(DbError::NotFound);
+    };
+    match AnswerKind::try_from(answer.kind) {
+        Ok(AnswerKind::Accepted | AnswerKind::Duplicate) => {
+            // Events may have overtaken the answer; then there is nothing to move.
+            if order.state.to(State::Accepted).is_ok() {
+                store::accept(tx, at, &order).await?;
+                after(tx, at, &order, State::Accepted, "").await?;
+            }
+        }
+        Ok(AnswerKind::Refused) if order.state.to(State::Refused).is_ok() => {
+            let code = short(&answer.code, 40);
+            let shown =
+                if answer.rule.is_empty() { code.clone() } else { format!("{code}({})", short(&answer.rule, 60)) };
+            store::refuse(tx, at, &order, &shown, &text(&answer.detail)).await?;
+            after(tx, at, &order, State::Refused, &text(&answer.detail)).await?;
+            refused(tx, at, &order, &code, &shown).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Whatever moved an order: others are told, and it is written down.
+pub(super) async fn after(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningRecord,
+    next: State,
+    detail: &str,
+) -> Result<(), DbError> {
+    if order.state == next {
+        return Ok(());
+    }
+    let payload = json!({ "provisioning_order_id": order.id, "instance_id": order.instance, "state": next });
+    jobs::enqueue(tx, OBSERVE_JOB, &order.id.to_string(), &payload, at).await?;
+    let subject = order.id.to_string();
+    if next == State::Stuck {
+        let detail = format!("A server's order is stuck on its node: {detail}");
+        raise(tx, at, "order_stuck", order.node, &subject, &detail).await?;
+    } else if order.state == State::Stuck {
+        alarms::clear(tx, at, "order_stuck", &subject).await?;
+    }
+    let entry = audit::Entry {
+        actor: format!("node:{}", order.node),
+        action: format!("provisioning_order.{next}"),
+        subject_kind: "provisioning_order".to_owned(),
+        subject_id: subject,
+        detail: json!({ "before": order.state, "instance": order.instance }),
+    };
+    audit::record(tx, at, entry).await
+}
+
+/// Some refusals say that somebody tampers, or that a node needs a person.
+async fn refused(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningRecord,
+    code: &str,
+    shown: &str,
+) -> Result<(), DbError> {
+    use RefusalCode as R;
+    match code.parse::<RefusalCode>() {
+        Ok(R::VmidTaken) => fleet::vmid_is_foreign(tx, order.instance).await,
+        // These end by themselves or are the ordinary course of superseding.
+        Ok(R::Stale | R::Expired | R::NotYet | R::NoSpace | R::ClockSkew) => Ok(()),
+        _ => {
+            let detail = format!("A node refused an order with {shown}.");
+            raise(tx, at, "order_refused", order.node, &order.id.to_string(), &detail).await
+        }
+    }
+}
+
+async fn raise(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    kind: &'static str,
+    node: NodeId,
+    subject: &str,
+    detail: &str,
+) -> Result<(), DbError> {
+    let severity = fleet::Severity::Critical;
+    alarms::raise(tx, at, New { kind, subject, severity, node: Some(node), detail }).await
+}
+
+/// A node's words, cut to what is stored and without control characters.
+pub(super) fn text(words: &str) -> String {
+    short(words, LONGEST)
+}
+
+fn short(words: &str, longest: usize) -> String {
+    words.chars().filter(|c| !c.is_control()).take(longest).collect()
+}
+
+/// The facts of a result, as stored.
+pub(super) fn facts(event: &Event) -> Option<FactsView> {
+    let facts = event.facts.as_ref()?;
+    let words = |list: &[String]| list.iter().take(16).map(|w| short(w, 200)).collect();
+    Some(FactsView {
+        vmid: facts.vmid,
+        power: short(&facts.power, 20),
+        addresses: words(&facts.addresses),
+        confirmed: facts.confirmed,
+        host_keys: words(&facts.host_keys),
+    })
+}

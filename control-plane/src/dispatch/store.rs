@@ -1,0 +1,437 @@
+//! SQL of dispatch.
+
+use ez_protocol::{
+    InstanceId, NodeId, ProvisioningOrderId, UnixMillis,
+    message::{Event, EventKind},
+    order::{CLOCK_TOLERANCE, InstanceRef, ProvisioningOrder},
+};
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::{
+    Filter,
+    model::{EventRecord, ProvisioningRecord, State, event_word},
+    record::{facts, text},
+};
+use crate::db::{Cols, DbError, one_row, opt_id};
+
+/// All columns but the bytes; a NULL parameter does not filter.
+const SELECT: &str = "SELECT id, node_id, epoch, seq, instance_id, vmid, generation, verb, order_id, actor, state, step,
+     refusal, detail, class, facts, issued_at, expires_at, queued_at, accepted_at, finished_at, attempts
+ FROM provisioning_orders
+ WHERE (CAST($1 AS TEXT) IS NULL OR id = $1) AND (CAST($2 AS TEXT) IS NULL OR instance_id = $2)
+     AND (CAST($3 AS TEXT) IS NULL OR node_id = $3)
+     AND ($4 = 0 OR state IN ('signed', 'queued', 'accepted', 'running', 'stuck'))
+     AND ($4 < 2 OR (state IN ('signed', 'queued') AND ((attempts = 0 AND expires_at < $5) OR expires_at < $6)))
+ ORDER BY issued_at DESC, id DESC LIMIT $7";
+
+/// What [`select`] looks for.
+#[derive(Default)]
+struct Want {
+    id: Option<ProvisioningOrderId>,
+    instance: Option<InstanceId>,
+    node: Option<NodeId>,
+    /// 0 all, 1 open, 2 overdue.
+    which: i64,
+    overdue_at: Option<UnixMillis>,
+    limit: i64,
+}
+
+async fn select(conn: &mut AnyConnection, want: Want) -> Result<Vec<ProvisioningRecord>, DbError> {
+    let now = want.overdue_at.unwrap_or_default();
+    let rows = sqlx::query(SELECT)
+        .bind(opt_id(want.id.as_ref()))
+        .bind(opt_id(want.instance.as_ref()))
+        .bind(opt_id(want.node.as_ref()))
+        .bind(want.which)
+        .bind(now.0)
+        .bind(now.minus(CLOCK_TOLERANCE).0)
+        .bind(want.limit)
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(build).collect()
+}
+
+fn build(row: &AnyRow) -> Result<ProvisioningRecord, DbError> {
+    let row = Cols::of("provisioning_orders", row);
+    let facts = match row.get::<Option<String>>("facts")? {
+        Some(_) => Some(row.json("facts")?),
+        None => None,
+    };
+    Ok(ProvisioningRecord {
+        id: row.id("id")?,
+        node: row.id("node_id")?,
+        epoch: row.num("epoch")?,
+        seq: row.num("seq")?,
+        instance: row.id("instance_id")?,
+        vmid: row.num("vmid")?,
+        generation: row.num("generation")?,
+        verb: row.text("verb")?,
+        order: row.opt_id("order_id")?,
+        actor: row.text("actor")?,
+        state: row.get("state")?,
+        step: row.get("step")?,
+        refusal: row.get("refusal")?,
+        detail: row.get("detail")?,
+        class: row.get("class")?,
+        facts,
+        issued_at: row.millis("issued_at")?,
+        expires_at: row.millis("expires_at")?,
+        queued_at: row.opt_millis("queued_at")?,
+        accepted_at: row.opt_millis("accepted_at")?,
+        finished_at: row.opt_millis("finished_at")?,
+        attempts: row.num("attempts")?,
+    })
+}
+
+pub(super) async fn by_id(
+    conn: &mut AnyConnection,
+    id: ProvisioningOrderId,
+) -> Result<Option<ProvisioningRecord>, DbError> {
+    Ok(select(conn, Want { id: Some(id), limit: 1, ..Want::default() }).await?.pop())
+}
+
+pub(super) async fn latest_for(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<ProvisioningRecord>, DbError> {
+    Ok(select(conn, Want { instance: Some(instance), limit: 1, ..Want::default() }).await?.pop())
+}
+
+pub(super) async fn history_of(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    let mut all = select(conn, Want { instance: Some(instance), limit: 1_000, ..Want::default() }).await?;
+    all.reverse();
+    Ok(all)
+}
+
+pub(super) async fn list(
+    conn: &mut AnyConnection,
+    filter: &Filter,
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    let limit = if filter.limit > 0 { filter.limit } else { 200 };
+    select(conn, Want { node: filter.node, which: i64::from(filter.open), limit, ..Want::default() }).await
+}
+
+pub(super) async fn overdue(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    select(conn, Want { which: 2, overdue_at: Some(at), limit: 500, ..Want::default() }).await
+}
+
+pub(super) async fn waiting(conn: &mut AnyConnection) -> Result<(u64, Option<UnixMillis>), DbError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS waiting, CAST(min(issued_at) AS BIGINT) AS oldest FROM provisioning_orders
+         WHERE state IN ('signed', 'queued')",
+    )
+    .fetch_one(conn)
+    .await?;
+    let row = Cols::of("provisioning_orders", &row);
+    Ok((row.num("waiting")?, row.opt_millis("oldest")?))
+}
+
+pub(super) async fn by_cause(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+    verb: &str,
+    cause: &str,
+) -> Result<Option<ProvisioningOrderId>, DbError> {
+    let row = sqlx::query(
+        "SELECT provisioning_order_id FROM provisioning_causes
+         WHERE instance_id = $1 AND verb = $2 AND cause_key = $3",
+    )
+    .bind(instance.to_string())
+    .bind(verb.to_owned())
+    .bind(cause.to_owned())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| Cols::of("provisioning_causes", &row).id("provisioning_order_id")).transpose()
+}
+
+pub(super) async fn insert_cause(
+    tx: &mut AnyConnection,
+    instance: InstanceId,
+    verb: &str,
+    cause: &str,
+    id: ProvisioningOrderId,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO provisioning_causes (instance_id, verb, cause_key, provisioning_order_id)
+         VALUES ($1, $2, $3, $4)",
+    )
+    .bind(instance.to_string())
+    .bind(verb.to_owned())
+    .bind(cause.to_owned())
+    .bind(id.to_string())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn generation_of(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<u64>, DbError> {
+    let row = sqlx::query("SELECT instance_id, generation FROM instance_generations WHERE instance_id = $1")
+        .bind(instance.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| Cols::of("instance_generations", &row).num("generation")).transpose()
+}
+
+/// Raises an instance's generation; never lowers it (I9).
+pub(super) async fn set_generation(
+    tx: &mut AnyConnection,
+    instance: InstanceRef,
+    generation: u64,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "INSERT INTO instance_generations (instance_id, generation, vmid) VALUES ($1, $2, $3)
+         ON CONFLICT (instance_id) DO UPDATE SET generation = excluded.generation, vmid = excluded.vmid
+         WHERE instance_generations.generation < excluded.generation",
+    )
+    .bind(instance.uuid.to_string())
+    .bind(signed(generation))
+    .bind(i64::from(instance.vmid))
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+async fn succeeded(conn: &mut AnyConnection, instance: InstanceId, verb: &str) -> Result<bool, DbError> {
+    let row = sqlx::query(
+        "SELECT id FROM provisioning_orders WHERE instance_id = $1 AND verb = $2 AND state = 'succeeded' LIMIT 1",
+    )
+    .bind(instance.to_string())
+    .bind(verb.to_owned())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.is_some())
+}
+
+pub(super) async fn was_built(conn: &mut AnyConnection, instance: InstanceId) -> Result<bool, DbError> {
+    succeeded(conn, instance, "ensure").await
+}
+
+pub(super) async fn was_retired(conn: &mut AnyConnection, instance: InstanceId) -> Result<bool, DbError> {
+    succeeded(conn, instance, "retire").await
+}
+
+/// The next number of a node's sequence; it only rises, over all epochs (I9).
+pub(super) async fn next_seq(tx: &mut AnyConnection, node: NodeId) -> Result<u64, DbError> {
+    let row = sqlx::query(
+        "INSERT INTO node_sequences (node_id, next_seq) VALUES ($1, 2)
+         ON CONFLICT (node_id) DO UPDATE SET next_seq = node_sequences.next_seq + 1
+         RETURNING next_seq - 1 AS seq",
+    )
+    .bind(node.to_string())
+    .fetch_one(tx)
+    .await?;
+    Cols::of("node_sequences", &row).num("seq")
+}
+
+pub(super) async fn count_since(
+    conn: &mut AnyConnection,
+    since: UnixMillis,
+    node: Option<NodeId>,
+    instance: Option<InstanceId>,
+    verb: Option<&str>,
+) -> Result<u64, DbError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS n FROM provisioning_orders WHERE issued_at > $1
+         AND (CAST($2 AS TEXT) IS NULL OR node_id = $2) AND (CAST($3 AS TEXT) IS NULL OR instance_id = $3)
+         AND (CAST($4 AS TEXT) IS NULL OR verb = $4)",
+    )
+    .bind(since.0)
+    .bind(opt_id(node.as_ref()))
+    .bind(opt_id(instance.as_ref()))
+    .bind(verb.map(str::to_owned))
+    .fetch_one(conn)
+    .await?;
+    Cols::of("provisioning_orders", &row).num("n")
+}
+
+pub(super) async fn insert(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningOrder,
+    envelope: Vec<u8>,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO provisioning_orders (id, node_id, epoch, seq, instance_id, vmid, generation, verb, spec_hash,
+             order_id, actor, envelope, state, issued_at, expires_at, attempts, next_attempt_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $14, $14)",
+    )
+    .bind(order.order_id.to_string())
+    .bind(order.aud.node.to_string())
+    .bind(signed(order.aud.epoch))
+    .bind(signed(order.seq))
+    .bind(order.instance.uuid.to_string())
+    .bind(i64::from(order.instance.vmid))
+    .bind(signed(order.generation))
+    .bind(order.op.verb().to_owned())
+    .bind(data_encoding::HEXLOWER.encode(&order.op.spec_hash()))
+    .bind(opt_id(order.cause.order.as_ref()))
+    .bind(order.cause.actor.clone())
+    .bind(envelope)
+    .bind(State::Signed)
+    .bind(at.0)
+    .bind(order.exp.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(super) async fn set_state(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: ProvisioningOrderId,
+    before: State,
+    after: State,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE provisioning_orders SET state = $1, updated_at = $2, finished_at = CASE WHEN $3 = 1 THEN $2 ELSE NULL END
+         WHERE id = $4 AND state = $5",
+    )
+    .bind(after)
+    .bind(at.0)
+    .bind(i64::from(after.is_final()))
+    .bind(id.to_string())
+    .bind(before)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+pub(super) async fn accept(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningRecord,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE provisioning_orders SET state = 'accepted', accepted_at = $1, finished_at = NULL, updated_at = $1
+         WHERE id = $2 AND state = $3",
+    )
+    .bind(at.0)
+    .bind(order.id.to_string())
+    .bind(order.state)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+pub(super) async fn refuse(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningRecord,
+    refusal: &str,
+    detail: &str,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE provisioning_orders SET state = 'refused', refusal = $1, detail = $2, finished_at = $3, updated_at = $3
+         WHERE id = $4 AND state = $5",
+    )
+    .bind(refusal.to_owned())
+    .bind(detail.to_owned())
+    .bind(at.0)
+    .bind(order.id.to_string())
+    .bind(order.state)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+pub(super) async fn apply_event(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningRecord,
+    next: State,
+    event: &Event,
+) -> Result<(), DbError> {
+    let given = |words: &str| (!words.is_empty()).then(|| text(words));
+    let facts = facts(event).and_then(|facts| serde_json::to_string(&facts).ok());
+    let done = sqlx::query(
+        "UPDATE provisioning_orders SET state = $1, updated_at = $2, accepted_at = COALESCE(accepted_at, $2),
+             finished_at = CASE WHEN $3 = 1 THEN $2 ELSE NULL END, step = COALESCE($4, step), detail = COALESCE($5, detail),
+             class = COALESCE($6, class), facts = COALESCE($7, facts)
+         WHERE id = $8 AND state = $9",
+    )
+    .bind(next)
+    .bind(at.0)
+    .bind(i64::from(next.is_final()))
+    .bind(given(&event.step))
+    .bind(given(&event.detail))
+    .bind(given(&event.class))
+    .bind(facts)
+    .bind(order.id.to_string())
+    .bind(order.state)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+pub(super) async fn insert_event(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    journal: &str,
+    order: ProvisioningOrderId,
+    event: &Event,
+) -> Result<bool, DbError> {
+    let kind = EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified);
+    let given = |words: &str| (!words.is_empty()).then(|| text(words));
+    let done = sqlx::query(
+        "INSERT INTO provisioning_events (journal, event_seq, node_id, provisioning_order_id, kind, step, detail, percent,
+             at, recorded_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+    )
+    .bind(journal.to_owned())
+    .bind(signed(event.event_seq))
+    .bind(node.to_string())
+    .bind(order.to_string())
+    .bind(event_word(kind).to_owned())
+    .bind(given(&event.step))
+    .bind(given(&event.detail))
+    .bind(event.percent.map(i64::from))
+    .bind(event.at_ms)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn events_of(
+    conn: &mut AnyConnection,
+    id: ProvisioningOrderId,
+) -> Result<Vec<EventRecord>, DbError> {
+    let rows = sqlx::query(
+        "SELECT event_seq, kind, step, detail, percent, at FROM provisioning_events
+         WHERE provisioning_order_id = $1 ORDER BY recorded_at, event_seq LIMIT 2000",
+    )
+    .bind(id.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("provisioning_events", row);
+            let percent = match row.get::<Option<i64>>("percent")? {
+                Some(value) => Some(u32::try_from(value).map_err(|_| row.inconsistent("percent"))?),
+                None => None,
+            };
+            Ok(EventRecord {
+                event_seq: row.num("event_seq")?,
+                kind: row.text("kind")?,
+                step: row.get("step")?,
+                detail: row.get("detail")?,
+                percent,
+                at: row.millis("at")?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,62 @@
+//! Alarms: what a person must look at, one row per kind and subject.
+//!
+//! The same cause again counts up instead of adding rows, and an alarm ends when its cause ends.
+
+mod store;
+
+use ez_protocol::{NodeId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::model::{Alarm, Severity};
+use crate::db::DbError;
+
+/// An alarm to be raised.
+#[derive(Clone, Copy, Debug)]
+pub struct New<'a> {
+    /// Stable word, such as `node_offline`.
+    pub kind: &'a str,
+    /// What it is about.
+    pub subject: &'a str,
+    /// How urgent.
+    pub severity: Severity,
+    /// The node, if one is concerned.
+    pub node: Option<NodeId>,
+    /// One sentence for people.
+    pub detail: &'a str,
+}
+
+/// Something happened: opens the alarm, or counts it once more.
+///
+/// # Errors
+/// Those of the database.
+pub async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Result<(), DbError> {
+    store::raise(tx, at, alarm).await
+}
+
+/// Something is so: opens the alarm if it is not open. `true` when it was opened now.
+///
+/// # Errors
+/// Those of the database.
+pub async fn hold(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Result<bool, DbError> {
+    if store::is_open(tx, alarm.kind, alarm.subject).await? {
+        return Ok(false);
+    }
+    store::raise(tx, at, alarm).await?;
+    Ok(true)
+}
+
+/// The cause is gone.
+///
+/// # Errors
+/// Those of the database.
+pub async fn clear(tx: &mut AnyConnection, at: UnixMillis, kind: &str, subject: &str) -> Result<(), DbError> {
+    store::clear(tx, at, kind, subject).await
+}
+
+/// Open alarms, the most urgent and newest first, then those closed lately; at most `limit`.
+///
+/// # Errors
+/// Those of the database.
+pub async fn list(conn: &mut AnyConnection, limit: i64) -> Result<Vec<Alarm>, DbError> {
+    store::list(conn, limit).await
+}

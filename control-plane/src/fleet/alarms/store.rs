@@ -1,0 +1,83 @@
+//! SQL of alarms.
+
+use ez_protocol::UnixMillis;
+use sqlx::AnyConnection;
+
+use super::New;
+use crate::{
+    db::{Cols, DbError, opt_id},
+    fleet::model::Alarm,
+};
+
+pub(super) async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO alarms (kind, subject, severity, node_id, detail, occurrences, raised_at, last_at)
+         VALUES ($1, $2, $3, $4, $5, 1, $6, $6)
+         ON CONFLICT (kind, subject) DO UPDATE SET severity = excluded.severity, node_id = excluded.node_id,
+             detail = excluded.detail, last_at = excluded.last_at, cleared_at = NULL,
+             occurrences = CASE WHEN alarms.cleared_at IS NULL THEN alarms.occurrences + 1 ELSE 1 END,
+             raised_at = CASE WHEN alarms.cleared_at IS NULL THEN alarms.raised_at ELSE excluded.raised_at END",
+    )
+    .bind(alarm.kind.to_owned())
+    .bind(alarm.subject.to_owned())
+    .bind(alarm.severity)
+    .bind(opt_id(alarm.node.as_ref()))
+    .bind(alarm.detail.to_owned())
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn is_open(conn: &mut AnyConnection, kind: &str, subject: &str) -> Result<bool, DbError> {
+    let row =
+        sqlx::query("SELECT kind FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL")
+            .bind(kind.to_owned())
+            .bind(subject.to_owned())
+            .fetch_optional(conn)
+            .await?;
+    Ok(row.is_some())
+}
+
+pub(super) async fn clear(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    kind: &str,
+    subject: &str,
+) -> Result<(), DbError> {
+    sqlx::query("UPDATE alarms SET cleared_at = $1 WHERE kind = $2 AND subject = $3 AND cleared_at IS NULL")
+        .bind(at.0)
+        .bind(kind.to_owned())
+        .bind(subject.to_owned())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn list(conn: &mut AnyConnection, limit: i64) -> Result<Vec<Alarm>, DbError> {
+    let rows = sqlx::query(
+        "SELECT kind, subject, severity, node_id, detail, occurrences, raised_at, last_at, cleared_at FROM alarms
+         ORDER BY CASE WHEN cleared_at IS NULL THEN 0 ELSE 1 END, CASE severity WHEN 'critical' THEN 0 ELSE 1 END,
+             last_at DESC, kind, subject
+         LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("alarms", row);
+            Ok(Alarm {
+                kind: row.text("kind")?,
+                subject: row.text("subject")?,
+                severity: row.get("severity")?,
+                node: row.opt_id("node_id")?,
+                detail: row.text("detail")?,
+                occurrences: row.num("occurrences")?,
+                raised_at: row.millis("raised_at")?,
+                last_at: row.millis("last_at")?,
+                cleared_at: row.opt_millis("cleared_at")?,
+            })
+        })
+        .collect()
+}

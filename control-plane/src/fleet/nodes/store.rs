@@ -1,0 +1,196 @@
+//! SQL of nodes and locations.
+
+use ez_protocol::{NodeId, UnixMillis};
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::NodeRow;
+use crate::{
+    db::{Cols, DbError, one_row},
+    fleet::model::{Location, NodeState},
+    placement::Room,
+};
+
+/// Everything about a node. A node that is connected was last seen when its process last beat.
+const SELECT: &str = "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
+     n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.warnings,
+     n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.created_at, s.connected_at, p.beat_at,
+     c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold, c.disk_gib_capacity, c.disk_gib_sold,
+     c.cores_observed, c.memory_mib_observed, c.memory_mib_used, c.disk_gib_observed, c.disk_gib_used,
+     c.servers, c.servers_capacity
+ FROM nodes n JOIN node_capacity c ON c.node_id = n.id
+     LEFT JOIN node_sessions s ON s.node_id = n.id LEFT JOIN link_processes p ON p.id = s.process
+ WHERE (CAST($1 AS TEXT) IS NULL OR n.location = $1) AND (CAST($2 AS TEXT) IS NULL OR n.id = $2)
+     AND (CAST($3 AS TEXT) IS NULL OR n.name = $3)
+ ORDER BY n.location, n.name";
+
+async fn select(
+    conn: &mut AnyConnection,
+    location: Option<&str>,
+    id: Option<NodeId>,
+    name: Option<&str>,
+) -> Result<Vec<NodeRow>, DbError> {
+    let rows = sqlx::query(SELECT)
+        .bind(location.map(str::to_owned))
+        .bind(id.map(|id| id.to_string()))
+        .bind(name.map(str::to_owned))
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(build).collect()
+}
+
+fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
+    let row = Cols::of("nodes", row);
+    let connected_at = row.opt_millis("connected_at")?;
+    let beat_at = row.opt_millis("beat_at")?;
+    // A session whose process never beat counts from its beginning.
+    let live = connected_at.map(|since| beat_at.map_or(since, |beat| beat.max(since)));
+    Ok(NodeRow {
+        id: row.id("id")?,
+        name: row.text("name")?,
+        location: row.text("location")?,
+        state: row.get("state")?,
+        epoch: row.num("epoch")?,
+        cluster: row.get("cluster")?,
+        pve_node: row.get("pve_node")?,
+        pve_version: row.get("pve_version")?,
+        agent_version: row.get("agent_version")?,
+        vmid_first: row.int("vmid_first")?,
+        vmid_last: row.int("vmid_last")?,
+        vmid_next: row.int("vmid_next")?,
+        policy: row.json("policy")?,
+        images: row.json("images")?,
+        storages: row.json("storages")?,
+        warnings: row.json("warnings")?,
+        foreign_vms: row.num("foreign_vms")?,
+        certificate_not_after: row.opt_millis("certificate_not_after")?,
+        reported_at: row.opt_millis("reported_at")?,
+        last_seen_at: live.max(row.opt_millis("last_seen_at")?),
+        connected_at,
+        vcpu: Room { capacity: row.num("vcpu_capacity")?, sold: row.num("vcpu_sold")? },
+        memory_mib: Room { capacity: row.num("memory_mib_capacity")?, sold: row.num("memory_mib_sold")? },
+        disk_gib: Room { capacity: row.num("disk_gib_capacity")?, sold: row.num("disk_gib_sold")? },
+        servers: Room { capacity: row.num("servers_capacity")?, sold: row.num("servers")? },
+        memory_seen: (row.num("memory_mib_observed")?, row.num("memory_mib_used")?),
+        disk_seen: (row.num("disk_gib_observed")?, row.num("disk_gib_used")?),
+        cores_seen: row.num("cores_observed")?,
+        created_at: row.millis("created_at")?,
+    })
+}
+
+pub(super) async fn list(conn: &mut AnyConnection, location: Option<&str>) -> Result<Vec<NodeRow>, DbError> {
+    select(conn, location, None, None).await
+}
+
+pub(super) async fn by_id(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodeRow>, DbError> {
+    Ok(select(conn, None, Some(id), None).await?.pop())
+}
+
+pub(super) async fn by_name(conn: &mut AnyConnection, name: &str) -> Result<Option<NodeRow>, DbError> {
+    Ok(select(conn, None, None, Some(name)).await?.pop())
+}
+
+pub(super) async fn locations(conn: &mut AnyConnection) -> Result<Vec<Location>, DbError> {
+    let rows =
+        sqlx::query("SELECT code, name, country FROM locations ORDER BY name, code").fetch_all(conn).await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("locations", row);
+            Ok(Location { code: row.text("code")?, name: row.text("name")?, country: row.text("country")? })
+        })
+        .collect()
+}
+
+pub(super) async fn location_exists(conn: &mut AnyConnection, code: &str) -> Result<bool, DbError> {
+    let row = sqlx::query("SELECT code FROM locations WHERE code = $1")
+        .bind(code.to_owned())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.is_some())
+}
+
+pub(super) async fn put_location(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    location: &Location,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO locations (code, name, country, created_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (code) DO UPDATE SET name = excluded.name, country = excluded.country
+         WHERE locations.name <> excluded.name OR locations.country <> excluded.country",
+    )
+    .bind(location.code.clone())
+    .bind(location.name.clone())
+    .bind(location.country.clone())
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn insert(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: NodeId,
+    actor: &str,
+    name: &str,
+    location: &str,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO nodes (id, name, location, state, epoch, vmid_first, vmid_last, vmid_next, policy, images,
+             warnings, storages, foreign_vms, acked_event_seq, report_seq, created_at, created_by)
+         VALUES ($1, $2, $3, 'pending', 0, 0, -1, 0, $4, '[]', '[]', '[]', 0, 0, 0, $5, $6)
+         ON CONFLICT (name) DO NOTHING",
+    )
+    .bind(id.to_string())
+    .bind(name.to_owned())
+    .bind(location.to_owned())
+    .bind(serde_json::to_string(&crate::fleet::NodePolicy::default()).unwrap_or_default())
+    .bind(at.0)
+    .bind(actor.to_owned())
+    .execute(&mut *tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "INSERT INTO node_capacity (node_id, vcpu_capacity, vcpu_sold, memory_mib_capacity, memory_mib_sold,
+             disk_gib_capacity, disk_gib_sold, cores_observed, memory_mib_observed, memory_mib_used,
+             disk_gib_observed, disk_gib_used, servers, servers_capacity)
+         VALUES ($1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+    )
+    .bind(id.to_string())
+    .execute(tx)
+    .await?;
+    Ok(true)
+}
+
+pub(super) async fn state(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodeState>, DbError> {
+    let row = sqlx::query("SELECT id, state FROM nodes WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| Cols::of("nodes", &row).get("state")).transpose()
+}
+
+pub(super) async fn set_state(
+    tx: &mut AnyConnection,
+    id: NodeId,
+    before: NodeState,
+    after: NodeState,
+) -> Result<(), DbError> {
+    let done = sqlx::query("UPDATE nodes SET state = $1 WHERE id = $2 AND state = $3")
+        .bind(after)
+        .bind(id.to_string())
+        .bind(before)
+        .execute(tx)
+        .await?;
+    one_row(done)
+}
+
+pub(super) async fn revoke_certificates(tx: &mut AnyConnection, id: NodeId) -> Result<(), DbError> {
+    sqlx::query("UPDATE node_certificates SET state = 'revoked' WHERE node_id = $1")
+        .bind(id.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}

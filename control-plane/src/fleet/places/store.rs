@@ -1,0 +1,485 @@
+//! SQL of places.
+
+use ez_protocol::{InstanceId, NodeId, UnixMillis, order::MacAddress};
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::{Rest, Size};
+use crate::{
+    db::{Cols, DbError, one_row},
+    entropy::{Entropy, EntropyExt as _},
+    fleet::{
+        model::{Address, NodePolicy, Placement},
+        pool::PoolShape,
+    },
+    placement::Need,
+};
+
+/// How often a lost race for a reused address or VMID is tried again.
+const TRIES: usize = 64;
+
+/// What a reservation must know of a node.
+pub(super) struct Host {
+    pub(super) location: String,
+    pub(super) cluster: String,
+    pub(super) policy: NodePolicy,
+}
+
+/// An address pool.
+pub(super) struct Pool {
+    pub(super) id: String,
+    pub(super) bridge: String,
+    pub(super) vlan: Option<u16>,
+    pub(super) shape: PoolShape,
+    /// Addresses never given out yet, and those that are free again.
+    pub(super) free: u64,
+}
+
+impl Pool {
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.shape.prefix.addr().is_ipv6()
+    }
+}
+
+/// A place about to be written.
+pub(super) struct NewPlace {
+    pub(super) instance: InstanceId,
+    pub(super) node: NodeId,
+    pub(super) cluster: String,
+    pub(super) vmid: i64,
+    pub(super) bridge: String,
+    pub(super) vlan: Option<u16>,
+    pub(super) mac: String,
+    pub(super) until: Option<UnixMillis>,
+    pub(super) at: UnixMillis,
+}
+
+/// A place just removed.
+pub(super) struct Taken {
+    pub(super) node: NodeId,
+    pub(super) size: Size,
+}
+
+/// The guarded sale: it changes a row only if the node takes new servers and all of it fits.
+pub(super) async fn take_room(
+    tx: &mut AnyConnection,
+    node: NodeId,
+    need: &Need,
+) -> Result<bool, DbError> {
+    let size = Size::from(need);
+    let done = sqlx::query(
+        "UPDATE node_capacity SET vcpu_sold = vcpu_sold + $1, memory_mib_sold = memory_mib_sold + $2,
+             disk_gib_sold = disk_gib_sold + $3, servers = servers + 1
+         WHERE node_id = $4 AND vcpu_sold + $1 <= vcpu_capacity AND memory_mib_sold + $2 <= memory_mib_capacity
+             AND disk_gib_sold + $3 <= disk_gib_capacity AND servers < servers_capacity
+             AND EXISTS (SELECT 1 FROM nodes WHERE nodes.id = $4 AND nodes.state = 'active' AND nodes.location = $5)",
+    )
+    .bind(size.vcpu)
+    .bind(size.memory_mib)
+    .bind(size.disk_gib)
+    .bind(node.to_string())
+    .bind(need.location.clone())
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn give_room(tx: &mut AnyConnection, node: NodeId, size: Size) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE node_capacity SET vcpu_sold = vcpu_sold - $1, memory_mib_sold = memory_mib_sold - $2,
+             disk_gib_sold = disk_gib_sold - $3, servers = servers - 1
+         WHERE node_id = $4",
+    )
+    .bind(size.vcpu)
+    .bind(size.memory_mib)
+    .bind(size.disk_gib)
+    .bind(node.to_string())
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+pub(super) async fn host(tx: &mut AnyConnection, node: NodeId) -> Result<Option<Host>, DbError> {
+    let row = sqlx::query("SELECT id, location, cluster, policy FROM nodes WHERE id = $1 AND cluster IS NOT NULL")
+        .bind(node.to_string())
+        .fetch_optional(tx)
+        .await?;
+    row.map(|row| {
+        let row = Cols::of("nodes", &row);
+        Ok(Host { location: row.text("location")?, cluster: row.text("cluster")?, policy: row.json("policy")? })
+    })
+    .transpose()
+}
+
+/// The pools of a location, those with the most free addresses first.
+pub(super) async fn pools_of(conn: &mut AnyConnection, location: &str) -> Result<Vec<Pool>, DbError> {
+    let rows = sqlx::query(
+        "SELECT p.id, p.bridge, p.vlan, p.prefix, p.gateway, p.routed,
+             p.end_ordinal - p.next_ordinal + (SELECT count(*) FROM addresses a WHERE a.pool_id = p.id AND a.state = 'free')
+             AS free
+         FROM address_pools p WHERE p.location = $1 ORDER BY free DESC, p.id",
+    )
+    .bind(location.to_owned())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("address_pools", row);
+            let shape = PoolShape {
+                prefix: row.id("prefix")?,
+                gateway: row.id("gateway")?,
+                routed: row.flag("routed")?,
+            };
+            let vlan = match row.get::<Option<i64>>("vlan")? {
+                Some(tag) => Some(u16::try_from(tag).map_err(|_| row.inconsistent("vlan"))?),
+                None => None,
+            };
+            Ok(Pool { id: row.text("id")?, bridge: row.text("bridge")?, vlan, shape, free: row.num("free")? })
+        })
+        .collect()
+}
+
+/// Addresses whose rest is over are free again.
+pub(super) async fn end_rests(tx: &mut AnyConnection, at: UnixMillis) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE addresses SET state = 'free', instance_id = NULL, free_at = NULL
+         WHERE state = 'quarantine' AND free_at <= $1",
+    )
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes one address of a pool: one never used before, else the lowest that is free again.
+pub(super) async fn take_address(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    pool: &Pool,
+    instance: InstanceId,
+) -> Result<bool, DbError> {
+    let family: i64 = if pool.is_ipv6() { 6 } else { 4 };
+    loop {
+        let row = sqlx::query(
+            "UPDATE address_pools SET next_ordinal = next_ordinal + 1 WHERE id = $1 AND next_ordinal < end_ordinal
+             RETURNING next_ordinal - 1 AS ordinal",
+        )
+        .bind(pool.id.clone())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { break };
+        let ordinal = Cols::of("address_pools", &row).int("ordinal")?;
+        let Some((address, length)) = pool.shape.address(ordinal) else { continue };
+        let done = sqlx::query(
+            "INSERT INTO addresses (pool_id, ordinal, address, prefix_len, family, instance_id, state)
+             VALUES ($1, $2, $3, $4, $5, $6, 'held') ON CONFLICT DO NOTHING",
+        )
+        .bind(pool.id.clone())
+        .bind(ordinal)
+        .bind(address.to_string())
+        .bind(i64::from(length))
+        .bind(family)
+        .bind(instance.to_string())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            return Ok(true);
+        }
+    }
+    end_rests(tx, at).await?;
+    for _ in 0..TRIES {
+        let done = sqlx::query(
+            "UPDATE addresses SET state = 'held', instance_id = $1 WHERE pool_id = $2 AND state = 'free'
+             AND ordinal = (SELECT min(ordinal) FROM addresses WHERE pool_id = $2 AND state = 'free')",
+        )
+        .bind(instance.to_string())
+        .bind(pool.id.clone())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            return Ok(true);
+        }
+        let left = sqlx::query("SELECT pool_id FROM addresses WHERE pool_id = $1 AND state = 'free' LIMIT 1")
+            .bind(pool.id.clone())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if left.is_none() {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+/// Takes a VMID of the node's range with a new MAC: one never used before, else one whose rest is over.
+pub(super) async fn take_vmid(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    node: NodeId,
+    host: &Host,
+    instance: InstanceId,
+) -> Result<Option<(i64, String)>, DbError> {
+    loop {
+        let row = sqlx::query(
+            "UPDATE nodes SET vmid_next = vmid_next + 1 WHERE id = $1 AND vmid_next <= vmid_last
+             RETURNING vmid_next - 1 AS vmid",
+        )
+        .bind(node.to_string())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { break };
+        let vmid = Cols::of("nodes", &row).int("vmid")?;
+        let mac = new_mac(entropy);
+        let done = sqlx::query(
+            "INSERT INTO vmid_allocations (cluster, vmid, node_id, instance_id, mac, state)
+             VALUES ($1, $2, $3, $4, $5, 'held') ON CONFLICT DO NOTHING",
+        )
+        .bind(host.cluster.clone())
+        .bind(vmid)
+        .bind(node.to_string())
+        .bind(instance.to_string())
+        .bind(mac.clone())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            return Ok(Some((vmid, mac)));
+        }
+    }
+    for _ in 0..TRIES {
+        let mac = new_mac(entropy);
+        let row = sqlx::query(
+            "UPDATE vmid_allocations SET state = 'held', node_id = $1, instance_id = $2, mac = $3, free_at = NULL
+             WHERE cluster = $4 AND (state = 'free' OR (state = 'quarantine' AND free_at <= $5))
+             AND vmid = (SELECT min(v.vmid) FROM vmid_allocations v, nodes n
+                 WHERE n.id = $1 AND v.cluster = $4 AND v.vmid >= n.vmid_first AND v.vmid <= n.vmid_last
+                 AND (v.state = 'free' OR (v.state = 'quarantine' AND v.free_at <= $5)))
+             AND NOT EXISTS (SELECT 1 FROM vmid_allocations m WHERE m.mac = $3)
+             RETURNING vmid",
+        )
+        .bind(node.to_string())
+        .bind(instance.to_string())
+        .bind(mac.clone())
+        .bind(host.cluster.clone())
+        .bind(at.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+        if let Some(row) = row {
+            return Ok(Some((Cols::of("vmid_allocations", &row).int("vmid")?, mac)));
+        }
+        if free_vmids_again(tx, at, node, &host.cluster).await? == 0 {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// VMIDs of the node's range that were used and are free again.
+pub(super) async fn free_vmids_again(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    cluster: &str,
+) -> Result<u64, DbError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS free FROM vmid_allocations v, nodes n
+         WHERE n.id = $1 AND v.cluster = $2 AND v.vmid >= n.vmid_first AND v.vmid <= n.vmid_last
+         AND (v.state = 'free' OR (v.state = 'quarantine' AND v.free_at <= $3))",
+    )
+    .bind(node.to_string())
+    .bind(cluster.to_owned())
+    .bind(at.0)
+    .fetch_one(conn)
+    .await?;
+    Cols::of("vmid_allocations", &row).num("free")
+}
+
+/// Proxmox's own vendor prefix and 24 random bits; uniqueness is the index's business.
+fn new_mac(entropy: &dyn Entropy) -> String {
+    let [a, b, c] = entropy.bytes::<3>();
+    format!("BC:24:11:{a:02X}:{b:02X}:{c:02X}")
+}
+
+pub(super) async fn insert(tx: &mut AnyConnection, place: &NewPlace, need: &Need) -> Result<(), DbError> {
+    let size = Size::from(need);
+    sqlx::query(
+        "INSERT INTO placements (instance_id, node_id, cluster, vmid, bridge, vlan, mac, vcpu, memory_mib, disk_gib,
+             reserved_until, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+    )
+    .bind(place.instance.to_string())
+    .bind(place.node.to_string())
+    .bind(place.cluster.clone())
+    .bind(place.vmid)
+    .bind(place.bridge.clone())
+    .bind(place.vlan.map(i64::from))
+    .bind(place.mac.clone())
+    .bind(size.vcpu)
+    .bind(size.memory_mib)
+    .bind(size.disk_gib)
+    .bind(place.until.map(|t| t.0))
+    .bind(place.at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn confirm(tx: &mut AnyConnection, instance: InstanceId) -> Result<(), DbError> {
+    let done = sqlx::query("UPDATE placements SET reserved_until = NULL WHERE instance_id = $1")
+        .bind(instance.to_string())
+        .execute(tx)
+        .await?;
+    one_row(done)
+}
+
+pub(super) async fn remove(tx: &mut AnyConnection, instance: InstanceId) -> Result<Option<Taken>, DbError> {
+    let row = sqlx::query(
+        "DELETE FROM placements WHERE instance_id = $1 RETURNING node_id, vcpu, memory_mib, disk_gib",
+    )
+    .bind(instance.to_string())
+    .fetch_optional(tx)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("placements", &row);
+        let size = Size {
+            vcpu: row.int("vcpu")?,
+            memory_mib: row.int("memory_mib")?,
+            disk_gib: row.int("disk_gib")?,
+        };
+        Ok(Taken { node: row.id("node_id")?, size })
+    })
+    .transpose()
+}
+
+pub(super) async fn rest_addresses(
+    tx: &mut AnyConnection,
+    instance: InstanceId,
+    rest: Rest,
+) -> Result<(), DbError> {
+    let (state, free_at) = resting(rest);
+    sqlx::query("UPDATE addresses SET state = $1, free_at = $2 WHERE instance_id = $3 AND state = 'held'")
+        .bind(state)
+        .bind(free_at)
+        .bind(instance.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn rest_vmid(
+    tx: &mut AnyConnection,
+    instance: InstanceId,
+    rest: Rest,
+) -> Result<(), DbError> {
+    let (state, free_at) = resting(rest);
+    sqlx::query("UPDATE vmid_allocations SET state = $1, free_at = $2 WHERE instance_id = $3 AND state = 'held'")
+        .bind(state)
+        .bind(free_at)
+        .bind(instance.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+fn resting(rest: Rest) -> (&'static str, Option<i64>) {
+    match rest {
+        Rest::Free => ("free", None),
+        Rest::Until(at) => ("quarantine", Some(at.0)),
+        Rest::Forever => ("quarantine", None),
+    }
+}
+
+pub(super) async fn start_rest(
+    tx: &mut AnyConnection,
+    instance: InstanceId,
+    until: UnixMillis,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE addresses SET free_at = $1 WHERE instance_id = $2 AND state = 'quarantine' AND free_at IS NULL",
+    )
+    .bind(until.0)
+    .bind(instance.to_string())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "UPDATE vmid_allocations SET free_at = $1
+         WHERE instance_id = $2 AND state = 'quarantine' AND free_at IS NULL",
+    )
+    .bind(until.0)
+    .bind(instance.to_string())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn mark_foreign(tx: &mut AnyConnection, instance: InstanceId) -> Result<(), DbError> {
+    sqlx::query("UPDATE vmid_allocations SET state = 'foreign' WHERE instance_id = $1 AND state = 'held'")
+        .bind(instance.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn placed_on(conn: &mut AnyConnection, node: NodeId) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query("SELECT instance_id FROM placements WHERE node_id = $1")
+        .bind(node.to_string())
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(|row| Cols::of("placements", row).id("instance_id")).collect()
+}
+
+pub(super) async fn find(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<Placement>, DbError> {
+    let row = sqlx::query(
+        "SELECT p.instance_id, p.node_id, n.name, n.location, p.vmid, p.bridge, p.vlan, p.mac, p.reserved_until
+         FROM placements p JOIN nodes n ON n.id = p.node_id WHERE p.instance_id = $1",
+    )
+    .bind(instance.to_string())
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let addresses = sqlx::query(
+        "SELECT a.address, a.prefix_len, a.family, p.gateway, p.dns
+         FROM addresses a JOIN address_pools p ON p.id = a.pool_id
+         WHERE a.instance_id = $1 AND a.state = 'held' ORDER BY a.family",
+    )
+    .bind(instance.to_string())
+    .fetch_all(conn)
+    .await?;
+    build(&row, &addresses).map(Some)
+}
+
+fn build(row: &AnyRow, addresses: &[AnyRow]) -> Result<Placement, DbError> {
+    let row = Cols::of("placements", row);
+    let (mut ipv4, mut ipv6, mut dns) = (None, None, Vec::new());
+    for address in addresses {
+        let cols = Cols::of("addresses", address);
+        let value = Address {
+            address: cols.id("address")?,
+            prefix_len: cols.num("prefix_len")?,
+            gateway: cols.id("gateway")?,
+        };
+        dns.extend(cols.json::<Vec<std::net::IpAddr>>("dns")?);
+        if cols.int("family")? == 4 { ipv4 = Some(value) } else { ipv6 = Some(value) }
+    }
+    // The protocol allows four name servers.
+    dns.truncate(4);
+    let vlan = match row.get::<Option<i64>>("vlan")? {
+        Some(tag) => Some(u16::try_from(tag).map_err(|_| row.inconsistent("vlan"))?),
+        None => None,
+    };
+    Ok(Placement {
+        instance: row.id("instance_id")?,
+        node: row.id("node_id")?,
+        node_name: row.text("name")?,
+        location: row.text("location")?,
+        vmid: row.num("vmid")?,
+        bridge: row.text("bridge")?,
+        vlan,
+        mac: row.id::<MacAddress>("mac")?,
+        ipv4: ipv4.ok_or_else(|| row.inconsistent("instance_id"))?,
+        ipv6,
+        dns,
+        reserved_until: row.opt_millis("reserved_until")?,
+    })
+}

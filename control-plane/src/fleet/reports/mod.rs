@@ -1,0 +1,186 @@
+//! What agents see on their hosts: capacity, images, storages, warnings, and the servers themselves.
+//!
+//! Reports are numbered within one run of an agent. A snapshot replaces everything; a delta must build on
+//! the last stored report, else a full snapshot is asked for. What is sold never changes here; what may be
+//! sold does.
+
+mod store;
+#[cfg(test)]
+mod tests;
+
+use ez_protocol::{NodeId, UnixMillis, message::HostState};
+use sqlx::AnyConnection;
+
+use super::{
+    alarms,
+    capacity::{Observed, PolicyBounds, sellable},
+    model::{ImageView, NodePolicy, Severity, StorageView, WarningView},
+    nodes,
+};
+use crate::db::DbError;
+
+/// Place of a report in its agent's numbering.
+#[derive(Clone, Copy, Debug)]
+pub struct Position<'a> {
+    /// Random per run of the agent.
+    pub report_epoch: &'a str,
+    /// Its own number.
+    pub seq: u64,
+    /// For a delta: the report it builds on.
+    pub base: Option<u64>,
+}
+
+/// What to do with a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the next one: store it.
+    Take,
+    /// It is known already.
+    Known,
+    /// Something is missing before it: ask for a snapshot.
+    Gap,
+}
+
+/// Decides about a report and, when it is to be taken, moves the node's position.
+///
+/// # Errors
+/// [`DbError::NotFound`] when there is no such node.
+pub async fn take(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    position: Position<'_>,
+) -> Result<Verdict, DbError> {
+    let (epoch, seq) = store::position(tx, node).await?.ok_or(DbError::NotFound)?;
+    let same_run = epoch.as_deref() == Some(position.report_epoch);
+    let verdict = match position.base {
+        _ if same_run && position.seq <= seq => Verdict::Known,
+        None => Verdict::Take,
+        Some(base) if same_run && base == seq => Verdict::Take,
+        Some(_) => Verdict::Gap,
+    };
+    if verdict == Verdict::Take {
+        store::set_position(tx, at, node, position).await?;
+    }
+    Ok(verdict)
+}
+
+/// Stores what an agent sees of its host.
+///
+/// # Errors
+/// [`DbError::NotFound`] when there is no such node.
+pub async fn record_host(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    host: &HostState,
+) -> Result<(), DbError> {
+    let row = nodes::by_id(tx, node).await?.ok_or(DbError::NotFound)?;
+    let storages: Vec<StorageView> = host
+        .storages
+        .iter()
+        .take(64)
+        .map(|s| StorageView {
+            id: cut(&s.id, 100),
+            kind: cut(&s.kind, 40),
+            total_mib: s.total_mib,
+            used_mib: s.used_mib,
+        })
+        .collect();
+    let images: Vec<ImageView> = host
+        .images
+        .iter()
+        .take(256)
+        .map(|i| ImageView { name: cut(&i.name, 64), digest: cut(&i.digest, 80) })
+        .collect();
+    let warnings: Vec<WarningView> = host
+        .warnings
+        .iter()
+        .take(32)
+        .map(|w| WarningView { code: cut(&w.code, 40), text: cut(&w.text, 500) })
+        .collect();
+    let (disk_gib, disk_used) = disk(&row.policy, &storages);
+    let observed = Observed { cores: u64::from(host.cpus), memory_mib: host.memory_mib, disk_gib };
+    let facts = store::Facts {
+        at,
+        node,
+        storages: &storages,
+        images: &images,
+        warnings: &warnings,
+        foreign_vms: u64::from(host.foreign_vms),
+        certificate_not_after: (host.certificate_not_after_ms > 0).then_some(host.certificate_not_after_ms),
+        versions: (cut(&host.pve_version, 40), cut(&host.agent_version, 40)),
+    };
+    store::set_facts(tx, &facts).await?;
+    // What others put on the host cannot be sold.
+    let ours = Observed { memory_mib: host.memory_mib.saturating_sub(host.foreign_memory_mib), ..observed };
+    let capacity = store::Capacity {
+        sale: sellable(ours, bounds(&row.policy)),
+        servers: if row.policy.max_instances == 0 { i64::MAX } else { signed(row.policy.max_instances) },
+        observed,
+        memory_used_mib: host.memory_used_mib,
+        disk_used_gib: disk_used,
+    };
+    store::set_capacity(tx, at, node, &capacity).await?;
+    raise_warnings(tx, at, node, &row, &warnings).await
+}
+
+/// Each warning of an agent is an alarm for as long as the agent repeats it.
+async fn raise_warnings(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    row: &nodes::NodeRow,
+    warnings: &[WarningView],
+) -> Result<(), DbError> {
+    for gone in row.warnings.iter().filter(|old| !warnings.iter().any(|new| new.code == old.code)) {
+        alarms::clear(tx, at, &gone.code.to_lowercase(), &row.name).await?;
+    }
+    for warning in warnings {
+        let alarm = alarms::New {
+            kind: &warning.code.to_lowercase(),
+            subject: &row.name,
+            severity: Severity::Warning,
+            node: Some(node),
+            detail: &warning.text,
+        };
+        alarms::hold(tx, at, alarm).await?;
+    }
+    Ok(())
+}
+
+/// Notes how far a node's events are stored.
+///
+/// # Errors
+/// Those of the database.
+pub async fn events_stored(
+    tx: &mut AnyConnection,
+    node: NodeId,
+    journal: &str,
+    event_seq: u64,
+) -> Result<(), DbError> {
+    store::events_stored(tx, node, journal, event_seq).await
+}
+
+/// Disk for servers: the first storage the policy names is the one that is used.
+fn disk(policy: &NodePolicy, storages: &[StorageView]) -> (u64, u64) {
+    let used = policy.storages.iter().find_map(|name| storages.iter().find(|s| s.id == *name));
+    used.map_or((0, 0), |s| (s.total_mib / 1_024, s.used_mib / 1_024))
+}
+
+fn bounds(policy: &NodePolicy) -> PolicyBounds {
+    let bound = |n: u64| (n > 0).then_some(n);
+    PolicyBounds {
+        vcpu: bound(policy.max_vcpus),
+        memory_mib: bound(policy.max_memory_mib),
+        disk_gib: bound(policy.max_disk_gib),
+    }
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(longest).collect()
+}

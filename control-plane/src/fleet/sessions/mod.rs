@@ -1,0 +1,162 @@
+//! Who is connected where, with which certificate, and who has gone silent.
+//!
+//! A connected node costs no writes: the process that holds the connection beats once in ten seconds for
+//! all of its nodes, and a node counts as seen while its process beats. Only connecting and losing a
+//! connection touch a node's own rows.
+//!
+//! At each greeting the agent's history is compared with ours: its journal, its highest event, its
+//! highest order and the value of the last Welcome. An agent that remembers less than it had acknowledged,
+//! or whose disk was copied, is quarantined: it may report, but gets no orders, because it could repeat
+//! an action it no longer remembers.
+
+mod greet;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use ez_protocol::{NodeId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::{
+    alarms,
+    model::{NodeState, Presence, START_GRACE_MS, Severity},
+    nodes,
+};
+use crate::db::DbError;
+
+pub use greet::{Connection, Greeting, GreetingRefusal, greet};
+
+/// Says that a process of the control plane lives and serves the link.
+///
+/// # Errors
+/// Those of the database.
+pub async fn beat(tx: &mut AnyConnection, at: UnixMillis, process: &str) -> Result<(), DbError> {
+    store::beat(tx, at, process).await
+}
+
+/// Ends the sessions of processes that stopped beating; their nodes were last seen at the last beat.
+///
+/// # Errors
+/// Those of the database.
+pub async fn drop_stale(tx: &mut AnyConnection, at: UnixMillis) -> Result<(), DbError> {
+    store::drop_stale(tx, UnixMillis(at.0 - super::model::OFFLINE_AFTER_MS)).await
+}
+
+/// Ends one connection's session; the session of a newer connection stays.
+///
+/// # Errors
+/// Those of the database.
+pub async fn end(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    connection: &str,
+) -> Result<(), DbError> {
+    store::end(tx, at, node, connection).await
+}
+
+/// What a live connection may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Orders may be sent.
+    Served,
+    /// Connected, but no orders: quarantined.
+    Quarantined,
+    /// Another connection of the same node took over.
+    Replaced,
+    /// The node or the certificate was revoked.
+    Revoked,
+}
+
+/// Looks up whether a connection still holds its node's session and its certificate still counts. Asked
+/// before each dispatch, so a revocation is seen by every process.
+///
+/// # Errors
+/// Those of the database.
+pub async fn standing(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    connection: &str,
+    serial: &str,
+) -> Result<Standing, DbError> {
+    let Some(found) = store::standing(conn, node, serial).await? else { return Ok(Standing::Revoked) };
+    if !found.state.may_connect() || found.valid_until < at {
+        return Ok(Standing::Revoked);
+    }
+    if found.connection.as_deref() != Some(connection) {
+        return Ok(Standing::Replaced);
+    }
+    Ok(if found.state == NodeState::Quarantined { Standing::Quarantined } else { Standing::Served })
+}
+
+/// Whether a certificate lets its node in at all: the first question at a handshake.
+///
+/// # Errors
+/// Those of the database.
+pub async fn admitted(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    serial: &str,
+) -> Result<bool, DbError> {
+    let found = store::standing(conn, node, serial).await?;
+    Ok(found.is_some_and(|f| f.state.may_connect() && f.valid_until >= at))
+}
+
+/// A node that went silent or came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// Its name.
+    pub name: String,
+    /// When it was last heard of.
+    pub last_seen_at: UnixMillis,
+}
+
+/// Raises and clears the alarms of silent nodes; returns those that went offline just now.
+///
+/// For the first five minutes after a start of the control plane nobody is called offline: agents need
+/// a while to come back.
+///
+/// # Errors
+/// Those of the database.
+pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence>, DbError> {
+    let settled = store::oldest_living_start(tx, UnixMillis(at.0 - super::model::LATE_AFTER_MS))
+        .await?
+        .is_some_and(|started| at.0 - started.0 >= START_GRACE_MS);
+    let mut gone = Vec::new();
+    for node in nodes::list(tx, None).await? {
+        let kind = "node_offline";
+        match node.presence(at) {
+            _ if !node.state.may_connect() => alarms::clear(tx, at, kind, &node.name).await?,
+            Presence::Online => alarms::clear(tx, at, kind, &node.name).await?,
+            Presence::Offline if settled => {
+                let detail = "No word from its agent for more than 90 seconds. Its servers keep running.";
+                let last_seen_at = node.last_seen_at.unwrap_or(node.created_at);
+                let alarm = alarms::New {
+                    kind,
+                    subject: &node.name,
+                    severity: Severity::Critical,
+                    node: Some(node.id),
+                    detail,
+                };
+                if alarms::hold(tx, at, alarm).await? {
+                    gone.push(Silence { name: node.name.clone(), last_seen_at });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(gone)
+}
+
+/// The nodes whose session this process holds, with the certificate each came with.
+///
+/// # Errors
+/// Those of the database.
+pub async fn sessions_of(
+    conn: &mut AnyConnection,
+    process: &str,
+) -> Result<Vec<(NodeId, String, String)>, DbError> {
+    store::sessions_of(conn, process).await
+}

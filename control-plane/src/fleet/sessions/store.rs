@@ -1,0 +1,279 @@
+//! SQL of sessions.
+
+use ez_protocol::{NodeId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::greet::Connection;
+use crate::{
+    db::{Cols, DbError, one_row},
+    fleet::model::{NodePolicy, NodeState},
+};
+
+pub(super) async fn beat(tx: &mut AnyConnection, at: UnixMillis, process: &str) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO link_processes (id, started_at, beat_at) VALUES ($1, $2, $2)
+         ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
+    )
+    .bind(process.to_owned())
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn oldest_living_start(
+    conn: &mut AnyConnection,
+    beaten_after: UnixMillis,
+) -> Result<Option<UnixMillis>, DbError> {
+    let row = sqlx::query("SELECT CAST(min(started_at) AS BIGINT) AS started FROM link_processes WHERE beat_at > $1")
+        .bind(beaten_after.0)
+        .fetch_one(conn)
+        .await?;
+    Cols::of("link_processes", &row).opt_millis("started")
+}
+
+pub(super) async fn drop_stale(tx: &mut AnyConnection, beat_before: UnixMillis) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE nodes SET last_seen_at = (SELECT p.beat_at FROM node_sessions s JOIN link_processes p ON p.id = s.process
+             WHERE s.node_id = nodes.id)
+         WHERE id IN (SELECT s.node_id FROM node_sessions s JOIN link_processes p ON p.id = s.process WHERE p.beat_at < $1)",
+    )
+    .bind(beat_before.0)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("DELETE FROM node_sessions WHERE process IN (SELECT id FROM link_processes WHERE beat_at < $1)")
+        .bind(beat_before.0)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("DELETE FROM link_processes WHERE beat_at < $1").bind(beat_before.0).execute(tx).await?;
+    Ok(())
+}
+
+pub(super) async fn end(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    connection: &str,
+) -> Result<(), DbError> {
+    let done = sqlx::query("DELETE FROM node_sessions WHERE node_id = $1 AND connection = $2")
+        .bind(node.to_string())
+        .bind(connection.to_owned())
+        .execute(&mut *tx)
+        .await?;
+    if done.rows_affected() == 1 {
+        sqlx::query("UPDATE nodes SET last_seen_at = $1 WHERE id = $2")
+            .bind(at.0)
+            .bind(node.to_string())
+            .execute(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What decides about a connection.
+pub(super) struct Found {
+    pub(super) state: NodeState,
+    pub(super) valid_until: UnixMillis,
+    pub(super) connection: Option<String>,
+}
+
+pub(super) async fn standing(
+    conn: &mut AnyConnection,
+    node: NodeId,
+    serial: &str,
+) -> Result<Option<Found>, DbError> {
+    let row = sqlx::query(
+        "SELECT n.id, n.state, c.valid_until, s.connection FROM nodes n
+         JOIN node_certificates c ON c.node_id = n.id AND c.epoch = n.epoch AND c.serial = $2 AND c.state <> 'revoked'
+         LEFT JOIN node_sessions s ON s.node_id = n.id
+         WHERE n.id = $1",
+    )
+    .bind(node.to_string())
+    .bind(serial.to_owned())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("nodes", &row);
+        Ok(Found {
+            state: row.get("state")?,
+            valid_until: row.millis("valid_until")?,
+            connection: row.get("connection")?,
+        })
+    })
+    .transpose()
+}
+
+pub(super) async fn sessions_of(
+    conn: &mut AnyConnection,
+    process: &str,
+) -> Result<Vec<(NodeId, String, String)>, DbError> {
+    let rows = sqlx::query("SELECT node_id, connection, serial FROM node_sessions WHERE process = $1")
+        .bind(process.to_owned())
+        .fetch_all(conn)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("node_sessions", row);
+            Ok((row.id("node_id")?, row.text("connection")?, row.text("serial")?))
+        })
+        .collect()
+}
+
+/// What we remember of an agent's history.
+pub(super) struct History {
+    pub(super) epoch: u64,
+    pub(super) name: String,
+    pub(super) state: NodeState,
+    pub(super) cluster: Option<String>,
+    pub(super) journal: Option<String>,
+    pub(super) acked_event_seq: u64,
+    pub(super) ratchet: Option<Vec<u8>>,
+    pub(super) ratchet_previous: Option<Vec<u8>>,
+    pub(super) vmid_next: i64,
+}
+
+pub(super) async fn history(conn: &mut AnyConnection, node: NodeId) -> Result<Option<History>, DbError> {
+    let row = sqlx::query(
+        "SELECT id, epoch, name, state, cluster, journal_id, acked_event_seq, ratchet, ratchet_previous, vmid_next
+         FROM nodes WHERE id = $1",
+    )
+    .bind(node.to_string())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("nodes", &row);
+        Ok(History {
+            epoch: row.num("epoch")?,
+            name: row.text("name")?,
+            state: row.get("state")?,
+            cluster: row.get("cluster")?,
+            journal: row.get("journal_id")?,
+            acked_event_seq: row.num("acked_event_seq")?,
+            ratchet: row.get("ratchet")?,
+            ratchet_previous: row.get("ratchet_previous")?,
+            vmid_next: row.int("vmid_next")?,
+        })
+    })
+    .transpose()
+}
+
+/// What a greeting changes on a node.
+pub(super) struct Greeted<'a> {
+    pub(super) node: NodeId,
+    pub(super) at: UnixMillis,
+    pub(super) agent_version: &'a str,
+    pub(super) pve_version: &'a str,
+    pub(super) pve_node: &'a str,
+    pub(super) cluster: &'a str,
+    pub(super) journal: &'a str,
+    pub(super) policy: &'a NodePolicy,
+    pub(super) vmids: (i64, i64),
+    pub(super) vmid_next: i64,
+    pub(super) ratchet: (Vec<u8>, Option<Vec<u8>>),
+}
+
+pub(super) async fn store_greeting(tx: &mut AnyConnection, greeted: &Greeted<'_>) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE nodes SET agent_version = $1, pve_version = $2, pve_node = $3, cluster = $4, journal_id = $5,
+             policy = $6, vmid_first = $7, vmid_last = $8, vmid_next = $9, ratchet = $10, ratchet_previous = $11,
+             hello_at = $12
+         WHERE id = $13",
+    )
+    .bind(greeted.agent_version.to_owned())
+    .bind(greeted.pve_version.to_owned())
+    .bind(greeted.pve_node.to_owned())
+    .bind(greeted.cluster.to_owned())
+    .bind(greeted.journal.to_owned())
+    .bind(serde_json::to_string(greeted.policy).unwrap_or_default())
+    .bind(greeted.vmids.0)
+    .bind(greeted.vmids.1)
+    .bind(greeted.vmid_next)
+    .bind(greeted.ratchet.0.clone())
+    .bind(greeted.ratchet.1.clone())
+    .bind(greeted.at.0)
+    .bind(greeted.node.to_string())
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+/// Names of other nodes of the cluster whose VMID range touches this one.
+pub(super) async fn overlapping(
+    conn: &mut AnyConnection,
+    node: NodeId,
+    cluster: &str,
+    vmids: (i64, i64),
+) -> Result<Vec<String>, DbError> {
+    let rows = sqlx::query(
+        "SELECT name FROM nodes WHERE id <> $1 AND cluster = $2 AND vmid_first <= $3 AND vmid_last >= $4
+         AND state <> 'revoked' ORDER BY name",
+    )
+    .bind(node.to_string())
+    .bind(cluster.to_owned())
+    .bind(vmids.1)
+    .bind(vmids.0)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Cols::of("nodes", row).text("name")).collect()
+}
+
+/// Writes the session row; whoever held it before has lost it.
+pub(super) async fn take_session(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    connection: &Connection,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO node_sessions (node_id, process, connection, serial, remote, connected_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (node_id) DO UPDATE SET process = excluded.process, connection = excluded.connection,
+             serial = excluded.serial, remote = excluded.remote, connected_at = excluded.connected_at",
+    )
+    .bind(node.to_string())
+    .bind(connection.process.clone())
+    .bind(connection.id.clone())
+    .bind(connection.serial.clone())
+    .bind(connection.remote.clone())
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// First use of the next certificate makes it the current one; the one before stays good for a day.
+pub(super) async fn promote(
+    tx: &mut AnyConnection,
+    node: NodeId,
+    serial: &str,
+    old_until: UnixMillis,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE node_certificates SET state = 'current' WHERE node_id = $1 AND serial = $2 AND state = 'next'",
+    )
+    .bind(node.to_string())
+    .bind(serial.to_owned())
+    .execute(&mut *tx)
+    .await?;
+    if done.rows_affected() == 1 {
+        sqlx::query(
+            "UPDATE node_certificates SET state = 'superseded',
+                 valid_until = CASE WHEN valid_until < $1 THEN valid_until ELSE $1 END
+             WHERE node_id = $2 AND serial <> $3 AND state = 'current'",
+        )
+        .bind(old_until.0)
+        .bind(node.to_string())
+        .bind(serial.to_owned())
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "UPDATE nodes SET certificate_not_after = (SELECT not_after FROM node_certificates WHERE serial = $1)
+             WHERE id = $2",
+        )
+        .bind(serial.to_owned())
+        .bind(node.to_string())
+        .execute(tx)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Fleets for tests.

@@ -1,0 +1,226 @@
+//! The key directory: made once, read at each start.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    time::Duration,
+};
+
+use data_encoding::{BASE64, HEXLOWER};
+use ed25519_dalek::SigningKey;
+use ez_protocol::{
+    InstallId, UnixMillis,
+    envelope::KeyRole,
+    frame::PROTO_MIN,
+    trust::{Pin, TrustDocument, TrustDocumentKey},
+};
+
+use super::{
+    Keys, KeysError,
+    authority::{Authority, KeyPem, LINK_LIFE},
+};
+use crate::entropy::Entropy;
+
+/// How long the first order key is trusted. Its successor is announced by the next trust document.
+const ORDER_KEY_LIFE: Duration = Duration::from_secs(365 * 86_400);
+/// How long the key for trust documents is trusted.
+const TRUST_KEY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The link's certificate is made anew at start when it has less than this left.
+const LINK_RENEW: Duration = Duration::from_secs(7 * 86_400);
+
+const TRUST: &str = "trust.json";
+const AGENT_CA: &str = "agent-ca";
+const LINK_CA: &str = "link-ca";
+const LINK: &str = "link";
+const LINK_META: &str = "link.json";
+const ORDER_KEY: &str = "order.key";
+const TRUST_KEY: &str = "trust.key";
+
+/// What `keys init` needs to know.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// DNS names and IP addresses under which agents reach the link; at least one.
+    pub names: Vec<String>,
+    /// Port of the link.
+    pub port: u16,
+}
+
+/// Until when the link's certificate is valid and for which names it was made.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LinkMeta {
+    names: Vec<String>,
+    not_after: UnixMillis,
+}
+
+/// Makes all keys in `dir` and returns the pin of the new trust document.
+///
+/// # Errors
+/// [`KeysError::Exists`] when there are keys already; nothing is ever overwritten.
+pub fn init(
+    dir: &Path,
+    options: &InitOptions,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+) -> Result<Pin, KeysError> {
+    if dir.join(TRUST).exists() {
+        return Err(KeysError::Exists(dir.display().to_string()));
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| file_error(dir, e))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|e| file_error(dir, e))?;
+
+    let install = InstallId::generate(at, random(entropy));
+    let (agent_ca, agent_pem) = Authority::create("EZ agents", at, random(entropy))?;
+    let (link_ca, link_ca_pem) = Authority::create("EZ link servers", at, random(entropy))?;
+    let order = SigningKey::from_bytes(&random(entropy));
+    let trust = SigningKey::from_bytes(&random(entropy));
+    let from = at.minus(Duration::from_secs(300));
+    let document = TrustDocument {
+        version: 1,
+        install,
+        agent_ca: vec![BASE64.encode(agent_ca.certificate())],
+        link_ca: vec![BASE64.encode(link_ca.certificate())],
+        keys: vec![
+            TrustDocumentKey::new(&order.verifying_key(), KeyRole::Order, from, at.plus(ORDER_KEY_LIFE)),
+            TrustDocumentKey::new(&trust.verifying_key(), KeyRole::Trust, from, at.plus(TRUST_KEY_LIFE)),
+        ],
+        link: options.names.iter().map(|name| dial_address(name, options.port)).collect(),
+        min_proto: PROTO_MIN,
+    }
+    .to_bytes()?;
+
+    write_pair(dir, AGENT_CA, &agent_pem)?;
+    write_pair(dir, LINK_CA, &link_ca_pem)?;
+    write(dir, ORDER_KEY, seed_text(&order).as_bytes())?;
+    write(dir, TRUST_KEY, seed_text(&trust).as_bytes())?;
+    issue_link(dir, &link_ca, install, &options.names, at, entropy)?;
+    // Last: a directory with this file is complete.
+    write(dir, TRUST, &document)?;
+    Ok(Pin::of(&document))
+}
+
+/// Reads all keys. The link's certificate is made anew when it is about to end or its names have changed.
+///
+/// # Errors
+/// [`KeysError::Missing`] when there are none, [`KeysError::Exposed`] when others may read them.
+pub fn load(dir: &Path, names: &[String], at: UnixMillis, entropy: &dyn Entropy) -> Result<Keys, KeysError> {
+    if !dir.join(TRUST).exists() {
+        return Err(KeysError::Missing(dir.display().to_string()));
+    }
+    let document = read(dir, TRUST)?;
+    let trusted = TrustDocument::from_bytes(&document)?;
+    let meta = read(dir, LINK_META).ok().and_then(|bytes| serde_json::from_slice::<LinkMeta>(&bytes).ok());
+    let current = meta.is_some_and(|m| m.not_after > at.plus(LINK_RENEW) && (names.is_empty() || m.names == names));
+    let link = if current {
+        read_pair(dir, LINK)?
+    } else {
+        let link_ca = Authority::from_pem(&read_pair(dir, LINK_CA)?)?;
+        let fallback: Vec<String> = trusted.link.iter().map(|address| host_of(address)).collect();
+        let names = if names.is_empty() { &fallback } else { names };
+        issue_link(dir, &link_ca, trusted.install, names, at, entropy)?
+    };
+    Ok(Keys {
+        install: trusted.install,
+        order: read_seed(dir, ORDER_KEY)?,
+        trust: read_seed(dir, TRUST_KEY)?,
+        agent_ca: Authority::from_pem(&read_pair(dir, AGENT_CA)?)?,
+        pin: Pin::of(&document),
+        version: trusted.version,
+        document,
+        link,
+    })
+}
+
+fn issue_link(
+    dir: &Path,
+    authority: &Authority,
+    install: InstallId,
+    names: &[String],
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+) -> Result<KeyPem, KeysError> {
+    let (_, pem) = authority.issue_link(install, names, at, random(entropy))?;
+    write_pair(dir, LINK, &pem)?;
+    let meta = LinkMeta { names: names.to_vec(), not_after: at.plus(LINK_LIFE) };
+    let text = serde_json::to_vec(&meta).unwrap_or_default();
+    write(dir, LINK_META, &text)?;
+    Ok(pem)
+}
+
+/// `host:port` as agents dial it; IPv6 addresses stand in brackets.
+fn dial_address(name: &str, port: u16) -> String {
+    if name.parse::<std::net::Ipv6Addr>().is_ok() {
+        format!("[{name}]:{port}")
+    } else {
+        format!("{name}:{port}")
+    }
+}
+
+fn host_of(address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
+    let mut bytes = [0; N];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+fn seed_text(key: &SigningKey) -> String {
+    format!("{}\n", HEXLOWER.encode(key.as_bytes()))
+}
+
+fn read_seed(dir: &Path, name: &'static str) -> Result<SigningKey, KeysError> {
+    let bytes = read(dir, name)?;
+    let seed = HEXLOWER
+        .decode(bytes.trim_ascii())
+        .ok()
+        .and_then(|seed| <[u8; 32]>::try_from(seed).ok())
+        .ok_or(KeysError::Unreadable { what: name, reason: "not 64 hexadecimal digits".into() })?;
+    Ok(SigningKey::from_bytes(&seed))
+}
+
+fn write_pair(dir: &Path, stem: &str, pem: &KeyPem) -> Result<(), KeysError> {
+    write(dir, &format!("{stem}.key.pem"), pem.key.as_bytes())?;
+    write(dir, &format!("{stem}.crt.pem"), pem.certificate.as_bytes())
+}
+
+fn read_pair(dir: &Path, stem: &str) -> Result<KeyPem, KeysError> {
+    let text = |name: String| {
+        let bytes = read(dir, &name)?;
+        String::from_utf8(bytes)
+            .map_err(|e| KeysError::Unreadable { what: "a PEM file", reason: e.to_string() })
+    };
+    Ok(KeyPem { key: text(format!("{stem}.key.pem"))?, certificate: text(format!("{stem}.crt.pem"))? })
+}
+
+/// Temporary name, fsync, rename, fsync of the directory: a file is there whole or not at all.
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeysError> {
+    let path = dir.join(name);
+    let temporary = dir.join(format!(".{name}.new"));
+    let attempt = || -> io::Result<()> {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        fs::File::open(dir)?.sync_all()
+    };
+    attempt().map_err(|e| file_error(&path, e))
+}
+
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, KeysError> {
+    let path = dir.join(name);
+    let about = fs::metadata(&path).map_err(|e| file_error(&path, e))?;
+    let mode = about.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeysError::Exposed { path: path.display().to_string(), mode });
+    }
+    fs::read(&path).map_err(|e| file_error(&path, e))
+}
+
+fn file_error(path: &Path, source: io::Error) -> KeysError {
+    KeysError::File { path: path.display().to_string(), source }
+}

@@ -1,0 +1,101 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use ez_protocol::{
+    NodeId, UnixMillis,
+    envelope::{Envelope, PayloadType},
+    trust::parse_agent_uri,
+};
+
+use super::*;
+use crate::entropy::SeededEntropy;
+
+const AT: UnixMillis = UnixMillis(1_790_000_000_000);
+
+fn options() -> InitOptions {
+    InitOptions { names: vec!["localhost".into(), "127.0.0.1".into()], port: 7443 }
+}
+
+#[test]
+fn keys_are_made_once_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("keys");
+    let entropy = SeededEntropy::new(1);
+    assert!(matches!(load(&home, &[], AT, &entropy), Err(KeysError::Missing(_))));
+    let pin = init(&home, &options(), AT, &entropy).unwrap();
+    assert!(matches!(init(&home, &options(), AT, &entropy), Err(KeysError::Exists(_))));
+    let keys = load(&home, &options().names, AT, &entropy).unwrap();
+    assert_eq!(keys.pin(), pin);
+    let document = keys.trust().unwrap();
+    assert_eq!(document.link, ["localhost:7443", "127.0.0.1:7443"]);
+    let signed = Envelope::sign(keys.order_key(), PayloadType::Order, b"{}".to_vec());
+    assert!(signed.verify(PayloadType::Order, &document.trusted_keys().unwrap(), AT).is_ok());
+    assert!(signed.verify(PayloadType::Trust, &document.trusted_keys().unwrap(), AT).is_err());
+    for entry in std::fs::read_dir(&home).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+    }
+}
+
+#[test]
+fn keys_that_others_may_read_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let entropy = SeededEntropy::new(1);
+    init(dir.path(), &options(), AT, &entropy).unwrap();
+    let key = dir.path().join("order.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(matches!(load(dir.path(), &[], AT, &entropy), Err(KeysError::Exposed { mode: 0o640, .. })));
+}
+
+#[test]
+fn the_link_certificate_is_renewed_before_it_ends_and_when_names_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let entropy = SeededEntropy::new(1);
+    init(dir.path(), &options(), AT, &entropy).unwrap();
+    let at_day = |day: u64| AT.plus(std::time::Duration::from_secs(day * 86_400));
+    let certificate = |names: &[String], day| load(dir.path(), names, at_day(day), &entropy).unwrap().link.certificate;
+    let first = certificate(&options().names, 0);
+    assert_eq!(certificate(&options().names, 22), first);
+    assert_eq!(certificate(&[], 22), first);
+    let second = certificate(&options().names, 24);
+    assert_ne!(second, first);
+    assert_ne!(certificate(&["other.example".to_owned()], 24), second);
+}
+
+#[test]
+fn only_the_key_of_a_request_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let entropy = SeededEntropy::new(1);
+    init(dir.path(), &options(), AT, &entropy).unwrap();
+    let keys = load(dir.path(), &[], AT, &entropy).unwrap();
+    let own = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut wish = rcgen::CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+    wish.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    wish.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let csr = wish.serialize_request(&own).unwrap();
+    let key = RequestedKey::from_csr(csr.der()).unwrap();
+    let node = NodeId::generate(AT, [1; 10]);
+    let issued = keys.agent_authority().issue_agent(keys.install(), node, "fsn-1", &key, AT, [7; 16]).unwrap();
+
+    let (_, parsed) = x509_parser::parse_x509_certificate(&issued.der).unwrap();
+    let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
+    let [x509_parser::extensions::GeneralName::URI(uri)] = names[..] else { panic!("{names:?}") };
+    assert_eq!(parse_agent_uri(uri), Some((keys.install(), node)));
+    assert!(!parsed.is_ca());
+    let usage = parsed.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.client_auth && !usage.server_auth);
+    assert_eq!(serial_text(&parsed.tbs_certificate.serial.to_bytes_be()), issued.serial);
+    assert_eq!(parsed.validity().not_after.timestamp() * 1_000, issued.not_after.0);
+}
+
+#[test]
+fn a_request_not_signed_by_its_own_key_is_refused() {
+    let own = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let wish = rcgen::CertificateParams::default();
+    let mut der = wish.serialize_request(&own).unwrap().der().to_vec();
+    let last = der.len() - 1;
+    der[last] ^= 1;
+    assert!(RequestedKey::from_csr(&der).is_err());
+    assert!(RequestedKey::from_csr(b"").is_err());
+    let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    assert!(RequestedKey::from_csr(wish.serialize_request(&p384).unwrap().der()).is_err());
+}

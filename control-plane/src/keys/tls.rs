@@ -1,0 +1,94 @@
+//! TLS settings of the link and of enrolment.
+//!
+//! Both speak TLS 1.3 only and neither ever resumes a session: a resumed session skips the check of
+//! the client's certificate, so an expired or revoked one would be let in again. The link demands a
+//! certificate of the agents' authority; enrolment cannot, its visitor does not have one yet.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    time_provider::TimeProvider,
+};
+
+use super::{Keys, KeysError};
+use crate::clock::Clock;
+
+
+/// Certificates are judged by the program's own clock.
+struct ByClock(Arc<dyn Clock>);
+
+impl fmt::Debug for ByClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ByClock")
+    }
+}
+
+impl TimeProvider for ByClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let secs = u64::try_from(self.0.now().as_secs()).ok()?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs)))
+    }
+}
+
+impl Keys {
+    /// TLS settings of the link: mutual, 1.3 only, no tickets, no early data.
+    ///
+    /// # Errors
+    /// [`KeysError::Tls`] when a key and its certificate do not fit.
+    pub fn link_tls(&self, clock: Arc<dyn Clock>) -> Result<ServerConfig, KeysError> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.agent_authority().certificate().clone()).map_err(KeysError::Tls)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|e| KeysError::Unreadable { what: "the agents' authority", reason: e.to_string() })?;
+        let (chain, key) = self.link_identity()?;
+        let mut config = ServerConfig::builder_with_details(provider, Arc::new(ByClock(clock)))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(KeysError::Tls)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(KeysError::Tls)?;
+        config.alpn_protocols = vec![ez_protocol::frame::ALPN.to_vec()];
+        never_resume(&mut config);
+        Ok(config)
+    }
+
+    /// TLS settings of enrolment: the same server identity, no client certificate, HTTP/1.1.
+    ///
+    /// # Errors
+    /// [`KeysError::Tls`] when a key and its certificate do not fit.
+    pub fn enrolment_tls(&self, clock: Arc<dyn Clock>) -> Result<ServerConfig, KeysError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let (chain, key) = self.link_identity()?;
+        let mut config = ServerConfig::builder_with_details(provider, Arc::new(ByClock(clock)))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(KeysError::Tls)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(KeysError::Tls)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        never_resume(&mut config);
+        Ok(config)
+    }
+
+    fn link_identity(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), KeysError> {
+        use rustls_pki_types::pem::PemObject;
+        let unreadable = |what| {
+            move |e: rustls_pki_types::pem::Error| KeysError::Unreadable { what, reason: e.to_string() }
+        };
+        let certificate = CertificateDer::from_pem_slice(self.link.certificate.as_bytes())
+            .map_err(unreadable("the link certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(self.link.key.as_bytes()).map_err(unreadable("the link key"))?;
+        Ok((vec![certificate], key))
+    }
+}
+
+fn never_resume(config: &mut ServerConfig) {
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+}
