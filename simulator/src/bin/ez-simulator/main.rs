@@ -1,2 +1,71 @@
-//! Simulator.
-fn main() {}
+//! `ez-simulator`: Proxmox VE, Stripe and mail on one machine, for the demo and the tests.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use ez_simulator::{config::Config, serve::Simulator, wall::SystemWall};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The outside world of EZ Solutions, simulated: it takes no live keys and moves no money.
+#[derive(Debug, Parser)]
+#[command(name = "ez-simulator", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every service of a configuration file until Ctrl-C or SIGTERM
+    ///
+    /// Once all listen, <state_dir>/ready.json is written: the same configuration with the actual
+    /// addresses (a port 0 in the file means "pick one"). State survives restarts and kills.
+    Serve {
+        /// The configuration (JSON): state_dir, pve, stripe, mail, request_log_dir
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    // A second installation by a library is no fault; what counts is that there is one.
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    match arguments.command {
+        Command::Serve { config } => {
+            let config = Config::load(&config)?;
+            runtime.block_on(serve(&config))
+        }
+    }
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let simulator = Simulator::start(config, Arc::new(SystemWall)).await?;
+    tracing::info!(ready = %config.state_dir.join("ready.json").display(), "everything listens");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        pressed = tokio::signal::ctrl_c() => pressed.context("cannot wait for Ctrl-C")?,
+    }
+    tracing::info!("stopping");
+    simulator.stop().await;
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! Invoices of subscriptions: drafted, finalized an hour later (at once for the first), paid or not.
+
+use serde_json::{Value, json};
+
+use super::{
+    api::Call,
+    events,
+    fault::Fault,
+    form::{CREATED, LIST, RETRIEVE},
+    list,
+    payments::{self, Due},
+    world::{World, int, public, text},
+};
+
+/// Days between the attempts to collect a renewal after the first has failed: eight tries in two weeks.
+const RETRY_DAYS: [i64; 7] = [1, 1, 2, 2, 2, 3, 3];
+/// A renewal's draft stands this long before it is finalized.
+const DRAFT_FOR: i64 = 3_600;
+
+/// Drafts the invoice of a subscription's current period.
+pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> String {
+    let id = world.new_id("in_1", 23);
+    let item = &subscription["items"]["data"][0];
+    let (start, end) = (int(item, "current_period_start"), int(item, "current_period_end"));
+    let lines: Vec<Value> = subscription["items"]["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|item| line(world, &id, subscription, item))
+        .collect();
+    let total: i64 = lines.iter().map(|line| int(line, "amount")).sum();
+    let customer = world.get("customer", text(subscription, "customer")).cloned().unwrap_or_default();
+    let first = reason == "subscription_create";
+    // The invoice of a renewal looks back on the period that has just ended.
+    let period_start = if first { start } else { int(&subscription["_sim"], "previous_start") };
+    let invoice = json!({
+        "id": id, "object": "invoice", "account_country": "DE", "account_name": "EZ Solutions (simulated)", "account_tax_ids": null,
+        "amount_due": total, "amount_overpaid": 0, "amount_paid": 0, "amount_remaining": total, "amount_shipping": 0, "application": null,
+        "attempt_count": 0, "attempted": false, "auto_advance": true,
+        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
+        "automatically_finalizes_at": if first { Value::Null } else { (world.now + DRAFT_FOR).into() },
+        "billing_reason": reason, "collection_method": "charge_automatically", "created": world.now, "currency": subscription["currency"],
+        "custom_fields": null, "customer": subscription["customer"], "customer_address": customer["address"], "customer_email": customer["email"],
+        "customer_name": customer["name"], "customer_phone": customer["phone"], "customer_shipping": null, "customer_tax_exempt": "none",
+        "customer_tax_ids": [], "default_payment_method": null, "default_source": null, "default_tax_rates": [], "description": null,
+        "discounts": [], "due_date": null, "effective_at": null, "ending_balance": null, "footer": null, "from_invoice": null,
+        "hosted_invoice_url": null, "invoice_pdf": null, "issuer": { "type": "self" }, "last_finalization_error": null, "latest_revision": null,
+        "lines": { "object": "list", "data": lines, "has_more": false, "total_count": lines.len(), "url": format!("/v1/invoices/{id}/lines") },
+        "livemode": false, "metadata": {}, "next_payment_attempt": null, "number": null, "on_behalf_of": null,
+        "parent": {
+            "quote_details": null, "type": "subscription_details",
+            "subscription_details": { "metadata": subscription["metadata"], "subscription": subscription["id"] },
+        },
+        "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": ["card"] },
+        "period_end": start.max(period_start), "period_start": period_start, "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0, "receipt_number": null, "rendering": null, "shipping_cost": null, "shipping_details": null,
+        "starting_balance": 0, "statement_descriptor": null, "status": "draft",
+        "status_transitions": { "finalized_at": null, "marked_uncollectible_at": null, "paid_at": null, "voided_at": null },
+        "subtotal": total, "subtotal_excluding_tax": total, "test_clock": null, "total": total, "total_discount_amounts": [],
+        "total_excluding_tax": total, "total_pretax_credit_amounts": [], "total_taxes": [], "webhooks_delivered_at": null,
+        "_sim": { "service_end": end },
+    });
+    world.put("invoice", invoice.clone());
+    events::emit(world, "invoice.created", &invoice, None);
+    id
+}
+
+fn line(world: &mut World, invoice: &str, subscription: &Value, item: &Value) -> Value {
+    let id = world.new_id("il_1", 23);
+    let price = &item["price"];
+    let quantity = int(item, "quantity").max(1);
+    let amount = int(price, "unit_amount") * quantity;
+    let name = world
+        .get("product", text(price, "product"))
+        .map_or("Subscription", |product| text(product, "name"))
+        .to_owned();
+    let interval = price.pointer("/recurring/interval").and_then(Value::as_str).unwrap_or("month");
+    let shown = format!(
+        "{}.{:02} {}",
+        int(price, "unit_amount") / 100,
+        int(price, "unit_amount") % 100,
+        text(price, "currency").to_uppercase()
+    );
+    json!({
+        "id": id, "object": "line_item", "amount": amount, "currency": price["currency"], "description": format!("{quantity} × {name} (at {shown} / {interval})"),
+        "discount_amounts": [], "discountable": true, "discounts": [], "invoice": invoice, "livemode": false, "metadata": subscription["metadata"],
+        "parent": {
+            "invoice_item_details": null, "type": "subscription_item_details",
+            "subscription_item_details": {
+                "invoice_item": null, "proration": false, "proration_details": { "credited_items": null },
+                "subscription": subscription["id"], "subscription_item": item["id"],
+            },
+        },
+        "period": { "end": item["current_period_end"], "start": item["current_period_start"] }, "pretax_credit_amounts": [],
+        "pricing": {
+            "price_details": { "price": price["id"], "product": price["product"] }, "type": "price_details",
+            "unit_amount_decimal": price["unit_amount_decimal"],
+        },
+        "quantity": quantity, "subscription": subscription["id"], "subtotal": amount, "taxes": [],
+    })
+}
+
+/// Gives the draft its number, opens it, and makes its payment intent.
+pub(crate) fn finalize(world: &mut World, id: &str) {
+    let Some(invoice) = world.get("invoice", id).cloned() else { return };
+    let customer = text(&invoice, "customer").to_owned();
+    let known = world.get("customer", &customer).cloned().unwrap_or_default();
+    let sequence = int(&known, "next_invoice_sequence").max(1);
+    let number = format!("{}-{sequence:04}", text(&known, "invoice_prefix"));
+    if !known.is_null() {
+        world.change("customer", &customer, None, |customer| {
+            customer["next_invoice_sequence"] = (sequence + 1).into()
+        });
+    }
+    let (now, base) = (world.now, world.base_url.clone());
+    let opened = world.change("invoice", id, None, |invoice| {
+        invoice["status"] = "open".into();
+        invoice["number"] = number.clone().into();
+        invoice["effective_at"] = now.into();
+        invoice["ending_balance"] = 0.into();
+        invoice["automatically_finalizes_at"] = Value::Null;
+        invoice["status_transitions"]["finalized_at"] = now.into();
+        invoice["hosted_invoice_url"] = format!("{base}/i/{}", text(invoice, "id")).into();
+        invoice["invoice_pdf"] = format!("{base}/i/{}/pdf", text(invoice, "id")).into();
+    });
+    events::emit(world, "invoice.finalized", &opened, None);
+    if int(&opened, "amount_due") > 0 {
+        let due = Due {
+            amount: int(&opened, "amount_due"),
+            currency: text(&opened, "currency"),
+            customer: &customer,
+            description: "Subscription invoice",
+        };
+        let intent = payments::intent(world, &due);
+        let payment_id = world.new_id("inpay_1", 23);
+        let payment = json!({
+            "id": payment_id, "object": "invoice_payment", "amount_paid": null, "amount_requested": due.amount, "created": now,
+            "currency": due.currency, "invoice": id, "is_default": true, "livemode": false,
+            "payment": { "payment_intent": intent, "type": "payment_intent" }, "status": "open",
+            "status_transitions": { "canceled_at": null, "paid_at": null },
+        });
+        world.put("invoice_payment", payment);
+    }
+}
+
+/// Tries to collect an open invoice; tells whether it is paid now.
+pub(crate) fn collect(world: &mut World, id: &str, method: &str, renewal: bool) -> bool {
+    let Some(invoice) = world.get("invoice", id).cloned() else { return false };
+    if text(&invoice, "status") != "open" {
+        return text(&invoice, "status") == "paid";
+    }
+    let payment =
+        world.all("invoice_payment").into_iter().find(|payment| text(payment, "invoice") == id).cloned();
+    if let Some(payment) = payment {
+        let intent = payment["payment"]["payment_intent"].as_str().unwrap_or_default().to_owned();
+        let declined = payments::refuses(world, method, renewal);
+        if payments::attempt(world, &intent, method, declined).is_err() {
+            failed(world, id);
+            return false;
+        }
+        let now = world.now;
+        world.change("invoice_payment", text(&payment, "id"), Some("invoice_payment.paid"), |payment| {
+            payment["status"] = "paid".into();
+            payment["amount_paid"] = payment["amount_requested"].clone();
+            payment["status_transitions"]["paid_at"] = now.into();
+        });
+    }
+    settle(world, id);
+    true
+}
+
+fn settle(world: &mut World, id: &str) {
+    let now = world.now;
+    let paid = world.change("invoice", id, None, |invoice| {
+        let due = int(invoice, "amount_due");
+        invoice["status"] = "paid".into();
+        invoice["amount_paid"] = due.into();
+        invoice["amount_remaining"] = 0.into();
+        invoice["attempted"] = true.into();
+        invoice["attempt_count"] = (int(invoice, "attempt_count") + 1).into();
+        invoice["next_payment_attempt"] = Value::Null;
+        invoice["auto_advance"] = false.into();
+        invoice["status_transitions"]["paid_at"] = now.into();
+    });
+    events::emit(world, "invoice.paid", &paid, None);
+    events::emit(world, "invoice.payment_succeeded", &paid, None);
+}
+
+fn failed(world: &mut World, id: &str) {
+    let now = world.now;
+    let after = world.change("invoice", id, None, |invoice| {
+        let tries = int(invoice, "attempt_count");
+        let wait = usize::try_from(tries).ok().and_then(|index| RETRY_DAYS.get(index));
+        invoice["attempted"] = true.into();
+        invoice["attempt_count"] = (tries + 1).into();
+        invoice["next_payment_attempt"] = wait.map_or(Value::Null, |days| (now + days * 86_400).into());
+    });
+    events::emit(world, "invoice.payment_failed", &after, None);
+}
+
+/// Stops collecting what a cancelled subscription still owes.
+pub(crate) fn stop_collecting(world: &mut World, subscription: &str) {
+    let open: Vec<String> = world
+        .all("invoice")
+        .into_iter()
+        .filter(|invoice| {
+            subscription_of(invoice) == subscription && matches!(text(invoice, "status"), "open" | "draft")
+        })
+        .map(|invoice| text(invoice, "id").to_owned())
+        .collect();
+    for id in open {
+        world.change("invoice", &id, Some("invoice.updated"), |invoice| {
+            invoice["auto_advance"] = false.into();
+            invoice["next_payment_attempt"] = Value::Null;
+            invoice["automatically_finalizes_at"] = Value::Null;
+        });
+    }
+}
+
+/// The subscription an invoice belongs to.
+pub(crate) fn subscription_of(invoice: &Value) -> &str {
+    invoice.pointer("/parent/subscription_details/subscription").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// `GET /v1/invoices/{id}`.
+pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[RETRIEVE])?;
+    world.need("invoice", id, "id")
+}
+
+/// Filters of the list of invoices.
+pub(crate) const FILTER: &[&str] = &[
+    "collection_method=charge_automatically|send_invoice",
+    "customer",
+    "status=draft|open|paid|uncollectible|void",
+    "subscription",
+];
+
+/// `GET /v1/invoices`.
+pub(crate) fn list(world: &mut World, call: &Call) -> Result<Value, Fault> {
+    call.params.check(&[LIST, CREATED, FILTER])?;
+    let subscription = call.params.text("subscription");
+    list::page(world, call, "invoice", "/v1/invoices", |invoice| {
+        ["collection_method", "customer", "status"]
+            .iter()
+            .all(|key| call.params.text(key).is_none_or(|wanted| text(invoice, key) == wanted))
+            && subscription.is_none_or(|wanted| subscription_of(invoice) == wanted)
+    })
+}
+
+/// Filters of the list of invoice payments.
+pub(crate) const PAYMENT_FILTER: &[&str] = &[
+    "invoice",
+    "payment.type=payment_intent|charge|payment_record",
+    "payment.payment_intent",
+    "status=open|paid|canceled",
+];
+
+/// `GET /v1/invoice_payments`.
+pub(crate) fn list_payments(world: &mut World, call: &Call) -> Result<Value, Fault> {
+    call.params.check(&[LIST, CREATED, PAYMENT_FILTER])?;
+    let intent = call.params.text("payment.payment_intent");
+    list::page(world, call, "invoice_payment", "/v1/invoice_payments", |payment| {
+        ["invoice", "status"]
+            .iter()
+            .all(|key| call.params.text(key).is_none_or(|wanted| text(payment, key) == wanted))
+            && intent.is_none_or(|wanted| {
+                payment.pointer("/payment/payment_intent").and_then(Value::as_str) == Some(wanted)
+            })
+    })
+}
+
+/// `GET /v1/invoices/{id}/lines`.
+pub(crate) fn lines(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[LIST])?;
+    let invoice = world.need("invoice", id, "id")?;
+    let lines: Vec<&Value> = invoice["lines"]["data"].as_array().into_iter().flatten().collect();
+    list::slice(&call.params, "line_item", &format!("/v1/invoices/{id}/lines"), &lines, |_| false)
+}
+
+/// `POST /v1/invoices/{id}/pay`: tries again at once, with another method if one is named.
+pub(crate) fn pay(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[RETRIEVE, &["payment_method", "off_session?"]])?;
+    let invoice = world.need("invoice", id, "id")?;
+    if text(&invoice, "status") != "open" {
+        return Err(Fault::invalid(format!("Invoice is already {}", text(&invoice, "status")), None));
+    }
+    let subscription = world.get("subscription", subscription_of(&invoice)).map(public).unwrap_or_default();
+    let method = call
+        .params
+        .text("payment_method")
+        .unwrap_or_else(|| text(&subscription, "default_payment_method"))
+        .to_owned();
+    if collect(world, id, &method, true) {
+        super::subscriptions::recovered(world, text(&subscription, "id"));
+        return world.need("invoice", id, "id");
+    }
+    Err(Fault::card_declined("generic_decline"))
+}

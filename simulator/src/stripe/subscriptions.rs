@@ -1,0 +1,337 @@
+//! Subscriptions: begun by a paid checkout, renewed by the clock, ended by request, at period end or unpaid.
+
+use serde_json::{Value, json};
+use time::{Date, Month, OffsetDateTime};
+
+use super::{
+    api::Call,
+    customers::merge_metadata,
+    events,
+    fault::Fault,
+    form::{CREATED, LIST, Params, RETRIEVE},
+    invoices, list,
+    world::{World, int, text},
+};
+
+/// Begins an active subscription of a customer; its first invoice is drafted by the caller.
+pub(crate) fn begin(
+    world: &mut World,
+    customer: &str,
+    method: &str,
+    items: &[(Value, i64)],
+    metadata: &Value,
+    description: Option<&str>,
+) -> Value {
+    let id = world.new_id("sub_1", 23);
+    let now = world.now;
+    let currency = items.first().map_or("", |(price, _)| text(price, "currency"));
+    let items: Vec<Value> =
+        items.iter().map(|(price, quantity)| item(world, &id, price, *quantity)).collect();
+    let subscription = json!({
+        "id": id, "object": "subscription", "application": null, "application_fee_percent": null,
+        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
+        "billing_cycle_anchor": now, "billing_cycle_anchor_config": null,
+        "billing_mode": { "flexible": { "proration_discounts": "included" }, "type": "flexible", "updated_at": null },
+        "billing_schedules": [], "billing_thresholds": null, "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
+        "cancellation_details": { "comment": null, "feedback": null, "reason": null }, "collection_method": "charge_automatically",
+        "created": now, "currency": currency, "customer": customer, "days_until_due": null, "default_payment_method": method,
+        "default_source": null, "default_tax_rates": [], "description": description, "discounts": [], "ended_at": null,
+        "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
+        "items": { "object": "list", "data": items, "has_more": false, "total_count": items.len(), "url": format!("/v1/subscription_items?subscription={id}") },
+        "latest_invoice": null, "livemode": false, "metadata": metadata, "next_pending_invoice_item_invoice": null, "on_behalf_of": null,
+        "pause_collection": null,
+        "payment_settings": { "payment_method_options": null, "payment_method_types": null, "save_default_payment_method": "off" },
+        "pending_invoice_item_interval": null, "pending_setup_intent": null, "pending_update": null, "schedule": null, "start_date": now,
+        "status": "active", "test_clock": null, "transfer_data": null, "trial_end": null,
+        "trial_settings": { "end_behavior": { "missing_payment_method": "create_invoice" } }, "trial_start": null,
+        "_sim": { "periods": 1, "previous_start": now },
+    });
+    world.put("subscription", subscription.clone());
+    subscription
+}
+
+fn item(world: &mut World, subscription: &str, price: &Value, quantity: i64) -> Value {
+    let id = world.new_id("si_", 14);
+    let now = world.now;
+    let recurring = &price["recurring"];
+    json!({
+        "id": id, "object": "subscription_item", "billing_thresholds": null, "created": now, "current_period_end": period_end(now, price, 1),
+        "current_period_start": now, "discounts": [], "metadata": {},
+        "plan": {
+            "id": price["id"], "object": "plan", "active": true, "amount": price["unit_amount"], "amount_decimal": price["unit_amount_decimal"],
+            "billing_scheme": "per_unit", "created": price["created"], "currency": price["currency"], "interval": recurring["interval"],
+            "interval_count": recurring["interval_count"], "livemode": false, "metadata": {}, "meter": null, "nickname": null,
+            "product": price["product"], "tiers_mode": null, "transform_usage": null, "trial_period_days": null, "usage_type": "licensed",
+        },
+        "price": price, "quantity": quantity, "subscription": subscription, "tax_rates": [],
+    })
+}
+
+/// When the n-th period ends that is counted from the anchor: months are clamped to their last day.
+pub(crate) fn period_end(anchor: i64, price: &Value, periods: i64) -> i64 {
+    let recurring = &price["recurring"];
+    let count = int(recurring, "interval_count").max(1) * periods;
+    match text(recurring, "interval") {
+        "day" => anchor + count * 86_400,
+        "week" => anchor + count * 7 * 86_400,
+        "year" => add_months(anchor, count * 12),
+        _ => add_months(anchor, count),
+    }
+}
+
+fn add_months(at: i64, months: i64) -> i64 {
+    let Ok(start) = OffsetDateTime::from_unix_timestamp(at) else { return at };
+    let total = i64::from(start.year()) * 12 + i64::from(u8::from(start.month())) - 1 + months;
+    let Ok(year) = i32::try_from(total.div_euclid(12)) else { return at };
+    let month = u8::try_from(total.rem_euclid(12) + 1)
+        .ok()
+        .and_then(|number| Month::try_from(number).ok())
+        .unwrap_or(Month::January);
+    let day = start.day().min(month.length(year));
+    Date::from_calendar_date(year, month, day).map_or(at, |date| start.replace_date(date).unix_timestamp())
+}
+
+/// When the clock must look at this subscription next.
+pub(crate) fn due_at(subscription: &Value) -> Option<i64> {
+    if !matches!(text(subscription, "status"), "active" | "past_due" | "unpaid" | "trialing") {
+        return None;
+    }
+    let period = subscription.pointer("/items/data/0/current_period_end").and_then(Value::as_i64)?;
+    Some(subscription["cancel_at"].as_i64().map_or(period, |cancel| cancel.min(period)))
+}
+
+/// The clock has reached the end of the period: end the subscription if so asked, else renew it.
+pub(crate) fn roll(world: &mut World, id: &str) {
+    let Some(subscription) = world.get("subscription", id).cloned() else { return };
+    if subscription["cancel_at"].as_i64().is_some_and(|at| at <= world.now) {
+        end(world, id, "cancellation_requested");
+        return;
+    }
+    let anchor = int(&subscription, "billing_cycle_anchor");
+    let periods = int(&subscription["_sim"], "periods") + 1;
+    let renewed = world.change("subscription", id, None, |subscription| {
+        subscription["_sim"]["periods"] = periods.into();
+        for item in subscription["items"]["data"].as_array_mut().into_iter().flatten() {
+            item["current_period_start"] = item["current_period_end"].clone();
+            item["current_period_end"] = period_end(anchor, &item["price"], periods).into();
+        }
+        subscription["_sim"]["previous_start"] =
+            period_end(anchor, &subscription["items"]["data"][0]["price"], periods - 2).into();
+    });
+    let invoice = invoices::draft(world, &renewed, "subscription_cycle");
+    let before = subscription;
+    let after = world.change("subscription", id, None, |subscription| {
+        subscription["latest_invoice"] = invoice.clone().into()
+    });
+    events::emit(world, "customer.subscription.updated", &after, Some(events::previous(&before, &after)));
+}
+
+/// A renewal was tried: the subscription follows its invoice.
+pub(crate) fn after_collection(world: &mut World, id: &str, paid: bool, last_try: bool) {
+    if paid {
+        recovered(world, id);
+        return;
+    }
+    let status = world
+        .get("subscription", id)
+        .map(|subscription| text(subscription, "status").to_owned())
+        .unwrap_or_default();
+    if last_try {
+        end(world, id, "payment_failed");
+    } else if status == "active" {
+        world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {
+            subscription["status"] = "past_due".into()
+        });
+    }
+}
+
+/// An overdue invoice was paid: active again, once nothing else is overdue.
+pub(crate) fn recovered(world: &mut World, id: &str) {
+    let overdue = world.all("invoice").into_iter().any(|invoice| {
+        invoices::subscription_of(invoice) == id
+            && text(invoice, "status") == "open"
+            && int(invoice, "attempt_count") > 0
+    });
+    let late = world
+        .get("subscription", id)
+        .is_some_and(|subscription| matches!(text(subscription, "status"), "past_due" | "unpaid"));
+    if late && !overdue {
+        world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {
+            subscription["status"] = "active".into()
+        });
+    }
+}
+
+/// Ends the subscription now.
+pub(crate) fn end(world: &mut World, id: &str, reason: &str) -> Value {
+    let now = world.now;
+    let ended = world.change("subscription", id, None, |subscription| {
+        subscription["status"] = "canceled".into();
+        subscription["ended_at"] = now.into();
+        if subscription["canceled_at"].is_null() {
+            subscription["canceled_at"] = now.into();
+        }
+        if subscription["cancellation_details"]["reason"].is_null() {
+            subscription["cancellation_details"]["reason"] = reason.into();
+        }
+    });
+    events::emit(world, "customer.subscription.deleted", &ended, None);
+    invoices::stop_collecting(world, id);
+    ended
+}
+
+/// `GET /v1/subscriptions/{id}`.
+pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[RETRIEVE])?;
+    world.need("subscription", id, "id")
+}
+
+/// Parameters of update; plan changes are not simulated.
+pub(crate) const UPDATE: &[&str] = &[
+    "cancel_at",
+    "cancel_at_period_end?",
+    "cancellation_details.comment",
+    "cancellation_details.feedback",
+    "default_payment_method",
+    "description",
+    "expand[]",
+    "metadata.*",
+    "proration_behavior=always_invoice|create_prorations|none",
+];
+
+/// `POST /v1/subscriptions/{id}`.
+pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    let params = &call.params;
+    params.check(&[UPDATE])?;
+    let current = world.need("subscription", id, "id")?;
+    if text(&current, "status") == "canceled" {
+        return Err(Fault::invalid(
+            "A canceled subscription can only update its cancellation_details and metadata.",
+            None,
+        ));
+    }
+    if let Some(method) = params.text("default_payment_method") {
+        world.need("payment_method", method, "default_payment_method")?;
+    }
+    if params.has("cancel_at") && params.has("cancel_at_period_end") {
+        return Err(Fault::invalid(
+            "You may only specify one of these parameters: cancel_at, cancel_at_period_end.",
+            None,
+        ));
+    }
+    let now = world.now;
+    Ok(world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {
+        apply(subscription, params, now)
+    }))
+}
+
+fn apply(subscription: &mut Value, params: &Params, now: i64) {
+    for key in ["default_payment_method", "description"] {
+        if params.has(key) {
+            subscription[key] = params.text(key).map_or(Value::Null, Value::from);
+        }
+    }
+    if let Some(at_end) = params.flag("cancel_at_period_end") {
+        cancel_at_period_end(subscription, at_end, now);
+    } else if params.has("cancel_at") {
+        set_end(subscription, params.int("cancel_at"), now);
+    }
+    details(subscription, params);
+    merge_metadata(subscription, params, "metadata");
+}
+
+/// Ends the subscription with the running period, or takes that back.
+pub(crate) fn cancel_at_period_end(subscription: &mut Value, at_end: bool, now: i64) {
+    let end = subscription.pointer("/items/data/0/current_period_end").and_then(Value::as_i64);
+    set_end(subscription, end.filter(|_| at_end), now);
+    subscription["cancel_at_period_end"] = at_end.into();
+}
+
+fn set_end(subscription: &mut Value, at: Option<i64>, now: i64) {
+    subscription["cancel_at_period_end"] = false.into();
+    subscription["cancel_at"] = at.map_or(Value::Null, Value::from);
+    subscription["canceled_at"] = at.map_or(Value::Null, |_| now.into());
+    subscription["cancellation_details"]["reason"] =
+        at.map_or(Value::Null, |_| "cancellation_requested".into());
+}
+
+fn details(subscription: &mut Value, params: &Params) {
+    for key in ["comment", "feedback"] {
+        if let Some(said) = params.text(&format!("cancellation_details.{key}")) {
+            subscription["cancellation_details"][key] = said.into();
+        }
+    }
+}
+
+/// Parameters of cancel.
+pub(crate) const CANCEL: &[&str] = &[
+    "cancellation_details.comment",
+    "cancellation_details.feedback",
+    "expand[]",
+    "invoice_now?",
+    "prorate?",
+];
+
+/// `DELETE /v1/subscriptions/{id}`: ends it at once.
+pub(crate) fn cancel(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[CANCEL])?;
+    let current = world.need("subscription", id, "id")?;
+    if text(&current, "status") == "canceled" {
+        // Stripe answers a second cancellation as if the subscription were unknown.
+        return Err(Fault::no_such("subscription", id, "id"));
+    }
+    world.change("subscription", id, None, |subscription| details(subscription, &call.params));
+    Ok(end(world, id, "cancellation_requested"))
+}
+
+/// Filters of list.
+pub(crate) const FILTER: &[&str] = &[
+    "collection_method=charge_automatically|send_invoice",
+    "customer",
+    "price",
+    "status=active|all|canceled|ended|incomplete|incomplete_expired|past_due|paused|trialing|unpaid",
+];
+
+/// `GET /v1/subscriptions`: without a status, those that have not been cancelled.
+pub(crate) fn list(world: &mut World, call: &Call) -> Result<Value, Fault> {
+    let params = &call.params;
+    params.check(&[LIST, CREATED, FILTER])?;
+    list::page(world, call, "subscription", "/v1/subscriptions", |subscription| {
+        let status = text(subscription, "status");
+        let ended = matches!(status, "canceled" | "incomplete_expired");
+        let wanted = match params.text("status") {
+            None => !ended,
+            Some("all") => true,
+            Some("ended") => ended,
+            Some(word) => word == status,
+        };
+        wanted
+            && params.text("customer").is_none_or(|customer| text(subscription, "customer") == customer)
+            && params.text("price").is_none_or(|price| {
+                subscription.pointer("/items/data/0/price/id").and_then(Value::as_str) == Some(price)
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::period_end;
+
+    fn at(text: &str) -> i64 {
+        time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
+            .unwrap()
+            .unix_timestamp()
+    }
+
+    #[test]
+    fn months_are_clamped_but_come_back_to_the_anchor_day() {
+        let monthly = json!({ "recurring": { "interval": "month", "interval_count": 1 } });
+        let anchor = at("2026-01-31T10:00:00Z");
+        assert_eq!(period_end(anchor, &monthly, 1), at("2026-02-28T10:00:00Z"));
+        assert_eq!(period_end(anchor, &monthly, 2), at("2026-03-31T10:00:00Z"));
+        let yearly = json!({ "recurring": { "interval": "year", "interval_count": 1 } });
+        assert_eq!(period_end(at("2024-02-29T00:00:00Z"), &yearly, 1), at("2025-02-28T00:00:00Z"));
+    }
+}

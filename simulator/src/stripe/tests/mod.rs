@@ -1,0 +1,11 @@
+//! Stories over real sockets: what an integration sees.
+
+mod bench;
+mod cancel;
+mod checker;
+mod crash;
+mod idempotency;
+mod money;
+mod purchase;
+mod renewal;
+mod webhooks;

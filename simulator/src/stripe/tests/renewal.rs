@@ -1,0 +1,135 @@
+//! The clock: renewals, failures, recoveries, expiries.
+
+use super::bench::{Bench, START};
+
+const MONTH: i64 = 30 * 86_400;
+
+#[tokio::test]
+async fn a_month_later_the_subscription_is_renewed_and_paid() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("4242").await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    let before = bench.read(&path).await;
+    assert_eq!(before["items"]["data"][0]["current_period_end"], START + MONTH);
+    bench.advance(MONTH + 60).await;
+    let renewed = bench.read(&format!("{path}?expand[]=latest_invoice")).await;
+    assert_eq!(renewed["items"]["data"][0]["current_period_start"], START + MONTH);
+    assert_eq!(renewed["items"]["data"][0]["current_period_end"], START + MONTH + 31 * 86_400);
+    assert_eq!(renewed["latest_invoice"]["status"], "draft");
+    assert_eq!(renewed["latest_invoice"]["billing_reason"], "subscription_cycle");
+    bench.advance(3_600).await;
+    let invoices = bench.read("/v1/invoices").await;
+    let states: Vec<_> = invoices["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|invoice| invoice["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["paid", "paid"]);
+    bench.inbox.wait("invoice.paid", 2).await;
+}
+
+#[tokio::test]
+async fn a_card_that_fails_at_renewal_makes_it_past_due_and_ends_it_in_two_weeks() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("0341").await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    bench.advance(MONTH + 3_700).await;
+    assert_eq!(bench.read(&path).await["status"], "past_due");
+    let open = bench.read("/v1/invoices?status=open").await["data"][0].clone();
+    assert_eq!((&open["attempt_count"], &open["amount_remaining"]), (&1.into(), &900.into()));
+    bench.inbox.wait("invoice.payment_failed", 1).await;
+    assert_eq!(bench.sim("ledger", None).await["customers"][0]["due"], 900);
+    bench.advance(15 * 86_400).await;
+    let ended = bench.read(&path).await;
+    assert_eq!(
+        (&ended["status"], &ended["cancellation_details"]["reason"]),
+        (&"canceled".into(), &"payment_failed".into())
+    );
+    assert_eq!(bench.inbox.wait("invoice.payment_failed", 8).await.len(), 8);
+    bench.inbox.wait("customer.subscription.deleted", 1).await;
+}
+
+#[tokio::test]
+async fn a_new_card_in_the_portal_makes_a_late_subscription_active_again() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("0341").await;
+    bench.advance(MONTH + 3_700).await;
+    let portal = bench
+        .ok("/v1/billing_portal/sessions", &format!("customer={}", bought["customer"].as_str().unwrap()))
+        .await;
+    let page = bench.client.get(portal["url"].as_str().unwrap()).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("past_due") && page.contains("Cancel now"));
+    let changed = bench
+        .client
+        .post(portal["url"].as_str().unwrap())
+        .form(&[("act", "card"), ("card", "4242424242424242")])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(changed.status(), 303);
+    bench.advance(86_400).await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    assert_eq!(bench.read(&path).await["status"], "active");
+    assert_eq!(bench.sim("ledger", None).await["customers"][0]["paid"], 1_800);
+}
+
+#[tokio::test]
+async fn an_open_invoice_can_be_paid_at_once_and_a_decline_is_a_402() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("0341").await;
+    bench.advance(MONTH + 3_700).await;
+    let open = bench.read("/v1/invoices?status=open").await["data"][0]["id"].as_str().unwrap().to_owned();
+    let (status, declined) = bench.post(&format!("/v1/invoices/{open}/pay"), "").await;
+    assert_eq!((status, declined["error"]["decline_code"].as_str()), (402, Some("generic_decline")));
+    assert_eq!(
+        bench.read(&format!("/v1/invoices/{open}")).await["attempt_count"],
+        2,
+        "a decline is a fact, not an undone call"
+    );
+    assert_eq!(
+        bench.read(&format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap())).await["status"],
+        "past_due"
+    );
+}
+
+#[tokio::test]
+async fn a_session_expires_by_the_clock() {
+    let bench = Bench::start().await;
+    let session = bench.session().await;
+    bench.advance(1_859).await;
+    let path = format!("/v1/checkout/sessions/{}", session["id"].as_str().unwrap());
+    assert_eq!(bench.read(&path).await["status"], "open");
+    bench.advance(1).await;
+    assert_eq!(bench.read(&path).await["status"], "expired");
+    let event = bench.inbox.wait("checkout.session.expired", 1).await.remove(0).event();
+    assert_eq!(
+        (&event["created"], &event["data"]["object"]["client_reference_id"]),
+        (&(START + 1_860).into(), &"o1".into())
+    );
+}
+
+#[tokio::test]
+async fn a_shop_whose_clock_did_not_move_can_still_sell() {
+    let bench = Bench::start().await;
+    bench.advance(40 * 86_400).await;
+    let session = bench.session().await;
+    assert_eq!(session["expires_at"], START + 1_860);
+    let path = format!("/v1/checkout/sessions/{}", session["id"].as_str().unwrap());
+    bench.wall.advance(1_859_000);
+    assert_eq!(bench.read(&path).await["status"], "open");
+    bench.wall.advance(2_000);
+    assert_eq!(bench.read(&path).await["status"], "expired");
+}
+
+#[tokio::test]
+async fn a_frozen_clock_stands_still() {
+    let bench = Bench::start().await;
+    bench.sim("clock/advance", Some(serde_json::json!({ "seconds": 5, "frozen": true }))).await;
+    bench.wall.advance(60_000);
+    let clock = bench.sim("clock", None).await;
+    assert_eq!(
+        (&clock["now"], &clock["frozen"], &clock["ahead_seconds"]),
+        (&(START + 5).into(), &true.into(), &(-55).into())
+    );
+}
