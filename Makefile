@@ -1,0 +1,47 @@
+# Targets are documented by the comment behind their name; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-host lint bench setup clean build
+
+# Tests end their output with this list: what was not run, and why.
+NOT_RUN := $(CURDIR)/target/not-run.txt
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+# `make demo ARGS="--nodes 5"`
+ARGS ?=
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: ## Build every program (debug)
+	cargo build --workspace --bins --locked
+
+demo: build ## Start the whole system on this machine; Ctrl-C stops it
+	@./target/debug/ez-demo $(ARGS)
+
+test: ## Build, then run every test this machine can run
+	@mkdir -p target && rm -f $(NOT_RUN)
+	cargo build --workspace --bins --locked
+ifeq ($(NEXTEST),yes)
+	EZ_NOT_RUN=$(NOT_RUN) cargo nextest run --workspace --locked --no-fail-fast
+else
+	EZ_NOT_RUN=$(NOT_RUN) cargo test --workspace --locked --no-fail-fast
+endif
+	cargo test --workspace --doc --locked --quiet
+	@packaging/not-run $(NOT_RUN)
+
+test-host: ## Checks that need root or Debian tools: units, package files
+	packaging/test-host
+
+lint: ## Formatting, clippy, licences (with cargo-deny, if installed)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; \
+	else echo "cargo-deny is not installed; licences are not checked (make setup)"; fi
+
+bench: ## Numbers of the system against its own disk and cores
+	@echo "No bench yet: the figures of the design arrive with the bench program."
+
+setup: ## Install what tests and lints use beside Rust and a C compiler (Debian)
+	packaging/setup-dev
+
+clean: ## Remove everything that was built, and the demo's state
+	cargo clean
