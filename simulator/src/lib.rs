@@ -1,9 +1,13 @@
-//! Outside worlds that run anywhere: Stripe and a mail server, and what starts them. The programs under
-//! test reach them over sockets and cannot tell them from the real thing.
+//! The outside world in small: a Proxmox VE, a Stripe and a mail server that run anywhere, over real
+//! sockets, what starts them, and the checker that proves the invariants of the whole.
+//!
+//! An honest outsider: this library imports neither the control plane nor the node agent (A6); both
+//! talk to it as they would to the real thing and cannot tell the difference.
 
 // `json!` expands by recursion, and Stripe's objects are wide.
 #![recursion_limit = "256"]
 
+pub mod check;
 pub mod config;
 mod html;
 pub mod serve;

@@ -1,0 +1,103 @@
+//! I2, I3, I6: money and what it pays for.
+
+use super::{Violation, World, found};
+
+/// States of an order in which its server may run.
+const LIVE: [&str; 4] = ["paid", "provisioning", "fulfilled", "needs_operator"];
+/// States of a subscription at Stripe that pay for a server.
+const PAYING: [&str; 3] = ["active", "trialing", "past_due"];
+/// States in which a paid order may rest for ever.
+const ENDED: [&str; 3] = ["fulfilled", "refunded", "needs_operator"];
+
+/// I2: behind every running VM of ours stands an order that is paid, here and at Stripe.
+pub(super) fn no_free_vm(world: &World) -> Vec<Violation> {
+    let mut out = Vec::new();
+    let vms = world.hosts.iter().flat_map(|h| h.vms.iter().map(move |vm| (h, vm)));
+    for (host, vm) in vms.filter(|(_, vm)| vm.running) {
+        let Some(marker) = &vm.marker else { continue };
+        let instance = marker.instance.to_string();
+        let subject = format!("VM {} on node {}", vm.vmid, host.node);
+        let Some(order) = world.order_of(&instance) else {
+            out.push(found("I2", subject, format!("it runs for instance {instance}, which nobody ordered")));
+            continue;
+        };
+        if !LIVE.contains(&order.state.as_str()) && world.settled(order.updated_at) {
+            out.push(found("I2", subject, format!("it runs, but order {} is {}", order.id, order.state)));
+            continue;
+        }
+        let paying = world.stripe.iter().find(|s| s.order == order.id);
+        let status = paying.and_then(|s| s.status.as_deref()).unwrap_or("missing");
+        if !PAYING.contains(&status) && world.settled(order.updated_at) {
+            out.push(found("I2", subject, format!("it runs, but the subscription at Stripe is {status}")));
+        }
+    }
+    out
+}
+
+/// I3: a paid order is fulfilled, refunded or on an operator's desk before its deadline; and what was
+/// paid at Stripe is a paid order here.
+pub(super) fn paid_orders_end(world: &World) -> Vec<Violation> {
+    let mut out = Vec::new();
+    for order in &world.orders {
+        let Some(paid_at) = order.paid_at else { continue };
+        let late = world.now - paid_at > World::PAID_DEADLINE_MS;
+        if late && !ENDED.contains(&order.state.as_str()) {
+            let minutes = (world.now - paid_at) / 60_000;
+            let detail = format!("paid {minutes} minutes ago and still {}", order.state);
+            out.push(found("I3", format!("order {}", order.id), detail));
+        }
+    }
+    for payment in world.stripe.iter().filter(|s| s.paid > 0) {
+        let noticed = world.orders.iter().any(|o| o.id == payment.order && o.paid_at.is_some());
+        let on_a_desk = world.orders.iter().any(|o| o.id == payment.order && ENDED.contains(&o.state.as_str()));
+        if !noticed && !on_a_desk && payment.paid_at.is_some_and(|at| world.settled(at)) {
+            let detail = format!("Stripe took {}, but the order is not paid here", payment.paid);
+            out.push(found("I3", format!("order {}", payment.order), detail));
+        }
+    }
+    out
+}
+
+/// I6: the mirror says of every subscription and refund what Stripe says.
+pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
+    let mut out = Vec::new();
+    for payment in &world.stripe {
+        let subject = format!("order {}", payment.order);
+        let mirrored = world.mirror.iter().find(|m| m.order == payment.order);
+        let settled = payment.paid_at.is_none_or(|at| world.settled(at));
+        match (&payment.subscription, mirrored) {
+            (Some(id), None) if settled => {
+                out.push(found("I6", subject.clone(), format!("subscription {id} is not in the mirror")));
+            }
+            (Some(id), Some(mirror)) if *id != mirror.id => {
+                let detail = format!("Stripe has subscription {id}, the mirror {}", mirror.id);
+                out.push(found("I6", subject.clone(), detail));
+            }
+            (_, Some(mirror))
+                if payment.status.as_deref() != Some(&mirror.status) && world.settled(mirror.updated_at) =>
+            {
+                let status = payment.status.as_deref().unwrap_or("none");
+                let detail = format!("Stripe says {status}, the mirror {}", mirror.status);
+                out.push(found("I6", subject.clone(), detail));
+            }
+            _ => {}
+        }
+        let refunds = world.refunds.iter().filter(|(order, _, state)| *order == payment.order && state == "succeeded");
+        let refunded: i64 = refunds.map(|(_, amount, _)| amount).sum();
+        if refunded != payment.refunded && settled {
+            let detail = format!("Stripe gave back {}, the books say {refunded}", payment.refunded);
+            out.push(found("I6", subject.clone(), detail));
+        }
+        let refunded_order = world.orders.iter().any(|o| o.id == payment.order && o.state == "refunded");
+        if refunded_order && payment.refunded != payment.paid {
+            let detail = format!("the order is refunded, Stripe took {} and gave back {}", payment.paid, payment.refunded);
+            out.push(found("I6", subject, detail));
+        }
+    }
+    for mirror in &world.mirror {
+        if !world.stripe.iter().any(|s| s.order == mirror.order) {
+            out.push(found("I6", format!("order {}", mirror.order), format!("Stripe does not know {}", mirror.id)));
+        }
+    }
+    out
+}

@@ -1,0 +1,294 @@
+//! Each invariant is shown a healthy world and a planted violation.
+
+use ez_protocol::{InstallId, InstanceId, ProvisioningOrderId, marker::Marker};
+use uuid::Uuid;
+
+use super::*;
+use crate::check::{load, world::*};
+
+const NODE: &str = "node-1";
+const OTHER: &str = "node-2";
+const NOW: i64 = 1_795_000_000_000;
+const LONG_AGO: i64 = NOW - 3_600_000;
+
+fn marker(n: u128) -> Marker {
+    Marker {
+        install: InstallId::from_uuid(Uuid::from_u128(1)),
+        instance: InstanceId::from_uuid(Uuid::from_u128(n)),
+        order: ProvisioningOrderId::from_uuid(Uuid::from_u128(2)),
+        epoch: 1,
+    }
+}
+
+fn instance() -> String {
+    marker(7).instance.to_string()
+}
+
+fn audit_row(previous: &str, seq: i64) -> Audit {
+    let entry = format!("{{\"seq\":{seq}}}");
+    Audit {
+        id: format!("audit-{seq}"),
+        at: LONG_AGO,
+        subject_kind: "order".into(),
+        subject: "order-1".into(),
+        hash: Some(load::chain_hash(previous, seq, &entry)),
+        entry,
+        seq: Some(seq),
+    }
+}
+
+/// One server, bought, paid and running for an hour.
+fn healthy() -> World {
+    let first = audit_row(load::CHAIN_GENESIS, 1);
+    let second = audit_row(first.hash.as_deref().unwrap(), 2);
+    let vm = Vm {
+        vmid: 20_001,
+        marker: Some(marker(7)),
+        running: true,
+        macs: vec!["BC:24:11:00:00:01".into()],
+        addresses: vec!["203.0.113.24".into()],
+    };
+    World {
+        now: NOW,
+        orders: vec![Order {
+            id: "order-1".into(),
+            instance: instance(),
+            state: "fulfilled".into(),
+            paid_at: Some(LONG_AGO),
+            updated_at: LONG_AGO,
+        }],
+        transitions: ["paid", "fulfilled"]
+            .map(|to| Transition { order: "order-1".into(), to: to.into(), at: LONG_AGO })
+            .into(),
+        instances: vec![Instance {
+            id: instance(),
+            order: "order-1".into(),
+            state: "running".into(),
+            observed_state: Some("running".into()),
+            updated_at: LONG_AGO,
+        }],
+        placements: vec![Placement {
+            instance: instance(),
+            node: NODE.into(),
+            vmid: 20_001,
+            vcpu: 2,
+            memory_mib: 4096,
+            disk_gib: 40,
+        }],
+        addresses: vec![Address {
+            address: "203.0.113.24".into(),
+            state: "held".into(),
+            instance: Some(instance()),
+        }],
+        capacity: vec![Capacity { node: NODE.into(), capacity: [64, 65_536, 900], sold: [2, 4096, 40] }],
+        nodes: vec![Node {
+            id: NODE.into(),
+            name: "fsn-1".into(),
+            state: "active".into(),
+            journal: Some("journal-1".into()),
+            acked: 2,
+            online: true,
+        }],
+        provisioning: vec![Provisioning {
+            id: "po-1".into(),
+            node: NODE.into(),
+            seq: 1,
+            instance: instance(),
+            generation: 1,
+            state: "succeeded".into(),
+            issued_at: LONG_AGO,
+            updated_at: LONG_AGO,
+            envelope: "aa".into(),
+        }],
+        events: vec![("journal-1".into(), 1), ("journal-1".into(), 2)],
+        generations: vec![(instance(), 1)],
+        audit: vec![first, second],
+        inbox: vec!["evt_1".into()],
+        delivered: vec!["evt_1".into()],
+        mirror: vec![MirrorSubscription {
+            id: "sub_1".into(),
+            order: "order-1".into(),
+            status: "active".into(),
+            updated_at: LONG_AGO,
+        }],
+        hosts: vec![
+            Host {
+                node: NODE.into(),
+                vms: vec![vm],
+                foreign: vec![(100, "hash".into())],
+                foreign_before: vec![(100, "hash".into())],
+            },
+            Host { node: OTHER.into(), ..Host::default() },
+        ],
+        journals: vec![Journal {
+            node: NODE.into(),
+            id: "journal-1".into(),
+            high_seq: 1,
+            orders: vec![JournalOrder {
+                id: "po-1".into(),
+                seq: 1,
+                state: "succeeded".into(),
+                accepted_at: LONG_AGO,
+                envelope: "aa".into(),
+            }],
+            resources: vec![(instance(), 20_001, 1)],
+        }],
+        stripe: vec![StripeOrder {
+            order: "order-1".into(),
+            subscription: Some("sub_1".into()),
+            status: Some("active".into()),
+            paid: 900,
+            refunded: 0,
+            paid_at: Some(LONG_AGO),
+        }],
+        ..World::default()
+    }
+}
+
+/// The invariants a world violates, each once.
+fn violated(world: &World) -> Vec<&'static str> {
+    let mut names: Vec<_> = ALL.iter().flat_map(|i| (i.check)(world)).map(|v| v.invariant).collect();
+    names.dedup();
+    names
+}
+
+fn plant(change: impl FnOnce(&mut World)) -> Vec<&'static str> {
+    let mut world = healthy();
+    change(&mut world);
+    violated(&world)
+}
+
+#[test]
+fn a_healthy_world_violates_nothing() {
+    assert_eq!(ALL.iter().flat_map(|i| (i.check)(&healthy())).collect::<Vec<_>>(), vec![]);
+}
+
+#[test]
+fn i1_sees_a_second_vm_of_the_same_server() {
+    let found = plant(|w| {
+        let mut twin = w.hosts[0].vms[0].clone();
+        twin.macs.clear();
+        twin.addresses.clear();
+        w.hosts[1].vms.push(twin);
+    });
+    assert!(found.contains(&"I1"), "{found:?}");
+}
+
+#[test]
+fn i2_sees_a_vm_that_runs_without_a_paid_order_or_subscription() {
+    assert_eq!(plant(|w| w.orders[0].state = "cancelled".into()), ["I2"]);
+    let ended = plant(|w| {
+        w.stripe[0].status = Some("canceled".into());
+        w.mirror[0].status = "canceled".into();
+    });
+    assert_eq!(ended, ["I2"]);
+    assert!(plant(|w| w.orders.clear()).contains(&"I2"));
+}
+
+#[test]
+fn i3_sees_paid_orders_that_never_end_and_payments_nobody_noticed() {
+    assert_eq!(plant(|w| w.orders[0].state = "provisioning".into()), ["I3"]);
+    let unnoticed = plant(|w| {
+        w.orders[0].state = "awaiting_payment".into();
+        w.orders[0].paid_at = None;
+        w.hosts[0].vms[0].running = false;
+        w.instances[0].observed_state = Some("stopped".into());
+    });
+    assert_eq!(unnoticed, ["I3"]);
+}
+
+#[test]
+fn i4_sees_an_address_on_two_vms_and_one_in_use_that_is_in_quarantine() {
+    let twice = plant(|w| {
+        w.hosts[1].vms.push(Vm { vmid: 101, macs: vec!["bc:24:11:00:00:01".into()], ..Vm::default() });
+    });
+    assert_eq!(twice, ["I4"]);
+    assert_eq!(plant(|w| w.addresses[0].state = "quarantine".into()), ["I4"]);
+}
+
+#[test]
+fn i5_sees_marked_vms_without_a_row_and_foreign_ones_that_changed() {
+    assert_eq!(plant(|w| w.journals[0].resources.clear()), ["I5"]);
+    assert_eq!(plant(|w| w.hosts[0].foreign[0].1 = "other".into()), ["I5"]);
+    assert_eq!(plant(|w| w.hosts[0].foreign.clear()), ["I5"]);
+}
+
+#[test]
+fn i6_sees_a_mirror_and_refunds_that_differ_from_stripe() {
+    assert_eq!(plant(|w| w.mirror[0].status = "past_due".into()), ["I6"]);
+    assert_eq!(plant(|w| w.mirror.clear()), ["I6"]);
+    assert_eq!(plant(|w| w.stripe[0].refunded = 900), ["I6"]);
+    assert_eq!(plant(|w| w.refunds.push(("order-1".into(), 900, "succeeded".into()))), ["I6"]);
+}
+
+#[test]
+fn i7_sees_an_edited_a_removed_an_unsealed_and_a_missing_row() {
+    assert_eq!(plant(|w| w.audit[0].entry.push(' ')), ["I7"]);
+    assert_eq!(plant(|w| drop(w.audit.remove(0))), ["I7"]);
+    let unsealed = plant(|w| {
+        w.audit[1].seq = None;
+        w.audit[1].hash = None;
+    });
+    assert_eq!(unsealed, ["I7"]);
+    assert_eq!(plant(|w| drop(w.audit.pop())), ["I7"]);
+}
+
+#[test]
+fn i8_sees_acknowledged_things_that_are_not_stored() {
+    assert_eq!(plant(|w| drop(w.events.pop())), ["I8"]);
+    assert_eq!(plant(|w| w.inbox.clear()), ["I8"]);
+    let lost = plant(|w| w.journals[0].orders.clear());
+    assert_eq!(lost, ["I8"]);
+}
+
+#[test]
+fn i9_sees_sequences_given_twice_other_bytes_and_generations_from_nowhere() {
+    assert_eq!(plant(|w| w.provisioning.push(w.provisioning[0].clone())), ["I9"]);
+    assert_eq!(plant(|w| w.journals[0].orders[0].envelope = "bb".into()), ["I9"]);
+    assert_eq!(plant(|w| w.journals[0].resources[0].2 = 2), ["I9"]);
+    assert_eq!(plant(|w| w.journals[0].high_seq = 0), ["I9"]);
+    assert!(plant(|w| w.provisioning.clear()).contains(&"I9"));
+}
+
+#[test]
+fn i10_sees_more_sold_than_there_is_and_books_that_do_not_add_up() {
+    assert_eq!(plant(|w| w.capacity[0].capacity[1] = 4095), ["I10"]);
+    assert_eq!(plant(|w| w.capacity[0].sold[0] = 1), ["I10"]);
+    assert_eq!(plant(|w| w.placements.clear()), ["I10"]);
+}
+
+#[test]
+fn i11_sees_a_secret_in_a_log() {
+    assert_eq!(plant(|w| w.leaks.push(("control-plane.log".into(), "the Stripe key".into()))), ["I11"]);
+}
+
+#[test]
+fn i12_sees_what_was_left_behind() {
+    let job = |dead| Job { name: "a b".into(), run_at: LONG_AGO, attempts: 3, dead, error: None };
+    assert_eq!(plant(|w| w.jobs.push(job(false))), ["I12"]);
+    assert_eq!(plant(|w| w.jobs.push(job(true))), ["I12"]);
+    assert_eq!(plant(|w| w.unsent_mail.push(("mail-1".into(), LONG_AGO))), ["I12"]);
+    assert_eq!(plant(|w| w.instances[0].observed_state = Some("stopped".into())), ["I12"]);
+    assert_eq!(plant(|w| w.provisioning[0].state = "running".into()), ["I12"]);
+    let undelivered = plant(|w| {
+        w.provisioning[0].state = "queued".into();
+        w.journals[0].orders.clear();
+        w.journals[0].resources.clear();
+        w.hosts[0].vms.clear();
+        w.instances[0].observed_state = Some("absent".into());
+    });
+    assert_eq!(undelivered, ["I12"]);
+}
+
+#[test]
+fn what_is_still_on_its_way_gets_time() {
+    let fresh = plant(|w| {
+        w.orders[0].updated_at = NOW;
+        w.orders[0].paid_at = Some(NOW);
+        w.orders[0].state = "provisioning".into();
+        w.mirror.clear();
+        w.stripe[0].paid_at = Some(NOW);
+        w.jobs.push(Job { name: "a b".into(), run_at: NOW, ..Job::default() });
+    });
+    assert_eq!(fresh, Vec::<&str>::new());
+}

@@ -1,0 +1,190 @@
+//! The control plane's books.
+
+use sqlx::{AnyConnection, Connection as _, Row as _, any::AnyRow};
+
+use super::{LoadError, hex_hash};
+use crate::check::world::*;
+
+/// A node without a live process behind its session for this long is not online.
+const ONLINE_MS: i64 = 45_000;
+
+/// Reads the tables the invariants are about.
+pub(super) async fn read(url: &str, world: &mut World) -> Result<(), LoadError> {
+    sqlx::any::install_default_drivers();
+    let fault = || LoadError::database("the control plane's database");
+    let mut db = AnyConnection::connect(url).await.map_err(fault())?;
+    let db = &mut db;
+    world.orders = rows(db, "SELECT id, instance_id, state, paid_at, updated_at FROM orders", |r| {
+        Ok(Order {
+            id: r.try_get(0)?,
+            instance: r.try_get(1)?,
+            state: r.try_get(2)?,
+            paid_at: r.try_get(3)?,
+            updated_at: r.try_get(4)?,
+        })
+    })
+    .await?;
+    world.transitions = rows(db, "SELECT order_id, to_state, at FROM order_transitions", |r| {
+        Ok(Transition { order: r.try_get(0)?, to: r.try_get(1)?, at: r.try_get(2)? })
+    })
+    .await?;
+    world.instances =
+        rows(db, "SELECT id, order_id, state, observed_state, updated_at FROM instances", |r| {
+            Ok(Instance {
+                id: r.try_get(0)?,
+                order: r.try_get(1)?,
+                state: r.try_get(2)?,
+                observed_state: r.try_get(3)?,
+                updated_at: r.try_get(4)?,
+            })
+        })
+        .await?;
+    fleet(db, world).await?;
+    dispatch(db, world).await?;
+    world.audit = rows(
+        db,
+        "SELECT id, at, subject_kind, subject_id, entry, seq, hash FROM audit
+         ORDER BY CASE WHEN seq IS NULL THEN 1 ELSE 0 END, seq, id",
+        |r| {
+            Ok(Audit {
+                id: r.try_get(0)?,
+                at: r.try_get(1)?,
+                subject_kind: r.try_get(2)?,
+                subject: r.try_get(3)?,
+                entry: r.try_get(4)?,
+                seq: r.try_get(5)?,
+                hash: r.try_get(6)?,
+            })
+        },
+    )
+    .await?;
+    world.jobs = rows(db, "SELECT kind, key, run_at, attempts, dead_at, last_error FROM jobs", |r| {
+        Ok(Job {
+            name: format!("{} {}", r.try_get::<String, _>(0)?, r.try_get::<String, _>(1)?),
+            run_at: r.try_get(2)?,
+            attempts: r.try_get(3)?,
+            dead: r.try_get::<Option<i64>, _>(4)?.is_some(),
+            error: r.try_get(5)?,
+        })
+    })
+    .await?;
+    world.unsent_mail =
+        rows(db, "SELECT id, created_at FROM mail_outbox WHERE sent_at IS NULL", |r| Ok((r.try_get(0)?, r.try_get(1)?)))
+            .await?;
+    money(db, world).await
+}
+
+async fn fleet(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
+    world.placements = rows(
+        db,
+        "SELECT instance_id, node_id, vmid, vcpu, memory_mib, disk_gib FROM placements",
+        |r| {
+            Ok(Placement {
+                instance: r.try_get(0)?,
+                node: r.try_get(1)?,
+                vmid: r.try_get(2)?,
+                vcpu: r.try_get(3)?,
+                memory_mib: r.try_get(4)?,
+                disk_gib: r.try_get(5)?,
+            })
+        },
+    )
+    .await?;
+    world.addresses = rows(db, "SELECT address, state, instance_id FROM addresses", |r| {
+        Ok(Address { address: r.try_get(0)?, state: r.try_get(1)?, instance: r.try_get(2)? })
+    })
+    .await?;
+    world.capacity = rows(
+        db,
+        "SELECT node_id, vcpu_capacity, memory_mib_capacity, disk_gib_capacity, vcpu_sold, memory_mib_sold,
+                disk_gib_sold
+         FROM node_capacity",
+        |r| {
+            Ok(Capacity {
+                node: r.try_get(0)?,
+                capacity: [r.try_get(1)?, r.try_get(2)?, r.try_get(3)?],
+                sold: [r.try_get(4)?, r.try_get(5)?, r.try_get(6)?],
+            })
+        },
+    )
+    .await?;
+    let now = world.now;
+    world.nodes = rows(
+        db,
+        "SELECT n.id, n.name, n.state, n.journal_id, n.acked_event_seq, p.beat_at
+         FROM nodes n
+         LEFT JOIN node_sessions s ON s.node_id = n.id
+         LEFT JOIN link_processes p ON p.id = s.process",
+        |r| {
+            Ok(Node {
+                id: r.try_get(0)?,
+                name: r.try_get(1)?,
+                state: r.try_get(2)?,
+                journal: r.try_get(3)?,
+                acked: r.try_get(4)?,
+                online: r.try_get::<Option<i64>, _>(5)?.is_some_and(|beat| now - beat < ONLINE_MS),
+            })
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
+    world.provisioning = rows(
+        db,
+        "SELECT id, node_id, seq, instance_id, generation, state, issued_at, updated_at, envelope
+         FROM provisioning_orders",
+        |r| {
+            Ok(Provisioning {
+                id: r.try_get(0)?,
+                node: r.try_get(1)?,
+                seq: r.try_get(2)?,
+                instance: r.try_get(3)?,
+                generation: r.try_get(4)?,
+                state: r.try_get(5)?,
+                issued_at: r.try_get(6)?,
+                updated_at: r.try_get(7)?,
+                envelope: hex_hash(&r.try_get::<Vec<u8>, _>(8)?),
+            })
+        },
+    )
+    .await?;
+    world.events = rows(db, "SELECT journal, event_seq FROM provisioning_events", |r| {
+        Ok((r.try_get(0)?, r.try_get(1)?))
+    })
+    .await?;
+    world.generations = rows(db, "SELECT instance_id, generation FROM instance_generations", |r| {
+        Ok((r.try_get(0)?, r.try_get(1)?))
+    })
+    .await?;
+    Ok(())
+}
+
+async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
+    world.inbox = rows(db, "SELECT id FROM stripe_events", |r| r.try_get(0)).await?;
+    world.mirror = rows(db, "SELECT stripe_id, order_id, status, updated_at FROM billing_subscriptions", |r| {
+        Ok(MirrorSubscription {
+            id: r.try_get(0)?,
+            order: r.try_get(1)?,
+            status: r.try_get(2)?,
+            updated_at: r.try_get(3)?,
+        })
+    })
+    .await?;
+    world.refunds = rows(db, "SELECT order_id, amount_minor, state FROM billing_refunds", |r| {
+        Ok((r.try_get(0)?, r.try_get::<Option<i64>, _>(1)?.unwrap_or(0), r.try_get(2)?))
+    })
+    .await?;
+    Ok(())
+}
+
+async fn rows<T>(
+    db: &mut AnyConnection,
+    sql: &'static str,
+    read: impl Fn(&AnyRow) -> Result<T, sqlx::Error>,
+) -> Result<Vec<T>, LoadError> {
+    let fault = || LoadError::database(format!("`{sql}`"));
+    let found = sqlx::query(sql).fetch_all(db).await.map_err(fault())?;
+    found.iter().map(read).collect::<Result<_, _>>().map_err(fault())
+}

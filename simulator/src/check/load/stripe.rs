@@ -1,0 +1,84 @@
+//! Stripe's ledger, asked through its public API.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{LoadError, StripeAccess};
+use crate::check::world::{StripeOrder, World};
+
+/// Reads what was paid and given back for each order, and which events were delivered.
+pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(), LoadError> {
+    let api = Api { client: reqwest::Client::new(), access };
+    let subscriptions = api.list("/v1/subscriptions?status=all").await?;
+    let invoices = api.list("/v1/invoices?").await?;
+    let payments = api.list("/v1/invoice_payments?").await?;
+    let refunds = api.list("/v1/refunds?").await?;
+    let mut by_subscription: BTreeMap<&str, StripeOrder> = BTreeMap::new();
+    for subscription in &subscriptions {
+        let (Some(id), Some(order)) =
+            (subscription["id"].as_str(), subscription["metadata"]["order_id"].as_str())
+        else {
+            continue;
+        };
+        let known = StripeOrder {
+            order: order.to_owned(),
+            subscription: Some(id.to_owned()),
+            status: subscription["status"].as_str().map(str::to_owned),
+            ..StripeOrder::default()
+        };
+        by_subscription.insert(id, known);
+    }
+    let mut subscription_of_invoice: BTreeMap<&str, &str> = BTreeMap::new();
+    for invoice in &invoices {
+        let subscription = invoice["parent"]["subscription_details"]["subscription"].as_str().unwrap_or_default();
+        let Some(order) = by_subscription.get_mut(subscription) else { continue };
+        order.paid += invoice["amount_paid"].as_i64().unwrap_or(0);
+        let paid_at = invoice["status_transitions"]["paid_at"].as_i64().map(|s| s * 1_000);
+        order.paid_at = match (order.paid_at, paid_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        subscription_of_invoice.insert(invoice["id"].as_str().unwrap_or_default(), subscription);
+    }
+    let invoice_of_payment: BTreeMap<&str, &str> = payments
+        .iter()
+        .filter_map(|p| Some((p["payment"]["payment_intent"].as_str()?, p["invoice"].as_str()?)))
+        .collect();
+    for refund in refunds.iter().filter(|r| r["status"] == "succeeded") {
+        let invoice = refund["payment_intent"].as_str().and_then(|pi| invoice_of_payment.get(pi));
+        let subscription = invoice.and_then(|i| subscription_of_invoice.get(i));
+        if let Some(order) = subscription.and_then(|s| by_subscription.get_mut(s)) {
+            order.refunded += refund["amount"].as_i64().unwrap_or(0);
+        }
+    }
+    world.stripe = by_subscription.into_values().collect();
+    let delivered = api.list("/v1/events?delivery_success=true").await?;
+    world.delivered = delivered.iter().filter_map(|e| e["id"].as_str().map(str::to_owned)).collect();
+    Ok(())
+}
+
+struct Api<'a> {
+    client: reqwest::Client,
+    access: &'a StripeAccess,
+}
+
+impl Api<'_> {
+    /// Every object of a list, page after page.
+    async fn list(&self, path: &str) -> Result<Vec<Value>, LoadError> {
+        let mut all: Vec<Value> = Vec::new();
+        loop {
+            let mut url = format!("{}{path}&limit=100", self.access.url.trim_end_matches('/'));
+            if let Some(last) = all.last().and_then(|o| o["id"].as_str()) {
+                url.push_str(&format!("&starting_after={last}"));
+            }
+            let fault = LoadError::http(&url);
+            let answer = self.client.get(&url).bearer_auth(&self.access.secret_key).send().await.map_err(&fault)?;
+            let page: Value = answer.error_for_status().map_err(&fault)?.json().await.map_err(&fault)?;
+            all.extend(page["data"].as_array().cloned().unwrap_or_default());
+            if page["has_more"] != true {
+                return Ok(all);
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What the checker knows of a system: plain rows, as they were read.
+
+use ez_protocol::marker::Marker;
+
+/// A whole system at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// When it was read, unix milliseconds.
+    pub now: i64,
+    /// Purchases.
+    pub orders: Vec<Order>,
+    /// States the purchases were in.
+    pub transitions: Vec<Transition>,
+    /// Customers' servers.
+    pub instances: Vec<Instance>,
+    /// Where servers live by the control plane's books.
+    pub placements: Vec<Placement>,
+    /// Addresses by the control plane's books.
+    pub addresses: Vec<Address>,
+    /// What was sold of each node.
+    pub capacity: Vec<Capacity>,
+    /// Nodes.
+    pub nodes: Vec<Node>,
+    /// Signed commands.
+    pub provisioning: Vec<Provisioning>,
+    /// `(journal id, event number)` of each stored event.
+    pub events: Vec<(String, i64)>,
+    /// `(instance, generation)` as issued.
+    pub generations: Vec<(String, i64)>,
+    /// The audit log, in the order of its chain; unsealed rows last.
+    pub audit: Vec<Audit>,
+    /// Due work.
+    pub jobs: Vec<Job>,
+    /// Letters that were not sent: `(id, created)`.
+    pub unsent_mail: Vec<(String, i64)>,
+    /// Ids of stored webhook events.
+    pub inbox: Vec<String>,
+    /// Subscriptions by the control plane's mirror.
+    pub mirror: Vec<MirrorSubscription>,
+    /// Refunds by the control plane's books: `(order, amount, state)`.
+    pub refunds: Vec<(String, i64, String)>,
+    /// Hosts with their VMs.
+    pub hosts: Vec<Host>,
+    /// Journals, one per node.
+    pub journals: Vec<Journal>,
+    /// Stripe's view, by order.
+    pub stripe: Vec<StripeOrder>,
+    /// Ids of events whose delivery was answered 2xx.
+    pub delivered: Vec<String>,
+    /// Places in logs where a secret stands: `(file, which secret)`.
+    pub leaks: Vec<(String, String)>,
+}
+
+/// A purchase.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    /// Its id.
+    pub id: String,
+    /// Its server.
+    pub instance: String,
+    /// Its state.
+    pub state: String,
+    /// When it was paid.
+    pub paid_at: Option<i64>,
+    /// When it last changed.
+    pub updated_at: i64,
+}
+
+/// One change of a purchase's state.
+#[derive(Clone, Debug, Default)]
+pub struct Transition {
+    /// The purchase.
+    pub order: String,
+    /// The state entered.
+    pub to: String,
+    /// When.
+    pub at: i64,
+}
+
+/// A customer's server.
+#[derive(Clone, Debug, Default)]
+pub struct Instance {
+    /// Its id.
+    pub id: String,
+    /// Its purchase.
+    pub order: String,
+    /// Its state.
+    pub state: String,
+    /// Last report about it.
+    pub observed_state: Option<String>,
+    /// When it last changed.
+    pub updated_at: i64,
+}
+
+/// Where a server lives.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// The server.
+    pub instance: String,
+    /// The node.
+    pub node: String,
+    /// Proxmox's number.
+    pub vmid: i64,
+    /// Sold size.
+    pub vcpu: i64,
+    /// Sold size, MiB.
+    pub memory_mib: i64,
+    /// Sold size, GiB.
+    pub disk_gib: i64,
+}
+
+/// An address that was given out.
+#[derive(Clone, Debug, Default)]
+pub struct Address {
+    /// The address, without prefix length.
+    pub address: String,
+    /// `held`, `quarantine` or `free`.
+    pub state: String,
+    /// Who has it.
+    pub instance: Option<String>,
+}
+
+/// What was sold of a node, beside what there is: vCPU, MiB, GiB.
+#[derive(Clone, Debug, Default)]
+pub struct Capacity {
+    /// The node.
+    pub node: String,
+    /// What may be sold.
+    pub capacity: [i64; 3],
+    /// What is sold.
+    pub sold: [i64; 3],
+}
+
+/// A node.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: String,
+    /// Its journal.
+    pub journal: Option<String>,
+    /// Events up to here were acknowledged.
+    pub acked: i64,
+    /// Whether it has a live connection.
+    pub online: bool,
+}
+
+/// A signed command.
+#[derive(Clone, Debug, Default)]
+pub struct Provisioning {
+    /// Its id.
+    pub id: String,
+    /// For which node.
+    pub node: String,
+    /// Its sequence on that node.
+    pub seq: i64,
+    /// About which server.
+    pub instance: String,
+    /// Which version of the wish.
+    pub generation: i64,
+    /// Its state.
+    pub state: String,
+    /// When it was issued.
+    pub issued_at: i64,
+    /// When it last changed.
+    pub updated_at: i64,
+    /// SHA-256 of the stored envelope, hexadecimal.
+    pub envelope: String,
+}
+
+/// A row of the audit log.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    /// Its id.
+    pub id: String,
+    /// When.
+    pub at: i64,
+    /// What kind of thing.
+    pub subject_kind: String,
+    /// Which thing.
+    pub subject: String,
+    /// The exact bytes that are chained.
+    pub entry: String,
+    /// Place in the chain.
+    pub seq: Option<i64>,
+    /// Hash of the chain up to here.
+    pub hash: Option<String>,
+}
+
+/// Work that waits.
+#[derive(Clone, Debug, Default)]
+pub struct Job {
+    /// Its kind and key.
+    pub name: String,
+    /// When it is due.
+    pub run_at: i64,
+    /// How often it was tried.
+    pub attempts: i64,
+    /// Whether it was given up.
+    pub dead: bool,
+    /// Last fault.
+    pub error: Option<String>,
+}
+
+/// A subscription in the mirror.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorSubscription {
+    /// Stripe's id.
+    pub id: String,
+    /// The purchase.
+    pub order: String,
+    /// Its status.
+    pub status: String,
+    /// When it was last written.
+    pub updated_at: i64,
+}
+
+/// A host and its VMs.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The node's id.
+    pub node: String,
+    /// Its VMs, templates left out.
+    pub vms: Vec<Vm>,
+    /// `(VMID, hash of its whole state)` of each VM that is not ours, now.
+    pub foreign: Vec<(i64, String)>,
+    /// The same as it was when the checker first saw the host.
+    pub foreign_before: Vec<(i64, String)>,
+}
+
+/// A VM.
+#[derive(Clone, Debug, Default)]
+pub struct Vm {
+    /// Proxmox's number.
+    pub vmid: i64,
+    /// Our marker, if it has one.
+    pub marker: Option<Marker>,
+    /// Whether it runs.
+    pub running: bool,
+    /// Its hardware addresses.
+    pub macs: Vec<String>,
+    /// Addresses it is configured with, without prefix length.
+    pub addresses: Vec<String>,
+}
+
+/// An agent's journal.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    /// The node.
+    pub node: String,
+    /// Its id.
+    pub id: String,
+    /// Highest sequence it says it has accepted.
+    pub high_seq: i64,
+    /// Orders.
+    pub orders: Vec<JournalOrder>,
+    /// What the agent may touch: `(instance, VMID, generation)`.
+    pub resources: Vec<(String, i64, i64)>,
+}
+
+/// An accepted order.
+#[derive(Clone, Debug, Default)]
+pub struct JournalOrder {
+    /// Its id.
+    pub id: String,
+    /// Its sequence.
+    pub seq: i64,
+    /// Its state.
+    pub state: String,
+    /// When it was accepted.
+    pub accepted_at: i64,
+    /// SHA-256 of the envelope, hexadecimal.
+    pub envelope: String,
+}
+
+/// What Stripe knows about one purchase.
+#[derive(Clone, Debug, Default)]
+pub struct StripeOrder {
+    /// The purchase, from metadata.
+    pub order: String,
+    /// The subscription.
+    pub subscription: Option<String>,
+    /// Its status.
+    pub status: Option<String>,
+    /// Paid in all, minor units.
+    pub paid: i64,
+    /// Refunded in all, minor units.
+    pub refunded: i64,
+    /// When the first payment was made, unix milliseconds.
+    pub paid_at: Option<i64>,
+}
+
+impl World {
+    /// What is on its way may take this long before it counts as a violation.
+    pub const GRACE_MS: i64 = 60_000;
+    /// A paid purchase is fulfilled, refunded or on a desk after this long: creating orders live ten
+    /// minutes, and 15 minutes are spent looking for another place.
+    pub const PAID_DEADLINE_MS: i64 = 30 * 60_000;
+
+    /// Whether something that happened then should have settled by now.
+    pub fn settled(&self, at: i64) -> bool {
+        self.now - at > Self::GRACE_MS
+    }
+
+    /// How much there is of everything.
+    pub fn counts(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("orders", self.orders.len()),
+            ("servers", self.instances.len()),
+            ("nodes", self.nodes.len()),
+            ("provisioning orders", self.provisioning.len()),
+            ("journals", self.journals.len()),
+            ("VMs", self.hosts.iter().map(|h| h.vms.len()).sum()),
+            ("payments at Stripe", self.stripe.len()),
+            ("audit rows", self.audit.len()),
+        ]
+    }
+
+    /// The purchase of a server.
+    pub(super) fn order_of(&self, instance: &str) -> Option<&Order> {
+        self.orders.iter().find(|o| o.instance == instance)
+    }
+
+    /// The journal of a node.
+    pub(super) fn journal_of(&self, node: &str) -> Option<&Journal> {
+        self.journals.iter().find(|j| j.node == node)
+    }
+}
