@@ -28,7 +28,8 @@ pub(super) fn leaks(state_dir: &Path, state: &State) -> Vec<(String, String)> {
     secrets.retain(|(_, secret)| secret.len() >= 8);
     let mut found = Vec::new();
     // The simulator's record of deliveries holds the webhook secret on purpose: a checker needs it.
-    let files = log_files(&state_dir.join("logs")).chain(log_files(&state_dir.join("sim/logs")));
+    let directories = [state_dir.join("logs"), state_dir.join("sim/logs")];
+    let files = directories.iter().flat_map(|d| log_files(d));
     for path in files.filter(|p| !p.to_string_lossy().contains("deliveries")) {
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         for (name, secret) in &secrets {
