@@ -1,0 +1,298 @@
+//! What the stories stand on: a whole demo in a directory of its own, people who use its API, and
+//! waiting for conditions.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{process::Command, time::Instant};
+
+/// Which database the control plane uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+/// A whole system: simulators, control plane, one agent per node.
+pub struct Demo {
+    process: tokio::process::Child,
+    directory: tempfile::TempDir,
+    postgres: Option<Postgres>,
+}
+
+/// Notes that something could not be run here; `make test` prints the list, and CI fails on it.
+pub fn not_run(what: &str, why: &str) {
+    if let Some(path) = std::env::var_os("EZ_NOT_RUN") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{what}: {why}").unwrap();
+    }
+    eprintln!("not run: {what}: {why}");
+}
+
+/// A program that was built together with this test.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let path = own.parent().unwrap().parent().unwrap().join(name);
+    assert!(path.is_file(), "{} is not built: run `cargo build --workspace`", path.display());
+    path
+}
+
+/// Asks again and again until there is an answer; fails with what it waited for.
+pub async fn until<T, F>(what: &str, patience: Duration, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {patience:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Demo {
+    /// Starts a demo; `None` if the database is not to be had here.
+    pub async fn start(story: &str, database: Database, nodes: u16) -> Option<Self> {
+        let postgres = match database {
+            Database::Sqlite => None,
+            Database::Postgres => Some(Postgres::create(story).await?),
+        };
+        let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
+        let mut command = Command::new(program("ez-demo"));
+        command.args(["--nodes", &nodes.to_string(), "--speed", "10", "--quiet", "--state-dir"]);
+        command.arg(directory.path().join("state"));
+        if let Some(postgres) = &postgres {
+            command.args(["--database-url", &postgres.url]);
+        }
+        let log = std::fs::File::create(directory.path().join("demo.log")).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
+        let process = command.spawn().unwrap();
+        let mut demo = Self { process, directory, postgres };
+        let deadline = Instant::now() + Duration::from_secs(180);
+        while !demo.path("state.json").exists() {
+            let ended = demo.process.try_wait().unwrap();
+            assert!(ended.is_none(), "the demo ended: {}", demo.log());
+            assert!(Instant::now() < deadline, "the demo does not start: {}", demo.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Some(demo)
+    }
+
+    /// A file in the demo's state directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("state").join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("demo.log")).unwrap_or_default()
+    }
+
+    /// The demo's own summary, as it is now.
+    pub fn state(&self) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(self.path("state.json")).unwrap()).unwrap()
+    }
+
+    /// The portal's address.
+    pub fn portal(&self) -> String {
+        self.state()["portal_url"].as_str().unwrap().to_owned()
+    }
+
+    /// Somebody who uses the API with the token of `operator` or `customer`.
+    pub fn api(&self, who: &str) -> Api {
+        let state = self.state();
+        Api {
+            client: reqwest::Client::new(),
+            base: state["api_url"].as_str().unwrap().to_owned(),
+            token: state[who]["api_token"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// The simulated Stripe's control.
+    pub fn stripe(&self) -> Stripe {
+        let base = self.state()["stripe"]["control_url"].as_str().unwrap().to_owned();
+        Stripe { client: reqwest::Client::new(), base }
+    }
+
+    /// Letters to an address, newest first.
+    pub async fn letters(&self, to: &str) -> Vec<Value> {
+        let url = self.state()["mail"]["list_url"].as_str().unwrap().to_owned();
+        let all: Vec<Value> = reqwest::get(url).await.unwrap().json().await.unwrap();
+        all.into_iter().filter(|letter| letter["to"].to_string().contains(to)).collect()
+    }
+
+    /// Runs a command of the control plane as an operator on its machine would.
+    pub async fn control_plane(&self, arguments: &[&str]) -> std::process::Output {
+        let layout: Value =
+            serde_json::from_str(&std::fs::read_to_string(self.path("demo.json")).unwrap()).unwrap();
+        let state = self.state();
+        let ports = &layout["ports"];
+        Command::new(program("ez-control-plane"))
+            .args(arguments)
+            .env("DATABASE_URL", state["database_url"].as_str().unwrap())
+            .env("PUBLIC_URL", state["portal_url"].as_str().unwrap())
+            .env("LISTEN", format!("127.0.0.1:{}", ports["portal"]))
+            .env("LINK_LISTEN", format!("127.0.0.1:{}", ports["link"]))
+            .env("KEYS_DIR", self.path("keys"))
+            .env("STRIPE_API_BASE", format!("{}/", state["stripe"]["url"].as_str().unwrap()))
+            .env("STRIPE_SECRET_KEY", state["stripe"]["secret_key"].as_str().unwrap())
+            .env("STRIPE_WEBHOOK_SECRETS", state["stripe"]["webhook_secret"].as_str().unwrap())
+            .env("SMTP_URL", format!("smtp://127.0.0.1:{}", ports["smtp"]))
+            .env("MAIL_FROM", "servers@example.com")
+            .output()
+            .await
+            .unwrap()
+    }
+
+    /// Kills a process as `kill -9` would, and waits until the demo has started it again.
+    pub async fn kill(&self, pointer: &str) {
+        let pid = |state: &Value| state.pointer(pointer).and_then(Value::as_i64).unwrap();
+        let old = pid(&self.state());
+        let raw = rustix::process::Pid::from_raw(i32::try_from(old).unwrap()).unwrap();
+        rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+        until("the killed program to be started again", Duration::from_secs(30), || async {
+            (pid(&self.state()) != old).then_some(())
+        })
+        .await;
+    }
+
+    /// Runs the invariant checker until it is content, and fails with what it found if it never is.
+    ///
+    /// What is on its way needs its time; the checker itself gives it a minute, so this waits only
+    /// for what settles sooner.
+    pub async fn check(&self) {
+        let output = self.run_check().await;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the invariant checker found:\n{text}{errors}");
+    }
+
+    /// Runs the invariant checker once.
+    pub async fn run_check(&self) -> std::process::Output {
+        let mut command = Command::new(program("ez-simulator"));
+        command.args(["check", "--state-dir"]).arg(self.path("")).output().await.unwrap()
+    }
+
+    /// Stops the demo as Ctrl-C would, and removes everything.
+    pub async fn stop(mut self) {
+        if let Some(pid) = self.process.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let status = tokio::time::timeout(Duration::from_secs(40), self.process.wait()).await;
+        assert!(matches!(status, Ok(Ok(s)) if s.success()), "the demo does not stop: {}", self.log());
+        if let Some(postgres) = self.postgres.take() {
+            postgres.drop_database().await;
+        }
+    }
+}
+
+/// A database of one story on the PostgreSQL that `TEST_POSTGRES_URL` names.
+struct Postgres {
+    admin: String,
+    name: String,
+    url: String,
+}
+
+impl Postgres {
+    async fn create(story: &str) -> Option<Self> {
+        let Ok(admin) = std::env::var("TEST_POSTGRES_URL") else {
+            not_run(&format!("{story} on PostgreSQL"), "TEST_POSTGRES_URL is not set");
+            return None;
+        };
+        let name = format!("ez_e2e_{}_{}", std::process::id(), story.replace(|c: char| !c.is_alphanumeric(), "_"));
+        let (base, _) = admin.rsplit_once('/').unwrap();
+        let this = Self { url: format!("{base}/{name}"), admin: admin.clone(), name };
+        this.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", this.name)).await;
+        this.execute(&format!("CREATE DATABASE {}", this.name)).await;
+        Some(this)
+    }
+
+    async fn execute(&self, sql: &str) {
+        use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+        let mut db = sqlx::postgres::PgConnection::connect(&self.admin).await.unwrap();
+        db.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
+    }
+
+    async fn drop_database(&self) {
+        self.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+/// Somebody who uses the REST API.
+pub struct Api {
+    pub client: reqwest::Client,
+    pub base: String,
+    pub token: String,
+}
+
+impl Api {
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.try_get(path).await;
+        assert_eq!(status, 200, "GET {path}: {body}");
+        body
+    }
+
+    pub async fn try_get(&self, path: &str) -> (u16, Value) {
+        let request = self.client.get(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        answer(request).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
+        answer(request).await
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    (status, response.json().await.unwrap_or(Value::Null))
+}
+
+/// The simulated Stripe's control.
+pub struct Stripe {
+    client: reqwest::Client,
+    base: String,
+}
+
+impl Stripe {
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, body) = answer(self.client.post(format!("{}/_sim{path}", self.base)).json(&body)).await;
+        assert!(status < 300, "POST /_sim{path}: {status} {body}");
+        body
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = answer(self.client.get(format!("{}/_sim{path}", self.base))).await;
+        assert_eq!(status, 200, "GET /_sim{path}: {body}");
+        body
+    }
+
+    /// Pays a checkout session with the card that works.
+    pub async fn pay(&self, checkout_url: &str) {
+        let start = checkout_url.find("cs_").unwrap_or_else(|| panic!("no session in {checkout_url}"));
+        let id: String = checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        self.post("/sessions/complete", json!({"id": id, "card": "4242424242424242"})).await;
+    }
+}
+
+/// A public key nobody has the private half of.
+pub const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA jane@laptop";
+
+/// Whether the facts recorded from the real Proxmox VE and Stripe are here, and Python to judge by them.
+pub fn shared(what: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var("EZ_SHARED").unwrap_or_else(|_| "../../shared".into()));
+    let path = [path.clone(), Path::new("..").join(path)].into_iter().find(|p| p.join("pve/check.py").exists());
+    if path.is_none() {
+        // These files belong to the makers; nobody else is asked for them.
+        eprintln!("not run: {what}: the reference files are not here (EZ_SHARED)");
+    }
+    path
+}
