@@ -153,7 +153,7 @@ impl Supervisor {
         loop {
             tokio::select! {
                 _ = child.wait() => {}
-                _ = stopping.wait_for(|s| *s) => {
+                () = stopped(&mut stopping) => {
                     terminate(&mut child).await;
                     return;
                 }
@@ -161,7 +161,7 @@ impl Supervisor {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(RESTART_AFTER) => {}
-                    _ = stopping.wait_for(|s| *s) => return,
+                    () = stopped(&mut stopping) => return,
                 }
                 if let Ok(started) = self.spawn(&program) {
                     child = started;
@@ -184,6 +184,12 @@ impl Supervisor {
         }
         let _ = std::fs::remove_file(self.state_dir.join("pids.json"));
     }
+}
+
+/// Resolves once everything shall stop.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // The value inside is a lock's guard; it must not live across an await of the caller.
+    drop(stopping.wait_for(|stop| *stop).await);
 }
 
 /// Asks a child to end and waits for it.

@@ -1,10 +1,19 @@
 //! `ez-simulator`: Proxmox VE, Stripe and mail on one machine, for the demo and the tests.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use ez_simulator::{config::Config, serve::Simulator, wall::SystemWall};
+use ez_simulator::{
+    config::Config,
+    serve::Simulator,
+    wall::{SystemWall, WallClock as _},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +36,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Prove the twelve invariants on a running demo
+    ///
+    /// Reads the control plane's database, every agent's journal, every simulated Proxmox VE and the
+    /// simulated Stripe; changes nothing. Exit code 0: nothing contradicts them. 1: something does.
+    Check {
+        /// The state directory of the demo
+        #[arg(long, value_name = "DIR", default_value = "target/demo")]
+        state_dir: PathBuf,
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -34,7 +55,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -42,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // A second installation by a library is no fault; what counts is that there is one.
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -52,9 +73,32 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve { config } => {
             let config = Config::load(&config)?;
-            runtime.block_on(serve(&config))
+            runtime.block_on(serve(&config)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Check { state_dir, json } => runtime.block_on(check(&state_dir, json)),
+    }
+}
+
+/// Runs the invariant checker and says what it found.
+async fn check(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let now = SystemWall.now_ms();
+    let report = ez_simulator::check::run(state_dir, now).await?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        let looked_at: Vec<String> = report.looked_at.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        writeln!(out, "Looked at {}.", looked_at.join(", "))?;
+        for invariant in &ez_simulator::check::ALL {
+            let found: Vec<_> = report.violations.iter().filter(|v| v.invariant == invariant.name).collect();
+            let word = if found.is_empty() { "holds" } else { "VIOLATED" };
+            writeln!(out, "{:>4} {word:8} {}", invariant.name, invariant.says)?;
+            for violation in found {
+                writeln!(out, "              {}: {}", violation.subject, violation.detail)?;
+            }
         }
     }
+    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn serve(config: &Config) -> anyhow::Result<()> {

@@ -1,0 +1,5 @@
+//! Stories from end to end: the real programs as processes, over real sockets, against the simulated
+//! outside world. The invariant checker runs at the end of each.
+
+mod browser;
+mod support;
