@@ -1,0 +1,79 @@
+//! Destroying a VM and everything that names it.
+
+use super::{check_lock, load, only_root};
+use crate::pve::call::{Call, Check, call};
+use crate::pve::cluster::{Ctx, no_config};
+use crate::pve::reply::{ApiError, ApiResult};
+use crate::pve::state::State;
+
+pub(super) fn calls() -> Vec<Call> {
+    vec![call(
+        "DELETE",
+        "/nodes/{node}/qemu/{vmid}",
+        &["destroy-unreferenced-disks? b\npurge? b\nskiplock? b"],
+        Check::All("/vms/{vmid}", &["VM.Allocate"]),
+        destroy,
+    )]
+}
+
+/// Removes configuration, volumes, firewall file, access control entries and pool membership.
+pub(crate) fn remove_vm(s: &mut State, node: &str, vmid: u32) {
+    s.vms.remove(vmid);
+    s.firewalls.remove(vmid);
+    s.volumes.retain(|_, v| !(v.node == node && v.vmid == Some(vmid)));
+    let path = format!("/vms/{vmid}");
+    s.acls.retain(|_, a| a.path != path);
+    let pools: Vec<String> = s.pools.iter().filter(|(_, p)| p.vms.contains(&vmid)).map(|(id, _)| id.clone()).collect();
+    for id in pools {
+        if let Some(pool) = s.pools.get_mut(id) {
+            pool.vms.retain(|v| *v != vmid);
+        }
+    }
+    s.meta.remove(format!("deaf {vmid}"));
+}
+
+async fn destroy(ctx: Ctx) -> ApiResult {
+    only_root(&ctx, &["skiplock"])?;
+    let cluster = ctx.cluster.clone();
+    let vmid = ctx.vmid();
+    let purge = ctx.params.flag("purge");
+    cluster
+        .read(|s| {
+            let vm = load(s, &ctx)?;
+            if vm.flag("protection") {
+                return Err(ApiError::died(format!("can't remove VM {vmid} - protection mode enabled")));
+            }
+            if vm.run.is_some() {
+                return Err(ApiError::died(format!("VM {vmid} is running - destroy failed")));
+            }
+            Ok(())
+        })
+        .await?;
+    cluster
+        .fork(&ctx, "qmdestroy", &vmid.to_string(), |w| async move {
+            let _guard = w.lock(vmid).await?;
+            let node = w.node.clone();
+            w.cluster
+                .read(|s| {
+                    let vm = s.vm_on(&node, vmid).ok_or_else(|| no_config(&node, vmid))?;
+                    check_lock(vm)?;
+                    if vm.run.is_some() {
+                        return Err(format!("VM {vmid} is running - destroy failed"));
+                    }
+                    for volume in s.volumes.values().filter(|v| v.node == node && v.vmid == Some(vmid)) {
+                        if !s.children(&node, &volume.volid).is_empty() {
+                            return Err(format!("base volume '{}' is still in use by linked cloned", volume.volid));
+                        }
+                    }
+                    Ok(())
+                })
+                .await?;
+            if purge {
+                w.log(format!("purging VM {vmid} from related configurations..")).await;
+            }
+            w.work_shortly().await?;
+            w.cluster.change("vm.destroy", |s| remove_vm(s, &node, vmid)).await;
+            Ok(())
+        })
+        .await
+}

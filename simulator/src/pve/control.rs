@@ -1,0 +1,296 @@
+//! The control API: what a test or an operator sees and does behind the API's back. Plain http on the
+//! loopback, one listener per node; it shows the VMs of its node.
+//!
+//! | call | what |
+//! |---|---|
+//! | `GET /vms` | every VM of the node, and every clone that ever ended well |
+//! | `GET /vms/{vmid}` | one VM with its rendered cloud-init files |
+//! | `GET /tasks` | all tasks of the node with their logs |
+//! | `GET /digest` | a hash of each foreign VM's whole state |
+//! | `POST /foreign-vm` | `{"vmid","name"?,"memory"?,"cores"?,"running"?,"description"?}` |
+//! | `POST /tasks/kill` | `{"upid"}` or `{}` for all: SIGKILL of the worker |
+//! | `POST /vms/{vmid}/unlock-destroy` | what root's repair tool does |
+//! | `POST /vms/{vmid}/deaf` | `{"deaf": bool}`: the guest ignores shutdown |
+//! | `POST /speed` | `{"clone_ms","start_ms","other_ms"}` |
+//! | `POST /guest-agent` | `{"after_ms"}`, or `{"vmid","answers": bool}` for one VM |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::cluster::Cluster;
+use super::config::TaskSpeed;
+use super::state::{State, Vm, sha256_hex};
+use super::vmconfig;
+
+#[derive(Clone)]
+struct Control {
+    cluster: Arc<Cluster>,
+    node: String,
+}
+
+/// Serves until the cluster is stopped.
+pub(crate) async fn serve(cluster: Arc<Cluster>, node: String, listener: TcpListener) {
+    let stop = cluster.stop.clone();
+    let app = Router::new()
+        .route("/vms", get(vms))
+        .route("/vms/{vmid}", get(vm))
+        .route("/vms/{vmid}/unlock-destroy", post(unlock_destroy))
+        .route("/vms/{vmid}/deaf", post(deaf))
+        .route("/tasks", get(tasks))
+        .route("/tasks/kill", post(kill))
+        .route("/foreign-vm", post(foreign))
+        .route("/speed", post(speed))
+        .route("/guest-agent", post(guest_agent))
+        .route("/digest", get(digest))
+        .with_state(Control { cluster, node });
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    if let Err(error) = served {
+        tracing::warn!(%error, "control API");
+    }
+}
+
+fn bad(status: StatusCode, text: impl Into<String>) -> Response {
+    (status, Json(json!({"error": text.into()}))).into_response()
+}
+
+/// The marker lines and addresses of a VM, with everything else.
+fn show(s: &State, cluster: &Cluster, vm: &Vm) -> Value {
+    let mut macs = Vec::new();
+    let mut bridges = Vec::new();
+    let mut ips = Vec::new();
+    for (k, v) in &vm.config {
+        if vmconfig::is_net(k) {
+            let (bridge, tag, mac) = vmconfig::net_parts(v, cluster.major);
+            macs.extend(mac);
+            bridges.push(json!({"net": k, "bridge": bridge, "tag": tag}));
+        }
+        if vmconfig::base(k) == "ipconfig" {
+            ips.extend(v.split(',').filter_map(|p| p.strip_prefix("ip=").or_else(|| p.strip_prefix("ip6="))).map(str::to_owned));
+        }
+    }
+    let description = vm.config.get("description").cloned().unwrap_or_default();
+    let marker = description.lines().next().filter(|l| l.starts_with("ez:v1 ")).map(str::to_owned);
+    let cloudinit = vm.drive.as_ref().map(|d| {
+        json!({"user": d.user, "network": d.network, "meta": d.meta, "vendor": d.vendor, "instance_id": d.instance_id})
+    });
+    json!({
+        "vmid": vm.vmid, "node": vm.node, "name": vm.name(), "foreign": vm.foreign, "template": vm.is_template(),
+        "status": if vm.run.is_some() { "running" } else { "stopped" },
+        "paused": vm.run.as_ref().is_some_and(|r| r.paused),
+        "started_at": vm.run.as_ref().map(|r| r.since),
+        "created_at": vm.created_at, "lock": vm.lock(), "pool": s.pool_of(vm.vmid),
+        "config": vm.config, "pending": vm.pending, "description": description, "marker": marker,
+        "macs": macs, "ips": ips, "nets": bridges, "firewall": s.firewalls.get(vm.vmid),
+        "snapshots": vm.snapshots.keys().collect::<Vec<_>>(),
+        "volumes": s.volumes.values().filter(|v| v.vmid == Some(vm.vmid) && v.node == vm.node)
+            .map(|v| json!({"volid": v.volid, "size": v.size, "parent": v.parent})).collect::<Vec<_>>(),
+        "cloudinit": cloudinit,
+    })
+}
+
+async fn vms(Shared(c): Shared<Control>) -> Json<Value> {
+    let out = c
+        .cluster
+        .read(|s| {
+            let vms: Vec<Value> =
+                s.vms.values().filter(|v| v.node == c.node).map(|v| show(s, &c.cluster, v)).collect();
+            let clones: Vec<Value> = s
+                .clones
+                .values()
+                .filter(|r| r.node == c.node)
+                .map(|r| json!({"vmid": r.vmid, "source": r.source, "description": r.description, "at": r.at, "upid": r.upid}))
+                .collect();
+            json!({"cluster": c.cluster.name, "node": c.node, "vms": vms, "clones": clones})
+        })
+        .await;
+    Json(out)
+}
+
+async fn vm(Shared(c): Shared<Control>, Path(vmid): Path<u32>) -> Response {
+    match c.cluster.read(|s| s.vms.get(vmid).map(|v| show(s, &c.cluster, v))).await {
+        Some(vm) => Json(vm).into_response(),
+        None => bad(StatusCode::NOT_FOUND, format!("no VM {vmid}")),
+    }
+}
+
+async fn tasks(Shared(c): Shared<Control>) -> Json<Value> {
+    let running = c.cluster.running_workers();
+    let rows = c
+        .cluster
+        .read(|s| {
+            let rows = s.tasks.values().filter(|t| t.node == c.node).map(|t| {
+                json!({"upid": t.upid, "type": t.kind, "id": t.id, "user": t.user, "starttime": t.starttime,
+                       "endtime": t.endtime, "exit": t.exit, "log": t.log, "running": running.contains(&t.upid)})
+            });
+            rows.collect::<Vec<_>>()
+        })
+        .await;
+    Json(json!({ "tasks": rows }))
+}
+
+#[derive(Deserialize)]
+struct Kill {
+    upid: Option<String>,
+}
+
+async fn kill(Shared(c): Shared<Control>, Json(k): Json<Kill>) -> Json<Value> {
+    let which = match k.upid {
+        Some(upid) => vec![upid],
+        None => c.cluster.running_workers(),
+    };
+    let mut killed = Vec::new();
+    for upid in which {
+        if c.cluster.kill(&upid).await {
+            killed.push(upid);
+        }
+    }
+    Json(json!({ "killed": killed }))
+}
+
+/// `qm unlock` and `qm destroy --purge --destroy-unreferenced-disks`, as root on the host.
+async fn unlock_destroy(Shared(c): Shared<Control>, Path(vmid): Path<u32>) -> Response {
+    let Ok(_guard) = c.cluster.lock(vmid, c.cluster.timing.config_lock_ms).await else {
+        return bad(StatusCode::CONFLICT, "a task holds the VM");
+    };
+    let node = c.node.clone();
+    let done = c
+        .cluster
+        .change("repair.destroy", |s| match s.vm_on(&node, vmid) {
+            None => Err("no such VM on this node"),
+            Some(vm) if vm.run.is_some() => Err("the VM is running"),
+            Some(_) => {
+                super::api::qemu::remove_vm(s, &node, vmid);
+                Ok(())
+            }
+        })
+        .await;
+    match done {
+        Ok(()) => Json(json!({"destroyed": vmid})).into_response(),
+        Err(text) => bad(StatusCode::CONFLICT, text),
+    }
+}
+
+#[derive(Deserialize)]
+struct Deaf {
+    deaf: bool,
+}
+
+async fn deaf(Shared(c): Shared<Control>, Path(vmid): Path<u32>, Json(d): Json<Deaf>) -> Json<Value> {
+    c.cluster
+        .change("control.deaf", |s| {
+            if d.deaf {
+                s.meta.insert(format!("deaf {vmid}"), "1".into());
+            } else {
+                s.meta.remove(format!("deaf {vmid}"));
+            }
+        })
+        .await;
+    Json(json!({"vmid": vmid, "deaf": d.deaf}))
+}
+
+#[derive(Deserialize)]
+struct Foreign {
+    vmid: u32,
+    name: Option<String>,
+    memory: Option<u64>,
+    cores: Option<u32>,
+    #[serde(default)]
+    running: bool,
+    description: Option<String>,
+}
+
+async fn foreign(Shared(c): Shared<Control>, Json(f): Json<Foreign>) -> Response {
+    let now = c.cluster.clock.now();
+    let node = c.node.clone();
+    let made = c
+        .cluster
+        .change("control.foreign", |s| {
+            if s.vms.contains(f.vmid) {
+                return Err("the VMID is taken");
+            }
+            let mut config = BTreeMap::from([
+                ("name".to_owned(), f.name.unwrap_or_else(|| format!("foreign-{}", f.vmid))),
+                ("memory".to_owned(), f.memory.unwrap_or(512).to_string()),
+                ("cores".to_owned(), f.cores.unwrap_or(1).to_string()),
+                ("ostype".to_owned(), "l26".to_owned()),
+                ("smbios1".to_owned(), format!("uuid={}", s.draw_uuid())),
+            ]);
+            if let Some(description) = f.description {
+                config.insert("description".into(), description);
+            }
+            let mac = s.draw_mac();
+            config.insert("net0".into(), format!("virtio={mac},bridge=vmbr0"));
+            let pid = u32::try_from(s.count("pid", 3)).unwrap_or(1);
+            let run = f.running.then_some(super::state::Run { pid, since: now, paused: false, agent_device: false, agent_at: None });
+            s.vms.insert(
+                f.vmid,
+                Vm { vmid: f.vmid, node, config, run, created_at: now, foreign: true, ..Vm::default() },
+            );
+            Ok(())
+        })
+        .await;
+    match made {
+        Ok(()) => Json(json!({"vmid": f.vmid})).into_response(),
+        Err(text) => bad(StatusCode::CONFLICT, text),
+    }
+}
+
+async fn speed(Shared(c): Shared<Control>, Json(speed): Json<TaskSpeed>) -> Json<TaskSpeed> {
+    c.cluster.set_speed(speed);
+    Json(speed)
+}
+
+#[derive(Deserialize)]
+struct GuestAgent {
+    after_ms: Option<u64>,
+    vmid: Option<u32>,
+    answers: Option<bool>,
+}
+
+async fn guest_agent(Shared(c): Shared<Control>, Json(g): Json<GuestAgent>) -> Json<Value> {
+    if let Some(ms) = g.after_ms {
+        c.cluster.set_agent_after(ms);
+    }
+    if let (Some(vmid), Some(answers)) = (g.vmid, g.answers) {
+        let now = c.cluster.clock.now();
+        c.cluster
+            .change("control.guest-agent", |s| {
+                if let Some(vm) = s.vms.get_mut(vmid) {
+                    vm.guest_agent = answers;
+                    if let Some(run) = vm.run.as_mut() {
+                        run.agent_at = (answers && run.agent_device).then_some(now);
+                    }
+                }
+            })
+            .await;
+    }
+    Json(json!({"after_ms": c.cluster.agent_after()}))
+}
+
+/// A stable hash of each foreign VM: configuration, machine, firewall, volumes, pool, access rules.
+async fn digest(Shared(c): Shared<Control>) -> Json<Value> {
+    let out = c
+        .cluster
+        .read(|s| {
+            let mut out = BTreeMap::new();
+            for vm in s.vms.values().filter(|v| v.foreign && v.node == c.node) {
+                let path = format!("/vms/{}", vm.vmid);
+                let acls: Vec<_> = s.acls.iter().filter(|(_, a)| a.path == path).map(|(k, _)| k).collect();
+                let volumes: Vec<_> = s.volumes.values().filter(|v| v.vmid == Some(vm.vmid)).collect();
+                let text = serde_json::to_string(&(vm, s.firewalls.get(vm.vmid), volumes, s.pool_of(vm.vmid), acls));
+                out.insert(vm.vmid.to_string(), sha256_hex(text.unwrap_or_default().as_bytes()));
+            }
+            out
+        })
+        .await;
+    Json(json!({ "foreign": out }))
+}

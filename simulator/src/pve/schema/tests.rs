@@ -1,0 +1,1 @@
+//! Our tables against the published schema.

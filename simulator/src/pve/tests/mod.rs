@@ -1,0 +1,4 @@
+//! Stories about the simulated Proxmox VE, told over HTTPS.
+
+mod purchase;
+mod world;
