@@ -32,7 +32,7 @@ pub(crate) const CREATE: &[&str] = &[
     "metadata.*",
     "mode=payment|setup|subscription!",
     "payment_method_collection=always|if_required",
-    "payment_method_types[]",
+    "allowed_payment_method_types[]",
     "submit_type=auto|book|donate|pay|subscribe",
     "subscription_data.metadata.*",
     "subscription_data.description",
@@ -80,7 +80,7 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     let currency = items.first().map_or(Value::Null, |item| item["currency"].clone());
     let id = world.new_id("cs_test_", 58);
     let line_items = json!({ "object": "list", "data": items, "has_more": false, "url": format!("/v1/checkout/sessions/{id}/line_items") });
-    let types = params.texts("payment_method_types");
+    let types = params.texts("allowed_payment_method_types");
     let email = customer.as_ref().map_or_else(
         || params.text("customer_email").map_or(Value::Null, Value::from),
         |customer| customer["email"].clone(),
