@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     config::{Config, write_atomically},
-    stripe,
+    pve, stripe,
     wall::WallClock,
 };
 
@@ -16,6 +16,12 @@ pub enum ServeError {
     /// The Stripe stand-in.
     #[error(transparent)]
     Stripe(#[from] stripe::StartError),
+    /// The Proxmox VE clusters.
+    #[error(transparent)]
+    Pve(#[from] pve::StartError),
+    /// Section `pve` of the configuration.
+    #[error("section pve: {0}")]
+    PveConfig(#[from] serde_json::Error),
     /// The state directory or `ready.json` cannot be written.
     #[error("cannot write {path}: {source}")]
     Files {
@@ -31,6 +37,8 @@ pub enum ServeError {
 pub struct Simulator {
     /// The Stripe stand-in, if configured.
     pub stripe: Option<stripe::Running>,
+    /// The Proxmox VE clusters, if configured.
+    pub pve: Option<pve::Running>,
     /// What `ready.json` says: the configuration with the actual addresses.
     pub ready: Value,
     ready_file: PathBuf,
@@ -54,7 +62,7 @@ impl Simulator {
             _ => {}
         }
         let mut actual = config.clone();
-        let mut simulator = Self { stripe: None, ready: Value::Null, ready_file };
+        let mut simulator = Self { stripe: None, pve: None, ready: Value::Null, ready_file };
         if let Err(error) = simulator.start_all(config, &mut actual, wall).await {
             simulator.stop().await;
             return Err(error);
@@ -72,6 +80,13 @@ impl Simulator {
         actual: &mut Config,
         wall: Arc<dyn WallClock>,
     ) -> Result<(), ServeError> {
+        if let Some(section) = &config.pve {
+            let wanted: pve::PveConfig = serde_json::from_value(section.clone())?;
+            let (state, logs) = (&config.state_dir, &config.request_log_dir);
+            let running = pve::start(&wanted, state, logs, pve::Clock::system()).await?;
+            actual.pve = Some(running.ready(&wanted));
+            self.pve = Some(running);
+        }
         if let (Some(wanted), Some(actual)) = (&config.stripe, &mut actual.stripe) {
             let running = stripe::start(wanted, &config.state_dir, &config.request_log_dir, wall).await?;
             (actual.listen, actual.control_listen) = (running.api, running.control);
@@ -84,6 +99,9 @@ impl Simulator {
     pub async fn stop(self) {
         // Nobody must take the addresses for alive; a file that is gone already is fine.
         let _gone = std::fs::remove_file(&self.ready_file);
+        if let Some(pve) = &self.pve {
+            pve.stop();
+        }
         if let Some(stripe) = self.stripe {
             stripe.stop().await;
         }

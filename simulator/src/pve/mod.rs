@@ -107,6 +107,26 @@ impl Running {
     }
 }
 
+impl Running {
+    /// The `pve` section of `ready.json`: the configuration with the actual addresses, and per node what
+    /// [`ReadyNode`] says.
+    pub fn ready(&self, config: &PveConfig) -> serde_json::Value {
+        let mut section = serde_json::to_value(config).unwrap_or_default();
+        for (c, cluster) in self.clusters.iter().enumerate() {
+            for (n, node) in cluster.nodes.iter().enumerate() {
+                let place = &mut section["clusters"][c]["nodes"][n];
+                place["listen"] = node.api_url.trim_start_matches("https://").into();
+                place["control_listen"] = node.control_url.trim_start_matches("http://").into();
+                place["api_url"] = node.api_url.as_str().into();
+                place["fingerprint"] = node.fingerprint.as_str().into();
+                place["ca_pem_file"] = node.ca_pem_file.to_string_lossy().into();
+                place["control_url"] = node.control_url.as_str().into();
+            }
+        }
+        section
+    }
+}
+
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("clusters", &self.clusters).finish_non_exhaustive()
