@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{Router, middleware};
 
 use crate::{
-    accounts, api, audit, billing, catalog,
+    accounts, api, billing, catalog,
     clock::{Clock, SystemClock},
     config::Config,
     db::{Db, DbError, Wake},
@@ -39,6 +39,8 @@ pub struct Services {
     pub mailer: notify::Mailer,
     /// Hashes passwords, a few at a time.
     pub passwords: accounts::Passwords,
+    /// What has been brought up, for `/readyz`.
+    pub ready: telemetry::Readiness,
     /// The agents connected to this process.
     pub links: link::Registry,
 }
@@ -99,6 +101,7 @@ impl Services {
             keys: Arc::new(keys),
             mailer: notify::Mailer::new(&config.mail)?,
             passwords: accounts::Passwords::default(),
+            ready: telemetry::Readiness::default(),
             links: link::Registry::default(),
             config: Arc::new(config),
             db,
@@ -140,6 +143,7 @@ pub fn router(app: &App) -> Router {
         // Stripe's webhooks prove themselves by signature: neither session nor bearer token around them.
         .merge(billing::api_routes())
         .merge(telemetry::routes())
+        .layer(middleware::from_fn_with_state(app.clone(), telemetry::trace))
         .with_state(app.clone())
 }
 
@@ -147,7 +151,7 @@ pub fn router(app: &App) -> Router {
 pub fn job_registry() -> JobRegistry {
     let mut registry = JobRegistry::default();
     accounts::register_jobs(&mut registry);
-    audit::register_jobs(&mut registry);
+    api::register_jobs(&mut registry);
     billing::register_jobs(&mut registry);
     catalog::register_jobs(&mut registry);
     dispatch::register_jobs(&mut registry);

@@ -24,7 +24,7 @@ mod tests;
 mod tokens;
 mod users;
 
-pub(crate) use api::routes as api_routes;
+pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub use letters::{AccountExists, ResetPassword, VerifyEmail};
 pub use links::{forgot_password, reset_password, sign_up, verify_email};
 pub use model::{

@@ -2,18 +2,28 @@
 //!
 //! [`record`] writes a row in the transaction of the change, unchained, so that the chain's head does not
 //! serialise every write. The sealer gives the rows their place and hash within a second; each hash
-//! covers the previous hash and the exact bytes of the entry. [`verify`] recomputes the chain and reports
-//! how long the unsealed tail is.
+//! covers the previous hash, the place and the exact bytes of the entry. [`verify`] recomputes the chain
+//! and reports how long the unsealed tail is.
 
 mod model;
+mod seal;
 mod store;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use ez_protocol::{AuditId, UnixMillis};
 use sqlx::AnyConnection;
+use tokio_util::sync::CancellationToken;
 
-use crate::db::{self, DbError, Topic};
+use crate::{
+    app::App,
+    db::{self, DbError, Topic},
+};
 
-pub use model::Entry;
+pub use model::{Breach, Entry, Recorded, Verdict};
+pub use seal::{seal, verify};
 
 /// Writes down a change, in the caller's transaction.
 ///
@@ -40,5 +50,49 @@ pub async fn record(tx: &mut AnyConnection, at: UnixMillis, entry: Entry) -> Res
     Ok(())
 }
 
-/// Names this slice's job handlers.
-pub(crate) fn register_jobs(_registry: &mut crate::jobs::JobRegistry) {}
+/// What was written down about one subject, oldest first, at most 500.
+///
+/// # Errors
+/// Those of the query.
+pub async fn history(
+    connection: &mut AnyConnection,
+    subject_kind: &str,
+    subject_id: &str,
+) -> Result<Vec<Recorded>, DbError> {
+    store::of_subject(connection, subject_kind, subject_id).await
+}
+
+/// How many rows wait for the chain; for metrics.
+///
+/// # Errors
+/// Those of the query.
+pub async fn unsealed(connection: &mut AnyConnection) -> Result<i64, DbError> {
+    store::count_unsealed(connection).await
+}
+
+/// Seals what waits, until told to stop: within a second of each commit, and never more than twice a second.
+///
+/// Not a job, because a job's lease would write even when there is nothing to seal. Several processes may run
+/// it: a place in the chain is unique, so the slower one's transaction fails and finds nothing left to do.
+pub async fn run_until_stopped(app: App, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = app.wake.audit.notified() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        // Let some gather; also the last ones before the end.
+        let _waited_or_stopped = tokio::time::timeout(Duration::from_millis(300), stop.cancelled()).await;
+        loop {
+            match seal(&app.db).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.is_unique() => break,
+                Err(error) => {
+                    tracing::error!(%error, "cannot seal the audit log");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -54,3 +54,34 @@ pub(super) fn chain(previous: &str, seq: i64, entry: &str) -> String {
     hash.update(entry.as_bytes());
     data_encoding::HEXLOWER.encode(&hash.finalize())
 }
+
+/// A row as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// When it happened.
+    pub at: UnixMillis,
+    /// What happened.
+    pub entry: Entry,
+}
+
+/// Where the chain does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Breach {
+    /// The place in the chain.
+    pub seq: i64,
+    /// What is wrong there.
+    pub what: &'static str,
+}
+
+/// What a check of the chain found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Rows in the chain.
+    pub sealed: i64,
+    /// Rows that wait for the chain; nothing proves yet that they were not changed.
+    pub unsealed: i64,
+    /// The hash of the last row: write it down elsewhere to notice a chain that was made anew.
+    pub head: String,
+    /// Where it does not hold, at most 100.
+    pub breaches: Vec<Breach>,
+}

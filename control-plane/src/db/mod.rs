@@ -125,6 +125,19 @@ impl Db {
         Ok(())
     }
 
+    /// Copies an SQLite database into a new file, consistently, while everything runs.
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`] on PostgreSQL, which has tools of its own, or if the file cannot be written.
+    pub async fn backup_to(&self, file: &std::path::Path) -> Result<(), DbError> {
+        if self.target.backend == Backend::Postgres {
+            return Err(DbError::Unavailable("use pg_dump for a PostgreSQL database".into()));
+        }
+        let mut connection = self.read().await?;
+        sqlx::query("VACUUM INTO $1").bind(file.display().to_string()).execute(&mut *connection).await?;
+        Ok(())
+    }
+
     /// Lets go of all connections, after the writes that wait.
     pub async fn close(&self) {
         self.readers.close().await;
