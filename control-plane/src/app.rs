@@ -13,8 +13,7 @@ use crate::{
     entropy::{Entropy, SystemEntropy},
     fleet, instances,
     jobs::JobRegistry,
-    keys,
-    link, notify, orders, telemetry, web,
+    keys, link, notify, orders, telemetry, web,
 };
 
 /// What handlers and jobs work with.

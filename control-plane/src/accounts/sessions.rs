@@ -91,7 +91,15 @@ pub async fn log_out_everywhere(app: &Services, user: UserId) -> Result<(), Acco
 ///
 /// # Errors
 /// [`AccountsError::Db`].
-pub async fn session_principal(app: &Services, token: &str) -> Result<Option<SessionView>, AccountsError> {
+pub async fn session_principal(app: &Services, token: &str) -> Result<Option<Principal>, AccountsError> {
+    Ok(session(app, token).await?.map(|session| session.principal))
+}
+
+/// The session of a cookie, with its times; nothing where [`session_principal`] says nobody.
+///
+/// # Errors
+/// [`AccountsError::Db`].
+pub async fn session(app: &Services, token: &str) -> Result<Option<SessionView>, AccountsError> {
     let (hash, at) = (token_hash(token), app.clock.now());
     let mut connection = app.db.read().await?;
     let Some((session, last_seen)) = store::session(&mut connection, &hash).await? else { return Ok(None) };

@@ -56,7 +56,9 @@ pub async fn issue(
     match &intent.op {
         Op::Ensure(spec) => check_spec(spec, &place)?,
         Op::Action(_) | Op::Retire(_) if known.is_none() => return Err(IssueError::NothingBuilt),
-        Op::Purge(_) if !store::was_retired(tx, intent.instance).await? => return Err(IssueError::NotRetired),
+        Op::Purge(_) if !store::was_retired(tx, intent.instance).await? => {
+            return Err(IssueError::NotRetired);
+        }
         _ => {}
     }
     let first = !store::was_built(tx, intent.instance).await?;

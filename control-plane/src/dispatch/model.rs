@@ -82,7 +82,9 @@ impl State {
             S::Signed => false,
             S::Queued => matches!(self, S::Signed | S::Queued),
             S::Accepted => self.is_undelivered() || late,
-            S::Running => self.is_undelivered() || late || matches!(self, S::Accepted | S::Running | S::Stuck),
+            S::Running => {
+                self.is_undelivered() || late || matches!(self, S::Accepted | S::Running | S::Stuck)
+            }
             S::Succeeded | S::Failed | S::Undone | S::Stuck | S::Superseded => {
                 self.is_undelivered() || late || self.is_held_by_node()
             }

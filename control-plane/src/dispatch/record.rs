@@ -96,8 +96,11 @@ pub async fn record_answer(
         }
         Ok(AnswerKind::Refused) if order.state.to(State::Refused).is_ok() => {
             let code = short(&answer.code, 40);
-            let shown =
-                if answer.rule.is_empty() { code.clone() } else { format!("{code}({})", short(&answer.rule, 60)) };
+            let shown = if answer.rule.is_empty() {
+                code.clone()
+            } else {
+                format!("{code}({})", short(&answer.rule, 60))
+            };
             store::refuse(tx, at, &order, &shown, &text(&answer.detail)).await?;
             after(tx, at, &order, State::Refused, &text(&answer.detail)).await?;
             refused(tx, at, &order, &code, &shown).await?;

@@ -103,9 +103,9 @@ impl PoolShape {
     pub fn address(&self, ordinal: i64) -> Option<(IpAddr, u8)> {
         let ordinal = u64::try_from(ordinal).ok()?;
         let address = match self.prefix {
-            IpNet::V4(net) => {
-                IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).checked_add(u32::try_from(ordinal).ok()?)?))
-            }
+            IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(
+                u32::from(net.network()).checked_add(u32::try_from(ordinal).ok()?)?,
+            )),
             IpNet::V6(net) if self.routed => IpAddr::V6(Ipv6Addr::from(
                 u128::from(net.network()).checked_add((u128::from(ordinal) << 64) + 1)?,
             )),
@@ -156,25 +156,20 @@ mod tests {
 
     #[test]
     fn network_broadcast_and_gateway_are_left_out() {
-        assert_eq!(all(&shape("203.0.113.0/29", "203.0.113.1", false)), [
-            "203.0.113.2/29",
-            "203.0.113.3/29",
-            "203.0.113.4/29",
-            "203.0.113.5/29",
-            "203.0.113.6/29"
-        ]);
+        assert_eq!(
+            all(&shape("203.0.113.0/29", "203.0.113.1", false)),
+            ["203.0.113.2/29", "203.0.113.3/29", "203.0.113.4/29", "203.0.113.5/29", "203.0.113.6/29"]
+        );
         assert_eq!(all(&shape("203.0.113.8/31", "203.0.113.8", false)), ["203.0.113.9/31"]);
     }
 
     #[test]
     fn a_routed_pool_hands_out_networks() {
         let pool = shape("2001:db8:10::/62", "fe80::1", true);
-        assert_eq!(all(&pool), [
-            "2001:db8:10::1/64",
-            "2001:db8:10:1::1/64",
-            "2001:db8:10:2::1/64",
-            "2001:db8:10:3::1/64"
-        ]);
+        assert_eq!(
+            all(&pool),
+            ["2001:db8:10::1/64", "2001:db8:10:1::1/64", "2001:db8:10:2::1/64", "2001:db8:10:3::1/64"]
+        );
     }
 
     #[test]

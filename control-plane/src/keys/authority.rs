@@ -48,7 +48,8 @@ impl RequestedKey {
         }
         let spki = request.public_key.subject_public_key_info();
         // Parsed again from its own encoding: the algorithm named beside the signature must be the key's own.
-        let parsed = SubjectPublicKeyInfo::from_der(&spki).map_err(|e| KeysError::BadRequest(e.to_string()))?;
+        let parsed =
+            SubjectPublicKeyInfo::from_der(&spki).map_err(|e| KeysError::BadRequest(e.to_string()))?;
         drop(parsed);
         Ok(Self { spki })
     }
@@ -101,8 +102,9 @@ impl Authority {
     pub(crate) fn from_pem(pem: &KeyPem) -> Result<Self, KeysError> {
         use rustls_pki_types::pem::PemObject;
         let key = KeyPair::from_pem(&pem.key).map_err(KeysError::Issue)?;
-        let certificate = CertificateDer::from_pem_slice(pem.certificate.as_bytes())
-            .map_err(|e| KeysError::Unreadable { what: "an authority's certificate", reason: e.to_string() })?;
+        let certificate = CertificateDer::from_pem_slice(pem.certificate.as_bytes()).map_err(|e| {
+            KeysError::Unreadable { what: "an authority's certificate", reason: e.to_string() }
+        })?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(KeysError::Issue)?;
         Ok(Self { certificate, issuer })
     }

@@ -111,7 +111,8 @@ pub fn load(dir: &Path, names: &[String], at: UnixMillis, entropy: &dyn Entropy)
     let document = read(dir, TRUST)?;
     let trusted = TrustDocument::from_bytes(&document)?;
     let meta = read(dir, LINK_META).ok().and_then(|bytes| serde_json::from_slice::<LinkMeta>(&bytes).ok());
-    let current = meta.is_some_and(|m| m.not_after > at.plus(LINK_RENEW) && (names.is_empty() || m.names == names));
+    let current =
+        meta.is_some_and(|m| m.not_after > at.plus(LINK_RENEW) && (names.is_empty() || m.names == names));
     let link = if current {
         read_pair(dir, LINK)?
     } else {

@@ -29,8 +29,8 @@ use ez_protocol::{
 };
 
 pub use authority::{AGENT_LIFE, Authority, Issued, RequestedKey};
-pub use files::{InitOptions, init, load};
 pub(crate) use authority::{pem_certificate, serial_text};
+pub use files::{InitOptions, init, load};
 
 /// Why keys cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]

@@ -52,7 +52,8 @@ fn the_link_certificate_is_renewed_before_it_ends_and_when_names_change() {
     let entropy = SeededEntropy::new(1);
     init(dir.path(), &options(), AT, &entropy).unwrap();
     let at_day = |day: u64| AT.plus(std::time::Duration::from_secs(day * 86_400));
-    let certificate = |names: &[String], day| load(dir.path(), names, at_day(day), &entropy).unwrap().link.certificate;
+    let certificate =
+        |names: &[String], day| load(dir.path(), names, at_day(day), &entropy).unwrap().link.certificate;
     let first = certificate(&options().names, 0);
     assert_eq!(certificate(&options().names, 22), first);
     assert_eq!(certificate(&[], 22), first);
@@ -74,7 +75,8 @@ fn only_the_key_of_a_request_is_used() {
     let csr = wish.serialize_request(&own).unwrap();
     let key = RequestedKey::from_csr(csr.der()).unwrap();
     let node = NodeId::generate(AT, [1; 10]);
-    let issued = keys.agent_authority().issue_agent(keys.install(), node, "fsn-1", &key, AT, [7; 16]).unwrap();
+    let issued =
+        keys.agent_authority().issue_agent(keys.install(), node, "fsn-1", &key, AT, [7; 16]).unwrap();
 
     let (_, parsed) = x509_parser::parse_x509_certificate(&issued.der).unwrap();
     let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;

@@ -16,7 +16,6 @@ use rustls::{
 use super::{Keys, KeysError};
 use crate::clock::Clock;
 
-
 /// Certificates are judged by the program's own clock.
 struct ByClock(Arc<dyn Clock>);
 
@@ -82,7 +81,8 @@ impl Keys {
         };
         let certificate = CertificateDer::from_pem_slice(self.link.certificate.as_bytes())
             .map_err(unreadable("the link certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(self.link.key.as_bytes()).map_err(unreadable("the link key"))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(self.link.key.as_bytes()).map_err(unreadable("the link key"))?;
         Ok((vec![certificate], key))
     }
 }

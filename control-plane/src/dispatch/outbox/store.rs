@@ -83,11 +83,7 @@ pub(super) async fn due_again(tx: &mut AnyConnection, at: UnixMillis, node: Node
     Ok(())
 }
 
-pub(super) async fn accepted_seq(
-    conn: &mut AnyConnection,
-    node: NodeId,
-    epoch: u64,
-) -> Result<u64, DbError> {
+pub(super) async fn accepted_seq(conn: &mut AnyConnection, node: NodeId, epoch: u64) -> Result<u64, DbError> {
     let row = sqlx::query(
         "SELECT CAST(COALESCE(max(seq), 0) AS BIGINT) AS seq FROM provisioning_orders
          WHERE node_id = $1 AND epoch = $2 AND accepted_at IS NOT NULL",

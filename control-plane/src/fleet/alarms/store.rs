@@ -30,12 +30,11 @@ pub(super) async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>
 }
 
 pub(super) async fn is_open(conn: &mut AnyConnection, kind: &str, subject: &str) -> Result<bool, DbError> {
-    let row =
-        sqlx::query("SELECT kind FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL")
-            .bind(kind.to_owned())
-            .bind(subject.to_owned())
-            .fetch_optional(conn)
-            .await?;
+    let row = sqlx::query("SELECT kind FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL")
+        .bind(kind.to_owned())
+        .bind(subject.to_owned())
+        .fetch_optional(conn)
+        .await?;
     Ok(row.is_some())
 }
 

@@ -149,7 +149,8 @@ pub async fn enrol(
         alarms::clear(tx, at, kind, &name).await?;
     }
     let detail = json!({ "token": token.id, "epoch": epoch, "serial": issued.serial });
-    nodes::record(tx, at, &format!("node:{}", token.node), "node.certificate_issued", token.node, detail).await?;
+    nodes::record(tx, at, &format!("node:{}", token.node), "node.certificate_issued", token.node, detail)
+        .await?;
     let certificate_pem = pem_certificate(&issued.der);
     Ok(Ok(EnrolReply { certificate_pem, node: token.node, node_name: name, epoch }))
 }
@@ -214,7 +215,8 @@ pub async fn renew(
                 store::void_next(tx, node).await?;
                 store::insert_certificate(tx, at, node, row.epoch, &key_hash, "next", &issued).await?;
                 let detail = json!({ "serial": issued.serial, "not_after": issued.not_after });
-                nodes::record(tx, at, &format!("node:{node}"), "node.certificate_renewed", node, detail).await?;
+                nodes::record(tx, at, &format!("node:{node}"), "node.certificate_renewed", node, detail)
+                    .await?;
                 Ok::<_, DbError>(Ok(pem_certificate(&issued.der)))
             })
         })

@@ -153,7 +153,11 @@ pub async fn locations(conn: &mut AnyConnection) -> Result<Vec<Location>, DbErro
 ///
 /// # Errors
 /// Those of the database.
-pub async fn put_location(tx: &mut AnyConnection, at: UnixMillis, location: &Location) -> Result<bool, DbError> {
+pub async fn put_location(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    location: &Location,
+) -> Result<bool, DbError> {
     store::put_location(tx, at, location).await
 }
 

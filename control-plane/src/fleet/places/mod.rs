@@ -126,7 +126,11 @@ pub async fn release(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn confirm_gone(tx: &mut AnyConnection, at: UnixMillis, instance: InstanceId) -> Result<(), DbError> {
+pub async fn confirm_gone(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: InstanceId,
+) -> Result<(), DbError> {
     store::start_rest(tx, instance, at.plus(QUARANTINE)).await
 }
 

@@ -42,9 +42,9 @@ pub async fn snapshot(
 }
 
 fn view(node: &NodeRow, pools: &[store::Pool], vmids_again: u64, at: UnixMillis) -> NodeView {
-    let usable = pools.iter().filter(|p| {
-        !p.is_ipv6() && node.policy.allows_network(&p.bridge, p.vlan, p.shape.prefix)
-    });
+    let usable = pools
+        .iter()
+        .filter(|p| !p.is_ipv6() && node.policy.allows_network(&p.bridge, p.vlan, p.shape.prefix));
     let (mut has_bridge, mut free_ipv4) = (false, 0_u64);
     for pool in usable {
         has_bridge = true;
@@ -90,4 +90,3 @@ pub async fn availability(
         })
         .collect())
 }
-

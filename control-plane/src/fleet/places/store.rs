@@ -60,11 +60,7 @@ pub(super) struct Taken {
 }
 
 /// The guarded sale: it changes a row only if the node takes new servers and all of it fits.
-pub(super) async fn take_room(
-    tx: &mut AnyConnection,
-    node: NodeId,
-    need: &Need,
-) -> Result<bool, DbError> {
+pub(super) async fn take_room(tx: &mut AnyConnection, node: NodeId, need: &Need) -> Result<bool, DbError> {
     let size = Size::from(need);
     let done = sqlx::query(
         "UPDATE node_capacity SET vcpu_sold = vcpu_sold + $1, memory_mib_sold = memory_mib_sold + $2,
@@ -99,13 +95,18 @@ pub(super) async fn give_room(tx: &mut AnyConnection, node: NodeId, size: Size) 
 }
 
 pub(super) async fn host(tx: &mut AnyConnection, node: NodeId) -> Result<Option<Host>, DbError> {
-    let row = sqlx::query("SELECT id, location, cluster, policy FROM nodes WHERE id = $1 AND cluster IS NOT NULL")
-        .bind(node.to_string())
-        .fetch_optional(tx)
-        .await?;
+    let row =
+        sqlx::query("SELECT id, location, cluster, policy FROM nodes WHERE id = $1 AND cluster IS NOT NULL")
+            .bind(node.to_string())
+            .fetch_optional(tx)
+            .await?;
     row.map(|row| {
         let row = Cols::of("nodes", &row);
-        Ok(Host { location: row.text("location")?, cluster: row.text("cluster")?, policy: row.json("policy")? })
+        Ok(Host {
+            location: row.text("location")?,
+            cluster: row.text("cluster")?,
+            policy: row.json("policy")?,
+        })
     })
     .transpose()
 }
@@ -370,12 +371,14 @@ pub(super) async fn rest_vmid(
     rest: Rest,
 ) -> Result<(), DbError> {
     let (state, free_at) = resting(rest);
-    sqlx::query("UPDATE vmid_allocations SET state = $1, free_at = $2 WHERE instance_id = $3 AND state = 'held'")
-        .bind(state)
-        .bind(free_at)
-        .bind(instance.to_string())
-        .execute(tx)
-        .await?;
+    sqlx::query(
+        "UPDATE vmid_allocations SET state = $1, free_at = $2 WHERE instance_id = $3 AND state = 'held'",
+    )
+    .bind(state)
+    .bind(free_at)
+    .bind(instance.to_string())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

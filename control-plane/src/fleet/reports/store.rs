@@ -34,13 +34,14 @@ pub(super) async fn set_position(
     node: NodeId,
     position: Position<'_>,
 ) -> Result<(), DbError> {
-    let done = sqlx::query("UPDATE nodes SET report_epoch = $1, report_seq = $2, reported_at = $3 WHERE id = $4")
-        .bind(position.report_epoch.to_owned())
-        .bind(signed(position.seq))
-        .bind(at.0)
-        .bind(node.to_string())
-        .execute(tx)
-        .await?;
+    let done =
+        sqlx::query("UPDATE nodes SET report_epoch = $1, report_seq = $2, reported_at = $3 WHERE id = $4")
+            .bind(position.report_epoch.to_owned())
+            .bind(signed(position.seq))
+            .bind(at.0)
+            .bind(node.to_string())
+            .execute(tx)
+            .await?;
     one_row(done)
 }
 

@@ -114,7 +114,10 @@ pub async fn greet(
             vmid_next: if inside { history.vmid_next } else { vmids.0 },
             // In quarantine the values stay, so that the contradiction stays visible.
             ratchet: if quarantined {
-                (history.ratchet.clone().unwrap_or_else(|| ratchet.to_vec()), history.ratchet_previous.clone())
+                (
+                    history.ratchet.clone().unwrap_or_else(|| ratchet.to_vec()),
+                    history.ratchet_previous.clone(),
+                )
             } else {
                 (ratchet.to_vec(), presented)
             },
@@ -137,7 +140,11 @@ pub async fn greet(
 }
 
 /// What in an agent's history cannot be, given what it acknowledged before.
-fn contradiction(history: &store::History, hello: &message::Hello, accepted_seq: u64) -> Option<&'static str> {
+fn contradiction(
+    history: &store::History,
+    hello: &message::Hello,
+    accepted_seq: u64,
+) -> Option<&'static str> {
     if hello.epoch != history.epoch {
         return Some("It speaks for another enrolment of this node.");
     }

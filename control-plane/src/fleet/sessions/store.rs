@@ -25,10 +25,12 @@ pub(super) async fn oldest_living_start(
     conn: &mut AnyConnection,
     beaten_after: UnixMillis,
 ) -> Result<Option<UnixMillis>, DbError> {
-    let row = sqlx::query("SELECT CAST(min(started_at) AS BIGINT) AS started FROM link_processes WHERE beat_at > $1")
-        .bind(beaten_after.0)
-        .fetch_one(conn)
-        .await?;
+    let row = sqlx::query(
+        "SELECT CAST(min(started_at) AS BIGINT) AS started FROM link_processes WHERE beat_at > $1",
+    )
+    .bind(beaten_after.0)
+    .fetch_one(conn)
+    .await?;
     Cols::of("link_processes", &row).opt_millis("started")
 }
 
@@ -41,10 +43,12 @@ pub(super) async fn drop_stale(tx: &mut AnyConnection, beat_before: UnixMillis) 
     .bind(beat_before.0)
     .execute(&mut *tx)
     .await?;
-    sqlx::query("DELETE FROM node_sessions WHERE process IN (SELECT id FROM link_processes WHERE beat_at < $1)")
-        .bind(beat_before.0)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "DELETE FROM node_sessions WHERE process IN (SELECT id FROM link_processes WHERE beat_at < $1)",
+    )
+    .bind(beat_before.0)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query("DELETE FROM link_processes WHERE beat_at < $1").bind(beat_before.0).execute(tx).await?;
     Ok(())
 }
