@@ -26,3 +26,4 @@ pub mod journal;
 pub mod policy;
 pub mod pve;
 pub mod report;
+pub mod setup;

@@ -1,0 +1,188 @@
+//! Files on this host: `agent.toml`, a first `policy.toml`, the token.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+    path::Path,
+};
+
+use super::{SYSTEM_USER, SetupError, Wanted, look::World};
+use crate::{policy, pve::Fingerprint};
+
+/// User and group of the agent, when we are root and the package made it.
+fn service_owner() -> Option<(u32, u32)> {
+    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    let users = fs::read_to_string("/etc/passwd").ok().filter(|_| root)?;
+    let line = users.lines().find(|line| line.split(':').next() == Some(SYSTEM_USER))?;
+    let mut numbers = line.split(':').skip(2).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn hand_over(path: &Path) -> Result<(), SetupError> {
+    match service_owner() {
+        Some((user, group)) => {
+            chown(path, Some(user), Some(group)).map_err(SetupError::file("hand over", path))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Writes a file whole or not at all; `for_agent` gives it to the agent's user.
+pub(super) fn write(path: &Path, text: &str, mode: u32, for_agent: bool) -> Result<(), SetupError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(dir).map_err(SetupError::file("create", dir))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    // A leftover may have a wider mode.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        other => other.map_err(SetupError::file("remove", &temporary))?,
+    }
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+    let mut file = file.map_err(SetupError::file("create", &temporary))?;
+    file.write_all(text.as_bytes()).map_err(SetupError::file("write", &temporary))?;
+    file.sync_all().map_err(SetupError::file("write", &temporary))?;
+    if for_agent {
+        hand_over(&temporary)?;
+    }
+    fs::rename(&temporary, path).map_err(SetupError::file("write", path))?;
+    let dir = fs::File::open(dir).map_err(SetupError::file("open", dir))?;
+    dir.sync_all().map_err(SetupError::file("write", path))
+}
+
+/// The snippet directory: the agent writes, Proxmox (root) reads, nobody else.
+pub(super) fn make_dir(dir: &Path) -> Result<(), SetupError> {
+    fs::create_dir_all(dir).map_err(SetupError::file("create", dir))?;
+    let mode = fs::Permissions::from_mode(0o750);
+    fs::set_permissions(dir, mode).map_err(SetupError::file("protect", dir))?;
+    hand_over(dir)
+}
+
+/// `user@realm!name` of the token in a file; `None` if there is no file.
+pub(super) fn token_id(path: &Path) -> Result<Option<String>, SetupError> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let id = text.trim().split_once('=').map(|(id, _)| id.to_owned());
+            let broken = || SetupError::Refused(format!("{} holds no API token; remove it", path.display()));
+            id.ok_or_else(broken).map(Some)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(SetupError::file("read", path)(error)),
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
+}
+
+/// A whole `agent.toml`.
+pub(super) fn agent_toml(wanted: &Wanted, world: &World) -> String {
+    format!(
+        "# EZ node agent. Written by `ez-node-agent setup`; every key can also be given as EZ_AGENT_<KEY>.\n\
+         # What this host allows stands in the policy file, which nobody but root of this host can change.\n\n\
+         pve_url = {url}\n\
+         # The one certificate that is accepted. After a renewal run `ez-node-agent setup` again.\n\
+         pve_fingerprint = \"{fingerprint}\"\n\
+         pve_node = \"{node}\"\n\
+         pve_token_file = {token}\n\n\
+         state_dir = {state}\n\
+         policy_file = {policy}\n\
+         snippet_dir = {snippets}\n\
+         snippet_storage = \"{storage}\"\n\n\
+         # Its SHA-256 is the identity of the cluster.\n\
+         cluster_ca_file = {ca}\n",
+        url = toml::Value::String(wanted.pve_url.clone()),
+        fingerprint = world.fingerprint,
+        node = world.node,
+        token = quoted(&wanted.token_file),
+        state = quoted(&wanted.state_dir),
+        policy = quoted(&wanted.policy_file),
+        snippets = quoted(&wanted.snippet_dir),
+        storage = wanted.snippet_storage.as_deref().unwrap_or_default(),
+        ca = quoted(&wanted.cluster_ca_copy),
+    )
+}
+
+/// `agent.toml` with the fingerprint replaced or added; `None` if it is right.
+pub(super) fn with_fingerprint(text: &str, fingerprint: Fingerprint) -> Option<String> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    let line = format!("pve_fingerprint = \"{fingerprint}\"");
+    match table.get("pve_fingerprint").and_then(|v| v.as_str()) {
+        Some(present) if present.parse() == Ok(fingerprint) => None,
+        Some(_) => {
+            let is_ours = |l: &str| l.trim_start().starts_with("pve_fingerprint");
+            let lines = text.lines().map(|l| if is_ours(l) { line.as_str() } else { l });
+            Some(lines.collect::<Vec<_>>().join("\n") + "\n")
+        }
+        None => Some(format!("{line}\n{text}")),
+    }
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> =
+        names.into_iter().map(|name| toml::Value::String(name.to_owned()).to_string()).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+/// A first `policy.toml`, sized after this host; read back before it is used.
+pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, SetupError> {
+    let vmids = wanted.vmids.clone().unwrap_or(100_000..=109_999);
+    let stores = world.disk_stores.iter().filter(|s| wanted.storages.first() == Some(&s.id));
+    let disk_gib = (stores.map(|s| s.total_gib).sum::<u64>() * 9 / 10).max(1);
+    let reserve = (world.memory_mib / 10).max(2048);
+    let memory_mib = world.memory_mib.saturating_sub(reserve).max(1024);
+    let vcpus = world.cpus.saturating_mul(4).max(1);
+    let prefixes: Vec<String> = wanted.prefixes.iter().map(|p| p.trunc().to_string()).collect();
+    let text = format!(
+        "# EZ node agent: what even a correctly signed order may not do on this host.\n\
+         # Written once by `ez-node-agent setup` from what it found; it is yours now. After a change:\n\
+         # `ez-node-agent check-config`, then `systemctl restart ez-node-agent`.\n\n\
+         # VMIDs the agent may use; the nodes of one cluster need ranges that do not overlap.\n\
+         vmid_first = {first}\n\
+         vmid_last  = {last}\n\n\
+         pool          = \"{pool}\"\n\
+         template_pool = \"{template_pool}\"\n\n\
+         # Storages for disks; the first one is used.\n\
+         storages = {storages}\n\
+         clone    = \"{clone}\"\n\n\
+         [network]\n\
+         bridges  = {bridges}\n\
+         vlans    = {vlans}    # tags or ranges (\"100-199\"); empty: untagged only\n\
+         prefixes = {prefixes}    # empty: any address the control plane gives\n\
+         require_firewall = true\n\n\
+         [images]\n\
+         digests = []    # empty: every template in the template pool\n\n\
+         [limits]\n\
+         # One server.\n\
+         vcpus_each      = {vcpus_each}\n\
+         memory_mib_each = {memory_mib}\n\
+         disk_gib_each   = {disk_gib}\n\
+         # All servers of this agent together: memory and disk as they are, less a reserve; four vCPUs per CPU.\n\
+         instances  = {instances}\n\
+         vcpus      = {vcpus}\n\
+         memory_mib = {memory_mib}\n\
+         disk_gib   = {disk_gib}\n\
+         creates_per_minute = 10\n\
+         creates_per_day    = 200\n\n\
+         [destroy]\n\
+         purge_after_hours     = 24    # at least 24\n\
+         purges_per_10_minutes = 5\n\
+         purge_percent_per_day = 10\n\
+         purge_floor_per_day   = 3\n",
+        first = vmids.start(),
+        last = vmids.end(),
+        pool = wanted.pool,
+        template_pool = wanted.template_pool,
+        storages = names(wanted.storages.iter().map(String::as_str)),
+        clone = if wanted.linked { "linked" } else { "full" },
+        bridges = names(wanted.bridges.iter().map(String::as_str)),
+        vlans = names(wanted.vlans.iter().map(String::as_str)),
+        prefixes = names(prefixes.iter().map(String::as_str)),
+        vcpus_each = world.cpus.clamp(1, 128),
+        instances = (vmids.end() - vmids.start()).saturating_add(1).min(200),
+    );
+    policy::parse(&wanted.policy_file, &text)?;
+    Ok(text)
+}

@@ -1,0 +1,234 @@
+//! From what is wanted and what is there to the changes between: pure, and empty the second time.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Change, PVE_USER, SetupError, Wanted, files,
+    look::{StorageEntry, World},
+    roles,
+};
+
+/// What setup is about to do.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// In this order.
+    pub changes: Vec<Change>,
+    /// What people should know, but nobody has to do now.
+    pub notes: Vec<String>,
+}
+
+/// Name of this node's token.
+pub(super) fn token_name(node: &str) -> String {
+    format!("node-{node}")
+}
+
+fn refuse<T>(text: String) -> Result<T, SetupError> {
+    Err(SetupError::Refused(text))
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// [`SetupError::Refused`] when something is there that setup does not understand.
+pub fn plan(wanted: &Wanted, world: &World) -> Result<Plan, SetupError> {
+    let wanted = complete(wanted, world)?;
+    let mut plan = Plan::default();
+    pools(&wanted, world, &mut plan);
+    access(&wanted, world, &mut plan)?;
+    snippets(&wanted, world, &mut plan)?;
+    templates(&wanted, world, &mut plan);
+    own_files(&wanted, world, &mut plan)?;
+    match world.firewall_on {
+        Some(true) => {}
+        Some(false) => plan.notes.push(
+            "the datacenter firewall is off, so servers can forge addresses; switch it on in Datacenter → Firewall → \
+             Options once its rules suit you"
+                .to_owned(),
+        ),
+        None => plan.notes.push("could not see whether the datacenter firewall is on".to_owned()),
+    }
+    Ok(plan)
+}
+
+/// Fills in what was not given, from what is there.
+pub(super) fn complete(wanted: &Wanted, world: &World) -> Result<Wanted, SetupError> {
+    let mut wanted = wanted.clone();
+    let known: Vec<&str> = world.disk_stores.iter().map(|store| store.id.as_str()).collect();
+    if wanted.storages.is_empty() {
+        let local = world.disk_stores.iter().find(|s| !s.shared).or(world.disk_stores.first());
+        match local {
+            Some(store) => wanted.storages.push(store.id.clone()),
+            None => {
+                return refuse(format!(
+                    "no active storage for disks on node {}; give one content 'images'",
+                    world.node
+                ));
+            }
+        }
+    }
+    if let Some(missing) = wanted.storages.iter().find(|id| !known.contains(&id.as_str())) {
+        let text = format!(
+            "storage {missing} holds no disks on node {}; there are: {}",
+            world.node,
+            known.join(", ")
+        );
+        return refuse(text);
+    }
+    if wanted.bridges.is_empty() {
+        let preferred = world.bridges.iter().find(|b| *b == "vmbr0").or(world.bridges.first());
+        match preferred {
+            Some(bridge) => drop(wanted.bridges.insert(bridge.clone())),
+            None => {
+                return refuse(format!("node {} has no bridge; make one first (usually vmbr0)", world.node));
+            }
+        }
+    }
+    // Proxmox accepts grants on bridges that do not exist.
+    if let Some(missing) = wanted.bridges.iter().find(|bridge| !world.bridges.contains(bridge)) {
+        let text = format!(
+            "bridge {missing} is not on node {}; there are: {}",
+            world.node,
+            world.bridges.join(", ")
+        );
+        return refuse(text);
+    }
+    if wanted.vmids.is_none() {
+        // Disjoint by position in the cluster; whoever adds nodes later gives --vmids.
+        let index = world.nodes.iter().position(|n| *n == world.node).unwrap_or(0);
+        let first = 100_000 + 10_000 * u32::try_from(index).unwrap_or(0);
+        wanted.vmids = Some(first..=first + 9_999);
+    }
+    wanted.snippet_storage.get_or_insert_with(|| format!("ez-ci-{}", world.node));
+    Ok(wanted)
+}
+
+fn pools(wanted: &Wanted, world: &World, plan: &mut Plan) {
+    for (pool, comment) in [
+        (&wanted.pool, "EZ: customers' servers"),
+        (&wanted.template_pool, "EZ: templates servers are made from"),
+    ] {
+        if !world.pools.contains_key(pool) {
+            plan.changes.push(Change::AddPool { pool: pool.clone(), comment });
+        }
+    }
+}
+
+fn access(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupError> {
+    for (role, privileges) in roles::roles(&world.version) {
+        match world.roles.get(role) {
+            None => plan.changes.push(Change::AddRole { role, privileges }),
+            Some(has) if !has.is_superset(&privileges) => {
+                let missing = privileges.difference(has).cloned().collect();
+                plan.changes.push(Change::WidenRole { role, missing });
+            }
+            Some(has) if *has != privileges => {
+                let more: Vec<&str> = has.difference(&privileges).map(String::as_str).collect();
+                plan.notes.push(format!("role {role} has more than the agent needs: {}", more.join(", ")));
+            }
+            Some(_) => {}
+        }
+    }
+    if !world.user_exists {
+        plan.changes.push(Change::AddUser);
+    }
+    let name = token_name(&world.node);
+    let id = format!("{PVE_USER}!{name}");
+    let stored = files::token_id(&wanted.token_file)?;
+    let file = wanted.token_file.clone();
+    match (world.tokens.contains(&name), stored) {
+        (_, Some(other)) if other != id => {
+            let text = format!("{} holds the token of {other}, not of {id}; move it away", file.display());
+            return refuse(text);
+        }
+        (true, Some(_)) => {}
+        // Its secret is shown only once; without the file it is lost.
+        (true, None) => plan.changes.push(Change::AddToken { name, file, replace: true }),
+        (false, _) => plan.changes.push(Change::AddToken { name, file, replace: false }),
+    }
+    for (path, role) in roles::grants(wanted, &world.node) {
+        if !world.grants.contains(&(path.clone(), role.to_owned())) {
+            plan.changes.push(Change::Grant { path, role });
+        }
+    }
+    Ok(())
+}
+
+fn snippets(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupError> {
+    let id = wanted.snippet_storage.clone().unwrap_or_default();
+    let base = wanted.snippet_dir.parent().unwrap_or(&wanted.snippet_dir).to_owned();
+    if !wanted.snippet_dir.is_dir() {
+        plan.changes.push(Change::MakeDir { dir: wanted.snippet_dir.clone() });
+    }
+    let Some(there) = world.storages.get(&id) else {
+        plan.changes.push(Change::AddStorage { id, base, node: world.node.clone() });
+        return Ok(());
+    };
+    let StorageEntry { kind, path, content, nodes } = there;
+    let fits = kind == "dir"
+        && path.as_deref().map(|p| p.trim_end_matches('/')) == base.to_str()
+        && content.contains("snippets")
+        && (nodes.is_empty() || nodes.contains(&world.node));
+    if fits {
+        return Ok(());
+    }
+    refuse(format!(
+        "storage {id} exists, but is not a directory storage for snippets at {} on node {}; remove it or give \
+         --snippet-storage",
+        base.display(),
+        world.node
+    ))
+}
+
+fn templates(wanted: &Wanted, world: &World, plan: &mut Plan) {
+    let pooled = world.pools.get(&wanted.template_pool).cloned().unwrap_or_default();
+    let marked: BTreeSet<u32> =
+        world.templates.iter().filter(|(_, good)| **good).map(|(id, _)| *id).collect();
+    let missing: BTreeSet<u32> = marked.difference(&pooled).copied().collect();
+    if !missing.is_empty() {
+        plan.changes.push(Change::AddToPool { pool: wanted.template_pool.clone(), vmids: missing });
+    }
+    for vmid in world.templates.iter().filter(|(_, good)| !**good).map(|(id, _)| id) {
+        plan.notes.push(format!("template {vmid}: its image marker cannot be read, so it is not used"));
+    }
+    if marked.is_empty() {
+        plan.notes.push(format!(
+            "no template on node {} carries `ez-image:v1 <name> sha256:<digest>` as the first line of its \
+             description, so there is nothing to make servers from yet",
+            world.node
+        ));
+    }
+}
+
+fn own_files(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupError> {
+    if !world.ca_copied {
+        if !wanted.cluster_ca.is_file() {
+            return refuse(format!(
+                "{} is not here; give --cluster-ca with the cluster's pve-root-ca.pem",
+                wanted.cluster_ca.display()
+            ));
+        }
+        let (from, to) = (wanted.cluster_ca.clone(), wanted.cluster_ca_copy.clone());
+        plan.changes.push(Change::CopyFile { from, to });
+    }
+    match &wanted.config_text {
+        None => {
+            let text = files::agent_toml(wanted, world);
+            plan.changes.push(Change::WriteFile { path: wanted.config_file.clone(), text, mode: 0o644 });
+        }
+        Some(text) => {
+            if let Some(text) = files::with_fingerprint(text, world.fingerprint) {
+                let path = wanted.config_file.clone();
+                plan.changes.push(Change::WriteFile { path, text, mode: 0o644 });
+            }
+        }
+    }
+    if wanted.policy.is_none() {
+        let text = files::policy_toml(wanted, world)?;
+        plan.changes.push(Change::WriteFile { path: wanted.policy_file.clone(), text, mode: 0o644 });
+        plan.notes.push(format!(
+            "look at {} before you join: it bounds what this host does",
+            wanted.policy_file.display()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Rights: as few as the life of a server needs, told apart by what they open.
+//!
+//! Found by running that life with one privilege less at a time. Proxmox 9 split the guest agent's
+//! rights off `VM.Monitor`, and refuses roles with privileges it does not know.
+
+use std::collections::BTreeSet;
+
+use super::{PVE_USER, SetupError, look::World, wanted::Wanted};
+use crate::pve::{Hypervisor as _, Permissions, ProxmoxHypervisor, PveAddress, Version};
+
+/// What the agent does with servers in its pool.
+pub(super) const AGENT_ROLE: &str = "EzAgent";
+/// Reads VM configurations: without it a half-made clone cannot be told from a free number.
+pub(super) const OBSERVER_ROLE: &str = "EzObserver";
+/// Takes space on a storage.
+pub(super) const STORE_ROLE: &str = "EzStore";
+/// Attaches to a bridge.
+pub(super) const NET_ROLE: &str = "EzNet";
+/// Reads the host's state.
+pub(super) const NODE_ROLE: &str = "EzNode";
+/// Built into Proxmox: clone and read templates.
+pub(super) const TEMPLATE_ROLE: &str = "PVETemplateUser";
+
+const AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Backup VM.Config.Disk VM.Config.CPU \
+                     VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit";
+
+/// Our roles and their privileges for a version.
+pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 5] {
+    let guest_agent = if version.major >= 9 { "VM.GuestAgent.Audit" } else { "VM.Monitor" };
+    let privileges = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
+    let mut agent = privileges(AGENT);
+    agent.insert(guest_agent.to_owned());
+    [
+        (AGENT_ROLE, agent),
+        (OBSERVER_ROLE, privileges("VM.Audit")),
+        (STORE_ROLE, privileges("Datastore.AllocateSpace Datastore.Audit")),
+        (NET_ROLE, privileges("SDN.Use")),
+        (NODE_ROLE, privileges("Sys.Audit")),
+    ]
+}
+
+/// Path and role of every grant the agent needs.
+pub(super) fn grants(wanted: &Wanted, node: &str) -> Vec<(String, &'static str)> {
+    let mut grants = vec![
+        (format!("/pool/{}", wanted.pool), AGENT_ROLE),
+        (format!("/pool/{}", wanted.template_pool), TEMPLATE_ROLE),
+        ("/vms".to_owned(), OBSERVER_ROLE),
+        (format!("/nodes/{node}"), NODE_ROLE),
+    ];
+    grants.extend(wanted.storages.iter().map(|id| (format!("/storage/{id}"), STORE_ROLE)));
+    grants.extend(wanted.bridges.iter().map(|id| (format!("/sdn/zones/localnetwork/{id}"), NET_ROLE)));
+    grants
+}
+
+/// Asks Proxmox with the agent's own token which rights it has, and names what is missing.
+pub(super) async fn missing_rights(wanted: &Wanted, world: &World) -> Result<Vec<String>, SetupError> {
+    let token =
+        std::fs::read_to_string(&wanted.token_file).map_err(SetupError::file("read", &wanted.token_file))?;
+    let address = PveAddress {
+        url: wanted.pve_url.clone(),
+        fingerprint: world.fingerprint,
+        token: token.trim().to_owned(),
+    };
+    let doing = || format!("trying the token of {PVE_USER}");
+    let pve = ProxmoxHypervisor::new(&address, &world.node).map_err(SetupError::pve(doing()))?;
+    let has = pve.permissions().await.map_err(SetupError::pve(doing()))?;
+    Ok(missing(wanted, world, &has))
+}
+
+/// `path: privilege` for everything that is wanted and not there.
+pub(super) fn missing(wanted: &Wanted, world: &World, has: &Permissions) -> Vec<String> {
+    let roles = roles(&world.version);
+    let template = ["VM.Clone".to_owned(), "VM.Audit".to_owned()].into();
+    let mut missing = Vec::new();
+    for (path, role) in grants(wanted, &world.node) {
+        let privileges = roles.iter().find(|(name, _)| *name == role).map_or(&template, |(_, p)| p);
+        // Rights are listed where they are granted, and rights on a parent count below it.
+        let holds = |privilege: &String| {
+            has.iter().any(|(at, granted)| {
+                let above = at == "/" || path == *at || path.starts_with(&format!("{at}/"));
+                above && granted.contains(privilege)
+            })
+        };
+        missing.extend(privileges.iter().filter(|p| !holds(p)).map(|p| format!("{path}: {p}")));
+    }
+    missing
+}

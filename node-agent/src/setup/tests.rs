@@ -1,0 +1,375 @@
+//! Setup against an administrator's API in memory: what it does, that it does it once, what it
+//! refuses, and that leaving takes it away again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Mutex, MutexGuard},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use serde_json::{Value, json};
+
+use super::{admin::Parameters, *};
+use crate::pve::PveError;
+
+#[derive(Default)]
+struct Cluster {
+    version: &'static str,
+    nodes: Vec<&'static str>,
+    pools: BTreeMap<String, BTreeSet<u32>>,
+    roles: BTreeMap<String, BTreeSet<String>>,
+    users: BTreeSet<String>,
+    tokens: BTreeMap<String, u32>,
+    acl: BTreeSet<(String, String)>,
+    storages: BTreeMap<String, Value>,
+    templates: BTreeMap<u32, String>,
+    issued: u32,
+    writes: u32,
+}
+
+struct FakeAdmin(Mutex<Cluster>);
+
+fn refused(message: String) -> PveError {
+    PveError::Refused { call: "fake".into(), status: 500, message, errors: BTreeMap::new() }
+}
+
+impl FakeAdmin {
+    fn new(version: &'static str, nodes: &[&'static str]) -> Self {
+        let marker = format!("ez-image:v1 debian-13 sha256:{}", "a".repeat(64));
+        Self(Mutex::new(Cluster {
+            version,
+            nodes: nodes.to_vec(),
+            templates: [(9000, marker), (9001, "something else".into()), (9002, "ez-image:v1 broken".into())]
+                .into(),
+            ..Cluster::default()
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, Cluster> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Cluster {
+    fn read(&self, path: &str, get: &dyn Fn(&str) -> String) -> Result<Value, PveError> {
+        let set = |items: &BTreeSet<String>| items.iter().cloned().collect::<Vec<_>>().join(",");
+        Ok(match path {
+            "/version" => json!({"version": self.version}),
+            "/nodes" => self
+                .nodes
+                .iter()
+                .map(|n| json!({"node": n, "status": "online", "maxcpu": 16, "maxmem": 64_u64 << 30}))
+                .collect(),
+            "/pools" if get("poolid").is_empty() => self.pools.keys().map(|p| json!({"poolid": p})).collect(),
+            "/pools" => {
+                let members: Vec<Value> =
+                    self.pools[&get("poolid")].iter().map(|id| json!({"vmid": id, "type": "qemu"})).collect();
+                json!([{"poolid": get("poolid"), "members": members}])
+            }
+            "/access/roles" => {
+                self.roles.iter().map(|(r, p)| json!({"roleid": r, "privs": set(p), "special": 0})).collect()
+            }
+            "/access/users" => self.users.iter().map(|u| json!({"userid": u, "enable": 1})).collect(),
+            "/access/acl" => {
+                let row = |(path, role): &(String, String)| json!({"path": path, "roleid": role, "type": "user", "ugid": PVE_USER, "propagate": 1});
+                self.acl.iter().map(row).collect()
+            }
+            "/storage" => self.storages.values().cloned().collect(),
+            "/cluster/firewall/options" => json!({"digest": "x"}),
+            _ if path.ends_with("/token") => self.tokens.keys().map(|t| json!({"tokenid": t})).collect(),
+            _ if path.ends_with("/storage") => json!([
+                {"storage": "nfs", "active": 1, "enabled": 1, "shared": 1, "total": 5_u64 << 40},
+                {"storage": "local-lvm", "active": 1, "enabled": 1, "shared": 0, "total": 1000_u64 << 30},
+            ]),
+            _ if path.ends_with("/network") => {
+                json!([{"iface": "eth0", "type": "eth"}, {"iface": "vmbr1", "type": "bridge"}, {"iface": "vmbr0", "type": "bridge"}])
+            }
+            _ if path.ends_with("/qemu") => self
+                .templates
+                .keys()
+                .map(|id| json!({"vmid": id, "template": 1, "status": "stopped"}))
+                .collect(),
+            _ if path.ends_with("/config") => {
+                let vmid: u32 = path.split('/').nth(4).unwrap().parse().unwrap();
+                json!({"description": self.templates[&vmid], "digest": "x"})
+            }
+            other => return Err(refused(format!("Method 'GET {other}' not implemented"))),
+        })
+    }
+
+    fn write(&mut self, verb: Verb, path: &str, get: &dyn Fn(&str) -> String) -> Result<Value, PveError> {
+        self.writes += 1;
+        let words = |text: String| text.split(',').map(str::to_owned).collect::<BTreeSet<_>>();
+        let taken = |what: &str| Err(refused(format!("{what} already exists")));
+        let last = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let top = path.split('/').take(3).collect::<Vec<_>>().join("/");
+        match (verb, top.as_str()) {
+            (Verb::Create, "/pools") if self.pools.contains_key(&get("poolid")) => return taken("pool"),
+            (Verb::Create, "/pools") => drop(self.pools.insert(get("poolid"), BTreeSet::new())),
+            (Verb::Set, "/pools") => {
+                let ids = words(get("vms")).iter().map(|id| id.parse().unwrap()).collect::<BTreeSet<u32>>();
+                self.pools.get_mut(&get("poolid")).unwrap().extend(ids);
+            }
+            (Verb::Delete, "/pools") => drop(self.pools.remove(&get("poolid"))),
+            (Verb::Create, "/access/roles") if self.roles.contains_key(&get("roleid")) => {
+                return taken("role");
+            }
+            (Verb::Create, "/access/roles") => drop(self.roles.insert(get("roleid"), words(get("privs")))),
+            (Verb::Set, "/access/roles") => self.roles.get_mut(&last).unwrap().extend(words(get("privs"))),
+            (Verb::Delete, "/access/roles") => drop(self.roles.remove(&last)),
+            (Verb::Create, "/access/users") if path.contains("/token/") => {
+                if self.tokens.contains_key(&last) {
+                    return taken("Token");
+                }
+                self.issued += 1;
+                self.tokens.insert(last, self.issued);
+                return Ok(json!({"value": format!("secret-{}", self.issued)}));
+            }
+            (Verb::Delete, "/access/users") if path.contains("/token/") => drop(self.tokens.remove(&last)),
+            (Verb::Create, "/access/users") => drop(self.users.insert(get("userid"))),
+            (Verb::Delete, "/access/users") => drop(self.users.remove(&last)),
+            (Verb::Set, "/access/acl") => {
+                let grant = (get("path"), get("roles"));
+                if get("delete") == "1" {
+                    self.acl.remove(&grant)
+                } else {
+                    self.acl.insert(grant)
+                };
+            }
+            (Verb::Create, "/storage") => {
+                if !Path::new(&get("path")).is_dir() {
+                    return Err(refused(format!("unable to activate storage '{}'", get("storage"))));
+                }
+                let entry = json!({"storage": get("storage"), "type": get("type"), "path": get("path"),
+                                   "content": get("content"), "nodes": get("nodes")});
+                self.storages.insert(get("storage"), entry);
+            }
+            (Verb::Delete, _) if path.starts_with("/storage/") => drop(self.storages.remove(&last)),
+            _ => return Err(refused(format!("Method '{verb:?} {path}' not implemented"))),
+        }
+        Ok(Value::Null)
+    }
+}
+
+impl AdminApi for FakeAdmin {
+    fn call<'a>(
+        &'a self,
+        verb: Verb,
+        path: &'a str,
+        parameters: Parameters<'a>,
+    ) -> BoxFuture<'a, Result<Value, PveError>> {
+        let get = |key: &str| {
+            parameters.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone()).unwrap_or_default()
+        };
+        let mut state = self.state();
+        let result = if verb == Verb::Get { state.read(path, &get) } else { state.write(verb, path, &get) };
+        std::future::ready(result).boxed()
+    }
+    fn how(&self) -> String {
+        "in memory".to_owned()
+    }
+}
+
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), "certificate").unwrap();
+        Self { dir }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn wanted(&self, change: impl FnOnce(&mut SetupArgs)) -> Result<Wanted, SetupError> {
+        let mut args = SetupArgs {
+            pve_fingerprint: Some(["AB"; 32].join(":")),
+            state_dir: Some(self.file("state")),
+            cluster_ca: Some(self.file("ca.pem")),
+            ..SetupArgs::default()
+        };
+        change(&mut args);
+        Wanted::gather(&args, &self.file("agent.toml"), &|_| None)
+    }
+
+    async fn plan(&self, admin: &FakeAdmin, change: impl FnOnce(&mut SetupArgs)) -> Result<Plan, SetupError> {
+        let wanted = self.wanted(change)?;
+        let world = look::look(admin, &wanted).await?;
+        plan(&wanted, &world)
+    }
+
+    async fn run(&self, admin: &FakeAdmin) -> Plan {
+        let plan = self.plan(admin, |_| {}).await.unwrap();
+        for change in &plan.changes {
+            change.apply(admin).await.unwrap();
+        }
+        plan
+    }
+}
+
+#[tokio::test]
+async fn setup_makes_everything_once() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2.11", &["n1"]));
+    let plan = host.run(&admin).await;
+    assert!(plan.notes.iter().any(|n| n.contains("firewall is off")), "{:?}", plan.notes);
+    assert!(plan.notes.iter().any(|n| n.contains("template 9002")), "{:?}", plan.notes);
+    let token = std::fs::read_to_string(host.file("pve-token")).unwrap();
+    assert_eq!(token, "ez-agent@pve!node-n1=secret-1\n");
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(std::fs::metadata(host.file("pve-token")).unwrap().permissions().mode() & 0o777, 0o600);
+        let state = admin.state();
+        assert_eq!(state.pools["ez-templates"], [9000].into());
+        assert!(state.acl.contains(&("/sdn/zones/localnetwork/vmbr0".into(), "EzNet".into())));
+        assert!(state.acl.contains(&("/storage/local-lvm".into(), "EzStore".into())));
+        assert!(state.roles["EzAgent"].contains("VM.GuestAgent.Audit"));
+        assert_eq!(state.storages["ez-ci-n1"]["path"], host.file("state/ci").to_str().unwrap());
+    }
+    let config = crate::config::load(Some(&host.file("agent.toml")), &|_| None).unwrap();
+    assert_eq!((config.pve_node.as_str(), config.snippet_storage.as_str()), ("n1", "ez-ci-n1"));
+    let policy = crate::policy::load(&config.policy_file).unwrap();
+    assert_eq!(
+        (policy.vmids.clone(), policy.storages.clone()),
+        (100_000..=109_999, vec!["local-lvm".to_owned()])
+    );
+    let writes = admin.state().writes;
+    assert_eq!(host.run(&admin).await.changes, []);
+    assert_eq!(admin.state().writes, writes);
+}
+
+#[tokio::test]
+async fn a_half_done_setup_is_completed_and_a_lost_secret_replaced() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("8.4.21", &["n1", "n2"]));
+    let plan = host.plan(&admin, |a| a.pve_node = Some("n2".into())).await.unwrap();
+    for change in &plan.changes[..plan.changes.len() / 2] {
+        change.apply(&admin).await.unwrap();
+    }
+    let plan = host.plan(&admin, |a| a.pve_node = Some("n2".into())).await.unwrap();
+    for change in &plan.changes {
+        change.apply(&admin).await.unwrap();
+    }
+    assert!(admin.state().roles["EzAgent"].contains("VM.Monitor"));
+    let policy = crate::policy::load(&host.file("policy.toml")).unwrap();
+    assert_eq!(policy.vmids, 110_000..=119_999);
+    std::fs::remove_file(host.file("pve-token")).unwrap();
+    admin.state().roles.get_mut("EzAgent").unwrap().remove("VM.Allocate");
+    let plan = host.run(&admin).await;
+    assert_eq!(plan.changes.len(), 2, "{:?}", plan.changes);
+    assert!(plan.changes[0].to_string().contains("add to role EzAgent: VM.Allocate"));
+    assert_eq!(std::fs::read_to_string(host.file("pve-token")).unwrap(), "ez-agent@pve!node-n2=secret-2\n");
+    assert_eq!(admin.state().tokens.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_refused_with_a_way_out() {
+    let refusal = async |admin: &FakeAdmin, host: &Host, change: fn(&mut SetupArgs)| match host
+        .plan(admin, change)
+        .await
+    {
+        Err(error) => error.to_string(),
+        Ok(plan) => panic!("no refusal, but {:?}", plan.changes),
+    };
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    let old = FakeAdmin::new("8.3.5", &["n1"]);
+    assert!(refusal(&old, &host, |_| {}).await.contains("8.4 or newer"));
+    let two = FakeAdmin::new("9.2", &["n1", "n2"]);
+    assert!(refusal(&two, &host, |_| {}).await.contains("--pve-node"));
+    assert!(refusal(&two, &host, |a| a.pve_node = Some("n3".into())).await.contains("not in this cluster"));
+    assert!(refusal(&admin, &host, |a| a.bridges = vec!["vmbr9".into()]).await.contains("vmbr0, vmbr1"));
+    assert!(refusal(&admin, &host, |a| a.storages = vec!["tape".into()]).await.contains("holds no disks"));
+    assert!(
+        refusal(&admin, &host, |a| a.snippet_dir = Some("/tmp/x".into())).await.contains("named snippets")
+    );
+    assert!(refusal(&admin, &host, |a| a.vmids = Some("5-9".into())).await.contains("100000-109999"));
+    assert!(refusal(&admin, &host, |a| a.cluster_ca = Some("/nope".into())).await.contains("--cluster-ca"));
+    let other = json!({"storage": "ez-ci-n1", "type": "nfs", "content": "snippets"});
+    admin.state().storages.insert("ez-ci-n1".into(), other);
+    assert!(refusal(&admin, &host, |_| {}).await.contains("--snippet-storage"));
+    std::fs::write(host.file("pve-token"), "root@pam!x=y").unwrap();
+    assert!(refusal(&admin, &host, |_| {}).await.contains("root@pam!x"));
+    assert_eq!(admin.state().writes, 0);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_changes_one_line_of_the_configuration() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    host.run(&admin).await;
+    let before = std::fs::read_to_string(host.file("agent.toml")).unwrap();
+    let plan = host.plan(&admin, |a| a.pve_fingerprint = Some(["CD"; 32].join(":"))).await.unwrap();
+    assert_eq!(plan.changes.len(), 1, "{:?}", plan.changes);
+    plan.changes[0].apply(&admin).await.unwrap();
+    let after = std::fs::read_to_string(host.file("agent.toml")).unwrap();
+    assert_eq!(after, before.replace("AB:", "CD:").replace(":AB\"", ":CD\""));
+}
+
+#[tokio::test]
+async fn leaving_takes_away_what_setup_made_and_never_a_server() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    host.run(&admin).await;
+    admin.state().pools.get_mut("ez").unwrap().insert(100_005);
+    let wanted = host.wanted(|_| {}).unwrap();
+    let world = look::look(&admin, &wanted).await.unwrap();
+    let refusal = leave::plan(&wanted, &world, false).unwrap_err().to_string();
+    assert!(refusal.contains("100005") && refusal.contains("--keep-servers"), "{refusal}");
+    let kept = leave::plan(&wanted, &world, true).unwrap();
+    assert!(!kept.iter().any(|c| c.to_string().contains("remove pool ez ") || c.to_string().contains("remove storage")));
+    admin.state().pools.get_mut("ez").unwrap().clear();
+    admin.state().tokens.insert("node-n2".into(), 9);
+    let world = look::look(&admin, &wanted).await.unwrap();
+    let shared = leave::plan(&wanted, &world, false).unwrap();
+    assert!(!shared.iter().any(|c| c.to_string().contains("role EzAgent")), "{shared:?}");
+    admin.state().tokens.remove("node-n2");
+    let world = look::look(&admin, &wanted).await.unwrap();
+    for change in leave::plan(&wanted, &world, false).unwrap() {
+        change.apply(&admin).await.unwrap();
+    }
+    let state = admin.state();
+    assert!(
+        state.users.is_empty() && state.tokens.is_empty() && state.roles.is_empty() && state.acl.is_empty()
+    );
+    assert!(state.storages.is_empty());
+    // Templates are VMs too: their pool stays while they are in it.
+    assert_eq!(state.pools.keys().collect::<Vec<_>>(), ["ez-templates"]);
+    assert!(!host.file("pve-token").exists() && host.file("agent.toml").exists());
+}
+
+#[test]
+fn rights_are_compared_with_what_the_token_says() {
+    let host = Host::new();
+    let mut wanted = host.wanted(|_| {}).unwrap();
+    wanted.storages = vec!["local-lvm".into()];
+    let world = look::World {
+        version: crate::pve::Version::parse("9.2").unwrap(),
+        fingerprint: wanted.fingerprint.unwrap(),
+        node: "n1".into(),
+        nodes: vec!["n1".into()],
+        cpus: 1,
+        memory_mib: 1,
+        pools: BTreeMap::new(),
+        roles: BTreeMap::new(),
+        user_exists: true,
+        tokens: BTreeSet::new(),
+        grants: BTreeSet::new(),
+        storages: BTreeMap::new(),
+        disk_stores: Vec::new(),
+        bridges: Vec::new(),
+        templates: BTreeMap::new(),
+        firewall_on: None,
+        ca_copied: true,
+    };
+    let all: BTreeSet<String> = roles::roles(&world.version)
+        .into_iter()
+        .flat_map(|(_, p)| p)
+        .chain(["VM.Clone".to_owned()])
+        .collect();
+    assert!(roles::missing(&wanted, &world, &[("/".to_owned(), all)].into()).is_empty());
+    let missing =
+        roles::missing(&wanted, &world, &[("/vms".to_owned(), ["VM.Audit".to_owned()].into())].into());
+    assert!(missing.contains(&"/storage/local-lvm: Datastore.AllocateSpace".to_owned()), "{missing:?}");
+    assert!(!missing.contains(&"/vms: VM.Audit".to_owned()));
+}
