@@ -4,6 +4,7 @@
 mod join;
 mod journal;
 mod run;
+mod setup;
 mod status;
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    setup::{LeaveArgs, SetupArgs},
+};
 
 /// Runs on a Proxmox VE host and carries out signed provisioning orders.
 ///
@@ -76,6 +80,13 @@ enum Command {
     },
     /// Check the configuration and the policy file; say file, line and column of every problem.
     CheckConfig,
+    /// Prepare this host: user, rights, token and storage in Proxmox, and the agent's own files.
+    ///
+    /// Says what it will change, then changes only that; run again, it changes nothing. Runs as root
+    /// through pvesh, or from anywhere with an administrator's token.
+    Setup(SetupArgs),
+    /// Undo what setup made in Proxmox. Servers are never touched.
+    Leave(LeaveArgs),
 }
 
 /// Runs a command.
@@ -83,6 +94,12 @@ enum Command {
 /// # Errors
 /// Anything that made it fail, for [`failure`].
 pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    // These two make the configuration, or outlive it, so they read it leniently by themselves.
+    match &cli.command {
+        Command::Setup(args) => return setup::setup(args, cli.config.as_deref()).await,
+        Command::Leave(args) => return setup::leave(args, cli.config.as_deref()).await,
+        _ => {}
+    }
     let config = match load(&cli) {
         Ok(config) => config,
         Err(error) => {
@@ -98,6 +115,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             journal::journal(&config, json, refused, order.as_deref(), limit).await
         }
         Command::CheckConfig => check_config(&config),
+        Command::Setup(_) | Command::Leave(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -317,7 +317,11 @@ async fn leaving_takes_away_what_setup_made_and_never_a_server() {
     let refusal = leave::plan(&wanted, &world, false).unwrap_err().to_string();
     assert!(refusal.contains("100005") && refusal.contains("--keep-servers"), "{refusal}");
     let kept = leave::plan(&wanted, &world, true).unwrap();
-    assert!(!kept.iter().any(|c| c.to_string().contains("remove pool ez ") || c.to_string().contains("remove storage")));
+    assert!(
+        !kept
+            .iter()
+            .any(|c| c.to_string().contains("remove pool ez ") || c.to_string().contains("remove storage"))
+    );
     admin.state().pools.get_mut("ez").unwrap().clear();
     admin.state().tokens.insert("node-n2".into(), 9);
     let world = look::look(&admin, &wanted).await.unwrap();
