@@ -11,8 +11,12 @@ use serde::Serialize;
 
 use crate::web::templates::Page;
 
+pub mod accounts;
 pub mod billing;
+pub mod dispatch;
 pub mod errors;
+pub mod fleet;
+pub mod home;
 pub mod instances;
 pub mod orders;
 
@@ -93,8 +97,23 @@ fn entry<P: Page>() -> Entry {
 /// Every page there is.
 pub fn all() -> Vec<Entry> {
     vec![
+        entry::<accounts::Account>(),
+        entry::<accounts::Forgot>(),
+        entry::<accounts::LogIn>(),
+        entry::<accounts::MailSent>(),
+        entry::<accounts::Reset>(),
+        entry::<accounts::SignUp>(),
+        entry::<accounts::Verify>(),
         entry::<billing::Invoices>(),
+        entry::<dispatch::List>(),
+        entry::<dispatch::Show>(),
         entry::<errors::Failure>(),
+        entry::<fleet::AddNode>(),
+        entry::<fleet::Alarms>(),
+        entry::<fleet::Node>(),
+        entry::<fleet::Overview>(),
+        entry::<home::Landing>(),
+        entry::<home::Terms>(),
         entry::<instances::List>(),
         entry::<instances::Show>(),
         entry::<orders::New>(),

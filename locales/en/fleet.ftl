@@ -1,0 +1,98 @@
+fleet-title = Fleet
+fleet-add = Add a node
+fleet-add-button = Make the join command
+fleet-add-how = Install the package ez-node-agent on the Proxmox VE host and run its setup first. The node dials out to us; no port has to be opened.
+fleet-empty-title = No nodes yet
+fleet-empty-text = Add a Proxmox VE host: one package, one line to paste.
+fleet-up = { $n ->
+    [one] { $n } node up
+   *[other] { $n } nodes up
+}
+fleet-away = { $n ->
+    [one] { $n } away since { $since }
+   *[other] { $n } away, the longest since { $since }
+}
+fleet-waiting = { $n ->
+    [one] { $n } order waiting since { $oldest }
+   *[other] { $n } orders waiting, the oldest { $oldest }
+}
+fleet-waiting-none = no order is waiting
+fleet-room-first = room for { $n } more { $plan }
+fleet-room-more = or { $n } { $plan }
+fleet-attention = Needs a person
+fleet-node = Node
+fleet-state = State
+fleet-servers = Servers
+fleet-cpu = vCPU
+fleet-memory = Memory
+fleet-disk = Disk
+fleet-versions = Versions
+fleet-versions-value = agent { $agent } · PVE { $pve }
+fleet-warnings = { $n ->
+    [one] { $n } warning
+   *[other] { $n } warnings
+}
+fleet-bars = Upper bar: sold. Lower bar: really in use, as the node reports it.
+fleet-sold-of = { $what } sold
+fleet-used-of = { $what } in use
+fleet-sold-used = { $sold } sold, { $used } in use, of { $total }
+fleet-presence-online = Online
+fleet-presence-late = Late
+fleet-presence-offline = Offline
+fleet-presence-never = Never seen
+fleet-node-pending = Not joined
+fleet-node-cordoned = Cordoned
+fleet-node-quarantined = Quarantined
+fleet-node-revoked = Revoked
+fleet-alarm-node_offline = Node offline
+fleet-alarm-order_needs_operator = Order needs an operator
+fleet-alarm-token_reused = Join token used again
+fleet-alarm-clock_skew = Clock is off
+fleet-alarm-generation_conflict = Conflicting order
+fleet-alarm-other = Alarm
+fleet-severity-critical = critical
+fleet-severity-warning = warning
+fleet-times = { $n } times
+fleet-closed = over since
+fleet-capacity = Capacity
+fleet-about = About the node
+fleet-fact-agent = Agent
+fleet-fact-pve = Proxmox VE
+fleet-fact-cluster = Cluster
+fleet-fact-link = Link
+fleet-fact-vmids = VMIDs
+fleet-fact-pool = Pool
+fleet-fact-epoch = Epoch
+fleet-fact-prefixes = Address prefixes
+fleet-fact-images = Images
+fleet-fact-storages = Storages
+fleet-vmid = VMID
+fleet-owner = Customer
+fleet-no-servers = No servers are on this node.
+fleet-certificates = Certificates
+fleet-no-certificates = It has no certificate yet.
+fleet-serial = Serial number
+fleet-until = Valid until
+fleet-certificate-valid = Valid
+fleet-certificate-replaced = Replaced
+fleet-certificate-expired = Expired
+fleet-certificate-revoked = Revoked
+fleet-cordon = Cordon
+fleet-cordon-question = Put no new servers on this node? What is there keeps running and can still be changed.
+fleet-uncordon = Allow new servers
+fleet-new-token = New join token
+fleet-revoke = Revoke this node
+fleet-revoke-text = Its certificates become void at once and it takes no more orders from us. Its servers keep running, and nobody can change them until the node joins again with a new token.
+fleet-revoke-button = Revoke the node
+fleet-node-name = Name of the node
+fleet-node-name-hint = As Proxmox VE calls it, such as fsn-4.
+fleet-join-title = Join { $name }
+fleet-join-text = Paste this on the host as root. The line holds a secret that works once.
+fleet-join-what = join command
+fleet-join-until = It works until
+fleet-join-watch = Watch it appear in the fleet
+fleet-alarms-title = Alarms
+fleet-alarms-lead = What a person has to look at. An alarm ends when its cause ends.
+fleet-alarms-none-title = Nothing needs you
+fleet-alarms-none-text = Alarms appear here by themselves.
+fleet-alarms-closed = Over
