@@ -200,10 +200,15 @@ impl Staff {
     /// # Errors
     /// [`Error::Forbidden`] for other staff.
     pub fn operator(&self) -> std::result::Result<&Principal, Error> {
-        match self.0.staff {
-            Some(StaffRole::Operator) => Ok(&self.0),
-            _ => Err(Error::Forbidden),
-        }
+        self.at_least(StaffRole::Operator)
+    }
+
+    /// Lets only this role and those above it on.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for other staff.
+    pub fn at_least(&self, role: StaffRole) -> std::result::Result<&Principal, Error> {
+        if self.0.is_staff(role) { Ok(&self.0) } else { Err(Error::Forbidden) }
     }
 }
 

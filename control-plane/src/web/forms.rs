@@ -11,6 +11,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use ez_protocol::input::{HostnameError, SshKeyError};
 use serde::Serialize;
 
 /// What a browser sent, in order; names may repeat.
@@ -116,6 +117,31 @@ impl FormState {
     /// Whether anything was refused.
     pub fn is_refused(&self) -> bool {
         !self.errors.is_empty() || self.refusal.is_some()
+    }
+}
+
+/// The text for a refused SSH key: `field-error-<code>`.
+pub fn ssh_key_code(error: &SshKeyError) -> &'static str {
+    match error {
+        SshKeyError::Empty => "ssh-key-empty",
+        SshKeyError::LineBreak => "ssh-key-lines",
+        SshKeyError::TooLong => "ssh-key-long",
+        SshKeyError::PrivateKey => "ssh-key-private",
+        SshKeyError::Options => "ssh-key-options",
+        SshKeyError::UnknownType => "ssh-key-kind",
+        SshKeyError::BadBody => "ssh-key-invalid",
+        SshKeyError::ShortRsa => "ssh-key-short-rsa",
+        SshKeyError::Comment => "ssh-key-comment",
+    }
+}
+
+/// The text for a refused host name: `field-error-<code>`.
+pub fn hostname_code(error: HostnameError) -> &'static str {
+    match error {
+        HostnameError::Empty => "hostname-empty",
+        HostnameError::Hyphen => "hostname-hyphen",
+        HostnameError::OnlyDigits => "hostname-digits",
+        HostnameError::TooLong | HostnameError::LabelLength | HostnameError::Character => "hostname-invalid",
     }
 }
 

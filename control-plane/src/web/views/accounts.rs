@@ -79,19 +79,15 @@ pub struct Token {
     pub value: String,
     /// The name its owner gave it.
     pub name: String,
-    /// The first characters of the secret.
-    pub start: String,
     /// When it was made.
     pub created_at: UnixMillis,
     /// When it was last used.
     pub used_at: Option<UnixMillis>,
-    /// When it ends.
-    pub expires_at: Option<UnixMillis>,
 }
 
 /// `GET /account`. Posts: `/account/keys` (`key_name`, `public_key`), `/account/keys/remove` (`key`),
-/// `/account/tokens` (`token_name`), `/account/tokens/revoke` (`token_id`), `/account/password`
-/// (`password`, `new_password`). A refused post answers this page with 422.
+/// `/account/tokens` (`token_name`), `/account/tokens/revoke` (`token_id`). A refused post answers this
+/// page with 422.
 #[derive(Debug, Clone, Serialize)]
 pub struct Account {
     /// Values and messages of whichever form came back.
@@ -106,8 +102,6 @@ pub struct Account {
     pub tokens: Vec<Token>,
     /// The secret of the token just made, shown this once.
     pub new_token: Option<String>,
-    /// Shortest password, in characters.
-    pub password_min: usize,
 }
 
 fn refused(name: &str, value: &str, code: &'static str) -> FormState {
@@ -121,10 +115,10 @@ impl Page for SignUp {
     const TEMPLATE: &'static str = "pages/accounts/signup.html";
     fn samples() -> Vec<(&'static str, Self)> {
         let mut again = refused("email", "jane@", "email-invalid");
-        again.refuse_with("password", "password-short", 12);
+        again.refuse_with("password", "password-short", 10);
         vec![
-            ("empty", Self { form: FormState::default(), password_min: 12 }),
-            ("refused", Self { form: again, password_min: 12 }),
+            ("empty", Self { form: FormState::default(), password_min: 10 }),
+            ("refused", Self { form: again, password_min: 10 }),
         ]
     }
 }
@@ -176,10 +170,10 @@ impl Page for Reset {
     const TEMPLATE: &'static str = "pages/accounts/reset.html";
     fn samples() -> Vec<(&'static str, Self)> {
         let mut short = FormState::default();
-        short.refuse_with("password", "password-short", 12);
+        short.refuse_with("password", "password-short", 10);
         vec![
-            ("fresh", Self { form: FormState::default(), token: "abc".to_owned(), password_min: 12 }),
-            ("refused", Self { form: short, token: "abc".to_owned(), password_min: 12 }),
+            ("fresh", Self { form: FormState::default(), token: "abc".to_owned(), password_min: 10 }),
+            ("refused", Self { form: short, token: "abc".to_owned(), password_min: 10 }),
         ]
     }
 }
@@ -191,10 +185,8 @@ impl Page for Account {
         let token = |name: &str, used| Token {
             value: "x".to_owned(),
             name: name.to_owned(),
-            start: "ezt_9x2p".to_owned(),
             created_at: ago(30),
             used_at: used,
-            expires_at: used.map(|_| ago(-60)),
         };
         let full = Self {
             form: FormState::default(),
@@ -208,7 +200,6 @@ impl Page for Account {
             }],
             tokens: vec![token("ci", Some(ago(0))), token("old script", None)],
             new_token: Some("ezt_9x2pJbV1c0mT5rQwE8yN4kLzA7sD3fGhU6iOoPqRtYw0".to_owned()),
-            password_min: 12,
         };
         let empty = Self {
             form: refused("public_key", "ssh-rsa", "ssh-key-invalid"),

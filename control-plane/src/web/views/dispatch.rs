@@ -156,7 +156,8 @@ impl Page for List {
             newer: None,
             older: Some("/operator/orders?before=x".to_owned()),
         };
-        let none = Self { filter: "trouble", waiting: Vec::new(), orders: Vec::new(), newer: None, older: None };
+        let none =
+            Self { filter: "trouble", waiting: Vec::new(), orders: Vec::new(), newer: None, older: None };
         vec![("full", full), ("none", none)]
     }
 }

@@ -233,7 +233,12 @@ fn sample_alarm(severity: &'static str, kind: &str, subject: &str, detail: &str)
 fn sample_alarms() -> Vec<AlarmRow> {
     vec![
         sample_alarm("critical", "node_offline", "fsn-3", "Silent since 3 min; 18 servers are on it."),
-        sample_alarm("warning", "x_unknown", "fsn-2", "The datacenter firewall is off: anti-spoofing is inert."),
+        sample_alarm(
+            "warning",
+            "x_unknown",
+            "fsn-2",
+            "The datacenter firewall is off: anti-spoofing is inert.",
+        ),
     ]
 }
 
