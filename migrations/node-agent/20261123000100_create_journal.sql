@@ -22,6 +22,7 @@ CREATE TABLE orders (
     order_id      TEXT   PRIMARY KEY,
     seq           BIGINT NOT NULL UNIQUE,
     envelope      BYTEA  NOT NULL,
+    payload       BYTEA  NOT NULL,               -- the signed bytes inside the envelope
     payload_hash  BYTEA  NOT NULL,
     instance_uuid TEXT   NOT NULL,
     vmid          BIGINT NOT NULL,
@@ -61,7 +62,8 @@ CREATE TABLE resources (
     generation     BIGINT NOT NULL,
     observed_generation BIGINT NOT NULL DEFAULT 0, -- the last generation carried out
     spec_hash      BYTEA,
-    spec_json      TEXT,
+    spec_json      TEXT,                         -- the wished spec
+    applied_json   TEXT,                         -- the spec that was carried out last
     marker         TEXT   NOT NULL,
     phase          TEXT   NOT NULL CHECK (phase IN ('reserved', 'creating', 'present', 'retired')),
     created_by     TEXT   NOT NULL,

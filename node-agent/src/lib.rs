@@ -15,14 +15,18 @@
 //! | [`setup`] | users, rights and storages on the Proxmox side |
 //! | [`config`], [`cli`] | settings and commands |
 
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod cloudinit;
 pub mod config;
 pub mod entropy;
+pub mod executor;
 pub mod identity;
 pub mod intake;
 pub mod journal;
+pub mod link;
+pub mod observe;
 pub mod policy;
 pub mod pve;
 pub mod report;

@@ -75,8 +75,14 @@ fn token() -> anyhow::Result<JoinToken> {
     text.trim().parse().context("standard input (or EZ_JOIN_TOKEN)")
 }
 
-/// The version is told for information; joining does not need a reachable Proxmox.
+/// The version is told for information; joining does not need a reachable Proxmox VE.
 async fn pve_version(config: &Config) -> String {
-    let _ = config;
-    String::new()
+    let Ok(pve) = super::host::connect(config) else { return String::new() };
+    match pve.version().await {
+        Ok(version) => version.text,
+        Err(error) => {
+            message(&format!("note: Proxmox VE does not answer ({error}); joining all the same"));
+            String::new()
+        }
+    }
 }

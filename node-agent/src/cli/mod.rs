@@ -1,7 +1,9 @@
 //! The commands. Data goes to standard output, messages to standard error; `--json` wherever a
 //! script may read. Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not there.
 
+mod host;
 mod join;
+mod notify;
 mod journal;
 mod run;
 mod setup;
@@ -17,8 +19,11 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{self, Config},
+    policy,
     setup::{LeaveArgs, SetupArgs},
 };
+
+pub use status::StatusFile;
 
 /// Runs on a Proxmox VE host and carries out signed provisioning orders.
 ///
@@ -124,7 +129,19 @@ fn load(cli: &Cli) -> Result<Config, config::ConfigError> {
 }
 
 fn check_config(config: &Config) -> anyhow::Result<ExitCode> {
-    print(&format!("configuration of node {} is good", config.pve_node));
+    let mut good = true;
+    if let Err(error) = policy::load(&config.policy_file) {
+        message(&error.to_string());
+        good = false;
+    }
+    if let Err(error) = host::connect(config) {
+        message(&format!("{error:#}"));
+        good = false;
+    }
+    if !good {
+        return Ok(ExitCode::from(2));
+    }
+    print(&format!("configuration and policy of node {} are good", config.pve_node));
     Ok(ExitCode::SUCCESS)
 }
 

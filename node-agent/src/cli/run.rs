@@ -1,10 +1,222 @@
-//! `run`: the agent itself.
+//! `run`: the agent itself. Everything is built here once and handed down.
 
-use std::process::ExitCode;
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
-use crate::config::Config;
+use anyhow::{Context as _, bail};
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::{StatusFile, host, notify::Notifier};
+use crate::{
+    agent::{Agent, ClockOffset, StatusBoard, Works},
+    clock::{Clock, SystemClock},
+    config::{Config, LogFormat},
+    entropy::{self, SystemEntropy},
+    executor::{Actors, Engine, Limits, Pace, Rules},
+    identity, link,
+    journal::{Journal, JournalError, Space},
+    policy::{self, Policy},
+    pve::Hypervisor,
+};
+
+/// How often old rows are looked through.
+const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let _ = config;
-    anyhow::bail!("not yet")
+    log_to_stderr(&config)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let policy = policy::load(&config.policy_file)?;
+    let pve = host::connect(&config)?;
+    let pve_version = supported_version(pve.as_ref()).await?;
+    identity::files::private_dir(&config.state_dir)
+        .with_context(|| format!("the state directory {}", config.state_dir.display()))?;
+    let identity = identity::load(&config)?;
+    let told = Arc::new(Notify::new());
+    let changed = Arc::new(Notify::new());
+    let boot_id = boot_id();
+    let space = Space::of(&config.state_dir);
+    if let Err(error) = space.keep_reserve() {
+        tracing::warn!(%error, "the reserve file could not be made");
+    }
+    let journal = open_journal(&config, clock.as_ref(), &identity).await?;
+    let works = match journal {
+        None => None,
+        Some(journal) => {
+            let engine = Engine {
+                journal: journal.clone(),
+                pve: Arc::clone(&pve),
+                clock: Arc::clone(&clock),
+                first_boot: Arc::new(host::Snippets::new(&config)?),
+                rules: rules(&config, &policy)?,
+                limits: Limits::default(),
+                pace: Pace::default(),
+                boot_id: boot_id.clone(),
+                space: space.clone(),
+                told: Arc::clone(&told),
+                changed: Arc::clone(&changed),
+            };
+            Some(Works { journal, actors: Actors::new(Arc::new(engine)) })
+        }
+    };
+    let status = StatusFile {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node_name: identity.node.name.clone(),
+        node: identity.node.node.to_string(),
+        epoch: identity.node.epoch,
+        pve_version: pve_version.clone(),
+        certificate_until: identity.pair.not_after.0,
+        ..Default::default()
+    };
+    let agent = Arc::new(Agent {
+        status: StatusBoard::new(config.status_file(), status),
+        cluster: cluster_identity(&config)?,
+        fingerprint: identity::fingerprint(Path::new("/")),
+        identity: RwLock::new(Arc::new(identity)),
+        report_epoch: HEXLOWER.encode(&entropy::bytes::<8>(&SystemEntropy)),
+        entropy: Arc::new(SystemEntropy),
+        offset: ClockOffset::default(),
+        config,
+        clock,
+        policy,
+        pve,
+        works,
+        space,
+        boot_id,
+        pve_version,
+        told,
+        changed,
+    });
+    serve(agent).await
 }
+
+/// Runs until a signal; what is at work is left where it stands and goes on at the next start.
+async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    if let Some(works) = &agent.works {
+        let open = works.actors.resume().await?;
+        tracing::info!(open, "orders taken up again");
+    }
+    let notifier = Notifier::from_env();
+    let link = tokio::spawn(link::run(Arc::clone(&agent), stop.clone()));
+    notifier.say("READY=1");
+    let mut watchdog = tokio::time::interval(notifier.watchdog().unwrap_or(HOUSEKEEPING));
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        tokio::select! {
+            _ = watchdog.tick() => notifier.say(&format!("WATCHDOG=1\nSTATUS={}", agent.status.get().link)),
+            _ = housekeeping.tick() => tidy(&agent).await,
+            _ = terminate.recv() => break,
+            _ = tokio::signal::ctrl_c() => break,
+        }
+    }
+    tracing::info!("stopping");
+    notifier.say("STOPPING=1");
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(3), link).await;
+    if let Some(works) = &agent.works {
+        works.actors.abandon();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn tidy(agent: &Agent) {
+    let Some(works) = &agent.works else { return };
+    match works.journal.retain(agent.clock.now()).await {
+        Ok(0) => {}
+        Ok(buried) => tracing::info!(buried, "old orders became tombstones"),
+        Err(error) => tracing::warn!(%error, "old orders could not be put away"),
+    }
+    if !works.actors.is_busy()
+        && let Err(error) = agent.space.keep_reserve()
+    {
+        tracing::warn!(%error, "the reserve file could not be made");
+    }
+}
+
+/// `None`: the file is damaged, is kept, and this node only reports.
+async fn open_journal(
+    config: &Config,
+    clock: &dyn Clock,
+    identity: &identity::Identity,
+) -> anyhow::Result<Option<Journal>> {
+    match Journal::open(&config.journal_file(), clock, &SystemEntropy).await {
+        Ok(journal) => {
+            journal.adopt_identity(identity.node.node, identity.node.epoch).await?;
+            journal.trust_version(identity.trust.version).await?;
+            Ok(Some(journal))
+        }
+        Err(JournalError::Corrupt(why)) => {
+            tracing::error!(why, file = %config.journal_file().display(), "JOURNAL_CORRUPT: this node only reports");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("opening the journal"),
+    }
+}
+
+fn rules(config: &Config, policy: &Policy) -> anyhow::Result<Rules> {
+    let Some(storage) = policy.storages.first().cloned() else {
+        bail!("{}: storages names no storage", config.policy_file.display());
+    };
+    Ok(Rules {
+        pool: policy.pool.clone(),
+        storage,
+        clone_mode: policy.clone,
+        snippet_storage: config.snippet_storage.clone(),
+        repair_dir: Some(config.state_dir.join("repair")),
+        policy: policy.clone(),
+    })
+}
+
+/// Waits for a host that is still starting, and refuses one that is too old.
+async fn supported_version(pve: &dyn Hypervisor) -> anyhow::Result<String> {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match pve.version().await {
+            Ok(version) if version.is_supported() => return Ok(version.text),
+            Ok(version) => bail!(
+                "Proxmox VE {} is not supported: this agent needs 8.4 or newer (older ones get no security fixes, and \
+                 their API lacks what it uses)",
+                version.text
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "Proxmox VE does not answer yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(15));
+            }
+        }
+    }
+}
+
+fn cluster_identity(config: &Config) -> anyhow::Result<String> {
+    let path = &config.cluster_ca_file;
+    let ca = std::fs::read(path).with_context(|| format!("the cluster's CA {}", path.display()))?;
+    Ok(HEXLOWER.encode(&Sha256::digest(&ca)))
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log).context("the setting log")?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match config.log_format {
+        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+    };
+    set.map_err(|error| anyhow::anyhow!("setting up the log: {error}"))
+}
+

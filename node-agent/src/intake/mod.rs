@@ -40,6 +40,8 @@ pub struct Read {
     pub envelope: Vec<u8>,
     /// What they say.
     pub order: ProvisioningOrder,
+    /// The signed bytes inside.
+    pub payload: Vec<u8>,
     /// SHA-256 of the signed bytes.
     pub payload_hash: [u8; 32],
 }
@@ -71,7 +73,7 @@ pub fn read(bytes: &[u8], trusted: &[TrustedKey], now: UnixMillis) -> Result<Rea
     let order = ProvisioningOrder::from_bytes(&verified.payload)
         .map_err(|error| Refusal::new(RefusalCode::BadPayload, error.to_string()))?;
     let payload_hash = Sha256::digest(&verified.payload).into();
-    Ok(Read { envelope: bytes.to_vec(), order, payload_hash })
+    Ok(Read { envelope: bytes.to_vec(), order, payload: verified.payload, payload_hash })
 }
 
 fn refuse(error: &EnvelopeError) -> Refusal {

@@ -188,6 +188,7 @@ fn new_order(read: &Read, first: bool) -> NewOrder {
         order_id: order.order_id,
         seq: order.seq,
         envelope: read.envelope.clone(),
+        payload: read.payload.clone(),
         payload_hash: read.payload_hash,
         instance: order.instance.uuid,
         vmid: order.instance.vmid,

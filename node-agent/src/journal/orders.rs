@@ -106,6 +106,8 @@ pub struct NewOrder {
     pub seq: u64,
     /// The exact bytes received.
     pub envelope: Vec<u8>,
+    /// The signed bytes inside.
+    pub payload: Vec<u8>,
     /// SHA-256 of the payload bytes.
     pub payload_hash: [u8; 32],
     /// The instance.
@@ -137,6 +139,8 @@ pub struct OrderRow {
     pub seq: u64,
     /// The exact bytes received.
     pub envelope: Vec<u8>,
+    /// The signed bytes inside.
+    pub payload: Vec<u8>,
     /// SHA-256 of the payload bytes.
     pub payload_hash: Vec<u8>,
     /// The instance.
@@ -176,6 +180,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<OrderRow, JournalError> {
         order_id: parsed("orders", "order_id", row.try_get("order_id")?)?,
         seq: number("seq")?,
         envelope: row.try_get("envelope")?,
+        payload: row.try_get("payload")?,
         payload_hash: row.try_get("payload_hash")?,
         instance: parsed("orders", "instance_uuid", row.try_get("instance_uuid")?)?,
         vmid: u32::try_from(number("vmid")?).unwrap_or(u32::MAX),
@@ -214,7 +219,8 @@ pub(super) async fn insert(
 ) -> Result<(), JournalError> {
     sqlx::query(
         "INSERT INTO orders (order_id, seq, envelope, payload_hash, instance_uuid, vmid, generation, verb, spec_hash, \
-         state, expires_at, accepted_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'accepted', $10, $11)",
+         state, expires_at, accepted_at, payload) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'accepted', $10, $11, $12)",
     )
     .bind(order.order_id.to_string())
     .bind(stored(order.seq))
@@ -227,6 +233,7 @@ pub(super) async fn insert(
     .bind(order.spec_hash.to_vec())
     .bind(order.expires_at.0)
     .bind(at.0)
+    .bind(order.payload.clone())
     .execute(&mut *conn)
     .await?;
     sqlx::query("UPDATE meta SET high_seq = MAX(high_seq, $1) WHERE id = 1")
@@ -301,7 +308,7 @@ impl Journal {
         newest.map(|n| unsigned("orders", "generation", n)).transpose()
     }
 
-    /// The order begins, with its first event.
+    /// The order begins (or begins to be undone), with the event that says so.
     ///
     /// # Errors
     /// If it cannot be written or may not begin.
@@ -310,12 +317,14 @@ impl Journal {
         id: ProvisioningOrderId,
         to: OrderState,
         at: UnixMillis,
-        event: EventDraft,
+        event: Option<EventDraft>,
     ) -> Result<(), JournalError> {
         self.write(move |conn| {
             Box::pin(async move {
                 transition(conn, id, to, at).await?;
-                outbox::push(conn, event).await?;
+                if let Some(event) = event {
+                    outbox::push(conn, event).await?;
+                }
                 Ok(())
             })
         })

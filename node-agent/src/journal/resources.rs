@@ -35,6 +35,8 @@ pub struct ResourceRow {
     pub spec_hash: Option<Vec<u8>>,
     /// The wanted spec as JSON.
     pub spec_json: Option<String>,
+    /// The spec that was carried out last, as JSON.
+    pub applied_json: Option<String>,
     /// The marker line written into the VM.
     pub marker: String,
     /// What is known to exist.
@@ -63,6 +65,8 @@ pub enum BookEntry {
         instance: InstanceId,
         /// The generation.
         generation: u64,
+        /// The spec that now applies, if the order had one.
+        applied: Option<String>,
     },
     /// The VM was stopped to be kept.
     Retired {
@@ -91,6 +95,7 @@ fn read(row: &SqliteRow) -> Result<ResourceRow, JournalError> {
         observed_generation: number("observed_generation")?,
         spec_hash: row.try_get("spec_hash")?,
         spec_json: row.try_get("spec_json")?,
+        applied_json: row.try_get("applied_json")?,
         marker: row.try_get("marker")?,
         phase: parsed("resources", "phase", row.try_get("phase")?)?,
         retired_at: row.try_get::<Option<i64>, _>("retired_at")?.map(UnixMillis),
@@ -189,40 +194,69 @@ pub(super) async fn apply(
     entry: BookEntry,
     at: UnixMillis,
 ) -> Result<(), JournalError> {
-    let (instance, generation, sql) = match entry {
-        BookEntry::Nothing => return Ok(()),
-        BookEntry::Carried { instance, generation } => (
-            instance,
-            generation,
-            "UPDATE resources SET observed_generation = MAX(observed_generation, $2), updated_at = $3, \
-             phase = 'present', retired_at = NULL WHERE uuid = $1",
-        ),
-        BookEntry::Retired { instance, generation } => (
-            instance,
-            generation,
-            "UPDATE resources SET observed_generation = MAX(observed_generation, $2), updated_at = $3, \
-             phase = 'retired', retired_at = COALESCE(retired_at, $3) WHERE uuid = $1",
-        ),
-        BookEntry::Gone { instance, generation } => {
+    match entry {
+        BookEntry::Nothing => Ok(()),
+        BookEntry::Carried { instance, generation, applied } => {
             sqlx::query(
-                "INSERT INTO departed (uuid, vmid, generation, gone_at) \
-                 SELECT uuid, vmid, MAX(generation, $2), $3 FROM resources WHERE uuid = $1 \
-                 ON CONFLICT (uuid) DO UPDATE SET vmid = excluded.vmid, gone_at = excluded.gone_at, \
-                 generation = MAX(departed.generation, excluded.generation)",
+                "UPDATE resources SET observed_generation = MAX(observed_generation, $2), updated_at = $3, \
+                 phase = 'present', retired_at = NULL, applied_json = COALESCE($4, applied_json) WHERE uuid = $1",
             )
             .bind(instance.to_string())
             .bind(stored(generation))
             .bind(at.0)
-            .execute(&mut *conn)
+            .bind(applied)
+            .execute(conn)
             .await?;
-            sqlx::query("DELETE FROM resources WHERE uuid = $1")
-                .bind(instance.to_string())
-                .execute(conn)
-                .await?;
-            return Ok(());
+            Ok(())
         }
-    };
-    sqlx::query(sql).bind(instance.to_string()).bind(stored(generation)).bind(at.0).execute(conn).await?;
+        BookEntry::Retired { instance, generation } => {
+            sqlx::query(
+                "UPDATE resources SET observed_generation = MAX(observed_generation, $2), updated_at = $3, \
+                 phase = 'retired', retired_at = COALESCE(retired_at, $3) WHERE uuid = $1",
+            )
+            .bind(instance.to_string())
+            .bind(stored(generation))
+            .bind(at.0)
+            .execute(conn)
+            .await?;
+            Ok(())
+        }
+        BookEntry::Gone { instance, generation } => gone(conn, instance, generation, at).await,
+    }
+}
+
+/// Nothing of the instance is left. If a later ensure has been accepted meanwhile, its reservation
+/// stays; else the VMID is free and only the fence remains.
+async fn gone(
+    conn: &mut SqliteConnection,
+    instance: InstanceId,
+    generation: u64,
+    at: UnixMillis,
+) -> Result<(), JournalError> {
+    let waiting = sqlx::query(
+        "UPDATE resources SET phase = 'reserved', updated_at = $2 WHERE uuid = $1 AND EXISTS (SELECT 1 FROM orders \
+         WHERE instance_uuid = $1 AND verb = 'ensure' AND state = 'accepted')",
+    )
+    .bind(instance.to_string())
+    .bind(at.0)
+    .execute(&mut *conn)
+    .await?
+    .rows_affected();
+    if waiting > 0 {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO departed (uuid, vmid, generation, gone_at) \
+         SELECT uuid, vmid, MAX(generation, $2), $3 FROM resources WHERE uuid = $1 \
+         ON CONFLICT (uuid) DO UPDATE SET vmid = excluded.vmid, gone_at = excluded.gone_at, \
+         generation = MAX(departed.generation, excluded.generation)",
+    )
+    .bind(instance.to_string())
+    .bind(stored(generation))
+    .bind(at.0)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("DELETE FROM resources WHERE uuid = $1").bind(instance.to_string()).execute(conn).await?;
     Ok(())
 }
 
@@ -248,25 +282,5 @@ impl Journal {
             .as_ref()
             .map(read)
             .transpose()
-    }
-
-    /// The clone is about to be called: from now on a VM may exist in part.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub async fn creating(&self, instance: InstanceId, at: UnixMillis) -> Result<(), JournalError> {
-        self.write(move |conn| {
-            Box::pin(async move {
-                sqlx::query(
-                    "UPDATE resources SET phase = 'creating', updated_at = $2 WHERE uuid = $1 AND phase = 'reserved'",
-                )
-                .bind(instance.to_string())
-                .bind(at.0)
-                .execute(conn)
-                .await?;
-                Ok(())
-            })
-        })
-        .await
     }
 }

@@ -88,6 +88,7 @@ impl Journal {
     ///
     /// # Errors
     /// If it cannot be written.
+    #[expect(clippy::too_many_arguments, reason = "one row, named at the only call site")]
     pub async fn step_intent(
         &self,
         id: ProvisioningOrderId,
@@ -114,6 +115,15 @@ impl Journal {
                 .bind(at.0)
                 .execute(&mut *conn)
                 .await?;
+                // From the first intent on a VM may exist in part.
+                sqlx::query(
+                    "UPDATE resources SET phase = 'creating', updated_at = $2 WHERE phase = 'reserved' \
+                     AND uuid = (SELECT instance_uuid FROM orders WHERE order_id = $1)",
+                )
+                .bind(id.to_string())
+                .bind(at.0)
+                .execute(&mut *conn)
+                .await?;
                 if let Some(event) = event {
                     outbox::push(conn, event).await?;
                 }
@@ -123,7 +133,8 @@ impl Journal {
         .await
     }
 
-    /// F3: the task that carries the step out.
+    /// F3: the task that carries the step out. One that was found again after a restart may have
+    /// no row of its own yet.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -131,17 +142,23 @@ impl Journal {
         &self,
         id: ProvisioningOrderId,
         k: i64,
+        name: &'static str,
         upid: String,
+        boot_id: String,
         at: UnixMillis,
     ) -> Result<(), JournalError> {
         self.write(move |conn| {
             Box::pin(async move {
                 sqlx::query(
-                    "UPDATE steps SET state = 'called', upid = $3, t = $4 WHERE order_id = $1 AND k = $2",
+                    "INSERT INTO steps (order_id, k, name, attempt, state, intent_json, upid, boot_id, t) \
+                     VALUES ($1, $2, $3, 1, 'called', '{}', $4, $5, $6) \
+                     ON CONFLICT (order_id, k) DO UPDATE SET state = 'called', upid = excluded.upid, t = excluded.t",
                 )
                 .bind(id.to_string())
                 .bind(k)
+                .bind(name)
                 .bind(upid)
+                .bind(boot_id)
                 .bind(at.0)
                 .execute(conn)
                 .await?;

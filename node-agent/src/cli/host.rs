@@ -1,0 +1,59 @@
+//! The host as the commands reach it: Proxmox VE behind its token, and the snippet directory.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use ez_protocol::{InstanceId, order::InstanceSpec};
+
+use crate::{
+    cloudinit::{self, SnippetStore},
+    config::Config,
+    executor::{FirstBoot, FirstBootError},
+    pve::{Hypervisor, ProxmoxHypervisor, PveAddress, Vmid},
+};
+
+/// A client for this node's Proxmox VE; nothing is called yet.
+pub(super) fn connect(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    let Some(fingerprint) = &config.pve_fingerprint else {
+        bail!("pve_fingerprint is not set: `ez-node-agent setup` writes it (or set EZ_AGENT_PVE_FINGERPRINT)");
+    };
+    let path = &config.pve_token_file;
+    let token = std::fs::read_to_string(path)
+        .with_context(|| format!("the API token {} (made by `ez-node-agent setup`)", path.display()))?;
+    let address = PveAddress {
+        url: config.pve_url.as_str().trim_end_matches('/').to_owned(),
+        fingerprint: fingerprint.parse().context("pve_fingerprint")?,
+        token: token.trim().to_owned(),
+    };
+    let client = ProxmoxHypervisor::new(&address, &config.pve_node).context("the Proxmox VE client")?;
+    Ok(Arc::new(client))
+}
+
+/// First-boot files in the snippet directory.
+pub(super) struct Snippets(SnippetStore);
+
+impl Snippets {
+    pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
+        let store = SnippetStore::new(config.snippet_dir.clone(), &config.snippet_storage)
+            .context("the snippet directory")?;
+        Ok(Self(store))
+    }
+}
+
+impl FirstBoot for Snippets {
+    fn write(
+        &self,
+        vmid: Vmid,
+        generation: u64,
+        instance: InstanceId,
+        spec: &InstanceSpec,
+    ) -> Result<String, FirstBootError> {
+        let files =
+            cloudinit::build(instance, spec).map_err(|error| FirstBootError::Input(error.to_string()))?;
+        self.0.write(vmid, generation, &files).map_err(|error| FirstBootError::Write(error.to_string()))
+    }
+
+    fn remove(&self, vmid: Vmid) -> Result<(), FirstBootError> {
+        self.0.remove(vmid, None).map_err(|error| FirstBootError::Write(error.to_string()))
+    }
+}

@@ -1,0 +1,114 @@
+//! `action`: a power button, pressed at most once.
+//!
+//! The intent is journalled before the call. If the answer is lost, the button is not pressed again:
+//! what can be seen is reported, and what cannot be seen is called unknown.
+
+use ez_protocol::order::{ActionVerb, Op, Service};
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble},
+    running_task,
+    saga::{self, Act, Look, Step},
+};
+use crate::{
+    journal::{Phase, StepRow},
+    pve::{TaskState, Upid, text},
+};
+
+/// How long a guest may take to obey, seconds.
+const GRACE_SECS: u32 = 60;
+
+struct Press(ActionVerb);
+
+/// Carries the action out.
+pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
+    let Op::Action(action) = &cx.order().op else {
+        return Err(Trouble::Stuck("an action without a verb".to_owned()));
+    };
+    allowed(cx, action.verb)?;
+    let steps: Vec<Box<dyn Step>> = vec![Box::new(Press(action.verb))];
+    saga::run(cx, &steps, 1).await
+}
+
+/// A suspended or retired server stays off, whoever asks.
+fn allowed(cx: &Cx, verb: ActionVerb) -> Result<(), Trouble> {
+    let turns_on = matches!(verb, ActionVerb::Start | ActionVerb::Reboot | ActionVerb::Reset);
+    let retired = cx.resource().is_some_and(|row| row.phase == Phase::Retired);
+    let suspended = cx.applied().is_some_and(|spec| spec.service == Service::Suspended);
+    if turns_on && (retired || suspended) {
+        let why = if retired { "retired" } else { "suspended" };
+        return Err(Trouble::fail(Class::Policy, format!("the server is {why} and stays off")));
+    }
+    Ok(())
+}
+
+impl Press {
+    /// The state that shows that the button has worked, where a state can show it.
+    fn shown_by(&self, runs: bool) -> bool {
+        match self.0 {
+            ActionVerb::Start => runs,
+            ActionVerb::Shutdown | ActionVerb::Stop => !runs,
+            ActionVerb::Reboot | ActionVerb::Reset => false,
+        }
+    }
+}
+
+impl Step for Press {
+    fn name(&self) -> &'static str {
+        self.0.as_str()
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            cx.present().await?;
+            let Some(row) = row else {
+                let runs = cx.runs().await?;
+                return Ok(if self.shown_by(runs) { Look::Done(json!({ "already": true })) } else { Look::Todo });
+            };
+            if let Some(running) = running_task(cx, Some(row)).await? {
+                return Ok(Look::Adopt(running));
+            }
+            // Pressed, or perhaps pressed, and the task is over or unknown.
+            if let Some(upid) = row.upid.as_deref().and_then(|text| text.parse::<Upid>().ok())
+                && let TaskState::Ended(exit) = cx.pve().task_status(&upid).await?
+            {
+                return match exit.error() {
+                    None => Ok(Look::Done(json!({ "upid": upid.as_str() }))),
+                    Some(error) => Err(self.judge(error)),
+                };
+            }
+            if self.shown_by(cx.runs().await?) {
+                return Ok(Look::Done(json!({ "seen": true })));
+            }
+            let detail = format!("unknown: whether {} was carried out cannot be seen; it is not repeated", self.name());
+            Err(Trouble::fail(Class::Retryable, detail))
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let vmid = cx.vmid();
+            let upid = match self.0 {
+                ActionVerb::Start => cx.pve().start(vmid).await?,
+                ActionVerb::Shutdown => cx.pve().shutdown(vmid, GRACE_SECS, false).await?,
+                ActionVerb::Reboot => cx.pve().reboot(vmid, GRACE_SECS).await?,
+                ActionVerb::Stop => cx.pve().stop(vmid).await?,
+                ActionVerb::Reset => cx.pve().reset(vmid).await?,
+            };
+            Ok(Act::Task(upid))
+        })
+    }
+
+    /// Every failure is final: a second press would be a second action.
+    fn judge(&self, exit: &str) -> Trouble {
+        let class = if text::is_shutdown_timeout(exit) { Class::User } else { Class::Retryable };
+        Trouble::fail(class, format!("{}: {exit}", self.name()))
+    }
+
+    fn attempts(&self) -> u32 {
+        1
+    }
+}

@@ -1,0 +1,99 @@
+//! One actor per instance: a queue and a task that lives while the queue does.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ez_protocol::{InstanceId, ProvisioningOrderId};
+use tokio::task::JoinSet;
+
+use super::Engine;
+use crate::journal::JournalError;
+
+/// All actors of this agent. Clones share them.
+#[derive(Clone)]
+pub struct Actors {
+    engine: Arc<Engine>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    queues: HashMap<InstanceId, VecDeque<ProvisioningOrderId>>,
+    tasks: JoinSet<()>,
+}
+
+impl Actors {
+    /// Actors over an engine; none runs yet.
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, inner: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up every order that is not over, in the order of their sequence.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn resume(&self) -> Result<usize, JournalError> {
+        let open = self.engine.journal.open_orders().await?;
+        for row in &open {
+            self.enqueue(row.instance, row.order_id);
+        }
+        Ok(open.len())
+    }
+
+    /// Lets an accepted order wait for its turn.
+    pub fn enqueue(&self, instance: InstanceId, id: ProvisioningOrderId) {
+        let mut inner = self.lock();
+        while inner.tasks.try_join_next().is_some() {}
+        if let Some(queue) = inner.queues.get_mut(&instance) {
+            if !queue.contains(&id) {
+                queue.push_back(id);
+            }
+            return;
+        }
+        inner.queues.insert(instance, VecDeque::from([id]));
+        let this = self.clone();
+        inner.tasks.spawn(async move { this.run(instance).await });
+    }
+
+    async fn run(self, instance: InstanceId) {
+        loop {
+            // The order at work stays in the queue, so that a second delivery does not start it again.
+            let Some(id) = self.lock().queues.get(&instance).and_then(|queue| queue.front().copied()) else {
+                self.lock().queues.remove(&instance);
+                return;
+            };
+            if let Err(error) = self.engine.run_order(id).await {
+                tracing::error!(order = %id, %instance, error, "the journal failed; the order goes on after it is back");
+                tokio::time::sleep(self.engine.pace.again_longest).await;
+                continue;
+            }
+            let mut inner = self.lock();
+            let empty = inner.queues.get_mut(&instance).is_none_or(|queue| {
+                queue.pop_front();
+                queue.is_empty()
+            });
+            if empty {
+                inner.queues.remove(&instance);
+                return;
+            }
+        }
+    }
+
+    /// True while an order is at work or waits.
+    pub fn is_busy(&self) -> bool {
+        !self.lock().queues.is_empty()
+    }
+
+    /// Drops every actor where it stands, as a crash would: the journal knows how to go on.
+    pub fn abandon(&self) {
+        let mut inner = self.lock();
+        inner.tasks.abort_all();
+        inner.queues.clear();
+    }
+}

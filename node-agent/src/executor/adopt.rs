@@ -1,0 +1,27 @@
+//! `adopt`: take a VM that carries our marker into the books. Nothing on it is changed.
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble},
+};
+
+/// Looks whether the VM is what the order says.
+pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
+    let mut looks = 0;
+    loop {
+        match cx.own_config().await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => {
+                return Err(Trouble::fail(Class::Bug, format!("there is no VM {} on this node", cx.vmid())));
+            }
+            Err(Trouble::Look(why)) if !cx.overdue() => {
+                tracing::info!(order = %cx.id(), why, "looking again");
+                tokio::time::sleep(cx.pace().again(looks)).await;
+                looks += 1;
+            }
+            // Somebody else's VM is not ours to worry about: the order fails, nothing is stuck.
+            Err(Trouble::Stuck(why)) => return Err(Trouble::fail(Class::Bug, why)),
+            Err(trouble) => return Err(trouble),
+        }
+    }
+}

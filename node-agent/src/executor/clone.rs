@@ -1,0 +1,187 @@
+//! Step `clone`, with the restart decision table.
+//!
+//! The VMID is the fence: Proxmox refuses a second clone to it anywhere in the cluster. A clone that
+//! was called and whose answer is lost is therefore never in doubt for long; it is found by looking
+//! at the VMID's configuration and at the running tasks.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble},
+    limits::Load,
+    repair,
+    saga::{Act, Look, Step},
+};
+use crate::{
+    journal::StepRow,
+    pve::{CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskState, Upid},
+};
+
+/// Makes the VM from the image's template.
+pub(super) struct Clone {
+    /// The template that realises the ordered image here.
+    pub(super) template: ImageTemplate,
+}
+
+impl Clone {
+    /// Storage the disks go to.
+    fn storage<'a>(&'a self, cx: &'a Cx) -> &'a str {
+        match cx.engine().rules.clone_mode {
+            CloneMode::Full => &cx.engine().rules.storage,
+            CloneMode::Linked => &self.template.storage,
+        }
+    }
+
+    /// Our clone task, wherever it is known from.
+    async fn task(&self, cx: &Cx, row: &StepRow) -> Result<CloneSearch, Trouble> {
+        if let Some(upid) = row.upid.as_deref().and_then(|text| text.parse::<Upid>().ok()) {
+            match cx.pve().task_status(&upid).await? {
+                TaskState::Running => return Ok(CloneSearch::Running(upid)),
+                TaskState::Ended(exit) => return Ok(CloneSearch::Ended(upid, exit)),
+                TaskState::Unknown => {}
+            }
+        }
+        // The host's clock wrote the intent; a minute of slack costs nothing, the log decides.
+        let since = row.at.minus(Duration::from_secs(60)).as_secs();
+        Ok(cx.pve().find_clone_task(self.template.vmid, since, cx.vmid()).await?)
+    }
+
+    /// No configuration, but an intent: did the call have an effect?
+    async fn absent(&self, cx: &Cx, row: &StepRow) -> Result<Look, Trouble> {
+        Ok(match self.task(cx, row).await? {
+            CloneSearch::Running(upid) => Look::Adopt(upid),
+            CloneSearch::Undecided => Look::Wait("a clone of the template runs; for whom is not said yet".to_owned()),
+            CloneSearch::NotFound | CloneSearch::Ended(..) => Look::Todo,
+        })
+    }
+
+    /// Locked for cloning: by a living worker of ours, or left over by a dead one.
+    async fn locked(&self, cx: &Cx, row: Option<&StepRow>, config: &GuestConfig) -> Result<Look, Trouble> {
+        let Some(row) = row else {
+            return Err(taken(cx, "another clone is at work on it"));
+        };
+        match self.task(cx, row).await? {
+            CloneSearch::Running(upid) => return Ok(Look::Adopt(upid)),
+            CloneSearch::Undecided => {
+                return Ok(Look::Wait("a clone of the template runs; for whom is not said yet".to_owned()));
+            }
+            CloneSearch::NotFound | CloneSearch::Ended(..) => {}
+        }
+        if !config.is_clone_placeholder() && !cx.is_ours(config) {
+            return Err(taken(cx, "a clone of somebody else is at work on it"));
+        }
+        repair::clean_clone(cx).await?;
+        Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
+    }
+}
+
+fn taken(cx: &Cx, why: &str) -> Trouble {
+    Trouble::fail(Class::Retryable, format!("VMID_TAKEN: VM {} is not ours: {why}", cx.vmid()))
+}
+
+impl Step for Clone {
+    fn name(&self) -> &'static str {
+        "clone"
+    }
+
+    fn intent(&self, cx: &Cx) -> Value {
+        json!({
+            "created": true, "vmid": cx.vmid(), "template": self.template.vmid,
+            "storage": self.storage(cx), "image": self.template.image,
+        })
+    }
+
+    fn load(&self, cx: &Cx) -> Load {
+        Load::Clone(self.storage(cx).to_owned())
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            match cx.pve().guest_config(cx.vmid()).await? {
+                ConfigRead::Present(config) if config.lock() == Some("clone") => {
+                    self.locked(cx, row, &config).await
+                }
+                ConfigRead::Present(config) if cx.is_ours(&config) => Ok(Look::Done(json!({ "vmid": cx.vmid() }))),
+                ConfigRead::Present(config) => {
+                    let line: String = config.marker_line().chars().take(80).collect();
+                    match row {
+                        Some(_) if line.starts_with("ez:") => Err(Trouble::Stuck(format!(
+                            "CONFLICT: VM {} carries the marker of another instance: {line}",
+                            cx.vmid()
+                        ))),
+                        _ => Err(taken(cx, "it carries no marker of this instance")),
+                    }
+                }
+                ConfigRead::Absent => match row {
+                    Some(row) => self.absent(cx, row).await,
+                    None => Ok(Look::Todo),
+                },
+                // With pool-scoped rights alone a VM in creation and a foreign one look alike.
+                ConfigRead::Forbidden => match (cx.pve().vmid_taken(cx.vmid()).await?, row) {
+                    (false, Some(row)) => self.absent(cx, row).await,
+                    (false, None) => Ok(Look::Todo),
+                    (true, None) => Err(taken(cx, "it exists and this agent's token may not see it")),
+                    (true, Some(row)) => match self.task(cx, row).await? {
+                        CloneSearch::Running(upid) => Ok(Look::Adopt(upid)),
+                        CloneSearch::Ended(_, exit) if exit.is_success() => {
+                            Ok(Look::Wait("the clone has ended, its pool membership comes last".to_owned()))
+                        }
+                        CloneSearch::Undecided => Ok(Look::Wait("a clone of the template runs".to_owned())),
+                        CloneSearch::NotFound | CloneSearch::Ended(..) => {
+                            repair::clean_clone(cx).await?;
+                            Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
+                        }
+                    },
+                },
+            }
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let spec = cx.spec()?;
+            let request = CloneRequest {
+                template: self.template.vmid,
+                newid: cx.vmid(),
+                name: spec.hostname.as_str().to_owned(),
+                description: format!("{}\n", cx.marker()),
+                pool: cx.engine().rules.pool.clone(),
+                storage: self.storage(cx).to_owned(),
+                mode: cx.engine().rules.clone_mode,
+            };
+            match cx.pve().clone_template(request).await {
+                Ok(upid) => Ok(Act::Task(upid)),
+                Err(error) if error.is_already_exists() => {
+                    Err(Trouble::Look("the VMID was taken when the clone was called".to_owned()))
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+}
+
+/// The template that realises an image digest on this node.
+pub(super) async fn template_of(cx: &Cx) -> Result<ImageTemplate, Trouble> {
+    let image = &cx.spec()?.image;
+    let mut looks = 0;
+    loop {
+        match cx.pve().templates().await.map_err(Trouble::from) {
+            Ok(templates) => {
+                let found = templates.into_iter().find(|t| t.digest == image.digest.as_str());
+                return found.ok_or_else(|| {
+                    let text = format!("no template on this node has the image {} ({})", image.name, image.digest);
+                    Trouble::fail(Class::Template, text)
+                });
+            }
+            Err(Trouble::Look(_)) if !cx.overdue() => {
+                tokio::time::sleep(cx.pace().again(looks)).await;
+                looks += 1;
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+}

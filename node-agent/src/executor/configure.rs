@@ -1,0 +1,74 @@
+//! Step `configure`: size, name, network card. The difference is computed from what is there, guarded
+//! by its digest, checked against the policy's allow-list right before it is sent.
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble},
+    saga::{Act, Look, Step},
+    wanted,
+};
+use crate::{journal::StepRow, policy, pve::ConfigChange};
+
+/// Which options this step sees to.
+pub(super) enum Configure {
+    /// Everything a server in service needs.
+    Serve,
+    /// The signs of a retired server.
+    Retire,
+}
+
+impl Configure {
+    fn wanted(&self, cx: &Cx) -> Result<BTreeMap<&'static str, String>, Trouble> {
+        Ok(match self {
+            Self::Serve => wanted::options(cx.spec()?),
+            Self::Retire => BTreeMap::from([
+                ("onboot", "0".to_owned()),
+                ("tags", format!("{};{}", wanted::TAG, wanted::TAG_RETIRED)),
+            ]),
+        })
+    }
+
+    async fn change(&self, cx: &Cx) -> Result<Option<ConfigChange>, Trouble> {
+        Ok(wanted::change(&cx.present().await?, &self.wanted(cx)?))
+    }
+}
+
+/// Sends a change after the policy's last look at it.
+pub(super) async fn send(cx: &Cx, change: ConfigChange) -> Result<(), Trouble> {
+    let rules = &cx.engine().rules;
+    policy::check_change(&rules.policy, cx.vmid(), &rules.snippet_storage, &change)
+        .map_err(|refusal| Trouble::fail(Class::Policy, refusal.to_string()))?;
+    Ok(cx.pve().set_config(cx.vmid(), change).await?)
+}
+
+impl Step for Configure {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Serve => "configure",
+            Self::Retire => "mark_retired",
+        }
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            Ok(match self.change(cx).await? {
+                Some(_) => Look::Todo,
+                None => Look::Done(json!({})),
+            })
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let Some(change) = self.change(cx).await? else { return Ok(Act::Done(json!({}))) };
+            let keys: Vec<String> = change.set.keys().cloned().collect();
+            send(cx, change).await?;
+            Ok(Act::Done(json!({ "set": keys })))
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! What every step of an order has in hand.
+
+use std::sync::Arc;
+
+use ez_protocol::{
+    ProvisioningOrderId, UnixMillis,
+    marker::Marker,
+    message::{EventKind, Facts},
+    order::{InstanceSpec, Op, ProvisioningOrder},
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Engine, Pace,
+    fault::{Class, Trouble},
+    limits::Limits,
+};
+use crate::{
+    journal::{Journal, OrderRow, ResourceRow, StepRow, StepState},
+    pve::{ConfigRead, GuestConfig, Hypervisor, Power, Vmid},
+    report::EventDraft,
+};
+
+/// One order at work.
+pub(super) struct Cx {
+    engine: Arc<Engine>,
+    order: ProvisioningOrder,
+    resource: Option<ResourceRow>,
+    began: Instant,
+    undoing: bool,
+}
+
+impl Cx {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        row: &OrderRow,
+        resource: Option<ResourceRow>,
+    ) -> Result<Self, Trouble> {
+        let order = ProvisioningOrder::from_bytes(&row.payload)
+            .map_err(|error| Trouble::Stuck(format!("the journalled order cannot be read: {error}")))?;
+        Ok(Self { engine, order, resource, began: Instant::now(), undoing: false })
+    }
+
+    /// From now on a VM that is not ours counts as "nothing of ours is there": an undo has nothing
+    /// to do with it.
+    pub(super) fn set_undoing(&mut self) {
+        self.undoing = true;
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn journal(&self) -> &Journal {
+        &self.engine.journal
+    }
+
+    pub(super) fn pve(&self) -> &dyn Hypervisor {
+        self.engine.pve.as_ref()
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.engine.pace
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.engine.limits
+    }
+
+    pub(super) fn now(&self) -> UnixMillis {
+        self.engine.clock.now()
+    }
+
+    pub(super) fn overdue(&self) -> bool {
+        self.began.elapsed() > self.pace().overall
+    }
+
+    pub(super) fn id(&self) -> ProvisioningOrderId {
+        self.order.order_id
+    }
+
+    pub(super) fn order(&self) -> &ProvisioningOrder {
+        &self.order
+    }
+
+    pub(super) fn vmid(&self) -> Vmid {
+        self.order.instance.vmid
+    }
+
+    /// What the books said when the order began.
+    pub(super) fn resource(&self) -> Option<&ResourceRow> {
+        self.resource.as_ref()
+    }
+
+    /// The wished spec of an ensure.
+    pub(super) fn spec(&self) -> Result<&InstanceSpec, Trouble> {
+        match &self.order.op {
+            Op::Ensure(spec) => Ok(spec),
+            _ => Err(Trouble::Stuck("a step of an ensure in another order".to_owned())),
+        }
+    }
+
+    /// The spec that was carried out last, if this agent knows it.
+    pub(super) fn applied(&self) -> Option<InstanceSpec> {
+        serde_json::from_str(self.resource.as_ref()?.applied_json.as_deref()?).ok()
+    }
+
+    /// The marker a VM made by this order carries.
+    pub(super) fn marker(&self) -> Marker {
+        Marker {
+            install: self.order.install,
+            instance: self.order.instance.uuid,
+            order: self.order.order_id,
+            epoch: self.order.aud.epoch,
+        }
+    }
+
+    /// Whether a configuration carries the marker of this order's instance.
+    pub(super) fn is_ours(&self, config: &GuestConfig) -> bool {
+        Marker::find(config.description())
+            .is_some_and(|marker| marker.owns(self.order.install, self.order.instance.uuid))
+    }
+
+    /// The configuration of our VM; anything else is hands off. `None`: there is no such VM.
+    pub(super) async fn own_config(&self) -> Result<Option<GuestConfig>, Trouble> {
+        match self.pve().guest_config(self.vmid()).await? {
+            ConfigRead::Present(config) if self.is_ours(&config) => Ok(Some(config)),
+            ConfigRead::Present(config) if config.lock() == Some("clone") => {
+                Err(Trouble::Look("the VM is being cloned".to_owned()))
+            }
+            ConfigRead::Present(_) if self.undoing => Ok(None),
+            ConfigRead::Present(config) => Err(Trouble::Stuck(format!(
+                "VM {} does not carry the marker of this instance (it says {:?}): hands off",
+                self.vmid(),
+                config.marker_line().chars().take(80).collect::<String>()
+            ))),
+            ConfigRead::Absent => Ok(None),
+            ConfigRead::Forbidden => {
+                if self.pve().vmid_taken(self.vmid()).await? {
+                    let text = format!("VM {} exists, but this agent's token may not see it: hands off", self.vmid());
+                    return Err(Trouble::Stuck(text));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// As [`Cx::own_config`], where the VM has to be there.
+    pub(super) async fn present(&self) -> Result<GuestConfig, Trouble> {
+        let gone = || Trouble::fail(Class::Bug, format!("VM {} is not there (any more)", self.vmid()));
+        self.own_config().await?.ok_or_else(gone)
+    }
+
+    /// Whether the VM runs.
+    pub(super) async fn runs(&self) -> Result<bool, Trouble> {
+        Ok(self.pve().guest_status(self.vmid()).await?.power == Power::Running)
+    }
+
+    pub(super) fn event(&self, kind: EventKind) -> EventDraft {
+        EventDraft::new(kind, self.id(), self.order.instance.uuid, self.order.generation, self.now())
+    }
+
+    /// What is true now, as far as it can be seen.
+    pub(super) async fn facts(&self, confirmed: bool) -> Facts {
+        let power = match self.pve().guest_status(self.vmid()).await {
+            Ok(status) if status.qmp == "paused" => "paused",
+            Ok(status) if status.power == Power::Running => "running",
+            Ok(_) => "stopped",
+            Err(error) if error.is_absent() => "absent",
+            Err(_) => "",
+        };
+        let spec = match &self.order.op {
+            Op::Ensure(spec) => Some(spec.as_ref().clone()),
+            _ => self.applied(),
+        };
+        let addresses = spec.map(|spec| spec.network.addresses).unwrap_or_default();
+        Facts {
+            vmid: self.vmid(),
+            power: power.to_owned(),
+            addresses: addresses.iter().map(|a| a.cidr.addr().to_string()).collect(),
+            confirmed,
+            host_keys: Vec::new(),
+        }
+    }
+
+    pub(super) async fn say(&self, event: EventDraft) -> Result<(), Trouble> {
+        self.journal().push_event(event).await?;
+        self.engine.told.notify_one();
+        Ok(())
+    }
+
+    pub(super) async fn step_row(&self, k: i64) -> Result<Option<StepRow>, Trouble> {
+        Ok(self.journal().steps(self.id()).await?.into_iter().find(|row| row.k == k))
+    }
+
+    /// F2.
+    pub(super) async fn step_intent(
+        &self,
+        k: i64,
+        name: &'static str,
+        intent: &Value,
+        event: Option<EventDraft>,
+    ) -> Result<(), Trouble> {
+        let boot = self.engine.boot_id.clone();
+        self.journal().step_intent(self.id(), k, name, intent.to_string(), boot, self.now(), event).await?;
+        self.engine.told.notify_one();
+        Ok(())
+    }
+
+    /// F3.
+    pub(super) async fn step_called(
+        &self,
+        k: i64,
+        name: &'static str,
+        upid: &crate::pve::Upid,
+    ) -> Result<(), Trouble> {
+        let boot = self.engine.boot_id.clone();
+        let upid = upid.as_str().to_owned();
+        Ok(self.journal().step_called(self.id(), k, name, upid, boot, self.now()).await?)
+    }
+
+    /// F4.
+    pub(super) async fn step_result(
+        &self,
+        k: i64,
+        name: &'static str,
+        state: StepState,
+        result: &Value,
+        event: EventDraft,
+    ) -> Result<(), Trouble> {
+        let boot = self.engine.boot_id.clone();
+        self.journal()
+            .step_result(self.id(), k, name, state, result.to_string(), boot, self.now(), Some(event))
+            .await?;
+        self.engine.told.notify_one();
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! What can go wrong in a step, sorted by what follows from it.
+
+use std::fmt;
+
+use crate::pve::{PveError, text};
+
+/// Class of a final failure, as the control plane knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// The same order may work later or elsewhere.
+    Retryable,
+    /// The host has no room.
+    Capacity,
+    /// The host's rules or rights forbid it.
+    Policy,
+    /// The template is missing or unusable.
+    Template,
+    /// What the customer asked for cannot be.
+    User,
+    /// Neither: somebody has to look.
+    Bug,
+}
+
+impl Class {
+    /// The word as it travels.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retryable => "retryable",
+            Self::Capacity => "capacity",
+            Self::Policy => "policy",
+            Self::Template => "template",
+            Self::User => "user",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+impl Class {
+    /// Reads a word of [`Class::as_str`]; anything else is worth another try.
+    pub(super) fn parse(word: &str) -> Self {
+        let all = [Self::Capacity, Self::Policy, Self::Template, Self::User, Self::Bug];
+        all.into_iter().find(|class| class.as_str() == word).unwrap_or(Self::Retryable)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a step did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Look again and go on from what is seen: nothing happened, or it is not known what happened.
+    Look(String),
+    /// This order will not succeed.
+    Fail(Class, String),
+    /// Neither forward nor back by itself: an operator has to look; the facts are in the text.
+    Stuck(String),
+    /// The journal cannot be written: stop at once, as in a crash.
+    Journal(String),
+}
+
+impl Trouble {
+    /// A failure of a class.
+    pub(super) fn fail(class: Class, detail: impl Into<String>) -> Self {
+        Self::Fail(class, detail.into())
+    }
+}
+
+impl From<crate::journal::JournalError> for Trouble {
+    fn from(error: crate::journal::JournalError) -> Self {
+        Self::Journal(error.to_string())
+    }
+}
+
+/// What a failed call means, where the step knows nothing better. Refusals are final unless their
+/// text says that somebody else was just faster.
+impl From<PveError> for Trouble {
+    fn from(error: PveError) -> Self {
+        let detail = error.to_string();
+        match &error {
+            PveError::OutcomeUnknown { .. } | PveError::Unreachable { .. } => Self::Look(detail),
+            // A token that was just rotated, a proxy that restarts: worth looking again.
+            PveError::Unauthorized { .. } => Self::Look(detail),
+            PveError::Decode { .. } => Self::Look(detail),
+            PveError::Invalid(_) => Self::fail(Class::Bug, detail),
+            PveError::Refused { .. } if error.is_lock_timeout() || error.is_digest_mismatch() => Self::Look(detail),
+            PveError::Refused { .. } if error.is_locked() => Self::Look(detail),
+            PveError::Refused { .. } if error.is_forbidden() => Self::fail(Class::Policy, detail),
+            PveError::Refused { status: 400, .. } => Self::fail(Class::Bug, detail),
+            PveError::Refused { .. } => Self::fail(class_of(&detail), detail),
+        }
+    }
+}
+
+/// What the exit text of a failed task means.
+pub(super) fn of_task(what: &str, exit: &str) -> Trouble {
+    let detail = format!("{what}: {exit}");
+    if text::is_lock_timeout(exit) || text::is_locked(exit) || exit == "unexpected status" {
+        return Trouble::Look(detail);
+    }
+    Trouble::fail(class_of(exit), detail)
+}
+
+fn class_of(detail: &str) -> Class {
+    if text::is_no_space(detail) {
+        return Class::Capacity;
+    }
+    let about_template = detail.contains("Linked clone feature") || detail.contains("Full clone feature");
+    if about_template { Class::Template } else { Class::Retryable }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn refused(status: u16, message: &str) -> PveError {
+        PveError::Refused { call: "PUT x".into(), status, message: message.into(), errors: BTreeMap::new() }
+    }
+
+    #[test]
+    fn unknown_outcomes_and_busy_locks_are_looked_at_again_and_refusals_are_final() {
+        let unknown = PveError::OutcomeUnknown { call: "POST x".into(), reason: "reset".into() };
+        assert!(matches!(Trouble::from(unknown), Trouble::Look(_)));
+        let busy = refused(500, "can't lock file '/var/lock/qemu-server/lock-1.conf' - got timeout");
+        assert!(matches!(Trouble::from(busy), Trouble::Look(_)));
+        let denied = refused(403, "Permission check failed");
+        assert!(matches!(Trouble::from(denied), Trouble::Fail(Class::Policy, _)));
+        assert!(matches!(of_task("clone", "no space left on device"), Trouble::Fail(Class::Capacity, _)));
+        assert!(matches!(of_task("clone", "unexpected status"), Trouble::Look(_)));
+        assert!(matches!(of_task("start", "start failed: QEMU exited with code 1"), Trouble::Fail(..)));
+    }
+}

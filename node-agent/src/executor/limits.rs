@@ -1,0 +1,123 @@
+//! How much happens at once on this host, and at what pace it is waited for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What a step costs the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Load {
+    /// Nothing worth counting.
+    None,
+    /// Configuration, power.
+    Light,
+    /// Much disk traffic: resize, destroy.
+    Heavy,
+    /// A clone onto this storage: parallel ones run into each other's lock.
+    Clone(String),
+}
+
+/// The host's semaphores.
+#[derive(Debug)]
+pub struct Limits {
+    light: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
+    clones: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            light: Arc::new(Semaphore::new(8)),
+            heavy: Arc::new(Semaphore::new(2)),
+            clones: Mutex::new(HashMap::new()),
+        }
+    }
+}
+
+impl Limits {
+    /// Waits for room. The semaphores are never closed, so `None` means only "nothing to wait for".
+    pub async fn enter(&self, load: &Load) -> Option<OwnedSemaphorePermit> {
+        let semaphore = match load {
+            Load::None => return None,
+            Load::Light => Arc::clone(&self.light),
+            Load::Heavy => Arc::clone(&self.heavy),
+            Load::Clone(storage) => {
+                let mut clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(clones.entry(storage.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
+            }
+        };
+        semaphore.acquire_owned().await.ok()
+    }
+}
+
+/// Intervals and time-outs, all in one place so that tests can shrink them.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// First wait after something that is to be looked at again.
+    pub again_first: Duration,
+    /// Longest such wait.
+    pub again_longest: Duration,
+    /// How long one task may take before the step is given up.
+    pub task: Duration,
+    /// How long a started server may be silent before it counts as "started, not confirmed".
+    pub usable: Duration,
+    /// Interval between two questions to the guest agent.
+    pub usable_poll: Duration,
+    /// How old a lock of a dead clone has to be before the repair is asked for.
+    pub crashed_after: Duration,
+    /// How long the repair may take.
+    pub repair: Duration,
+    /// How long a whole order may take.
+    pub overall: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            again_first: Duration::from_secs(1),
+            again_longest: Duration::from_secs(15),
+            task: Duration::from_secs(30 * 60),
+            usable: Duration::from_secs(90),
+            usable_poll: Duration::from_millis(500),
+            crashed_after: Duration::from_secs(20),
+            repair: Duration::from_secs(60),
+            overall: Duration::from_secs(2 * 3600),
+        }
+    }
+}
+
+impl Pace {
+    /// Wait before look number `n` (from 0) after trouble: doubling, capped.
+    pub fn again(&self, n: u32) -> Duration {
+        self.again_first.saturating_mul(1 << n.min(10)).min(self.again_longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_capped() {
+        let pace = Pace::default();
+        assert_eq!(pace.again(0), Duration::from_secs(1));
+        assert_eq!(pace.again(9), Duration::from_secs(15));
+    }
+
+    #[tokio::test]
+    async fn one_clone_per_storage_and_another_storage_beside_it() {
+        let limits = Limits::default();
+        let first = limits.enter(&Load::Clone("a".into())).await;
+        assert!(first.is_some());
+        assert!(limits.enter(&Load::Clone("b".into())).await.is_some());
+        let blocked = tokio::time::timeout(Duration::from_millis(20), limits.enter(&Load::Clone("a".into()))).await;
+        assert!(blocked.is_err());
+        drop(first);
+        assert!(limits.enter(&Load::Clone("a".into())).await.is_some());
+    }
+}

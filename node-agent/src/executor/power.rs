@@ -1,0 +1,112 @@
+//! Steps that change the power state: `start`, `stop`, `await_usable`.
+
+use futures::future::BoxFuture;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    context::Cx,
+    fault::{Trouble, of_task},
+    limits::Load,
+    running_task,
+    saga::{Act, Look, Step},
+};
+use crate::{journal::StepRow, pve::text};
+
+/// Starts the VM; a running one is done.
+pub(super) struct Start;
+
+impl Step for Start {
+    fn name(&self) -> &'static str {
+        "start"
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            cx.present().await?;
+            if let Some(running) = running_task(cx, row).await? {
+                return Ok(Look::Adopt(running));
+            }
+            Ok(if cx.runs().await? { Look::Done(json!({ "power": "running" })) } else { Look::Todo })
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move { Ok(Act::Task(cx.pve().start(cx.vmid()).await?)) })
+    }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        if text::is_already_running(exit) { Trouble::Look(exit.to_owned()) } else { of_task("start", exit) }
+    }
+}
+
+/// Stops the VM: asks the guest first, pulls the plug after a while.
+pub(super) struct Stop {
+    /// How long the guest may take to shut down, seconds; 0 pulls the plug at once.
+    pub(super) grace_secs: u32,
+}
+
+impl Step for Stop {
+    fn name(&self) -> &'static str {
+        "stop"
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            if cx.own_config().await?.is_none() {
+                return Ok(Look::Done(json!({ "power": "absent" })));
+            }
+            if let Some(running) = running_task(cx, row).await? {
+                return Ok(Look::Adopt(running));
+            }
+            Ok(if cx.runs().await? { Look::Todo } else { Look::Done(json!({ "power": "stopped" })) })
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let upid = match self.grace_secs {
+                0 => cx.pve().stop(cx.vmid()).await?,
+                secs => cx.pve().shutdown(cx.vmid(), secs, true).await?,
+            };
+            Ok(Act::Task(upid))
+        })
+    }
+}
+
+/// Waits for the first sign of life of the guest. Silence is no failure: it is said as it is.
+pub(super) struct AwaitUsable;
+
+impl Step for AwaitUsable {
+    fn name(&self) -> &'static str {
+        "await_usable"
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::None
+    }
+
+    fn look<'a>(&'a self, _cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async { Ok(Look::Todo) })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let began = Instant::now();
+            loop {
+                // Errors are silence: nothing depends on this answer but what is told.
+                if cx.pve().agent_ping(cx.vmid()).await.unwrap_or(false) {
+                    return Ok(Act::Done(json!({ "confirmed": true })));
+                }
+                if began.elapsed() >= cx.pace().usable {
+                    return Ok(Act::Done(json!({ "confirmed": false })));
+                }
+                tokio::time::sleep(cx.pace().usable_poll).await;
+            }
+        })
+    }
+
+    fn attempts(&self) -> u32 {
+        u32::MAX
+    }
+}

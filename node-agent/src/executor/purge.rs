@@ -1,0 +1,66 @@
+//! `purge`: a retired server is removed for good. Also the last step of undoing a create.
+
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble},
+    firstboot,
+    limits::Load,
+    running_task,
+    saga::{self, Act, Look, Step},
+};
+use crate::journal::StepRow;
+
+/// Destroys the VM with its disks, after checking that it is ours and does not run.
+pub(super) struct Destroy;
+
+/// Carries the purge out.
+pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
+    let steps: Vec<Box<dyn Step>> = vec![Box::new(Destroy)];
+    saga::run(cx, &steps, 1).await?;
+    firstboot::forget(cx);
+    Ok(())
+}
+
+impl Step for Destroy {
+    fn name(&self) -> &'static str {
+        "destroy"
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::Heavy
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            if let Some(running) = running_task(cx, row).await? {
+                return Ok(Look::Adopt(running));
+            }
+            if cx.own_config().await?.is_none() {
+                return Ok(Look::Done(json!({ "absent": true })));
+            }
+            if cx.runs().await? {
+                let text = format!("VM {} runs: a running server is never destroyed", cx.vmid());
+                return Err(Trouble::fail(Class::Policy, text));
+            }
+            Ok(Look::Todo)
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            match cx.pve().destroy(cx.vmid()).await {
+                Ok(upid) => Ok(Act::Task(upid)),
+                Err(error) if error.is_absent() => Ok(Act::Done(json!({ "absent": true }))),
+                Err(error) if error.is_protected() => Err(Trouble::fail(Class::Policy, error.to_string())),
+                // Once the VM is gone its pool is no longer there to grant the right: look.
+                Err(error) if error.is_forbidden() && cx.own_config().await?.is_none() => {
+                    Ok(Act::Done(json!({ "absent": true })))
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+}

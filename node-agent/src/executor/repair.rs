@@ -1,0 +1,59 @@
+//! The rest of a clone whose worker was killed: locked, half made, not in the pool. No token may
+//! touch it, only root; a root-owned path unit watches for this request and does one thing with it,
+//! `clean-clone <vmid>`, after checks of its own.
+
+use ez_protocol::UnixMillis;
+use serde_json::json;
+
+use super::{context::Cx, fault::Trouble};
+use crate::identity::files;
+
+/// Name of the request inside the repair directory.
+fn file_name(vmid: u32) -> String {
+    format!("clean-clone-{vmid}.json")
+}
+
+/// Asks for the repair, or says that it is not installed or did not help. Called again and again
+/// while the rest is there; the request is written once.
+pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
+    let rules = &cx.engine().rules;
+    let stuck = |why: &str| {
+        Trouble::Stuck(format!(
+            "VM {} is the rest of a clone whose worker died (lock: clone); {why}. As root on the host: \
+             `qm unlock {}` and `qm destroy {} --purge --destroy-unreferenced-disks 1`",
+            cx.vmid(),
+            cx.vmid(),
+            cx.vmid()
+        ))
+    };
+    let Some(dir) = rules.repair_dir.as_ref().filter(|dir| dir.is_dir()) else {
+        return Err(stuck("the repair unit is not installed"));
+    };
+    let path = dir.join(file_name(cx.vmid()));
+    let now = cx.now();
+    let asked = std::fs::read(&path)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+        .and_then(|value| value["asked_at"].as_i64());
+    match asked {
+        None => {
+            let request = json!({
+                "verb": "clean-clone", "vmid": cx.vmid(), "order": cx.id(),
+                "instance": cx.order().instance.uuid, "asked_at": now.0,
+            });
+            files::write_whole(&path, request.to_string().as_bytes(), 0o640)
+                .map_err(|error| stuck(&format!("the repair could not be asked for: {error}")))
+        }
+        Some(at) if now.since(UnixMillis(at)) > cx.pace().repair => {
+            Err(stuck("the repair was asked for and did not happen"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// The VM is whole or gone: a request that is still there is void.
+pub(super) fn withdraw(cx: &Cx) {
+    if let Some(dir) = &cx.engine().rules.repair_dir {
+        let _ = std::fs::remove_file(dir.join(file_name(cx.vmid())));
+    }
+}

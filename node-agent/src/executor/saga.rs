@@ -1,0 +1,232 @@
+//! The saga kit: every step is *look, journal the intent, act, journal the task, wait, journal the
+//! result*. Whatever is interrupted is looked at again; nothing is repeated blindly.
+
+use std::time::Duration;
+
+use ez_protocol::message::EventKind;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble, of_task},
+    limits::Load,
+};
+use crate::{
+    journal::{StepRow, StepState},
+    pve::{TaskExit, TaskProgress, Upid, WaitError, wait_task},
+};
+
+/// What a step sees when it looks.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Look {
+    /// The effect is there; nothing to do.
+    Done(Value),
+    /// The effect is not there and nothing of ours is at work on it.
+    Todo,
+    /// This task of ours is at work on it.
+    Adopt(Upid),
+    /// Neither can be said yet.
+    Wait(String),
+}
+
+/// What acting came to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Act {
+    /// It is done.
+    Done(Value),
+    /// This task does it.
+    Task(Upid),
+}
+
+/// One step of a saga, forward or undoing.
+pub(super) trait Step: Send + Sync {
+    /// Its name, shown to customers through translations.
+    fn name(&self) -> &'static str;
+
+    /// Looks what is there. `row` is what the journal knows of this step; an intent without a
+    /// result means that the effect may or may not have happened.
+    fn look<'a>(
+        &'a self,
+        cx: &'a Cx,
+        row: Option<&'a StepRow>,
+    ) -> BoxFuture<'a, Result<Look, Trouble>>;
+
+    /// Brings the effect about. Called only after [`Look::Todo`] and a durable intent.
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>>;
+
+    /// What goes into the journal as intent.
+    fn intent(&self, cx: &Cx) -> Value {
+        let _ = cx;
+        json!({})
+    }
+
+    /// What acting costs the host.
+    fn load(&self, cx: &Cx) -> Load {
+        let _ = cx;
+        Load::Light
+    }
+
+    /// How often it is tried before the order fails.
+    fn attempts(&self) -> u32 {
+        5
+    }
+
+    /// How long it may go without success, waiting for tasks included.
+    fn patience(&self, cx: &Cx) -> Duration {
+        cx.pace().task
+    }
+
+    /// What a failed task means; the default goes by its text.
+    fn judge(&self, exit: &str) -> Trouble {
+        of_task(self.name(), exit)
+    }
+}
+
+/// Runs the steps in order; `k` counts from `first` by `stride` (1, 1 forward; -1, -1 undoing).
+pub(super) async fn run(cx: &Cx, steps: &[Box<dyn Step>], first: i64) -> Result<(), Trouble> {
+    let rows = cx.journal().steps(cx.id()).await?;
+    let mut k = first;
+    for step in steps {
+        let row = rows.iter().find(|row| row.k == k);
+        if row.is_none_or(|row| row.state != StepState::Done) {
+            run_step(cx, step.as_ref(), k, row).await?;
+        }
+        k += first.signum();
+    }
+    Ok(())
+}
+
+async fn run_step(cx: &Cx, step: &dyn Step, k: i64, row: Option<&StepRow>) -> Result<(), Trouble> {
+    if let Some(failed) = row.filter(|row| row.state == StepState::Failed) {
+        return Err(remembered(failed));
+    }
+    let mut round = Round { row: row.cloned(), announced: row.is_some(), last: String::new() };
+    let began = Instant::now();
+    let mut looks = 0;
+    let end = loop {
+        if cx.overdue() {
+            break Trouble::Stuck(format!("{}: the order takes longer than it may", step.name()));
+        }
+        let trouble = match round.go(cx, step, k).await {
+            Ok(done) => {
+                let event = cx.event(EventKind::StepDone).step(step.name()).percent(100);
+                return cx.step_result(k, step.name(), StepState::Done, &done, event).await;
+            }
+            Err(trouble) => trouble,
+        };
+        let Trouble::Look(why) = trouble else { break trouble };
+        if began.elapsed() >= step.patience(cx) {
+            break Trouble::Stuck(format!("{}: no progress in {:?}: {why}", step.name(), step.patience(cx)));
+        }
+        tracing::info!(order = %cx.id(), step = step.name(), why, "looking again");
+        round.last = why;
+        tokio::time::sleep(cx.pace().again(looks)).await;
+        looks += 1;
+    };
+    let (class, detail) = match &end {
+        Trouble::Fail(class, detail) => (class.as_str(), detail),
+        Trouble::Stuck(detail) => ("stuck", detail),
+        Trouble::Look(_) | Trouble::Journal(_) => return Err(end),
+    };
+    let event = cx.event(EventKind::StepFailed).step(step.name()).class(class).detail(detail.clone());
+    let result = json!({ "class": class, "error": detail });
+    cx.step_result(k, step.name(), StepState::Failed, &result, event).await?;
+    Err(end)
+}
+
+/// A failure that was journalled before a crash: the order goes on from there.
+fn remembered(row: &StepRow) -> Trouble {
+    let result: Value = row.result_json.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let detail = result["error"].as_str().unwrap_or("the step failed before a restart").to_owned();
+    match result["class"].as_str() {
+        Some("stuck") => Trouble::Stuck(detail),
+        class => Trouble::Fail(Class::parse(class.unwrap_or_default()), detail),
+    }
+}
+
+/// What is known while a step is worked on.
+struct Round {
+    row: Option<StepRow>,
+    announced: bool,
+    last: String,
+}
+
+impl Round {
+    /// Looks and, if nothing is there, acts.
+    async fn go(&mut self, cx: &Cx, step: &dyn Step, k: i64) -> Result<Value, Trouble> {
+        match step.look(cx, self.row.as_ref()).await? {
+            Look::Done(value) => return Ok(value),
+            Look::Wait(why) => return Err(Trouble::Look(why)),
+            Look::Adopt(upid) => {
+                if self.row.as_ref().is_none_or(|row| row.upid.as_deref() != Some(upid.as_str())) {
+                    self.called(cx, step, k, &upid).await?;
+                }
+                return follow(cx, step, &upid).await;
+            }
+            Look::Todo => {}
+        }
+        let tried = self.row.as_ref().map_or(0, |row| row.attempt);
+        if tried >= step.attempts() {
+            let detail = format!("{}: tried {tried} times: {}", step.name(), self.last);
+            return Err(Trouble::fail(Class::Retryable, detail));
+        }
+        let permit = cx.limits().enter(&step.load(cx)).await;
+        let event = (!self.announced).then(|| cx.event(EventKind::StepStarted).step(step.name()));
+        cx.step_intent(k, step.name(), &step.intent(cx), event).await?;
+        self.announced = true;
+        self.row = cx.step_row(k).await?;
+        let outcome = match step.act(cx).await {
+            Ok(Act::Done(value)) => Ok(value),
+            Ok(Act::Task(upid)) => {
+                self.called(cx, step, k, &upid).await?;
+                follow(cx, step, &upid).await
+            }
+            Err(trouble) => Err(trouble),
+        };
+        drop(permit);
+        outcome
+    }
+
+    async fn called(&mut self, cx: &Cx, step: &dyn Step, k: i64, upid: &Upid) -> Result<(), Trouble> {
+        cx.step_called(k, step.name(), upid).await?;
+        self.row = cx.step_row(k).await?;
+        Ok(())
+    }
+}
+
+/// Waits for a task and says how far it is.
+async fn follow(cx: &Cx, step: &dyn Step, upid: &Upid) -> Result<Value, Trouble> {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel::<TaskProgress>();
+    let wait = async {
+        let mut watch = |progress| {
+            let _ = tell.send(progress);
+        };
+        let end = wait_task(cx.pve(), upid, step.patience(cx), &mut watch).await;
+        drop(tell);
+        end
+    };
+    let say = async {
+        while let Some(progress) = told.recv().await {
+            let mut event = cx.event(EventKind::StepProgress).step(step.name());
+            if let Some(percent) = progress.percent {
+                event = event.percent(u32::from(percent));
+            }
+            if let Err(error) = cx.say(event).await {
+                tracing::warn!(?error, "a sign of life could not be written");
+            }
+        }
+    };
+    let (end, ()) = tokio::join!(wait, say);
+    match end {
+        Ok(exit @ (TaskExit::Ok | TaskExit::Warnings(_))) => {
+            let warnings = matches!(exit, TaskExit::Warnings(_));
+            Ok(json!({ "upid": upid.as_str(), "warnings": warnings }))
+        }
+        Ok(TaskExit::Killed) => Err(Trouble::Look(format!("{}: the worker was killed", step.name()))),
+        Ok(TaskExit::Failed(text)) => Err(step.judge(&text)),
+        Err(error @ (WaitError::Lost(_) | WaitError::NoAnswer { .. })) => Err(Trouble::Look(error.to_string())),
+        Err(error @ WaitError::StillRunning { .. }) => Err(Trouble::Stuck(error.to_string())),
+    }
+}

@@ -1,0 +1,19 @@
+//! Takes back what a create made, before the customer saw it. Repeatable; what cannot be taken back
+//! ends `stuck` with the facts, never silently.
+
+use super::{
+    context::Cx,
+    fault::Trouble,
+    firstboot,
+    power::Stop,
+    purge::Destroy,
+    saga::{self, Step},
+};
+
+/// Removes the VM of a failed create. Steps count downwards in the journal.
+pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
+    let steps: Vec<Box<dyn Step>> = vec![Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)];
+    saga::run(cx, &steps, -1).await?;
+    firstboot::forget(cx);
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! The control stream after the greeting: time, certificates, trust, acknowledgements.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ez_protocol::{
+    UnixMillis,
+    envelope::{Envelope, PayloadType},
+    frame::{Frame, FrameType},
+    message::{CertIssued, CertRenew, Drain, EventAck, Ping, Pong, Resync},
+    trust::TrustDocument,
+};
+use prost::Message as _;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Ending,
+    states::Reports,
+    stream::{Receiver, Sender, StreamError},
+};
+use crate::{
+    agent::Agent,
+    identity::{Identity, files, renew},
+};
+
+/// The time is asked for this often.
+const PING_EVERY: Duration = Duration::from_secs(60);
+/// A certificate that was asked for has to come within this time.
+const RENEW_PATIENCE: Duration = Duration::from_secs(120);
+
+/// A key whose certificate has been asked for.
+pub(super) type Pending = Arc<Mutex<Option<renew::Pending>>>;
+
+/// What the reader of the control stream asks its writer to answer: the nonce of a ping.
+pub(super) type Pongs = mpsc::Sender<u64>;
+
+/// Writes to the control stream: the time now and then, a certificate request when it is due.
+pub(super) async fn write(
+    agent: Arc<Agent>,
+    mut sender: Sender,
+    mut pongs: mpsc::Receiver<u64>,
+    pending: Pending,
+) -> Result<(), StreamError> {
+    let jitter = agent.entropy.up_to(1_000);
+    let mut renewal = tokio::time::Instant::now() + renew::wait(&agent.identity().pair, jitter, agent.clock.now());
+    let mut ping = tokio::time::interval(PING_EVERY);
+    let mut nonce = 0;
+    loop {
+        tokio::select! {
+            asked = pongs.recv() => {
+                let Some(nonce) = asked else { return Ok(()) };
+                sender.send(FrameType::Pong, &Pong { nonce, now_ms: agent.clock.now().0 }).await?;
+            }
+            _ = ping.tick() => {
+                nonce += 1;
+                sender.send(FrameType::Ping, &Ping { nonce, now_ms: agent.clock.now().0 }).await?;
+            }
+            () = tokio::time::sleep_until(renewal) => {
+                renewal = tokio::time::Instant::now() + RENEW_PATIENCE;
+                match renew::prepare() {
+                    Ok(made) => {
+                        let csr_pem = made.csr_pem.clone();
+                        *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                        sender.send(FrameType::CertRenew, &CertRenew { csr_pem }).await?;
+                    }
+                    Err(error) => tracing::error!(%error, "a new key could not be made"),
+                }
+            }
+        }
+    }
+}
+
+/// Reads the control stream until the connection ends or something wants another connection.
+pub(super) async fn read(
+    agent: Arc<Agent>,
+    reports: Arc<Reports>,
+    mut receiver: Receiver,
+    pongs: Pongs,
+    pending: Pending,
+    ending: watch::Sender<Option<Ending>>,
+) -> Result<(), StreamError> {
+    while let Some(frame) = receiver.next(None).await? {
+        let body = frame.body.as_slice();
+        match frame.kind() {
+            Some(FrameType::Ping) => {
+                let ping = Ping::decode(body)?;
+                agent.offset.heard(agent.clock.now(), UnixMillis(ping.now_ms));
+                let _ = pongs.send(ping.nonce).await;
+            }
+            Some(FrameType::Pong) => {
+                agent.offset.heard(agent.clock.now(), UnixMillis(Pong::decode(body)?.now_ms));
+            }
+            Some(FrameType::EventAck) => acknowledge(&agent, EventAck::decode(body)?.event_seq).await,
+            Some(FrameType::StateAck) => {}
+            Some(FrameType::Resync) => {
+                tracing::info!(reason = Resync::decode(body)?.reason, "everything is asked for again");
+                reports.resync.notify_one();
+            }
+            Some(FrameType::Drain) => {
+                let limit = Drain::decode(body)?.reconnect_after_ms.min(600_000);
+                let after = Duration::from_millis(agent.entropy.up_to(limit));
+                let _ = ending.send(Some(Ending::Drained(after)));
+                return Ok(());
+            }
+            Some(FrameType::CertIssued) => {
+                let issued = CertIssued::decode(body)?;
+                let made = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if certificate(&agent, made, &issued) {
+                    let _ = ending.send(Some(Ending::Renewed));
+                    return Ok(());
+                }
+            }
+            Some(FrameType::TrustUpdate) => trust_update(&agent, &frame),
+            _ => return Err(StreamError::Unexpected(frame.code)),
+        }
+    }
+    Err(StreamError::Ended)
+}
+
+async fn acknowledge(agent: &Agent, event_seq: u64) {
+    let Some(works) = &agent.works else { return };
+    if let Err(error) = works.journal.acknowledge(event_seq).await {
+        tracing::warn!(%error, "an acknowledgement could not be written; it comes again");
+    }
+}
+
+/// Stores an issued certificate beside the present one; true if there is one to try.
+fn certificate(agent: &Agent, made: Option<renew::Pending>, issued: &CertIssued) -> bool {
+    if !issued.refused.is_empty() {
+        tracing::error!(reason = issued.refused, "the control plane does not renew this node's certificate");
+        return false;
+    }
+    let Some(made) = made else { return false };
+    let identity = agent.identity();
+    let dir = agent.config.identity_dir();
+    match renew::stage(&dir, &identity, &made, &issued.certificate_pem, agent.clock.now()) {
+        Ok(pair) => {
+            tracing::info!(until_ms = pair.not_after.0, "a new certificate is here; connecting with it");
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "the issued certificate is not acceptable");
+            false
+        }
+    }
+}
+
+/// The next trust document is stored before it is used.
+fn trust_update(agent: &Agent, frame: &Frame) {
+    let (document, bytes) = match next_trust(agent, &frame.body) {
+        Ok(Some(next)) => next,
+        Ok(None) => return,
+        Err(reason) => return tracing::error!(reason, "a trust document was refused"),
+    };
+    if let Err(error) = files::write_whole(&agent.config.trust_file(), &bytes, 0o600) {
+        return tracing::error!(%error, "the new trust document could not be stored; the old one stays");
+    }
+    let version = document.version;
+    let old = agent.identity();
+    agent.set_identity(Identity { node: old.node.clone(), pair: old.pair.duplicate(), trust: document });
+    if let Some(works) = agent.works.clone() {
+        tokio::spawn(async move { works.journal.trust_version(version).await });
+    }
+    tracing::info!(version, "a new trust document is in use");
+}
+
+/// Signed by a key of role trust that is trusted now, one version higher, of the same installation.
+/// TLS alone never changes what this agent trusts.
+fn next_trust(agent: &Agent, bytes: &[u8]) -> Result<Option<(TrustDocument, Vec<u8>)>, String> {
+    let identity = agent.identity();
+    let trusted = identity.trust.trusted_keys().map_err(|error| error.to_string())?;
+    let envelope = Envelope::decode(bytes).map_err(|error| error.to_string())?;
+    let verified = envelope
+        .verify(PayloadType::Trust, &trusted, agent.clock.now())
+        .map_err(|error| error.to_string())?;
+    let document = TrustDocument::from_bytes(&verified.payload).map_err(|error| error.to_string())?;
+    if document.install != identity.trust.install {
+        return Err("it is of another installation".to_owned());
+    }
+    if document.version <= identity.trust.version {
+        return Ok(None);
+    }
+    if document.version != identity.trust.version + 1 {
+        return Err(format!("version {} does not follow {}", document.version, identity.trust.version));
+    }
+    Ok(Some((document, verified.payload)))
+}

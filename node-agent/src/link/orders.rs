@@ -1,0 +1,134 @@
+//! ORDER streams: one delivery each. The envelope is judged, written (F1) and only then answered.
+
+use std::sync::Arc;
+
+use ez_protocol::{
+    frame::{CloseCode, FrameType, StreamKind},
+    message::{AnswerKind, OrderAnswer},
+    refusal::{Refusal, RefusalCode},
+};
+use quinn::{RecvStream, SendStream};
+
+use super::stream::{HEADER_DEADLINE, Receiver, Sender, StreamError};
+use crate::{
+    agent::{Agent, Works},
+    intake::{self, Node},
+    journal::{Admission, JournalError, RefusalNote},
+    policy::{self, Usage},
+};
+
+/// Serves one ORDER stream. Its faults end the stream, never the connection.
+pub(super) async fn serve(agent: Arc<Agent>, send: SendStream, recv: RecvStream) {
+    let mut sender = Sender::answer(StreamKind::Order, send);
+    let mut receiver = Receiver::new(StreamKind::Order, recv);
+    if let Err(error) = exchange(&agent, &mut sender, &mut receiver).await {
+        tracing::warn!(%error, "an order stream failed");
+        receiver.refuse(error.close_code());
+    }
+}
+
+async fn exchange(agent: &Arc<Agent>, sender: &mut Sender, receiver: &mut Receiver) -> Result<(), StreamError> {
+    let bytes = receiver.expect(FrameType::Envelope, HEADER_DEADLINE).await?;
+    match answer(agent, &bytes).await {
+        Ok(answer) => {
+            sender.send(FrameType::OrderAnswer, &answer).await?;
+            sender.finish();
+            sender.delivered().await;
+        }
+        Err(error) => {
+            // Nothing is known to be durable, so nothing is said: the delivery comes again.
+            tracing::error!(%error, "an order could not be journalled and is not answered");
+            receiver.refuse(CloseCode::Timeout);
+        }
+    }
+    Ok(())
+}
+
+/// The verdict over an envelope, durable when it is answered.
+async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, JournalError> {
+    let now = agent.clock.now();
+    let Some(works) = &agent.works else {
+        let refusal = Refusal::new(RefusalCode::JournalCorrupt, "this node's journal is damaged; it only reports");
+        return Ok(refused(&refusal, String::new()));
+    };
+    let identity = agent.identity();
+    let trusted = identity.trust.trusted_keys().unwrap_or_default();
+    let read = match intake::read(bytes, &trusted, now) {
+        Ok(read) => read,
+        Err(refusal) => {
+            tracing::error!(code = %refusal.code, detail = refusal.detail, "an envelope was refused unread");
+            let note = RefusalNote {
+                order_id: None,
+                seq: None,
+                payload_hash: None,
+                keep_until: now,
+                refusal: refusal.clone(),
+            };
+            works.journal.note_refusal(note, now).await?;
+            return Ok(refused(&refusal, String::new()));
+        }
+    };
+    let node = Node {
+        install: identity.node.install,
+        node: identity.node.node,
+        epoch: identity.node.epoch,
+        now,
+        clock_suspect: agent.offset.suspect(),
+        disk_low: agent.space.is_low(),
+    };
+    let id = read.order.order_id;
+    let instance = read.order.instance.uuid;
+    let shared = Arc::clone(agent);
+    let question = read.question();
+    let verdict = works
+        .journal
+        .admit(question, now, move |facts| {
+            intake::judge(
+                &read,
+                &node,
+                &|order, facts, now| {
+                    Ok(policy::evaluate(&shared.policy, &Usage::from(facts), order, now)?)
+                },
+                facts,
+            )
+        })
+        .await?;
+    Ok(match verdict {
+        Admission::Accept(..) => {
+            accepted(agent, works, id, instance);
+            OrderAnswer { kind: AnswerKind::Accepted.into(), order_id: id.to_string(), ..Default::default() }
+        }
+        Admission::Duplicate(known) => OrderAnswer {
+            kind: AnswerKind::Duplicate.into(),
+            state: known.state.as_str().to_owned(),
+            order_id: known.order_id.to_string(),
+            ..Default::default()
+        },
+        Admission::Refuse(note) => {
+            tracing::warn!(order = %id, code = %note.refusal.code, detail = note.refusal.detail, "order refused");
+            refused(&note.refusal, id.to_string())
+        }
+    })
+}
+
+fn accepted(
+    agent: &Agent,
+    works: &Works,
+    id: ez_protocol::ProvisioningOrderId,
+    instance: ez_protocol::InstanceId,
+) {
+    tracing::info!(order = %id, %instance, "order accepted");
+    works.actors.enqueue(instance, id);
+    agent.told.notify_one();
+}
+
+fn refused(refusal: &Refusal, order_id: String) -> OrderAnswer {
+    OrderAnswer {
+        kind: AnswerKind::Refused.into(),
+        code: refusal.code.as_str().to_owned(),
+        rule: refusal.rule.clone().unwrap_or_default(),
+        detail: refusal.detail.clone(),
+        state: String::new(),
+        order_id,
+    }
+}

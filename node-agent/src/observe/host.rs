@@ -1,0 +1,122 @@
+//! The host itself: sizes, storages, templates, and what an operator should know.
+
+use std::time::Duration;
+
+use ez_protocol::message::{HostState, ImageState, StorageState, Warning};
+
+use crate::{
+    agent::Agent,
+    pve::{FirewallState, GuestSummary, Storage},
+};
+
+const MIB: u64 = 1024 * 1024;
+
+fn warning(code: &str, text: impl Into<String>) -> Warning {
+    Warning { code: code.to_owned(), text: text.into() }
+}
+
+/// Looks at the host. What cannot be read keeps its last value.
+pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
+    let mut host = last.cloned().unwrap_or_default();
+    let mut warnings = Vec::new();
+    host.agent_version = env!("CARGO_PKG_VERSION").to_owned();
+    host.pve_version.clone_from(&agent.pve_version);
+    host.clock_offset_ms = agent.offset.millis();
+    host.certificate_not_after_ms = agent.identity().pair.not_after.0;
+    match agent.pve.node_status().await {
+        Ok(status) => {
+            host.cpus = status.cpus;
+            host.memory_mib = status.memory_total / MIB;
+            host.memory_used_mib = status.memory_used / MIB;
+            host.cpu_permille = permille(status.cpu);
+        }
+        Err(error) => warnings.push(warning("PVE_SILENT", format!("Proxmox VE does not say how it is: {error}"))),
+    }
+    if let Ok(storages) = agent.pve.storages().await {
+        host.storages = named(agent, &storages);
+        warnings.extend(missing(agent, &storages));
+    }
+    match agent.pve.templates().await {
+        Ok(templates) => {
+            host.images = templates
+                .iter()
+                .map(|t| ImageState { name: t.image.clone(), digest: t.digest.clone(), vmid: t.vmid })
+                .collect();
+            if templates.is_empty() {
+                let text = "no template carries the image marker: nothing can be created here";
+                warnings.push(warning("NO_TEMPLATE", text));
+            }
+        }
+        Err(error) => warnings.push(warning("TEMPLATES_UNREADABLE", error.to_string())),
+    }
+    if let Ok(guests) = agent.pve.list_guests().await {
+        let foreign = foreign(agent, &guests).await;
+        host.foreign_vms = u32::try_from(foreign.len()).unwrap_or(u32::MAX);
+        host.foreign_memory_mib = foreign.iter().map(|g| g.memory_max / MIB).sum();
+    }
+    if matches!(agent.pve.datacenter_firewall().await, Ok(FirewallState::Off)) {
+        let text = "the datacenter firewall is off, so no server is kept to its own addresses: enable it under \
+                    Datacenter > Firewall > Options";
+        warnings.push(warning("FIREWALL_INERT", text));
+    }
+    warnings.extend(own(agent));
+    host.warnings = warnings;
+    host
+}
+
+fn permille(share: f64) -> u32 {
+    // A share of the CPUs between 0 and 1; anything else is nonsense from outside.
+    let bounded = (share.clamp(0.0, 1.0) * 1_000.0).round();
+    (0..=1_000_u32).find(|n| f64::from(*n) >= bounded).unwrap_or(0)
+}
+
+fn named(agent: &Agent, storages: &[Storage]) -> Vec<StorageState> {
+    let ours = storages.iter().filter(|s| agent.policy.storages.contains(&s.id));
+    ours.map(|s| StorageState {
+        id: s.id.clone(),
+        kind: s.kind.clone(),
+        total_mib: s.total / MIB,
+        used_mib: s.used / MIB,
+    })
+    .collect()
+}
+
+fn missing(agent: &Agent, storages: &[Storage]) -> Vec<Warning> {
+    let wanted = agent.policy.storages.iter();
+    wanted
+        .filter(|id| !storages.iter().any(|s| s.id == **id && s.active))
+        .map(|id| warning("STORAGE_MISSING", format!("storage {id} of the policy file is not active on this node")))
+        .collect()
+}
+
+/// VMs that are not in our books; templates do not count.
+async fn foreign(agent: &Agent, guests: &[GuestSummary]) -> Vec<GuestSummary> {
+    let ours: Vec<u32> = match &agent.works {
+        Some(works) => works.journal.resources().await.unwrap_or_default().iter().map(|r| r.vmid).collect(),
+        None => Vec::new(),
+    };
+    guests.iter().filter(|g| !g.template && !ours.contains(&g.vmid)).cloned().collect()
+}
+
+/// What the agent knows about itself.
+fn own(agent: &Agent) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if agent.works.is_none() {
+        let text = "the journal is damaged: this node only reports. Keep the file, join again and adopt the servers";
+        warnings.push(warning("JOURNAL_CORRUPT", text));
+    }
+    if agent.offset.suspect() {
+        let text = format!("the clock is {} s off: check time synchronisation", agent.offset.millis() / 1_000);
+        warnings.push(warning("CLOCK_SUSPECT", text));
+    }
+    if agent.space.is_low() {
+        let text = "less than 64 MiB are free for the journal: new orders are refused";
+        warnings.push(warning("NO_SPACE", text));
+    }
+    let left = agent.identity().pair.not_after.since(agent.clock.now());
+    if left < Duration::from_secs(3 * 24 * 3600) {
+        let text = format!("the certificate of this node ends in {} h and was not renewed", left.as_secs() / 3_600);
+        warnings.push(warning("CERTIFICATE_ENDS", text));
+    }
+    warnings
+}
