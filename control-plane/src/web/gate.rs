@@ -166,8 +166,7 @@ impl Gate {
             None => None,
             Some(token) => accounts::session_principal(&self.app, token)
                 .await
-                .map_err(|error| Error::from(error).into_response())?
-                .map(|session| session.principal),
+                .map_err(|error| Error::from(error).into_response())?,
         };
         let is_open = route.is_none_or(|route| OPEN.iter().any(|(open, _)| *open == route));
         if principal.is_none() && !is_open {
