@@ -5,6 +5,7 @@
 //! `tests/architecture.rs` checks.
 
 pub mod accounts;
+pub mod agents;
 pub mod api;
 pub mod app;
 pub mod audit;

@@ -34,7 +34,7 @@ pub use issue::issue;
 pub use model::{
     Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord, Refused, State,
 };
-pub use outbox::{accepted_seq, due, due_again, leaving, next_due};
+pub use outbox::{accepted_seq, due, due_again, due_nodes, leaving};
 pub use record::{Recorded, record, record_answer};
 
 pub(crate) use api::routes as api_routes;

@@ -35,6 +35,7 @@ pub use model::{
     Placement, Presence, Release, ReserveError, Severity, StorageView, WarningView,
 };
 pub use nodes::{NodeRow, by_id as node, locations};
+pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
 pub use places::{
     availability, confirm, confirm_gone, placed_on, placement_of, release, reserve, snapshot, vmid_is_foreign,
 };

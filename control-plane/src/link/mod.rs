@@ -1,18 +1,29 @@
-//! Link: the QUIC server that node agents dial; moves signed bytes and knows nothing of money (A5).
+//! Link: the QUIC server that node agents dial.
+//!
+//! It moves signed bytes and knows nothing of money, accounts or keys (A5): orders come out of `dispatch`
+//! as stored bytes, answers and events go back there, what agents see of their hosts goes to `fleet`.
+//!
+//! A connection lives through these steps, each with a deadline:
+//! 1. TLS 1.3 with a certificate of the agents' authority; no tickets, no early data, so every connection
+//!    shows its certificate. The one URI name in it says which node this is.
+//! 2. The database decides whether this certificate of this node is let in: before a byte is exchanged, at
+//!    the greeting, and again before each dispatch.
+//! 3. Hello and Welcome on the control stream. Only now the node is connected: its session row names this
+//!    process, and a newer connection of the same node replaces this one.
+//! 4. Orders go out oldest first, at most eight in flight; events are acknowledged after their commit.
+//! 5. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
 
-/// The agents connected to this process; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Registry;
+mod connection;
+mod endpoint;
+mod events;
+mod identity;
+mod orders;
+mod registry;
+mod state;
+mod stream;
+#[cfg(test)]
+mod tests;
 
-/// Listens for agents (QUIC) and for enrolment (TLS over TCP, same number) until told to stop.
-///
-/// # Errors
-/// What could not be bound.
-pub async fn serve(
-    app: crate::app::App,
-    stop: tokio_util::sync::CancellationToken,
-) -> Result<(), std::io::Error> {
-    app.ready.set_link_listening(true);
-    stop.cancelled().await;
-    Ok(())
-}
+pub use endpoint::{LinkError, Serving, bind};
+pub use identity::{Identity, IdentityError};
+pub use registry::Registry;

@@ -24,16 +24,12 @@ pub async fn due(
     store::due(conn, at, node, limit).await
 }
 
-/// When the next un-accepted order of a node is due.
+/// The nodes that have un-accepted orders which are due.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn next_due(
-    conn: &mut AnyConnection,
-    at: UnixMillis,
-    node: NodeId,
-) -> Result<Option<UnixMillis>, DbError> {
-    store::next_due(conn, at, node).await
+pub async fn due_nodes(conn: &mut AnyConnection, at: UnixMillis) -> Result<Vec<NodeId>, DbError> {
+    store::due_nodes(conn, at).await
 }
 
 /// Notes that an order's bytes are about to leave; only after this may they.

@@ -36,20 +36,15 @@ pub(super) async fn due(
         .collect()
 }
 
-pub(super) async fn next_due(
-    conn: &mut AnyConnection,
-    at: UnixMillis,
-    node: NodeId,
-) -> Result<Option<UnixMillis>, DbError> {
-    let row = sqlx::query(
-        "SELECT CAST(min(next_attempt_at) AS BIGINT) AS next FROM provisioning_orders
-         WHERE node_id = $1 AND state IN ('signed', 'queued') AND expires_at > $2",
+pub(super) async fn due_nodes(conn: &mut AnyConnection, at: UnixMillis) -> Result<Vec<NodeId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT node_id FROM provisioning_orders
+         WHERE state IN ('signed', 'queued') AND next_attempt_at <= $1 AND expires_at > $1",
     )
-    .bind(node.to_string())
     .bind(at.0)
-    .fetch_one(conn)
+    .fetch_all(conn)
     .await?;
-    Cols::of("provisioning_orders", &row).opt_millis("next")
+    rows.iter().map(|row| Cols::of("provisioning_orders", row).id("node_id")).collect()
 }
 
 pub(super) async fn leaving(

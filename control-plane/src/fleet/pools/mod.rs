@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use ez_protocol::{AddressPoolId, UnixMillis};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use sqlx::AnyConnection;
 
@@ -71,6 +71,16 @@ pub struct PoolSpec {
 /// Why the file cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
+    /// An entry misses something, or has something unknown.
+    #[error("{what} number {number}: {reason}")]
+    Unreadable {
+        /// `locations` or `address_pools`.
+        what: &'static str,
+        /// Counted from 1.
+        number: usize,
+        /// Why.
+        reason: String,
+    },
     /// A code is no code.
     #[error("location {0:?}: a code is 1 to 20 lower-case letters, digits and hyphens")]
     BadCode(String),
@@ -115,7 +125,7 @@ pub struct Change {
     pub name: String,
 }
 
-/// Adds or changes locations and pools; what is not in the file stays as it is.
+/// Adds or changes the `[[locations]]` and `[[address_pools]]` of a file; what is not in it stays as it is.
 ///
 /// # Errors
 /// [`ApplyError`] names the entry; nothing was changed.
@@ -123,7 +133,29 @@ pub async fn apply(
     tx: &mut AnyConnection,
     at: UnixMillis,
     entropy: &dyn Entropy,
-    actor: &str,
+    locations: &[toml::Value],
+    pools: &[toml::Value],
+) -> Result<Vec<Change>, ApplyError> {
+    let locations = read_all("locations", locations)?;
+    let pools = read_all("address_pools", pools)?;
+    put_all(tx, at, entropy, &locations, &pools).await
+}
+
+fn read_all<T: DeserializeOwned>(what: &'static str, entries: &[toml::Value]) -> Result<Vec<T>, ApplyError> {
+    let read = |(index, entry): (usize, &toml::Value)| {
+        entry.clone().try_into().map_err(|e: toml::de::Error| ApplyError::Unreadable {
+            what,
+            number: index + 1,
+            reason: e.message().to_owned(),
+        })
+    };
+    entries.iter().enumerate().map(read).collect()
+}
+
+async fn put_all(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
     locations: &[LocationSpec],
     pools: &[PoolSpec],
 ) -> Result<Vec<Change>, ApplyError> {
@@ -150,7 +182,7 @@ pub async fn apply(
     }
     for change in &changes {
         let entry = audit::Entry {
-            actor: actor.to_owned(),
+            actor: "operator".to_owned(),
             action: format!("{}.applied", change.kind),
             subject_kind: change.kind.to_owned(),
             subject_id: change.name.clone(),

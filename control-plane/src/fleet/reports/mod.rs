@@ -8,14 +8,17 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use ez_protocol::{NodeId, UnixMillis, message::HostState};
+use ez_protocol::{
+    InstanceId, NodeId, UnixMillis,
+    message::{HostState, InstanceState},
+};
 use sqlx::AnyConnection;
 
 use super::{
     alarms,
     capacity::{Observed, PolicyBounds, sellable},
     model::{ImageView, NodePolicy, Severity, StorageView, WarningView},
-    nodes,
+    nodes, places,
 };
 use crate::db::DbError;
 
@@ -145,6 +148,43 @@ async fn raise_warnings(
             detail: &warning.text,
         };
         alarms::hold(tx, at, alarm).await?;
+    }
+    Ok(())
+}
+
+/// Stores what an agent sees of servers: `instances` decides what it means; here only the places matter.
+///
+/// # Errors
+/// Those of the database.
+pub async fn record_instances(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    seen: &[InstanceState],
+    _observed_at_ms: i64,
+) -> Result<(), DbError> {
+    for state in seen {
+        let Ok(instance) = state.instance_id.parse::<InstanceId>() else { continue };
+        match places::placement_of(tx, instance).await? {
+            Some(place) if place.node == node => {}
+            _ if state.power == "absent" || state.phase == "purged" => {
+                places::confirm_gone(tx, at, instance).await?;
+            }
+            // A VM of ours on a node where it has no place: after a re-place, the old one came back.
+            Some(_) => {
+                let detail = "A server that was placed elsewhere is still on this node. Stop it there by hand.";
+                let subject = instance.to_string();
+                let alarm = alarms::New {
+                    kind: "stray_server",
+                    subject: &subject,
+                    severity: Severity::Critical,
+                    node: Some(node),
+                    detail,
+                };
+                alarms::hold(tx, at, alarm).await?;
+            }
+            None => {}
+        }
     }
     Ok(())
 }

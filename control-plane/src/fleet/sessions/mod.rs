@@ -150,13 +150,14 @@ pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence
     Ok(gone)
 }
 
-/// The nodes whose session this process holds, with the certificate each came with.
+/// The nodes connected to this process whose certificate or row no longer counts.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn sessions_of(
+pub async fn fallen(
     conn: &mut AnyConnection,
+    at: UnixMillis,
     process: &str,
-) -> Result<Vec<(NodeId, String, String)>, DbError> {
-    store::sessions_of(conn, process).await
+) -> Result<Vec<NodeId>, DbError> {
+    store::fallen(conn, at, process).await
 }

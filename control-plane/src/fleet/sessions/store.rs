@@ -107,20 +107,22 @@ pub(super) async fn standing(
     .transpose()
 }
 
-pub(super) async fn sessions_of(
+pub(super) async fn fallen(
     conn: &mut AnyConnection,
+    at: UnixMillis,
     process: &str,
-) -> Result<Vec<(NodeId, String, String)>, DbError> {
-    let rows = sqlx::query("SELECT node_id, connection, serial FROM node_sessions WHERE process = $1")
-        .bind(process.to_owned())
-        .fetch_all(conn)
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let row = Cols::of("node_sessions", row);
-            Ok((row.id("node_id")?, row.text("connection")?, row.text("serial")?))
-        })
-        .collect()
+) -> Result<Vec<NodeId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT s.node_id FROM node_sessions s JOIN nodes n ON n.id = s.node_id
+             LEFT JOIN node_certificates c ON c.serial = s.serial
+         WHERE s.process = $1 AND (n.state IN ('pending', 'revoked') OR c.serial IS NULL OR c.state = 'revoked'
+             OR c.epoch <> n.epoch OR c.valid_until < $2)",
+    )
+    .bind(process.to_owned())
+    .bind(at.0)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Cols::of("node_sessions", row).id("node_id")).collect()
 }
 
 /// What we remember of an agent's history.

@@ -1,0 +1,375 @@
+//! One connection, from the handshake to its end.
+
+use std::{sync::Arc, time::Duration};
+
+use ez_protocol::{
+    frame::{CloseCode, Frame, FrameType, PROTO_MAX, PROTO_MIN, StreamKind},
+    message::{self, Hello, Welcome},
+};
+use prost::Message as _;
+use quinn::{Connecting, Connection, VarInt};
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::timeout,
+};
+
+use super::{
+    endpoint::Shared,
+    events,
+    identity::Identity,
+    orders,
+    registry::Live,
+    state,
+    stream::{HEADER_DEADLINE, Reader, StreamError, Writer, kind_of, parse},
+};
+use crate::{
+    db::DbError,
+    dispatch,
+    entropy::EntropyExt as _,
+    fleet::{enrol, sessions},
+};
+
+/// How long TLS may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long the agent may take to store the Welcome and say so.
+const READY: Duration = Duration::from_secs(20);
+/// No connection lives longer than this and up to an hour more: certificates are judged only at its start.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+/// Frames that wait for the control stream.
+const CONTROL_QUEUE: usize = 64;
+
+/// What the parts of a connection share.
+pub(super) struct Peer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) connection: Connection,
+    pub(super) identity: Identity,
+    /// The connection's random name, as in its session row.
+    pub(super) id: String,
+    /// The journal the agent said it has.
+    pub(super) journal: String,
+    /// The way to the control stream.
+    pub(super) control: mpsc::Sender<Frame>,
+    /// Rung when an order waits.
+    pub(super) orders: Arc<Notify>,
+}
+
+/// Why a connection is closed by us.
+#[derive(Debug, thiserror::Error)]
+enum Goodbye {
+    #[error("{0}")]
+    Stream(#[from] StreamError),
+    #[error("not let in")]
+    Revoked,
+    #[error("no common version")]
+    Version,
+    #[error("the greeting was changed on its way")]
+    Binding,
+    #[error("the certificate is about to end")]
+    Reauth,
+    #[error("going away")]
+    Drain,
+    #[error("another connection took over")]
+    Replaced,
+}
+
+impl Goodbye {
+    fn code(&self) -> CloseCode {
+        match self {
+            Self::Stream(fault) => fault.code(),
+            Self::Revoked => CloseCode::Revoked,
+            Self::Version => CloseCode::Version,
+            Self::Binding => CloseCode::Protocol,
+            Self::Reauth => CloseCode::Reauth,
+            Self::Drain => CloseCode::Drain,
+            Self::Replaced => CloseCode::Replaced,
+        }
+    }
+}
+
+impl From<DbError> for Goodbye {
+    fn from(error: DbError) -> Self {
+        Self::Stream(error.into())
+    }
+}
+
+/// Serves one agent until the connection ends.
+pub(super) async fn serve(shared: Arc<Shared>, connecting: Connecting) {
+    let permit = shared.handshakes.acquire().await;
+    let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else { return };
+    drop(permit);
+    let remote = connection.remote_address();
+    let Some(identity) = identify(&shared, &connection) else {
+        close(&connection, CloseCode::Revoked, "no identity");
+        return;
+    };
+    let node = identity.node;
+    match converse(shared, connection.clone(), identity).await {
+        Ok(()) => tracing::info!(node.id = %node, %remote, "agent left"),
+        Err(goodbye) => {
+            tracing::info!(node.id = %node, %remote, reason = %goodbye, "agent's connection closed");
+            close(&connection, goodbye.code(), &goodbye.to_string());
+        }
+    }
+}
+
+fn close(connection: &Connection, code: CloseCode, reason: &str) {
+    connection.close(VarInt::from_u32(code.code()), reason.as_bytes());
+}
+
+fn identify(shared: &Shared, connection: &Connection) -> Option<Identity> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    match Identity::of(shared.install, chain.first()?) {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            tracing::warn!(remote = %connection.remote_address(), %error, "a certificate names nobody");
+            None
+        }
+    }
+}
+
+async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identity) -> Result<(), Goodbye> {
+    let at = shared.app.clock.now();
+    let mut conn = shared.app.db.read().await?;
+    if !sessions::admitted(&mut conn, at, identity.node, &identity.serial).await? {
+        return Err(Goodbye::Revoked);
+    }
+    drop(conn);
+    let accepted = timeout(HEADER_DEADLINE, connection.accept_bi()).await.map_err(|_| StreamError::Timeout)?;
+    let (send, mut recv) = accepted.map_err(|_| StreamError::Broken)?;
+    if kind_of(&mut recv).await? != Some(StreamKind::Control) {
+        return Err(StreamError::Malformed.into());
+    }
+    let mut reader = Reader::new(StreamKind::Control, recv);
+    let mut writer = Writer::answering(StreamKind::Control, send);
+    let Some((FrameType::Hello, hello_bytes)) = reader.next(Some(HEADER_DEADLINE)).await? else {
+        return Err(StreamError::Malformed.into());
+    };
+    let hello: Hello = parse(&hello_bytes)?;
+    if hello.proto_min > PROTO_MAX || hello.proto_max < PROTO_MIN {
+        return Err(Goodbye::Version);
+    }
+    let id = data_encoding::HEXLOWER.encode(&shared.app.entropy.bytes::<16>());
+    let welcome = greet(&shared, &connection, &identity, &id, hello.clone()).await?;
+    let welcome_bytes = welcome.encode_to_vec();
+    writer.frame(&Frame::raw(FrameType::Welcome, welcome_bytes.clone())).await?;
+
+    let (control, queue) = mpsc::channel(CONTROL_QUEUE);
+    let peer = Arc::new(Peer {
+        orders: Arc::new(Notify::new()),
+        connection: connection.clone(),
+        journal: hello.journal_id.clone(),
+        id,
+        identity,
+        control,
+        shared,
+    });
+    let outcome = match ready(&peer, &mut reader, &hello_bytes, &welcome_bytes).await {
+        Ok(()) => {
+            let node = peer.identity.node;
+            tracing::info!(node.id = %node, node.name = %welcome.node_name, agent = %hello.agent_version, "agent connected");
+            let live =
+                Live { id: peer.id.clone(), connection: connection.clone(), orders: peer.orders.clone() };
+            peer.shared.app.links.enter(node, live);
+            let outcome = talk(&peer, reader, writer, queue, welcome.quarantined).await;
+            peer.shared.app.links.leave(node, &peer.id);
+            outcome
+        }
+        Err(goodbye) => Err(goodbye),
+    };
+    let (at, node, id) = (peer.shared.app.clock.now(), peer.identity.node, peer.id.clone());
+    let ended = peer.shared.app.db.write(move |tx| Box::pin(async move { sessions::end(tx, at, node, &id).await }));
+    if let Err(error) = ended.await {
+        tracing::warn!(node.id = %node, %error, "the session's end was not written");
+    }
+    outcome
+}
+
+/// Checks and stores the Hello; what comes back goes into the Welcome.
+async fn greet(
+    shared: &Shared,
+    connection: &Connection,
+    identity: &Identity,
+    id: &str,
+    hello: Hello,
+) -> Result<Welcome, Goodbye> {
+    let (at, node, entropy) = (shared.app.clock.now(), identity.node, shared.app.entropy.clone());
+    let session = sessions::Connection {
+        process: shared.process.clone(),
+        id: id.to_owned(),
+        serial: identity.serial.clone(),
+        remote: connection.remote_address().to_string(),
+    };
+    let greeting = shared
+        .app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let accepted = dispatch::accepted_seq(tx, node, hello.epoch).await?;
+                let greeting =
+                    sessions::greet(tx, at, entropy.as_ref(), node, &session, &hello, accepted).await?;
+                dispatch::due_again(tx, at, node).await?;
+                Ok(greeting)
+            })
+        })
+        .await
+        .map_err(|refusal| match refusal {
+            sessions::GreetingRefusal::Revoked => Goodbye::Revoked,
+            sessions::GreetingRefusal::Db(error) => error.into(),
+        })?;
+    let agents = u64::try_from(shared.app.links.connected()).unwrap_or(u64::MAX);
+    Ok(Welcome {
+        proto: PROTO_MAX,
+        now_ms: at.0,
+        epoch: greeting.epoch,
+        ratchet: greeting.ratchet,
+        // 150 agents a second come back after a restart without being noticed.
+        reconnect_spread_ms: (agents * 1_000 / 150).max(5_000),
+        acked_event_seq: greeting.acked_event_seq,
+        trust_version: shared.trust_version,
+        node_name: greeting.name,
+        quarantined: greeting.quarantined,
+    })
+}
+
+/// Waits for the word that the Welcome is stored, bound to this very handshake and greeting.
+async fn ready(peer: &Peer, reader: &mut Reader, hello: &[u8], welcome: &[u8]) -> Result<(), Goodbye> {
+    let Some((FrameType::Ready, body)) = reader.next(Some(READY)).await? else {
+        return Err(StreamError::Malformed.into());
+    };
+    let said: message::Ready = parse(&body)?;
+    let greeting = Sha256::new_with_prefix(hello).chain_update(welcome).finalize();
+    let mut expected = [0; 32];
+    peer.connection
+        .export_keying_material(&mut expected, b"ez-hello-v1", &greeting)
+        .map_err(|_| Goodbye::Binding)?;
+    if bool::from(expected[..].ct_eq(&said.binding)) { Ok(()) } else { Err(Goodbye::Binding) }
+}
+
+/// Everything after the greeting; the first part that ends, ends the connection.
+async fn talk(
+    peer: &Arc<Peer>,
+    reader: Reader,
+    writer: Writer,
+    queue: mpsc::Receiver<Frame>,
+    quarantined: bool,
+) -> Result<(), Goodbye> {
+    let left = Duration::from_millis(
+        u64::try_from(peer.identity.not_after.0 - peer.shared.app.clock.now().0).unwrap_or(0),
+    );
+    let [a, b] = peer.shared.app.entropy.bytes::<2>();
+    let jitter = Duration::from_secs(u64::from(u16::from_be_bytes([a, b])) * 3_600 / 65_536);
+    tokio::select! {
+        _ = peer.connection.closed() => Ok(()),
+        outcome = listen(peer, reader) => outcome,
+        outcome = speak(peer, writer, queue) => outcome,
+        outcome = streams(peer) => outcome,
+        outcome = orders::run(peer, quarantined) => Err(match outcome? {
+            orders::Stop::Revoked => Goodbye::Revoked,
+            orders::Stop::Replaced => Goodbye::Replaced,
+        }),
+        () = tokio::time::sleep(left.min(LONGEST + jitter)) => Err(Goodbye::Reauth),
+    }
+}
+
+/// Writes the control stream; the only owner of its sending end.
+async fn speak(peer: &Peer, mut writer: Writer, mut queue: mpsc::Receiver<Frame>) -> Result<(), Goodbye> {
+    loop {
+        let frame = tokio::select! {
+            frame = queue.recv() => frame,
+            () = peer.shared.draining.cancelled() => {
+                let reconnect_after_ms = 5_000;
+                writer.send(FrameType::Drain, &message::Drain { reconnect_after_ms }).await?;
+                writer.finish();
+                // The peer leaves by itself when it has read this; a second is ample.
+                let _either_way = timeout(Duration::from_secs(1), peer.connection.closed()).await;
+                return Err(Goodbye::Drain);
+            }
+        };
+        match frame {
+            Some(frame) => writer.frame(&frame).await?,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Reads the control stream.
+async fn listen(peer: &Peer, mut reader: Reader) -> Result<(), Goodbye> {
+    while let Some((kind, body)) = reader.next(None).await? {
+        let answer = match kind {
+            FrameType::Ping => {
+                let ping: message::Ping = parse(&body)?;
+                let now_ms = peer.shared.app.clock.now().0;
+                Frame::new(FrameType::Pong, &message::Pong { nonce: ping.nonce, now_ms })
+            }
+            FrameType::CertRenew => Frame::new(FrameType::CertIssued, &renew(peer, &parse(&body)?).await?),
+            FrameType::Pong => continue,
+            other => return Err(StreamError::Unexpected(other).into()),
+        };
+        if peer.control.send(answer).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn renew(peer: &Peer, wish: &message::CertRenew) -> Result<message::CertIssued, Goodbye> {
+    let (node, serial) = (peer.identity.node, &peer.identity.serial);
+    let outcome = enrol::renew(&peer.shared.app, node, serial, &wish.csr_pem).await?;
+    Ok(match outcome {
+        Ok(certificate_pem) => message::CertIssued { certificate_pem, refused: String::new() },
+        Err(refusal) => {
+            tracing::warn!(node.id = %node, %refusal, "a certificate was not renewed");
+            message::CertIssued { certificate_pem: String::new(), refused: refusal.to_string() }
+        }
+    })
+}
+
+/// Takes the streams that the agent opens. A fault costs its stream, seldom the connection.
+async fn streams(peer: &Arc<Peer>) -> Result<(), Goodbye> {
+    loop {
+        let (kind, recv) = tokio::select! {
+            both = peer.connection.accept_bi() => {
+                let Ok((_answers_go_to_control, mut recv)) = both else { return Ok(()) };
+                (kind_of(&mut recv).await, recv)
+            }
+            one = peer.connection.accept_uni() => {
+                let Ok(mut recv) = one else { return Ok(()) };
+                (kind_of(&mut recv).await, recv)
+            }
+        };
+        let peer = peer.clone();
+        match kind {
+            Ok(Some(StreamKind::Events)) => {
+                let reader = Reader::new(StreamKind::Events, recv);
+                tokio::spawn(async move { guard(&peer, reader, events::run).await });
+            }
+            Ok(Some(StreamKind::State)) => {
+                let reader = Reader::new(StreamKind::State, recv);
+                tokio::spawn(async move { guard(&peer, reader, state::run).await });
+            }
+            // Samples are not kept yet; taking none of them is within the protocol.
+            Ok(Some(StreamKind::Metrics)) => Reader::new(StreamKind::Metrics, recv).stop(CloseCode::Finished),
+            _ => Reader::new(StreamKind::Control, recv).stop(CloseCode::UnknownStream),
+        }
+    }
+}
+
+/// Runs the reader of one stream and answers its fault.
+async fn guard<F>(peer: &Arc<Peer>, mut reader: Reader, run: F)
+where
+    F: AsyncFnOnce(&Arc<Peer>, &mut Reader) -> Result<(), StreamError>,
+{
+    let Err(fault) = run(peer, &mut reader).await else { return };
+    if matches!(fault, StreamError::Broken) {
+        return;
+    }
+    tracing::warn!(node.id = %peer.identity.node, %fault, "a stream of an agent was given up");
+    if fault.ends_connection() {
+        close(&peer.connection, fault.code(), &fault.to_string());
+    } else {
+        reader.stop(fault.code());
+    }
+}

@@ -1,0 +1,231 @@
+//! The UDP socket and the endpoint: settings, admission, shutdown.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use ez_protocol::{InstallId, NodeId, frame::CloseCode};
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    crypto::rustls::QuicServerConfig,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{sync::Semaphore, time::MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::connection;
+use crate::{
+    app::App,
+    db::DbError,
+    dispatch,
+    entropy::EntropyExt as _,
+    fleet::sessions,
+};
+
+/// Handshakes worked on at once; beyond, addresses have to be validated first.
+const HANDSHAKES: usize = 64;
+/// Handshakes that may wait; beyond, new ones are ignored and come again.
+const WAITING: usize = 512;
+/// Wanted size of the socket's buffers: with the usual 208 KiB, a herd of reconnecting agents loses packets.
+const BUFFER: usize = 4 * 1024 * 1024;
+/// How often a process says that it lives.
+const BEAT: Duration = Duration::from_secs(10);
+/// How often the outbox and the sessions are looked at without being asked.
+const POLL: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for connections to end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Why the link does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The socket.
+    #[error("cannot listen on udp/{listen}: {source}")]
+    Socket {
+        /// Where.
+        listen: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS settings lack what QUIC needs.
+    #[error("the TLS settings do not fit QUIC")]
+    Tls,
+}
+
+/// What connections share.
+pub(super) struct Shared {
+    pub(super) app: App,
+    pub(super) install: InstallId,
+    pub(super) trust_version: u64,
+    /// This process, as it stands in session rows.
+    pub(super) process: String,
+    pub(super) handshakes: Semaphore,
+    pub(super) draining: CancellationToken,
+}
+
+/// A link that listens.
+pub struct Serving {
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// Listens for agents. `tls` demands their certificates; `install` and `trust_version` are told them.
+///
+/// # Errors
+/// [`LinkError`] when the socket cannot be had.
+pub fn bind(
+    app: &App,
+    tls: rustls::ServerConfig,
+    listen: SocketAddr,
+    install: InstallId,
+    trust_version: u64,
+) -> Result<Serving, LinkError> {
+    let crypto = QuicServerConfig::try_from(tls).map_err(|_| LinkError::Tls)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport()))
+        .max_incoming(1_024)
+        .incoming_buffer_size_total(8 * 1024 * 1024)
+        .migration(true);
+    let failed = |source| LinkError::Socket { listen, source };
+    let socket = socket(listen).map_err(failed)?;
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime).map_err(failed)?;
+    let process = data_encoding::HEXLOWER.encode(&app.entropy.bytes::<16>());
+    let shared = Shared {
+        app: app.clone(),
+        install,
+        trust_version,
+        process,
+        handshakes: Semaphore::new(HANDSHAKES),
+        draining: CancellationToken::new(),
+    };
+    Ok(Serving { endpoint, shared: Arc::new(shared) })
+}
+
+/// The limits of one connection: what a hostile agent can cost is about 2 MiB.
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(30_000))))
+        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        .max_concurrent_uni_streams(VarInt::from_u32(16))
+        .stream_receive_window(VarInt::from_u32(256 * 1024))
+        .receive_window(VarInt::from_u32(1024 * 1024))
+        .send_window(1024 * 1024)
+        .datagram_receive_buffer_size(None)
+        .initial_mtu(1200);
+    transport
+}
+
+/// A UDP socket with large buffers, read back: the system may give less than was asked for.
+fn socket(listen: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    let asked = socket.set_recv_buffer_size(BUFFER).and_then(|()| socket.set_send_buffer_size(BUFFER));
+    let got = socket.recv_buffer_size()?;
+    if asked.is_err() || got < BUFFER {
+        tracing::warn!(
+            got,
+            wanted = BUFFER,
+            "small UDP buffers: many agents reconnecting at once will be slow; raise net.core.rmem_max and wmem_max"
+        );
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&listen.into())?;
+    Ok(socket.into())
+}
+
+impl Serving {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Serves agents until `stop`; then tells them to come back later and lets go of their sessions.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { endpoint, shared } = self;
+        let tasks = TaskTracker::new();
+        let beating = tasks.spawn(beat(shared.clone(), stop.clone()));
+        let ringing = tasks.spawn(ring(shared.clone(), stop.clone()));
+        loop {
+            let incoming = tokio::select! {
+                () = stop.cancelled() => break,
+                incoming = endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            if shared.handshakes.available_permits() == 0 && incoming.may_retry() && !incoming.remote_address_validated() {
+                let _it_comes_again = incoming.retry();
+                continue;
+            }
+            if tasks.len() > shared.app.links.connected() + WAITING {
+                incoming.ignore();
+                continue;
+            }
+            match incoming.accept() {
+                Ok(connecting) => drop(tasks.spawn(connection::serve(shared.clone(), connecting))),
+                Err(error) => tracing::debug!(%error, "a handshake did not begin"),
+            }
+        }
+        shared.draining.cancel();
+        tasks.close();
+        let _in_time = tokio::time::timeout(DRAIN, tasks.wait()).await;
+        endpoint.close(VarInt::from_u32(CloseCode::Drain.code()), b"going away");
+        beating.abort();
+        ringing.abort();
+        let _in_time = tokio::time::timeout(DRAIN, endpoint.wait_idle()).await;
+    }
+}
+
+/// Says every ten seconds that this process, and so every node connected to it, is there.
+async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(BEAT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let (at, process) = (shared.app.clock.now(), shared.process.clone());
+        let written = shared
+            .app
+            .db
+            .write(move |tx| Box::pin(async move { sessions::beat(tx, at, &process).await }))
+            .await;
+        if let Err(error) = written {
+            tracing::error!(%error, "the sign of life was not written");
+        }
+    }
+}
+
+/// Rings for nodes with waiting orders, and closes connections whose certificate no longer counts.
+async fn ring(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let orders = tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.app.wake.dispatch.notified() => true,
+            () = tokio::time::sleep(POLL) => false,
+        };
+        if let Err(error) = look(&shared, orders).await {
+            tracing::warn!(%error, "the outbox could not be read");
+        }
+    }
+}
+
+async fn look(shared: &Shared, orders_only: bool) -> Result<(), DbError> {
+    let at = shared.app.clock.now();
+    let mut conn = shared.app.db.read().await?;
+    let due: Vec<NodeId> = dispatch::due_nodes(&mut conn, at).await?;
+    shared.app.links.ring(&due);
+    if !orders_only {
+        for node in sessions::fallen(&mut conn, at, &shared.process).await? {
+            shared.app.links.revoke(node);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! The connections of this process, by node.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ez_protocol::{NodeId, frame::CloseCode};
+use quinn::VarInt;
+use tokio::sync::Notify;
+
+/// The agents connected to this process; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Registry(Arc<Mutex<HashMap<NodeId, Live>>>);
+
+/// A connection that was greeted.
+#[derive(Clone)]
+pub(super) struct Live {
+    /// Its random name, as in the session row.
+    pub(super) id: String,
+    pub(super) connection: quinn::Connection,
+    /// Rung when an order waits.
+    pub(super) orders: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("connected", &self.connected()).finish()
+    }
+}
+
+impl Registry {
+    /// How many agents are connected to this process.
+    pub fn connected(&self) -> usize {
+        self.all().len()
+    }
+
+    /// Closes a node's connection at once, if this process holds it: its certificate or row was revoked.
+    pub fn revoke(&self, node: NodeId) {
+        self.close(node, CloseCode::Revoked, b"revoked");
+    }
+
+    /// Closes a node's connection so that it dials again, if this process holds it.
+    pub fn reauthenticate(&self, node: NodeId) {
+        self.close(node, CloseCode::Reauth, b"connect again");
+    }
+
+    fn close(&self, node: NodeId, code: CloseCode, reason: &[u8]) {
+        if let Some(live) = self.all().remove(&node) {
+            live.connection.close(VarInt::from_u32(code.code()), reason);
+        }
+    }
+
+    /// Rings for the nodes that have orders waiting.
+    pub(super) fn ring(&self, nodes: &[NodeId]) {
+        let all = self.all();
+        for live in nodes.iter().filter_map(|node| all.get(node)) {
+            live.orders.notify_one();
+        }
+    }
+
+    /// Enters a connection; the one it replaces is closed.
+    pub(super) fn enter(&self, node: NodeId, live: Live) {
+        if let Some(old) = self.all().insert(node, live) {
+            old.connection.close(VarInt::from_u32(CloseCode::Replaced.code()), b"replaced");
+        }
+    }
+
+    /// Removes a connection, unless a newer one took its place.
+    pub(super) fn leave(&self, node: NodeId, id: &str) {
+        let mut all = self.all();
+        if all.get(&node).is_some_and(|live| live.id == id) {
+            all.remove(&node);
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<NodeId, Live>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,123 @@
+//! State reports: what an agent sees on its host, one stream for each snapshot or delta.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ez_protocol::{
+    frame::{Frame, FrameType},
+    message::{HostState, InstanceState, Resync, StateAck, StateDelta, StateSnapshot},
+};
+
+use super::{
+    connection::Peer,
+    stream::{BODY_DEADLINE, Reader, StreamError, parse},
+};
+use crate::{
+    db::DbError,
+    fleet::reports::{self, Position, Verdict},
+};
+
+/// Most bytes of one report.
+const LARGEST: usize = 4 * 1024 * 1024;
+
+/// A report put together from its frames.
+struct Report {
+    report_epoch: String,
+    seq: u64,
+    base: Option<u64>,
+    observed_at_ms: i64,
+    instances: BTreeMap<String, InstanceState>,
+    removed: Vec<String>,
+    host: Option<HostState>,
+}
+
+/// Reads one report and stores it.
+pub(super) async fn run(peer: &Arc<Peer>, reader: &mut Reader) -> Result<(), StreamError> {
+    let Some(report) = read(reader).await? else { return Ok(()) };
+    let seq = report.seq;
+    let verdict = store(peer, report).await?;
+    let answer = match verdict {
+        Verdict::Take | Verdict::Known => Frame::new(FrameType::StateAck, &StateAck { seq }),
+        Verdict::Gap => {
+            Frame::new(FrameType::Resync, &Resync { reason: "the report before is not known".into() })
+        }
+    };
+    let _gone_with_the_connection = peer.control.send(answer).await;
+    Ok(())
+}
+
+async fn read(reader: &mut Reader) -> Result<Option<Report>, StreamError> {
+    let mut report: Option<Report> = None;
+    let mut bytes = 0;
+    while let Some((kind, body)) = reader.next(Some(BODY_DEADLINE)).await? {
+        bytes += body.len();
+        if bytes > LARGEST {
+            return Err(StreamError::TooMuch);
+        }
+        let part = match kind {
+            FrameType::StateSnapshot => of_snapshot(parse(&body)?),
+            FrameType::StateDelta => of_delta(parse(&body)?),
+            other => return Err(StreamError::Unexpected(other)),
+        };
+        match &mut report {
+            None => report = Some(part),
+            // A long report comes in several frames of the same number.
+            Some(whole) if whole.seq == part.seq && whole.report_epoch == part.report_epoch => {
+                whole.instances.extend(part.instances);
+                whole.removed.extend(part.removed);
+                whole.host = part.host.or(whole.host.take());
+            }
+            Some(_) => return Err(StreamError::Malformed),
+        }
+    }
+    Ok(report)
+}
+
+fn by_id(list: Vec<InstanceState>) -> BTreeMap<String, InstanceState> {
+    list.into_iter().map(|state| (state.instance_id.clone(), state)).collect()
+}
+
+fn of_snapshot(part: StateSnapshot) -> Report {
+    Report {
+        report_epoch: part.report_epoch,
+        seq: part.seq,
+        base: None,
+        observed_at_ms: part.observed_at_ms,
+        instances: by_id(part.instances),
+        removed: Vec::new(),
+        host: part.host,
+    }
+}
+
+fn of_delta(part: StateDelta) -> Report {
+    Report {
+        report_epoch: part.report_epoch,
+        seq: part.seq,
+        base: Some(part.base_seq),
+        observed_at_ms: part.observed_at_ms,
+        instances: by_id(part.changed),
+        removed: part.removed,
+        host: part.host,
+    }
+}
+
+async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
+    let (app, node) = (&peer.shared.app, peer.identity.node);
+    let at = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let position =
+                    Position { report_epoch: &report.report_epoch, seq: report.seq, base: report.base };
+                let verdict = reports::take(tx, at, node, position).await?;
+                if verdict == Verdict::Take {
+                    if let Some(host) = &report.host {
+                        reports::record_host(tx, at, node, host).await?;
+                    }
+                    let seen: Vec<InstanceState> = report.instances.into_values().collect();
+                    reports::record_instances(tx, at, node, &seen, report.observed_at_ms).await?;
+                }
+                Ok::<_, DbError>(verdict)
+            })
+        })
+        .await
+}
