@@ -1,10 +1,264 @@
-//! The JSON API of this slice.
+//! The JSON of this slice: locations for everyone with a token, and enrolment for new nodes.
+//!
+//! Enrolment is a listener of its own: TLS 1.3 with the link's certificate, on the link's port over TCP.
+//! Its visitor has no certificate and no account yet, only a join token; so it serves two paths, small
+//! bodies and few attempts, and nothing of the portal.
 
-use axum::Router;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use crate::app::App;
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, DefaultBodyLimit, Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use ez_protocol::{
+    UnixMillis,
+    trust::{EnrolRequest, Pin},
+};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+use super::enrol::{self, EnrolRefusal};
+use crate::{app::App, db::DbError};
+
+/// Largest body of a request.
+const LARGEST: usize = 64 * 1024;
+/// How long a visitor may take for TLS, and for everything.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const VISIT: Duration = Duration::from_secs(30);
+/// Visitors at once.
+const VISITORS: usize = 64;
+/// Attempts to enrol per address: so many in ten seconds, and so many failed ones in an hour.
+const ATTEMPTS: u32 = 10;
+const FAILURES: u32 = 20;
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
 pub(crate) fn routes() -> Router<App> {
-    Router::new()
+    Router::new().route("/locations", get(locations))
+}
+
+async fn locations(State(app): State<App>) -> Result<Response, StatusCode> {
+    let found = async {
+        let mut conn = app.db.read().await?;
+        super::locations(&mut conn).await
+    };
+    match found.await {
+        Ok(list) => Ok(Json(json!({ "locations": list })).into_response()),
+        Err(error) => {
+            tracing::error!(%error, "locations could not be read");
+            Err(StatusCode::SERVICE_UNAVAILABLE)
+        }
+    }
+}
+
+/// The enrolment listener.
+pub struct Enrolment {
+    app: App,
+    listener: TcpListener,
+    tls: TlsAcceptor,
+}
+
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolment").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+/// What the two handlers share.
+#[derive(Clone)]
+struct Door {
+    app: App,
+    limit: Arc<Limit>,
+}
+
+impl Enrolment {
+    /// Serves on a bound listener with these TLS settings.
+    pub fn new(app: &App, listener: TcpListener, tls: rustls::ServerConfig) -> Self {
+        Self { app: app.clone(), listener, tls: TlsAcceptor::from(Arc::new(tls)) }
+    }
+
+    /// Serves until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { app, listener, tls } = self;
+        let door = Door { app, limit: Arc::new(Limit::default()) };
+        let routes = Router::new()
+            .route("/trust/{pin}", get(trust))
+            .route("/enrol", post(enrol_node))
+            .layer(DefaultBodyLimit::max(LARGEST))
+            .with_state(door);
+        let mut service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let visitors = Arc::new(Semaphore::new(VISITORS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, remote)) = accepted else {
+                // Out of descriptors: wait for some to come free.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let Ok(permit) = visitors.clone().try_acquire_owned() else { continue };
+            let Ok(routes) = service.call(remote).await;
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let _over = timeout(VISIT, visit(tls, stream, routes)).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn visit<S>(tls: TlsAcceptor, stream: TcpStream, routes: S)
+where
+    S: tower::Service<
+            axum::http::Request<hyper::body::Incoming>,
+            Response = Response,
+            Error = std::convert::Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
+{
+    let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(stream)).await else { return };
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an enrolment visit broke off");
+    }
+}
+
+/// The exact bytes of the trust document, by their hash. Public: it holds no secret.
+async fn trust(State(door): State<Door>, Path(pin): Path<String>) -> Response {
+    match pin.parse::<Pin>() {
+        Ok(pin) if pin == door.app.keys.pin() => {
+            let bytes = door.app.keys.trust_document().to_vec();
+            ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+        }
+        _ => problem(StatusCode::NOT_FOUND, "unknown_trust_document", "There is no trust document with this hash."),
+    }
+}
+
+async fn enrol_node(
+    State(door): State<Door>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    body: axum::body::Bytes,
+) -> Response {
+    let at = door.app.clock.now();
+    if !door.limit.admit(remote.ip(), at) {
+        return problem(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many attempts; wait a while.");
+    }
+    match attempt(&door.app, at, &body).await {
+        Ok(Ok(reply)) => Json(reply).into_response(),
+        Ok(Err(refusal)) => {
+            tracing::warn!(%remote, %refusal, "an enrolment was refused");
+            door.limit.failed(remote.ip(), at);
+            let (status, code) = match refusal {
+                EnrolRefusal::Unknown => (StatusCode::UNAUTHORIZED, "token_invalid"),
+                EnrolRefusal::Expired => (StatusCode::GONE, "token_expired"),
+                EnrolRefusal::Reused => (StatusCode::CONFLICT, "token_used"),
+                EnrolRefusal::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+                EnrolRefusal::KeyKnown => (StatusCode::CONFLICT, "key_known"),
+                EnrolRefusal::NotAllowed => (StatusCode::FORBIDDEN, "not_allowed"),
+            };
+            problem(status, code, &refusal.to_string())
+        }
+        Err(error) => {
+            tracing::error!(%error, "an enrolment failed");
+            problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Try again in a moment; the token is still good.")
+        }
+    }
+}
+
+async fn attempt(
+    app: &App,
+    at: UnixMillis,
+    body: &[u8],
+) -> Result<Result<ez_protocol::trust::EnrolReply, EnrolRefusal>, DbError> {
+    let request: EnrolRequest = match serde_json::from_slice(body) {
+        Ok(request) => request,
+        Err(error) => return Ok(Err(EnrolRefusal::BadRequest(error.to_string()))),
+    };
+    let key = match enrol::requested_key(&request.csr_pem) {
+        Ok(key) => key,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let (entropy, keys) = (app.entropy.clone(), app.keys.clone());
+    let outcome = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key).await })
+        })
+        .await?;
+    if let Ok(reply) = &outcome {
+        // Its earlier certificates are void; a connection made with one ends now.
+        app.links.revoke(reply.node);
+        tracing::info!(node.id = %reply.node, node.name = %reply.node_name, epoch = reply.epoch, "node enrolled");
+    }
+    Ok(outcome)
+}
+
+fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
+    let body = json!({
+        "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
+        "code": code, "detail": detail,
+    });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+/// Attempts by address, in windows. A few hundred entries at most matter; old ones are dropped when it grows.
+#[derive(Default)]
+struct Limit(Mutex<HashMap<IpAddr, Attempts>>);
+
+#[derive(Clone, Copy, Default)]
+struct Attempts {
+    window: i64,
+    attempts: u32,
+    hour: i64,
+    failures: u32,
+}
+
+impl Limit {
+    fn admit(&self, address: IpAddr, at: UnixMillis) -> bool {
+        self.with(address, at, |known| {
+            known.attempts += 1;
+            known.attempts <= ATTEMPTS && known.failures < FAILURES
+        })
+    }
+
+    fn failed(&self, address: IpAddr, at: UnixMillis) {
+        self.with(address, at, |known| known.failures += 1);
+    }
+
+    fn with<T>(&self, address: IpAddr, at: UnixMillis, act: impl FnOnce(&mut Attempts) -> T) -> T {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (window, hour) = (at.0 / 10_000, at.0 / 3_600_000);
+        if all.len() > 10_000 {
+            all.retain(|_, known| known.hour == hour);
+        }
+        let known = all.entry(address).or_default();
+        if known.window != window {
+            (known.window, known.attempts) = (window, 0);
+        }
+        if known.hour != hour {
+            (known.hour, known.failures) = (hour, 0);
+        }
+        act(known)
+    }
 }

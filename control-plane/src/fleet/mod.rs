@@ -30,6 +30,7 @@ pub mod sessions;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use api::Enrolment;
 pub use model::{
     Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
     Placement, Presence, Release, ReserveError, Severity, StorageView, WarningView,
