@@ -5,6 +5,8 @@
 
 mod audit;
 mod check;
+mod keys;
+mod nodes;
 mod serve;
 mod storage;
 mod users;
@@ -42,6 +44,12 @@ enum Command {
     /// Makes API tokens.
     #[command(subcommand)]
     Token(users::TokenCommand),
+    /// Makes the installation's keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Adds and changes nodes.
+    #[command(subcommand)]
+    Node(nodes::NodeCommand),
     /// Checks the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -63,6 +71,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => storage::migrate(config()?).await,
         Command::User(command) => users::user(open().await?, command).await,
         Command::Token(command) => users::token(open().await?, command).await,
+        Command::Keys(command) => keys::keys(&config()?, &command),
+        Command::Node(command) => nodes::node(open().await?, command).await,
         Command::Audit(command) => audit::audit(config()?, command).await,
         Command::Backup { file } => storage::backup(config()?, &file).await,
     }

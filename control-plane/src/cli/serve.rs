@@ -13,10 +13,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    agents,
     app::{App, Services, job_registry, router},
     audit,
     config::Config,
-    jobs, link, telemetry,
+    jobs, telemetry,
 };
 
 /// How long running requests and jobs may take to end.
@@ -71,8 +72,12 @@ fn spawn_http(app: &App, listener: TcpListener, stop: &CancellationToken, tasks:
 fn spawn_link(app: &App, stop: &CancellationToken, tasks: &TaskTracker) {
     let (app, stop) = (app.clone(), stop.clone());
     tasks.spawn(async move {
-        if let Err(error) = link::serve(app.clone(), stop.clone()).await {
-            tracing::error!(error = %error, "the link failed");
+        match agents::bind(&app).await {
+            Ok(doors) => {
+                app.ready.set_link_listening(true);
+                doors.run(stop.clone()).await;
+            }
+            Err(error) => tracing::error!(%error, "the link failed"),
         }
         app.ready.set_link_listening(false);
         stop.cancel();

@@ -21,6 +21,7 @@ pub mod enrol;
 mod jobs;
 mod model;
 pub mod nodes;
+mod operate;
 mod pages;
 pub mod places;
 mod pool;
@@ -35,6 +36,7 @@ pub use model::{
     Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
     Placement, Presence, Release, ReserveError, Severity, StorageView, WarningView,
 };
+pub use operate::{Joining, add_node, change_node, new_token};
 pub use nodes::{NodeRow, by_id as node, locations};
 pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
 pub use places::{

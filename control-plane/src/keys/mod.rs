@@ -29,7 +29,7 @@ use ez_protocol::{
 };
 
 pub use authority::{AGENT_LIFE, Authority, Issued, RequestedKey};
-pub(crate) use authority::{pem_certificate, serial_text};
+pub(crate) use authority::pem_certificate;
 pub use files::{InitOptions, init, load};
 
 /// Why keys cannot be made, read or used.

@@ -6,7 +6,7 @@ use ez_protocol::{
     trust::parse_agent_uri,
 };
 
-use super::*;
+use super::{authority::serial_text, *};
 use crate::entropy::SeededEntropy;
 
 const AT: UnixMillis = UnixMillis(1_790_000_000_000);
