@@ -14,7 +14,7 @@
 //! | `n \| bytes`, `n \| mib`, `n \| gib` | `214 GB`, `4 GB`, `40 GB` |
 
 use minijinja::{
-    Environment, Error, ErrorKind, Value,
+    AutoEscape, Environment, Error, ErrorKind, Output, State, Value, escape_formatter,
     value::{Kwargs, ValueKind},
 };
 use time::{OffsetDateTime, macros::format_description};
@@ -23,6 +23,7 @@ use crate::web::{assets::Assets, text::Texts};
 
 /// Adds everything to the environment.
 pub(super) fn register(environment: &mut Environment<'static>, texts: &Texts, assets: &Assets) {
+    environment.set_formatter(print);
     let catalogue = texts.clone();
     environment.add_function("t", move |key: &str, args: Kwargs| write(&catalogue, key, &args));
     let catalogue = texts.clone();
@@ -43,6 +44,36 @@ pub(super) fn register(environment: &mut Environment<'static>, texts: &Texts, as
     environment.add_filter("bytes", |n: u64| size(n));
     environment.add_filter("mib", |n: u64| size(n << 20));
     environment.add_filter("gib", |n: u64| size(n << 30));
+}
+
+/// Prints a value. Escapes what can end text or an attribute (the engine's own escaping also replaces
+/// every slash, which makes addresses unreadable), and refuses `none`: a page never says "none".
+fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if value.is_none() {
+        return Err(invalid("a value that is not there cannot be printed".to_owned()));
+    }
+    let text = match (state.auto_escape(), value.as_str()) {
+        (AutoEscape::Html, Some(text)) if !value.is_safe() => text,
+        _ => return escape_formatter(out, state, value),
+    };
+    let mut rest = text;
+    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+        let (before, from) = rest.split_at(at);
+        let escaped = match from.as_bytes()[0] {
+            b'&' => "&amp;",
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'"' => "&quot;",
+            _ => "&#39;",
+        };
+        out.write_str(before).and_then(|()| out.write_str(escaped)).map_err(unwritten)?;
+        rest = &from[1..];
+    }
+    out.write_str(rest).map_err(unwritten)
+}
+
+fn unwritten(error: std::fmt::Error) -> Error {
+    Error::new(ErrorKind::WriteFailure, "writing a page").with_source(error)
 }
 
 fn invalid(reason: String) -> Error {
@@ -204,6 +235,21 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_people_typed_stays_text() {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        environment.set_formatter(print);
+        let show = |template: &str, value: Value| {
+            environment.render_str(template, minijinja::context! { x => value })
+        };
+        let typed = Value::from("<a href='/x'>\"&");
+        assert_eq!(show("{{ x }}", typed).unwrap(), "&lt;a href=&#39;/x&#39;&gt;&quot;&amp;");
+        assert_eq!(show("{{ x }}", Value::from_safe_string("<b>".to_owned())).unwrap(), "<b>");
+        assert_eq!(show("{{ x }}", Value::from(7)).unwrap(), "7");
+        assert!(show("{{ x }}", Value::from(())).is_err(), "none is never printed");
+    }
 
     #[test]
     fn amounts_read_as_people_write_them() {
