@@ -26,7 +26,10 @@ CREATE TABLE orders (
     closed_at BIGINT,
     needs_operator_at BIGINT,
     refund_due_at BIGINT,
-    version BIGINT NOT NULL
+    -- 1 to 3 while the order is unpaid: an account has no more unpaid orders than slots.
+    unpaid_slot BIGINT,
+    version BIGINT NOT NULL,
+    UNIQUE (account_id, unpaid_slot)
 );
 
 CREATE INDEX orders_by_account ON orders (account_id, placed_at);
@@ -43,12 +46,4 @@ CREATE TABLE order_transitions (
     reason TEXT,
     at BIGINT NOT NULL,
     PRIMARY KEY (order_id, seq)
-);
-
--- Effects that must happen once for an order, whatever is delivered twice.
-CREATE TABLE order_effects (
-    order_id TEXT NOT NULL REFERENCES orders (id),
-    cause TEXT NOT NULL,
-    at BIGINT NOT NULL,
-    PRIMARY KEY (order_id, cause)
 );

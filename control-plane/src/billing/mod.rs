@@ -1,14 +1,110 @@
-//! Billing: Stripe customers, checkout, webhooks, the mirror of subscriptions and invoices.
+//! Money: what an order has to be paid with, and what Stripe says about it.
+//!
+//! Owns the local copy of Stripe (`stripe_objects`, subscriptions, invoices, refunds), the inbox of its
+//! events and the outbox of our calls. The rules (I3, I6, I8):
+//!
+//! * A webhook delivery is verified, stored by its event id and committed; nothing else happens before
+//!   the 200 ([`intake`]). One job per *object* then reads the object again from Stripe ([`sync`]), so
+//!   order, duplication and loss of events do not matter.
+//! * The success page, the reconciler and the job run the same function on one object.
+//! * A copy is written only if it was read later than the one that is there.
+//! * Amount, currency, price, customer, mode and installation are compared with what the order expects
+//!   before a payment counts. Anything else is a *suspicious* payment, which a person looks at.
+//! * Every POST stands in `stripe_outbox` with its key and its exact bytes before it is sent.
+//!
+//! `billing` knows order ids but not orders (A5): it announces what happened by enqueueing the jobs in
+//! [`announce`], in the transaction that wrote it down.
+
+mod announce;
+mod checkout;
+mod customer;
+mod intake;
+mod jobs;
+mod model;
+mod outbox;
+mod products;
+mod reconcile;
+mod refund;
+mod store;
+pub mod stripe;
+mod subscription;
+mod sync;
 
 mod api;
 mod pages;
-pub mod stripe;
 
 pub(crate) use api::routes as api_routes;
+pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;
-pub use stripe::StripeGate;
 
-use crate::jobs::JobRegistry;
+use ez_protocol::{AccountId, OrderId};
+use sqlx::AnyConnection;
 
-/// Names this slice's job handlers.
-pub(crate) fn register_jobs(_registry: &mut JobRegistry) {}
+pub use announce::{CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, REFUND_SETTLED};
+pub(crate) use checkout::SESSION_LIFE;
+pub use checkout::{checkout, expect, expire_session, sync_checkout};
+pub use intake::{Intake, intake};
+pub use model::{Checkout, CheckoutState, Expectation, Invoice, Problem, RefundState};
+pub use products::{WantedPrice, ensure_price, ensure_product};
+pub use refund::{refund_full, refund_state};
+pub use stripe::{StripeFault, StripeGate};
+pub use subscription::{cancel_now, period_end};
+
+use crate::db::DbError;
+
+/// Why something with money did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum BillingError {
+    /// Stripe, or the way to it.
+    #[error("asking Stripe")]
+    Stripe(#[from] StripeFault),
+    /// Our database.
+    #[error("reading or writing the local copy")]
+    Db(#[from] DbError),
+    /// Nothing of the kind is known here.
+    #[error("no {0} is known for this")]
+    Unknown(&'static str),
+    /// The price was never pushed to Stripe: `apply` has to run again.
+    #[error("the price {0} is not known at Stripe yet; run apply again")]
+    PriceNotPushed(String),
+    /// An answer lacks what the decision needs.
+    #[error("Stripe's answer lacks {0}")]
+    Incomplete(&'static str),
+    /// An earlier call has an unknown outcome and is too old to be sent again under its key.
+    #[error("the outcome of an earlier call is being looked up")]
+    LookingUp,
+    /// The checkout is over; there is nothing to pay any more.
+    #[error("this checkout is over")]
+    Over,
+    /// It was paid already.
+    #[error("this has been paid already")]
+    AlreadyPaid,
+}
+
+impl BillingError {
+    /// Whether trying again later can help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Stripe(fault) => fault.is_passing(),
+            Self::Db(error) => error.is_transient(),
+            Self::LookingUp => true,
+            _ => false,
+        }
+    }
+}
+
+/// An account's invoices, newest first.
+///
+/// # Errors
+/// Those of the query.
+pub async fn invoices(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<Invoice>, DbError> {
+    store::invoices(connection, account).await
+}
+
+/// What is known about an order's payment.
+///
+/// # Errors
+/// Those of the query.
+pub async fn checkout_of(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Checkout>, DbError> {
+    store::checkout(connection, order).await
+}

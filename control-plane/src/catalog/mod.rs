@@ -1,12 +1,104 @@
-//! Catalog: what is sold: plans, prices, images.
+//! The catalogue: what is sold, in which sizes, from which images, at which prices.
+//!
+//! Owns `plans`, `prices` and `images`. They are written by [`apply_file`] from one TOML file, which also
+//! carries the locations and address pools that `fleet` owns; applying the same file again changes
+//! nothing. A price is immutable at Stripe: a new amount is a new version of the price (its id ends
+//! in `:v2`), while what was sold keeps the old one. Orders copy plan, image and amount at the time of
+//! sale, so a change here never changes a server.
 
 mod api;
+mod apply;
+mod model;
 mod pages;
+mod store;
+
+use sqlx::AnyConnection;
 
 pub(crate) use api::routes as api_routes;
+pub use apply::{ApplyError, ApplyReport, apply_file};
+pub use model::{CatalogFile, Image, Interval, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
+
 pub(crate) use pages::routes as page_routes;
 
-use crate::jobs::JobRegistry;
+use crate::{db::DbError, jobs::JobRegistry, placement::Need};
 
-/// Names this slice's job handlers.
+/// Names this slice's job handlers: it has none.
 pub(crate) fn register_jobs(_registry: &mut JobRegistry) {}
+
+/// Plans on sale, in the order of the file.
+///
+/// # Errors
+/// Those of the query.
+pub async fn plans(connection: &mut AnyConnection) -> Result<Vec<Plan>, DbError> {
+    Ok(store::plans(connection).await?.into_iter().filter(|plan| plan.on_sale).collect())
+}
+
+/// Prices on sale.
+///
+/// # Errors
+/// Those of the query.
+pub async fn prices(connection: &mut AnyConnection) -> Result<Vec<Price>, DbError> {
+    Ok(store::prices(connection).await?.into_iter().filter(|price| price.on_sale).collect())
+}
+
+/// Images on sale, in the order of the file.
+///
+/// # Errors
+/// Those of the query.
+pub async fn images(connection: &mut AnyConnection) -> Result<Vec<Image>, DbError> {
+    Ok(store::images(connection).await?.into_iter().filter(|image| image.on_sale).collect())
+}
+
+/// A plan by its code, on sale or not.
+///
+/// # Errors
+/// Those of the query.
+pub async fn plan(connection: &mut AnyConnection, code: &str) -> Result<Option<Plan>, DbError> {
+    Ok(store::plans(connection).await?.into_iter().find(|plan| plan.code == code))
+}
+
+/// An image by its code, on sale or not.
+///
+/// # Errors
+/// Those of the query.
+pub async fn image(connection: &mut AnyConnection, code: &str) -> Result<Option<Image>, DbError> {
+    Ok(store::images(connection).await?.into_iter().find(|image| image.code == code))
+}
+
+/// What Stripe calls one of our prices; `None` until it was pushed there.
+///
+/// # Errors
+/// Those of the query; [`DbError::NotFound`] for a price we never had.
+pub async fn stripe_price(connection: &mut AnyConnection, price_id: &str) -> Result<Option<String>, DbError> {
+    let price = store::prices(connection).await?.into_iter().find(|price| price.id == price_id);
+    price.map(|price| price.stripe_price_id).ok_or(DbError::NotFound)
+}
+
+/// What a choice of plan, interval and image costs and takes.
+///
+/// # Errors
+/// [`QuoteError`] names the part of the choice that is not on sale.
+pub async fn quote(connection: &mut AnyConnection, request: &QuoteRequest) -> Result<Quote, QuoteError> {
+    let plan = plan(connection, &request.plan).await?.filter(|p| p.on_sale).ok_or(QuoteError::UnknownPlan)?;
+    let image = image(connection, &request.image).await?.filter(|i| i.on_sale).ok_or(QuoteError::UnknownImage)?;
+    let wanted = |price: &Price| {
+        price.plan_code == plan.code
+            && price.interval == request.interval
+            && request.currency.as_ref().is_none_or(|currency| *currency == price.currency)
+    };
+    let price = prices(connection).await?.into_iter().find(wanted).ok_or(QuoteError::NoPrice)?;
+    Ok(Quote { plan, image, price })
+}
+
+impl Quote {
+    /// What a server of this choice takes from a node.
+    pub fn need(&self, location: &str) -> Need {
+        Need {
+            location: location.to_owned(),
+            vcpu: self.plan.vcpu,
+            memory_mib: u64::from(self.plan.memory_mib),
+            disk_gib: u64::from(self.plan.disk_gib),
+            image_digest: self.image.digest.clone(),
+        }
+    }
+}

@@ -1,12 +1,119 @@
-//! Instances: the customer's servers.
+//! Instances: customers' servers, which the portal calls servers.
+//!
+//! Owns `instances` and `instance_actions`. A server's life is a state machine ([`InstanceState`]); each
+//! change is one guarded update and one audit row (I7). What a server *is seen* doing comes from the node's
+//! state reports and is kept beside it with its time: the portal shows the observed state, never the wished one.
+//!
+//! A place on a node is taken when the order is placed ([`reserve`]), checked again and fixed once it is paid
+//! ([`assign`]), and given back only when it is certain that nothing of the server exists there ([`give_up_place`]).
+//! Everything that is done on a node goes through `dispatch` with a cause, so nothing is done twice (I1, I9).
+//! What came of a provisioning order arrives as the job `instances.observe_provisioning`; purchases hear
+//! of it through the job [`CHANGED`].
 
+mod act;
 mod api;
+mod assign;
+mod build;
+mod change;
+mod end;
+mod jobs;
+mod model;
+mod observe;
 mod pages;
+mod progress;
+mod store;
+
+use ez_protocol::{AccountId, ActionId, InstanceId, OrderId};
+use sqlx::AnyConnection;
+
+pub use act::{ActError, act};
+pub use assign::{AssignError, assign, reserve};
+pub use build::{BuildError, issue_build};
+pub use change::InstanceError;
+pub use end::{EndError, delete, end, give_up_place};
+pub use model::{
+    ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits,
+};
+pub use observe::{Seen, observe};
+pub use progress::{Progress, StepProgress, progress_of};
 
 pub(crate) use api::routes as api_routes;
+pub(crate) use build::built;
+pub(crate) use change::{attempt_fenced, went_silent};
+pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;
 
-use crate::jobs::JobRegistry;
+use crate::db::DbError;
 
-/// Names this slice's job handlers.
-pub(crate) fn register_jobs(_registry: &mut JobRegistry) {}
+/// The job that tells a purchase that its server changed; the key is the order's id.
+pub const CHANGED: &str = "orders.instance_changed";
+
+/// Writes down a server that was ordered.
+///
+/// # Errors
+/// Those of the statement.
+pub async fn create(tx: &mut AnyConnection, instance: &Instance) -> Result<(), DbError> {
+    store::insert(tx, instance).await
+}
+
+/// A server by its id.
+///
+/// # Errors
+/// Those of the query.
+pub async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Option<Instance>, DbError> {
+    store::get(connection, id).await
+}
+
+/// An account's server by its id; somebody else's is as good as none.
+///
+/// # Errors
+/// Those of the query.
+pub async fn owned(
+    connection: &mut AnyConnection,
+    account: AccountId,
+    id: InstanceId,
+) -> Result<Option<Instance>, DbError> {
+    Ok(store::get(connection, id).await?.filter(|instance| instance.account == account))
+}
+
+/// The server an order buys.
+///
+/// # Errors
+/// Those of the query.
+pub async fn by_order(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Instance>, DbError> {
+    store::by_order(connection, order).await
+}
+
+/// An account's servers that are not gone, newest first.
+///
+/// # Errors
+/// Those of the query.
+pub async fn list(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<Instance>, DbError> {
+    store::of_account(connection, account).await
+}
+
+/// An action by its id.
+///
+/// # Errors
+/// Those of the query.
+pub async fn action(connection: &mut AnyConnection, id: ActionId) -> Result<Option<ActionRow>, DbError> {
+    store::action(connection, id).await
+}
+
+/// A server's newest actions, newest first.
+///
+/// # Errors
+/// Those of the query.
+pub async fn actions(connection: &mut AnyConnection, id: InstanceId, limit: i64) -> Result<Vec<ActionRow>, DbError> {
+    store::actions(connection, id, limit).await
+}
+
+/// A name that the account has not used yet.
+///
+/// # Errors
+/// Those of the query.
+pub async fn suggest_name(connection: &mut AnyConnection, account: AccountId) -> Result<String, DbError> {
+    let taken = store::names_of(connection, account).await?;
+    let free = (1_u32..).map(|n| format!("server-{n}")).find(|name| !taken.contains(name));
+    Ok(free.unwrap_or_else(|| "server".to_owned()))
+}

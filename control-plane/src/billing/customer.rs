@@ -1,0 +1,58 @@
+//! One Stripe customer per account.
+
+use ez_protocol::AccountId;
+use serde_json::Value;
+
+use super::{
+    BillingError,
+    model::CallState,
+    outbox::{self, Call},
+    store,
+    stripe::{self, Metadata},
+};
+use crate::app::Services;
+
+/// The account's customer at Stripe, made at the first purchase.
+pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> Result<String, BillingError> {
+    {
+        let mut connection = app.db.read().await?;
+        if let Some(known) = store::customer(&mut connection, account).await? {
+            return Ok(known);
+        }
+    }
+    let metadata = Metadata::from([
+        ("account_id".to_owned(), account.to_string()),
+        ("install_id".to_owned(), app.keys.install().to_string()),
+    ]);
+    let call = Call::new("customer", account, 1, stripe::create_customer(email, metadata));
+    let found = match outbox::send(app, &call).await {
+        Ok(customer) => customer,
+        Err(BillingError::LookingUp) => look_up(app, account, email).await?,
+        Err(other) => return Err(other),
+    };
+    let id = found.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
+    let (at, key, json, stripe_id) = (app.clock.now(), call.key, found.to_string(), id.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                store::put_object(tx, &stripe_id, "customer", at, &json).await?;
+                store::put_customer(tx, at, account, &stripe_id).await?;
+                store::close_call(tx, at, &key, CallState::Done, Some(&stripe_id), None).await
+            })
+        })
+        .await?;
+    let mut connection = app.db.read().await?;
+    Ok(store::customer(&mut connection, account).await?.unwrap_or(id))
+}
+
+/// Finds the customer that an earlier call with unknown outcome may have made.
+async fn look_up(app: &Services, account: AccountId, email: &str) -> Result<Value, BillingError> {
+    let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_customers(email)).await?;
+    let ours = |customer: &&Value| {
+        let word = |key: &str| customer.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str);
+        word("account_id") == Some(account.to_string().as_str())
+            && word("install_id") == Some(app.keys.install().to_string().as_str())
+    };
+    let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    rows.iter().find(ours).cloned().ok_or(BillingError::LookingUp)
+}

@@ -1,0 +1,48 @@
+//! Jobs of billing: one per Stripe object, and the reconciler.
+
+use std::time::Duration;
+
+use super::{BillingError, reconcile, sync};
+use crate::{
+    app::App,
+    jobs::{JobError, JobRegistry, JobRun},
+};
+
+/// Reads one object again; the key is the object's id, so that one object is never read by two at once.
+pub(super) const SYNC: &str = "billing.sync";
+const POLL: &str = "billing.poll";
+const LOOK_UP: &str = "billing.look_up";
+
+/// How often Stripe's list of events is walked.
+const POLL_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often long-open payment pages are looked up.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(2 * 60);
+
+/// Names this slice's job handlers.
+pub(crate) fn register_jobs(registry: &mut JobRegistry) {
+    registry.on(SYNC, run_sync);
+    registry.every(POLL, POLL_EVERY, run_poll);
+    registry.every(LOOK_UP, LOOK_UP_EVERY, run_look_up);
+}
+
+async fn run_sync(app: App, run: JobRun) -> Result<(), JobError> {
+    let kind = run.payload.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default();
+    sync::object(&app, kind, &run.key).await.map_err(sort)
+}
+
+async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
+    reconcile::poll_events(&app).await.map(|_| ()).map_err(sort)
+}
+
+async fn run_look_up(app: App, _run: JobRun) -> Result<(), JobError> {
+    reconcile::look_up_old(&app).await.map_err(sort)
+}
+
+/// Money is never given up on by itself: whatever may pass is tried again, the rest is shown to operators.
+fn sort(error: BillingError) -> JobError {
+    match error {
+        BillingError::Db(error) => error.into(),
+        error if error.is_passing() => JobError::retry(error),
+        error => JobError::fail(error),
+    }
+}

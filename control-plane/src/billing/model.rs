@@ -1,0 +1,247 @@
+//! Plain types of money, and the judgement whether a payment is the right one.
+
+use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
+use serde::Serialize;
+
+use super::stripe::{CheckoutSession, SubscriptionView};
+use crate::db::text_enum;
+
+text_enum! {
+    /// How the payment of an order stands.
+    pub enum CheckoutState {
+        /// A payment page is wanted and not there yet.
+        Wanted = "wanted",
+        /// The payment page is open.
+        Open = "open",
+        /// The customer is done, the money is on its way (delayed methods).
+        Processing = "processing",
+        /// The right money is there.
+        Settled = "settled",
+        /// Money is there, but not the right one.
+        Suspicious = "suspicious",
+        /// The page ran out or was closed.
+        Expired = "expired",
+    }
+}
+
+text_enum! {
+    /// How a refund stands.
+    pub enum RefundState {
+        /// Asked for here, not confirmed by Stripe.
+        Wanted = "wanted",
+        /// Stripe is at it.
+        Pending = "pending",
+        /// The money is back.
+        Succeeded = "succeeded",
+        /// Stripe could not.
+        Failed = "failed",
+    }
+}
+
+text_enum! {
+    /// Where an event came from.
+    pub enum Source {
+        /// Stripe delivered it.
+        Webhook = "webhook",
+        /// We found it in the list of events.
+        Poll = "poll",
+    }
+}
+
+text_enum! {
+    /// How far an event was processed.
+    pub enum EventState {
+        /// Stored; its object will be read again.
+        Received = "received",
+        /// Its object was read after the event.
+        Done = "done",
+        /// Nothing of ours.
+        Ignored = "ignored",
+        /// Genuine, but without an id or object to read.
+        Failed = "failed",
+    }
+}
+
+text_enum! {
+    /// How a call of the outbox stands.
+    pub enum CallState {
+        /// Written down; may or may not have been sent.
+        Pending = "pending",
+        /// Stripe did it.
+        Done = "done",
+        /// Stripe refused it.
+        Refused = "refused",
+        /// Another attempt took its place after the object was looked up in vain.
+        Replaced = "replaced",
+    }
+}
+
+text_enum! {
+    /// What is wrong with a payment.
+    pub enum Problem {
+        /// Another sum than the order's.
+        Amount = "amount",
+        /// Another currency than the order's.
+        Currency = "currency",
+        /// Another price, or more than one item.
+        Price = "price",
+        /// Another customer than the account's.
+        Customer = "customer",
+        /// Test money for a live installation, or the reverse.
+        Livemode = "livemode",
+        /// Paid without a subscription behind it.
+        NoSubscription = "no_subscription",
+        /// Paid on two pages.
+        PaidTwice = "paid_twice",
+    }
+}
+
+/// What an order has to be paid with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expectation {
+    /// The order.
+    pub order: OrderId,
+    /// The server it buys.
+    pub instance: InstanceId,
+    /// Who pays.
+    pub account: AccountId,
+    /// Where Stripe may write to.
+    pub email: String,
+    /// What the customer reads on the payment page and the invoice.
+    pub description: String,
+    /// Our price id.
+    pub price_id: String,
+    /// Stripe's price.
+    pub stripe_price_id: String,
+    /// Lower-case ISO code.
+    pub currency: String,
+    /// Minor units.
+    pub amount_minor: i64,
+}
+
+/// The payment of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkout {
+    /// What is expected.
+    pub expected: Expectation,
+    /// How many payment pages were asked for.
+    pub attempt: i64,
+    /// How it stands.
+    pub state: CheckoutState,
+    /// `cs_…`
+    pub session_id: Option<String>,
+    /// Where to pay.
+    pub url: Option<String>,
+    /// When the page runs out.
+    pub expires_at: Option<UnixMillis>,
+    /// `cus_…`
+    pub customer_id: Option<String>,
+    /// `sub_…`, once paid.
+    pub subscription_id: Option<String>,
+    /// When the money was there.
+    pub settled_at: Option<UnixMillis>,
+    /// What is wrong with the payment.
+    pub problem: Option<Problem>,
+}
+
+/// One invoice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Invoice {
+    /// `in_…`
+    pub id: String,
+    /// Number printed on it.
+    pub number: Option<String>,
+    /// Stripe's word for its state.
+    pub status: String,
+    /// Lower-case ISO code.
+    pub currency: String,
+    /// Minor units.
+    pub total_minor: i64,
+    /// Page with the invoice.
+    pub hosted_url: Option<String>,
+    /// The PDF.
+    pub pdf_url: Option<String>,
+    /// When it was made.
+    pub issued_at: UnixMillis,
+}
+
+/// Whether a completed session and its subscription are what the order expects.
+///
+/// A field that is missing is a field that does not match: what cannot be seen is not taken for paid.
+pub(super) fn judge(
+    checkout: &Checkout,
+    session: &CheckoutSession,
+    subscription: Option<&SubscriptionView>,
+    livemode: bool,
+) -> Result<(), Problem> {
+    let expected = &checkout.expected;
+    let hold = |holds: bool, problem: Problem| if holds { Ok(()) } else { Err(problem) };
+    hold(session.livemode == Some(livemode), Problem::Livemode)?;
+    hold(session.customer.is_some() && session.customer == checkout.customer_id, Problem::Customer)?;
+    hold(session.currency.as_deref() == Some(expected.currency.as_str()), Problem::Currency)?;
+    hold(session.amount_total == Some(expected.amount_minor), Problem::Amount)?;
+    let subscription = subscription.ok_or(Problem::NoSubscription)?;
+    hold(subscription.customer == checkout.customer_id, Problem::Customer)?;
+    hold(subscription.item_count() == 1, Problem::Price)?;
+    hold(subscription.price_id() == Some(expected.stripe_price_id.as_str()), Problem::Price)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn checkout() -> Checkout {
+        let uuid = uuid::Uuid::from_u128(1);
+        Checkout {
+            expected: Expectation {
+                order: OrderId::from_uuid(uuid),
+                instance: InstanceId::from_uuid(uuid),
+                account: AccountId::from_uuid(uuid),
+                email: "jane@example.com".into(),
+                description: "Server".into(),
+                price_id: "s:month:eur:v1".into(),
+                stripe_price_id: "price_1".into(),
+                currency: "eur".into(),
+                amount_minor: 900,
+            },
+            attempt: 1,
+            state: CheckoutState::Open,
+            session_id: Some("cs_1".into()),
+            url: None,
+            expires_at: None,
+            customer_id: Some("cus_1".into()),
+            subscription_id: None,
+            settled_at: None,
+            problem: None,
+        }
+    }
+
+    fn judged(spoil: impl Fn(&mut Value, &mut Value)) -> Result<(), Problem> {
+        let mut session =
+            json!({"id": "cs_1", "amount_total": 900, "currency": "eur", "customer": "cus_1", "livemode": false});
+        let mut subscription =
+            json!({"id": "sub_1", "customer": "cus_1", "items": {"data": [{"price": {"id": "price_1"}}]}});
+        spoil(&mut session, &mut subscription);
+        let session = serde_json::from_value(session).unwrap();
+        let subscription: Option<SubscriptionView> = serde_json::from_value(subscription).unwrap();
+        judge(&checkout(), &session, subscription.as_ref(), false)
+    }
+
+    #[test]
+    fn the_right_money_passes_and_each_difference_has_a_name() {
+        assert_eq!(judged(|_, _| {}), Ok(()));
+        assert_eq!(judged(|s, _| s["amount_total"] = json!(899)), Err(Problem::Amount));
+        assert_eq!(judged(|s, _| s["amount_total"] = Value::Null), Err(Problem::Amount));
+        assert_eq!(judged(|s, _| s["currency"] = json!("usd")), Err(Problem::Currency));
+        assert_eq!(judged(|s, _| s["customer"] = json!("cus_2")), Err(Problem::Customer));
+        assert_eq!(judged(|s, _| s["customer"] = Value::Null), Err(Problem::Customer));
+        assert_eq!(judged(|s, _| s["livemode"] = json!(true)), Err(Problem::Livemode));
+        assert_eq!(judged(|s, _| s["livemode"] = Value::Null), Err(Problem::Livemode));
+        assert_eq!(judged(|_, u| *u = Value::Null), Err(Problem::NoSubscription));
+        assert_eq!(judged(|_, u| u["customer"] = json!("cus_2")), Err(Problem::Customer));
+        assert_eq!(judged(|_, u| u["items"]["data"][0]["price"]["id"] = json!("price_2")), Err(Problem::Price));
+        assert_eq!(judged(|_, u| u["items"]["data"] = json!([])), Err(Problem::Price));
+    }
+}

@@ -1,0 +1,94 @@
+//! Giving the money back, all of it.
+
+use ez_protocol::OrderId;
+use serde_json::Value;
+use sqlx::AnyConnection;
+
+use super::{
+    BillingError, RefundState,
+    model::CallState,
+    outbox::{self, Call},
+    store,
+    stripe::{self, FaultKind, Metadata, RefundView, SubscriptionView, page_of},
+    subscription, sync,
+};
+use crate::{app::Services, db::DbError};
+
+/// Ends the order's subscription, then gives back what its latest invoice took. Safe to repeat; the same refund
+/// is never made twice.
+///
+/// # Errors
+/// [`BillingError::Unknown`] when no payment is known that could be given back; what Stripe said else.
+pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, BillingError> {
+    // The subscription first, so that no renewal follows the refund.
+    subscription::cancel_now(app, order).await?;
+    let at = app.clock.now();
+    app.db.write(move |tx| Box::pin(async move { store::want_refund(tx, at, order).await })).await?;
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::refund(&mut connection, order).await?.ok_or(BillingError::Unknown("refund"))?
+    };
+    if known.state == RefundState::Succeeded {
+        return Ok(known.state);
+    }
+    let intent = paying_intent(app, order).await?;
+    let metadata = Metadata::from([
+        ("order_id".to_owned(), order.to_string()),
+        ("install_id".to_owned(), app.keys.install().to_string()),
+    ]);
+    let call = Call::new("refund", order, known.attempt, stripe::create_refund(&intent, metadata));
+    let read_at = app.clock.now();
+    let answer = match outbox::send(app, &call).await {
+        Ok(answer) => answer,
+        Err(BillingError::LookingUp) => look_up(app, order, &intent).await?.ok_or(BillingError::LookingUp)?,
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::Refused => {
+            look_up(app, order, &intent).await?.ok_or(BillingError::Stripe(fault))?
+        }
+        Err(other) => return Err(other),
+    };
+    let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
+    let state = sync::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
+    outbox::close(app, &call, CallState::Done, id, None).await?;
+    Ok(state)
+}
+
+/// How the order's refund stands, if there is one.
+///
+/// # Errors
+/// Those of the query.
+pub async fn refund_state(connection: &mut AnyConnection, order: OrderId) -> Result<Option<RefundState>, DbError> {
+    Ok(store::refund(connection, order).await?.map(|known| known.state))
+}
+
+/// The payment intent that paid the order's latest invoice.
+async fn paying_intent(app: &Services, order: OrderId) -> Result<String, BillingError> {
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::subscription_of(&mut connection, order).await?.ok_or(BillingError::Unknown("subscription"))?
+    };
+    let invoice = match known.latest_invoice {
+        Some(invoice) => invoice,
+        None => {
+            let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(&known.stripe_id)).await?;
+            serde_json::from_value::<SubscriptionView>(value)
+                .ok()
+                .and_then(|subscription| subscription.latest_invoice)
+                .ok_or(BillingError::Unknown("invoice"))?
+        }
+    };
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice)).await?;
+    stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))
+}
+
+/// Finds a refund that an earlier call with unknown outcome, or a person in Stripe's dashboard, has made.
+async fn look_up(app: &Services, order: OrderId, intent: &str) -> Result<Option<Value>, BillingError> {
+    let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_refunds_of(intent)).await?;
+    let made = page_of::<RefundView>(&list)
+        .into_iter()
+        .find(|refund| !matches!(refund.status.as_deref(), Some("failed" | "canceled")));
+    let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    Ok(made.and_then(|made| rows.iter().find(|row| row["id"] == made.id.as_str()).cloned()).map(|mut row| {
+        row["metadata"]["order_id"] = Value::String(order.to_string());
+        row
+    }))
+}

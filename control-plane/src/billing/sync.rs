@@ -1,0 +1,302 @@
+//! Reading one object again from Stripe and taking over what it says.
+//!
+//! Every way a fact can reach us (webhook, poll, success page, reconciler) ends here. Two readings may race;
+//! the copy is written only by the later one, and what follows from it happens in the same transaction.
+
+use ez_protocol::{OrderId, UnixMillis};
+use serde_json::Value;
+use sqlx::AnyConnection;
+
+use super::{
+    BillingError, Checkout, CheckoutState, announce,
+    model::{EventState, Problem, RefundState, judge},
+    store,
+    stripe::{self, CheckoutSession, FaultKind, InvoiceView, RefundView, SubscriptionView},
+};
+use crate::{app::Services, db::DbError};
+
+/// Reads an object by kind and id. Kinds that decide nothing here end their events as ignored.
+///
+/// # Errors
+/// What Stripe or the database said; the job runs again when it may pass.
+pub(super) async fn object(app: &Services, kind: &str, id: &str) -> Result<(), BillingError> {
+    let done = match kind {
+        "checkout.session" => session(app, id).await,
+        "subscription" => subscription(app, id).await,
+        "invoice" => invoice(app, id).await,
+        "refund" => refund(app, id).await,
+        _ => ignore(app, id, app.clock.now()).await,
+    };
+    match done {
+        // Deleted at Stripe, or of another account: nothing to copy.
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => {
+            ignore(app, id, app.clock.now()).await
+        }
+        other => other,
+    }
+}
+
+async fn ignore(app: &Services, id: &str, read_at: UnixMillis) -> Result<(), BillingError> {
+    let (id, now) = (id.to_owned(), app.clock.now());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move { store::finish_events(tx, &id, read_at, now, EventState::Ignored).await })
+        })
+        .await?;
+    Ok(())
+}
+
+/// Whether the metadata names another installation that shares the Stripe account.
+fn is_foreign(app: &Services, metadata: &stripe::Metadata) -> bool {
+    metadata.get("install_id").is_some_and(|install| *install != app.keys.install().to_string())
+}
+
+fn view<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, BillingError> {
+    serde_json::from_value(value.clone()).map_err(|_| BillingError::Incomplete("id"))
+}
+
+// ---- payment pages ------------------------------------------------------------------------------
+
+/// Reads a payment page.
+pub(super) async fn session(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_session(id)).await?;
+    take_session(app, read_at, value).await
+}
+
+/// What was read together with a completed page.
+struct Companions {
+    subscription: Option<(SubscriptionView, Value)>,
+    invoice: Option<(InvoiceView, Value)>,
+}
+
+/// Takes over a payment page that was read at `read_at`.
+pub(super) async fn take_session(app: &Services, read_at: UnixMillis, value: Value) -> Result<(), BillingError> {
+    let session: CheckoutSession = view(&value)?;
+    let order = session
+        .client_reference_id
+        .as_ref()
+        .or_else(|| session.metadata.get("order_id"))
+        .and_then(|id| id.parse::<OrderId>().ok());
+    let Some(order) = order.filter(|_| !is_foreign(app, &session.metadata)) else {
+        return ignore(app, &session.id, read_at).await;
+    };
+    let paid = session.status.as_deref() == Some("complete")
+        && matches!(session.payment_status.as_deref(), Some("paid" | "no_payment_required"));
+    let companions = if paid { companions(app, &session).await? } else { Companions { subscription: None, invoice: None } };
+    let (now, livemode) = (app.clock.now(), app.stripe.livemode());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let newer = store::put_object(tx, &session.id, "checkout.session", read_at, &value.to_string()).await?;
+                if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
+                    decide(tx, now, read_at, known, &session, paid.then_some(&companions), livemode).await?;
+                }
+                store::finish_events(tx, &session.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+async fn companions(app: &Services, session: &CheckoutSession) -> Result<Companions, BillingError> {
+    let mut found = Companions { subscription: None, invoice: None };
+    if let Some(id) = &session.subscription {
+        let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(id)).await?;
+        found.subscription = Some((view(&value)?, value));
+    }
+    let latest = found.subscription.as_ref().and_then(|(subscription, _)| subscription.latest_invoice.as_ref());
+    if let Some(id) = session.invoice.as_ref().or(latest) {
+        let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
+        found.invoice = Some((view(&value)?, value));
+    }
+    Ok(found)
+}
+
+/// What a page's state means for the order's payment.
+async fn decide(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    read_at: UnixMillis,
+    known: Checkout,
+    session: &CheckoutSession,
+    paid: Option<&Companions>,
+    livemode: bool,
+) -> Result<(), DbError> {
+    let was = known.state;
+    let order = known.expected.order;
+    let current = known.session_id.as_deref() == Some(session.id.as_str());
+    if let Some(companions) = paid {
+        if was == CheckoutState::Settled || was == CheckoutState::Suspicious {
+            if !current {
+                // Two pages, two payments: the second one is for a person.
+                announce::suspicious(tx, now, order, Problem::PaidTwice).await?;
+            }
+            return Ok(());
+        }
+        let subscription = companions.subscription.as_ref().map(|(view, _)| view);
+        let known = Checkout {
+            customer_id: known.customer_id.clone().or_else(|| session.customer.clone()),
+            session_id: Some(session.id.clone()),
+            subscription_id: session.subscription.clone(),
+            settled_at: Some(now),
+            url: None,
+            ..known
+        };
+        let verdict = judge(&known, session, subscription, livemode);
+        if let Some((subscription, value)) = &companions.subscription {
+            store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
+            store::put_subscription(tx, now, &known.expected, subscription).await?;
+        }
+        if let Some((invoice, value)) = &companions.invoice {
+            store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?;
+            store::put_invoice(tx, now, known.expected.account, invoice).await?;
+        }
+        let (state, problem) = match verdict {
+            Ok(()) => (CheckoutState::Settled, None),
+            Err(problem) => (CheckoutState::Suspicious, Some(problem)),
+        };
+        store::save_checkout(tx, now, was, &Checkout { state, problem, ..known }).await?;
+        return match problem {
+            None => announce::settled(tx, now, order).await,
+            Some(problem) => announce::suspicious(tx, now, order, problem).await,
+        };
+    }
+    let pending = matches!(was, CheckoutState::Open | CheckoutState::Wanted | CheckoutState::Processing);
+    if !pending || (!current && known.session_id.is_some()) {
+        return Ok(());
+    }
+    match session.status.as_deref() {
+        Some("expired") => {
+            let ended = Checkout {
+                state: CheckoutState::Expired,
+                session_id: Some(session.id.clone()),
+                url: None,
+                ..known
+            };
+            store::save_checkout(tx, now, was, &ended).await?;
+            announce::expired(tx, now, order).await
+        }
+        Some("complete") if was != CheckoutState::Processing => {
+            let processing = Checkout {
+                state: CheckoutState::Processing,
+                session_id: Some(session.id.clone()),
+                url: None,
+                ..known
+            };
+            store::save_checkout(tx, now, was, &processing).await
+        }
+        _ => Ok(()),
+    }
+}
+
+// ---- subscriptions, invoices, refunds -------------------------------------------------------------
+
+/// Reads a subscription.
+pub(super) async fn subscription(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(id)).await?;
+    take_subscription(app, read_at, value).await
+}
+
+/// Takes over a subscription that was read at `read_at`.
+pub(super) async fn take_subscription(
+    app: &Services,
+    read_at: UnixMillis,
+    value: Value,
+) -> Result<(), BillingError> {
+    let subscription: SubscriptionView = view(&value)?;
+    let order = subscription.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
+    let Some(order) = order.filter(|_| !is_foreign(app, &subscription.metadata)) else {
+        return ignore(app, &subscription.id, read_at).await;
+    };
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let newer =
+                    store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
+                if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
+                    store::put_subscription(tx, now, &known.expected, &subscription).await?;
+                }
+                store::finish_events(tx, &subscription.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+async fn invoice(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
+    let invoice: InvoiceView = view(&value)?;
+    let Some(subscription_id) = invoice.subscription_id().map(str::to_owned) else {
+        return ignore(app, id, read_at).await;
+    };
+    // The invoice of a first payment may be announced before its subscription was read.
+    let known = async || {
+        let mut connection = app.db.read().await?;
+        store::subscription(&mut connection, &subscription_id).await
+    };
+    let owner = match known().await? {
+        Some(owner) => Some(owner),
+        None => {
+            subscription(app, &subscription_id).await?;
+            known().await?
+        }
+    };
+    let Some(owner) = owner else { return ignore(app, id, read_at).await };
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await? {
+                    store::put_invoice(tx, now, owner.account, &invoice).await?;
+                }
+                store::finish_events(tx, &invoice.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+async fn refund(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_refund(id)).await?;
+    take_refund(app, read_at, value).await.map(|_| ())
+}
+
+/// Takes over a refund that was read at `read_at`; gives how it stands, if it is ours.
+pub(super) async fn take_refund(
+    app: &Services,
+    read_at: UnixMillis,
+    value: Value,
+) -> Result<Option<RefundState>, BillingError> {
+    let refund: RefundView = view(&value)?;
+    let order = refund.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
+    let Some(order) = order.filter(|_| !is_foreign(app, &refund.metadata)) else {
+        ignore(app, &refund.id, read_at).await?;
+        return Ok(None);
+    };
+    let state = match refund.status.as_deref() {
+        Some("succeeded") => RefundState::Succeeded,
+        Some("failed" | "canceled") => RefundState::Failed,
+        _ => RefundState::Pending,
+    };
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if store::put_object(tx, &refund.id, "refund", read_at, &value.to_string()).await? {
+                    let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());
+                    let changed = store::put_refund(tx, now, order, state, made).await?;
+                    if changed && matches!(state, RefundState::Succeeded | RefundState::Failed) {
+                        announce::refund(tx, now, order, state).await?;
+                    }
+                }
+                store::finish_events(tx, &refund.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(Some(state))
+}

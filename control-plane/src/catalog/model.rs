@@ -1,0 +1,269 @@
+//! Plain types of the catalogue and of its file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    db::{DbError, text_enum},
+    fleet::pools::{LocationSpec, PoolSpec},
+};
+
+text_enum! {
+    /// How often a price is charged.
+    pub enum Interval {
+        /// Every month.
+        Month = "month",
+        /// Every year.
+        Year = "year",
+    }
+}
+
+/// A size of server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Short code, such as `s`.
+    pub code: String,
+    /// Name for people.
+    pub name: String,
+    /// Virtual CPUs.
+    pub vcpu: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Disk in GiB.
+    pub disk_gib: u32,
+    /// Traffic per month in GiB.
+    pub traffic_gib: u64,
+    /// Whether new servers can have it.
+    pub on_sale: bool,
+    /// Stripe's product.
+    #[serde(skip)]
+    pub stripe_product_id: Option<String>,
+}
+
+/// What a plan costs for one interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Price {
+    /// `<plan>:<interval>:<currency>:v<version>`, also the lookup key at Stripe.
+    pub id: String,
+    /// Code of the plan.
+    pub plan_code: String,
+    /// How often it is charged.
+    pub interval: Interval,
+    /// Lower-case ISO code.
+    pub currency: String,
+    /// Minor units.
+    pub amount_minor: i64,
+    /// Whether new servers can have it.
+    pub on_sale: bool,
+    /// Stripe's price.
+    #[serde(skip)]
+    pub stripe_price_id: Option<String>,
+}
+
+/// An operating system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// Short code, such as `debian-13`; the name a node's template carries.
+    pub code: String,
+    /// Name for people.
+    pub name: String,
+    /// Version of the image.
+    pub version: String,
+    /// `sha256:…` of the image that templates are made from.
+    pub digest: String,
+    /// Who logs in.
+    pub login_user: String,
+    /// Whether new servers can have it.
+    pub on_sale: bool,
+}
+
+/// A choice a customer made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuoteRequest {
+    /// Code of the plan.
+    pub plan: String,
+    /// How often it is charged.
+    pub interval: Interval,
+    /// Code of the image.
+    pub image: String,
+    /// Lower-case ISO code; `None` takes the catalogue's first.
+    pub currency: Option<String>,
+}
+
+/// What the choice is and costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quote {
+    /// The plan.
+    pub plan: Plan,
+    /// The image.
+    pub image: Image,
+    /// The price.
+    pub price: Price,
+}
+
+/// Why there is no quote.
+#[derive(Debug, thiserror::Error)]
+pub enum QuoteError {
+    /// No such plan on sale.
+    #[error("this plan is not on sale")]
+    UnknownPlan,
+    /// No such image on sale.
+    #[error("this image is not on sale")]
+    UnknownImage,
+    /// The plan has no such price.
+    #[error("this plan has no price for that interval and currency")]
+    NoPrice,
+    /// The catalogue could not be read.
+    #[error("reading the catalogue failed")]
+    Read(#[from] DbError),
+}
+
+/// The lookup key of a price.
+pub fn price_id(plan: &str, interval: Interval, currency: &str, version: u32) -> String {
+    format!("{plan}:{interval}:{currency}:v{version}")
+}
+
+/// The whole file that is applied.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogFile {
+    /// `[[locations]]`, for `fleet`.
+    #[serde(default)]
+    pub locations: Vec<LocationSpec>,
+    /// `[[address_pools]]`, for `fleet`.
+    #[serde(default)]
+    pub address_pools: Vec<PoolSpec>,
+    /// `[[images]]`
+    #[serde(default)]
+    pub images: Vec<ImageEntry>,
+    /// `[[plans]]`
+    #[serde(default)]
+    pub plans: Vec<PlanEntry>,
+}
+
+/// One `[[images]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageEntry {
+    /// Short code.
+    pub code: String,
+    /// Name for people.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// `sha256:…`
+    pub digest: String,
+    /// Who logs in; `root` if not given.
+    #[serde(default = "root")]
+    pub login_user: String,
+    /// `false` takes it off sale.
+    #[serde(default = "yes")]
+    pub on_sale: bool,
+}
+
+/// One `[[plans]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanEntry {
+    /// Short code.
+    pub code: String,
+    /// Name for people.
+    pub name: String,
+    /// Virtual CPUs.
+    pub vcpu: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Disk in GiB.
+    pub disk_gib: u32,
+    /// Traffic per month in GiB.
+    pub traffic_gib: u64,
+    /// `false` takes it off sale.
+    #[serde(default = "yes")]
+    pub on_sale: bool,
+    /// `[[plans.prices]]`
+    pub prices: Vec<PriceEntry>,
+}
+
+/// One `[[plans.prices]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceEntry {
+    /// How often it is charged.
+    pub interval: Interval,
+    /// Lower-case ISO code.
+    pub currency: String,
+    /// Minor units.
+    pub amount_minor: i64,
+    /// Raised when the amount changes; 1 if not given.
+    #[serde(default = "one")]
+    pub version: u32,
+}
+
+fn root() -> String {
+    "root".to_owned()
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn one() -> u32 {
+    1
+}
+
+impl CatalogFile {
+    /// Finds what types alone do not: bad codes, doubles, prices nobody could pay.
+    ///
+    /// # Errors
+    /// One sentence that names the entry.
+    pub fn check(&self) -> Result<(), String> {
+        let mut codes = std::collections::BTreeSet::new();
+        for image in &self.images {
+            check_code("image", &image.code)?;
+            if !codes.insert(("image", &image.code)) {
+                return Err(format!("image {} is there twice", image.code));
+            }
+            ez_protocol::order::ImageDigest::parse(&image.digest)
+                .map_err(|error| format!("image {}: the digest is {error}", image.code))?;
+        }
+        for plan in &self.plans {
+            check_code("plan", &plan.code)?;
+            if !codes.insert(("plan", &plan.code)) {
+                return Err(format!("plan {} is there twice", plan.code));
+            }
+            plan.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl PlanEntry {
+    fn check(&self) -> Result<(), String> {
+        let code = &self.code;
+        if !(1..=128).contains(&self.vcpu) || self.memory_mib < 128 || self.disk_gib == 0 {
+            return Err(format!("plan {code}: vcpu 1 to 128, memory_mib from 128, disk_gib from 1"));
+        }
+        let mut prices = std::collections::BTreeSet::new();
+        for price in &self.prices {
+            let plain = price.currency.len() == 3 && price.currency.bytes().all(|b| b.is_ascii_lowercase());
+            if !plain || !(1..=100_000_000).contains(&price.amount_minor) || price.version == 0 {
+                return Err(format!(
+                    "plan {code}: a price needs a lower-case currency, an amount and a version from 1"
+                ));
+            }
+            if !prices.insert((price.interval, &price.currency)) {
+                return Err(format!("plan {code} has two prices for {} {}", price.interval, price.currency));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A code is what URLs, template markers and lookup keys are made from.
+fn check_code(what: &str, code: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    if (1..=40).contains(&code.len()) && code.bytes().all(plain) && !code.starts_with(['-', '.']) {
+        Ok(())
+    } else {
+        Err(format!("{what} code {code:?}: a-z, 0-9, '-' and '.', at most 40 characters"))
+    }
+}

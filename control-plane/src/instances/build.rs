@@ -1,0 +1,147 @@
+//! Having a server built: the signed order, and what came of it.
+
+use ez_protocol::{
+    ActionId, ProvisioningOrderId, UnixMillis,
+    input::{Hostname, SshPublicKey},
+    order::{ImageDigest, ImageRef, InstanceSpec, Op, Service},
+};
+use sqlx::AnyConnection;
+
+use super::{
+    change,
+    change::InstanceError,
+    model::{ActionRow, ActionState, Instance, InstanceEvent, InstanceState},
+    store,
+};
+use crate::{
+    db::DbError,
+    dispatch::{self, FactsView, Intent, IssueError, Keys},
+    entropy::{Entropy, EntropyExt as _},
+    fleet::Placement,
+};
+
+/// Why building was not ordered.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// What was stored when it was sold is not a valid specification: a defect of ours.
+    #[error("the server's {0} is not valid")]
+    Spec(&'static str),
+    /// The order was not issued.
+    #[error("issuing the provisioning order")]
+    Issue(#[from] IssueError),
+    /// Its state does not allow it.
+    #[error("noting that the server is being built")]
+    Instance(#[from] InstanceError),
+    /// The database.
+    #[error("writing the action")]
+    Db(#[from] DbError),
+}
+
+/// The full wished state of a server at a place.
+pub(super) fn spec(instance: &Instance, place: &Placement) -> Result<InstanceSpec, BuildError> {
+    let keys = instance.ssh_keys.iter().map(|key| SshPublicKey::parse(key));
+    Ok(InstanceSpec {
+        hostname: Hostname::parse(&instance.hostname).map_err(|_| BuildError::Spec("host name"))?,
+        service: Service::Active,
+        vcpus: instance.vcpu,
+        memory_mib: instance.memory_mib,
+        disk_gib: instance.disk_gib,
+        image: ImageRef {
+            name: instance.image_code.clone(),
+            digest: ImageDigest::parse(&instance.image_digest).map_err(|_| BuildError::Spec("image digest"))?,
+        },
+        network: place.network(None),
+        ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| BuildError::Spec("SSH key"))?,
+        password_hash: None,
+        user_data: None,
+    })
+}
+
+/// Orders a server to be built at its fixed place. The cause carries the number of the attempt, so one attempt
+/// issues once, whatever is repeated.
+///
+/// # Errors
+/// [`BuildError`]; nothing was issued.
+pub async fn issue_build(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: Instance,
+    place: Placement,
+    actor: &str,
+) -> Result<Instance, BuildError> {
+    let attempt = instance.attempts + 1;
+    let intent = Intent {
+        instance: instance.id,
+        op: Op::Ensure(Box::new(spec(&instance, &place)?)),
+        placement: place,
+        cause_key: format!("order:{}:{attempt}", instance.order),
+        order: Some(instance.order),
+        actor: actor.to_owned(),
+        ttl: None,
+    };
+    let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
+    note_action(tx, at, entropy, &instance, "create", id, actor).await?;
+    let instance = Instance { attempts: attempt, provisioning_order: Some(id), ..instance };
+    Ok(change::take(tx, at, instance, InstanceEvent::Issued, actor).await?)
+}
+
+/// Writes down the action behind a provisioning order.
+pub(super) async fn note_action(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: &Instance,
+    kind: &str,
+    order: ProvisioningOrderId,
+    actor: &str,
+) -> Result<ActionRow, DbError> {
+    let action = ActionRow {
+        id: ActionId::generate(at, entropy.bytes()),
+        instance: instance.id,
+        kind: kind.to_owned(),
+        state: ActionState::Running,
+        provisioning_order: Some(order),
+        requested_by: actor.to_owned(),
+        error: None,
+        started_at: at,
+        finished_at: None,
+    };
+    store::insert_action(tx, &action).await?;
+    Ok(action)
+}
+
+/// Takes over that a server was built.
+///
+/// # Errors
+/// [`InstanceError`].
+pub(crate) async fn built(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: Instance,
+    facts: Option<&FactsView>,
+    actor: &str,
+) -> Result<Instance, InstanceError> {
+    if instance.state.is_live() {
+        return Ok(instance);
+    }
+    let confirmed = facts.is_some_and(|facts| facts.confirmed);
+    let instance = Instance {
+        built_at: instance.built_at.or(Some(at)),
+        usable_at: instance.usable_at.or(confirmed.then_some(at)),
+        host_keys: facts.map(|facts| facts.host_keys.clone()).unwrap_or_default(),
+        reason: None,
+        ..instance
+    };
+    let instance = change::take(tx, at, instance, InstanceEvent::Built, actor).await?;
+    if let (Some(facts), Some(node)) = (facts, instance.node)
+        && !facts.power.is_empty()
+    {
+        store::put_observed(tx, instance.id, node, &facts.power, at).await?;
+        if facts.power == "stopped" && instance.state == InstanceState::Running {
+            return change::take(tx, at, instance, InstanceEvent::SeenOff, actor).await;
+        }
+    }
+    Ok(instance)
+}

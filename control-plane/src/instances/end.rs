@@ -1,0 +1,174 @@
+//! The end of a server: retire, keep the disk for a while, purge. And giving back places that were never used.
+
+use std::time::Duration;
+
+use ez_protocol::{
+    InstanceId, UnixMillis,
+    order::{Empty, Op},
+};
+use sqlx::AnyConnection;
+
+use super::{
+    build, change,
+    change::InstanceError,
+    model::{Instance, InstanceEvent, InstanceState},
+    store,
+};
+use crate::{
+    app::Services,
+    billing::{self, BillingError},
+    db::DbError,
+    dispatch::{self, Intent, IssueError, Keys},
+    entropy::Entropy,
+    fleet::{self, Release},
+};
+
+/// How long the disk is kept after the service ended.
+pub(super) const RETENTION: Duration = Duration::from_secs(72 * 60 * 60);
+
+/// Why a server was not ended.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// There is no such server.
+    #[error("there is no such server")]
+    Unknown,
+    /// It is being built, or gone already.
+    #[error("a server that is {0} cannot be deleted")]
+    DoesNotFit(InstanceState),
+    /// The subscription could not be ended; the server runs on.
+    #[error("ending the subscription")]
+    Billing(#[from] BillingError),
+    /// The order was not issued.
+    #[error("issuing the order")]
+    Issue(#[from] IssueError),
+    /// Its state does not allow it.
+    #[error("noting that the server ends")]
+    Instance(#[from] InstanceError),
+    /// The database.
+    #[error("reading or writing the server")]
+    Db(#[from] DbError),
+}
+
+/// Deletes a customer's server: ends its subscription now, retires it, purges it after the retention.
+///
+/// # Errors
+/// [`EndError`]. The subscription ends first: if anything after that fails, asking again goes on.
+pub async fn delete(app: &Services, id: InstanceId, actor: &str) -> Result<Instance, EndError> {
+    let instance = {
+        let mut connection = app.db.read().await?;
+        store::get(&mut connection, id).await?.ok_or(EndError::Unknown)?
+    };
+    match instance.state {
+        InstanceState::Running | InstanceState::Stopped => {}
+        // Asked for already.
+        InstanceState::Retiring | InstanceState::Retired => return Ok(instance),
+        other => return Err(EndError::DoesNotFit(other)),
+    }
+    billing::cancel_now(app, instance.order).await?;
+    let (at, entropy, keys, actor) = (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let instance = store::get(tx, id).await?.ok_or(EndError::Unknown)?;
+                end(tx, &keys, at, entropy.as_ref(), instance, &actor).await
+            })
+        })
+        .await
+}
+
+/// Ends a server's service: retires what may exist on a node, gives back what certainly does not. Safe to repeat.
+///
+/// # Errors
+/// [`EndError`]; nothing was changed.
+pub async fn end(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: Instance,
+    actor: &str,
+) -> Result<Instance, EndError> {
+    match instance.state {
+        InstanceState::Requested | InstanceState::Assigned | InstanceState::Failed => {
+            Ok(give_up_place(tx, at, instance, Release::NeverUsed, actor).await?)
+        }
+        InstanceState::Running | InstanceState::Stopped | InstanceState::NeedsOperator | InstanceState::Retiring => {
+            retire(tx, keys, at, entropy, instance, actor).await
+        }
+        InstanceState::Retired | InstanceState::Purging | InstanceState::Purged | InstanceState::Released => {
+            Ok(instance)
+        }
+        InstanceState::Provisioning => Err(EndError::DoesNotFit(instance.state)),
+    }
+}
+
+async fn retire(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: Instance,
+    actor: &str,
+) -> Result<Instance, EndError> {
+    let placement = fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?;
+    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
+    let intent = Intent {
+        instance: instance.id,
+        placement,
+        op: Op::Retire(Empty {}),
+        // A retire that did not work out is followed by the next one; the same one is never issued twice.
+        cause_key: format!("end:{}:after:{previous}", instance.order),
+        order: Some(instance.order),
+        actor: actor.to_owned(),
+        ttl: None,
+    };
+    let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
+    build::note_action(tx, at, entropy, &instance, "delete", id, actor).await?;
+    let instance = Instance { provisioning_order: Some(id), ..instance };
+    Ok(change::take(tx, at, instance, InstanceEvent::RetireIssued, actor).await?)
+}
+
+/// Orders the disk of a retired server to be removed.
+pub(super) async fn purge(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: Instance,
+    actor: &str,
+) -> Result<Instance, EndError> {
+    let placement = fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?;
+    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
+    let intent = Intent {
+        instance: instance.id,
+        placement,
+        op: Op::Purge(Empty {}),
+        cause_key: format!("purge:{}:after:{previous}", instance.order),
+        order: Some(instance.order),
+        actor: actor.to_owned(),
+        ttl: None,
+    };
+    let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
+    let instance = Instance { provisioning_order: Some(id), ..instance };
+    Ok(change::take(tx, at, instance, InstanceEvent::PurgeIssued, actor).await?)
+}
+
+/// Gives a server's place back; the caller knows that nothing of it exists there (or, with
+/// [`Release::Unknown`], that its node was taken away).
+///
+/// # Errors
+/// [`InstanceError`].
+pub async fn give_up_place(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: Instance,
+    how: Release,
+    actor: &str,
+) -> Result<Instance, InstanceError> {
+    fleet::release(tx, at, instance.id, how).await?;
+    if instance.state == InstanceState::Released {
+        return Ok(instance);
+    }
+    let instance = Instance { node: None, ..instance };
+    change::take(tx, at, instance, InstanceEvent::Released, actor).await
+}

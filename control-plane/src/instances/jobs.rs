@@ -1,0 +1,112 @@
+//! Jobs of instances.
+
+use std::time::Duration;
+
+use ez_protocol::ProvisioningOrderId;
+
+use super::{
+    InstanceState, end,
+    end::EndError,
+    model::Instance,
+    observe, store,
+};
+use crate::{
+    app::App,
+    db::DbError,
+    dispatch::{self, OBSERVE_JOB, State},
+    instances::InstanceError,
+    jobs::{JobError, JobRegistry, JobRun},
+};
+
+/// How often endings are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+const SWEEP: &str = "instances.sweep";
+/// A retire or purge that did not work out is tried again after this long.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Names this slice's job handlers.
+pub(crate) fn register_jobs(registry: &mut JobRegistry) {
+    registry.on(OBSERVE_JOB, run_observe);
+    registry.every(SWEEP, SWEEP_EVERY, run_sweep);
+}
+
+async fn run_observe(app: App, run: JobRun) -> Result<(), JobError> {
+    let id: ProvisioningOrderId = run.key.parse().map_err(JobError::fail)?;
+    let at = app.clock.now();
+    match app.db.write(move |tx| Box::pin(async move { observe::provisioning(tx, at, id).await })).await {
+        Ok(()) => Ok(()),
+        // Somebody changed the instance in between: look again.
+        Err(InstanceError::Db(error @ DbError::NotFound)) => Err(JobError::retry(error)),
+        Err(InstanceError::Db(error)) => Err(error.into()),
+        // A late report about something that has moved on.
+        Err(InstanceError::Refused(refused)) => {
+            tracing::warn!(provisioning_order.id = %id, %refused, "a report came too late to matter");
+            Ok(())
+        }
+    }
+}
+
+/// Purges what is due, and repeats endings that did not work out.
+async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
+    let now = app.clock.now();
+    let (due, ending) = {
+        let mut connection = app.db.read().await?;
+        (store::due_for_purge(&mut connection, now).await?, store::ending(&mut connection).await?)
+    };
+    for id in due {
+        let (entropy, keys) = (app.entropy.clone(), app.keys.clone());
+        let purged = app
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let instance = store::get(tx, id).await?.ok_or(EndError::Unknown)?;
+                    if instance.state != InstanceState::Retired {
+                        return Ok(());
+                    }
+                    end::purge(tx, &keys, now, entropy.as_ref(), instance, "system").await.map(|_| ())
+                })
+            })
+            .await;
+        report(&purged);
+    }
+    for instance in ending {
+        let again = again(&app, instance).await;
+        report(&again);
+    }
+    Ok(())
+}
+
+/// Issues the next retire or purge when the last one ended without success.
+async fn again(app: &App, instance: Instance) -> Result<(), EndError> {
+    let (now, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(order) = instance.provisioning_order else { return Ok(()) };
+                let Some(record) = dispatch::show(tx, order).await? else { return Ok(()) };
+                let over = record.state.is_final() && record.state != State::Succeeded;
+                let since = record.finished_at.unwrap_or(record.expires_at);
+                if !over || now.since(since) < AGAIN_AFTER {
+                    return Ok(());
+                }
+                let Some(instance) = store::get(tx, instance.id).await? else { return Ok(()) };
+                match instance.state {
+                    InstanceState::Retiring => {
+                        end::end(tx, &keys, now, entropy.as_ref(), instance, "system").await.map(|_| ())
+                    }
+                    InstanceState::Purging => {
+                        end::purge(tx, &keys, now, entropy.as_ref(), instance, "system").await.map(|_| ())
+                    }
+                    _ => Ok(()),
+                }
+            })
+        })
+        .await
+}
+
+/// One server that cannot be ended must not keep the others from it.
+fn report(result: &Result<(), EndError>) {
+    if let Err(error) = result {
+        tracing::warn!(error = %error, "a server could not be ended; it will be tried again");
+    }
+}

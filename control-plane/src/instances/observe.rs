@@ -1,0 +1,157 @@
+//! What nodes say: state reports, and what came of provisioning orders.
+
+use ez_protocol::{InstanceId, NodeId, ProvisioningOrderId, UnixMillis};
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use super::{
+    CHANGED, build, change,
+    end::RETENTION,
+    model::{ActionState, Instance, InstanceEvent, InstanceState},
+    store,
+};
+use crate::{
+    db::DbError,
+    dispatch::{self, ProvisioningRecord, State},
+    fleet::{self, Release},
+    instances::InstanceError,
+    jobs,
+};
+
+/// One server as its node saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The server.
+    pub instance: InstanceId,
+    /// `running`, `stopped`, `paused` or `absent`.
+    pub power: String,
+}
+
+/// Takes over a node's state report; `at` is when the node looked, by its own clock. A report about a server that
+/// lives elsewhere, or one older than what is known, changes nothing.
+///
+/// # Errors
+/// Those of the database.
+pub async fn observe(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    items: &[Seen],
+) -> Result<(), DbError> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let known = store::on_node(tx, node).await?;
+    for item in items {
+        let Some(instance) = known.iter().find(|instance| instance.id == item.instance) else { continue };
+        if !store::put_observed(tx, instance.id, node, &item.power, at).await? {
+            continue;
+        }
+        let event = match item.power.as_str() {
+            "running" | "paused" => InstanceEvent::SeenOn,
+            "stopped" => InstanceEvent::SeenOff,
+            _ => continue,
+        };
+        if instance.state.take(event).is_ok_and(|next| next != instance.state) {
+            // A customer's shutdown in the guest, or a power action: the observed state leads.
+            match change::take(tx, at, instance.clone(), event, &format!("node:{node}")).await {
+                Ok(_) | Err(InstanceError::Refused(_) | InstanceError::Db(DbError::NotFound)) => {}
+                Err(InstanceError::Db(error)) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes over what came of a provisioning order. Idempotent.
+pub(super) async fn provisioning(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: ProvisioningOrderId,
+) -> Result<(), InstanceError> {
+    let Some(record) = dispatch::show(tx, id).await? else { return Ok(()) };
+    let Some(instance) = store::get(tx, record.instance).await? else { return Ok(()) };
+    if record.state.is_final() {
+        let (state, error) = match record.state {
+            State::Succeeded => (ActionState::Succeeded, None),
+            _ => (ActionState::Failed, Some(failure(&record))),
+        };
+        store::finish_action(tx, at, id, state, error.as_deref()).await?;
+    }
+    let actor = format!("node:{}", record.node);
+    let current = instance.provisioning_order == Some(id);
+    match record.verb.as_str() {
+        "ensure" => ensure(tx, at, &record, instance, current, &actor).await,
+        "retire" if current && record.state == State::Succeeded => {
+            let instance =
+                Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
+            store::put_observed(tx, instance.id, record.node, "stopped", at).await?;
+            change::take(tx, at, instance, InstanceEvent::Retired, &actor).await.map(|_| ())
+        }
+        "purge" if current && record.state == State::Succeeded => {
+            fleet::release(tx, at, instance.id, Release::Gone).await?;
+            let instance = Instance { purged_at: Some(at), ..instance };
+            change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())
+        }
+        "retire" | "purge" => Ok(()),
+        _ => power(tx, at, &record, instance, &actor).await,
+    }
+}
+
+/// The purchase decides what a failed attempt means; a success is written down at once.
+async fn ensure(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    record: &ProvisioningRecord,
+    instance: Instance,
+    current: bool,
+    actor: &str,
+) -> Result<(), InstanceError> {
+    if !current {
+        return Ok(());
+    }
+    let order = instance.order;
+    if record.state == State::Succeeded
+        && matches!(instance.state, InstanceState::Provisioning | InstanceState::NeedsOperator)
+    {
+        build::built(tx, at, instance, record.facts.as_ref(), actor).await?;
+    }
+    if record.state.is_final() || record.state == State::Accepted {
+        jobs::enqueue(tx, CHANGED, &order.to_string(), &json!({"order_id": order}), at).await?;
+    }
+    Ok(())
+}
+
+/// A power action that worked out tells the power state before the next report does.
+async fn power(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    record: &ProvisioningRecord,
+    instance: Instance,
+    actor: &str,
+) -> Result<(), InstanceError> {
+    let Some(facts) = record.facts.as_ref().filter(|facts| !facts.power.is_empty()) else { return Ok(()) };
+    if record.state != State::Succeeded || instance.node != Some(record.node) {
+        return Ok(());
+    }
+    let seen_at = record.finished_at.unwrap_or(at);
+    if !store::put_observed(tx, instance.id, record.node, &facts.power, seen_at).await? {
+        return Ok(());
+    }
+    let event = if facts.power == "stopped" { InstanceEvent::SeenOff } else { InstanceEvent::SeenOn };
+    if instance.state.take(event).is_ok_and(|next| next != instance.state) {
+        change::take(tx, at, instance, event, actor).await?;
+    }
+    Ok(())
+}
+
+/// One sentence about what went wrong.
+fn failure(record: &ProvisioningRecord) -> String {
+    let detail = record.detail.clone().filter(|detail| !detail.is_empty());
+    match (&record.refusal, detail) {
+        (Some(code), Some(detail)) => format!("{code}: {detail}"),
+        (Some(code), None) => code.clone(),
+        (None, Some(detail)) => detail,
+        (None, None) => record.state.to_string(),
+    }
+}

@@ -1,0 +1,303 @@
+//! SQL of instances.
+
+use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis};
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::model::{ActionRow, ActionState, Instance, InstanceState};
+use crate::db::{Cols, DbError, one_row, opt_id};
+
+macro_rules! select_instances {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, account_id, order_id, hostname, location, plan_code, image_code, image_digest, login_user,
+                    vcpu, memory_mib, disk_gib, ssh_keys, state, reason, node_id, provisioning_order_id, attempts,
+                    tried_nodes, observed_state, observed_at, host_keys, created_at, updated_at, assigned_at,
+                    built_at, usable_at, retired_at, purge_at, purged_at
+             FROM instances ",
+            $rest
+        )
+    };
+}
+
+fn read(row: &AnyRow) -> Result<Instance, DbError> {
+    let row = Cols::of("instances", row);
+    let host_keys: Option<String> = row.get("host_keys")?;
+    Ok(Instance {
+        id: row.id("id")?,
+        account: row.id("account_id")?,
+        order: row.id("order_id")?,
+        hostname: row.text("hostname")?,
+        location: row.text("location")?,
+        plan_code: row.text("plan_code")?,
+        image_code: row.text("image_code")?,
+        image_digest: row.text("image_digest")?,
+        login_user: row.text("login_user")?,
+        vcpu: row.num("vcpu")?,
+        memory_mib: row.num("memory_mib")?,
+        disk_gib: row.num("disk_gib")?,
+        ssh_keys: row.json("ssh_keys")?,
+        state: row.get("state")?,
+        reason: row.get("reason")?,
+        node: row.opt_id("node_id")?,
+        provisioning_order: row.opt_id("provisioning_order_id")?,
+        attempts: row.num("attempts")?,
+        tried_nodes: row.json("tried_nodes")?,
+        observed_state: row.get("observed_state")?,
+        observed_at: row.opt_millis("observed_at")?,
+        host_keys: match host_keys {
+            Some(text) => serde_json::from_str(&text).map_err(|_| row.inconsistent("host_keys"))?,
+            None => Vec::new(),
+        },
+        created_at: row.millis("created_at")?,
+        updated_at: row.millis("updated_at")?,
+        assigned_at: row.opt_millis("assigned_at")?,
+        built_at: row.opt_millis("built_at")?,
+        usable_at: row.opt_millis("usable_at")?,
+        retired_at: row.opt_millis("retired_at")?,
+        purge_at: row.opt_millis("purge_at")?,
+        purged_at: row.opt_millis("purged_at")?,
+    })
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "[]".to_owned())
+}
+
+pub(super) async fn insert(tx: &mut AnyConnection, instance: &Instance) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO instances
+             (id, account_id, order_id, hostname, location, plan_code, image_code, image_digest, login_user, vcpu,
+              memory_mib, disk_gib, ssh_keys, state, attempts, tried_nodes, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, '[]', $15, $15)",
+    )
+    .bind(instance.id.to_string())
+    .bind(instance.account.to_string())
+    .bind(instance.order.to_string())
+    .bind(&instance.hostname)
+    .bind(&instance.location)
+    .bind(&instance.plan_code)
+    .bind(&instance.image_code)
+    .bind(&instance.image_digest)
+    .bind(&instance.login_user)
+    .bind(i64::from(instance.vcpu))
+    .bind(i64::from(instance.memory_mib))
+    .bind(i64::from(instance.disk_gib))
+    .bind(json(&instance.ssh_keys))
+    .bind(instance.state)
+    .bind(instance.created_at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes what can change of an instance, if it still is in the state it was read in.
+pub(super) async fn save(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    was: InstanceState,
+    instance: &Instance,
+) -> Result<(), DbError> {
+    let millis = |time: Option<UnixMillis>| time.map(|at| at.0);
+    let done = sqlx::query(
+        "UPDATE instances SET
+             state = $3, reason = $4, node_id = $5, provisioning_order_id = $6, attempts = $7, tried_nodes = $8,
+             host_keys = $9, assigned_at = $10, built_at = $11, usable_at = $12, retired_at = $13, purge_at = $14,
+             purged_at = $15, updated_at = $16
+         WHERE id = $1 AND state = $2",
+    )
+    .bind(instance.id.to_string())
+    .bind(was)
+    .bind(instance.state)
+    .bind(&instance.reason)
+    .bind(opt_id(instance.node.as_ref()))
+    .bind(opt_id(instance.provisioning_order.as_ref()))
+    .bind(i64::from(instance.attempts))
+    .bind(json(&instance.tried_nodes))
+    .bind(json(&instance.host_keys))
+    .bind(millis(instance.assigned_at))
+    .bind(millis(instance.built_at))
+    .bind(millis(instance.usable_at))
+    .bind(millis(instance.retired_at))
+    .bind(millis(instance.purge_at))
+    .bind(millis(instance.purged_at))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+/// Writes what was seen, unless something newer was seen already; `false` then.
+pub(super) async fn put_observed(
+    tx: &mut AnyConnection,
+    id: InstanceId,
+    node: NodeId,
+    power: &str,
+    at: UnixMillis,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "UPDATE instances SET observed_state = $3, observed_at = $4
+         WHERE id = $1 AND node_id = $2 AND (observed_at IS NULL OR observed_at <= $4)",
+    )
+    .bind(id.to_string())
+    .bind(node.to_string())
+    .bind(power)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Option<Instance>, DbError> {
+    let row = sqlx::query(select_instances!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn by_order(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Instance>, DbError> {
+    let row = sqlx::query(select_instances!("WHERE order_id = $1"))
+        .bind(order.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<Instance>, DbError> {
+    let rows = sqlx::query(select_instances!(
+        "WHERE account_id = $1 AND state NOT IN ('released', 'purged')
+         ORDER BY created_at DESC, id LIMIT 500"
+    ))
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+pub(super) async fn on_node(connection: &mut AnyConnection, node: NodeId) -> Result<Vec<Instance>, DbError> {
+    let rows = sqlx::query(select_instances!("WHERE node_id = $1 ORDER BY created_at, id"))
+        .bind(node.to_string())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// How many names an account has used, for suggesting the next.
+pub(super) async fn names_of(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<String>, DbError> {
+    let rows = sqlx::query_scalar("SELECT hostname FROM instances WHERE account_id = $1 ORDER BY created_at DESC LIMIT 500")
+        .bind(account.to_string())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows)
+}
+
+/// Servers whose disk may go now.
+pub(super) async fn due_for_purge(
+    connection: &mut AnyConnection,
+    now: UnixMillis,
+) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query("SELECT id FROM instances WHERE state = 'retired' AND purge_at <= $1 ORDER BY purge_at LIMIT 20")
+        .bind(now.0)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
+}
+
+/// Servers whose ending has to be pushed on: the order for it ended without success.
+pub(super) async fn ending(connection: &mut AnyConnection) -> Result<Vec<Instance>, DbError> {
+    let rows = sqlx::query(select_instances!("WHERE state IN ('retiring', 'purging') ORDER BY updated_at LIMIT 100"))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+// ---- actions --------------------------------------------------------------------------------------
+
+macro_rules! select_actions {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, instance_id, kind, state, provisioning_order_id, requested_by, error, started_at, finished_at
+             FROM instance_actions ",
+            $rest
+        )
+    };
+}
+
+fn read_action(row: &AnyRow) -> Result<ActionRow, DbError> {
+    let row = Cols::of("instance_actions", row);
+    Ok(ActionRow {
+        id: row.id("id")?,
+        instance: row.id("instance_id")?,
+        kind: row.text("kind")?,
+        state: row.get("state")?,
+        provisioning_order: row.opt_id("provisioning_order_id")?,
+        requested_by: row.text("requested_by")?,
+        error: row.get("error")?,
+        started_at: row.millis("started_at")?,
+        finished_at: row.opt_millis("finished_at")?,
+    })
+}
+
+/// Writes an action down; one provisioning order is one action.
+pub(super) async fn insert_action(tx: &mut AnyConnection, action: &ActionRow) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO instance_actions
+             (id, instance_id, kind, state, provisioning_order_id, requested_by, error, started_at, finished_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (provisioning_order_id) DO NOTHING",
+    )
+    .bind(action.id.to_string())
+    .bind(action.instance.to_string())
+    .bind(&action.kind)
+    .bind(action.state)
+    .bind(opt_id(action.provisioning_order.as_ref()))
+    .bind(&action.requested_by)
+    .bind(&action.error)
+    .bind(action.started_at.0)
+    .bind(action.finished_at.map(|at| at.0))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends the action behind a provisioning order; changes nothing when it has ended.
+pub(super) async fn finish_action(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    provisioning_order: ProvisioningOrderId,
+    state: ActionState,
+    error: Option<&str>,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE instance_actions SET state = $2, error = $3, finished_at = $4
+         WHERE provisioning_order_id = $1 AND state = 'running'",
+    )
+    .bind(provisioning_order.to_string())
+    .bind(state)
+    .bind(error)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn action(connection: &mut AnyConnection, id: ActionId) -> Result<Option<ActionRow>, DbError> {
+    let row = sqlx::query(select_actions!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    row.as_ref().map(read_action).transpose()
+}
+
+/// An instance's newest actions.
+pub(super) async fn actions(
+    connection: &mut AnyConnection,
+    instance: InstanceId,
+    limit: i64,
+) -> Result<Vec<ActionRow>, DbError> {
+    let rows = sqlx::query(select_actions!(
+        "WHERE instance_id = $1 ORDER BY started_at DESC, id DESC LIMIT $2"
+    ))
+    .bind(instance.to_string())
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read_action).collect()
+}

@@ -1,0 +1,278 @@
+//! Placing an order, and what the customer does while it is unpaid.
+
+use ez_protocol::{
+    AccountId, InstanceId, OrderId, UserId,
+    input::{Hostname, SshPublicKey},
+};
+use serde_json::json;
+
+use super::{
+    jobs::ADVANCE,
+    model::{Order, OrderState, Transition},
+    store,
+};
+use crate::{
+    app::Services,
+    audit,
+    billing::{self, BillingError, CheckoutState, Expectation},
+    catalog::{self, Interval, QuoteError, QuoteRequest},
+    db::DbError,
+    entropy::EntropyExt as _,
+    instances::{self, AssignError, Instance, InstanceState},
+    jobs,
+    placement::NoPlace,
+};
+
+/// How many unpaid orders an account holds at a time: reservations cost others their place.
+pub const MOST_UNPAID: i64 = 3;
+
+/// What a customer orders; every part is validated already.
+#[derive(Debug, Clone)]
+pub struct PlaceRequest {
+    /// Who pays and owns.
+    pub account: AccountId,
+    /// Who orders.
+    pub user: UserId,
+    /// Where letters go.
+    pub email: String,
+    /// Code of the location.
+    pub location: String,
+    /// Code of the plan.
+    pub plan: String,
+    /// How often it is charged.
+    pub interval: Interval,
+    /// Code of the image.
+    pub image: String,
+    /// Name of the server.
+    pub hostname: Hostname,
+    /// Keys that may log in; at least one.
+    pub ssh_keys: Vec<SshPublicKey>,
+    /// Version of the terms that were accepted.
+    pub terms_version: String,
+    /// What the customer was told it costs; another price is refused.
+    pub quoted_minor: Option<i64>,
+}
+
+/// Why an order was not placed. Nothing was written and nothing charged.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Plan, image or price is not on sale.
+    #[error(transparent)]
+    Quote(#[from] QuoteError),
+    /// The price is not the one the customer saw.
+    #[error("the price has changed to {0} (minor units)")]
+    QuoteChanged(i64),
+    /// The price was never pushed to Stripe.
+    #[error("the price {0} cannot be paid yet")]
+    NotPayable(String),
+    /// No node has room.
+    #[error("no place for this server: {0}")]
+    NoPlace(NoPlace),
+    /// Nobody could log in.
+    #[error("at least one SSH key is needed")]
+    NoKey,
+    /// Too many keys.
+    #[error("at most {0} SSH keys")]
+    TooManyKeys(usize),
+    /// Other orders have to be paid or cancelled first.
+    #[error("at most {MOST_UNPAID} unpaid orders at a time")]
+    TooManyUnpaid,
+    /// The database.
+    #[error("placing the order")]
+    Db(#[from] DbError),
+}
+
+impl From<AssignError> for PlaceError {
+    fn from(error: AssignError) -> Self {
+        match error {
+            AssignError::NoPlace(none) => Self::NoPlace(none),
+            AssignError::Db(error) => Self::Db(error),
+            AssignError::Instance(_) => Self::Db(DbError::NotFound),
+        }
+    }
+}
+
+/// Places an order: order, server, reservation and what is to be paid, in one transaction. The payment page is
+/// opened by [`pay`] afterwards.
+///
+/// # Errors
+/// [`PlaceError`]; a sold-out location is said here, before anything is paid.
+pub async fn place(app: &Services, request: PlaceRequest) -> Result<Order, PlaceError> {
+    if request.ssh_keys.is_empty() {
+        return Err(PlaceError::NoKey);
+    }
+    if request.ssh_keys.len() > ez_protocol::input::MAX_SSH_KEYS {
+        return Err(PlaceError::TooManyKeys(ez_protocol::input::MAX_SSH_KEYS));
+    }
+    match place_once(app, request.clone()).await {
+        // Two orders of one account raced for one slot: the second look sees what the first one took.
+        Err(PlaceError::Db(error)) if error.is_unique() => place_once(app, request).await,
+        other => other,
+    }
+}
+
+async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, PlaceError> {
+    let (at, entropy) = (app.clock.now(), app.entropy.clone());
+    let until = at.plus(billing::SESSION_LIFE);
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let taken = store::unpaid_slots(tx, request.account).await?;
+                let slot = (1..=MOST_UNPAID).find(|slot| !taken.contains(slot)).ok_or(PlaceError::TooManyUnpaid)?;
+                let choice = QuoteRequest {
+                    plan: request.plan.clone(),
+                    interval: request.interval,
+                    image: request.image.clone(),
+                    currency: None,
+                };
+                let quote = catalog::quote(tx, &choice).await?;
+                if request.quoted_minor.is_some_and(|quoted| quoted != quote.price.amount_minor) {
+                    return Err(PlaceError::QuoteChanged(quote.price.amount_minor));
+                }
+                let stripe_price_id = quote
+                    .price
+                    .stripe_price_id
+                    .clone()
+                    .ok_or_else(|| PlaceError::NotPayable(quote.price.id.clone()))?;
+                let order = Order {
+                    id: OrderId::generate(at, entropy.bytes()),
+                    account: request.account,
+                    user: request.user,
+                    email: request.email.clone(),
+                    instance: InstanceId::generate(at, entropy.bytes()),
+                    hostname: request.hostname.as_str().to_owned(),
+                    plan_code: quote.plan.code.clone(),
+                    plan_name: quote.plan.name.clone(),
+                    image_code: quote.image.code.clone(),
+                    image_name: quote.image.name.clone(),
+                    location: request.location.clone(),
+                    price_id: quote.price.id.clone(),
+                    interval: quote.price.interval,
+                    currency: quote.price.currency.clone(),
+                    amount_minor: quote.price.amount_minor,
+                    terms_version: request.terms_version.clone(),
+                    state: OrderState::AwaitingPayment,
+                    reason: None,
+                    reserved_until: until,
+                    placed_at: at,
+                    updated_at: at,
+                    paid_at: None,
+                    fulfilled_at: None,
+                    closed_at: None,
+                    needs_operator_at: None,
+                    refund_due_at: None,
+                    version: 1,
+                };
+                store::insert(tx, &order, slot).await?;
+                let instance = wanted(&order, &quote, &request.ssh_keys);
+                instances::create(tx, &instance).await?;
+                let need = quote.need(&request.location);
+                instances::reserve(tx, at, entropy.as_ref(), instance.id, &need, &[], Some(until)).await?;
+                billing::expect(tx, at, &expectation(&order, stripe_price_id)).await?;
+                let first = Transition {
+                    from: None,
+                    to: order.state,
+                    cause: "placed".to_owned(),
+                    reason: None,
+                    at,
+                };
+                store::insert_transition(tx, order.id, order.version, &first).await?;
+                let entry = audit::Entry {
+                    actor: format!("user:{}", order.user),
+                    action: "order.placed".to_owned(),
+                    subject_kind: "order".to_owned(),
+                    subject_id: order.id.to_string(),
+                    detail: json!({
+                        "instance": order.instance, "plan": order.plan_code, "price": order.price_id,
+                        "location": order.location, "terms": order.terms_version,
+                    }),
+                };
+                audit::record(tx, at, entry).await?;
+                let due = super::advance::unpaid_due(&order);
+                jobs::enqueue(tx, ADVANCE, &order.id.to_string(), &json!({"order_id": order.id}), due).await?;
+                Ok(order)
+            })
+        })
+        .await
+}
+
+fn wanted(order: &Order, quote: &catalog::Quote, keys: &[SshPublicKey]) -> Instance {
+    Instance {
+        id: order.instance,
+        account: order.account,
+        order: order.id,
+        hostname: order.hostname.clone(),
+        location: order.location.clone(),
+        plan_code: order.plan_code.clone(),
+        image_code: order.image_code.clone(),
+        image_digest: quote.image.digest.clone(),
+        login_user: quote.image.login_user.clone(),
+        vcpu: quote.plan.vcpu,
+        memory_mib: quote.plan.memory_mib,
+        disk_gib: quote.plan.disk_gib,
+        ssh_keys: keys.iter().map(ToString::to_string).collect(),
+        state: InstanceState::Requested,
+        reason: None,
+        node: None,
+        provisioning_order: None,
+        attempts: 0,
+        tried_nodes: Vec::new(),
+        observed_state: None,
+        observed_at: None,
+        host_keys: Vec::new(),
+        created_at: order.placed_at,
+        updated_at: order.placed_at,
+        assigned_at: None,
+        built_at: None,
+        usable_at: None,
+        retired_at: None,
+        purge_at: None,
+        purged_at: None,
+    }
+}
+
+fn expectation(order: &Order, stripe_price_id: String) -> Expectation {
+    Expectation {
+        order: order.id,
+        instance: order.instance,
+        account: order.account,
+        email: order.email.clone(),
+        description: format!("{}, {} ({})", order.hostname, order.plan_name, order.location),
+        price_id: order.price_id.clone(),
+        stripe_price_id,
+        currency: order.currency.clone(),
+        amount_minor: order.amount_minor,
+    }
+}
+
+/// The address of the payment page of an unpaid order.
+///
+/// # Errors
+/// [`BillingError::Over`] and [`BillingError::AlreadyPaid`] when there is nothing to pay any more.
+pub async fn pay(app: &Services, order: &Order) -> Result<String, BillingError> {
+    if order.state != OrderState::AwaitingPayment {
+        return Err(BillingError::Over);
+    }
+    billing::checkout(app, order.id).await
+}
+
+/// Cancels an unpaid order: closes the payment page at Stripe first, so that nobody pays for what is no longer
+/// held. `false` when a payment was quicker.
+///
+/// # Errors
+/// What Stripe or the database said; the order stays as it is then.
+pub async fn cancel(app: &Services, order: &Order) -> Result<bool, BillingError> {
+    match billing::expire_session(app, order.id).await? {
+        CheckoutState::Expired => {
+            super::settle::let_go(app, order.id, super::OrderEvent::CustomerCancelled, &format!("user:{}", order.user))
+                .await
+                .map_err(|error| match error {
+                    super::settle::SettleError::Order(super::OrderError::Db(error))
+                    | super::settle::SettleError::Db(error) => BillingError::Db(error),
+                    _ => BillingError::Over,
+                })?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,205 @@
+//! SQL of orders.
+
+use ez_protocol::{AccountId, OrderId, UnixMillis};
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::model::{Order, OrderState, Transition};
+use crate::db::{Cols, DbError, one_row};
+
+macro_rules! select_orders {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, account_id, user_id, email, instance_id, hostname, plan_code, plan_name, image_code, image_name,
+                    location, price_id, billing_interval, currency, amount_minor, terms_version, state, reason,
+                    reserved_until, placed_at, updated_at, paid_at, fulfilled_at, closed_at, needs_operator_at,
+                    refund_due_at, version
+             FROM orders ",
+            $rest
+        )
+    };
+}
+
+fn read(row: &AnyRow) -> Result<Order, DbError> {
+    let row = Cols::of("orders", row);
+    Ok(Order {
+        id: row.id("id")?,
+        account: row.id("account_id")?,
+        user: row.id("user_id")?,
+        email: row.text("email")?,
+        instance: row.id("instance_id")?,
+        hostname: row.text("hostname")?,
+        plan_code: row.text("plan_code")?,
+        plan_name: row.text("plan_name")?,
+        image_code: row.text("image_code")?,
+        image_name: row.text("image_name")?,
+        location: row.text("location")?,
+        price_id: row.text("price_id")?,
+        interval: row.get("billing_interval")?,
+        currency: row.text("currency")?,
+        amount_minor: row.int("amount_minor")?,
+        terms_version: row.text("terms_version")?,
+        state: row.get("state")?,
+        reason: row.get("reason")?,
+        reserved_until: row.millis("reserved_until")?,
+        placed_at: row.millis("placed_at")?,
+        updated_at: row.millis("updated_at")?,
+        paid_at: row.opt_millis("paid_at")?,
+        fulfilled_at: row.opt_millis("fulfilled_at")?,
+        closed_at: row.opt_millis("closed_at")?,
+        needs_operator_at: row.opt_millis("needs_operator_at")?,
+        refund_due_at: row.opt_millis("refund_due_at")?,
+        version: row.int("version")?,
+    })
+}
+
+/// The slots of an account that unpaid orders hold.
+pub(super) async fn unpaid_slots(tx: &mut AnyConnection, account: AccountId) -> Result<Vec<i64>, DbError> {
+    let query = sqlx::query_scalar(
+        "SELECT unpaid_slot FROM orders WHERE account_id = $1 AND unpaid_slot IS NOT NULL",
+    );
+    Ok(query.bind(account.to_string()).fetch_all(tx).await?)
+}
+
+/// Writes a new order. A slot that somebody else took in between is a unique conflict.
+pub(super) async fn insert(tx: &mut AnyConnection, order: &Order, slot: i64) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO orders
+             (id, account_id, user_id, email, instance_id, hostname, plan_code, plan_name, image_code, image_name,
+              location, price_id, billing_interval, currency, amount_minor, terms_version, state, reserved_until,
+              placed_at, updated_at, unpaid_slot, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19, $20, $21)",
+    )
+    .bind(order.id.to_string())
+    .bind(order.account.to_string())
+    .bind(order.user.to_string())
+    .bind(&order.email)
+    .bind(order.instance.to_string())
+    .bind(&order.hostname)
+    .bind(&order.plan_code)
+    .bind(&order.plan_name)
+    .bind(&order.image_code)
+    .bind(&order.image_name)
+    .bind(&order.location)
+    .bind(&order.price_id)
+    .bind(order.interval)
+    .bind(&order.currency)
+    .bind(order.amount_minor)
+    .bind(&order.terms_version)
+    .bind(order.state)
+    .bind(order.reserved_until.0)
+    .bind(order.placed_at.0)
+    .bind(slot)
+    .bind(order.version)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes what can change of an order, if nobody changed it in between; its version rises.
+pub(super) async fn save(tx: &mut AnyConnection, was: i64, order: &Order) -> Result<(), DbError> {
+    let millis = |time: Option<UnixMillis>| time.map(|at| at.0);
+    let done = sqlx::query(
+        "UPDATE orders SET
+             state = $3, reason = $4, updated_at = $5, paid_at = $6, fulfilled_at = $7, closed_at = $8,
+             needs_operator_at = $9, refund_due_at = $10, version = $11,
+             unpaid_slot = CASE WHEN $3 = 'awaiting_payment' THEN unpaid_slot ELSE NULL END
+         WHERE id = $1 AND version = $2",
+    )
+    .bind(order.id.to_string())
+    .bind(was)
+    .bind(order.state)
+    .bind(&order.reason)
+    .bind(order.updated_at.0)
+    .bind(millis(order.paid_at))
+    .bind(millis(order.fulfilled_at))
+    .bind(millis(order.closed_at))
+    .bind(millis(order.needs_operator_at))
+    .bind(millis(order.refund_due_at))
+    .bind(order.version)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+pub(super) async fn get(connection: &mut AnyConnection, id: OrderId) -> Result<Option<Order>, DbError> {
+    let row = sqlx::query(select_orders!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn of_account(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<Order>, DbError> {
+    let rows = sqlx::query(select_orders!("WHERE account_id = $1 ORDER BY placed_at DESC, id LIMIT 500"))
+        .bind(account.to_string())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+pub(super) async fn in_state(connection: &mut AnyConnection, state: OrderState) -> Result<Vec<Order>, DbError> {
+    let rows = sqlx::query(select_orders!("WHERE state = $1 ORDER BY updated_at, id LIMIT 500"))
+        .bind(state)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+pub(super) async fn newest(connection: &mut AnyConnection) -> Result<Vec<Order>, DbError> {
+    let rows =
+        sqlx::query(select_orders!("ORDER BY placed_at DESC, id LIMIT 200")).fetch_all(connection).await?;
+    rows.iter().map(read).collect()
+}
+
+/// Every order for which something can still fall due, oldest change first.
+pub(super) async fn open(connection: &mut AnyConnection) -> Result<Vec<OrderId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id FROM orders
+         WHERE state IN ('awaiting_payment', 'paid', 'provisioning', 'needs_operator', 'refunding')
+         ORDER BY updated_at LIMIT 1000",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("orders", row).id("id")).collect()
+}
+
+pub(super) async fn insert_transition(
+    tx: &mut AnyConnection,
+    id: OrderId,
+    seq: i64,
+    transition: &Transition,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO order_transitions (order_id, seq, from_state, to_state, cause, reason, at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(id.to_string())
+    .bind(seq)
+    .bind(transition.from.map(OrderState::as_str))
+    .bind(transition.to)
+    .bind(&transition.cause)
+    .bind(&transition.reason)
+    .bind(transition.at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn history(connection: &mut AnyConnection, id: OrderId) -> Result<Vec<Transition>, DbError> {
+    let rows = sqlx::query(
+        "SELECT order_id, from_state, to_state, cause, reason, at FROM order_transitions
+         WHERE order_id = $1 ORDER BY seq",
+    )
+    .bind(id.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("order_transitions", row);
+            Ok(Transition {
+                from: row.opt_id("from_state")?,
+                to: row.get("to_state")?,
+                cause: row.text("cause")?,
+                reason: row.get("reason")?,
+                at: row.millis("at")?,
+            })
+        })
+        .collect()
+}

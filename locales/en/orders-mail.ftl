@@ -1,0 +1,23 @@
+orders-mail-foot = EZ Solutions. You get this because you ordered a server with us.
+orders-mail-foot-operator = EZ Solutions. You get this because you are an operator of this installation.
+
+orders-mail-paid-subject = Payment received for { $server }
+orders-mail-paid-text = We have received { $amount } for your server { $server } (plan { $plan }). It is being built now; you can watch it here:
+orders-mail-paid-next = You get another mail when it is ready. The invoice is on the page Billing.
+
+orders-mail-ready-subject = { $server } is ready
+orders-mail-ready-text = Your server { $server } is running. Log in with:
+orders-mail-ready-addresses = Addresses:
+orders-mail-ready-fingerprints = When you connect first, compare the host key's fingerprint:
+orders-mail-ready-page = The server's page:
+
+orders-mail-attention-subject = Your order { $server } needs our help
+orders-mail-attention-text = Your payment of { $amount } for { $server } has arrived, but building the server has stopped. One of us is looking at it. You are not charged again and there is nothing to do.
+orders-mail-attention-refund = If it cannot be built within 24 hours, you get the full amount back. How it stands:
+
+orders-mail-refunded-subject = { $amount } for { $server } is on its way back
+orders-mail-refunded-text = Your server { $server } could not be delivered. The full amount of { $amount } was returned to the card you paid with; banks need up to ten days to show it. We are sorry.
+orders-mail-refunded-page = The order:
+
+orders-mail-operator-subject = Order { $reference } needs an operator ({ $reason })
+orders-mail-operator-text = Order { $reference } in { $location } waits for a decision: { $reason }. Everything stays reserved; the money goes back by itself 24 hours after the order stopped. Retry, re-place, abandon or refund:
