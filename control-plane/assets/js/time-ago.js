@@ -1,6 +1,7 @@
 // <time-ago data-style="ago|full|clock|date"><time datetime>…</time></time-ago>: the reader's own zone,
 // the exact UTC stays as title; ages count on.
-const lang = document.documentElement.lang || 'en';
+// Plain English dates are written day first.
+const lang = document.documentElement.lang.replace(/^en$/, 'en-GB') || 'en-GB';
 const formats = {
   full: new Intl.DateTimeFormat(lang, { day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' }),
   clock: new Intl.DateTimeFormat(lang, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' }),
