@@ -35,7 +35,6 @@ cpulimit? n 0..128
 cpuunits? i 1..262144
 description? s max=8192
 efidisk0? s fmt=@efidisk
-force? b req=delete
 freeze? b
 hookscript? s fmt=pve-volume-id
 hostpci[16]? s fmt=pve-qm-hostpci
@@ -69,7 +68,7 @@ sata[6]? s fmt=@sata
 scsi[31]? s fmt=@scsi
 scsihw? s enum=lsi|lsi53c810|virtio-scsi-pci|virtio-scsi-single|megasas|pvscsi
 searchdomain? s
-serial[4]? s re=serial
+serial[4]? s re8=serial re9=serial-strict
 shares? i 0..50000
 smbios1? s max=512 fmt=pve-qm-smbios1
 smp? i 1..

@@ -47,7 +47,7 @@ pub(super) fn calls() -> Vec<Call> {
         call("POST", BASE[5], &[EXEC], ALL, exec),
         call("GET", BASE[6], &["pid i"], ALL, exec_status),
         call("POST", BASE[7], &["crypted? b\npassword s min=5 max=1024\nusername s"], ALL, |ctx| answer(ctx, |_| Ok(json!({})))),
-        call("GET", BASE[8], &["file s"], Check::Own(may_read), |ctx| {
+        call("GET", BASE[8], &["file s\ncount? i 1..16777216 since9\ndecode? b since9\noffset? i 0.. since9"], Check::Own(may_read), |ctx| {
             let file = ctx.params.text("file").to_owned();
             answer(ctx, move |_| Err(format!("Agent error: failed to open file '{file}' (mode: 'r'): No such file or directory")))
         }),

@@ -6,7 +6,7 @@ use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
 use crate::pve::reply::ApiResult;
 
-const TYPE: &str = "type? s enum=bridge|bond|eth|alias|vlan enum9=fabric enum=OVSBridge|OVSBond|OVSPort|OVSIntPort|vnet|any_bridge|any_local_bridge|include_sdn";
+const TYPE: &str = "type? s enum=bridge|bond|eth|alias|vlan enum9=fabric enum=OVSBridge|OVSBond|OVSPort|OVSIntPort|vnet|any_bridge|any_local_bridge enum9=include_sdn";
 
 pub(super) fn calls() -> Vec<Call> {
     vec![call("GET", "/nodes/{node}/network", &[TYPE], Check::Everyone, list)]

@@ -11,7 +11,7 @@ use crate::pve::state::{Storage, sha1_hex};
 
 /// Parameters that `POST` and `PUT` share.
 const COMMON: &str = "\
-blocksize? s fmt=pve-storage-zfs-blocksize
+blocksize? s fmt9=pve-storage-zfs-blocksize
 bwlimit? s fmt=@bwlimit
 comstar_hg? s
 comstar_tg? s
@@ -60,7 +60,7 @@ tagged_only? b
 username? s
 zfs-base-path? s fmt=pve-storage-path since9
 maxfiles? i 0.. until8
-server2? s fmt=pve-storage-server until8
+server2? s fmt=pve-storage-server req=server until8
 transport? s enum=tcp|rdma|unix until8
 ";
 const CREATE: &str = "\

@@ -134,9 +134,12 @@ fn parse_line(line: &'static str, major: u32) -> Option<Param> {
     for word in words {
         match word.split_once('=') {
             Some(("fmt", v)) => p.format = Some(v),
-            Some(("enum", v)) => p.choices = v.split('|').collect(),
+            Some(("enum", v)) => p.choices.extend(v.split('|')),
             Some(("enum9", v)) if major >= 9 => p.choices.extend(v.split('|')),
             Some(("enum8", v)) if major < 9 => p.choices.extend(v.split('|')),
+            Some(("re8", v)) if major < 9 => p.pattern = Some(v),
+            Some(("re9", v)) if major >= 9 => p.pattern = Some(v),
+            Some(("fmt9", v)) if major >= 9 => p.format = Some(v),
             Some(("re", v)) => p.pattern = Some(v),
             Some(("max", v)) => p.max_length = v.parse().ok(),
             Some(("min", v)) => p.min_length = v.parse().ok(),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::only_root;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
 use crate::pve::reply::{ApiError, ApiResult};
@@ -19,7 +18,6 @@ ha-managed? b since9
 import-working-storage? s fmt=pve-storage-id
 live-restore? b
 pool? s fmt=pve-poolid
-skiplock? b
 start? b
 storage? s fmt=pve-storage-id
 unique? b req=archive
@@ -27,16 +25,14 @@ vmid i 100..999999999 fmt=pve-vmid
 ";
 const NOT_OPTIONS: &[&str] = &[
     "node", "vmid", "archive", "bwlimit", "force", "ha-managed", "import-working-storage", "live-restore", "pool",
-    "skiplock", "start", "storage", "unique",
+    "start", "storage", "unique",
 ];
 
 pub(super) fn calls() -> Vec<Call> {
-    // The option table has a `force` of its own that belongs to configuring only.
     vec![call("POST", "/nodes/{node}/qemu", &[CREATE, vmconfig::OPTIONS], Check::Everyone, create)]
 }
 
 async fn create(ctx: Ctx) -> ApiResult {
-    only_root(&ctx, &["skiplock"])?;
     let cluster = ctx.cluster.clone();
     let p = &ctx.params;
     let vmid = ctx.vmid();

@@ -17,7 +17,7 @@ const ANY: Check = Check::Any(
         "VM.Config.Options", "VM.Config.Cloudinit",
     ],
 );
-const OWN: &str = "delete? s fmt=pve-configid-list\ndigest? s max=40\nrevert? s fmt=pve-configid-list\nskiplock? b";
+const OWN: &str = "force? b req=delete\ndelete? s fmt=pve-configid-list\ndigest? s max=40\nrevert? s fmt=pve-configid-list\nskiplock? b";
 const POST_ONLY: &str = "background_delay? i 1..30\nimport-working-storage? s fmt=pve-storage-id";
 const NOT_OPTIONS: &[&str] = &[
     "node", "vmid", "delete", "digest", "revert", "skiplock", "force", "background_delay", "import-working-storage",
