@@ -11,6 +11,8 @@
 //! | `POST /tasks/kill` | `{"upid"}` or `{}` for all: SIGKILL of the worker |
 //! | `POST /vms/{vmid}/unlock-destroy` | what root's repair tool does |
 //! | `POST /vms/{vmid}/deaf` | `{"deaf": bool}`: the guest ignores shutdown |
+//! | `POST /vms/{vmid}/lock` | `{"lock": "backup"}` or null: root's `qm set --lock`, `qm unlock` |
+//! | `POST /volumes` | `{"storage","name","content","size"}`: a file that an operator put there |
 //! | `POST /speed` | `{"clone_ms","start_ms","other_ms"}` |
 //! | `POST /guest-agent` | `{"after_ms"}`, or `{"vmid","answers": bool}` for one VM |
 
@@ -28,7 +30,7 @@ use tokio::net::TcpListener;
 
 use super::cluster::Cluster;
 use super::config::TaskSpeed;
-use super::state::{State, Vm, sha256_hex};
+use super::state::{State, Vm, Volume, sha256_hex};
 use super::vmconfig;
 
 #[derive(Clone)]
@@ -45,6 +47,8 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, node: String, listener: TcpList
         .route("/vms/{vmid}", get(vm))
         .route("/vms/{vmid}/unlock-destroy", post(unlock_destroy))
         .route("/vms/{vmid}/deaf", post(deaf))
+        .route("/vms/{vmid}/lock", post(lock))
+        .route("/volumes", post(volume))
         .route("/tasks", get(tasks))
         .route("/tasks/kill", post(kill))
         .route("/foreign-vm", post(foreign))
@@ -195,6 +199,51 @@ async fn deaf(Shared(c): Shared<Control>, Path(vmid): Path<u32>, Json(d): Json<D
         })
         .await;
     Json(json!({"vmid": vmid, "deaf": d.deaf}))
+}
+
+#[derive(Deserialize)]
+struct Lock {
+    lock: Option<String>,
+}
+
+async fn lock(Shared(c): Shared<Control>, Path(vmid): Path<u32>, Json(l): Json<Lock>) -> Json<Value> {
+    c.cluster
+        .change("control.lock", |s| {
+            if let Some(vm) = s.vms.get_mut(vmid) {
+                match &l.lock {
+                    Some(lock) => vm.config.insert("lock".into(), lock.clone()),
+                    None => vm.config.remove("lock"),
+                };
+            }
+        })
+        .await;
+    Json(json!({"vmid": vmid, "lock": l.lock}))
+}
+
+#[derive(Deserialize)]
+struct File {
+    storage: String,
+    name: String,
+    content: String,
+    size: u64,
+}
+
+async fn volume(Shared(c): Shared<Control>, Json(f): Json<File>) -> Json<Value> {
+    let volid = format!("{}:{}", f.storage, f.name);
+    let format = f.name.rsplit_once('.').map_or("raw", |(_, e)| e).to_owned();
+    let volume = Volume {
+        node: c.node.clone(),
+        volid: volid.clone(),
+        storage: f.storage,
+        vmid: None,
+        content: f.content,
+        format,
+        size: f.size,
+        ctime: c.cluster.clock.seconds(),
+        parent: None,
+    };
+    c.cluster.change("control.volume", |s| s.volumes.insert(State::volume_key(&c.node, &volid), volume)).await;
+    Json(json!({ "volid": volid }))
 }
 
 #[derive(Deserialize)]
