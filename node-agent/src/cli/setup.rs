@@ -1,25 +1,45 @@
 //! `setup` and `leave`.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+};
 
-use super::print;
+use super::{message, print};
 use crate::{
     config::DEFAULT_PATH,
-    setup::{self, LeaveArgs, SetupArgs},
+    setup::{self, LeaveArgs, SetupArgs, Talk},
 };
+
+/// Speaks on standard output; asks only where a person sits.
+struct Terminal;
+
+impl Talk for Terminal {
+    fn say(&mut self, line: String) {
+        print(&line);
+    }
+
+    fn confirm(&mut self) -> bool {
+        if !io::stdin().is_terminal() {
+            return true;
+        }
+        message("Go on? [y/N]");
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    }
+}
 
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 pub(super) async fn setup(args: &SetupArgs, config: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let config = config.unwrap_or(Path::new(DEFAULT_PATH));
-    setup::setup(args, config, &env, &mut |line| print(&line)).await?;
+    setup::setup(args, config.unwrap_or(Path::new(DEFAULT_PATH)), &env, &mut Terminal).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn leave(args: &LeaveArgs, config: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let config = config.unwrap_or(Path::new(DEFAULT_PATH));
-    setup::leave(args, config, &env, &mut |line| print(&line)).await?;
+    setup::leave(args, config.unwrap_or(Path::new(DEFAULT_PATH)), &env, &mut Terminal).await?;
     Ok(ExitCode::SUCCESS)
 }

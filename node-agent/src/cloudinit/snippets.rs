@@ -30,20 +30,20 @@ pub enum SnippetError {
     #[error("not a storage name: {0:?}")]
     Storage(String),
     /// The file system refused.
-    #[error("cannot {verb} {path}: {source}")]
+    #[error("cannot {verb} {path}: {reason}")]
     Io {
         /// What was tried.
         verb: &'static str,
         /// On what.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
 fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnippetError {
     let path = path.to_owned();
-    move |source| SnippetError::Io { verb, path, source }
+    move |reason| SnippetError::Io { verb, path, reason }
 }
 
 /// `ez-<vmid>-<generation>-<kind>.yaml`: digits and fixed words only.

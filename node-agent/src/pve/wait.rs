@@ -41,12 +41,12 @@ pub enum WaitError {
     #[error("task {0} is not known to Proxmox")]
     Lost(Upid),
     /// The host did not answer usefully until the patience was used up.
-    #[error("cannot follow task {upid}: {source}")]
+    #[error("cannot follow task {upid}: {reason}")]
     NoAnswer {
         /// The task.
         upid: Upid,
         /// The last error.
-        source: PveError,
+        reason: PveError,
     },
 }
 
@@ -127,8 +127,8 @@ async fn wait_at(
                 }
                 interval(waited)
             }
-            Err(source) if waited >= patience || matches!(source, PveError::Invalid(_)) => {
-                return Err(WaitError::NoAnswer { upid: upid.clone(), source });
+            Err(reason) if waited >= patience || matches!(reason, PveError::Invalid(_)) => {
+                return Err(WaitError::NoAnswer { upid: upid.clone(), reason });
             }
             Err(_) => {
                 let nap = pause;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{
-    Change, PVE_USER, SetupArgs, SetupError, Wanted, look,
+    Change, PVE_USER, SetupArgs, SetupError, Talk, Wanted, look,
     plan::{complete, token_name},
     roles,
 };
@@ -16,6 +16,9 @@ pub struct LeaveArgs {
     /// Only say what would be changed.
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask before changing anything.
+    #[arg(long)]
+    pub yes: bool,
     /// Leave although servers are still in the pool. They stay as they are, and nobody manages them.
     #[arg(long)]
     pub keep_servers: bool,
@@ -33,7 +36,7 @@ pub async fn leave(
     args: &LeaveArgs,
     config_file: &Path,
     env: &(dyn Fn(&str) -> Option<String> + Sync),
-    say: &mut (dyn FnMut(String) + Send),
+    talk: &mut (dyn Talk + Send),
 ) -> Result<(), SetupError> {
     let given = SetupArgs { admin_token_file: args.admin_token_file.clone(), ..SetupArgs::default() };
     let wanted = Wanted::gather(&given, config_file, env)?;
@@ -41,16 +44,21 @@ pub async fn leave(
     let world = look::look(admin.as_ref(), &wanted).await?;
     let changes = plan(&wanted, &world, args.keep_servers)?;
     if changes.is_empty() {
-        say("nothing to remove".to_owned());
+        talk.say("nothing to remove".to_owned());
+        return Ok(());
     }
     for change in &changes {
-        say(format!("{} {change}", if args.dry_run { "would" } else { "will" }));
+        talk.say(format!("{} {change}", if args.dry_run { "would" } else { "will" }));
     }
-    if !args.dry_run {
-        for change in &changes {
-            change.apply(admin.as_ref()).await?;
-            say(format!("done: {change}"));
-        }
+    if args.dry_run {
+        return Ok(());
+    }
+    if !args.yes && !talk.confirm() {
+        return Err(SetupError::Refused("nothing was changed".to_owned()));
+    }
+    for change in &changes {
+        change.apply(admin.as_ref()).await?;
+        talk.say(format!("done: {change}"));
     }
     Ok(())
 }

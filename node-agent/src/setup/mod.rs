@@ -48,41 +48,56 @@ pub enum SetupError {
     #[error("{0}")]
     Refused(String),
     /// Proxmox refused or could not be reached.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {reason}")]
     Pve {
         /// What was being done.
         doing: String,
         /// What Proxmox said.
-        source: PveError,
+        reason: PveError,
     },
     /// A file could not be read or written.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {reason}", path.display())]
     File {
         /// `read`, `write` …
         doing: &'static str,
         /// Which.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The policy file there is cannot be read.
     #[error("the policy file is not usable:\n{0}")]
-    Policy(#[from] ConfigError),
+    Policy(ConfigError),
+}
+
+impl From<ConfigError> for SetupError {
+    fn from(error: ConfigError) -> Self {
+        Self::Policy(error)
+    }
 }
 
 impl SetupError {
     fn pve(doing: impl Into<String>) -> impl FnOnce(PveError) -> Self {
         let doing = doing.into();
-        move |source| Self::Pve { doing, source }
+        move |reason| Self::Pve { doing, reason }
     }
 
     fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::File { doing, path, source }
+        move |reason| Self::File { doing, path, reason }
     }
 }
 
-/// Sets this host up. `say` gets one line at a time, for people; with `--dry-run` nothing is changed.
+/// The person in front of it.
+pub trait Talk {
+    /// One line for them.
+    fn say(&mut self, line: String);
+    /// Whether to go on; only asked where somebody can answer.
+    fn confirm(&mut self) -> bool;
+}
+
+/// Sets this host up: says what will change, asks unless `--yes`, then does it and tries the new
+/// token. With `--dry-run` nothing is changed.
 ///
 /// # Errors
 /// See [`SetupError`]. What was done before the error stays; running setup again goes on from there.
@@ -90,39 +105,42 @@ pub async fn setup(
     args: &SetupArgs,
     config_file: &Path,
     env: &(dyn Fn(&str) -> Option<String> + Sync),
-    say: &mut (dyn FnMut(String) + Send),
+    talk: &mut (dyn Talk + Send),
 ) -> Result<(), SetupError> {
     let wanted = Wanted::gather(args, config_file, env)?;
     let admin = wanted.admin()?;
     let world = look::look(admin.as_ref(), &wanted).await?;
     let wanted = plan::complete(&wanted, &world)?;
     let plan = plan(&wanted, &world)?;
-    say(format!("Proxmox VE {} on node {}, asked {}", world.version.text, world.node, admin.how()));
+    talk.say(format!("Proxmox VE {} on node {}, asked {}", world.version.text, world.node, admin.how()));
     for note in &plan.notes {
-        say(format!("note: {note}"));
+        talk.say(format!("note: {note}"));
     }
     if plan.changes.is_empty() {
-        say("nothing to change".to_owned());
+        talk.say("nothing to change".to_owned());
         return Ok(());
     }
     for change in &plan.changes {
         let prefix = if args.dry_run { "would" } else { "will" };
-        say(format!("{prefix} {change}"));
+        talk.say(format!("{prefix} {change}"));
     }
     if args.dry_run {
         return Ok(());
     }
+    if !args.yes && !talk.confirm() {
+        return Err(SetupError::Refused("nothing was changed".to_owned()));
+    }
     for change in &plan.changes {
         change.apply(admin.as_ref()).await?;
-        say(format!("done: {change}"));
+        talk.say(format!("done: {change}"));
     }
     let missing = roles::missing_rights(&wanted, &world).await?;
     if !missing.is_empty() {
         return Err(SetupError::Refused(format!("the new token lacks rights: {}", missing.join(", "))));
     }
-    say("the agent's token has all the rights it needs".to_owned());
-    say(format!(
-        "next: ez-node-agent join https://<control plane>:7443, then look at {}",
+    talk.say("the agent's token has all the rights it needs".to_owned());
+    talk.say(format!(
+        "next: look at {}, then ez-node-agent join https://<control plane>:7443",
         wanted.policy_file.display()
     ));
     Ok(())

@@ -20,6 +20,9 @@ pub struct SetupArgs {
     /// Only say what would be changed.
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask before changing anything.
+    #[arg(long)]
+    pub yes: bool,
     /// Ask Proxmox over HTTPS with this administrator's token (user@realm!name=secret) instead of
     /// through pvesh as root.
     #[arg(long, value_name = "FILE")]
