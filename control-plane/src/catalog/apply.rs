@@ -76,15 +76,8 @@ pub async fn apply_file(app: &Services, text: &str, actor: &str) -> Result<Apply
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                fleet::pools::apply(
-                    tx,
-                    at,
-                    entropy.as_ref(),
-                    &actor,
-                    &written.locations,
-                    &written.address_pools,
-                )
-                .await
+                fleet::pools::put_all(tx, at, entropy.as_ref(), &written.locations, &written.address_pools)
+                    .await
                     .map_err(ApplyError::Fleet)?;
                 write(tx, at, &written).await?;
                 let entry = audit::Entry {

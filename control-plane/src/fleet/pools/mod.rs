@@ -152,7 +152,11 @@ fn read_all<T: DeserializeOwned>(what: &'static str, entries: &[toml::Value]) ->
     entries.iter().enumerate().map(read).collect()
 }
 
-async fn put_all(
+/// The same for entries that were read already.
+///
+/// # Errors
+/// [`ApplyError`] names the entry; nothing was changed.
+pub async fn put_all(
     tx: &mut AnyConnection,
     at: UnixMillis,
     entropy: &dyn Entropy,
