@@ -10,6 +10,7 @@
 pub mod check;
 pub mod config;
 mod html;
+pub mod mail;
 pub mod pve;
 pub mod serve;
 pub mod stripe;

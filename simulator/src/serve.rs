@@ -1,12 +1,15 @@
 //! Starts every service of a configuration in one process and says where they listen.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use axum::Router;
 use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, write_atomically},
-    pve, stripe,
+    mail, stripe,
     wall::WallClock,
 };
 
@@ -16,12 +19,9 @@ pub enum ServeError {
     /// The Stripe stand-in.
     #[error(transparent)]
     Stripe(#[from] stripe::StartError),
-    /// The Proxmox VE clusters.
+    /// The mail server.
     #[error(transparent)]
-    Pve(#[from] pve::StartError),
-    /// Section `pve` of the configuration.
-    #[error("section pve: {0}")]
-    PveConfig(#[from] serde_json::Error),
+    Mail(#[from] mail::StartError),
     /// The state directory or `ready.json` cannot be written.
     #[error("cannot write {path}: {source}")]
     Files {
@@ -37,8 +37,8 @@ pub enum ServeError {
 pub struct Simulator {
     /// The Stripe stand-in, if configured.
     pub stripe: Option<stripe::Running>,
-    /// The Proxmox VE clusters, if configured.
-    pub pve: Option<pve::Running>,
+    /// The mail server, if configured.
+    pub mail: Option<mail::Running>,
     /// What `ready.json` says: the configuration with the actual addresses.
     pub ready: Value,
     ready_file: PathBuf,
@@ -62,7 +62,7 @@ impl Simulator {
             _ => {}
         }
         let mut actual = config.clone();
-        let mut simulator = Self { stripe: None, pve: None, ready: Value::Null, ready_file };
+        let mut simulator = Self { stripe: None, mail: None, ready: Value::Null, ready_file };
         if let Err(error) = simulator.start_all(config, &mut actual, wall).await {
             simulator.stop().await;
             return Err(error);
@@ -80,17 +80,15 @@ impl Simulator {
         actual: &mut Config,
         wall: Arc<dyn WallClock>,
     ) -> Result<(), ServeError> {
-        if let Some(section) = &config.pve {
-            let wanted: pve::PveConfig = serde_json::from_value(section.clone())?;
-            let (state, logs) = (&config.state_dir, &config.request_log_dir);
-            let running = pve::start(&wanted, state, logs, pve::Clock::system()).await?;
-            actual.pve = Some(running.ready(&wanted));
-            self.pve = Some(running);
-        }
         if let (Some(wanted), Some(actual)) = (&config.stripe, &mut actual.stripe) {
-            let running = stripe::start(wanted, &config.state_dir, &config.request_log_dir, wall).await?;
+            let running = stripe::start(wanted, &config.state_dir, &config.request_log_dir, wall.clone()).await?;
             (actual.listen, actual.control_listen) = (running.api, running.control);
             self.stripe = Some(running);
+        }
+        if let (Some(wanted), Some(actual)) = (&config.mail, &mut actual.mail) {
+            let running = mail::start(wanted, &config.state_dir, wall).await?;
+            (actual.smtp_listen, actual.http_listen) = (running.smtp, running.http);
+            self.mail = Some(running);
         }
         Ok(())
     }
@@ -99,11 +97,30 @@ impl Simulator {
     pub async fn stop(self) {
         // Nobody must take the addresses for alive; a file that is gone already is fine.
         let _gone = std::fs::remove_file(&self.ready_file);
-        if let Some(pve) = &self.pve {
-            pve.stop();
-        }
         if let Some(stripe) = self.stripe {
             stripe.stop().await;
         }
+        if let Some(mail) = self.mail {
+            mail.stop().await;
+        }
     }
+}
+
+/// Serves a router until told to stop.
+pub(crate) fn http(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stop: &CancellationToken) {
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let graceful = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        // Connections that stay open for nothing must not hold the stop.
+        let bounded = async {
+            stop.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        };
+        tokio::select! {
+            result = async { graceful.await } => if let Err(error) = result {
+                tracing::error!(%error, "a listener has ended");
+            },
+            () = bounded => {}
+        }
+    });
 }

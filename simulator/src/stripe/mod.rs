@@ -19,7 +19,6 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use axum::Router;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +56,7 @@ mod tests;
 mod timers;
 mod world;
 
+pub(crate) use page::CSS;
 pub use world::API_VERSION;
 
 /// Why the stand-in did not start.
@@ -144,10 +144,10 @@ pub async fn start(
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let face = api::Face::new(engine.clone(), journal.clone(), &config.secret_key);
-    serve(&mut tasks, api_listener, page::router().fallback(api::handle).with_state(face), &stop);
+    crate::serve::http(&mut tasks, api_listener, page::router().fallback(api::handle).with_state(face), &stop);
     let operator =
         control::Operator { engine: engine.clone(), journal: journal.clone(), client: client.clone() };
-    serve(&mut tasks, control_listener, control::router(operator), &stop);
+    crate::serve::http(&mut tasks, control_listener, control::router(operator), &stop);
     tasks.spawn(deliver::worker(engine.clone(), journal, client, stop.clone()));
     tasks.spawn(beat(engine.clone(), stop.clone()));
     Ok(Running {
@@ -165,24 +165,6 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, 
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let actual = listener.local_addr().map_err(failed)?;
     Ok((listener, actual))
-}
-
-fn serve(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stop: &CancellationToken) {
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        let graceful = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        // Connections that stay open for nothing must not hold the stop.
-        let bounded = async {
-            stop.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        };
-        tokio::select! {
-            result = async { graceful.await } => if let Err(error) = result {
-                tracing::error!(%error, "a listener has ended");
-            },
-            () = bounded => {}
-        }
-    });
 }
 
 /// Lets the clock act although nobody calls.
