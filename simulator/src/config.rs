@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::pve::PveConfig;
+
 /// Everything `serve` starts. Paths are absolute or relative to the file.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -15,7 +17,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Proxmox VE clusters; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pve: Option<serde_json::Value>,
+    pub pve: Option<PveConfig>,
     /// Stripe; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripe: Option<StripeConfig>,
@@ -94,9 +96,11 @@ impl Config {
         let path = file.display().to_string();
         let text = std::fs::read_to_string(file)
             .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        let mut config: Self =
-            serde_json::from_str(&text).map_err(|reason| ConfigError::Shape { path, reason })?;
-        let base = file.parent().unwrap_or(Path::new("."));
+        let mut config: Self = serde_json::from_str(&text)
+            .map_err(|reason| ConfigError::Shape { path: path.clone(), reason })?;
+        let file =
+            std::path::absolute(file).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let base = file.parent().unwrap_or(Path::new("/"));
         config.state_dir = base.join(&config.state_dir);
         config.request_log_dir = if config.request_log_dir.as_os_str().is_empty() {
             config.state_dir.join("logs")

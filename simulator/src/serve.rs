@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, write_atomically},
-    mail, stripe,
+    mail, pve, stripe,
     wall::WallClock,
 };
 
@@ -19,6 +19,9 @@ pub enum ServeError {
     /// The Stripe stand-in.
     #[error(transparent)]
     Stripe(#[from] stripe::StartError),
+    /// The Proxmox VE clusters.
+    #[error("pve: {0}")]
+    Pve(#[from] pve::StartError),
     /// The mail server.
     #[error(transparent)]
     Mail(#[from] mail::StartError),
@@ -35,6 +38,8 @@ pub enum ServeError {
 /// All running services.
 #[derive(Debug)]
 pub struct Simulator {
+    /// The Proxmox VE clusters, if configured.
+    pub pve: Option<pve::Running>,
     /// The Stripe stand-in, if configured.
     pub stripe: Option<stripe::Running>,
     /// The mail server, if configured.
@@ -62,12 +67,15 @@ impl Simulator {
             _ => {}
         }
         let mut actual = config.clone();
-        let mut simulator = Self { stripe: None, mail: None, ready: Value::Null, ready_file };
+        let mut simulator = Self { pve: None, stripe: None, mail: None, ready: Value::Null, ready_file };
         if let Err(error) = simulator.start_all(config, &mut actual, wall).await {
             simulator.stop().await;
             return Err(error);
         }
         simulator.ready = serde_json::to_value(&actual).unwrap_or_default();
+        if let Some(pve) = &simulator.pve {
+            fill_in(&mut simulator.ready["pve"], &pve.clusters);
+        }
         let text = serde_json::to_string_pretty(&simulator.ready).unwrap_or_default();
         write_atomically(&simulator.ready_file, &text)
             .map_err(|source| files(&simulator.ready_file, source))?;
@@ -80,8 +88,14 @@ impl Simulator {
         actual: &mut Config,
         wall: Arc<dyn WallClock>,
     ) -> Result<(), ServeError> {
+        if let Some(wanted) = &config.pve {
+            let clock = wall.clone();
+            let clock = pve::Clock::new(move || clock.now_ms());
+            self.pve = Some(pve::start(wanted, &config.state_dir, &config.request_log_dir, clock).await?);
+        }
         if let (Some(wanted), Some(actual)) = (&config.stripe, &mut actual.stripe) {
-            let running = stripe::start(wanted, &config.state_dir, &config.request_log_dir, wall.clone()).await?;
+            let running =
+                stripe::start(wanted, &config.state_dir, &config.request_log_dir, wall.clone()).await?;
             (actual.listen, actual.control_listen) = (running.api, running.control);
             self.stripe = Some(running);
         }
@@ -97,11 +111,31 @@ impl Simulator {
     pub async fn stop(self) {
         // Nobody must take the addresses for alive; a file that is gone already is fine.
         let _gone = std::fs::remove_file(&self.ready_file);
+        if let Some(pve) = self.pve {
+            pve.stop();
+        }
         if let Some(stripe) = self.stripe {
             stripe.stop().await;
         }
         if let Some(mail) = self.mail {
             mail.stop().await;
+        }
+    }
+}
+
+/// Puts the actual addresses, fingerprints and files of each node beside what was configured.
+fn fill_in(configured: &mut Value, clusters: &[pve::ReadyCluster]) {
+    for (index, cluster) in clusters.iter().enumerate() {
+        let shown = &mut configured["clusters"][index];
+        shown["version"] = cluster.version.clone().into();
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            let shown = &mut shown["nodes"][index];
+            shown["listen"] = node.api_url.trim_start_matches("https://").into();
+            shown["control_listen"] = node.control_url.trim_start_matches("http://").into();
+            shown["api_url"] = node.api_url.clone().into();
+            shown["fingerprint"] = node.fingerprint.clone().into();
+            shown["ca_pem_file"] = node.ca_pem_file.display().to_string().into();
+            shown["control_url"] = node.control_url.clone().into();
         }
     }
 }
@@ -123,4 +157,73 @@ pub(crate) fn http(tasks: &mut JoinSet<()>, listener: TcpListener, router: Route
             () = bounded => {}
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::wall::SystemWall;
+
+    fn config(dir: &Path) -> Config {
+        let any = "127.0.0.1:0";
+        let node = |name: &str| json!({ "name": name, "listen": any, "control_listen": any });
+        let text = json!({
+            "state_dir": "sim",
+            "pve": {
+                "clusters": [{ "name": "fsn", "version": "9.2", "nodes": [node("fsn-1"), node("fsn-2")] }],
+                "root_token": { "id": "root@pam!demo", "secret": "c0ffee00-0000-4000-8000-000000000001" },
+            },
+            "stripe": {
+                "listen": any, "control_listen": any, "secret_key": "sk_test_x", "webhook_url": "http://127.0.0.1:1/w", "webhook_secret": "whsec_x",
+            },
+            "mail": { "smtp_listen": any, "http_listen": any },
+        });
+        let file = dir.join("simulator.json");
+        std::fs::write(&file, text.to_string()).unwrap();
+        Config::load(&file).unwrap()
+    }
+
+    #[tokio::test]
+    async fn everything_starts_and_says_where_it_listens() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let simulator = Simulator::start(&config, Arc::new(SystemWall)).await.unwrap();
+        let text = std::fs::read_to_string(dir.path().join("sim/ready.json")).unwrap();
+        let ready: Value = serde_json::from_str(&text).unwrap();
+        for pointer in [
+            "/stripe/listen",
+            "/stripe/control_listen",
+            "/mail/smtp_listen",
+            "/mail/http_listen",
+            "/pve/clusters/0/nodes/1/listen",
+        ] {
+            let address = ready.pointer(pointer).and_then(Value::as_str).unwrap();
+            assert!(!address.ends_with(":0"), "{pointer} is {address}");
+            tokio::net::TcpStream::connect(address).await.unwrap();
+        }
+        let node = &ready["pve"]["clusters"][0]["nodes"][0];
+        assert!(
+            Path::new(node["ca_pem_file"].as_str().unwrap()).is_file()
+                && node["fingerprint"].as_str().unwrap().len() == 95
+        );
+        simulator.stop().await;
+        assert!(!dir.path().join("sim/ready.json").exists(), "addresses nobody listens on are not announced");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(dir.path());
+        config.pve = None;
+        config.mail.as_mut().unwrap().http_listen = taken.local_addr().unwrap();
+        let refused = Simulator::start(&config, Arc::new(SystemWall)).await.unwrap_err().to_string();
+        assert!(refused.starts_with("mail.http_listen: cannot listen on"), "{refused}");
+    }
 }

@@ -22,7 +22,10 @@ struct Headers(Vec<(String, String)>);
 
 impl Headers {
     fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map_or("", |(_, value)| value.as_str())
     }
 }
 
@@ -107,7 +110,8 @@ fn parts<'a>(body: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
     let mut found = Vec::new();
     let (mut at, mut begin) = (0, None);
     while at < body.len() {
-        let next = body[at..].iter().position(|byte| *byte == b'\n').map_or(body.len(), |index| at + index + 1);
+        let next =
+            body[at..].iter().position(|byte| *byte == b'\n').map_or(body.len(), |index| at + index + 1);
         let line = body[at..next].trim_ascii_end();
         if line == mark.as_bytes() || line == end.as_bytes() {
             if let Some(begin) = begin {
@@ -163,7 +167,9 @@ fn hex(digit: u8) -> Option<u8> {
 
 fn characters(bytes: &[u8], charset: Option<&str>) -> String {
     match charset.map(str::to_ascii_lowercase).as_deref() {
-        Some("iso-8859-1" | "latin1" | "windows-1252") => bytes.iter().map(|byte| char::from(*byte)).collect(),
+        Some("iso-8859-1" | "latin1" | "windows-1252") => {
+            bytes.iter().map(|byte| char::from(*byte)).collect()
+        }
         _ => String::from_utf8_lossy(bytes).into_owned(),
     }
 }
@@ -220,7 +226,10 @@ mod tests {
             Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe =\r\nund =3D\r\n--b 1\r\nContent-Type: text/html; charset=utf-8\r\n\
             Content-Transfer-Encoding: base64\r\n\r\nPHA+SGFs\r\nbG88L3A+\r\n--b 1--\r\nepilogue";
         let letter = parse(raw.as_bytes());
-        assert_eq!((letter.from.as_str(), letter.to.as_str()), ("EZ <ez@example.com>", "Jürgen <j@example.com>"));
+        assert_eq!(
+            (letter.from.as_str(), letter.to.as_str()),
+            ("EZ <ez@example.com>", "Jürgen <j@example.com>")
+        );
         assert_eq!(letter.subject, "Server bereit ✓");
         assert_eq!(letter.text.as_deref(), Some("Grüße und =\n"));
         assert_eq!(letter.html.as_deref(), Some("<p>Hallo</p>"));

@@ -62,10 +62,15 @@ impl Running {
 ///
 /// # Errors
 /// An address or the database cannot be used.
-pub async fn start(config: &MailConfig, state_dir: &Path, wall: Arc<dyn WallClock>) -> Result<Running, StartError> {
+pub async fn start(
+    config: &MailConfig,
+    state_dir: &Path,
+    wall: Arc<dyn WallClock>,
+) -> Result<Running, StartError> {
     let state = |error: &dyn std::fmt::Display| StartError::State(error.to_string());
     std::fs::create_dir_all(state_dir).map_err(|error| state(&error))?;
-    let store = store::Store::open(&state_dir.join("mail.sqlite"), wall).await.map_err(|error| state(&error))?;
+    let store =
+        store::Store::open(&state_dir.join("mail.sqlite"), wall).await.map_err(|error| state(&error))?;
     let (smtp_listener, smtp) = listen("smtp_listen", config.smtp_listen).await?;
     let (http_listener, http) = listen("http_listen", config.http_listen).await?;
     let stop = CancellationToken::new();

@@ -43,7 +43,8 @@ struct Filter {
 
 fn failed(error: &sqlx::Error) -> Response {
     tracing::error!(%error, "the letters could not be read");
-    (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": "the letters could not be read" }))).into_response()
+    (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": "the letters could not be read" })))
+        .into_response()
 }
 
 async fn messages(State(store): State<Store>, Query(filter): Query<Filter>) -> Response {
@@ -83,7 +84,10 @@ fn show(status: StatusCode, title: &str, body: &str) -> Response {
 
 fn at(ms: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(ms.div_euclid(1_000)).ok();
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default().replace('T', " ").replace('Z', " UTC")
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+        .replace('T', " ")
+        .replace('Z', " UTC")
 }
 
 async fn index(State(store): State<Store>, Query(filter): Query<Filter>) -> Response {
@@ -117,7 +121,11 @@ async fn index(State(store): State<Store>, Query(filter): Query<Filter>) -> Resp
 async fn letter(State(store): State<Store>, Path(id): Path<i64>) -> Response {
     match store.get(id).await {
         Ok(Some(letter)) => show(StatusCode::OK, &letter.subject, &whole(&letter)),
-        Ok(None) => show(StatusCode::NOT_FOUND, "No such letter", "<main class=\"narrow\"><h1>No such letter</h1><p><a href=\"/\">All letters</a></p></main>"),
+        Ok(None) => show(
+            StatusCode::NOT_FOUND,
+            "No such letter",
+            "<main class=\"narrow\"><h1>No such letter</h1><p><a href=\"/\">All letters</a></p></main>",
+        ),
         Err(error) => failed(&error),
     }
 }
@@ -129,7 +137,9 @@ fn whole(letter: &Stored) -> String {
             letter.id
         )
     });
-    let text = letter.text.as_ref().map(|text| format!("<section><h2>As text</h2><pre class=\"letter\">{}</pre></section>", linked(text)));
+    let text = letter.text.as_ref().map(|text| {
+        format!("<section><h2>As text</h2><pre class=\"letter\">{}</pre></section>", linked(text))
+    });
     format!(
         "<main><p><a href=\"/\">All letters</a></p><h1>{}</h1><p>From {} to {}, <time>{}</time></p>{}{}</main>",
         escape(&letter.subject),
@@ -146,7 +156,9 @@ fn linked(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
-        let end = rest[start..].find(|letter: char| letter.is_whitespace() || "<>\"')".contains(letter)).map_or(rest.len(), |index| start + index);
+        let end = rest[start..]
+            .find(|letter: char| letter.is_whitespace() || "<>\"')".contains(letter))
+            .map_or(rest.len(), |index| start + index);
         let url = rest[start..end].trim_end_matches(['.', ',', ';', ':', '!', '?']);
         out.push_str(&escape(&rest[..start]));
         out.push_str(&format!("<a href=\"{0}\" rel=\"noreferrer\">{0}</a>", escape(url)));
@@ -161,7 +173,9 @@ async fn frame(State(store): State<Store>, Path(id): Path<i64>) -> Response {
         Ok(Some(Stored { html: Some(html), .. })) => {
             // Links of the letter leave the frame instead of opening inside it.
             let mut response = Html(format!("<base target=\"_top\">{html}")).into_response();
-            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(FRAME_POLICY));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(FRAME_POLICY));
             response
         }
         Ok(_) => StatusCode::NOT_FOUND.into_response(),

@@ -44,7 +44,9 @@ pub(crate) async fn talk(stream: TcpStream, peer: SocketAddr, store: Store) -> s
     let mut envelope = Envelope::default();
     writer.write_all(b"220 ez-simulator ESMTP (nothing is delivered)\r\n").await?;
     loop {
-        let Some(line) = tokio::time::timeout(PATIENCE, read_line(&mut reader)).await.map_err(std::io::Error::other)?? else {
+        let Some(line) =
+            tokio::time::timeout(PATIENCE, read_line(&mut reader)).await.map_err(std::io::Error::other)??
+        else {
             return Ok(());
         };
         match answer(&mut envelope, &String::from_utf8_lossy(&line)) {
@@ -55,7 +57,9 @@ pub(crate) async fn talk(stream: TcpStream, peer: SocketAddr, store: Store) -> s
             }
             Next::Data => {
                 writer.write_all(b"354 End with <CR><LF>.<CR><LF>\r\n").await?;
-                let letter = tokio::time::timeout(PATIENCE, read_letter(&mut reader)).await.map_err(std::io::Error::other)??;
+                let letter = tokio::time::timeout(PATIENCE, read_letter(&mut reader))
+                    .await
+                    .map_err(std::io::Error::other)??;
                 let said = take(&store, &mut envelope, letter, peer).await;
                 writer.write_all(format!("{said}\r\n").as_bytes()).await?;
             }
@@ -84,7 +88,9 @@ fn answer(envelope: &mut Envelope, line: &str) -> Next {
     match verb.to_ascii_uppercase().as_str() {
         "EHLO" => {
             *envelope = Envelope { greeted: true, ..Envelope::default() };
-            Next::Say(format!("250-ez-simulator\r\n250-PIPELINING\r\n250-SIZE {LARGEST}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES"))
+            Next::Say(format!(
+                "250-ez-simulator\r\n250-PIPELINING\r\n250-SIZE {LARGEST}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES"
+            ))
         }
         "HELO" => {
             *envelope = Envelope { greeted: true, ..Envelope::default() };
@@ -108,11 +114,15 @@ fn answer(envelope: &mut Envelope, line: &str) -> Next {
 }
 
 fn mail(envelope: &mut Envelope, rest: &str) -> Next {
-    let Some((address, parameters)) = path(rest, "FROM:") else { return Next::Say("501 5.5.4 MAIL FROM:<address>".into()) };
+    let Some((address, parameters)) = path(rest, "FROM:") else {
+        return Next::Say("501 5.5.4 MAIL FROM:<address>".into());
+    };
     if envelope.from.is_some() {
         return Next::Say("503 5.5.1 There is a sender already".into());
     }
-    let size = parameters.split_whitespace().find_map(|parameter| parameter.to_ascii_uppercase().strip_prefix("SIZE=").and_then(|size| size.parse::<usize>().ok()));
+    let size = parameters.split_whitespace().find_map(|parameter| {
+        parameter.to_ascii_uppercase().strip_prefix("SIZE=").and_then(|size| size.parse::<usize>().ok())
+    });
     if size.is_some_and(|size| size > LARGEST) {
         return Next::Say(format!("552 5.3.4 Larger than {LARGEST} bytes"));
     }
@@ -166,7 +176,10 @@ async fn read_letter(reader: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Re
     let mut fits = true;
     loop {
         let mut line = Vec::new();
-        let read = (&mut *reader).take(u64::try_from(LARGEST).unwrap_or(u64::MAX)).read_until(b'\n', &mut line).await?;
+        let read = (&mut *reader)
+            .take(u64::try_from(LARGEST).unwrap_or(u64::MAX))
+            .read_until(b'\n', &mut line)
+            .await?;
         if read == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }

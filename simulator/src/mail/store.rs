@@ -61,7 +61,8 @@ impl Store {
     /// # Errors
     /// The database refuses.
     pub(crate) async fn insert(&self, from: &str, to: &[String], raw: &[u8]) -> Result<i64, sqlx::Error> {
-        let text = "INSERT INTO letters (received_at, sender, recipients, raw) VALUES ($1, $2, $3, $4) RETURNING id";
+        let text =
+            "INSERT INTO letters (received_at, sender, recipients, raw) VALUES ($1, $2, $3, $4) RETURNING id";
         let query = sqlx::query(text).bind(self.wall.now_ms()).bind(from).bind(to.join("\n")).bind(raw);
         query.fetch_one(&mut *self.db.lock().await).await?.try_get(0)
     }

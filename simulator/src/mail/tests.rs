@@ -46,7 +46,10 @@ impl Client {
 
 async fn running(dir: &std::path::Path) -> Running {
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let config = MailConfig { smtp_listen: "127.0.0.1:0".parse().unwrap(), http_listen: "127.0.0.1:0".parse().unwrap() };
+    let config = MailConfig {
+        smtp_listen: "127.0.0.1:0".parse().unwrap(),
+        http_listen: "127.0.0.1:0".parse().unwrap(),
+    };
     start(&config, dir, Arc::new(ManualWall::new(1_795_435_200_000))).await.unwrap()
 }
 
@@ -75,7 +78,10 @@ async fn a_letter_is_taken_shown_and_survives_a_restart() {
     let letters = list(&second, "/messages.json").await;
     assert_eq!(letters[0]["subject"], "Grüße");
     assert_eq!(letters[0]["text"], "Open http://127.0.0.1:1/verify?t=x\n.stuffed <b>\n");
-    assert_eq!((&letters[0]["from"], &letters[0]["to"][0]), (&"ez@example.com".into(), &"jane@example.com".into()));
+    assert_eq!(
+        (&letters[0]["from"], &letters[0]["to"][0]),
+        (&"ez@example.com".into(), &"jane@example.com".into())
+    );
     assert_eq!(letters[0]["received_at"], 1_795_435_200_000_i64);
     let id = &letters[0]["id"];
     let (_, page) = get(&second, &format!("/letters/{id}")).await;
@@ -84,7 +90,8 @@ async fn a_letter_is_taken_shown_and_survives_a_restart() {
     assert_eq!(list(&second, &format!("/messages/{id}")).await, letters[0]);
     assert_eq!(list(&second, "/messages.json?to=JANE@example.com").await.as_array().unwrap().len(), 1);
     assert_eq!(list(&second, "/messages.json?to=ane@example.com").await.as_array().unwrap().len(), 0);
-    let gone = reqwest::Client::new().delete(format!("http://{}/messages", second.http)).send().await.unwrap();
+    let gone =
+        reqwest::Client::new().delete(format!("http://{}/messages", second.http)).send().await.unwrap();
     assert_eq!(gone.status(), 204);
     assert_eq!(list(&second, "/messages.json").await, Value::Array(Vec::new()));
     assert_eq!(get(&second, "/messages/1").await.0, 404);
@@ -137,10 +144,17 @@ async fn html_is_shown_only_inside_a_sandbox() {
     client.say("MAIL FROM:<a@example.com>").await;
     client.say("RCPT TO:<b@example.com>").await;
     client.say("DATA").await;
-    client.say("Subject: h\r\nContent-Type: text/html\r\n\r\n<script>alert(1)</script><p>hello</p>\r\n.").await;
+    client
+        .say("Subject: h\r\nContent-Type: text/html\r\n\r\n<script>alert(1)</script><p>hello</p>\r\n.")
+        .await;
     let (_, page) = get(&running, "/letters/1").await;
     assert!(page.contains("<iframe") && !page.contains("<script>"));
     let frame = reqwest::get(format!("http://{}/letters/1/html", running.http)).await.unwrap();
     let policy = frame.headers()["content-security-policy"].to_str().unwrap().to_owned();
-    assert!(policy.starts_with("default-src 'none'") && policy.contains("sandbox") && !policy.contains("allow-scripts"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'")
+            && policy.contains("sandbox")
+            && !policy.contains("allow-scripts"),
+        "{policy}"
+    );
 }

@@ -144,7 +144,12 @@ pub async fn start(
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let face = api::Face::new(engine.clone(), journal.clone(), &config.secret_key);
-    crate::serve::http(&mut tasks, api_listener, page::router().fallback(api::handle).with_state(face), &stop);
+    crate::serve::http(
+        &mut tasks,
+        api_listener,
+        page::router().fallback(api::handle).with_state(face),
+        &stop,
+    );
     let operator =
         control::Operator { engine: engine.clone(), journal: journal.clone(), client: client.clone() };
     crate::serve::http(&mut tasks, control_listener, control::router(operator), &stop);
