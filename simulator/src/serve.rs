@@ -73,8 +73,8 @@ impl Simulator {
             return Err(error);
         }
         simulator.ready = serde_json::to_value(&actual).unwrap_or_default();
-        if let Some(pve) = &simulator.pve {
-            fill_in(&mut simulator.ready["pve"], &pve.clusters);
+        if let (Some(pve), Some(wanted)) = (&simulator.pve, &config.pve) {
+            simulator.ready["pve"] = pve.ready(wanted);
         }
         let text = serde_json::to_string_pretty(&simulator.ready).unwrap_or_default();
         write_atomically(&simulator.ready_file, &text)
@@ -119,23 +119,6 @@ impl Simulator {
         }
         if let Some(mail) = self.mail {
             mail.stop().await;
-        }
-    }
-}
-
-/// Puts the actual addresses, fingerprints and files of each node beside what was configured.
-fn fill_in(configured: &mut Value, clusters: &[pve::ReadyCluster]) {
-    for (index, cluster) in clusters.iter().enumerate() {
-        let shown = &mut configured["clusters"][index];
-        shown["version"] = cluster.version.clone().into();
-        for (index, node) in cluster.nodes.iter().enumerate() {
-            let shown = &mut shown["nodes"][index];
-            shown["listen"] = node.api_url.trim_start_matches("https://").into();
-            shown["control_listen"] = node.control_url.trim_start_matches("http://").into();
-            shown["api_url"] = node.api_url.clone().into();
-            shown["fingerprint"] = node.fingerprint.clone().into();
-            shown["ca_pem_file"] = node.ca_pem_file.display().to_string().into();
-            shown["control_url"] = node.control_url.clone().into();
         }
     }
 }
