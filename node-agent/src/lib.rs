@@ -31,3 +31,5 @@ pub mod policy;
 pub mod pve;
 pub mod report;
 pub mod setup;
+#[cfg(test)]
+mod testing;

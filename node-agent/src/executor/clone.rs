@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     journal::StepRow,
-    pve::{CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskState, Upid},
+    pve::{CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskExit, TaskState, Upid},
 };
 
 /// Makes the VM from the image's template.
@@ -50,37 +50,45 @@ impl Clone {
         Ok(cx.pve().find_clone_task(self.template.vmid, since, cx.vmid()).await?)
     }
 
-    /// No configuration, but an intent: did the call have an effect?
-    async fn absent(&self, cx: &Cx, row: &StepRow) -> Result<Look, Trouble> {
-        Ok(match self.task(cx, row).await? {
-            CloneSearch::Running(upid) => Look::Adopt(upid),
-            CloneSearch::Undecided => Look::Wait("a clone of the template runs; for whom is not said yet".to_owned()),
-            CloneSearch::NotFound | CloneSearch::Ended(..) => Look::Todo,
-        })
-    }
-
-    /// Locked for cloning: by a living worker of ours, or left over by a dead one.
-    async fn locked(&self, cx: &Cx, row: Option<&StepRow>, config: &GuestConfig) -> Result<Look, Trouble> {
-        let Some(row) = row else {
+    /// Locked for cloning and no worker of ours is alive: left over by a dead one, or somebody else's.
+    async fn locked(&self, cx: &Cx, seen: Seen<'_>, config: &GuestConfig) -> Result<Look, Trouble> {
+        let Seen::Over { row, exit } = seen else {
             return Err(taken(cx, "another clone is at work on it"));
         };
-        match self.task(cx, row).await? {
-            CloneSearch::Running(upid) => return Ok(Look::Adopt(upid)),
-            CloneSearch::Undecided => {
-                return Ok(Look::Wait("a clone of the template runs; for whom is not said yet".to_owned()));
-            }
-            CloneSearch::NotFound | CloneSearch::Ended(..) => {}
-        }
         if !config.is_clone_placeholder() && !cx.is_ours(config) {
             return Err(taken(cx, "a clone of somebody else is at work on it"));
+        }
+        // A worker that is not to be found may only just have begun: the request may be on its way.
+        if exit.is_none() && cx.now().since(row.at) < cx.pace().crashed_after {
+            return Ok(Look::Wait("the VM is locked for cloning and no task is to be seen yet".to_owned()));
         }
         repair::clean_clone(cx).await?;
         Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
     }
 }
 
+/// What is known of our own clone call. It is asked for *before* the configuration is read: what is
+/// over then has left its final mark.
+#[derive(Clone)]
+enum Seen<'a> {
+    /// Nothing was intended yet.
+    NoIntent,
+    /// Intended, and no worker is alive; how it ended, if a task is known.
+    Over { row: &'a StepRow, exit: Option<TaskExit> },
+}
+
 fn taken(cx: &Cx, why: &str) -> Trouble {
     Trouble::fail(Class::Retryable, format!("VMID_TAKEN: VM {} is not ours: {why}", cx.vmid()))
+}
+
+/// The VMID holds something that is not this instance.
+fn foreign(cx: &Cx, row: Option<&StepRow>, marker: &str) -> Trouble {
+    let line: String = marker.chars().take(80).collect();
+    if row.is_some() && line.starts_with("ez:") {
+        let text = format!("CONFLICT: VM {} carries the marker of another instance: {line}", cx.vmid());
+        return Trouble::Stuck(text);
+    }
+    taken(cx, "it carries no marker of this instance")
 }
 
 impl Step for Clone {
@@ -101,41 +109,38 @@ impl Step for Clone {
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
+            let seen = match row {
+                None => Seen::NoIntent,
+                Some(row) => match self.task(cx, row).await? {
+                    CloneSearch::Running(upid) => return Ok(Look::Adopt(upid)),
+                    CloneSearch::Undecided => {
+                        let why = "a clone of the template runs, and for whom is not said yet";
+                        return Ok(Look::Wait(why.to_owned()));
+                    }
+                    CloneSearch::NotFound => Seen::Over { row, exit: None },
+                    CloneSearch::Ended(_, exit) => Seen::Over { row, exit: Some(exit) },
+                },
+            };
             match cx.pve().guest_config(cx.vmid()).await? {
+                ConfigRead::Absent => Ok(Look::Todo),
                 ConfigRead::Present(config) if config.lock() == Some("clone") => {
-                    self.locked(cx, row, &config).await
+                    self.locked(cx, seen, &config).await
                 }
                 ConfigRead::Present(config) if cx.is_ours(&config) => Ok(Look::Done(json!({ "vmid": cx.vmid() }))),
-                ConfigRead::Present(config) => {
-                    let line: String = config.marker_line().chars().take(80).collect();
-                    match row {
-                        Some(_) if line.starts_with("ez:") => Err(Trouble::Stuck(format!(
-                            "CONFLICT: VM {} carries the marker of another instance: {line}",
-                            cx.vmid()
-                        ))),
-                        _ => Err(taken(cx, "it carries no marker of this instance")),
-                    }
-                }
-                ConfigRead::Absent => match row {
-                    Some(row) => self.absent(cx, row).await,
-                    None => Ok(Look::Todo),
-                },
+                ConfigRead::Present(config) => Err(foreign(cx, row, config.marker_line())),
                 // With pool-scoped rights alone a VM in creation and a foreign one look alike.
-                ConfigRead::Forbidden => match (cx.pve().vmid_taken(cx.vmid()).await?, row) {
-                    (false, Some(row)) => self.absent(cx, row).await,
-                    (false, None) => Ok(Look::Todo),
-                    (true, None) => Err(taken(cx, "it exists and this agent's token may not see it")),
-                    (true, Some(row)) => match self.task(cx, row).await? {
-                        CloneSearch::Running(upid) => Ok(Look::Adopt(upid)),
-                        CloneSearch::Ended(_, exit) if exit.is_success() => {
-                            Ok(Look::Wait("the clone has ended, its pool membership comes last".to_owned()))
-                        }
-                        CloneSearch::Undecided => Ok(Look::Wait("a clone of the template runs".to_owned())),
-                        CloneSearch::NotFound | CloneSearch::Ended(..) => {
-                            repair::clean_clone(cx).await?;
-                            Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
-                        }
-                    },
+                ConfigRead::Forbidden => match (cx.pve().vmid_taken(cx.vmid()).await?, seen) {
+                    (false, _) => Ok(Look::Todo),
+                    (true, Seen::NoIntent) => {
+                        Err(taken(cx, "it exists and this agent's token may not see it"))
+                    }
+                    (true, Seen::Over { exit: Some(exit), .. }) if exit.is_success() => {
+                        Ok(Look::Wait("the clone has ended, its pool membership comes last".to_owned()))
+                    }
+                    (true, Seen::Over { .. }) => {
+                        repair::clean_clone(cx).await?;
+                        Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
+                    }
                 },
             }
         })

@@ -244,7 +244,7 @@ impl Engine {
         let steps = self.journal.steps(row.order_id).await?;
         let (class, detail) = why.unwrap_or_else(|| failure_of(&steps));
         let gone = BookEntry::Gone { instance: row.instance, generation: row.generation };
-        if !steps.iter().any(|step| step.k == 1) {
+        if !steps.iter().any(|step| step.k == 1 && step.attempt > 0) {
             let (state, kind) = (OrderState::Failed, EventKind::Failed);
             return Ok(End { state, kind, class, detail, facts: None, books: gone });
         }

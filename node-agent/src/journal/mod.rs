@@ -25,6 +25,8 @@ mod retention;
 mod space;
 mod steps;
 #[cfg(test)]
+pub(crate) mod fuse;
+#[cfg(test)]
 mod tests;
 mod writer;
 
@@ -123,6 +125,8 @@ impl From<sqlx::Error> for JournalError {
 pub struct Journal {
     writer: writer::Writer,
     readers: SqlitePool,
+    #[cfg(test)]
+    pub(crate) fuse: fuse::Fuse,
 }
 
 impl Journal {
@@ -141,7 +145,12 @@ impl Journal {
             .connect_with(options.read_only(true))
             .await
             .map_err(JournalError::from)?;
-        let journal = Self { writer, readers };
+        let journal = Self {
+            writer,
+            readers,
+            #[cfg(test)]
+            fuse: fuse::Fuse::default(),
+        };
         journal.begin_epoch(clock.now(), crate::entropy::bytes(entropy)).await?;
         Ok(journal)
     }
@@ -170,7 +179,12 @@ impl Journal {
             + Send
             + 'static,
     {
-        self.writer.write(closure).await
+        #[cfg(test)]
+        self.fuse.before()?;
+        let result = self.writer.write(closure).await;
+        #[cfg(test)]
+        self.fuse.after()?;
+        result
     }
 
     /// Readers that cannot write.

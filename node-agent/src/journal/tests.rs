@@ -1,1 +1,200 @@
+//! What is acknowledged is there after any crash; what is damaged is said to be.
 
+use std::time::Duration;
+
+use ez_protocol::message::{Event, EventKind};
+use prost::Message as _;
+
+use super::{fuse::Cut, *};
+use crate::{
+    clock::ManualClock,
+    entropy::SeededEntropy,
+    report::EventDraft,
+    testing::{Books, NOW, ensure, instance, node_id},
+};
+
+async fn open(path: &std::path::Path) -> Result<Journal, JournalError> {
+    Journal::open(path, &ManualClock::at(NOW), &SeededEntropy::new(1)).await
+}
+
+fn event(kind: EventKind) -> EventDraft {
+    let order = ensure(1, 1);
+    EventDraft::new(kind, order.order_id, instance(10), 1, NOW)
+}
+
+#[tokio::test]
+async fn it_runs_with_the_settings_that_keep_acknowledged_rows() {
+    let books = Books::new().await;
+    let ask = |pragma: &'static str| {
+        let pool = books.journal.readers().clone();
+        async move {
+            let row = sqlx::query(pragma).fetch_one(&pool).await.unwrap();
+            row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string())).unwrap()
+        }
+    };
+    assert_eq!(ask("PRAGMA journal_mode").await, "wal");
+    assert_eq!(ask("PRAGMA foreign_keys").await, "1");
+    let synchronous = books
+        .journal
+        .write(|conn| {
+            Box::pin(async move { Ok(sqlx::query("PRAGMA synchronous").fetch_one(conn).await?.try_get::<i64, _>(0)?) })
+        })
+        .await
+        .unwrap();
+    assert_eq!(synchronous, 2, "FULL");
+}
+
+#[tokio::test]
+async fn an_accepted_order_is_there_after_a_crash_and_a_cut_one_is_not() {
+    let books = Books::new().await;
+    books.accept(&ensure(1, 1)).await;
+    let again = books.again().await;
+    let row = again.journal.order(ensure(1, 1).order_id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.seq, row.vmid), (OrderState::Accepted, 1, 1_000));
+    assert_eq!(again.journal.meta().await.unwrap().high_seq, 1);
+    assert_eq!(again.journal.outbox_len().await.unwrap(), 1, "the event that says so is there as well");
+
+    again.journal.fuse.set(1, Cut::BeforeCommit);
+    let read = crate::testing::read(&ensure(2, 2));
+    let node = crate::testing::node();
+    let cut = again
+        .journal
+        .admit(read.question(), NOW, move |facts| crate::intake::judge(&read, &node, &|_, _, _| Ok(()), facts))
+        .await;
+    assert!(cut.is_err());
+    let last = books.again().await;
+    assert!(last.journal.order(ensure(2, 2).order_id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn many_writes_share_one_commit_and_one_bad_one_spoils_no_other() {
+    let books = Books::new().await;
+    let writes = (0..50_i64).map(|n| {
+        books.journal.write(move |conn| {
+            Box::pin(async move {
+                // Every tenth breaks a rule of the schema.
+                let kind = if n % 10 == 0 { "nonsense" } else { "create" };
+                sqlx::query("INSERT INTO acts (kind, at) VALUES ($1, $2)").bind(kind).bind(n).execute(conn).await?;
+                Ok(n)
+            })
+        })
+    });
+    let results = futures::future::join_all(writes).await;
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(result.is_ok(), n % 10 != 0, "{n}: {result:?}");
+    }
+    assert!(results.iter().filter_map(|r| r.as_ref().err()).all(|e| matches!(e, JournalError::Conflict(_))));
+    let count: i64 =
+        sqlx::query("SELECT COUNT(*) FROM acts").fetch_one(books.journal.readers()).await.unwrap().try_get(0).unwrap();
+    assert_eq!(count, 45);
+}
+
+#[tokio::test]
+async fn events_are_numbered_without_a_gap_and_go_only_when_acknowledged() {
+    let books = Books::new().await;
+    for _ in 0..5 {
+        books.journal.push_event(event(EventKind::StepProgress)).await.unwrap();
+    }
+    let journal = books.again().await.journal;
+    let events = journal.outbox_after(0, 10).await.unwrap();
+    let numbers: Vec<u64> = events.iter().map(|e| e.event_seq).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert_eq!(Event::decode(events[4].body.as_slice()).unwrap().event_seq, 5);
+    journal.acknowledge(3).await.unwrap();
+    journal.acknowledge(2).await.unwrap();
+    assert_eq!(journal.outbox_after(0, 10).await.unwrap().len(), 2);
+    // Nobody can have stored what was never sent.
+    journal.acknowledge(99).await.unwrap();
+    assert_eq!(journal.outbox_len().await.unwrap(), 2);
+    assert_eq!(journal.push_event(event(EventKind::StepDone)).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_kept_and_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.sqlite");
+    std::fs::write(&path, vec![0x42; 8_192]).unwrap();
+    assert!(matches!(open(&path).await, Err(JournalError::Corrupt(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), vec![0x42; 8_192]);
+}
+
+#[tokio::test]
+async fn a_journal_of_a_later_version_is_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.sqlite");
+    let journal = open(&path).await.unwrap();
+    journal
+        .write(|conn| {
+            Box::pin(async move {
+                sqlx::query(
+                    "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                     VALUES (20990101000000, 'later', 1, x'00', 0)",
+                )
+                .execute(conn)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+    assert!(matches!(open(&path).await, Err(JournalError::TooNew { found: 20_990_101_000_000, .. })));
+}
+
+#[tokio::test]
+async fn an_order_moves_only_forward() {
+    let books = Books::new().await;
+    let order = ensure(1, 1);
+    books.accept(&order).await;
+    let id = order.order_id;
+    let journal = &books.journal;
+    journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+    let carried = BookEntry::Carried { instance: instance(10), generation: 1, applied: None };
+    let done = event(EventKind::Succeeded);
+    journal
+        .finish_order(id, OrderState::Succeeded, NOW, "{}".to_owned(), done.clone(), carried.clone())
+        .await
+        .unwrap();
+    let back = journal.begin_order(id, OrderState::Running, NOW, None).await;
+    assert!(matches!(back, Err(JournalError::Conflict(_))), "{back:?}");
+    let other = journal.finish_order(id, OrderState::Failed, NOW, "{}".to_owned(), done, carried).await;
+    assert!(matches!(other, Err(JournalError::Conflict(_))), "{other:?}");
+    let row = journal.order(id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.finished_at), (OrderState::Succeeded, Some(NOW)));
+    let resource = journal.resource(instance(10)).await.unwrap().unwrap();
+    assert_eq!((resource.phase, resource.observed_generation), (Phase::Present, 1));
+}
+
+#[tokio::test]
+async fn old_orders_become_tombstones_and_raise_the_floor() {
+    let books = Books::new().await;
+    let order = ensure(1, 1);
+    books.accept(&order).await;
+    let journal = &books.journal;
+    journal.begin_order(order.order_id, OrderState::Running, NOW, None).await.unwrap();
+    let gone = BookEntry::Gone { instance: instance(10), generation: 1 };
+    journal
+        .finish_order(order.order_id, OrderState::Undone, NOW, "{}".to_owned(), event(EventKind::Undone), gone)
+        .await
+        .unwrap();
+    let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
+    assert_eq!(journal.retain(days(29)).await.unwrap(), 0);
+    assert_eq!(journal.retain(days(31)).await.unwrap(), 1);
+    assert!(journal.order(order.order_id).await.unwrap().is_none());
+    assert_eq!(journal.meta().await.unwrap().floor_seq, 1);
+    let late = crate::intake::Node { now: days(31), ..crate::testing::node() };
+    let Admission::Duplicate(known) = books.admit_as(&order, late).await else { panic!() };
+    assert_eq!(known.state, OrderState::Undone);
+}
+
+#[tokio::test]
+async fn an_epoch_does_not_go_back_and_each_start_counts() {
+    let books = Books::new().await;
+    let journal = &books.journal;
+    journal.adopt_identity(node_id(), 3).await.unwrap();
+    journal.adopt_identity(node_id(), 4).await.unwrap();
+    assert!(journal.adopt_identity(node_id(), 3).await.is_err());
+    let before = journal.meta().await.unwrap();
+    let after = books.again().await.journal.meta().await.unwrap();
+    assert_eq!(after.report_epoch, before.report_epoch + 1);
+    assert_eq!(after.journal_id, before.journal_id);
+}

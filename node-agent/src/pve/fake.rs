@@ -152,6 +152,11 @@ impl FakeHypervisor {
         change(self.state().guests.entry(vmid).or_default());
     }
 
+    /// Takes a VM away, as root on the host would.
+    pub(crate) fn forget(&self, vmid: Vmid) {
+        self.state().guests.remove(&vmid);
+    }
+
     /// Adds a line to a task's log.
     pub(crate) fn log_line(&self, upid: &Upid, line: &str) {
         if let Some(task) = self.state().tasks.iter_mut().find(|t| t.upid == *upid) {

@@ -1,0 +1,181 @@
+//! The saga kit of the tests: a host in memory, a journal that can crash, and runs to the end.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ez_protocol::{
+    InstanceId,
+    message::{Event, EventKind},
+    order::{InstanceSpec, ProvisioningOrder},
+};
+use prost::Message as _;
+use tokio::sync::Notify;
+
+use crate::{
+    clock::ManualClock,
+    executor::{Engine, FirstBoot, FirstBootError, Limits, Pace, Rules},
+    journal::{OrderRow, Space},
+    policy,
+    pve::{CloneMode, Hypervisor, Vmid, fake::FakeHypervisor},
+    testing::{Books, NOW},
+};
+
+const POLICY: &str = r#"
+vmid_first = 1000
+vmid_last = 1999
+pool = "ez"
+template_pool = "ez-templates"
+storages = ["local-lvm"]
+
+[network]
+bridges = ["vmbr0"]
+
+[limits]
+instances = 100
+vcpus_each = 8
+memory_mib_each = 16384
+disk_gib_each = 200
+vcpus = 100
+memory_mib = 200000
+disk_gib = 2000
+creates_per_minute = 100
+creates_per_day = 1000
+"#;
+
+/// First-boot files as a set of VMIDs that have some.
+#[derive(Debug, Default)]
+pub(super) struct Files(pub(super) Mutex<BTreeSet<Vmid>>);
+
+impl FirstBoot for Files {
+    fn write(
+        &self,
+        vmid: Vmid,
+        generation: u64,
+        _instance: InstanceId,
+        _spec: &InstanceSpec,
+    ) -> Result<String, FirstBootError> {
+        self.0.lock().unwrap().insert(vmid);
+        Ok(format!("user=ez-ci:snippets/ez-{vmid}-{generation}-user.yaml"))
+    }
+
+    fn remove(&self, vmid: Vmid) -> Result<(), FirstBootError> {
+        self.0.lock().unwrap().remove(&vmid);
+        Ok(())
+    }
+}
+
+/// A host and its agent.
+pub(super) struct Host {
+    pub(super) pve: Arc<FakeHypervisor>,
+    pub(super) files: Arc<Files>,
+    pub(super) books: Books,
+    pub(super) clock: ManualClock,
+    pub(super) engine: Arc<Engine>,
+    pub(super) repair_dir: Option<std::path::PathBuf>,
+}
+
+impl Host {
+    /// A host with one template; its tasks end at the first look.
+    pub(super) async fn new() -> Self {
+        let pve = Arc::new(FakeHypervisor::with_template(9_000));
+        pve.set_polls(1);
+        let files = Arc::new(Files::default());
+        let books = Books::new().await;
+        let clock = ManualClock::at(NOW);
+        let engine = engine(&pve, &files, &books, &clock, None);
+        Self { pve, files, books, clock, engine, repair_dir: None }
+    }
+
+    /// The same host after a crash of the agent.
+    pub(super) async fn restart(&mut self) {
+        self.books = self.books.again().await;
+        self.engine = engine(&self.pve, &self.files, &self.books, &self.clock, self.repair_dir.clone());
+    }
+
+    /// The repair unit gets installed.
+    pub(super) async fn install_repair(&mut self) {
+        let dir = self.books.dir.path().join("repair");
+        std::fs::create_dir(&dir).unwrap();
+        self.repair_dir = Some(dir);
+        self.restart().await;
+    }
+
+    /// Accepts an order and runs it to its end.
+    pub(super) async fn carry_out(&self, order: &ProvisioningOrder) -> OrderRow {
+        self.books.accept(order).await;
+        self.run(order).await
+    }
+
+    /// Runs an accepted order to its end.
+    pub(super) async fn run(&self, order: &ProvisioningOrder) -> OrderRow {
+        self.engine.run_order(order.order_id).await.unwrap();
+        self.row(order).await
+    }
+
+    pub(super) async fn row(&self, order: &ProvisioningOrder) -> OrderRow {
+        self.books.journal.order(order.order_id).await.unwrap().unwrap()
+    }
+
+    /// All events so far; their numbers have no gap.
+    pub(super) async fn events(&self) -> Vec<Event> {
+        let items = self.books.journal.outbox_after(0, 10_000).await.unwrap();
+        for (expected, item) in (1..).zip(&items) {
+            assert_eq!(item.event_seq, expected, "a gap in the events");
+        }
+        items.iter().map(|item| Event::decode(item.body.as_slice()).unwrap()).collect()
+    }
+
+    /// How often a verb that changes something was called.
+    pub(super) fn count(&self, verb: &str) -> usize {
+        self.pve.changes().iter().filter(|call| call.split(' ').next() == Some(verb)).count()
+    }
+
+    /// Names of the steps that ended well, in their order.
+    pub(super) async fn steps_done(&self) -> Vec<String> {
+        let done = |e: &Event| e.kind == i32::from(EventKind::StepDone);
+        self.events().await.into_iter().filter(done).map(|e| e.step).collect()
+    }
+}
+
+fn engine(
+    pve: &Arc<FakeHypervisor>,
+    files: &Arc<Files>,
+    books: &Books,
+    clock: &ManualClock,
+    repair_dir: Option<std::path::PathBuf>,
+) -> Arc<Engine> {
+    let tiny = Duration::from_millis(1);
+    let pve: Arc<dyn Hypervisor> = Arc::<FakeHypervisor>::clone(pve);
+    let first_boot: Arc<dyn FirstBoot> = Arc::<Files>::clone(files);
+    Arc::new(Engine {
+        journal: books.journal.clone(),
+        pve,
+        clock: Arc::new(clock.clone()),
+        first_boot,
+        rules: Rules {
+            policy: policy::parse(Path::new("policy.toml"), POLICY).unwrap(),
+            pool: "ez".to_owned(),
+            storage: "local-lvm".to_owned(),
+            clone_mode: CloneMode::Full,
+            snippet_storage: "ez-ci".to_owned(),
+            repair_dir,
+        },
+        limits: Limits::default(),
+        pace: Pace {
+            again_first: tiny,
+            again_longest: tiny,
+            usable: Duration::ZERO,
+            crashed_after: Duration::ZERO,
+            usable_poll: tiny,
+            ..Pace::default()
+        },
+        boot_id: "boot-1".to_owned(),
+        space: Space::of(books.dir.path()),
+        told: Arc::new(Notify::new()),
+        changed: Arc::new(Notify::new()),
+    })
+}

@@ -1,0 +1,5 @@
+//! Stories of the executor against a Proxmox VE in memory.
+
+mod crash;
+mod kit;
+mod stories;
