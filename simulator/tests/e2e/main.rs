@@ -2,4 +2,9 @@
 //! outside world. The invariant checker runs at the end of each.
 
 mod browser;
+mod buying;
+mod crashing;
+mod judging;
+mod planting;
+mod purchase;
 mod support;

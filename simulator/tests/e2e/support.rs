@@ -23,6 +23,19 @@ pub struct Demo {
     process: tokio::process::Child,
     directory: tempfile::TempDir,
     postgres: Option<Postgres>,
+    nodes: u16,
+}
+
+fn spawn(directory: &Path, nodes: u16, postgres: Option<&Postgres>) -> tokio::process::Child {
+    let mut command = Command::new(program("ez-demo"));
+    command.args(["--nodes", &nodes.to_string(), "--speed", "10", "--quiet", "--state-dir"]);
+    command.arg(directory.join("state"));
+    if let Some(postgres) = postgres {
+        command.args(["--database-url", &postgres.url]);
+    }
+    let log = std::fs::File::create(directory.join("demo.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
+    command.spawn().unwrap()
 }
 
 /// Notes that something could not be run here; `make test` prints the list, and CI fails on it.
@@ -65,24 +78,25 @@ impl Demo {
             Database::Postgres => Some(Postgres::create(story).await?),
         };
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
-        let mut command = Command::new(program("ez-demo"));
-        command.args(["--nodes", &nodes.to_string(), "--speed", "10", "--quiet", "--state-dir"]);
-        command.arg(directory.path().join("state"));
-        if let Some(postgres) = &postgres {
-            command.args(["--database-url", &postgres.url]);
-        }
-        let log = std::fs::File::create(directory.path().join("demo.log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
-        let process = command.spawn().unwrap();
-        let mut demo = Self { process, directory, postgres };
+        let process = spawn(directory.path(), nodes, postgres.as_ref());
+        let mut demo = Self { process, directory, postgres, nodes };
+        demo.ready().await;
+        Some(demo)
+    }
+
+    async fn launch(&mut self) {
+        self.process = spawn(self.directory.path(), self.nodes, self.postgres.as_ref());
+        self.ready().await;
+    }
+
+    async fn ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(180);
-        while !demo.path("state.json").exists() {
-            let ended = demo.process.try_wait().unwrap();
-            assert!(ended.is_none(), "the demo ended: {}", demo.log());
-            assert!(Instant::now() < deadline, "the demo does not start: {}", demo.log());
+        while !self.path("state.json").exists() {
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none(), "the demo ended: {}", self.log());
+            assert!(Instant::now() < deadline, "the demo does not start: {}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Some(demo)
     }
 
     /// A file in the demo's state directory.
@@ -176,19 +190,60 @@ impl Demo {
     /// Runs the invariant checker once.
     pub async fn run_check(&self) -> std::process::Output {
         let mut command = Command::new(program("ez-simulator"));
-        command.args(["check", "--state-dir"]).arg(self.path("")).output().await.unwrap()
+        command.args(["check", "--json", "--state-dir"]).arg(self.path("")).output().await.unwrap()
+    }
+
+    /// What the invariant checker finds.
+    pub async fn violations(&self) -> Vec<Value> {
+        let output = self.run_check().await;
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+        report["violations"].as_array().unwrap().clone()
+    }
+
+    /// How many webhook events the control plane has stored.
+    pub async fn inbox_rows(&self) -> i64 {
+        use sqlx::{AnyConnection, Connection as _};
+        sqlx::any::install_default_drivers();
+        let url = self.state()["database_url"].as_str().unwrap().to_owned();
+        let mut db = AnyConnection::connect(&url).await.unwrap();
+        sqlx::query_scalar("SELECT count(*) FROM stripe_events").fetch_one(&mut db).await.unwrap()
+    }
+
+    /// The simulated host of a node, as its administrator sees it.
+    pub fn host(&self, index: usize) -> Host {
+        let node = self.state()["nodes"][index].clone();
+        let ready: Value =
+            serde_json::from_str(&std::fs::read_to_string(self.path("sim/ready.json")).unwrap()).unwrap();
+        let clusters = ready["pve"]["clusters"].as_array().unwrap();
+        let mut nodes = clusters.iter().flat_map(|c| c["nodes"].as_array().unwrap());
+        let ready = nodes.find(|n| n["name"] == node["name"]).unwrap();
+        let pem = std::fs::read(ready["ca_pem_file"].as_str().unwrap()).unwrap();
+        let authority = reqwest::Certificate::from_pem(&pem).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+        Host { client, node }
+    }
+
+    /// Stops the demo and starts it again with the same state.
+    pub async fn restart(&mut self) {
+        self.terminate().await;
+        self.launch().await;
     }
 
     /// Stops the demo as Ctrl-C would, and removes everything.
     pub async fn stop(mut self) {
+        self.terminate().await;
+        if let Some(postgres) = self.postgres.take() {
+            postgres.drop_database().await;
+        }
+    }
+
+    async fn terminate(&mut self) {
         if let Some(pid) = self.process.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         let status = tokio::time::timeout(Duration::from_secs(40), self.process.wait()).await;
         assert!(matches!(status, Ok(Ok(s)) if s.success()), "the demo does not stop: {}", self.log());
-        if let Some(postgres) = self.postgres.take() {
-            postgres.drop_database().await;
-        }
     }
 }
 
@@ -278,7 +333,60 @@ impl Stripe {
     pub async fn pay(&self, checkout_url: &str) {
         let start = checkout_url.find("cs_").unwrap_or_else(|| panic!("no session in {checkout_url}"));
         let id: String = checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        self.post("/sessions/complete", json!({"id": id, "card": "4242424242424242"})).await;
+        let answer = self.post(&format!("/sessions/{id}/complete"), json!({"card": "4242"})).await;
+        assert_eq!(answer["result"], "paid", "{answer}");
+    }
+}
+
+/// A simulated host, as its administrator sees it.
+pub struct Host {
+    client: reqwest::Client,
+    node: Value,
+}
+
+impl Host {
+    fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let text = |key: &str| self.node[key].as_str().unwrap().to_owned();
+        let base = text("pve_url").trim_end_matches('/').trim_end_matches("/api2/json").to_owned();
+        let token = format!("PVEAPIToken={}={}", text("pve_token_id"), text("pve_token_secret"));
+        let url = format!("{base}/api2/json/nodes/{}{path}", text("name"));
+        self.client.request(method, url).header("authorization", token)
+    }
+
+    async fn done(&self, request: reqwest::RequestBuilder) -> Value {
+        let (status, body) = answer(request).await;
+        assert_eq!(status, 200, "{body}");
+        body["data"].clone()
+    }
+
+    /// Makes a VM with a description, as an administrator by hand.
+    pub async fn create_vm(&self, vmid: u32, description: &str) {
+        let form = [("vmid", vmid.to_string()), ("memory", "512".into()), ("description", description.into())];
+        self.done(self.request(reqwest::Method::POST, "/qemu").form(&form)).await;
+        until("the VM to be made", Duration::from_secs(20), || async {
+            let (_, body) = answer(self.request(reqwest::Method::GET, &format!("/qemu/{vmid}/config"))).await;
+            body["data"]["description"].is_string().then_some(())
+        })
+        .await;
+    }
+
+    /// Removes a VM.
+    pub async fn delete_vm(&self, vmid: u32) {
+        self.done(self.request(reqwest::Method::DELETE, &format!("/qemu/{vmid}"))).await;
+    }
+
+    /// The first line of the description of the VM whose description names this.
+    pub async fn marker_containing(&self, wanted: &str) -> Option<String> {
+        let list = self.done(self.request(reqwest::Method::GET, "/qemu")).await;
+        for vm in list.as_array()? {
+            let path = format!("/qemu/{}/config", vm["vmid"]);
+            let config = self.done(self.request(reqwest::Method::GET, &path)).await;
+            let line = config["description"].as_str().and_then(|d| d.lines().next()).unwrap_or_default();
+            if line.contains(wanted) {
+                return Some(line.to_owned());
+            }
+        }
+        None
     }
 }
 
