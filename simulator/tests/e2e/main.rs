@@ -2,6 +2,7 @@
 //! outside world. The invariant checker runs at the end of each.
 
 mod browser;
+mod browsing;
 mod buying;
 mod crashing;
 mod judging;
