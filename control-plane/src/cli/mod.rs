@@ -4,9 +4,11 @@
 //! on standard error; a failure is a non-zero exit. Settings come from the environment (`.env.example`).
 
 mod audit;
+mod catalog;
 mod check;
 mod keys;
 mod nodes;
+mod orders;
 mod serve;
 mod storage;
 mod users;
@@ -30,6 +32,9 @@ pub struct Cli {
     command: Command,
 }
 
+/// Who acts, in the audit log, when a command does.
+const ACTOR: &str = "operator:cli";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answers customers, agents and Stripe until stopped. Refuses while migrations are pending.
@@ -38,6 +43,12 @@ enum Command {
     Migrate,
     /// Reads the configuration and says everything that is wrong with it.
     CheckConfig,
+    /// Applies a catalogue: locations, address pools, images, plans and prices, which Stripe learns of.
+    /// The same file again changes nothing.
+    Apply {
+        /// The catalogue, TOML.
+        file: PathBuf,
+    },
     /// Makes users.
     #[command(subcommand)]
     User(users::UserCommand),
@@ -50,6 +61,9 @@ enum Command {
     /// Adds and changes nodes.
     #[command(subcommand)]
     Node(nodes::NodeCommand),
+    /// Shows purchases and takes an operator's ways out of them.
+    #[command(subcommand)]
+    Order(orders::OrderCommand),
     /// Checks the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -69,6 +83,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CheckConfig => check::check_config(&Vars::from_environment()),
         Command::Serve => serve::serve(config()?).await,
         Command::Migrate => storage::migrate(config()?).await,
+        Command::Apply { file } => catalog::apply(open().await?, &file).await,
+        Command::Order(command) => orders::order(open().await?, command).await,
         Command::User(command) => users::user(open().await?, command).await,
         Command::Token(command) => users::token(open().await?, command).await,
         Command::Keys(command) => keys::keys(&config()?, &command),

@@ -5,14 +5,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::say;
+use super::{ACTOR, say};
 use crate::{
     app::App,
     fleet::{self, NodeChange, nodes},
 };
-
-/// Who acts, in the audit log, when a command does.
-const ACTOR: &str = "operator:cli";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
