@@ -3,3 +3,7 @@ flash-password-changed = Your password is changed, and all sessions have been en
 flash-key-added = The key is in your account. New servers can use it.
 flash-key-removed = The key is removed. Servers that have it keep it.
 flash-token-revoked = The token is revoked and works no more.
+flash-server-busy = Something else is being done to the server, or it is in that state already. Nothing was changed.
+flash-server-node-away = The node takes no orders at the moment. Nothing was changed; try again in a minute.
+flash-server-deleted = The server is being deleted. The subscription has ended and nothing more is charged.
+flash-server-not-deleted = The server could not be deleted yet. Nothing is lost; try again in a minute.

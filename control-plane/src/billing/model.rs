@@ -151,6 +151,8 @@ pub struct Invoice {
     pub id: String,
     /// Number printed on it.
     pub number: Option<String>,
+    /// What it is for, as the customer read it when paying.
+    pub servers: Vec<String>,
     /// Stripe's word for its state.
     pub status: String,
     /// Lower-case ISO code.

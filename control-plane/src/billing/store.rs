@@ -472,10 +472,14 @@ pub(super) async fn put_invoice(
 
 pub(super) async fn invoices(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<Invoice>, DbError> {
     let rows = sqlx::query(
-        "SELECT stripe_id, number, status, currency, total_minor, hosted_url, pdf_url, issued_at
-         FROM billing_invoices
-         WHERE account_id = $1 AND status <> 'draft'
-         ORDER BY issued_at DESC, stripe_id
+        "SELECT i.stripe_id, i.number, i.currency, i.total_minor, i.hosted_url, i.pdf_url, i.issued_at,
+                c.description, CASE WHEN r.state = 'succeeded' THEN 'refunded' ELSE i.status END AS status
+         FROM billing_invoices i
+         LEFT JOIN billing_subscriptions s ON s.stripe_id = i.subscription_id
+         LEFT JOIN billing_checkouts c ON c.order_id = s.order_id
+         LEFT JOIN billing_refunds r ON r.order_id = s.order_id
+         WHERE i.account_id = $1 AND i.status <> 'draft'
+         ORDER BY i.issued_at DESC, i.stripe_id
          LIMIT 200",
     )
     .bind(account.to_string())
@@ -487,6 +491,7 @@ pub(super) async fn invoices(connection: &mut AnyConnection, account: AccountId)
             Ok(Invoice {
                 id: row.text("stripe_id")?,
                 number: row.get("number")?,
+                servers: row.get::<Option<String>>("description")?.into_iter().collect(),
                 status: row.text("status")?,
                 currency: row.text("currency")?,
                 total_minor: row.int("total_minor")?,

@@ -47,7 +47,7 @@ pub enum ApplyError {
     PriceChanged(String),
     /// Locations or address pools were refused.
     #[error("applying locations and address pools")]
-    Fleet(#[source] fleet::pools::ApplyError),
+    Fleet(#[source] fleet::ApplyError),
     /// Stripe did not take a product or price; everything else was written, apply again.
     #[error("telling Stripe about {what}")]
     Stripe {
@@ -76,7 +76,7 @@ pub async fn apply_file(app: &Services, text: &str, actor: &str) -> Result<Apply
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                fleet::pools::put_all(tx, at, entropy.as_ref(), &written.locations, &written.address_pools)
+                fleet::apply(tx, at, entropy.as_ref(), &written.locations, &written.address_pools)
                     .await
                     .map_err(ApplyError::Fleet)?;
                 write(tx, at, &written).await?;

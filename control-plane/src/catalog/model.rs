@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    db::{DbError, text_enum},
-    fleet::pools::{LocationSpec, PoolSpec},
-};
+use crate::db::{DbError, text_enum};
 
 text_enum! {
     /// How often a price is charged.
@@ -126,12 +123,12 @@ pub fn price_id(plan: &str, interval: Interval, currency: &str, version: u32) ->
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogFile {
-    /// `[[locations]]`, for `fleet`.
+    /// `[[locations]]`; `fleet` reads what is in them.
     #[serde(default)]
-    pub locations: Vec<LocationSpec>,
-    /// `[[address_pools]]`, for `fleet`.
+    pub locations: Vec<toml::Value>,
+    /// `[[address_pools]]`; `fleet` reads what is in them.
     #[serde(default)]
-    pub address_pools: Vec<PoolSpec>,
+    pub address_pools: Vec<toml::Value>,
     /// `[[images]]`
     #[serde(default)]
     pub images: Vec<ImageEntry>,

@@ -21,7 +21,9 @@ mod model;
 mod observe;
 mod pages;
 mod progress;
+mod show;
 mod store;
+
 
 use ez_protocol::{AccountId, ActionId, InstanceId, OrderId};
 use sqlx::AnyConnection;
@@ -116,4 +118,13 @@ pub async fn suggest_name(connection: &mut AnyConnection, account: AccountId) ->
     let taken = store::names_of(connection, account).await?;
     let free = (1_u32..).map(|n| format!("server-{n}")).find(|name| !taken.contains(name));
     Ok(free.unwrap_or_else(|| "server".to_owned()))
+}
+
+/// Servers that wait for their payment: (address of the order, name).
+async fn unpaid(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<(String, String)>, DbError> {
+    let waiting = store::of_account(connection, account).await?.into_iter();
+    Ok(waiting
+        .filter(|instance| instance.state == InstanceState::Requested)
+        .map(|instance| (format!("/orders/{}", instance.order), instance.hostname))
+        .collect())
 }

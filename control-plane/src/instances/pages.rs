@@ -1,10 +1,130 @@
-//! The pages of this slice.
+//! The pages of this slice: the list of servers and one server.
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{Path, Query, State},
+    routing::{get, post},
+};
+use ez_protocol::{InstanceId, order::ActionVerb};
+use http::StatusCode;
+use serde::Deserialize;
 
-use crate::app::App;
+use super::{ActError, EndError, Instance, act, delete, owned, show};
+use crate::{
+    accounts::Principal,
+    app::App,
+    web::{self, Ctx, Customer, Error, FormState, Submission, Tone},
+};
 
 /// The routes; the web defaults (session, CSRF, limits) are applied around them.
 pub(crate) fn routes() -> Router<App> {
     Router::new()
+        .route("/servers", get(list))
+        .route("/servers/{id}", get(server))
+        .route("/servers/{id}/changes", get(changes))
+        .route("/servers/{id}/actions", post(power))
+        .route("/servers/{id}/delete", post(end))
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    #[serde(default)]
+    q: String,
+}
+
+async fn list(
+    ctx: Ctx,
+    Customer(me): Customer,
+    State(app): State<App>,
+    Query(filter): Query<Filter>,
+) -> web::Result {
+    let mut connection = app.db.read().await?;
+    let unpaid = super::unpaid(&mut connection, me.account_id).await?;
+    let page = show::list(&mut connection, me.account_id, ctx.now(), &filter.q, unpaid).await?;
+    ctx.page(&page)
+}
+
+/// The server, if it is the customer's.
+async fn mine(app: &App, me: &Principal, id: &str) -> Result<Instance, Error> {
+    let id: InstanceId = id.parse().map_err(|_| Error::NotFound)?;
+    let mut connection = app.db.read().await?;
+    owned(&mut connection, me.account_id, id).await?.ok_or(Error::NotFound)
+}
+
+async fn server(
+    ctx: Ctx,
+    Customer(me): Customer,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> web::Result {
+    let instance = mine(&app, &me, &id).await?;
+    let mut connection = app.db.read().await?;
+    ctx.page(&show::page(&mut connection, &instance, ctx.now(), FormState::default()).await?)
+}
+
+async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+    let id = mine(&app, &me, &id).await?.id;
+    web::live(move || {
+        let app = app.clone();
+        async move {
+            let mut connection = app.db.read().await?;
+            show::mark(&mut connection, id).await
+        }
+    })
+}
+
+async fn power(
+    ctx: Ctx,
+    Customer(me): Customer,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    sent: Submission,
+) -> web::Result {
+    let instance = mine(&app, &me, &id).await?;
+    let verb: ActionVerb = sent.text("action").parse().map_err(|_| Error::NotFound)?;
+    let page = format!("/servers/{}", instance.id);
+    match act(&app, instance.id, verb, &actor(&me)).await {
+        Ok(_) => ctx.redirect(&page),
+        Err(ActError::Unknown) => Err(Error::NotFound),
+        Err(ActError::Db(error)) => Err(error.into()),
+        Err(ActError::Busy(_) | ActError::DoesNotFit { .. }) => {
+            ctx.redirect_saying(&page, Tone::Info, "server-busy")
+        }
+        Err(error @ ActError::Issue(_)) => {
+            tracing::warn!(instance.id = %instance.id, error = %error, "an action could not be ordered");
+            ctx.redirect_saying(&page, Tone::Bad, "server-node-away")
+        }
+    }
+}
+
+async fn end(
+    ctx: Ctx,
+    Customer(me): Customer,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    sent: Submission,
+) -> web::Result {
+    let instance = mine(&app, &me, &id).await?;
+    if sent.text("confirm") != instance.hostname {
+        let mut form = sent.state();
+        form.refuse("confirm", "confirm-name");
+        let mut connection = app.db.read().await?;
+        let page = show::page(&mut connection, &instance, ctx.now(), form).await?;
+        return ctx.page_with(StatusCode::UNPROCESSABLE_ENTITY, &page);
+    }
+    let page = format!("/servers/{}", instance.id);
+    match delete(&app, instance.id, &actor(&me)).await {
+        Ok(_) => ctx.redirect_saying(&page, Tone::Good, "server-deleted"),
+        Err(EndError::Unknown) => Err(Error::NotFound),
+        Err(EndError::Db(error)) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(instance.id = %instance.id, error = %error, "a server could not be deleted");
+            ctx.redirect_saying(&page, Tone::Bad, "server-not-deleted")
+        }
+    }
+}
+
+/// Who asks, as the provisioning order names them: no personal data.
+fn actor(me: &Principal) -> String {
+    me.actor()
 }

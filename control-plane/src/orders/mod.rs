@@ -25,6 +25,8 @@ mod model;
 mod pages;
 mod place;
 mod settle;
+mod shop;
+mod show;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -102,4 +104,15 @@ pub async fn newest(
 /// Those of the query.
 pub async fn history(connection: &mut AnyConnection, id: OrderId) -> Result<Vec<Transition>, DbError> {
     store::history(connection, id).await
+}
+
+/// Takes over at once that an order was paid, as the job does a moment later: for the page a customer comes back to.
+async fn settle_now(app: &crate::app::Services, id: OrderId) {
+    let done = async {
+        settle::paid(app, id).await.map_err(|error| error.to_string())?;
+        advance::advance(app, id).await.map_err(|error| error.to_string())
+    };
+    if let Err(error) = done.await {
+        tracing::info!(order.id = %id, error, "the job will settle the order");
+    }
 }

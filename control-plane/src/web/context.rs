@@ -75,6 +75,11 @@ impl Ctx {
         self.frame.token.as_deref()
     }
 
+    /// Whether a live region asks for its block only.
+    pub fn is_fragment(&self) -> bool {
+        self.fragment.is_some()
+    }
+
     /// Where the request comes from; never written to a log.
     pub fn caller(&self) -> IpAddr {
         self.frame.caller

@@ -1,0 +1,368 @@
+//! What the server list and a server's page show.
+
+use std::collections::BTreeMap;
+
+use ez_protocol::{AccountId, UnixMillis, order::ActionVerb};
+use sqlx::AnyConnection;
+
+use super::{
+    ActionRow, ActionState, Instance, InstanceState, StepProgress, progress, store, verb_fits,
+};
+use crate::{
+    billing, catalog,
+    db::DbError,
+    dispatch, fleet,
+    fleet::Placement,
+    web::{
+        forms::FormState,
+        views::{
+            Money, Step, StepState,
+            instances::{
+                Action, Activity, List, Notice, PlanSize, Price, Row, Running, Show, State,
+            },
+        },
+    },
+};
+
+/// A report older than this is called old: the node is probably away.
+const OLD_MS: i64 = 90_000;
+
+/// Names of plans, images and locations by code.
+pub(super) struct Names {
+    plans: BTreeMap<String, String>,
+    images: BTreeMap<String, String>,
+    locations: BTreeMap<String, String>,
+}
+
+impl Names {
+    pub(super) async fn read(connection: &mut AnyConnection) -> Result<Self, DbError> {
+        Ok(Self {
+            plans: catalog::plans(connection).await?.into_iter().map(|p| (p.code, p.name)).collect(),
+            images: catalog::images(connection).await?.into_iter().map(|i| (i.code, i.name)).collect(),
+            locations: fleet::locations(connection).await?.into_iter().map(|l| (l.code, l.name)).collect(),
+        })
+    }
+
+    fn of(names: &BTreeMap<String, String>, code: &str) -> String {
+        names.get(code).cloned().unwrap_or_else(|| code.to_owned())
+    }
+}
+
+/// The observed state in the page's words.
+pub(super) fn state(instance: &Instance, now: UnixMillis) -> State {
+    let old = instance.observed_at.is_none_or(|at| now.0 - at.0 > OLD_MS);
+    let (code, tone) = match instance.state {
+        InstanceState::Requested => ("requested", "wait"),
+        InstanceState::Assigned | InstanceState::Provisioning | InstanceState::Failed => ("building", "wait"),
+        InstanceState::Running | InstanceState::Stopped if old => ("unknown", "wait"),
+        InstanceState::Running => ("running", "good"),
+        InstanceState::Stopped => ("stopped", "idle"),
+        InstanceState::NeedsOperator => ("needs_operator", "bad"),
+        InstanceState::Retiring => ("retiring", "wait"),
+        InstanceState::Retired | InstanceState::Purging => ("retired", "idle"),
+        InstanceState::Purged | InstanceState::Released => ("purged", "idle"),
+    };
+    State { code, tone, observed_at: instance.observed_at }
+}
+
+/// Something small that differs whenever a server's page would. Ages count in the browser.
+pub(super) async fn mark(
+    connection: &mut AnyConnection,
+    id: ez_protocol::InstanceId,
+) -> Result<(InstanceState, Option<String>, Option<i64>, Option<String>, usize), DbError> {
+    let instance = store::get(connection, id).await?.ok_or(DbError::NotFound)?;
+    let newest = store::actions(connection, id, 1).await?.into_iter().next();
+    let events = match newest.as_ref().and_then(|action| action.provisioning_order) {
+        Some(order) => dispatch::events_of(connection, order).await?.len(),
+        None => 0,
+    };
+    let action = newest.map(|action| format!("{} {}", action.id, action.state));
+    // The time of the report counts once a minute only: an unchanged server must not reload every 15 s.
+    let minute = instance.observed_at.map(|at| at.0 / 60_000);
+    Ok((instance.state, instance.observed_state, minute, action, events))
+}
+
+/// The list of an account's servers that fit a filter.
+pub(super) async fn list(
+    connection: &mut AnyConnection,
+    account: AccountId,
+    now: UnixMillis,
+    query: &str,
+    unpaid: Vec<(String, String)>,
+) -> Result<List, DbError> {
+    let names = Names::read(connection).await?;
+    let mut servers = Vec::new();
+    let all: Vec<Instance> = store::of_account(connection, account)
+        .await?
+        .into_iter()
+        .filter(|instance| instance.state != InstanceState::Requested)
+        .collect();
+    for instance in &all {
+        let row = row(connection, &names, instance, now).await?;
+        if fits(query, &row, instance) {
+            servers.push(row);
+        }
+    }
+    Ok(List {
+        query: query.to_owned(),
+        total: u32::try_from(all.len()).unwrap_or(u32::MAX),
+        servers,
+        unpaid,
+    })
+}
+
+async fn row(
+    connection: &mut AnyConnection,
+    names: &Names,
+    instance: &Instance,
+    now: UnixMillis,
+) -> Result<Row, DbError> {
+    let place = fleet::placement_of(connection, instance.id).await?;
+    let (ipv4, ipv6) = addresses(place.as_ref());
+    let live = instance.built_at.is_some();
+    let path = if live { format!("/servers/{}", instance.id) } else { format!("/orders/{}", instance.order) };
+    Ok(Row {
+        href: path,
+        name: instance.hostname.clone(),
+        state: state(instance, now),
+        ipv4,
+        ipv6,
+        plan: Names::of(&names.plans, &instance.plan_code),
+        location: Names::of(&names.locations, &instance.location),
+        image: Names::of(&names.images, &instance.image_code),
+    })
+}
+
+/// Every word of the filter has to fit: `state:`, `location:` and `plan:` by code, others anywhere in the row.
+fn fits(query: &str, row: &Row, instance: &Instance) -> bool {
+    query.split_whitespace().all(|word| match word.split_once(':') {
+        Some(("state", wanted)) => row.state.code == wanted,
+        Some(("location", wanted)) => instance.location == wanted,
+        Some(("plan", wanted)) => instance.plan_code == wanted,
+        _ => {
+            let word = word.to_lowercase();
+            let addresses = [row.ipv4.as_deref().unwrap_or_default(), row.ipv6.as_deref().unwrap_or_default()];
+            row.name.to_lowercase().contains(&word) || addresses.iter().any(|address| address.contains(&word))
+        }
+    })
+}
+
+fn addresses(place: Option<&Placement>) -> (Option<String>, Option<String>) {
+    let ipv4 = place.map(|place| place.ipv4.address.to_string());
+    let ipv6 = place.and_then(|place| place.ipv6).map(|address| address.address.to_string());
+    (ipv4, ipv6)
+}
+
+/// What a server's price is, told by its order: minor units, currency, interval.
+pub(super) struct Paid {
+    pub(super) amount_minor: i64,
+    pub(super) currency: String,
+    pub(super) interval: String,
+}
+
+/// The page of one server.
+pub(super) async fn page(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    now: UnixMillis,
+    form: FormState,
+) -> Result<Show, DbError> {
+    let names = Names::read(connection).await?;
+    let place = fleet::placement_of(connection, instance.id).await?;
+    let (ipv4, ipv6) = addresses(place.as_ref());
+    let actions = store::actions(connection, instance.id, 10).await?;
+    let busy = actions.iter().find(|action| action.state == ActionState::Running);
+    let running = match busy {
+        Some(action) => Some(running(connection, action).await?),
+        None => None,
+    };
+    let ended = matches!(
+        instance.state,
+        InstanceState::Retiring | InstanceState::Retired | InstanceState::Purging | InstanceState::Purged
+    );
+    let paid = billing::checkout_of(connection, instance.order).await?.map(|checkout| Paid {
+        amount_minor: checkout.expected.amount_minor,
+        currency: checkout.expected.currency,
+        interval: if checkout.expected.price_id.contains(":year:") { "year" } else { "month" }.to_owned(),
+    });
+    Ok(Show {
+        href: format!("/servers/{}", instance.id),
+        name: instance.hostname.clone(),
+        state: state(instance, now),
+        actions: if instance.state.is_live() { power(instance, busy.is_some()) } else { Vec::new() },
+        notice: notice(instance, actions.first(), now),
+        ssh: ipv4.as_ref().filter(|_| instance.state.is_live()).map(|ip| format!("ssh {}@{ip}", instance.login_user)),
+        ipv4,
+        ipv6,
+        fingerprints: instance.host_keys.clone(),
+        running,
+        plan: PlanSize {
+            name: Names::of(&names.plans, &instance.plan_code),
+            vcpu: instance.vcpu,
+            memory_mib: u64::from(instance.memory_mib),
+            disk_gib: u64::from(instance.disk_gib),
+        },
+        image: Names::of(&names.images, &instance.image_code),
+        location: Names::of(&names.locations, &instance.location),
+        created_at: instance.created_at,
+        price: paid
+            .filter(|_| !ended)
+            .map(|paid| Price { amount: Money::new(paid.amount_minor, paid.currency), interval: paid.interval }),
+        next_charge_at: if ended { None } else { billing::period_end(connection, instance.order).await? },
+        activity: activity(instance, &actions),
+        can_delete: instance.state.is_live(),
+        form,
+    })
+}
+
+fn power(instance: &Instance, busy: bool) -> Vec<Action> {
+    ActionVerb::ALL
+        .into_iter()
+        .map(|verb| Action {
+            code: verb.as_str(),
+            enabled: !busy && verb_fits(verb, instance.state),
+            asks: verb != ActionVerb::Start,
+        })
+        .collect()
+}
+
+fn notice(instance: &Instance, newest: Option<&ActionRow>, now: UnixMillis) -> Option<Notice> {
+    let say = |tone, code, at| Some(Notice { tone, code, at });
+    match instance.state {
+        InstanceState::Retired | InstanceState::Purging => say("info", "retired", instance.purge_at),
+        InstanceState::NeedsOperator => say("bad", "needs-operator", None),
+        InstanceState::Running | InstanceState::Stopped => {
+            if instance.observed_at.is_none_or(|at| now.0 - at.0 > OLD_MS) {
+                return say("wait", "node-away", instance.observed_at);
+            }
+            // Only the newest action is worth a sentence; an older failure was followed by something else.
+            if let Some(failed) = newest.filter(|action| action.state == ActionState::Failed && action.kind != "create") {
+                let refused = failed.error.as_deref().is_some_and(|error| error.starts_with(char::is_uppercase) && error.contains(": "));
+                return say("bad", if refused { "action-refused" } else { "action-failed" }, failed.finished_at);
+            }
+            if instance.usable_at.is_none() && instance.state == InstanceState::Running {
+                return say("info", "started-not-confirmed", None);
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+async fn running(connection: &mut AnyConnection, action: &ActionRow) -> Result<Running, DbError> {
+    let code = kind(&action.kind);
+    let told = match action.provisioning_order {
+        Some(order) => progress::progress_of(connection, order).await?,
+        None => None,
+    };
+    let mut steps: Vec<Step> = told.map(|(_, steps)| steps.iter().map(step).collect()).unwrap_or_default();
+    if steps.is_empty() {
+        steps.push(Step::now(code, action.started_at));
+    }
+    Ok(Running { code, steps })
+}
+
+fn step(step: &StepProgress) -> Step {
+    use super::Progress;
+    Step {
+        code: step.name.clone(),
+        state: match step.progress {
+            Progress::Waiting => StepState::Waiting,
+            Progress::Now => StepState::Now,
+            Progress::Done => StepState::Done,
+            Progress::Failed => StepState::Failed,
+            Progress::Skipped => StepState::Skipped,
+        },
+        at: step.ended_at.or(step.started_at),
+        took_ms: step.took().and_then(|took| i64::try_from(took.as_millis()).ok()),
+        note: step.note.clone(),
+    }
+}
+
+/// The words of actions that the texts know.
+fn kind(kind: &str) -> &'static str {
+    match kind {
+        "create" => "create",
+        "delete" => "delete",
+        other => other.parse::<ActionVerb>().map_or("reset", ActionVerb::as_str),
+    }
+}
+
+fn activity(instance: &Instance, actions: &[ActionRow]) -> Vec<Activity> {
+    let actor = |by: &str| if by.contains('@') { by.to_owned() } else { "EZ Solutions".to_owned() };
+    let mut lines: Vec<Activity> = actions
+        .iter()
+        .filter(|action| action.kind != "create")
+        .map(|action| Activity { at: action.started_at, actor: actor(&action.requested_by), code: action.kind.clone() })
+        .collect();
+    if let Some(at) = instance.built_at {
+        lines.push(Activity { at, actor: actor("system"), code: "ready".to_owned() });
+    }
+    lines.sort_by_key(|line| std::cmp::Reverse(line.at));
+    lines.truncate(10);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_understands_words_and_keys() {
+        let uuid = uuid::Uuid::from_u128(1);
+        let instance = Instance {
+            id: ez_protocol::InstanceId::from_uuid(uuid),
+            account: AccountId::from_uuid(uuid),
+            order: ez_protocol::OrderId::from_uuid(uuid),
+            hostname: "web-1".into(),
+            location: "fsn".into(),
+            plan_code: "s".into(),
+            image_code: "debian-13".into(),
+            image_digest: String::new(),
+            login_user: "root".into(),
+            vcpu: 1,
+            memory_mib: 1,
+            disk_gib: 1,
+            ssh_keys: Vec::new(),
+            state: InstanceState::Running,
+            reason: None,
+            node: None,
+            provisioning_order: None,
+            attempts: 1,
+            tried_nodes: Vec::new(),
+            observed_state: Some("running".into()),
+            observed_at: Some(UnixMillis(1_000)),
+            host_keys: Vec::new(),
+            created_at: UnixMillis(0),
+            updated_at: UnixMillis(0),
+            assigned_at: None,
+            built_at: None,
+            usable_at: None,
+            retired_at: None,
+            purge_at: None,
+            purged_at: None,
+        };
+        let row = Row {
+            href: String::new(),
+            name: "web-1".into(),
+            state: state(&instance, UnixMillis(2_000)),
+            ipv4: Some("203.0.113.24".into()),
+            ipv6: None,
+            plan: "S".into(),
+            location: "Falkenstein".into(),
+            image: "Debian 13".into(),
+        };
+        for (query, found) in [
+            ("", true),
+            ("WEB", true),
+            ("state:running web", true),
+            ("state:stopped", false),
+            ("113.24", true),
+            ("location:fsn plan:s", true),
+            ("location:hel", false),
+        ] {
+            assert_eq!(fits(query, &row, &instance), found, "{query}");
+        }
+        assert_eq!(state(&instance, UnixMillis(1_000 + OLD_MS + 1)).code, "unknown");
+    }
+}
