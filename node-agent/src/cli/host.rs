@@ -15,7 +15,9 @@ use crate::{
 /// A client for this node's Proxmox VE; nothing is called yet.
 pub(super) fn connect(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
     let Some(fingerprint) = &config.pve_fingerprint else {
-        bail!("pve_fingerprint is not set: `ez-node-agent setup` writes it (or set EZ_AGENT_PVE_FINGERPRINT)");
+        bail!(
+            "pve_fingerprint is not set: `ez-node-agent setup` writes it (or set EZ_AGENT_PVE_FINGERPRINT)"
+        );
     };
     let path = &config.pve_token_file;
     let token = std::fs::read_to_string(path)

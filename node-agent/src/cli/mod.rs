@@ -3,8 +3,8 @@
 
 mod host;
 mod join;
-mod notify;
 mod journal;
+mod notify;
 mod run;
 mod setup;
 mod status;

@@ -24,8 +24,9 @@ use crate::{
     config::{Config, LogFormat},
     entropy::{self, SystemEntropy},
     executor::{Actors, Engine, Limits, Pace, Rules},
-    identity, link,
+    identity,
     journal::{Journal, JournalError, Space},
+    link,
     policy::{self, Policy},
     pve::Hypervisor,
 };
@@ -219,4 +220,3 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
     };
     set.map_err(|error| anyhow::anyhow!("setting up the log: {error}"))
 }
-

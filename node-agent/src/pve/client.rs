@@ -322,3 +322,6 @@ impl hyper::rt::Write for PinnedStream {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
