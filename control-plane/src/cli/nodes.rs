@@ -102,7 +102,8 @@ async fn list(app: &App, json: bool) -> anyhow::Result<()> {
                 json!({
                     "id": n.id, "name": n.name, "location": n.location, "state": n.state, "epoch": n.epoch,
                     "presence": n.presence(at), "last_seen_at": n.last_seen_at, "agent_version": n.agent_version,
-                    "pve_version": n.pve_version, "servers": n.servers.sold, "reported_at": n.reported_at,
+                    "pve_version": n.pve_version, "servers": n.servers.sold, "images_ready": n.images.len(),
+                    "reported_at": n.reported_at,
                 })
             })
             .collect();

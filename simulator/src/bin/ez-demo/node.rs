@@ -1,6 +1,6 @@
 //! Installs one agent as an operator would: setup, join, run.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -38,20 +38,43 @@ pub(crate) async fn install(
 ) -> anyhow::Result<Installed> {
     let dir = layout.node_dir(&plan.name);
     std::fs::create_dir_all(&dir)?;
-    let config = dir.join("agent.toml");
+    let path = |name: &str| dir.join(name).display().to_string();
+    let config_path = path("agent.toml");
     let agent = |arguments: &[&str]| Program {
         name: format!("agent-{}", plan.name),
         binary: "ez-node-agent",
         arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
-        environment: environment(&dir, plan, &host),
+        environment: vec![("EZ_AGENT_LOG_FORMAT".into(), "json".into())],
     };
-    let config_path = config.display().to_string();
     if !dir.join("setup.done").exists() {
         let token = dir.join("admin-token");
         std::fs::write(&token, format!("root@pam!demo={}\n", layout.secrets.pve_root))?;
-        write_policy(&dir, plan)?;
-        let token_path = token.display().to_string();
-        let arguments = ["setup", "--yes", "--config", &config_path, "--admin-token-file", &token_path];
+        let arguments = [
+            "setup",
+            "--yes",
+            "--config",
+            &config_path,
+            "--admin-token-file",
+            &token.display().to_string(),
+            "--pve-url",
+            &host.api_url,
+            "--pve-fingerprint",
+            &host.fingerprint,
+            "--pve-node",
+            &plan.name,
+            "--pve-token-file",
+            &path("pve-token"),
+            "--state-dir",
+            &path("state"),
+            "--policy-file",
+            &path("policy.toml"),
+            "--cluster-ca",
+            &host.ca_pem_file.display().to_string(),
+            "--vmids",
+            &format!("{}-{}", plan.vmid_first, plan.vmid_first + 999),
+            "--storage",
+            "local-lvm",
+        ];
         supervisor.run_once(&agent(&arguments), None).await?;
         std::fs::remove_file(&token)?;
         std::fs::write(dir.join("setup.done"), "")?;
@@ -59,7 +82,7 @@ pub(crate) async fn install(
     if !dir.join("state/identity/node.json").exists() {
         let add = seed::command(layout, &["node", "add", &plan.name, "--location", &plan.location, "--json"]);
         let answer: Value = serde_json::from_str(&supervisor.run_once(&add, None).await?)?;
-        let join_token = answer["join_token"].as_str().context("node add printed no join_token")?;
+        let join_token = answer["token"].as_str().context("node add printed no token")?;
         let url = format!("https://127.0.0.1:{}", layout.ports.link);
         supervisor.run_once(&agent(&["join", "--config", &config_path, &url]), Some(join_token)).await?;
     }
@@ -68,43 +91,4 @@ pub(crate) async fn install(
     let id = identity["node"].as_str().context("node.json has no node")?.to_owned();
     supervisor.keep_alive(agent(&["run", "--config", &config_path]))?;
     Ok(Installed { id, plan: plan.clone(), host })
-}
-
-/// Paths and addresses: everything that differs between hosts on one machine.
-fn environment(dir: &Path, plan: &NodePlan, host: &Host) -> Vec<(String, String)> {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let pairs = [
-        ("EZ_AGENT_PVE_URL", host.api_url.clone()),
-        ("EZ_AGENT_PVE_FINGERPRINT", host.fingerprint.clone()),
-        ("EZ_AGENT_PVE_TOKEN_FILE", path("pve-token")),
-        ("EZ_AGENT_PVE_NODE", plan.name.clone()),
-        ("EZ_AGENT_STATE_DIR", path("state")),
-        ("EZ_AGENT_POLICY_FILE", path("policy.toml")),
-        ("EZ_AGENT_SNIPPET_DIR", path("snippets")),
-        ("EZ_AGENT_SNIPPET_STORAGE", format!("ez-ci-{}", plan.name)),
-        ("EZ_AGENT_CLUSTER_CA_FILE", host.ca_pem_file.display().to_string()),
-        ("EZ_AGENT_LOG_FORMAT", "json".to_owned()),
-    ];
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-}
-
-/// The policy an operator would write for this host: the shipped example with its own VMID range.
-fn write_policy(dir: &Path, plan: &NodePlan) -> anyhow::Result<()> {
-    const EXAMPLE: &str = include_str!("../../../../packaging/node-agent/policy.toml");
-    let path = dir.join("policy.toml");
-    if path.exists() {
-        return Ok(());
-    }
-    let last = plan.vmid_first + 999;
-    let mut text = String::new();
-    for line in EXAMPLE.lines() {
-        let key = line.split('=').next().unwrap_or_default().trim();
-        match key {
-            "vmid_first" => text.push_str(&format!("vmid_first = {}", plan.vmid_first)),
-            "vmid_last" => text.push_str(&format!("vmid_last = {last}")),
-            _ => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    std::fs::write(path, text).context("policy.toml")
 }

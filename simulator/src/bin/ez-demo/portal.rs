@@ -46,8 +46,9 @@ pub(crate) async fn nodes_online(
         let text = supervisor.run_once(&list, None).await.ok()?;
         let known: Value = serde_json::from_str(&text).ok()?;
         let ready = |node: &Installed| {
-            known.as_array().is_some_and(|list| {
-                list.iter().any(|n| n["id"] == node.id && n["online"] == true && n["images_ready"].as_u64() > Some(0))
+            known["nodes"].as_array().is_some_and(|list| {
+                let of_node = list.iter().find(|n| n["id"] == node.id);
+                of_node.is_some_and(|n| n["presence"] == "online" && n["images_ready"].as_u64() > Some(0))
             })
         };
         nodes.iter().all(ready).then_some(())

@@ -214,9 +214,8 @@ pub(crate) async fn control_plane(layout: &Layout, supervisor: &Arc<Supervisor>)
             ] {
                 let user = ["user", "create", "--email", email, "--role", role, "--verified", "--password-stdin"];
                 run(&user, Some(password)).await?;
-                let name = ["token", "create", "--email", email, "--name", "demo", "--json"];
-                let answer: Value = serde_json::from_str(&run(&name, None).await?)?;
-                tokens.push(answer["token"].as_str().context("token create printed no token")?.to_owned());
+                let name = ["token", "create", "--email", email, "--name", "demo"];
+                tokens.push(run(&name, None).await?.trim().to_owned());
             }
             let [operator_token, customer_token] =
                 <[String; 2]>::try_from(tokens).map_err(|_| anyhow::anyhow!("two tokens are expected"))?;
