@@ -48,15 +48,11 @@ impl Fault {
     /// 404 for the id in the path, 400 for one in a parameter, as Stripe does it.
     pub(crate) fn no_such(kind: &str, id: &str, param: &str) -> Self {
         let status = if param == "id" { 404 } else { 400 };
-        let noun = match kind {
-            "checkout.session" => "checkout.session",
-            other => other,
-        };
         Self::new(
             status,
             "invalid_request_error",
             Some("resource_missing"),
-            format!("No such {noun}: '{id}'"),
+            format!("No such {kind}: '{id}'"),
             Some(param),
         )
     }

@@ -104,10 +104,8 @@ fn walk(world: &World, value: &mut Value, path: &[&str]) {
         value[*first] = included;
     }
     let Some(member) = value.get_mut(*first) else { return };
-    if let Some(id) = member.as_str() {
-        if let Some(object) = world.any(id) {
-            *member = public(object);
-        }
+    if let Some(object) = member.as_str().and_then(|id| world.any(id)) {
+        *member = public(object);
     }
     walk(world, member, rest);
 }

@@ -207,7 +207,7 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
         .and_then(|item| item.pointer("/price/recurring/interval"))
         .and_then(Value::as_str)
         .unwrap_or("month");
-    let rows: String = items.iter().map(|item| row(item)).collect();
+    let rows: String = items.iter().map(row).collect();
     let known = session["customer_details"]["email"].as_str();
     let email = match known {
         Some(email) => format!(
@@ -255,9 +255,10 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
 <input id="card" name="card" class="digits" inputmode="numeric" autocomplete="off" required value="{number}"{described}>
 <label for="name">Name on the card <span class="optional">(optional)</span></label>
 <input id="name" name="name" autocomplete="off" value="{name}">
-<fieldset><legend>Or choose a test card</legend>
+<details{open}><summary>Other test cards</summary>
+<fieldset><legend>Pay with</legend>
 <label class="choice"><input type="radio" name="choice" value="typed" checked> <span>The number above</span></label>
-{choices}</fieldset>
+{choices}</fieldset></details>
 <button type="submit">Pay {total}</button>
 {cancel}
 </form>
@@ -265,6 +266,7 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
 </main>"#,
         number = escape(number),
         name = escape(&typed.name),
+        open = if error.is_some() { " open" } else { "" },
     );
     document(&format!("Pay {total}"), &body)
 }
