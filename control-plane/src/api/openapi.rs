@@ -9,7 +9,7 @@ use utoipa::{
     },
 };
 
-use crate::{accounts, api::Problem};
+use crate::{accounts, api::Problem, catalog, instances, orders};
 
 /// What all endpoints share.
 #[derive(OpenApi)]
@@ -36,7 +36,11 @@ impl Modify for Bearer {
 
 /// The whole document. Paths are written in full (`/api/v1/…`) in each slice's `docs()`.
 pub(crate) fn gather() -> Document {
-    Base::openapi().merge_from(accounts::api_docs())
+    Base::openapi()
+        .merge_from(accounts::api_docs())
+        .merge_from(catalog::api_docs())
+        .merge_from(orders::api_docs())
+        .merge_from(instances::api_docs())
 }
 
 pub(super) async fn document() -> Json<Document> {

@@ -389,7 +389,6 @@ pub(super) async fn put_subscription(
 /// A subscription as we last saw it.
 pub(super) struct KnownSubscription {
     pub(super) stripe_id: String,
-    pub(super) order: OrderId,
     pub(super) account: AccountId,
     pub(super) status: String,
     pub(super) latest_invoice: Option<String>,
@@ -400,7 +399,6 @@ fn read_subscription(row: &AnyRow) -> Result<KnownSubscription, DbError> {
     let row = Cols::of("billing_subscriptions", row);
     Ok(KnownSubscription {
         stripe_id: row.text("stripe_id")?,
-        order: row.id("order_id")?,
         account: row.id("account_id")?,
         status: row.text("status")?,
         latest_invoice: row.get("latest_invoice_id")?,
@@ -413,7 +411,7 @@ pub(super) async fn subscription_of(
     order: OrderId,
 ) -> Result<Option<KnownSubscription>, DbError> {
     let row = sqlx::query(
-        "SELECT stripe_id, order_id, account_id, status, latest_invoice_id, period_end
+        "SELECT stripe_id, account_id, status, latest_invoice_id, period_end
          FROM billing_subscriptions WHERE order_id = $1",
     )
     .bind(order.to_string())
@@ -427,7 +425,7 @@ pub(super) async fn subscription(
     stripe_id: &str,
 ) -> Result<Option<KnownSubscription>, DbError> {
     let row = sqlx::query(
-        "SELECT stripe_id, order_id, account_id, status, latest_invoice_id, period_end
+        "SELECT stripe_id, account_id, status, latest_invoice_id, period_end
          FROM billing_subscriptions WHERE stripe_id = $1",
     )
     .bind(stripe_id)

@@ -1,10 +1,128 @@
-//! The JSON API of this slice.
+//! `/api/v1/plans` and `/api/v1/images`: what can be ordered.
 
-use axum::Router;
+use std::collections::BTreeMap;
 
-use crate::app::App;
+use axum::{Json, Router, extract::State, routing::get};
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+
+use super::{Plan, Price};
+use crate::{
+    api::{Page, Problem},
+    app::App,
+    fleet,
+    placement::Need,
+};
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
 pub(crate) fn routes() -> Router<App> {
-    Router::new()
+    Router::new().route("/plans", get(plans)).route("/images", get(images))
+}
+
+/// This slice's part of the OpenAPI document.
+pub(crate) fn docs() -> utoipa::openapi::OpenApi {
+    #[derive(OpenApi)]
+    #[openapi(paths(plans, images), components(schemas(PlanBody, PriceBody, ImageBody)))]
+    struct Docs;
+    Docs::openapi()
+}
+
+/// What a plan costs per interval.
+#[derive(Debug, Serialize, ToSchema)]
+struct PriceBody {
+    /// `month` or `year`.
+    interval: String,
+    /// Lower-case ISO code.
+    currency: String,
+    /// Minor units.
+    amount_minor: i64,
+}
+
+/// A size of server.
+#[derive(Debug, Serialize, ToSchema)]
+struct PlanBody {
+    /// Pass it as `plan` when ordering.
+    code: String,
+    name: String,
+    vcpu: u32,
+    memory_mib: u32,
+    disk_gib: u32,
+    /// Per month.
+    traffic_gib: u64,
+    prices: Vec<PriceBody>,
+    /// How many more fit now, by location code and for the first image; 0 means sold out.
+    available: BTreeMap<String, u64>,
+}
+
+/// An operating system.
+#[derive(Debug, Serialize, ToSchema)]
+struct ImageBody {
+    /// Pass it as `image` when ordering.
+    code: String,
+    name: String,
+    version: String,
+    /// Who logs in.
+    login_user: String,
+}
+
+fn prices_of(plan: &Plan, prices: &[Price]) -> Vec<PriceBody> {
+    prices
+        .iter()
+        .filter(|price| price.plan_code == plan.code)
+        .map(|price| PriceBody {
+            interval: price.interval.to_string(),
+            currency: price.currency.clone(),
+            amount_minor: price.amount_minor,
+        })
+        .collect()
+}
+
+/// Lists the plans on sale with what they cost and where they still fit.
+#[utoipa::path(get, path = "/api/v1/plans", tag = "plans",
+    responses((status = 200, body = Page<PlanBody>), (status = 401, body = Problem)))]
+async fn plans(State(app): State<App>) -> Result<Json<Page<PlanBody>>, Problem> {
+    let mut connection = app.db.read().await?;
+    let prices = super::prices(&mut connection).await?;
+    let image = super::images(&mut connection).await?.into_iter().next();
+    let mut data = Vec::new();
+    for plan in super::plans(&mut connection).await? {
+        let mut available = BTreeMap::new();
+        if let Some(image) = &image {
+            let need = Need {
+                location: String::new(),
+                vcpu: plan.vcpu,
+                memory_mib: u64::from(plan.memory_mib),
+                disk_gib: u64::from(plan.disk_gib),
+                image_digest: image.digest.clone(),
+            };
+            for place in fleet::availability(&mut connection, app.clock.now(), &need).await? {
+                available.insert(place.location.code, place.fits);
+            }
+        }
+        data.push(PlanBody {
+            prices: prices_of(&plan, &prices),
+            available,
+            code: plan.code,
+            name: plan.name,
+            vcpu: plan.vcpu,
+            memory_mib: plan.memory_mib,
+            disk_gib: plan.disk_gib,
+            traffic_gib: plan.traffic_gib,
+        });
+    }
+    Ok(Json(Page::whole(data)))
+}
+
+/// Lists the images on sale.
+#[utoipa::path(get, path = "/api/v1/images", tag = "images",
+    responses((status = 200, body = Page<ImageBody>), (status = 401, body = Problem)))]
+async fn images(State(app): State<App>) -> Result<Json<Page<ImageBody>>, Problem> {
+    let mut connection = app.db.read().await?;
+    let images = super::images(&mut connection).await?.into_iter().map(|image| ImageBody {
+        code: image.code,
+        name: image.name,
+        version: image.version,
+        login_user: image.login_user,
+    });
+    Ok(Json(Page::whole(images.collect())))
 }

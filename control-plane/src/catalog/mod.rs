@@ -14,7 +14,7 @@ mod store;
 
 use sqlx::AnyConnection;
 
-pub(crate) use api::routes as api_routes;
+pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub use apply::{ApplyError, ApplyReport, apply_file};
 pub use model::{CatalogFile, Image, Interval, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
 

@@ -39,7 +39,7 @@ pub use model::{
 pub use observe::{Seen, observe};
 pub use progress::{Progress, StepProgress, progress_of};
 
-pub(crate) use api::routes as api_routes;
+pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use build::built;
 pub(crate) use change::{attempt_fenced, went_silent};
 pub(crate) use jobs::register_jobs;

@@ -1,10 +1,322 @@
-//! The JSON API of this slice.
+//! `/api/v1/orders`: buying a server.
 
-use axum::Router;
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use ez_protocol::{
+    OrderId,
+    input::{Hostname, SshPublicKey},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::AnyConnection;
+use utoipa::{OpenApi, ToSchema};
 
-use crate::app::App;
+use super::{Order, OrderState, PlaceError, PlaceRequest, cancel as cancel_order, list as list_of, owned, pay, place, timeline};
+use crate::{
+    accounts::{self, ApiCaller, TERMS_VERSION},
+    api::{Caller, FieldProblem, Input, Page, Problem},
+    app::App,
+    billing,
+    catalog::{Interval, QuoteError},
+    instances::{self, Progress},
+};
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
 pub(crate) fn routes() -> Router<App> {
     Router::new()
+        .route("/orders", get(list).post(create))
+        .route("/orders/{id}", get(show))
+        .route("/orders/{id}/checkout", post(checkout))
+        .route("/orders/{id}/cancel", post(cancel))
+}
+
+/// This slice's part of the OpenAPI document.
+pub(crate) fn docs() -> utoipa::openapi::OpenApi {
+    #[derive(OpenApi)]
+    #[openapi(
+        paths(list, create, show, checkout, cancel),
+        components(schemas(OrderBody, OrderStep, NewOrder))
+    )]
+    struct Docs;
+    Docs::openapi()
+}
+
+/// What is ordered.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewOrder {
+    /// Code of a location.
+    location: String,
+    /// Code of a plan.
+    plan: String,
+    /// Code of an image.
+    image: String,
+    /// `month` (if not given) or `year`.
+    #[serde(default)]
+    interval: Option<String>,
+    /// Name of the server; one is made up if it is not given.
+    #[serde(default)]
+    hostname: Option<String>,
+    /// Ids of stored SSH keys, or public keys as lines; at least one.
+    ssh_keys: Vec<String>,
+    /// Version of the terms you accept; the current one if not given.
+    #[serde(default)]
+    terms_version: Option<String>,
+}
+
+/// One step of an order.
+#[derive(Debug, Serialize, ToSchema)]
+struct OrderStep {
+    name: String,
+    /// `waiting`, `running`, `done`, `failed` or `skipped`.
+    state: &'static str,
+    /// When it ended, or began if it has not ended; UTC milliseconds.
+    at: Option<i64>,
+}
+
+/// An order.
+#[derive(Debug, Serialize, ToSchema)]
+struct OrderBody {
+    id: String,
+    /// `awaiting_payment`, `paid`, `provisioning`, `fulfilled`, `cancelled`, `expired`, `needs_operator`, `refunding` or
+    /// `refunded`.
+    state: &'static str,
+    /// Why it stands there, where that needs saying.
+    reason: Option<String>,
+    server_id: String,
+    hostname: String,
+    plan: String,
+    image: String,
+    location: String,
+    interval: String,
+    currency: String,
+    /// Minor units per interval.
+    amount_minor: i64,
+    /// Where to pay; absent when there is nothing to pay, or when the payment service did not answer (then ask
+    /// `POST /orders/{id}/checkout`).
+    checkout_url: Option<String>,
+    /// How long the place is held for the payment.
+    reserved_until: i64,
+    placed_at: i64,
+    paid_at: Option<i64>,
+    fulfilled_at: Option<i64>,
+    steps: Vec<OrderStep>,
+}
+
+async fn body(
+    connection: &mut AnyConnection,
+    order: Order,
+    checkout_url: Option<String>,
+) -> Result<OrderBody, Problem> {
+    let instance = instances::get(connection, order.instance).await?.ok_or_else(Problem::not_found)?;
+    let told = timeline::tell(connection, &order, &instance).await?;
+    let known = billing::checkout_of(connection, order.id).await?.and_then(|checkout| checkout.url);
+    let payable = order.state == OrderState::AwaitingPayment;
+    Ok(OrderBody {
+        id: order.id.to_string(),
+        state: order.state.as_str(),
+        reason: order.reason,
+        server_id: order.instance.to_string(),
+        hostname: order.hostname,
+        plan: order.plan_code,
+        image: order.image_code,
+        location: order.location,
+        interval: order.interval.to_string(),
+        currency: order.currency,
+        amount_minor: order.amount_minor,
+        checkout_url: checkout_url.or(known).filter(|_| payable),
+        reserved_until: order.reserved_until.0,
+        placed_at: order.placed_at.0,
+        paid_at: order.paid_at.map(|at| at.0),
+        fulfilled_at: order.fulfilled_at.map(|at| at.0),
+        steps: told
+            .steps
+            .into_iter()
+            .map(|step| OrderStep {
+                name: step.name,
+                state: match step.progress {
+                    Progress::Waiting => "waiting",
+                    Progress::Now => "running",
+                    Progress::Done => "done",
+                    Progress::Failed => "failed",
+                    Progress::Skipped => "skipped",
+                },
+                at: step.ended_at.or(step.started_at).map(|at| at.0),
+            })
+            .collect(),
+    })
+}
+
+async fn mine(connection: &mut AnyConnection, caller: &ApiCaller, id: &str) -> Result<Order, Problem> {
+    let id: OrderId = id.parse().map_err(|_| Problem::not_found())?;
+    owned(connection, caller.principal.account_id, id).await?.ok_or_else(Problem::not_found)
+}
+
+/// Lists the account's orders, newest first.
+#[utoipa::path(get, path = "/api/v1/orders", tag = "orders",
+    responses((status = 200, body = Page<OrderBody>), (status = 401, body = Problem)))]
+async fn list(Caller(caller): Caller, State(app): State<App>) -> Result<Json<Page<OrderBody>>, Problem> {
+    let mut connection = app.db.read().await?;
+    let mut data = Vec::new();
+    for order in list_of(&mut connection, caller.principal.account_id).await? {
+        data.push(body(&mut connection, order, None).await?);
+    }
+    Ok(Json(Page::whole(data)))
+}
+
+/// Orders a server. Its place is held while it is unpaid; a sold-out location is refused here.
+#[utoipa::path(post, path = "/api/v1/orders", tag = "orders", request_body = NewOrder,
+    responses((status = 201, body = OrderBody), (status = 409, body = Problem), (status = 422, body = Problem)))]
+async fn create(
+    Caller(caller): Caller,
+    State(app): State<App>,
+    Input(new): Input<NewOrder>,
+) -> Result<(StatusCode, Json<OrderBody>), Problem> {
+    let request = read(&app, &caller, new).await?;
+    let order = place(&app, request).await.map_err(refusal)?;
+    let url = match pay(&app, &order).await {
+        Ok(url) => Some(url),
+        Err(error) => {
+            tracing::warn!(order.id = %order.id, error = %error, "no payment page yet");
+            None
+        }
+    };
+    let mut connection = app.db.read().await?;
+    Ok((StatusCode::CREATED, Json(body(&mut connection, order, url).await?)))
+}
+
+/// Validates everything at once, so that one answer names all that is wrong.
+async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceRequest, Problem> {
+    let me = &caller.principal;
+    let mut wrong = Vec::new();
+    let mut refuse = |field: &str, code: &str, message: String| {
+        wrong.push(FieldProblem { field: field.to_owned(), code: code.to_owned(), message });
+    };
+    let (stored, suggested) = {
+        let mut connection = app.db.read().await?;
+        let stored = accounts::ssh_keys(&mut connection, me.account_id).await?;
+        (stored, instances::suggest_name(&mut connection, me.account_id).await?)
+    };
+    let hostname = Hostname::parse(new.hostname.as_deref().unwrap_or(&suggested));
+    if let Err(error) = &hostname {
+        refuse("hostname", "hostname_invalid", error.to_string());
+    }
+    let interval = new.interval.as_deref().unwrap_or("month").parse::<Interval>();
+    if interval.is_err() {
+        refuse("interval", "interval_unknown", "month or year".to_owned());
+    }
+    let mut keys = Vec::new();
+    for given in &new.ssh_keys {
+        if let Some(key) = stored.iter().find(|key| key.id.to_string() == *given) {
+            keys.push(key.key.clone());
+            continue;
+        }
+        match SshPublicKey::parse(given) {
+            Ok(key) => keys.push(key),
+            Err(error) => refuse("ssh_keys", "ssh_key_invalid", error.to_string()),
+        }
+    }
+    if new.ssh_keys.is_empty() {
+        refuse("ssh_keys", "ssh_key_needed", "At least one key, or nobody can log in.".to_owned());
+    }
+    let terms = new.terms_version.unwrap_or_else(|| TERMS_VERSION.to_owned());
+    if terms != TERMS_VERSION {
+        refuse("terms_version", "terms_outdated", format!("The current terms are {TERMS_VERSION}."));
+    }
+    let (Ok(hostname), Ok(interval), true) = (hostname, interval, wrong.is_empty()) else {
+        return Err(Problem::fields(wrong));
+    };
+    Ok(PlaceRequest {
+        account: me.account_id,
+        user: me.user_id,
+        email: me.email.clone(),
+        location: new.location,
+        plan: new.plan,
+        interval,
+        image: new.image,
+        hostname,
+        ssh_keys: keys,
+        terms_version: terms,
+        quoted_minor: None,
+    })
+}
+
+fn refusal(error: PlaceError) -> Problem {
+    use crate::placement::NoPlace;
+    let text = error.to_string();
+    match error {
+        PlaceError::Quote(QuoteError::UnknownPlan) => Problem::field("plan", "plan_unknown", text),
+        PlaceError::Quote(QuoteError::UnknownImage) => Problem::field("image", "image_unknown", text),
+        PlaceError::Quote(QuoteError::NoPrice) => Problem::field("interval", "interval_unknown", text),
+        PlaceError::NoPlace(NoPlace::UnknownLocation) => Problem::field("location", "location_unknown", text),
+        PlaceError::NoPlace(_) => Problem::conflict("sold_out", text),
+        PlaceError::NoKey => Problem::field("ssh_keys", "ssh_key_needed", text),
+        PlaceError::TooManyKeys(_) => Problem::field("ssh_keys", "ssh_keys_many", text),
+        PlaceError::TooManyUnpaid => Problem::conflict("too_many_unpaid", text),
+        PlaceError::QuoteChanged(_) => Problem::conflict("price_changed", text),
+        PlaceError::NotPayable(_) => Problem::conflict("not_payable", text),
+        PlaceError::Quote(QuoteError::Read(error)) | PlaceError::Db(error) => error.into(),
+    }
+}
+
+/// Shows an order with its steps.
+#[utoipa::path(get, path = "/api/v1/orders/{id}", tag = "orders", params(("id" = String, Path)),
+    responses((status = 200, body = OrderBody), (status = 404, body = Problem)))]
+async fn show(
+    Caller(caller): Caller,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<OrderBody>, Problem> {
+    let mut connection = app.db.read().await?;
+    let order = mine(&mut connection, &caller, &id).await?;
+    Ok(Json(body(&mut connection, order, None).await?))
+}
+
+/// Gives the payment page of an unpaid order again.
+#[utoipa::path(post, path = "/api/v1/orders/{id}/checkout", tag = "orders", params(("id" = String, Path)),
+    responses((status = 200, body = OrderBody), (status = 404, body = Problem), (status = 409, body = Problem)))]
+async fn checkout(
+    Caller(caller): Caller,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<OrderBody>, Problem> {
+    let order = {
+        let mut connection = app.db.read().await?;
+        mine(&mut connection, &caller, &id).await?
+    };
+    let url = pay(&app, &order).await.map_err(|error| {
+        if error.is_passing() { Problem::unavailable() } else { Problem::conflict("nothing_to_pay", error.to_string()) }
+    })?;
+    let mut connection = app.db.read().await?;
+    Ok(Json(body(&mut connection, order, Some(url)).await?))
+}
+
+/// Cancels an unpaid order and gives its place back.
+#[utoipa::path(post, path = "/api/v1/orders/{id}/cancel", tag = "orders", params(("id" = String, Path)),
+    responses((status = 200, body = OrderBody), (status = 404, body = Problem), (status = 409, body = Problem)))]
+async fn cancel(
+    Caller(caller): Caller,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<OrderBody>, Problem> {
+    let order = {
+        let mut connection = app.db.read().await?;
+        mine(&mut connection, &caller, &id).await?
+    };
+    match order.state {
+        OrderState::Cancelled => {}
+        OrderState::AwaitingPayment => match cancel_order(&app, &order).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Problem::conflict("paid_already", "A payment was quicker.")),
+            Err(error) if error.is_passing() => return Err(Problem::unavailable()),
+            Err(error) => return Err(Problem::internal(&error)),
+        },
+        other => return Err(Problem::conflict("wrong_state", format!("An order that is {other} cannot be cancelled."))),
+    }
+    let mut connection = app.db.read().await?;
+    let order = owned(&mut connection, order.account, order.id).await?.ok_or_else(Problem::not_found)?;
+    Ok(Json(body(&mut connection, order, None).await?))
 }

@@ -42,7 +42,7 @@ pub use model::{Order, OrderEvent, OrderState, Outcome, Refused, Transition, rea
 pub use place::{MOST_UNPAID, PlaceError, PlaceRequest, cancel, pay, place};
 pub use transition::OrderError;
 
-pub(crate) use api::routes as api_routes;
+pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;
 

@@ -24,7 +24,6 @@ const BUILD: [&str; 7] = ["clone", "configure", "resize", "cloud_init", "firewal
 /// An order's story so far.
 pub(super) struct Timeline {
     pub(super) steps: Vec<StepProgress>,
-    pub(super) record: Option<ProvisioningRecord>,
 }
 
 /// Tells an order's story.
@@ -44,7 +43,7 @@ pub(super) async fn tell(
         None => (None, Vec::new()),
     };
     let steps = compose(order, instance, record.as_ref(), build);
-    Ok(Timeline { steps, record })
+    Ok(Timeline { steps })
 }
 
 fn compose(

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stripe::StripeRequest;
 use stripe_billing::{
-    invoice::{ListInvoice, RetrieveInvoice},
+    invoice::RetrieveInvoice,
     invoice_payment::ListInvoicePayment,
-    subscription::{CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription},
+    subscription::{CancelSubscription, RetrieveSubscription},
 };
 use stripe_checkout::{
     CheckoutSessionMode,
@@ -23,7 +23,7 @@ use stripe_checkout::{
 };
 use stripe_client_core::{RequestBuilder, StripeMethod};
 use stripe_core::{
-    customer::{CreateCustomer, ListCustomer, RetrieveCustomer},
+    customer::{CreateCustomer, ListCustomer},
     event::ListEvent,
     refund::{CreateRefund, ListRefund, RetrieveRefund},
 };
@@ -141,10 +141,6 @@ pub(crate) fn list_customers(email: &str) -> Prepared {
     Prepared::of(&ListCustomer::new().email(email).limit(PAGE))
 }
 
-pub(crate) fn retrieve_customer(id: &str) -> Prepared {
-    Prepared::of(&RetrieveCustomer::new(id))
-}
-
 pub(crate) fn retrieve_subscription(id: &str) -> Prepared {
     Prepared::of(&RetrieveSubscription::new(id))
 }
@@ -153,20 +149,8 @@ pub(crate) fn cancel_subscription(id: &str) -> Prepared {
     Prepared::of(&CancelSubscription::new(id).invoice_now(false).prorate(false))
 }
 
-pub(crate) fn list_subscriptions(after: Option<&str>) -> Prepared {
-    let mut list = ListSubscription::new().status(ListSubscriptionStatus::All).limit(PAGE);
-    if let Some(after) = after {
-        list = list.starting_after(after);
-    }
-    Prepared::of(&list)
-}
-
 pub(crate) fn retrieve_invoice(id: &str) -> Prepared {
     Prepared::of(&RetrieveInvoice::new(id))
-}
-
-pub(crate) fn list_invoices_of(subscription: &str) -> Prepared {
-    Prepared::of(&ListInvoice::new().subscription(subscription).limit(PAGE))
 }
 
 pub(crate) fn list_payments_of(invoice: &str) -> Prepared {
