@@ -1,7 +1,7 @@
 //! Step `configure`: size, name, network card. The difference is computed from what is there, guarded
 //! by its digest, checked against the policy's allow-list right before it is sent.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -10,9 +10,12 @@ use super::{
     context::Cx,
     fault::{Class, Trouble},
     saga::{Act, Look, Step},
-    wanted,
 };
-use crate::{journal::StepRow, policy, pve::ConfigChange};
+use crate::{
+    journal::StepRow,
+    policy,
+    pve::{ConfigChange, settings},
+};
 
 /// Which options this step sees to.
 pub(super) enum Configure {
@@ -23,18 +26,14 @@ pub(super) enum Configure {
 }
 
 impl Configure {
-    fn wanted(&self, cx: &Cx) -> Result<BTreeMap<&'static str, String>, Trouble> {
-        Ok(match self {
-            Self::Serve => wanted::options(cx.spec()?),
-            Self::Retire => BTreeMap::from([
-                ("onboot", "0".to_owned()),
-                ("tags", format!("{};{}", wanted::TAG, wanted::TAG_RETIRED)),
-            ]),
-        })
-    }
-
     async fn change(&self, cx: &Cx) -> Result<Option<ConfigChange>, Trouble> {
-        Ok(wanted::change(&cx.present().await?, &self.wanted(cx)?))
+        let config = cx.present().await?;
+        Ok(match self {
+            Self::Serve => {
+                settings::change(&config, &settings::served(cx.spec()?), settings::leftovers(&config))
+            }
+            Self::Retire => settings::change(&config, &settings::retired(), BTreeSet::new()),
+        })
     }
 }
 
@@ -67,8 +66,9 @@ impl Step for Configure {
         Box::pin(async move {
             let Some(change) = self.change(cx).await? else { return Ok(Act::Done(json!({}))) };
             let keys: Vec<String> = change.set.keys().cloned().collect();
+            let removed = change.delete.clone();
             send(cx, change).await?;
-            Ok(Act::Done(json!({ "set": keys })))
+            Ok(Act::Done(json!({ "set": keys, "removed": removed })))
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Step `cloud_init`: the snippets are written first, then named in the configuration, then the
 //! drive is made anew.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use ez_protocol::{
     InstanceId,
@@ -15,11 +15,10 @@ use super::{
     context::Cx,
     fault::{Class, Trouble},
     saga::{Act, Look, Step},
-    wanted,
 };
 use crate::{
     journal::StepRow,
-    pve::{GuestConfig, Vmid},
+    pve::{GuestConfig, Vmid, settings},
 };
 
 /// Why first-boot files could not be made.
@@ -57,18 +56,6 @@ pub trait FirstBoot: Send + Sync {
 /// Tells the guest its name, keys and addresses.
 pub(super) struct CloudInit;
 
-fn options(spec: &InstanceSpec) -> BTreeMap<&'static str, String> {
-    let mut options = BTreeMap::from([("ciupgrade", "0".to_owned())]);
-    if let Some(ip) = wanted::ipconfig0(spec) {
-        options.insert("ipconfig0", ip);
-    }
-    if !spec.network.dns.is_empty() {
-        let dns: Vec<String> = spec.network.dns.iter().map(ToString::to_string).collect();
-        options.insert("nameserver", dns.join(" "));
-    }
-    options
-}
-
 /// Whether the configuration already names files of this VM.
 fn names_files(cx: &Cx, config: &GuestConfig) -> bool {
     let mine = format!("{}:snippets/ez-{}-", cx.engine().rules.snippet_storage, cx.vmid());
@@ -83,7 +70,8 @@ impl Step for CloudInit {
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let config = cx.present().await?;
-            let good = names_files(cx, &config) && wanted::change(&config, &options(cx.spec()?)).is_none();
+            let good = names_files(cx, &config)
+                && settings::change(&config, &settings::first_boot(cx.spec()?), BTreeSet::new()).is_none();
             Ok(if good { Look::Done(json!({})) } else { Look::Todo })
         })
     }
@@ -98,16 +86,9 @@ impl Step for CloudInit {
                 FirstBootError::Write(_) => Trouble::fail(Class::Retryable, error.to_string()),
             })?;
             let config = cx.present().await?;
-            let mut options = options(spec);
+            let mut options = settings::first_boot(spec);
             options.insert("cicustom", cicustom);
-            if let Some(mut change) = wanted::change(&config, &options) {
-                // What the template may carry along and would say beside us.
-                let leftovers = ["sshkeys", "ciuser", "cipassword", "ipconfig1"];
-                change.delete = leftovers
-                    .into_iter()
-                    .filter(|key| config.get(key).is_some())
-                    .map(str::to_owned)
-                    .collect();
+            if let Some(change) = settings::change(&config, &options, BTreeSet::new()) {
                 configure::send(cx, change).await?;
             }
             if config.cloudinit_drives().is_empty() {

@@ -35,7 +35,6 @@ mod saga;
 #[cfg(test)]
 mod tests;
 mod undo;
-mod wanted;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -56,7 +55,6 @@ use crate::{
 pub use actors::Actors;
 pub use firstboot::{FirstBoot, FirstBootError};
 pub use limits::{Limits, Load, Pace};
-pub(crate) use wanted::drift;
 
 use context::Cx;
 use fault::Trouble;

@@ -17,9 +17,8 @@ use ez_protocol::{
 
 use crate::{
     agent::{Agent, Works},
-    executor,
     journal::{Phase, ResourceRow},
-    pve::{ConfigRead, GuestSummary, Power, Vmid},
+    pve::{ConfigRead, GuestSummary, Power, Vmid, settings},
 };
 
 pub use host::look as look_at_host;
@@ -137,7 +136,7 @@ impl Observer {
                 let marked = Marker::find(config.description()).is_some_and(|m| m.owns(install, row.instance));
                 let spec: Option<InstanceSpec> =
                     row.applied_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
-                let drift = spec.filter(|_| marked).map(|spec| executor::drift(&config, &spec)).unwrap_or_default();
+                let drift = spec.filter(|_| marked).map(|spec| settings::drift(&config, &spec)).unwrap_or_default();
                 Known { marked, generation: row.observed_generation, drift }
             }
             ConfigRead::Absent | ConfigRead::Forbidden => Known::default(),

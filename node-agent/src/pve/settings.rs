@@ -1,15 +1,12 @@
-//! A wished instance as Proxmox options, and the smallest change that leads there.
+//! A wished instance as Proxmox options, and the smallest change that leads there. Pure.
 //!
-//! Proxmox copies much from a template that must not reach a server (further cards, stored keys,
-//! protection), and gives `net0` a new MAC whenever it is written without one. So every option the
-//! agent cares for is written in full, and what a template must not pass on is removed.
+//! Proxmox copies much from a template that must not reach a server (further cards, which nobody would
+//! filter; stored keys; protection), and gives `net0` a new MAC whenever it is written without one. So
+//! what the agent cares for is written in full, and what a template must not pass on is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ez_protocol::{
-    marker::Marker,
-    order::{InstanceSpec, NetworkSpec, Service},
-};
+use ez_protocol::order::{AddressAssignment, InstanceSpec, NetworkSpec, Service};
 use ipnet::IpNet;
 
 use super::{ConfigChange, FirewallSetup, GuestConfig};
@@ -19,62 +16,69 @@ pub const TAG: &str = "ez";
 /// Tag of a server that is stopped and kept.
 pub const TAG_RETIRED: &str = "ez-retired";
 
-/// Options of a template that a server must not keep.
+/// Options of a template that a server must not keep, beside further cards.
 const NOT_PASSED_ON: [&str; 5] = ["ciuser", "cipassword", "sshkeys", "searchdomain", "protection"];
 
-/// The description: the marker alone on the first line, a word for the operator after it.
-pub fn description(marker: &Marker, spec: &InstanceSpec) -> String {
-    format!(
-        "{marker}\n{} ({}); managed by EZ node agent, do not edit the first line.\n",
-        spec.hostname, spec.image.name
-    )
+/// Options by name.
+pub type Options = BTreeMap<&'static str, String>;
+
+/// Size, name and card of a server in service, or of a suspended one, which does not start by itself.
+pub fn served(spec: &InstanceSpec) -> Options {
+    let onboot = if spec.service == Service::Active { "1" } else { "0" };
+    BTreeMap::from([
+        ("name", spec.hostname.as_str().to_owned()),
+        ("sockets", "1".to_owned()),
+        ("cores", spec.vcpus.to_string()),
+        ("memory", spec.memory_mib.to_string()),
+        // Memory is sold one to one: no balloon takes it back.
+        ("balloon", "0".to_owned()),
+        ("net0", net0(&spec.network)),
+        ("onboot", onboot.to_owned()),
+        ("agent", "enabled=1".to_owned()),
+        ("tags", TAG.to_owned()),
+    ])
 }
 
-/// The options an instance shall have. `cicustom` names its snippets.
-pub fn desired(spec: &InstanceSpec, marker: &Marker, cicustom: &str) -> BTreeMap<String, String> {
-    let onboot = if spec.service == Service::Active { "1" } else { "0" };
-    let mut options = BTreeMap::new();
-    let mut set = |key: &str, value: String| options.insert(key.to_owned(), value);
-    set("name", spec.hostname.as_str().to_owned());
-    set("description", description(marker, spec));
-    set("tags", TAG.to_owned());
-    set("sockets", "1".to_owned());
-    set("cores", spec.vcpus.to_string());
-    set("memory", spec.memory_mib.to_string());
-    set("balloon", "0".to_owned());
-    set("agent", "1".to_owned());
-    set("onboot", onboot.to_owned());
-    set("net0", net0(&spec.network));
-    set("ciupgrade", "0".to_owned());
-    set("cicustom", cicustom.to_owned());
+/// The signs of a retired server.
+pub fn retired() -> Options {
+    BTreeMap::from([("onboot", "0".to_owned()), ("tags", format!("{TAG};{TAG_RETIRED}"))])
+}
+
+/// What the guest is told of its network at boot. The distribution's upgrade at first boot is the
+/// customer's to order: it makes first boots slow and different every day.
+pub fn first_boot(spec: &InstanceSpec) -> Options {
+    let mut options = BTreeMap::from([("ciupgrade", "0".to_owned())]);
     if let Some(ipconfig) = ipconfig0(&spec.network) {
-        set("ipconfig0", ipconfig);
+        options.insert("ipconfig0", ipconfig);
     }
     if !spec.network.dns.is_empty() {
         let servers: Vec<String> = spec.network.dns.iter().map(ToString::to_string).collect();
-        set("nameserver", servers.join(" "));
+        options.insert("nameserver", servers.join(" "));
     }
     options
 }
 
-/// `virtio=<MAC>,bridge=…,firewall=…,tag=…,rate=…`. The rate is in megabytes per second.
+/// `virtio=<MAC>,bridge=…,firewall=…,rate=…,tag=…`. The rate is in megabytes per second.
 fn net0(network: &NetworkSpec) -> String {
-    let mut value =
-        format!("virtio={},bridge={},firewall={}", network.mac, network.bridge, u8::from(network.firewall));
-    if let Some(tag) = network.vlan {
-        value.push_str(&format!(",tag={tag}"));
+    let mut value = format!("virtio={},bridge={}", network.mac, network.bridge);
+    if network.firewall {
+        value.push_str(",firewall=1");
     }
     if let Some(mbit) = network.rate_mbit {
         value.push_str(&format!(",rate={}", f64::from(mbit) / 8.0));
     }
+    if let Some(tag) = network.vlan {
+        value.push_str(&format!(",tag={tag}"));
+    }
     value
 }
 
-/// The first address of each family with its gateway; Proxmox knows one of each per card.
+/// One address of each family, all that Proxmox knows; the one with the gateway leads.
 fn ipconfig0(network: &NetworkSpec) -> Option<String> {
     let mut parts = Vec::new();
     for (v6, ip, gw) in [(false, "ip", "gw"), (true, "ip6", "gw6")] {
-        let Some(address) = network.addresses.iter().find(|a| matches!(a.cidr, IpNet::V6(_)) == v6) else {
+        let family = || network.addresses.iter().filter(|a| a.cidr.addr().is_ipv6() == v6);
+        let Some(address) = family().find(|a| a.gateway.is_some()).or_else(|| family().next()) else {
             continue;
         };
         parts.push(format!("{ip}={}", address.cidr));
@@ -83,43 +87,63 @@ fn ipconfig0(network: &NetworkSpec) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(","))
 }
 
-/// What the guest may send from: each of its addresses alone, and for IPv6 the whole prefix when the
-/// gateway lies outside of it, because the prefix is then routed to the guest.
+/// What the guest may send from: each of its addresses alone. Only an IPv6 prefix whose gateway lies
+/// outside of it is routed to this guest and its own as a whole; in a shared prefix the neighbours'
+/// addresses are as foreign as in IPv4.
 pub fn firewall(network: &NetworkSpec) -> FirewallSetup {
-    let allowed = |address: &ez_protocol::order::AddressAssignment| {
-        let routed = matches!(address.cidr, IpNet::V6(_))
-            && address.gateway.is_some_and(|gateway| !address.cidr.contains(&gateway));
+    let allowed = |address: &AddressAssignment| {
+        let outside = |gateway| !address.cidr.contains(&gateway);
+        let routed = address.cidr.addr().is_ipv6() && address.gateway.is_some_and(outside);
         if routed { address.cidr.trunc() } else { IpNet::from(address.cidr.addr()) }
     };
     FirewallSetup { addresses: network.addresses.iter().map(allowed).collect() }
 }
 
-/// The smallest change from `present` to `wanted`, guarded by the digest; `None` if there is none.
-pub fn change(present: &GuestConfig, wanted: &BTreeMap<String, String>) -> Option<ConfigChange> {
-    let differs =
-        |(key, value): &(&String, &String)| !present.get(key).is_some_and(|old| same(key, old, value));
-    let set: BTreeMap<String, String> =
-        wanted.iter().filter(differs).map(|(k, v)| (k.clone(), v.clone())).collect();
+/// What a template left in a configuration that a server must not have.
+pub fn leftovers(present: &GuestConfig) -> BTreeSet<String> {
     let unwanted = |key: &&String| {
         let family = key.trim_end_matches(|c: char| c.is_ascii_digit());
-        let card = matches!(family, "net" | "ipconfig") && family != key.as_str();
-        (card || NOT_PASSED_ON.contains(&key.as_str())) && !wanted.contains_key(*key)
+        let card = matches!(family, "net" | "ipconfig") && !matches!(key.as_str(), "net0" | "ipconfig0");
+        card || NOT_PASSED_ON.contains(&key.as_str())
     };
-    let delete: BTreeSet<String> = present.values.keys().filter(unwanted).cloned().collect();
-    if set.is_empty() && delete.is_empty() {
-        return None;
-    }
-    let digest = Some(present.digest.clone()).filter(|digest| !digest.is_empty());
-    Some(ConfigChange { set, delete, digest })
+    present.values.keys().filter(unwanted).cloned().collect()
 }
 
-/// Whether two texts of an option mean the same: order and case do not matter where Proxmox rewrites.
-fn same(key: &str, old: &str, new: &str) -> bool {
+/// The smallest change that sets `wanted` and removes `unwanted`, guarded by the digest; `None` if
+/// there is nothing to do.
+pub fn change(present: &GuestConfig, wanted: &Options, unwanted: BTreeSet<String>) -> Option<ConfigChange> {
+    let differs = |(key, value): &(&&str, &String)| !same(present, key, value);
+    let set: BTreeMap<String, String> =
+        wanted.iter().filter(differs).map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let digest = Some(present.digest.clone()).filter(|digest| !digest.is_empty());
+    (!set.is_empty() || !unwanted.is_empty()).then_some(ConfigChange { set, delete: unwanted, digest })
+}
+
+/// What a server's size and card differ in, one short line each; to be reported, not repaired.
+pub fn drift(present: &GuestConfig, spec: &InstanceSpec) -> Vec<String> {
+    let wanted = served(spec);
+    let line = |key: &str| {
+        let value = wanted.get(key)?;
+        let is = present.get(key).unwrap_or("(nothing)");
+        (!same(present, key, value)).then(|| format!("{key} is {is}, should be {value}"))
+    };
+    ["cores", "memory", "net0"].into_iter().filter_map(line).collect()
+}
+
+/// Compares by meaning: the order of parts and the case of a MAC do not count, and the owner of the
+/// host may add tags of their own, as long as the server does not look retired.
+fn same(present: &GuestConfig, key: &str, wanted: &str) -> bool {
+    let Some(is) = present.get(key) else { return false };
     let parts = |text: &str| -> BTreeSet<String> { text.split(',').map(str::to_ascii_lowercase).collect() };
     match key {
-        "net0" | "ipconfig0" | "cicustom" => parts(old) == parts(new),
-        "description" => old.trim_end() == new.trim_end(),
-        _ => old == new,
+        "tags" => {
+            let wanted: BTreeSet<String> = wanted.split(';').map(str::to_owned).collect();
+            let has = present.tags();
+            has == wanted || wanted.is_subset(&has) && !has.contains(TAG_RETIRED)
+        }
+        "memory" => present.memory_mib().map(|mib| mib.to_string()).as_deref() == Some(wanted),
+        "agent" => matches!(is, "1" | "enabled=1") || is.starts_with("1,") || is == wanted,
+        _ => parts(is) == parts(wanted),
     }
 }
 
@@ -136,9 +160,9 @@ mod tests {
         .unwrap()
     }
 
-    fn marker() -> Marker {
-        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-        format!("ez:v1 {id} {id} {id} 1").parse().unwrap()
+    fn config(values: &[(&str, &str)]) -> GuestConfig {
+        let values = values.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        GuestConfig { values, digest: "abc".into() }
     }
 
     #[test]
@@ -149,47 +173,57 @@ mod tests {
             "addresses": [{"cidr": "203.0.113.10/24", "gateway": "203.0.113.1"},
                           {"cidr": "2001:db8:1:2::1/64", "gateway": "fe80::1"}],
         }));
-        let wanted = desired(&spec, &marker(), "user=s:snippets/u,meta=s:snippets/m");
-        assert_eq!(wanted["net0"], "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,tag=5,rate=12.5");
-        assert_eq!(
-            wanted["ipconfig0"],
-            "ip=203.0.113.10/24,gw=203.0.113.1,ip6=2001:db8:1:2::1/64,gw6=fe80::1"
-        );
-        assert_eq!(wanted["nameserver"], "9.9.9.9 2620:fe::fe");
-        assert_eq!(Marker::find(&wanted["description"]), Some(marker()));
-        let allowed = firewall(&spec.network).addresses;
-        let texts: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["203.0.113.10/32", "2001:db8:1:2::/64"]);
+        let wanted = served(&spec);
+        assert_eq!(wanted["net0"], "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,rate=12.5,tag=5");
+        let told = first_boot(&spec);
+        assert_eq!(told["ipconfig0"], "ip=203.0.113.10/24,gw=203.0.113.1,ip6=2001:db8:1:2::1/64,gw6=fe80::1");
+        assert_eq!(told["nameserver"], "9.9.9.9 2620:fe::fe");
 
-        let template = [
+        let template = config(&[
             ("net0", "virtio=BC:24:11:99:99:99,bridge=vmbr0"),
-            ("net1", "x"),
+            ("net1", "virtio=BC:24:11:99:99:98,bridge=vmbr1"),
+            ("ipconfig0", "ip=dhcp"),
+            ("ipconfig1", "ip=dhcp"),
             ("sshkeys", "x"),
             ("ide2", "d"),
-        ];
-        let values = template.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let first = change(&GuestConfig { values, digest: "abc".into() }, &wanted).unwrap();
-        assert_eq!(first.set, wanted);
-        assert_eq!(first.delete, ["net1".to_owned(), "sshkeys".to_owned()].into());
+        ]);
+        let first = change(&template, &wanted, leftovers(&template)).unwrap();
+        assert_eq!(first.set.len(), wanted.len());
+        assert_eq!(first.delete, ["net1", "ipconfig1", "sshkeys"].map(str::to_owned).into());
         assert_eq!(first.digest.as_deref(), Some("abc"));
 
-        let mut after = wanted.clone();
+        let mut after = config(&[("ide2", "drive")]);
+        after.values.extend(first.set);
         after
-            .insert("net0".into(), "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,rate=12.5,tag=5".into());
-        after.insert("ide2".into(), "drive".into());
-        assert_eq!(change(&GuestConfig { values: after, digest: "abc".into() }, &wanted), None);
+            .values
+            .insert("net0".into(), "virtio=bc:24:11:00:00:01,tag=5,bridge=vmbr0,rate=12.5,firewall=1".into());
+        after.values.insert("memory".into(), "current=4096".into());
+        after.values.insert("tags".into(), "ez;mine".into());
+        assert_eq!(change(&after, &wanted, leftovers(&after)), None);
+        assert!(drift(&after, &spec).is_empty());
+        after.values.insert("cores".into(), "8".into());
+        assert_eq!(drift(&after, &spec), ["cores is 8, should be 2"]);
+        after.values.insert("tags".into(), "ez;ez-retired".into());
+        assert!(change(&after, &wanted, BTreeSet::new()).unwrap().set.contains_key("tags"));
+        assert_eq!(change(&after, &retired(), BTreeSet::new()).unwrap().set.len(), 1);
     }
 
     #[test]
-    fn an_on_link_prefix_lets_only_the_own_address_through() {
-        let spec = spec(serde_json::json!({
-            "bridge": "vmbr0", "mac": "BC:24:11:00:00:01", "firewall": true, "dns": [],
-            "addresses": [{"cidr": "2001:db8:1:2::5/64", "gateway": "2001:db8:1:2::1"}],
-        }));
-        let texts: Vec<String> = firewall(&spec.network).addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["2001:db8:1:2::5/128"]);
-        let wanted = desired(&spec, &marker(), "x");
-        assert_eq!(wanted["ipconfig0"], "ip6=2001:db8:1:2::5/64,gw6=2001:db8:1:2::1");
-        assert!(!wanted.contains_key("nameserver"));
+    fn only_a_routed_prefix_is_the_guests_as_a_whole() {
+        let allowed = |cidr: &str, gateway: Option<&str>| {
+            let mut address = serde_json::json!({ "cidr": cidr });
+            if let Some(gateway) = gateway {
+                address["gateway"] = gateway.into();
+            }
+            let spec = spec(serde_json::json!({
+                "bridge": "vmbr0", "mac": "BC:24:11:00:00:01", "firewall": true, "dns": [], "addresses": [address],
+            }));
+            firewall(&spec.network).addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(allowed("203.0.113.10/24", Some("203.0.113.1")), "203.0.113.10/32");
+        assert_eq!(allowed("2001:db8:1:2::1/64", Some("fe80::1")), "2001:db8:1:2::/64");
+        assert_eq!(allowed("2001:db8:1:2::5/64", Some("2001:db8:1:2::1")), "2001:db8:1:2::5/128");
+        assert_eq!(allowed("2001:db8:1:2::5/64", None), "2001:db8:1:2::5/128");
+        assert_eq!(allowed("2001:db8:1:2::5/128", Some("fe80::1")), "2001:db8:1:2::5/128");
     }
 }
