@@ -6,6 +6,3 @@ import './confirm-dialog.js';
 import './time-ago.js';
 import './theme-switch.js';
 import './order-summary.js';
-
-// Error summaries take the focus, as `autofocus` does only for the first load of a document.
-document.querySelector('.error-summary')?.focus();

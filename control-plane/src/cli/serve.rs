@@ -17,7 +17,7 @@ use crate::{
     app::{App, Services, job_registry, router},
     audit,
     config::Config,
-    jobs, telemetry,
+    jobs, telemetry, web,
 };
 
 /// How long running requests and jobs may take to end.
@@ -59,6 +59,10 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 fn spawn_http(app: &App, listener: TcpListener, stop: &CancellationToken, tasks: &TaskTracker) {
     let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
     let stopped = stop.clone().cancelled_owned();
+    let stopped = async move {
+        stopped.await;
+        web::close_streams();
+    };
     let stop = stop.clone();
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {

@@ -25,7 +25,7 @@ use crate::{
     app::App,
     entropy::EntropyExt,
     web::{
-        context::{Frame, redirect},
+        context::{Frame, redirect, safe_path},
         cookies::{Cookies, FLASH, SESSION, THEME},
         csrf,
         error::Error,
@@ -135,6 +135,7 @@ impl Gate {
         let theme = self.cookies.read(headers, THEME);
         Shell {
             path: request.uri().path().to_owned(),
+            back: self.back(request),
             viewer: None,
             lang: DEFAULT_LANGUAGE.to_owned(),
             theme: theme.map_or(Theme::Auto, |value| Theme::from_cookie(&value)),
@@ -143,6 +144,17 @@ impl Gate {
             flash: self.flash(headers),
             request_id,
         }
+    }
+
+    /// The page itself, or for a form that came back the page it stood on.
+    fn back(&self, request: &Request) -> String {
+        let here = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        if request.method() == Method::GET {
+            return here.to_owned();
+        }
+        let referer = request.headers().get(header::REFERER).and_then(|value| value.to_str().ok());
+        let path = referer.and_then(|from| from.strip_prefix(&self.origin)).unwrap_or("/");
+        safe_path(path, "/").to_owned()
     }
 
     /// Decides whether the request may reach its handler, and tells the handler who asks.

@@ -12,6 +12,7 @@ use axum::response::{
 };
 use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::web::error::{Error, Result};
 
@@ -25,6 +26,15 @@ const LIFETIME: Duration = Duration::from_secs(600);
 /// Open streams per process. Beyond, a page falls back to fetching every few seconds by itself.
 static PLACES: LazyLock<std::sync::Arc<Semaphore>> =
     LazyLock::new(|| std::sync::Arc::new(Semaphore::new(4096)));
+
+/// Set once, when the process is about to end.
+static CLOSING: LazyLock<CancellationToken> = LazyLock::new(CancellationToken::new);
+
+/// Ends all streams, so that a server that stops does not wait for open pages; browsers come back by
+/// themselves.
+pub(crate) fn close_streams() {
+    CLOSING.cancel();
+}
 
 struct Watch<F, T> {
     look: F,
@@ -69,7 +79,10 @@ where
             if changed {
                 return Some(((), watch));
             }
-            tokio::time::sleep(watch.every).await;
+            tokio::select! {
+                () = tokio::time::sleep(watch.every) => {}
+                () = CLOSING.cancelled() => return None,
+            }
         }
         None
     })

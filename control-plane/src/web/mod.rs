@@ -85,6 +85,7 @@ pub use error::{Error, Result};
 pub(crate) use filters::written_money;
 pub use forms::{FieldError, FormState, Submission};
 pub(crate) use gate::protect;
+pub(crate) use live::close_streams;
 pub use live::{ended, live};
 pub(crate) use pages::routes;
 pub use shell::{Flash, Shell, Theme, Tone, Viewer};

@@ -64,6 +64,8 @@ impl Theme {
 pub struct Shell {
     /// Path of the page, without query.
     pub path: String,
+    /// Where a choice of colours leads back to: a page that can be opened again.
+    pub back: String,
     /// Who is logged in.
     pub viewer: Option<Viewer>,
     /// Language of the texts.
@@ -86,6 +88,7 @@ impl Shell {
     pub(crate) fn sample(path: &str, viewer: Option<Viewer>) -> Self {
         Self {
             path: path.to_owned(),
+            back: path.to_owned(),
             viewer,
             lang: crate::web::text::DEFAULT_LANGUAGE.to_owned(),
             theme: Theme::Auto,
