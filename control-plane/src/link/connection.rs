@@ -38,6 +38,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const READY: Duration = Duration::from_secs(20);
 /// No connection lives longer than this and up to an hour more: certificates are judged only at its start.
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+/// State reports that wait.
+const REPORT_QUEUE: usize = 16;
 /// Frames that wait for the control stream.
 const CONTROL_QUEUE: usize = 64;
 
@@ -259,13 +261,15 @@ async fn talk(
     let left = Duration::from_millis(
         u64::try_from(peer.identity.not_after.0 - peer.shared.app.clock.now().0).unwrap_or(0),
     );
+    let (reports, queue_of_reports) = mpsc::channel(REPORT_QUEUE);
     let [a, b] = peer.shared.app.entropy.bytes::<2>();
     let jitter = Duration::from_secs(u64::from(u16::from_be_bytes([a, b])) * 3_600 / 65_536);
     tokio::select! {
         _ = peer.connection.closed() => Ok(()),
         outcome = listen(peer, reader) => outcome,
         outcome = speak(peer, writer, queue) => outcome,
-        outcome = streams(peer) => outcome,
+        outcome = streams(peer, reports) => outcome,
+        () = keep_reports(peer, queue_of_reports) => Ok(()),
         outcome = orders::run(peer, quarantined) => Err(match outcome? {
             orders::Stop::Revoked => Goodbye::Revoked,
             orders::Stop::Replaced => Goodbye::Replaced,
@@ -328,7 +332,7 @@ async fn renew(peer: &Peer, wish: &message::CertRenew) -> Result<message::CertIs
 }
 
 /// Takes the streams that the agent opens. A fault costs its stream, seldom the connection.
-async fn streams(peer: &Arc<Peer>) -> Result<(), Goodbye> {
+async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), Goodbye> {
     loop {
         let (kind, recv) = tokio::select! {
             both = peer.connection.accept_bi() => {
@@ -347,13 +351,20 @@ async fn streams(peer: &Arc<Peer>) -> Result<(), Goodbye> {
                 tokio::spawn(async move { guard(&peer, reader, events::run).await });
             }
             Ok(Some(StreamKind::State)) => {
-                let reader = Reader::new(StreamKind::State, recv);
-                tokio::spawn(async move { guard(&peer, reader, state::run).await });
+                // In the order they were opened: a delta builds on the report before.
+                let _gone_with_the_connection = reports.send(Reader::new(StreamKind::State, recv)).await;
             }
             // Samples are not kept yet; taking none of them is within the protocol.
             Ok(Some(StreamKind::Metrics)) => Reader::new(StreamKind::Metrics, recv).stop(CloseCode::Finished),
             _ => Reader::new(StreamKind::Control, recv).stop(CloseCode::UnknownStream),
         }
+    }
+}
+
+/// Stores state reports one after the other.
+async fn keep_reports(peer: &Arc<Peer>, mut queue: mpsc::Receiver<Reader>) {
+    while let Some(reader) = queue.recv().await {
+        guard(peer, reader, state::run).await;
     }
 }
 
