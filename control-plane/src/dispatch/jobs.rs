@@ -10,12 +10,12 @@ use crate::{
 
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
-    registry.every("dispatch.expire", Duration::from_secs(5), expire);
+    registry.every("dispatch.expire", Duration::from_secs(5), |app: App, _run: JobRun| expire(app));
 }
 
 /// Ends orders that were never accepted: those that never left at their end, the others when the clocks'
 /// tolerance is over as well, so that an expired order is one that no node can accept any more.
-async fn expire(app: App, _run: JobRun) -> Result<(), JobError> {
+pub(super) async fn expire(app: App) -> Result<(), JobError> {
     let at = app.clock.now();
     app.db
         .write(move |tx| {

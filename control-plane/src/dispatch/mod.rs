@@ -22,7 +22,7 @@ mod pages;
 mod record;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use ez_protocol::{InstanceId, NodeId, ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;

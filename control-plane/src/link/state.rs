@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ez_protocol::{
+    UnixMillis,
     frame::{Frame, FrameType},
     message::{HostState, InstanceState, Resync, StateAck, StateDelta, StateSnapshot},
 };
@@ -114,7 +115,8 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                         reports::record_host(tx, at, node, host).await?;
                     }
                     let seen: Vec<InstanceState> = report.instances.into_values().collect();
-                    reports::record_instances(tx, at, node, &seen, report.observed_at_ms).await?;
+                    let observed_at = UnixMillis(report.observed_at_ms);
+                    reports::record_instances(tx, at, node, &seen, observed_at).await?;
                 }
                 Ok::<_, DbError>(verdict)
             })

@@ -1,1 +1,5 @@
+//! The link as an agent meets it: a QUIC client of its own, over the loopback interface.
 
+mod client;
+mod doors;
+mod talk;

@@ -8,6 +8,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use ez_protocol::{
     InstanceId, NodeId, UnixMillis,
     message::{HostState, InstanceState},
@@ -20,7 +22,10 @@ use super::{
     model::{ImageView, NodePolicy, Severity, StorageView, WarningView},
     nodes, places,
 };
-use crate::db::DbError;
+use crate::{
+    db::DbError,
+    instances::{self, Seen},
+};
 
 /// Place of a report in its agent's numbering.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +157,8 @@ async fn raise_warnings(
     Ok(())
 }
 
-/// Stores what an agent sees of servers: `instances` decides what it means; here only the places matter.
+/// Stores what an agent sees of servers. What it means for them is decided by `instances`; here only
+/// their places matter: one that is seen where it has no place is a stray.
 ///
 /// # Errors
 /// Those of the database.
@@ -161,32 +167,31 @@ pub async fn record_instances(
     at: UnixMillis,
     node: NodeId,
     seen: &[InstanceState],
-    _observed_at_ms: i64,
+    observed_at: UnixMillis,
 ) -> Result<(), DbError> {
+    let placed: HashSet<InstanceId> = places::placed_on(tx, node).await?.into_iter().collect();
+    let mut ours = Vec::with_capacity(seen.len());
     for state in seen {
         let Ok(instance) = state.instance_id.parse::<InstanceId>() else { continue };
-        match places::placement_of(tx, instance).await? {
-            Some(place) if place.node == node => {}
-            _ if state.power == "absent" || state.phase == "purged" => {
-                places::confirm_gone(tx, at, instance).await?;
-            }
-            // A VM of ours on a node where it has no place: after a re-place, the old one came back.
-            Some(_) => {
-                let detail = "A server that was placed elsewhere is still on this node. Stop it there by hand.";
-                let subject = instance.to_string();
-                let alarm = alarms::New {
-                    kind: "stray_server",
-                    subject: &subject,
-                    severity: Severity::Critical,
-                    node: Some(node),
-                    detail,
-                };
-                alarms::hold(tx, at, alarm).await?;
-            }
-            None => {}
+        let gone = state.power == "absent" || state.phase == "purged";
+        if placed.contains(&instance) {
+            ours.push(Seen { instance, power: cut(&state.power, 20) });
+        } else if gone {
+            places::confirm_gone(tx, at, instance).await?;
+            alarms::clear(tx, at, "stray_server", &instance.to_string()).await?;
+        } else if places::placement_of(tx, instance).await?.is_some() {
+            // After a re-place the old node came back with the old VM: there must not be two (I1).
+            let alarm = alarms::New {
+                kind: "stray_server",
+                subject: &instance.to_string(),
+                severity: Severity::Critical,
+                node: Some(node),
+                detail: "A server that was built elsewhere is still on this node. Stop it there by hand.",
+            };
+            alarms::hold(tx, at, alarm).await?;
         }
     }
-    Ok(())
+    instances::observe(tx, observed_at.min(at), node, &ours).await
 }
 
 /// Notes how far a node's events are stored.

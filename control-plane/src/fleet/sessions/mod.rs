@@ -161,3 +161,9 @@ pub async fn fallen(
 ) -> Result<Vec<NodeId>, DbError> {
     store::fallen(conn, at, process).await
 }
+
+/// The value a node must present next time.
+#[cfg(test)]
+pub(crate) async fn ratchet_for_tests(conn: &mut AnyConnection, node: NodeId) -> Vec<u8> {
+    store::history(conn, node).await.unwrap().unwrap().ratchet.unwrap()
+}

@@ -1,0 +1,132 @@
+//! Who is let in, and who gets not a byte.
+
+use std::time::Duration;
+
+use ez_protocol::frame::{ALPN, CloseCode, StreamKind};
+use quinn::{Connection, ConnectionError};
+
+use super::client::{Agent, Pair, Served, dial, pair};
+use crate::{
+    app::App,
+    db,
+    fleet::{
+        self, NodeChange,
+        testing::{TestNode, enrolled, hello, locations, services},
+    },
+};
+
+/// Connects, talks as an agent would, and returns why the server ended it. Any byte from the server fails.
+async fn gets_nothing(app: &App, served: &Served, pair: Option<Pair>, alpn: &[u8]) -> String {
+    let connection = match dial(app, served.address, pair, alpn).await {
+        Ok(connection) => connection,
+        Err(refused) => return refused,
+    };
+    if let Ok((mut send, mut recv)) = connection.open_bi().await {
+        let _may_fail = send.write_all(&[StreamKind::Control.byte(), 0, 0, 0, 0, 0, 1]).await;
+        let mut byte = [0; 1];
+        assert!(recv.read_exact(&mut byte).await.is_err(), "application data for a stranger");
+    }
+    assert!(connection.accept_uni().await.is_err());
+    connection.closed().await.to_string()
+}
+
+fn close_code(error: &ConnectionError) -> Option<CloseCode> {
+    let ConnectionError::ApplicationClosed(close) = error else { return None };
+    CloseCode::from_code(close.error_code.into_inner())
+}
+
+async fn closed(connection: &Connection) -> Option<CloseCode> {
+    close_code(&connection.closed().await)
+}
+
+/// A certificate for the same names from an authority of somebody else's.
+fn forged(app: &App, node: &TestNode) -> Pair {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let mut params = rcgen::CertificateParams::default();
+    let uri = ez_protocol::trust::agent_uri(app.keys.install(), node.id);
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri.as_str().try_into().unwrap())];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    (certificate.der().clone(), rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+}
+
+#[tokio::test]
+async fn strangers_get_no_application_data() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let (good, revoked, old) = (
+        enrolled(&app, "fsn-1", "fsn").await,
+        enrolled(&app, "fsn-2", "fsn").await,
+        enrolled(&app, "fsn-3", "fsn").await,
+    );
+    assert_eq!(Agent::connect(&app, served.address, &good).await.welcome.node_name, "fsn-1");
+
+    gets_nothing(&app, &served, None, ALPN).await;
+    gets_nothing(&app, &served, Some(forged(&app, &good)), ALPN).await;
+    gets_nothing(&app, &served, Some(pair(&good)), b"ez-agent/2").await;
+    fleet::change_node(&app, "operator:test", "fsn-2", NodeChange::Revoke).await.unwrap();
+    let words = gets_nothing(&app, &served, Some(pair(&revoked)), ALPN).await;
+    assert!(words.contains("not let in"), "{words}");
+    clock.advance(Duration::from_secs(14 * 86_400 + 1));
+    gets_nothing(&app, &served, Some(pair(&old)), ALPN).await;
+}
+
+#[tokio::test]
+async fn a_revocation_ends_a_live_connection_at_once() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    let agent = Agent::connect(&app, served.address, &node).await;
+    wait_until(|| app.links.connected() == 1).await;
+    fleet::change_node(&app, "operator:test", "fsn-1", NodeChange::Revoke).await.unwrap();
+    assert_eq!(closed(&agent.connection).await, Some(CloseCode::Revoked));
+    assert!(Agent::greet(&app, served.address, &node, hello(&node, 1_000)).await.is_none());
+}
+
+#[tokio::test]
+async fn the_newest_connection_of_a_node_wins() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    let first = Agent::connect(&app, served.address, &node).await;
+    wait_until(|| app.links.connected() == 1).await;
+    let again = ez_protocol::message::Hello { ratchet: first.welcome.ratchet.clone(), ..hello(&node, 1_000) };
+    let second = Agent::greet(&app, served.address, &node, again).await.unwrap();
+    assert!(!second.welcome.quarantined);
+    assert_eq!(closed(&first.connection).await, Some(CloseCode::Replaced));
+    assert!(second.connection.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn a_copied_disk_is_quarantined() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    let mut ratchet = Vec::new();
+    for _ in 0..3 {
+        let said = ez_protocol::message::Hello { ratchet: ratchet.clone(), ..hello(&node, 1_000) };
+        let agent = Agent::greet(&app, served.address, &node, said).await.unwrap();
+        assert!(!agent.welcome.quarantined);
+        ratchet = agent.welcome.ratchet.clone();
+    }
+    let stale = ez_protocol::message::Hello { ratchet: vec![1; 16], ..hello(&node, 1_000) };
+    assert!(Agent::greet(&app, served.address, &node, stale).await.unwrap().welcome.quarantined);
+}
+
+/// Waits for something that another task is about to do; the test's own time-out is the limit.
+pub(super) async fn wait_until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::task::yield_now().await;
+    }
+}

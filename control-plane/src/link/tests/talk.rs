@@ -1,0 +1,221 @@
+//! What is said after the greeting.
+
+use ez_protocol::{
+    envelope::{Envelope, PayloadType},
+    frame::{CloseCode, Frame, FrameType, StreamKind},
+    message::{
+        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, OrderAnswer, Ping, Pong, Resync,
+        StateAck, StateDelta, StateSnapshot,
+    },
+    order::ProvisioningOrder,
+};
+use prost::Message as _;
+
+use super::client::{Agent, Served, write};
+use crate::{
+    app::App,
+    db,
+    dispatch::{self, State, tests as orders},
+    fleet::{
+        nodes,
+        testing::{TestNode, csr, enrolled, host, locations, new_key, read, ready_node, services},
+    },
+};
+
+async fn served(db: db::Db) -> (App, Served, TestNode) {
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    (app, served, node)
+}
+
+async fn report(agent: &Agent, frame: Frame) {
+    let mut stream = agent.connection.open_uni().await.unwrap();
+    stream.write_all(&[StreamKind::State.byte()]).await.unwrap();
+    write(&mut stream, StreamKind::State, frame).await;
+    stream.finish().unwrap();
+}
+
+fn snapshot(seq: u64) -> Frame {
+    let message = StateSnapshot {
+        report_epoch: "r1".into(),
+        seq,
+        observed_at_ms: 1,
+        instances: Vec::new(),
+        host: Some(host(5)),
+    };
+    Frame::new(FrameType::StateSnapshot, &message)
+}
+
+fn delta(base_seq: u64, seq: u64) -> Frame {
+    let message =
+        StateDelta { report_epoch: "r1".into(), base_seq, seq, observed_at_ms: 1, ..StateDelta::default() };
+    Frame::new(FrameType::StateDelta, &message)
+}
+
+#[tokio::test]
+async fn an_order_is_delivered_answered_and_its_events_acknowledged() {
+    db::testing::each_database(async |db| {
+        let (app, served, node) = served(db).await;
+        let mut agent = Agent::connect(&app, served.address, &node).await;
+        report(&agent, snapshot(1)).await;
+        let (FrameType::StateAck, body) = agent.told().await else { panic!("no StateAck") };
+        assert_eq!(StateAck::decode(body.as_slice()).unwrap().seq, 1);
+
+        let place = orders::placed(&app, &node, 1).await;
+        let id = orders::issue(&app, &place, orders::ensure(&place), "build").await.unwrap();
+        let accepted = OrderAnswer {
+            kind: AnswerKind::Accepted.into(),
+            order_id: id.to_string(),
+            ..OrderAnswer::default()
+        };
+        let bytes = agent.take_order(accepted).await;
+        let trusted = app.keys.trust().unwrap().trusted_keys().unwrap();
+        let verify = |bytes: &[u8]| {
+            Envelope::decode(bytes)
+                .and_then(|e| e.verify(PayloadType::Order, &trusted, app.clock.now()))
+                .map(|v| ProvisioningOrder::from_bytes(&v.payload).unwrap().order_id)
+        };
+        assert_eq!(verify(&bytes), Ok(id));
+        let tampered = bytes.iter().position(|b| *b == b'w').unwrap();
+        let mut bent = bytes.clone();
+        bent[tampered] ^= 1;
+        assert!(verify(&bent).is_err());
+
+        let (mut events, _recv) = agent.connection.open_bi().await.unwrap();
+        events.write_all(&[StreamKind::Events.byte()]).await.unwrap();
+        for (event_seq, kind) in [(1, EventKind::Accepted), (2, EventKind::StepStarted), (3, EventKind::Succeeded)] {
+            let event = Event {
+                event_seq,
+                kind: kind.into(),
+                order_id: id.to_string(),
+                instance_id: place.instance.to_string(),
+                ..Event::default()
+            };
+            write(&mut events, StreamKind::Events, Frame::new(FrameType::Event, &event)).await;
+            let (FrameType::EventAck, body) = agent.told().await else { panic!("no EventAck") };
+            assert_eq!(EventAck::decode(body.as_slice()).unwrap().event_seq, event_seq);
+        }
+        let shown = read(&app, async |c| dispatch::show(c, id).await).await.unwrap();
+        assert_eq!((shown.state, shown.attempts), (State::Succeeded, 1));
+
+        // The next Welcome says how far events are stored.
+        let again = ez_protocol::message::Hello {
+            ratchet: agent.welcome.ratchet.clone(),
+            last_event_seq: 3,
+            high_water_seq: 1,
+            ..crate::fleet::testing::hello(&node, 1_000)
+        };
+        let agent = Agent::greet(&app, served.address, &node, again.clone()).await.unwrap();
+        assert_eq!((agent.welcome.acked_event_seq, agent.welcome.quarantined), (3, false));
+        // A disk that was rolled back knows less than it acknowledged.
+        let rolled_back =
+            ez_protocol::message::Hello { ratchet: agent.welcome.ratchet.clone(), last_event_seq: 2, ..again };
+        let agent = Agent::greet(&app, served.address, &node, rolled_back).await.unwrap();
+        assert!(agent.welcome.quarantined);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn orders_wait_for_a_node_that_is_away() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+    let place = orders::placed(&app, &node, 1).await;
+    let id = orders::issue(&app, &place, orders::ensure(&place), "build").await.unwrap();
+    let served = Served::start(&app).await;
+    let ratchet = read(&app, async |c| {
+        Ok::<_, db::DbError>(crate::fleet::sessions::ratchet_for_tests(c, node.id).await)
+    })
+    .await;
+    let said = ez_protocol::message::Hello { ratchet, ..crate::fleet::testing::hello(&node, 1_000) };
+    let agent = Agent::greet(&app, served.address, &node, said).await.unwrap();
+    let refused = OrderAnswer {
+        kind: AnswerKind::Refused.into(),
+        code: "POLICY".into(),
+        rule: "vmid_range".into(),
+        ..OrderAnswer::default()
+    };
+    agent.take_order(refused).await;
+    loop {
+        let shown = read(&app, async |c| dispatch::show(c, id).await).await.unwrap();
+        if shown.state == State::Refused {
+            assert_eq!(shown.refusal.as_deref(), Some("POLICY(vmid_range)"));
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gap_in_reports_asks_for_everything_again() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    report(&agent, snapshot(1)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck);
+    report(&agent, delta(1, 2)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck);
+    report(&agent, delta(3, 4)).await;
+    let (FrameType::Resync, body) = agent.told().await else { panic!("no Resync") };
+    assert!(!Resync::decode(body.as_slice()).unwrap().reason.is_empty());
+    report(&agent, snapshot(5)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck);
+    let row = read(&app, async |c| nodes::by_id(c, node.id).await).await.unwrap();
+    assert_eq!((row.vcpu.capacity, row.images.len()), (256, 1));
+}
+
+#[tokio::test]
+async fn time_and_certificates_come_over_the_control_stream() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    let ping = Frame::new(FrameType::Ping, &Ping { nonce: 7, now_ms: 1 });
+    write(&mut agent.control.0, StreamKind::Control, ping).await;
+    let (FrameType::Pong, body) = agent.told().await else { panic!("no Pong") };
+    assert_eq!(Pong::decode(body.as_slice()).unwrap(), Pong { nonce: 7, now_ms: app.clock.now().0 });
+
+    let key = new_key();
+    let wish = Frame::new(FrameType::CertRenew, &CertRenew { csr_pem: csr(&key) });
+    write(&mut agent.control.0, StreamKind::Control, wish).await;
+    let (FrameType::CertIssued, body) = agent.told().await else { panic!("no CertIssued") };
+    let issued = CertIssued::decode(body.as_slice()).unwrap();
+    assert_eq!(issued.refused, "");
+    let ratchet = agent.welcome.ratchet.clone();
+    let renewed = TestNode { key, certificate_pem: issued.certificate_pem, ..node };
+    let said = ez_protocol::message::Hello { ratchet, ..crate::fleet::testing::hello(&renewed, 1_000) };
+    let with_new = Agent::greet(&app, served.address, &renewed, said).await;
+    assert!(with_new.is_some_and(|a| !a.welcome.quarantined));
+}
+
+#[tokio::test]
+async fn a_wrong_frame_costs_its_stream_and_an_oversized_one_the_connection() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    let mut odd = agent.connection.open_uni().await.unwrap();
+    odd.write_all(&[0x77]).await.unwrap();
+    let stopped = odd.stopped().await.unwrap();
+    assert_eq!(stopped.map(|c| c.into_inner()), Some(u64::from(CloseCode::UnknownStream.code())));
+    report(&agent, Frame::raw(FrameType::StateSnapshot, vec![0xff; 9])).await;
+    report(&agent, snapshot(1)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck, "the connection lives");
+
+    let mut large = agent.connection.open_uni().await.unwrap();
+    large.write_all(&[StreamKind::State.byte(), 0xff, 0xff, 0xff, 0xff, 0, 0x30]).await.unwrap();
+    let quinn::ConnectionError::ApplicationClosed(close) = agent.connection.closed().await else { panic!() };
+    assert_eq!(close.error_code.into_inner(), u64::from(CloseCode::FrameTooLarge.code()));
+}
+
+#[tokio::test]
+async fn a_planned_stop_says_when_to_come_back() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    super::doors::wait_until(|| app.links.connected() == 1).await;
+    served.stop();
+    assert_eq!(agent.told().await.0, FrameType::Drain);
+}
