@@ -76,6 +76,7 @@ impl Config {
     pub fn for_tests() -> Result<Self, Problems> {
         Self::read(&Vars::from_pairs([
             ("PUBLIC_URL", "http://127.0.0.1:8080"),
+            ("LINK_LISTEN", "127.0.0.1:0"),
             ("STRIPE_API_BASE", "http://127.0.0.1:1"),
             ("STRIPE_SECRET_KEY", "sk_test_tests"),
             ("STRIPE_WEBHOOK_SECRETS", "whsec_tests"),
