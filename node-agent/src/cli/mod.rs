@@ -89,7 +89,7 @@ enum Command {
     ///
     /// Says what it will change, then changes only that; run again, it changes nothing. Runs as root
     /// through pvesh, or from anywhere with an administrator's token.
-    Setup(SetupArgs),
+    Setup(Box<SetupArgs>),
     /// Undo what setup made in Proxmox. Servers are never touched.
     Leave(LeaveArgs),
 }

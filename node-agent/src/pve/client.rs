@@ -90,7 +90,7 @@ impl PveHttp {
     pub fn new(address: &PveAddress) -> Result<Self, PveError> {
         let invalid = |what: String| PveError::Invalid(what);
         let url = url::Url::parse(&address.url).map_err(|e| invalid(format!("{}: {e}", address.url)))?;
-        if url.scheme() != "https" || url.host().is_none() || url.path().trim_end_matches('/') != "" {
+        if url.scheme() != "https" || url.host().is_none() || !url.path().trim_end_matches('/').is_empty() {
             return Err(invalid(format!("{}: an https address without a path is wanted", address.url)));
         }
         let plain = address.token.bytes().all(|b| b.is_ascii_graphic());

@@ -377,3 +377,20 @@ fn rights_are_compared_with_what_the_token_says() {
     assert!(missing.contains(&"/storage/local-lvm: Datastore.AllocateSpace".to_owned()), "{missing:?}");
     assert!(!missing.contains(&"/vms: VM.Audit".to_owned()));
 }
+
+#[test]
+fn the_example_configuration_names_every_key_and_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/node-agent/agent.toml");
+    let example: toml::Table = toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let shipped = crate::config::load(Some(&path), &|_| None).unwrap();
+    assert_eq!(shipped.snippet_storage, "ez-ci-pve1");
+    let known = crate::config::load(Some(&path), &|name| (name == "EZ_AGENT_NOPE").then(String::new));
+    assert_eq!(known, Ok(shipped));
+    // An unknown key is answered with the list of all: none of them may be missing in the example.
+    let error =
+        crate::config::parse(Path::new("a.toml"), "qqqqqqqqqqqq = 1", &|_| None).unwrap_err().to_string();
+    let list = error.lines().find_map(|line| line.split("known are ").nth(1)).unwrap();
+    for key in list.split(", ") {
+        assert!(example.contains_key(key), "{key}");
+    }
+}

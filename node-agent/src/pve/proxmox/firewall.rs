@@ -36,15 +36,17 @@ impl ProxmoxHypervisor {
     pub(super) async fn put_firewall(&self, vmid: Vmid, setup: FirewallSetup) -> Result<(), PveError> {
         let wanted: BTreeSet<IpNet> = setup.addresses.iter().map(IpNet::trunc).collect();
         self.put_ipfilter(vmid, &wanted).await?;
-        let mut options = PutParams::default();
-        options.enable = Some(true);
-        options.ipfilter = Some(true);
-        options.macfilter = Some(true);
-        options.dhcp = Some(false);
-        options.ndp = Some(true);
-        options.radv = Some(false);
-        options.policy_in = Some(PolicyIn::ACCEPT);
-        options.policy_out = Some(PolicyOut::ACCEPT);
+        let options = PutParams {
+            enable: Some(true),
+            ipfilter: Some(true),
+            macfilter: Some(true),
+            dhcp: Some(false),
+            ndp: Some(true),
+            radv: Some(false),
+            policy_in: Some(PolicyIn::ACCEPT),
+            policy_out: Some(PolicyOut::ACCEPT),
+            ..PutParams::default()
+        };
         self.guest(vmid)?.firewall().options().put(options).await
     }
 

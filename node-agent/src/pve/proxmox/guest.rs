@@ -95,16 +95,18 @@ impl ProxmoxHypervisor {
                 return Err(PveError::Invalid(format!("option {key} {why}")));
             }
         }
-        let mut parameters = config::PutParams::default();
-        parameters.additional_properties =
-            change.set.into_iter().map(|(key, value)| (key, Value::String(value))).collect();
-        if !change.delete.is_empty() {
-            parameters.delete = Some(change.delete.into_iter().collect::<Vec<_>>().join(","));
-        }
-        if let Some(digest) = change.digest {
-            let digest = config::DigestStr::try_from(digest);
-            parameters.digest = Some(digest.map_err(|e| PveError::Invalid(format!("digest: {e:?}")))?);
-        }
+        let delete: Vec<String> = change.delete.into_iter().collect();
+        let digest = change.digest.map(config::DigestStr::try_from).transpose();
+        let parameters = config::PutParams {
+            delete: (!delete.is_empty()).then(|| delete.join(",")),
+            digest: digest.map_err(|e| PveError::Invalid(format!("digest: {e:?}")))?,
+            additional_properties: change
+                .set
+                .into_iter()
+                .map(|(key, value)| (key, Value::String(value)))
+                .collect(),
+            ..config::PutParams::default()
+        };
         self.guest(vmid)?.config().put(parameters).await
     }
 
@@ -133,15 +135,16 @@ impl ProxmoxHypervisor {
     }
 
     pub(super) async fn post_shutdown(&self, vmid: Vmid, secs: u32, force: bool) -> Result<Upid, PveError> {
-        let mut parameters = status::shutdown::PostParams::default();
-        parameters.timeout = Some(secs.into());
-        parameters.forcestop = force.then_some(true);
+        let parameters = status::shutdown::PostParams {
+            timeout: Some(secs.into()),
+            forcestop: force.then_some(true),
+            ..Default::default()
+        };
         upid(&self.guest(vmid)?.status().shutdown().post(parameters).await?)
     }
 
     pub(super) async fn post_reboot(&self, vmid: Vmid, secs: u32) -> Result<Upid, PveError> {
-        let mut parameters = status::reboot::PostParams::default();
-        parameters.timeout = Some(secs.into());
+        let parameters = status::reboot::PostParams { timeout: Some(secs.into()), ..Default::default() };
         upid(&self.guest(vmid)?.status().reboot().post(parameters).await?)
     }
 
@@ -150,9 +153,11 @@ impl ProxmoxHypervisor {
     }
 
     pub(super) async fn delete_guest(&self, vmid: Vmid) -> Result<Upid, PveError> {
-        let mut parameters = qemu::vmid::DeleteParams::default();
-        parameters.purge = Some(true);
-        parameters.destroy_unreferenced_disks = Some(true);
+        let parameters = qemu::vmid::DeleteParams {
+            purge: Some(true),
+            destroy_unreferenced_disks: Some(true),
+            ..Default::default()
+        };
         upid(&self.guest(vmid)?.delete(parameters).await?)
     }
 
