@@ -46,6 +46,8 @@ pub use checkout::{checkout, expect, expire_session, sync_checkout};
 pub use intake::{Intake, intake};
 pub use model::{Checkout, CheckoutState, Expectation, Invoice, Problem, RefundState};
 pub use products::{WantedPrice, ensure_price, ensure_product};
+#[cfg(test)]
+pub(crate) use reconcile::poll_events;
 pub use refund::{refund_full, refund_state};
 pub use stripe::{StripeFault, StripeGate};
 pub use subscription::{cancel_now, period_end};

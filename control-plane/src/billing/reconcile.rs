@@ -25,7 +25,7 @@ const EVENTS: &str = "events";
 ///
 /// # Errors
 /// What Stripe or the database said; the cursor moves only after a complete walk.
-pub(super) async fn poll_events(app: &Services) -> Result<usize, BillingError> {
+pub(crate) async fn poll_events(app: &Services) -> Result<usize, BillingError> {
     let began = app.clock.now();
     let since = {
         let mut connection = app.db.read().await?;

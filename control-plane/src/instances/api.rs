@@ -36,20 +36,10 @@ pub(crate) fn docs() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
     #[openapi(
         paths(servers, server, end, actions_of, begin, action_of),
-        components(schemas(ServerBody, AddressBody, ActionBody, StepBody, NewAction))
+        components(schemas(ServerBody, ActionBody, StepBody, NewAction))
     )]
     struct Docs;
     Docs::openapi()
-}
-
-/// An address of a server.
-#[derive(Debug, Serialize, ToSchema)]
-struct AddressBody {
-    /// Without prefix length.
-    address: String,
-    /// Length of the prefix the server is told.
-    prefix_len: u8,
-    gateway: String,
 }
 
 /// One step of an action.
@@ -58,7 +48,7 @@ struct StepBody {
     /// For a create: `clone, configure, resize, cloud_init, firewall, start, await_usable`.
     name: String,
     /// `waiting`, `running`, `done`, `failed` or `skipped`.
-    state: &'static str,
+    status: &'static str,
     /// UTC milliseconds, by the node's clock.
     started_at: Option<i64>,
     /// UTC milliseconds, by the node's clock.
@@ -73,8 +63,8 @@ struct ActionBody {
     id: String,
     /// `create`, `delete`, `start`, `shutdown`, `reboot`, `stop` or `reset`.
     kind: String,
-    /// `running`, `succeeded` or `failed`.
-    state: &'static str,
+    /// `running`, `success` or `error`.
+    status: &'static str,
     /// The signed order behind it.
     provisioning_order_id: Option<String>,
     /// What went wrong.
@@ -104,8 +94,10 @@ struct ServerBody {
     vcpu: u32,
     memory_mib: u32,
     disk_gib: u32,
-    ipv4: Option<AddressBody>,
-    ipv6: Option<AddressBody>,
+    /// Without prefix length.
+    ipv4: Option<String>,
+    /// Without prefix length.
+    ipv6: Option<String>,
     /// The line that logs in, once there is an address.
     ssh: Option<String>,
     /// Fingerprints of its host keys, where the first boot showed them.
@@ -122,14 +114,6 @@ struct ServerBody {
     purge_at: Option<i64>,
 }
 
-fn address(address: fleet::Address) -> AddressBody {
-    AddressBody {
-        address: address.address.to_string(),
-        prefix_len: address.prefix_len,
-        gateway: address.gateway.to_string(),
-    }
-}
-
 async fn action_body(connection: &mut AnyConnection, action: ActionRow) -> Result<ActionBody, Problem> {
     let told = match action.provisioning_order {
         Some(order) => progress_of(connection, order).await?,
@@ -137,7 +121,7 @@ async fn action_body(connection: &mut AnyConnection, action: ActionRow) -> Resul
     };
     let steps = told.map(|(_, steps)| steps).unwrap_or_default().into_iter().map(|step| StepBody {
         name: step.name,
-        state: match step.progress {
+        status: match step.progress {
             Progress::Waiting => "waiting",
             Progress::Now => "running",
             Progress::Done => "done",
@@ -152,7 +136,11 @@ async fn action_body(connection: &mut AnyConnection, action: ActionRow) -> Resul
         steps: steps.collect(),
         id: action.id.to_string(),
         kind: action.kind,
-        state: action.state.as_str(),
+        status: match action.state {
+            ActionState::Running => "running",
+            ActionState::Succeeded => "success",
+            ActionState::Failed => "error",
+        },
         provisioning_order_id: action.provisioning_order.map(|id| id.to_string()),
         error: action.error,
         started_at: action.started_at.0,
@@ -183,8 +171,8 @@ async fn body(connection: &mut AnyConnection, instance: Instance) -> Result<Serv
         vcpu: instance.vcpu,
         memory_mib: instance.memory_mib,
         disk_gib: instance.disk_gib,
-        ipv6: place.as_ref().and_then(|place| place.ipv6).map(address),
-        ipv4: place.map(|place| address(place.ipv4)),
+        ipv6: place.as_ref().and_then(|place| place.ipv6).map(|ipv6| ipv6.address.to_string()),
+        ipv4: place.map(|place| place.ipv4.address.to_string()),
         ssh,
         host_keys: instance.host_keys,
         order_id: instance.order.to_string(),
@@ -257,7 +245,7 @@ async fn end(
 #[serde(deny_unknown_fields)]
 struct NewAction {
     /// `start`, `shutdown`, `reboot`, `stop` or `reset`.
-    kind: String,
+    action: String,
 }
 
 /// Begins a power action. It is done at most once; look at the answer's `id` for its progress.
@@ -270,8 +258,8 @@ async fn begin(
     Path(id): Path<String>,
     Input(new): Input<NewAction>,
 ) -> Result<(StatusCode, Json<ActionBody>), Problem> {
-    let verb: ActionVerb = new.kind.parse().map_err(|_| {
-        Problem::field("kind", "action_unknown", "One of start, shutdown, reboot, stop and reset.")
+    let verb: ActionVerb = new.action.parse().map_err(|_| {
+        Problem::field("action", "action_unknown", "One of start, shutdown, reboot, stop and reset.")
     })?;
     let id = {
         let mut connection = app.db.read().await?;

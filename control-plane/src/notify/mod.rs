@@ -42,6 +42,12 @@ pub async fn send<L: Letter>(
     jobs::enqueue(tx, DELIVER, &id, &serde_json::Value::Null, at).await
 }
 
+/// The templates of all letters written so far, oldest first; for stories.
+#[cfg(test)]
+pub(crate) async fn written(connection: &mut AnyConnection) -> Result<Vec<String>, DbError> {
+    store::written(connection).await
+}
+
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(DELIVER, mailer::deliver);

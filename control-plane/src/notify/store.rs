@@ -77,3 +77,10 @@ pub(super) async fn failed(
             .await?;
     one_row(done)
 }
+
+/// The templates of all letters written so far, oldest first; for stories.
+#[cfg(test)]
+pub(super) async fn written(connection: &mut AnyConnection) -> Result<Vec<String>, DbError> {
+    let query = sqlx::query_scalar("SELECT template FROM mail_outbox ORDER BY created_at, id");
+    Ok(query.fetch_all(connection).await?)
+}

@@ -62,7 +62,9 @@ struct NewOrder {
     hostname: Option<String>,
     /// Ids of stored SSH keys, or public keys as lines; at least one.
     ssh_keys: Vec<String>,
-    /// Version of the terms you accept; the current one if not given.
+    /// That you accept the terms; without it there is no contract.
+    accept_terms: bool,
+    /// Version of the terms you read; the current one if not given.
     #[serde(default)]
     terms_version: Option<String>,
 }
@@ -72,7 +74,7 @@ struct NewOrder {
 struct OrderStep {
     name: String,
     /// `waiting`, `running`, `done`, `failed` or `skipped`.
-    state: &'static str,
+    status: &'static str,
     /// When it ended, or began if it has not ended; UTC milliseconds.
     at: Option<i64>,
 }
@@ -137,7 +139,7 @@ async fn body(
             .into_iter()
             .map(|step| OrderStep {
                 name: step.name,
-                state: match step.progress {
+                status: match step.progress {
                     Progress::Waiting => "waiting",
                     Progress::Now => "running",
                     Progress::Done => "done",
@@ -223,6 +225,9 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
         refuse("ssh_keys", "ssh_key_needed", "At least one key, or nobody can log in.".to_owned());
     }
     let terms = new.terms_version.unwrap_or_else(|| TERMS_VERSION.to_owned());
+    if !new.accept_terms {
+        refuse("accept_terms", "terms_not_accepted", "Ordering needs the terms to be accepted.".to_owned());
+    }
     if terms != TERMS_VERSION {
         refuse("terms_version", "terms_outdated", format!("The current terms are {TERMS_VERSION}."));
     }
@@ -262,7 +267,7 @@ fn refusal(error: PlaceError) -> Problem {
     }
 }
 
-/// Shows an order with its steps.
+/// Shows an order with its steps. While it is unpaid, Stripe is asked, as on the page a customer comes back to.
 #[utoipa::path(get, path = "/api/v1/orders/{id}", tag = "orders", params(("id" = String, Path)),
     responses((status = 200, body = OrderBody), (status = 404, body = Problem)))]
 async fn show(
@@ -270,6 +275,11 @@ async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<OrderBody>, Problem> {
+    let order = {
+        let mut connection = app.db.read().await?;
+        mine(&mut connection, &caller, &id).await?
+    };
+    super::look_at_payment(&app, &order).await;
     let mut connection = app.db.read().await?;
     let order = mine(&mut connection, &caller, &id).await?;
     Ok(Json(body(&mut connection, order, None).await?))

@@ -33,6 +33,8 @@ mod tests;
 mod timeline;
 mod transition;
 
+use std::time::Duration;
+
 use ez_protocol::{AccountId, OrderId};
 use sqlx::AnyConnection;
 
@@ -46,7 +48,14 @@ pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;
 
-use crate::db::DbError;
+use crate::{
+    app::Services,
+    billing::{self, CheckoutState},
+    db::DbError,
+};
+
+/// A person who waits for a page does not wait longer than this for Stripe.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// An order by its id.
 ///
@@ -106,13 +115,24 @@ pub async fn history(connection: &mut AnyConnection, id: OrderId) -> Result<Vec<
     store::history(connection, id).await
 }
 
-/// Takes over at once that an order was paid, as the job does a moment later: for the page a customer comes back to.
-async fn settle_now(app: &crate::app::Services, id: OrderId) {
-    let done = async {
-        settle::paid(app, id).await.map_err(|error| error.to_string())?;
-        advance::advance(app, id).await.map_err(|error| error.to_string())
+/// Looks at an unpaid order's payment by the same function as the webhook, for somebody who has come back from the
+/// payment page; never for long.
+async fn look_at_payment(app: &Services, order: &Order) {
+    if order.state != OrderState::AwaitingPayment {
+        return;
+    }
+    let id = order.id;
+    let look = async {
+        if billing::sync_checkout(app, id).await.map_err(|error| error.to_string())? == CheckoutState::Settled {
+            // The job does the same a moment later.
+            settle::paid(app, id).await.map_err(|error| error.to_string())?;
+            advance::advance(app, id).await.map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(())
     };
-    if let Err(error) = done.await {
-        tracing::info!(order.id = %id, error, "the job will settle the order");
+    match tokio::time::timeout(PATIENCE, look).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::info!(order.id = %id, error, "the payment could not be looked up"),
+        Err(_) => tracing::info!(order.id = %id, "looking up the payment takes too long"),
     }
 }

@@ -1,7 +1,5 @@
 //! The pages of this slice: create a server, the order's timeline.
 
-use std::time::Duration;
-
 use axum::{
     Router,
     extract::{OriginalUri, Path, State},
@@ -19,7 +17,6 @@ use super::{
 use crate::{
     accounts::{self, Principal, TERMS_VERSION},
     app::App,
-    billing,
     catalog::{Interval, QuoteError},
     entropy::EntropyExt as _,
     placement::NoPlace,
@@ -28,9 +25,6 @@ use crate::{
         forms::{FormState, hostname_code, ssh_key_code},
     },
 };
-
-/// A page that a person waits for does not wait longer than this for Stripe.
-const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The routes; the web defaults (session, CSRF, limits) are applied around them.
 pub(crate) fn routes() -> Router<App> {
@@ -214,14 +208,7 @@ async fn timeline(
 ) -> web::Result {
     let mut order = mine(&app, &me, &id).await?;
     if order.state == OrderState::AwaitingPayment && !ctx.is_fragment() {
-        // Back from the payment page: look by the same function as the webhook, but never for long.
-        let synced = tokio::time::timeout(PATIENCE, billing::sync_checkout(&app, order.id)).await;
-        if let Ok(Err(error)) = &synced {
-            tracing::info!(order.id = %order.id, error = %error, "the payment could not be looked up");
-        }
-        if matches!(synced, Ok(Ok(billing::CheckoutState::Settled))) {
-            super::settle_now(&app, order.id).await;
-        }
+        super::look_at_payment(&app, &order).await;
         order = mine(&app, &me, &id).await?;
     }
     let mut connection = app.db.read().await?;

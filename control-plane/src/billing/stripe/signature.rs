@@ -30,6 +30,12 @@ pub(crate) fn judge(body: &str, header: &str, secrets: &[String], now: UnixMilli
     verdict
 }
 
+/// Signs a delivery as Stripe does; for stories.
+#[cfg(test)]
+pub(super) fn sign(body: &str, secret: &str, at: UnixMillis) -> String {
+    Webhook::generate_test_header(body, secret, Some(at.as_secs()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,7 +43,7 @@ mod tests {
     const AT: i64 = 1_800_000_000;
 
     fn sign(body: &str, secret: &str) -> String {
-        Webhook::generate_test_header(body, secret, Some(AT))
+        super::sign(body, secret, UnixMillis::from_secs(AT))
     }
 
     fn judged(body: &str, header: &str, now: i64) -> Verdict {

@@ -17,6 +17,11 @@ use serde_json::{Value, json};
 
 use super::StripeGate;
 
+/// Signs a delivery as Stripe does.
+pub(crate) fn sign(body: &str, secret: &str, at: ez_protocol::UnixMillis) -> String {
+    super::signature::sign(body, secret, at)
+}
+
 /// What one call looked like.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
