@@ -100,7 +100,6 @@ pub(crate) async fn handle(
         Ok(()) => perform(&face, &call, key.clone(), &request_id).await,
         Err(fault) => refuse(&fault, &request_id),
     };
-    // The log has no word for a form that was sent where a query is usual, nor for keys of other kinds.
     face.journal.call(&json!({
         "method": call.method, "path": call.path, "params": sent, "response": answer.body, "status": answer.status, "idempotency_key": key,
         "version": version.clone().unwrap_or_else(|| API_VERSION.into()), "replayed": answer.replayed, "request_id": request_id,
@@ -149,6 +148,8 @@ fn refuse(fault: &Fault, request_id: &str) -> Answer {
     Answer { status: fault.status, body: fault.body(request_id), replayed: false }
 }
 
+/// Carries out a call under its idempotency key. The one place every call passes before and after its
+/// effect: delays, cut connections and spoiled answers are to be injected here.
 async fn perform(face: &Face, call: &Call, key: Option<String>, request_id: &str) -> Answer {
     let Some(key) = key else { return execute(face, call.clone(), None, request_id).await };
     let slot = InFlight::take(&face.running, &key);
@@ -191,6 +192,8 @@ async fn execute(face: &Face, call: Call, key: Option<String>, request_id: &str)
         let answer = match result {
             Ok(body) => Answer { status: 200, body, replayed: false },
             Err(fault) => {
+                // A refusal before anything was done leaves no trace and does not use up its key; a declined
+                // card is a fact that stays.
                 if !fault.executed() {
                     world.rollback();
                     return refuse(&fault, &id);

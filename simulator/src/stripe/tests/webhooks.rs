@@ -58,7 +58,7 @@ async fn an_unanswered_webhook_comes_again_when_its_time_has_come() {
         bench.advance(10).await;
     }
     bench.inbox.wait("customer.created", 1).await;
-    while bench.read("/v1/events?delivery_success=false").await["data"].as_array().unwrap().len() > 0 {
+    while !bench.read("/v1/events?delivery_success=false").await["data"].as_array().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
 }
