@@ -149,6 +149,8 @@ impl Storage {
         let parts: Vec<&str> = name.split('/').collect();
         let tail = parts[parts.len().saturating_sub(2)..].join("/");
         match &self.path {
+            Some(path) if name.starts_with("iso/") || name.starts_with("vztmpl/") => format!("{path}/template/{name}"),
+            Some(path) if name.starts_with("import/") => format!("{path}/{name}"),
             Some(path) if self.is_file() => format!("{path}/images/{tail}"),
             _ => format!("/dev/{}/{tail}", self.id),
         }
@@ -162,6 +164,12 @@ pub(crate) fn format_of(volid: &str) -> &'static str {
         Some("vmdk") => "vmdk",
         _ => "raw",
     }
+}
+
+/// Whose volume it is, by its name.
+pub(crate) fn owner_of(volid: &str) -> Option<u32> {
+    let name = volid.rsplit(['/', ':']).next()?;
+    name.strip_prefix("vm-").or_else(|| name.strip_prefix("base-"))?.split('-').next()?.parse().ok()
 }
 
 /// A new volume.

@@ -205,6 +205,13 @@ pub async fn start(
         };
         let cluster = Arc::new(Cluster::new(parts, config));
         cluster.change("seed", |_| ()).await;
+        // Machines that were off for a reboot when the simulator died.
+        let rebooting: Vec<u32> = cluster
+            .read(|s| s.meta.iter().filter_map(|(k, _)| k.strip_prefix("reboot ")?.parse().ok()).collect())
+            .await;
+        for vmid in rebooting {
+            api::qemu::qmeventd(&cluster, vmid);
+        }
         let router = Arc::new(call::Router::new(cluster.major));
         for (node, api, control, tls) in listeners {
             let server = Arc::new(server::Server { cluster: cluster.clone(), router: router.clone(), node: node.clone() });

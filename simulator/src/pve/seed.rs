@@ -70,7 +70,11 @@ fn storages(s: &mut State, cluster: &ClusterConfig, node: &NodeConfig, directory
                 path: files.then_some(shown),
                 directories: if files { BTreeMap::from([(node.name.clone(), own)]) } else { BTreeMap::new() },
                 total: given.total_gib << 30,
-                options: BTreeMap::new(),
+                options: if given.kind == "dir" {
+                    BTreeMap::from([("prune-backups".to_owned(), "keep-all=1".to_owned())])
+                } else {
+                    BTreeMap::new()
+                },
             },
         );
     }

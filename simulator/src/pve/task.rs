@@ -17,6 +17,8 @@ use super::state::{State, Task};
 pub(crate) const INTERRUPTED: &str = "received interrupt";
 /// How a task ends whose worker was killed.
 pub(crate) const KILLED: &str = "unexpected status";
+/// The same, if the worker had not written a line yet (recorded).
+const KILLED_EARLY: &str = "unable to read tail (got 0 bytes)";
 
 /// A worker's view of its own task.
 #[derive(Clone)]
@@ -65,6 +67,7 @@ impl State {
             } else if exit != KILLED {
                 task.log.push(format!("TASK ERROR: {exit}"));
             }
+            let exit = if exit == KILLED && task.log.is_empty() { KILLED_EARLY } else { exit };
             task.exit = Some(exit.replace('\n', " "));
             task.endtime = Some(at);
         }

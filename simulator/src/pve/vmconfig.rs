@@ -261,7 +261,8 @@ pub(crate) fn check_option(access: &Access<'_>, caller: &Caller, path: &str, opt
         ("hostpci", _) if value.contains("mapping=") => on("VM.Config.HWType"),
         ("hostpci", _) => Err(ApiError::died(format!("only root can set '{option}' config for non-mapped devices"))),
         ("virtiofs", _) => on("VM.Config.Options"),
-        (_, "vmstatestorage") => on("VM.Config.Disk"),
+        (_, "vmstatestorage") if value.is_empty() => on("VM.Config.Disk"),
+        (_, "vmstatestorage") => access.check(caller, &format!("/storage/{value}"), "Datastore.AllocateSpace"),
         _ => only_root(),
     }
 }

@@ -35,14 +35,15 @@ pub(super) fn calls() -> Vec<Call> {
         call("GET", BASE[2], &[], AUDIT, |ctx| {
             answer(ctx, |_| {
                 Ok(json!({"id": "debian", "name": "Debian GNU/Linux", "pretty-name": "Debian GNU/Linux 13 (trixie)",
-                          "version": "13 (trixie)", "version-id": "13", "machine": "x86_64", "kernel-release": "6.12.48-amd64"}))
+                          "version": "13 (trixie)", "version-id": "13", "machine": "x86_64", "kernel-release": "6.12.48-amd64",
+                          "kernel-version": "#1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1"}))
             })
         }),
         call("GET", BASE[3], &[], AUDIT, |ctx| {
             answer(ctx, |config| Ok(json!({"host-name": config.get("name").cloned().unwrap_or_default()})))
         }),
         call("GET", BASE[4], &[], AUDIT, |ctx| {
-            answer(ctx, |_| Ok(json!({"version": "10.0.0", "supported_commands": [{"name": "guest-ping", "enabled": true}]})))
+            answer(ctx, |_| Ok(json!({"version": "10.0.0", "supported_commands": [{"name": "guest-ping", "enabled": true, "success-response": true}]})))
         }),
         call("POST", BASE[5], &[EXEC], ALL, exec),
         call("GET", BASE[6], &["pid i"], ALL, exec_status),
@@ -102,7 +103,9 @@ async fn answer(ctx: Ctx, result: impl FnOnce(&Options) -> Result<Value, String>
 }
 
 fn interfaces(config: &Options) -> Value {
-    let loopback = json!({"name": "lo", "hardware-address": "00:00:00:00:00:00", "ip-addresses": [
+    let statistics = json!({"rx-bytes": 6400, "rx-packets": 80, "rx-errs": 0, "rx-dropped": 0,
+                            "tx-bytes": 4200, "tx-packets": 60, "tx-errs": 0, "tx-dropped": 0});
+    let loopback = json!({"name": "lo", "statistics": statistics, "hardware-address": "00:00:00:00:00:00", "ip-addresses": [
         {"ip-address-type": "ipv4", "ip-address": "127.0.0.1", "prefix": 8},
         {"ip-address-type": "ipv6", "ip-address": "::1", "prefix": 128}]});
     let mut out = vec![loopback];
@@ -117,7 +120,7 @@ fn interfaces(config: &Options) -> Value {
             }
         }
         out.push(json!({"name": format!("eth{index}"), "hardware-address": mac.unwrap_or_default().to_lowercase(),
-                        "ip-addresses": addresses}));
+                        "ip-addresses": addresses, "statistics": statistics}));
     }
     Value::Array(out)
 }

@@ -59,8 +59,25 @@ pub(super) fn calls() -> Vec<Call> {
         call("GET", POS, &["pos? i 0.."], AUDIT, rule),
         call("PUT", POS, &[RULE, CHANGED], WRITE, change_rule),
         call("DELETE", POS, &["pos? i 0..\ndigest? s max=64"], WRITE, remove_rule),
-        call("GET", "/nodes/{node}/qemu/{vmid}/firewall/refs", &["type? s enum=alias|ipset"], AUDIT, |_| async { Ok(json!([]).into()) }),
+        call("GET", "/nodes/{node}/qemu/{vmid}/firewall/refs", &["type? s enum=alias|ipset"], AUDIT, refs),
     ]
+}
+
+/// What a rule may refer to: the VM's ipsets.
+async fn refs(ctx: Ctx) -> ApiResult {
+    let kind = ctx.params.get("type").map(str::to_owned);
+    with_file(&ctx, |f| {
+        let sets = f.ipsets.iter().filter(|_| kind.as_deref().is_none_or(|k| k == "ipset"));
+        let rows = sets.map(|(name, set)| {
+            let mut row = json!({"name": name, "ref": format!("+{name}"), "scope": "guest", "type": "ipset"});
+            if let Some(comment) = &set.comment {
+                row["comment"] = comment.as_str().into();
+            }
+            row
+        });
+        Ok(Value::Array(rows.collect()).into())
+    })
+    .await
 }
 
 /// Numbers as numbers, the rest as text.
@@ -191,11 +208,6 @@ fn fields(p: &Params) -> Result<Options, ApiError> {
     {
         return Err(ApiError::parameter("macro", format!("unknown macro '{name}'")));
     }
-    for port in ["dport", "sport"] {
-        if rule.contains_key(port) && !rule.contains_key("proto") && !rule.contains_key("macro") {
-            return Err(ApiError::parameter(port, "missing property 'proto'"));
-        }
-    }
     let address = rule.get("source").or_else(|| rule.get("dest")).cloned();
     if let Some(address) = address.filter(|a| !a.starts_with('+')) {
         let version = if address.contains(':') { "6" } else { "4" };
@@ -204,8 +216,19 @@ fn fields(p: &Params) -> Result<Options, ApiError> {
     Ok(rule)
 }
 
+/// Ports need a protocol.
+fn check_ports(rule: &Options) -> Result<(), ApiError> {
+    match ["dport", "sport"].iter().find(|p| rule.contains_key(**p)) {
+        Some(port) if !rule.contains_key("proto") && !rule.contains_key("macro") => {
+            Err(ApiError::parameter(port, "missing property 'proto'"))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn add_rule(ctx: Ctx) -> ApiResult {
     let rule = fields(&ctx.params)?;
+    check_ports(&rule)?;
     let pos = position(&ctx);
     edit(&ctx, "firewall.rule", |f| {
         check_digest(ctx.params.get("digest"), &digest_of_rules(f))?;
@@ -236,7 +259,7 @@ async fn change_rule(ctx: Ctx) -> ApiResult {
             rule.remove(key);
         }
         rule.extend(given);
-        Ok(())
+        check_ports(rule)
     })
     .await?;
     null()

@@ -4,6 +4,8 @@ mod acl;
 mod agent;
 mod cloudinit;
 mod cluster;
+mod console;
+mod des;
 mod firewall;
 mod ipset;
 mod network;
@@ -38,5 +40,6 @@ pub(crate) fn calls() -> Vec<Call> {
     all.extend(ipset::calls());
     all.extend(cloudinit::calls());
     all.extend(agent::calls());
+    all.extend(console::calls());
     all
 }

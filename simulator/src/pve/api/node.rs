@@ -26,7 +26,7 @@ pub(super) fn calls() -> Vec<Call> {
         }),
         call("GET", "/nodes/{node}/services", &[], ON_NODE, |_| async { Ok(json!([]).into()) }),
         call("GET", "/nodes/{node}/subscription", &[], Check::Everyone, |_| async {
-            Ok(json!({"status": "notfound", "message": "There is no subscription key",
+            Ok(json!({"status": "notfound", "serverid": "00000000000000000000000000000000", "message": "There is no subscription key",
                       "url": "https://www.proxmox.com/en/proxmox-virtual-environment/pricing"})
             .into())
         }),
@@ -90,7 +90,7 @@ async fn status(ctx: Ctx) -> ApiResult {
         "kversion": format!("Linux {kernel} #1 SMP PREEMPT_DYNAMIC"),
         "current-kernel": {"sysname": "Linux", "release": kernel, "version": "#1 SMP PREEMPT_DYNAMIC", "machine": "x86_64"},
         "pveversion": format!("pve-manager/{}/2606ac850d46da29", ctx.cluster.version),
-        "boot-info": {"mode": "efi", "secureboot": 0},
+        "boot-info": {"mode": "legacy-bios"},
         "cpuinfo": {"model": "Simulated CPU", "cpus": cores, "cores": cores, "sockets": 1, "mhz": "2600.000",
                     "user_hz": 100, "hvm": "1", "flags": "fpu vme de pse tsc msr pae mce cx8 apic sep svm"},
         "memory": memory,

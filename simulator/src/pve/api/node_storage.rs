@@ -144,7 +144,7 @@ async fn volume(ctx: Ctx) -> ApiResult {
     ctx.cluster
         .judge(|s, a| {
             let found = s.volume(&ctx.node, &volid);
-            if let Some(vmid) = found.and_then(|v| v.vmid) {
+            if let Some(vmid) = crate::pve::drive::owner_of(&volid) {
                 let path = format!("/vms/{vmid}");
                 let storage = format!("/storage/{}", ctx.params.text("storage"));
                 if !a.may(&ctx.caller, &storage, "Datastore.Allocate") {
@@ -179,6 +179,13 @@ async fn delete(ctx: Ctx) -> ApiResult {
             if in_use {
                 let name = volid.split_once(':').map_or(volid.as_str(), |(_, n)| n);
                 return Err(format!("base volume '{name}' is still in use by linked clones"));
+            }
+            let missing = w.cluster.read(|s| match s.volume(&w.node, &volid) {
+                Some(_) => None,
+                None => s.storages.get(&storage).map(|st| st.path_of(&volid)),
+            });
+            if let Some(path) = missing.await {
+                w.log(format!("disk image '{path}' does not exist")).await;
             }
             w.cluster.change("storage.free", |s| s.free(&w.node, &volid)).await;
             w.log(format!("Removed volume '{volid}'")).await;

@@ -1,5 +1,7 @@
 //! `/nodes/{node}/tasks`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::pve::access::Access;
@@ -75,7 +77,15 @@ async fn stop(ctx: Ctx) -> ApiResult {
             may(a, &ctx, task, "Sys.Modify")
         })
         .await?;
-    ctx.cluster.interrupt(&upid);
+    if ctx.cluster.interrupt(&upid) {
+        // The daemon waits up to five seconds for the worker to go.
+        for _ in 0..500 {
+            if ctx.cluster.read(|s| s.tasks.get(&upid).is_none_or(|t| t.exit.is_some())).await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     null()
 }
 
@@ -141,7 +151,9 @@ pub(super) async fn cluster_tasks(ctx: Ctx) -> ApiResult {
     ctx.cluster
         .judge(|s, a| {
             let sees_all = a.may(&ctx.caller, "/", "Sys.Audit");
-            let mut tasks: Vec<&Task> = s.tasks.values().filter(|t| sees_all || t.user == ctx.caller.id()).collect();
+            // Entries are compared with the user alone: without Sys.Audit a token sees nothing (recorded).
+            let own = |t: &&Task| sees_all || (ctx.caller.token.is_none() && t.user == ctx.caller.user);
+            let mut tasks: Vec<&Task> = s.tasks.values().filter(own).collect();
             tasks.sort_by_key(|t| std::cmp::Reverse((t.starttime, t.pid)));
             Ok(Value::Array(tasks.into_iter().take(25).map(row).collect()).into())
         })

@@ -82,7 +82,8 @@ async fn create(ctx: Ctx) -> ApiResult {
                 expire: p.number("expire").unwrap_or(0),
                 comment: p.get("comment").map(str::to_owned),
             };
-            let mut shown = json!({"privsep": if token.privsep { "1" } else { "0" }});
+            // What was given comes back as text, the default as a number.
+            let mut shown = json!({"privsep": p.get("privsep").map_or_else(|| Value::from(1), Value::from)});
             if let Some(comment) = &token.comment {
                 shown["comment"] = comment.as_str().into();
             }

@@ -59,6 +59,10 @@ fn realm(params: &Params) -> &str {
 }
 
 fn may_create(a: &Access<'_>, caller: &Caller, params: &Params) -> Result<(), ApiError> {
+    if !params.text("userid").contains('@') {
+        let text = format!("value '{}' does not look like a valid user name", params.text("userid"));
+        return Err(ApiError::died(text));
+    }
     a.check(caller, &format!("/access/realm/{}", realm(params)), "Realm.AllocateUser")?;
     may_modify(a, caller, params)
 }
@@ -127,7 +131,7 @@ async fn list(ctx: Ctx) -> ApiResult {
         .judge(|s, a| {
             let all = a.may_any(&ctx.caller, "/access/groups", &["User.Modify", "Sys.Audit"]);
             let seen = s.users.iter().filter(|(id, u)| {
-                (all || **id == ctx.caller.user) && ctx.params.get("enabled").is_none_or(|e| (e == "1") == u.enable)
+                (all || **id == ctx.caller.id()) && ctx.params.get("enabled").is_none_or(|e| (e == "1") == u.enable)
             });
             Ok(Value::Array(seen.map(|(id, u)| show(id, u)).collect()).into())
         })

@@ -1,6 +1,9 @@
 //! Stories about the simulated Proxmox VE, told over HTTPS.
 
+mod killed;
+mod logged;
 mod purchase;
+mod refusals;
 mod replay;
 mod stage;
 mod world;

@@ -1,6 +1,6 @@
 //! Stage directions for the replay: what was done to the recorded machine behind the API's back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -16,19 +16,16 @@ pub(super) struct Stage {
     ez: String,
     pool_scoped: bool,
     observer: bool,
-    role: String,
+    small: bool,
+    roles: BTreeMap<String, String>,
+    gone: BTreeSet<String>,
+    speed: Value,
 }
 
 const EZ_AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Snapshot.Rollback VM.Config.Disk VM.Config.CPU VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit VM.Config.HWType VM.Config.CDROM VM.Backup VM.Monitor Pool.Audit";
 
 impl Stage {
     pub(super) async fn new(world: &World) -> Stage {
-        let volumes = [("import/tiny.qcow2", "import", 44_040_192u64), ("iso/seed.iso", "iso", 65_536)];
-        for (name, content, size) in volumes {
-            world
-                .control_post("/volumes", json!({"storage": "local", "name": name, "content": content, "size": size}))
-                .await;
-        }
         world.snippet("ci-user.yaml", "#cloud-config\nhostname: custom\n");
         Stage {
             upids: BTreeMap::new(),
@@ -36,7 +33,10 @@ impl Stage {
             ez: String::new(),
             pool_scoped: false,
             observer: false,
-            role: String::new(),
+            small: false,
+            roles: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            speed: Value::Null,
         }
     }
 
@@ -53,7 +53,7 @@ impl Stage {
     fn later(&self, path: &str) -> bool {
         ["/rrddata", "/monitor", "/sendkey", "/download-url", "/move_disk", "/migrate", "/spiceproxy", "/termproxy", "/vzdump",
             "/import-metadata", "/firewall/macros", "/firewall/groups", "/syslog", "/certificates", "/config/nodes", "/access/password",
-            "/fsfreeze", "/firewall/log", "/sdn/", "/hosts"]
+            "/cluster/backup", "/fsfreeze", "/firewall/log", "/sdn/", "/hosts"]
             .iter()
             .any(|p| path.contains(p))
             || path.ends_with("/nodes/pve1/firewall/options")
@@ -72,6 +72,7 @@ impl Stage {
             && !path.contains("/access/acl")
             && !(method != "GET" && path.contains("/access/"))
             && !note.contains("clean up");
+        let by_agent = by_agent || ["token of a disabled user", "revoked token"].contains(&note);
         let upid = line["body"]["data"].as_str().is_some_and(|d| d.contains(":agent@pve!node:"));
         let others = line["body"]["data"].as_str().is_some_and(|d| d.starts_with("UPID:") && !d.contains(":agent@pve!node:"));
         if (by_agent && !others) || upid || (path.contains("agent%40pve%21node") && number > 0) { self.agent.clone() } else { ROOT.into() }
@@ -123,42 +124,183 @@ impl Stage {
         }
     }
 
+    async fn role(&self, world: &World, role: &str, privs: &str) {
+        let privs = privs.split_whitespace().collect::<Vec<_>>().join(",");
+        world.put(&format!("/access/roles/{role}"), &[("privs", &privs)]).await.data();
+    }
+
     /// Who has what, as the note says.
     async fn cast(&mut self, world: &World, note: &str) {
-        let observer = !(note.contains("without EzObserver") || note.contains("no EzObserver")) && note != "version" && {
-            self.observer || note.contains("with EzObserver") || note == "linked clone into the pool"
-        };
+        let observer = !(note.contains("without EzObserver") || note.contains("no EzObserver"))
+            && note != "version"
+            && (self.observer || note.contains("with EzObserver") || note == "linked clone into the pool" || note.starts_with("EzAgent without Pool"));
         if observer != self.observer {
             self.acl(world, "/vms", "EzObserver", !observer).await;
             self.observer = observer;
         }
-        let missing = note.strip_prefix("EzAgent without ").and_then(|r| r.split([':', ',']).next()).unwrap_or("");
-        if missing != self.role {
-            let privs: Vec<&str> = EZ_AGENT.split(' ').filter(|p| *p != missing).collect();
-            world.put("/access/roles/EzAgent", &[("privs", &privs.join(","))]).await.data();
-            self.role = missing.to_owned();
+        if note.starts_with("minimal role set") {
+            self.small = true;
+        }
+        let mut agent = EZ_AGENT.to_owned();
+        let mut drop_from = |privilege: &str| {
+            agent = agent.split(' ').filter(|p| *p != privilege).collect::<Vec<_>>().join(" ");
+        };
+        if self.small {
+            ["VM.Config.HWType", "VM.Config.CDROM", "VM.Snapshot.Rollback"].into_iter().for_each(&mut drop_from);
+        }
+        drop_from(note.strip_prefix("EzAgent without ").and_then(|r| r.split([':', ',']).next()).unwrap_or(""));
+        if note.contains("clone without Pool.Audit") {
+            drop_from("Pool.Audit");
+        }
+        if note.contains("with VM.Clone in EzAgent") {
+            agent.push_str(" VM.Clone");
+        }
+        if note.contains("with Pool.Allocate") || note.contains("left the pool") || note == "pool: add a missing VM" {
+            agent.push_str(" Pool.Allocate");
+        }
+        let store = match note {
+            n if n.starts_with("EzStore without Datastore.AllocateSpace") => "Datastore.Audit",
+            n if self.small || n.starts_with("EzStore without Datastore.Audit") => "Datastore.AllocateSpace",
+            _ => "Datastore.AllocateSpace Datastore.Audit",
+        };
+        for (role, privs) in [("EzAgent", agent.as_str()), ("EzStore", store)] {
+            if self.roles.get(role).map(String::as_str) != Some(privs) {
+                self.role(world, role, privs).await;
+                self.roles.insert(role.into(), privs.into());
+            }
+        }
+        for (path, role) in [("/sdn/zones/localnetwork/vmbr0", "EzNet"), ("/nodes/pve1", "EzNode")] {
+            let gone = note.starts_with(&format!("without {role}"));
+            if gone != self.gone.contains(role) {
+                self.acl(world, path, role, gone).await;
+                if gone { self.gone.insert(role.into()) } else { self.gone.remove(role) };
+            }
         }
     }
 
-    pub(super) async fn set(&mut self, world: &mut World, _number: usize, group: &str, note: &str, _line: &Value) {
+    /// What root did between two recorded calls.
+    async fn root_does(&mut self, world: &World, note: &str) {
+        let pool = |vms: &'static str| [("poolid", "ez"), ("vms", vms)];
+        match note {
+            "EzAgent without VM.Allocate: linked clone" | "minimal role set: PUT serial0" => {
+                let clone = [("newid", "710"), ("pool", "ez"), ("name", "Copy-of-VM-tmpl-tiny")];
+                world.task(reqwest::Method::POST, "/nodes/pve1/qemu/9010/clone", &clone).await;
+                if note.starts_with("EzAgent") {
+                    world.task(reqwest::Method::POST, "/nodes/pve1/qemu/710/status/start", &[]).await;
+                }
+            }
+            "EzAgent without Pool.Audit: pool members" => {
+                world.task(reqwest::Method::POST, "/nodes/pve1/qemu/710/status/stop", &[]).await;
+                world.task(reqwest::Method::DELETE, "/nodes/pve1/qemu/710", &[]).await;
+            }
+            "drop the rate limit (no tc police in this kernel)" => {
+                world.task(reqwest::Method::POST, "/nodes/pve1/qemu/101/status/stop", &[]).await;
+            }
+            "destroy the created VM" | "destroy the imported VM" => {
+                for _ in 0..500 {
+                    let tasks = world.control("/tasks").await;
+                    if tasks["tasks"].as_array().into_iter().flatten().all(|t| t["running"] == false) {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            "templates: VM.Clone only, no EzObserver: template config read" => {
+                world.post("/access/roles", &[("roleid", "OnlyClone"), ("privs", "VM.Clone")]).await.data();
+                self.acl(world, "/pool/ez-templates", "PVETemplateUser", true).await;
+                self.acl(world, "/pool/ez-templates", "OnlyClone", false).await;
+            }
+            "EzAgent without Pool.Audit: pools" => {
+                self.acl(world, "/pool/ez-templates", "OnlyClone", true).await;
+                self.acl(world, "/pool/ez-templates", "PVETemplateUser", false).await;
+            }
+            "EzAgent by pool, EzObserver on /vms, another role on /vms/700" => self.acl(world, "/vms/700", "EzNet", false).await,
+            "foreign VM: EzObserver on /vms, another role on /vms/101" => self.acl(world, "/vms/101", "EzNet", false).await,
+            "NoAccess on /vms/700" => self.acl(world, "/vms/700", "NoAccess", false).await,
+            "pools with a nested one" => {
+                for (path, role) in [("/vms/700", "NoAccess"), ("/vms/700", "EzNet"), ("/vms/101", "EzNet")] {
+                    self.acl(world, path, role, true).await;
+                }
+                world.post("/pools", &[("poolid", "ez/sub")]).await.data();
+            }
+            "pool members restored" => {
+                world.put("/pools", &pool("700")).await.data();
+            }
+            "half-made clone after qm unlock: destroy" => {
+                world.control_post("/vms/711/lock", json!({"lock": null})).await;
+            }
+            "half-made clone after qm unlock and joining the pool: destroy" => {
+                world.put("/pools", &pool("711")).await.data();
+            }
+            "after qm unlock + qm destroy" => {
+                world.control_post("/vms/184/unlock-destroy", json!({})).await;
+            }
+            "destroy a protected VM" => {
+                world.put("/nodes/pve1/qemu/103/config", &[("protection", "1")]).await.data();
+            }
+            "shutdown while the guest is still booting: a long task" => {
+                world.control_post("/vms/120/deaf", json!({"deaf": true})).await;
+            }
+            "stop a finished task" => {
+                world.control_post("/vms/120/deaf", json!({"deaf": false})).await;
+            }
+            _ => {}
+        }
+        let slow = ["full clone, then ask", "slow full clone", "full clone into the pool", "linked clone into the pool", "full clone to be stopped",
+            "full clone whose worker is killed", "full clone, writes during it"];
+        let speed = if slow.iter().any(|s| note.starts_with(s)) && !note.contains("final status") && !note.ends_with(" log") {
+            Some(json!({"clone_ms": 1600, "start_ms": 10, "other_ms": 150}))
+        } else if note.contains("final status") {
+            Some(json!({"clone_ms": 20, "start_ms": 10, "other_ms": 5}))
+        } else {
+            None
+        };
+        if let Some(speed) = speed.filter(|s| *s != self.speed) {
+            world.control_post("/speed", speed.clone()).await;
+            self.speed = speed;
+        }
+    }
+
+    pub(super) async fn set(&mut self, world: &mut World, group: &str, note: &str, line: &Value) {
         world.as_token(ROOT);
+        let polled = note.contains("final status") || note.ends_with(" log");
         if group == "pool-scoped" {
             if !self.pool_scoped {
                 self.enter_pool_scope(world).await;
             }
-            if !note.contains("final status") && !note.ends_with(" log") {
+            if !polled {
                 self.cast(world, note).await;
             }
+            if let Some(custom) = line["params"]["cicustom"].as_str() {
+                for file in custom.split(',').filter_map(|p| p.split("ez-ci:snippets/").nth(1)).filter(|f| !f.contains("missing")) {
+                    let directory = world.directory.join("ez-ci/snippets");
+                    std::fs::create_dir_all(&directory).unwrap();
+                    std::fs::write(directory.join(file), "instance-id: x\n").unwrap();
+                }
+            }
         }
+        if note == "create VM from an image: import-from" || note == "upload an ISO" || note.starts_with("storage content") {
+            for (name, content, size) in [("import/tiny.qcow2", "import", 44_040_192u64), ("iso/seed.iso", "iso", 65_536)] {
+                let file = json!({"storage": "local", "name": name, "content": content, "size": size});
+                world.control_post("/volumes", file).await;
+            }
+        }
+        self.root_does(world, note).await;
         let lock = match note {
-            "running VM with lock=backup" => Some((103, json!("backup"))),
-            "config change on locked VM" => Some((103, json!("backup"))),
-            "start with lock=clone" => Some((103, json!("clone"))),
-            "resume" if group == "lifecycle" => Some((103, Value::Null)),
+            "running VM with lock=backup" => Some(json!("backup")),
+            "start with lock=clone" => Some(json!("clone")),
+            "suspend (pause)" => Some(Value::Null),
             _ => None,
         };
-        if let Some((vmid, lock)) = lock {
-            world.control_post(&format!("/vms/{vmid}/lock"), json!({ "lock": lock })).await;
+        if let Some(lock) = lock {
+            world.control_post("/vms/103/lock", json!({ "lock": lock })).await;
+        }
+        // A worker that had been killed.
+        let exit = line["body"]["data"]["exitstatus"].as_str().unwrap_or("");
+        if (exit == "unexpected status" || exit.starts_with("unable to read tail"))
+            && let Some(ours) = line["body"]["data"]["upid"].as_str().and_then(|u| self.upids.get(u))
+        {
+            world.control_post("/tasks/kill", json!({ "upid": ours })).await;
         }
     }
 
@@ -169,6 +311,7 @@ impl Stage {
             || note.contains("fails here")
             || exit.contains("zeroinit")
             || note.starts_with("start 101 KVM")
+            || line["body"].to_string().contains("CPU model 'host'")
     }
 
     /// After an exchange: new UPIDs, new tokens, and what the recorded machine did otherwise.

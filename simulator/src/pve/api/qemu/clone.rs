@@ -87,6 +87,11 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
             return Err(ApiError::died(format!("storage '{id}' is disabled")));
         }
     }
+    if let Some(st) = storage.and_then(|id| s.storages.get(id))
+        && !st.content.iter().any(|c| c == "images")
+    {
+        return Err(ApiError::parameter("storage", format!("storage '{}' does not support vm images", st.id)));
+    }
     let vm = s
         .vm_on(&ctx.node, ctx.vmid())
         .ok_or_else(|| ApiError::died(unable_to_find(&ctx.node, ctx.vmid())))?;
@@ -113,11 +118,6 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
         let id = storage.or(drive.storage()).unwrap_or("");
         a.check(&ctx.caller, &format!("/storage/{id}"), "Datastore.AllocateSpace")?;
         shared &= s.storages.get(drive.storage().unwrap_or("")).is_some_and(|st| st.shared);
-    }
-    if let Some(st) = storage.and_then(|id| s.storages.get(id))
-        && !st.content.iter().any(|c| c == "images")
-    {
-        return Err(ApiError::parameter("storage", format!("storage '{}' does not support vm images", st.id)));
     }
     for (_, net) in old.iter().filter(|(k, _)| vmconfig::is_net(k)) {
         vmconfig::check_bridge(a, &ctx.caller, net, ctx.cluster.major)?;
@@ -343,6 +343,9 @@ async fn copy_drive(
         w.log(format!("clone {base}: images, {}, {newid} to {} (base=../{base})", name(&volid), name(&volid))).await;
         w.log(formatting_line(&to, "qcow2", size, Some(&base))).await;
         w.work(speed.clone_ms / 4).await.map_err(|_| INTERRUPTED.to_owned())?;
+    }
+    if cloudinit {
+        w.work(speed.other_ms).await?;
     }
     drive.file = volid;
     drive.remove("format");

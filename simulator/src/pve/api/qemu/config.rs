@@ -38,7 +38,9 @@ async fn get(ctx: Ctx) -> ApiResult {
                     let mut seen = vm.clone();
                     seen.config = snapshot.config.clone();
                     seen.pending.clear();
-                    Ok(vmconfig::view(&seen, true).into())
+                    let mut out = vmconfig::view(&seen, true);
+                    out["snaptime"] = snapshot.taken_at.into();
+                    Ok(out.into())
                 }
             }
         })

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
 use crate::pve::reply::{ApiError, ApiResult};
-use crate::pve::state::Vm;
+use crate::pve::state::{Options, Vm};
 use crate::pve::vmconfig;
 
 const CREATE: &str = "\
@@ -30,6 +30,17 @@ const NOT_OPTIONS: &[&str] = &[
 
 pub(super) fn calls() -> Vec<Call> {
     vec![call("POST", "/nodes/{node}/qemu", &[CREATE, vmconfig::OPTIONS], Check::Everyone, create)]
+}
+
+/// First disk, first CD drive, then the network cards.
+fn default_boot(config: &Options) -> String {
+    let drives = || config.iter().filter(|(k, _)| vmconfig::is_drive(k) && !k.starts_with("efi") && !k.starts_with("tpm"));
+    let is_cd = |v: &str| v.contains("media=cdrom");
+    let disk = drives().find(|(_, v)| !is_cd(v)).map(|(k, _)| k.clone());
+    let cd = drives().find(|(_, v)| is_cd(v)).map(|(k, _)| k.clone());
+    let nets = config.keys().filter(|k| vmconfig::is_net(k)).cloned();
+    let order: Vec<String> = disk.into_iter().chain(cd).chain(nets).collect();
+    if order.is_empty() { " ".to_owned() } else { format!("order={}", order.join(";")) }
 }
 
 async fn create(ctx: Ctx) -> ApiResult {
@@ -111,6 +122,9 @@ async fn create(ctx: Ctx) -> ApiResult {
                 }
                 config.entry("smbios1".into()).or_insert_with(|| format!("uuid={}", s.draw_uuid()));
                 config.entry("vmgenid".into()).or_insert_with(|| s.draw_uuid());
+                if !config.contains_key("boot") {
+                    config.insert("boot".into(), default_boot(&config));
+                }
                 config.insert("meta".into(), format!("creation-qemu=9.2.0,ctime={}", at / 1000));
                 if let Some(vm) = s.vms.get_mut(vmid) {
                     vm.config = config;
@@ -139,7 +153,7 @@ async fn create(ctx: Ctx) -> ApiResult {
                 .await;
         }
         if start {
-            super::start::boot(&w, vmid).await?;
+            super::start::boot(&super::start::Boot::of(&w), vmid).await?;
         }
         drop(guard);
         Ok(())

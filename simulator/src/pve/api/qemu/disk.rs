@@ -4,7 +4,7 @@ use super::{check_lock, load, only_root};
 use crate::pve::access::Access;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::{Ctx, no_config};
-use crate::pve::drive::{Drive, NewVolume, format_of, parse_size, print_size};
+use crate::pve::drive::{Drive, NewVolume, format_of, owner_of, parse_size, print_size};
 use crate::pve::reply::{ApiError, ApiResult, null};
 use crate::pve::state::State;
 
@@ -40,6 +40,13 @@ pub(super) fn check_drive(s: &State, a: &Access<'_>, ctx: &Ctx, vm_path: &str, v
         return match drive.file.as_str() {
             "none" => Ok(()),
             "cdrom" => a.check(&ctx.caller, "/", "Sys.Console"),
+            volid if drive.storage().is_some_and(|st| {
+                !a.may_any(&ctx.caller, &format!("/storage/{st}"), &["Datastore.AllocateSpace", "Datastore.Audit"])
+            }) =>
+            {
+                let storage = volid.split(':').next().unwrap_or("");
+                Err(ApiError::permission(&format!("/storage/{storage}"), "Datastore.AllocateSpace|Datastore.Audit"))
+            }
             volid if s.volume(&ctx.node, volid).is_some() => Ok(()),
             volid => Err(ApiError::died(format!("volume '{volid}' does not exist"))),
         };
@@ -49,6 +56,11 @@ pub(super) fn check_drive(s: &State, a: &Access<'_>, ctx: &Ctx, vm_path: &str, v
         return Err(ApiError::died(
             "Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.",
         ));
+    }
+    if let Some(owner) = drive.get("import-from").and_then(owner_of)
+        && owner != ctx.vmid()
+    {
+        a.check(&ctx.caller, &format!("/vms/{owner}"), "VM.Clone")?;
     }
     let Some(storage) = drive.storage() else { return Err(ApiError::died(format!("unable to parse volume ID '{}'", drive.file))) };
     let Some(row) = s.storages.get(storage) else { return Err(ApiError::died(format!("storage '{storage}' does not exist"))) };
@@ -62,11 +74,11 @@ pub(super) fn check_drive(s: &State, a: &Access<'_>, ctx: &Ctx, vm_path: &str, v
         }
         return Ok(());
     }
+    if let Some(owner) = owner_of(&drive.file).filter(|o| *o != ctx.vmid()) {
+        a.check(&ctx.caller, &format!("/vms/{owner}"), "VM.Config.Disk")?;
+    }
     match s.volume(&ctx.node, &drive.file) {
-        Some(volume) => match volume.vmid {
-            Some(owner) if owner != ctx.vmid() => a.check(&ctx.caller, &format!("/vms/{owner}"), "VM.Config.Disk"),
-            _ => Ok(()),
-        },
+        Some(_) => Ok(()),
         None => {
             let name = drive.file.split_once(':').map_or("", |(_, n)| n);
             if name.contains('/') || name.contains("-disk-") {
@@ -76,6 +88,11 @@ pub(super) fn check_drive(s: &State, a: &Access<'_>, ctx: &Ctx, vm_path: &str, v
             }
         }
     }
+}
+
+fn storage_path(s: &State, volid: &str) -> String {
+    let storage = volid.split(':').next().and_then(|id| s.storages.get(id));
+    storage.map_or_else(|| volid.to_owned(), |st| st.path_of(volid))
 }
 
 fn formatting(path: &str, format: &str, size: u64) -> String {
@@ -119,7 +136,7 @@ pub(super) fn attach(
     let mut size = size;
     if let Some(source) = drive.get("import-from").map(str::to_owned) {
         let Some(volume) = s.volume(&ctx.node, &source) else {
-            return Err(format!("unable to create VM {vmid} - failed to stat '{source}'"));
+            return Err(format!("unable to create VM {vmid} - failed to stat '{}'", storage_path(s, &source)));
         };
         size = volume.size;
         lines.push(format!("create full clone of drive ({source})"));
@@ -180,10 +197,10 @@ async fn resize(ctx: Ctx) -> ApiResult {
                 match wanted.cmp(&volume.size) {
                     std::cmp::Ordering::Less => Err("shrinking disks is not supported".into()),
                     std::cmp::Ordering::Equal => Ok(None),
-                    std::cmp::Ordering::Greater => Ok(Some((drive, wanted))),
+                    std::cmp::Ordering::Greater => Ok(Some((drive, wanted, vm.run.is_some()))),
                 }
             });
-            let Some((mut drive, wanted)) = look.await? else { return Ok(()) };
+            let Some((mut drive, wanted, running)) = look.await? else { return Ok(()) };
             let storage = drive.storage().unwrap_or("").to_owned();
             w.cluster
                 .judge(|_, a| a.check(&w.caller, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))
@@ -202,7 +219,7 @@ async fn resize(ctx: Ctx) -> ApiResult {
                     }
                 })
                 .await;
-            if format_of(&drive.file) == "qcow2" {
+            if format_of(&drive.file) == "qcow2" && !running {
                 w.log("Image resized.").await;
             }
             Ok(())

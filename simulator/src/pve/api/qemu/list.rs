@@ -131,7 +131,7 @@ async fn feature(ctx: Ctx) -> ApiResult {
                 }
             });
             Ok::<_, ApiError>(
-                json!({"hasFeature": u8::from(ok), "nodes": if ok { nodes } else { Vec::new() }}).into(),
+                json!({"hasFeature": u8::from(ok), "nodes": nodes}).into(),
             )
         })
         .await

@@ -14,6 +14,7 @@ mod template;
 mod update;
 
 pub(crate) use destroy::remove_vm;
+pub(crate) use shutdown::qmeventd;
 pub(crate) use template::convert;
 
 use crate::pve::call::Call;
@@ -40,6 +41,11 @@ pub(super) fn calls() -> Vec<Call> {
 /// The VM of the path, or the 500 that says its configuration file does not exist.
 pub(super) fn load<'s>(s: &'s State, ctx: &Ctx) -> Result<&'s Vm, ApiError> {
     s.vm_on(&ctx.node, ctx.vmid()).ok_or_else(|| ApiError::died(no_config(&ctx.node, ctx.vmid())))
+}
+
+/// The same for other resources.
+pub(super) fn load_of<'s>(s: &'s State, ctx: &Ctx) -> Result<&'s Vm, ApiError> {
+    load(s, ctx)
 }
 
 /// 500 `VM is locked (…)`.

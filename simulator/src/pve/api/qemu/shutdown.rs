@@ -1,9 +1,12 @@
 //! Shutdown and reboot: what needs the guest's help.
 
-use super::start::{boot, wait_for_agent};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::start::{Boot, boot, wait_for_agent};
 use super::{check_lock, load, only_root};
 use crate::pve::call::{Call, Check, call};
-use crate::pve::cluster::{Ctx, unable_to_find};
+use crate::pve::cluster::{Cluster, Ctx, unable_to_find};
 use crate::pve::reply::{ApiError, ApiResult};
 use crate::pve::state::State;
 use crate::pve::task::Worker;
@@ -49,8 +52,8 @@ async fn obeys(w: &Worker, vmid: u32) -> (bool, bool) {
 async fn ask(w: &Worker, vmid: u32, seconds: u64) -> Result<bool, String> {
     let (obeys, silent) = obeys(w, vmid).await;
     if silent {
-        w.log(format!("QEMU Guest Agent is not running - VM {vmid} qmp command 'guest-ping' failed - got timeout")).await;
         wait_for_agent(&w.cluster).await;
+        w.log(format!("QEMU Guest Agent is not running - VM {vmid} qmp command 'guest-ping' failed - got timeout")).await;
     }
     if obeys {
         w.work_shortly().await?;
@@ -119,9 +122,30 @@ async fn reboot(ctx: Ctx) -> ApiResult {
             if !ask(&w, vmid, seconds).await? {
                 return Err("VM quit/powerdown failed - got timeout".into());
             }
-            w.cluster.change("vm.stop", |s| switch_off(s, vmid)).await;
-            // Proxmox leaves the new start to qmeventd; here it belongs to the task.
-            boot(&w, vmid).await
+            w.cluster
+                .change("vm.reboot", |s| {
+                    switch_off(s, vmid);
+                    s.meta.insert(format!("reboot {vmid}"), node.clone());
+                })
+                .await;
+            qmeventd(&w.cluster, vmid);
+            Ok(())
         })
         .await
+}
+
+/// After a reboot's power-off it is qmeventd that starts the machine anew, a moment after the task.
+pub(crate) fn qmeventd(cluster: &Arc<Cluster>, vmid: u32) {
+    let cluster = cluster.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(cluster.speed().other_ms)).await;
+        let Ok(_guard) = cluster.lock(vmid, cluster.timing.config_lock_ms).await else { return };
+        let wanted = cluster.change("qmeventd.take", |s| s.meta.remove(format!("reboot {vmid}"))).await;
+        let stopped = cluster.read(|s| s.vms.get(vmid).is_some_and(|v| v.run.is_none())).await;
+        if let Some(node) = wanted.filter(|_| stopped)
+            && let Err(text) = boot(&Boot::quiet(&cluster, &node), vmid).await
+        {
+            tracing::warn!(vmid, text, "start after a reboot");
+        }
+    });
 }

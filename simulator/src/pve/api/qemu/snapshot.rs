@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::start::{boot, wait_for_agent};
+use super::start::{Boot, boot, wait_for_agent};
 use super::{check_lock, load};
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::{Ctx, no_config};
@@ -91,8 +91,8 @@ async fn take(ctx: Ctx) -> ApiResult {
                 })
                 .await?;
             if silent {
-                w.log(format!("QEMU Guest Agent is not running - VM {vmid} qmp command 'guest-ping' failed - got timeout")).await;
                 wait_for_agent(&w.cluster).await;
+                w.log(format!("QEMU Guest Agent is not running - VM {vmid} qmp command 'guest-ping' failed - got timeout")).await;
             }
             for (option, drive) in &disks {
                 w.log(format!("snapshotting 'drive-{option}' ({})", drive.file)).await;
@@ -175,8 +175,12 @@ async fn rollback(ctx: Ctx) -> ApiResult {
             let _guard = w.lock(vmid).await?;
             w.work_shortly().await?;
             let with_state = w.change("snapshot.rollback", |s| roll_back(s, vmid, &name)).await?;
-            if with_state || start {
-                boot(&w, vmid).await?;
+            if with_state {
+                return boot(&Boot::of(&w), vmid).await;
+            }
+            if start {
+                // A start task of its own, that waits for this one to let go of the VM.
+                super::start::start_later(&w, vmid).await;
             }
             Ok(())
         })

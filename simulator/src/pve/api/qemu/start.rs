@@ -1,5 +1,6 @@
 //! Starting a VM: pending changes, the cloud-init drive, the machine.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::list::agent_configured;
@@ -31,25 +32,34 @@ pub(super) async fn start(ctx: Ctx) -> ApiResult {
     only_root(&ctx, &["skiplock", "stateuri", "migratedfrom", "migration_type", "migration_network", "targetstorage", "force-cpu"])?;
     let cluster = ctx.cluster.clone();
     let vmid = ctx.vmid();
-    cluster
-        .fork(&ctx, "qmstart", &vmid.to_string(), |w| async move {
-            let _guard = w.lock(vmid).await?;
-            let node = w.node.clone();
-            let state = w.cluster.read(|s| {
-                let vm = s.vm_on(&node, vmid).ok_or_else(|| no_config(&node, vmid))?;
-                if vm.is_template() {
-                    return Err("you can't start a vm if it's a template".to_owned());
-                }
-                check_lock(vm)?;
-                if vm.run.is_some() {
-                    return Err(format!("VM {vmid} already running"));
-                }
-                Ok(())
-            });
-            state.await?;
-            boot(&w, vmid).await
-        })
-        .await
+    cluster.fork(&ctx, "qmstart", &vmid.to_string(), |w| work(w, vmid)).await
+}
+
+/// Opens a start task in the name of a worker's caller.
+pub(super) async fn start_later(w: &Worker, vmid: u32) {
+    let cluster = w.cluster.clone();
+    let upid = cluster
+        .change("task.open", |s| s.open_task(&w.cluster, &w.node, "qmstart", &vmid.to_string(), &w.caller))
+        .await;
+    cluster.spawn_worker(&upid, &w.node, &w.caller, |w| work(w, vmid));
+}
+
+async fn work(w: Worker, vmid: u32) -> Result<(), String> {
+    let _guard = w.lock(vmid).await?;
+    let node = w.node.clone();
+    let state = w.cluster.read(|s| {
+        let vm = s.vm_on(&node, vmid).ok_or_else(|| no_config(&node, vmid))?;
+        if vm.is_template() {
+            return Err("you can't start a vm if it's a template".to_owned());
+        }
+        check_lock(vm)?;
+        if vm.run.is_some() {
+            return Err(format!("VM {vmid} already running"));
+        }
+        Ok(())
+    });
+    state.await?;
+    boot(&Boot::of(&w), vmid).await
 }
 
 /// Builds the cloud-init drive of a VM from its configuration and writes it down.
@@ -77,8 +87,41 @@ pub(crate) async fn write_drive(cluster: &Cluster, node: &str, vmid: u32) -> Res
     Ok(true)
 }
 
+/// Where a machine is started, and whose log tells of it.
+pub(super) struct Boot<'a> {
+    cluster: &'a Arc<Cluster>,
+    node: &'a str,
+    worker: Option<&'a Worker>,
+}
+
+impl<'a> Boot<'a> {
+    pub(super) fn of(worker: &'a Worker) -> Self {
+        Boot { cluster: &worker.cluster, node: &worker.node, worker: Some(worker) }
+    }
+
+    pub(super) fn quiet(cluster: &'a Arc<Cluster>, node: &'a str) -> Self {
+        Boot { cluster, node, worker: None }
+    }
+
+    async fn log(&self, line: String) {
+        if let Some(w) = self.worker {
+            w.log(line).await;
+        }
+    }
+
+    async fn work(&self, ms: u64) -> Result<(), String> {
+        match self.worker {
+            Some(w) => w.work(ms).await,
+            None => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Starts the machine; the caller holds the file lock and has checked that it may.
-pub(super) async fn boot(w: &Worker, vmid: u32) -> Result<(), String> {
+pub(super) async fn boot(w: &Boot<'_>, vmid: u32) -> Result<(), String> {
     w.cluster
         .change("vm.pending", |s| {
             if let Some(vm) = s.vms.get_mut(vmid).filter(|v| !v.pending.is_empty()) {
@@ -86,10 +129,10 @@ pub(super) async fn boot(w: &Worker, vmid: u32) -> Result<(), String> {
             }
         })
         .await;
-    if write_drive(&w.cluster, &w.node, vmid).await? {
-        w.log("generating cloud-init ISO").await;
+    if write_drive(w.cluster, w.node, vmid).await? {
+        w.log("generating cloud-init ISO".into()).await;
     }
-    let bridges = w.cluster.nodes.get(&w.node).map(|n| n.config.bridges.clone()).unwrap_or_default();
+    let bridges = w.cluster.nodes.get(w.node).map(|n| n.config.bridges.clone()).unwrap_or_default();
     let config = w.cluster.read(|s| s.vms.get(vmid).map(|v| v.config.clone()).unwrap_or_default()).await;
     let major = w.cluster.major;
     for (net, value) in config.iter().filter(|(k, _)| vmconfig::is_net(k)) {
