@@ -38,5 +38,6 @@ field-error-location-unknown = This location is not offered. Choose one of the l
 field-error-interval-unknown = Choose monthly or yearly.
 field-error-confirm-name = Type the name of the server exactly.
 field-error-node-name-invalid = Letters, digits and hyphens, as in the host's own name.
+field-error-confirm-node = Type the name of the node exactly.
 field-error-node-name-taken = There is a node with this name.
 field-error-tokens-many = At most { $limit } tokens. Revoke one first.

@@ -60,6 +60,7 @@ CREATE TABLE node_capacity (
     memory_mib_used BIGINT NOT NULL,
     disk_gib_observed BIGINT NOT NULL,
     disk_gib_used BIGINT NOT NULL,
+    cpu_permille BIGINT NOT NULL,
     -- Placed or reserved servers, and how many the policy allows.
     servers BIGINT NOT NULL CHECK (servers >= 0),
     servers_capacity BIGINT NOT NULL,

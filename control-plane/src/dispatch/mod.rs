@@ -20,6 +20,7 @@ mod model;
 mod outbox;
 mod pages;
 mod record;
+mod shown;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::{
+    accounts,
     app::App,
     db::DbError,
-    fleet::sessions,
+    fleet::{NodeOffline, sessions},
     jobs::{JobError, JobRegistry, JobRun},
+    notify,
 };
 
 /// Names this slice's job handlers.
@@ -16,18 +18,26 @@ pub(crate) fn register_jobs(registry: &mut JobRegistry) {
 
 /// Ends sessions of dead processes, raises and clears the alarms of silent nodes, tells operators by mail.
 async fn watch(app: App, run: JobRun) -> Result<(), JobError> {
-    let at = run.at;
+    let (at, config) = (run.at, app.config.clone());
     let gone = app
         .db
         .write(move |tx| {
             Box::pin(async move {
                 sessions::drop_stale(tx, at).await?;
-                sessions::watch(tx, at).await
+                let gone = sessions::watch(tx, at).await?;
+                for node in &gone {
+                    let link = config.http.page(&format!("/operator/nodes/{}", node.name));
+                    let letter = NodeOffline { node: node.name.clone(), link };
+                    for operator in accounts::operators(tx).await? {
+                        notify::send(tx, at, &operator, &letter).await?;
+                    }
+                }
+                Ok::<_, DbError>(gone)
             })
         })
         .await?;
     for node in gone {
         tracing::warn!(node.name = %node.name, last_seen_at = %node.last_seen_at, "node went offline");
     }
-    Ok::<_, DbError>(()).map_err(JobError::from)
+    Ok(())
 }

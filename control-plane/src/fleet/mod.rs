@@ -19,6 +19,7 @@ mod api;
 mod capacity;
 pub mod enrol;
 mod jobs;
+mod letters;
 mod model;
 pub mod nodes;
 mod operate;
@@ -28,10 +29,12 @@ mod pool;
 pub mod pools;
 pub mod reports;
 pub mod sessions;
+mod show;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use api::Enrolment;
+pub use letters::NodeOffline;
 pub use model::{
     Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
     Placement, Presence, Release, ReserveError, Severity, StorageView, WarningView,

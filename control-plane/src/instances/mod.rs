@@ -128,3 +128,9 @@ async fn unpaid(connection: &mut AnyConnection, account: AccountId) -> Result<Ve
         .map(|instance| (format!("/orders/{}", instance.order), instance.hostname))
         .collect())
 }
+
+/// A server's observed state in the words of the pages (`instances-state-<word>`), and its colour.
+pub(crate) fn shown_state(instance: &Instance, now: ez_protocol::UnixMillis) -> (&'static str, &'static str) {
+    let state = show::state(instance, now);
+    (state.code, state.tone)
+}

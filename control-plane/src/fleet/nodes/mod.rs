@@ -64,6 +64,8 @@ pub struct NodeRow {
     pub last_seen_at: Option<UnixMillis>,
     /// Since when it is connected.
     pub connected_at: Option<UnixMillis>,
+    /// From where it is connected.
+    pub remote: Option<String>,
     /// Virtual CPUs.
     pub vcpu: Room,
     /// Memory, MiB.
@@ -78,6 +80,8 @@ pub struct NodeRow {
     pub disk_seen: (u64, u64),
     /// Cores of the host.
     pub cores_seen: u64,
+    /// How busy its cores are, per mille.
+    pub cpu_permille: u64,
     /// When an operator added it.
     pub created_at: UnixMillis,
 }
@@ -139,6 +143,27 @@ pub async fn find(conn: &mut AnyConnection, name: &str) -> Result<NodeRow, NodeE
         return Ok(node);
     }
     store::by_name(conn, name).await?.ok_or_else(|| NodeError::Unknown(name.to_owned()))
+}
+
+/// A certificate that was issued to a node.
+#[derive(Clone, Debug)]
+pub struct CertificateRow {
+    /// Serial number.
+    pub serial: String,
+    /// `next`, `current`, `superseded` or `revoked`.
+    pub state: String,
+    /// Its end.
+    pub not_after: UnixMillis,
+    /// Until when it is let in; earlier than its end once it was replaced.
+    pub valid_until: UnixMillis,
+}
+
+/// A node's certificates, newest first, at most 20.
+///
+/// # Errors
+/// Those of the database.
+pub async fn certificates(conn: &mut AnyConnection, node: NodeId) -> Result<Vec<CertificateRow>, DbError> {
+    store::certificates(conn, node).await
 }
 
 /// All locations, sorted by name.

@@ -3,7 +3,7 @@
 use ez_protocol::{NodeId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
-use super::NodeRow;
+use super::{CertificateRow, NodeRow};
 use crate::{
     db::{Cols, DbError, one_row},
     fleet::model::{Location, NodeState},
@@ -13,10 +13,10 @@ use crate::{
 /// Everything about a node. A node that is connected was last seen when its process last beat.
 const SELECT: &str = "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
      n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.warnings,
-     n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.created_at, s.connected_at, p.beat_at,
+     n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.created_at, s.connected_at, s.remote, p.beat_at,
      c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold, c.disk_gib_capacity, c.disk_gib_sold,
      c.cores_observed, c.memory_mib_observed, c.memory_mib_used, c.disk_gib_observed, c.disk_gib_used,
-     c.servers, c.servers_capacity
+     c.servers, c.servers_capacity, c.cpu_permille
  FROM nodes n JOIN node_capacity c ON c.node_id = n.id
      LEFT JOIN node_sessions s ON s.node_id = n.id LEFT JOIN link_processes p ON p.id = s.process
  WHERE (CAST($1 AS TEXT) IS NULL OR n.location = $1) AND (CAST($2 AS TEXT) IS NULL OR n.id = $2)
@@ -66,6 +66,7 @@ fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
         reported_at: row.opt_millis("reported_at")?,
         last_seen_at: live.max(row.opt_millis("last_seen_at")?),
         connected_at,
+        remote: row.get("remote")?,
         vcpu: Room { capacity: row.num("vcpu_capacity")?, sold: row.num("vcpu_sold")? },
         memory_mib: Room { capacity: row.num("memory_mib_capacity")?, sold: row.num("memory_mib_sold")? },
         disk_gib: Room { capacity: row.num("disk_gib_capacity")?, sold: row.num("disk_gib_sold")? },
@@ -73,6 +74,7 @@ fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
         memory_seen: (row.num("memory_mib_observed")?, row.num("memory_mib_used")?),
         disk_seen: (row.num("disk_gib_observed")?, row.num("disk_gib_used")?),
         cores_seen: row.num("cores_observed")?,
+        cpu_permille: row.num("cpu_permille")?,
         created_at: row.millis("created_at")?,
     })
 }
@@ -155,8 +157,8 @@ pub(super) async fn insert(
     sqlx::query(
         "INSERT INTO node_capacity (node_id, vcpu_capacity, vcpu_sold, memory_mib_capacity, memory_mib_sold,
              disk_gib_capacity, disk_gib_sold, cores_observed, memory_mib_observed, memory_mib_used,
-             disk_gib_observed, disk_gib_used, servers, servers_capacity)
-         VALUES ($1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+             disk_gib_observed, disk_gib_used, cpu_permille, servers, servers_capacity)
+         VALUES ($1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
     )
     .bind(id.to_string())
     .execute(tx)
@@ -193,4 +195,28 @@ pub(super) async fn revoke_certificates(tx: &mut AnyConnection, id: NodeId) -> R
         .execute(tx)
         .await?;
     Ok(())
+}
+
+pub(super) async fn certificates(
+    conn: &mut AnyConnection,
+    node: NodeId,
+) -> Result<Vec<CertificateRow>, DbError> {
+    let rows = sqlx::query(
+        "SELECT serial, state, not_after, valid_until FROM node_certificates WHERE node_id = $1
+         ORDER BY issued_at DESC, serial LIMIT 20",
+    )
+    .bind(node.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("node_certificates", row);
+            Ok(CertificateRow {
+                serial: row.text("serial")?,
+                state: row.text("state")?,
+                not_after: row.millis("not_after")?,
+                valid_until: row.millis("valid_until")?,
+            })
+        })
+        .collect()
 }

@@ -128,6 +128,7 @@ pub async fn record_host(
         observed,
         memory_used_mib: host.memory_used_mib,
         disk_used_gib: disk_used,
+        cpu_permille: u64::from(host.cpu_permille),
     };
     store::set_capacity(tx, at, node, &capacity).await?;
     raise_warnings(tx, at, node, &row, &warnings).await

@@ -90,6 +90,7 @@ pub(super) struct Capacity {
     pub(super) observed: Observed,
     pub(super) memory_used_mib: u64,
     pub(super) disk_used_gib: u64,
+    pub(super) cpu_permille: u64,
 }
 
 pub(super) async fn set_capacity(
@@ -101,8 +102,8 @@ pub(super) async fn set_capacity(
     let done = sqlx::query(
         "UPDATE node_capacity SET vcpu_capacity = $1, memory_mib_capacity = $2, disk_gib_capacity = $3,
              servers_capacity = $4, cores_observed = $5, memory_mib_observed = $6, memory_mib_used = $7,
-             disk_gib_observed = $8, disk_gib_used = $9, updated_at = $10
-         WHERE node_id = $11",
+             disk_gib_observed = $8, disk_gib_used = $9, cpu_permille = $10, updated_at = $11
+         WHERE node_id = $12",
     )
     .bind(signed(capacity.sale.vcpu))
     .bind(signed(capacity.sale.memory_mib))
@@ -113,6 +114,7 @@ pub(super) async fn set_capacity(
     .bind(signed(capacity.memory_used_mib))
     .bind(signed(capacity.observed.disk_gib))
     .bind(signed(capacity.disk_used_gib))
+    .bind(signed(capacity.cpu_permille))
     .bind(at.0)
     .bind(node.to_string())
     .execute(tx)
