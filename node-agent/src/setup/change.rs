@@ -155,14 +155,20 @@ impl Change {
             async |verb: Verb, path: &str, parameters: &[(&str, String)]| -> Result<Value, SetupError> {
                 admin.call(verb, path, parameters).await.map_err(SetupError::pve(self.to_string()))
             };
+        // Another node of the cluster may be set up at the same moment: then it is there already.
+        let make = async |path: &str, parameters: &[(&str, String)]| match run(Verb::Create, path, parameters)
+            .await
+        {
+            Err(SetupError::Pve { reason, .. }) if reason.text().contains("already exists") => Ok(()),
+            other => other.map(|_| ()),
+        };
         match self {
             Self::AddPool { pool, comment } => {
-                run(Verb::Create, "/pools", &[("poolid", pool.clone()), ("comment", (*comment).to_owned())])
-                    .await?;
+                make("/pools", &[("poolid", pool.clone()), ("comment", (*comment).to_owned())]).await?;
             }
             Self::AddRole { role, privileges } => {
                 let parameters = [("roleid", (*role).to_owned()), ("privs", list(privileges, ","))];
-                run(Verb::Create, "/access/roles", &parameters).await?;
+                make("/access/roles", &parameters).await?;
             }
             Self::WidenRole { role, missing } => {
                 let parameters = [("append", "1".to_owned()), ("privs", list(missing, ","))];
@@ -170,7 +176,7 @@ impl Change {
             }
             Self::AddUser => {
                 let parameters = [("userid", PVE_USER.to_owned()), ("comment", "EZ node agent".to_owned())];
-                run(Verb::Create, "/access/users", &parameters).await?;
+                make("/access/users", &parameters).await?;
             }
             Self::AddToken { name, file, replace } => {
                 let path = format!("/access/users/{PVE_USER}/token/{name}");
