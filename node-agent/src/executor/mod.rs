@@ -34,6 +34,8 @@ mod retire;
 mod saga;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::kit as testkit;
 mod undo;
 
 use std::{path::PathBuf, sync::Arc};

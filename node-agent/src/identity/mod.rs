@@ -14,6 +14,8 @@ pub mod files;
 mod fingerprint;
 mod http;
 pub mod renew;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 use std::{io, path::Path};

@@ -14,6 +14,8 @@ mod orders;
 mod session;
 mod states;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -48,7 +48,7 @@ creates_per_day = 1000
 
 /// First-boot files as a set of VMIDs that have some.
 #[derive(Debug, Default)]
-pub(super) struct Files(pub(super) Mutex<BTreeSet<Vmid>>);
+pub(crate) struct Files(pub(crate) Mutex<BTreeSet<Vmid>>);
 
 impl FirstBoot for Files {
     fn write(
@@ -69,18 +69,18 @@ impl FirstBoot for Files {
 }
 
 /// A host and its agent.
-pub(super) struct Host {
-    pub(super) pve: Arc<FakeHypervisor>,
-    pub(super) files: Arc<Files>,
-    pub(super) books: Books,
-    pub(super) clock: ManualClock,
-    pub(super) engine: Arc<Engine>,
-    pub(super) repair_dir: Option<std::path::PathBuf>,
+pub(crate) struct Host {
+    pub(crate) pve: Arc<FakeHypervisor>,
+    pub(crate) files: Arc<Files>,
+    pub(crate) books: Books,
+    pub(crate) clock: ManualClock,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) repair_dir: Option<std::path::PathBuf>,
 }
 
 impl Host {
     /// A host with one template; its tasks end at the first look.
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let pve = Arc::new(FakeHypervisor::with_template(9_000));
         pve.set_polls(1);
         let files = Arc::new(Files::default());
@@ -91,13 +91,13 @@ impl Host {
     }
 
     /// The same host after a crash of the agent.
-    pub(super) async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.books = self.books.again().await;
         self.engine = engine(&self.pve, &self.files, &self.books, &self.clock, self.repair_dir.clone());
     }
 
     /// The repair unit gets installed.
-    pub(super) async fn install_repair(&mut self) {
+    pub(crate) async fn install_repair(&mut self) {
         let dir = self.books.dir.path().join("repair");
         std::fs::create_dir(&dir).unwrap();
         self.repair_dir = Some(dir);
@@ -105,23 +105,23 @@ impl Host {
     }
 
     /// Accepts an order and runs it to its end.
-    pub(super) async fn carry_out(&self, order: &ProvisioningOrder) -> OrderRow {
+    pub(crate) async fn carry_out(&self, order: &ProvisioningOrder) -> OrderRow {
         self.books.accept(order).await;
         self.run(order).await
     }
 
     /// Runs an accepted order to its end.
-    pub(super) async fn run(&self, order: &ProvisioningOrder) -> OrderRow {
+    pub(crate) async fn run(&self, order: &ProvisioningOrder) -> OrderRow {
         self.engine.run_order(order.order_id).await.unwrap();
         self.row(order).await
     }
 
-    pub(super) async fn row(&self, order: &ProvisioningOrder) -> OrderRow {
+    pub(crate) async fn row(&self, order: &ProvisioningOrder) -> OrderRow {
         self.books.journal.order(order.order_id).await.unwrap().unwrap()
     }
 
     /// All events so far; their numbers have no gap.
-    pub(super) async fn events(&self) -> Vec<Event> {
+    pub(crate) async fn events(&self) -> Vec<Event> {
         let items = self.books.journal.outbox_after(0, 10_000).await.unwrap();
         for (expected, item) in (1..).zip(&items) {
             assert_eq!(item.event_seq, expected, "a gap in the events");
@@ -130,12 +130,12 @@ impl Host {
     }
 
     /// How often a verb that changes something was called.
-    pub(super) fn count(&self, verb: &str) -> usize {
+    pub(crate) fn count(&self, verb: &str) -> usize {
         self.pve.changes().iter().filter(|call| call.split(' ').next() == Some(verb)).count()
     }
 
     /// Names of the steps that ended well, in their order.
-    pub(super) async fn steps_done(&self) -> Vec<String> {
+    pub(crate) async fn steps_done(&self) -> Vec<String> {
         let done = |e: &Event| e.kind == i32::from(EventKind::StepDone);
         self.events().await.into_iter().filter(done).map(|e| e.step).collect()
     }

@@ -1,5 +1,5 @@
 //! Stories of the executor against a Proxmox VE in memory.
 
 mod crash;
-mod kit;
+pub(crate) mod kit;
 mod stories;

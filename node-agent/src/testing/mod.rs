@@ -1,5 +1,7 @@
 //! What the stories of this crate share: a signed order, a journal in a directory of its own.
 
+pub(crate) mod pki;
+
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;

@@ -1,0 +1,301 @@
+//! The link against a control plane of a few lines, over real QUIC on the loopback.
+
+use std::{
+    path::Path,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use ez_protocol::{
+    frame::{CloseCode, Decoder, Frame, FrameType, StreamKind},
+    message::{
+        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, Hello, OrderAnswer, Ready, StateSnapshot,
+        Welcome,
+    },
+};
+use prost::Message as _;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use rcgen::KeyPair;
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent::{Agent, ClockOffset, StatusBoard, Works},
+    cli::StatusFile,
+    clock::ManualClock,
+    entropy::SeededEntropy,
+    executor::{Actors, testkit},
+    identity::{self, NodeFile, files},
+    testing::{NOW, ensure, install, node_id, pki::Pki, sign},
+};
+
+/// No wait of a story is longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Story {
+    pki: Pki,
+    server: Endpoint,
+    agent: Arc<Agent>,
+    stop: CancellationToken,
+    link: tokio::task::JoinHandle<()>,
+    _host: testkit::Host,
+}
+
+async fn story() -> Story {
+    let pki = Pki::new();
+    let server = pki.endpoint();
+    let host = testkit::Host::new().await;
+    let dir = host.books.dir.path().to_owned();
+    let text = format!("pve_node = \"pve1\"\nstate_dir = {dir:?}\n");
+    let config = crate::config::parse(Path::new("agent.toml"), &text, &|_| None).unwrap();
+    let identity_dir = config.identity_dir();
+    files::private_dir(&identity_dir).unwrap();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let trust = pki.trust(&server.local_addr().unwrap().to_string());
+    let node =
+        NodeFile { install: install(), node: node_id(), name: "fsn-1".to_owned(), epoch: 3, joined_at: NOW };
+    std::fs::write(identity_dir.join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(identity_dir.join("cert.pem"), pki.agent_pem(&key)).unwrap();
+    std::fs::write(identity_dir.join("node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
+    std::fs::write(config.trust_file(), trust.to_bytes().unwrap()).unwrap();
+    let engine = Arc::clone(&host.engine);
+    let works = Works { journal: host.books.journal.clone(), actors: Actors::new(Arc::clone(&engine)) };
+    let agent = Arc::new(Agent {
+        identity: RwLock::new(Arc::new(identity::load(&config).unwrap())),
+        status: StatusBoard::new(config.status_file(), StatusFile::default()),
+        config,
+        clock: Arc::new(ManualClock::at(NOW)),
+        entropy: Arc::new(SeededEntropy::new(5)),
+        policy: engine.rules.policy.clone(),
+        pve: Arc::clone(&engine.pve),
+        works: Some(works),
+        space: engine.space.clone(),
+        offset: ClockOffset::default(),
+        boot_id: "boot-1".to_owned(),
+        report_epoch: "0011223344556677".to_owned(),
+        pve_version: "9.2.11".to_owned(),
+        cluster: "ab".repeat(32),
+        fingerprint: "cd".repeat(32),
+        told: Arc::clone(&engine.told),
+        changed: Arc::clone(&engine.changed),
+    });
+    let stop = CancellationToken::new();
+    let link = tokio::spawn(super::run(Arc::clone(&agent), stop.clone()));
+    Story { pki, server, agent, stop, link, _host: host }
+}
+
+/// One side of a stream, as the control plane sees it.
+struct Talk {
+    send: Option<SendStream>,
+    recv: RecvStream,
+    decoder: Decoder,
+    kind: StreamKind,
+}
+
+impl Talk {
+    async fn incoming(send: Option<SendStream>, mut recv: RecvStream) -> Self {
+        let mut kind = [0];
+        timeout(PATIENCE, recv.read_exact(&mut kind)).await.unwrap().unwrap();
+        let kind = StreamKind::from_byte(kind[0]).unwrap();
+        Self { send, recv, decoder: Decoder::new(kind), kind }
+    }
+
+    async fn next(&mut self) -> Frame {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return frame;
+            }
+            let chunk = timeout(PATIENCE, self.recv.read_chunk(64 * 1024, true)).await.unwrap().unwrap().unwrap();
+            self.decoder.push(&chunk.bytes);
+        }
+    }
+
+    /// The next frame of this type; others are passed over.
+    async fn until(&mut self, kind: FrameType) -> Vec<u8> {
+        loop {
+            let frame = self.next().await;
+            if frame.kind() == Some(kind) {
+                return frame.body;
+            }
+        }
+    }
+
+    async fn say(&mut self, frame: Frame) {
+        let bytes = frame.encode(self.kind).unwrap();
+        self.send.as_mut().unwrap().write_all(&bytes).await.unwrap();
+    }
+}
+
+/// A welcomed agent.
+struct Welcomed {
+    connection: Connection,
+    control: Talk,
+    hello: Hello,
+}
+
+async fn welcome(story: &Story, ratchet: u8, acked_event_seq: u64) -> Welcomed {
+    let incoming = timeout(PATIENCE, story.server.accept()).await.unwrap().unwrap();
+    let connection = incoming.await.unwrap();
+    let (send, recv) = timeout(PATIENCE, connection.accept_bi()).await.unwrap().unwrap();
+    let mut control = Talk::incoming(Some(send), recv).await;
+    assert_eq!(control.kind, StreamKind::Control);
+    let hello_bytes = control.until(FrameType::Hello).await;
+    let welcome = Welcome {
+        proto: 1,
+        now_ms: NOW.0,
+        epoch: 3,
+        ratchet: vec![ratchet; 16],
+        reconnect_spread_ms: 1,
+        acked_event_seq,
+        trust_version: 1,
+        node_name: "fsn-1".to_owned(),
+        quarantined: false,
+    }
+    .encode_to_vec();
+    control.say(Frame::raw(FrameType::Welcome, welcome.clone())).await;
+    let ready = Ready::decode(control.until(FrameType::Ready).await.as_slice()).unwrap();
+    let both = Sha256::new().chain_update(&hello_bytes).chain_update(&welcome).finalize();
+    let mut binding = vec![0; 32];
+    connection.export_keying_material(&mut binding, b"ez-hello-v1", &both).unwrap();
+    assert_eq!(ready.binding, binding, "both saw the same greeting");
+    Welcomed { connection, control, hello: Hello::decode(hello_bytes.as_slice()).unwrap() }
+}
+
+/// Delivers an envelope and reads the answer.
+async fn deliver(connection: &Connection, envelope: Vec<u8>) -> OrderAnswer {
+    let (mut send, recv) = connection.open_bi().await.unwrap();
+    send.write_all(&[StreamKind::Order.byte()]).await.unwrap();
+    let frame = Frame::raw(FrameType::Envelope, envelope).encode(StreamKind::Order).unwrap();
+    send.write_all(&frame).await.unwrap();
+    send.finish().unwrap();
+    let mut talk = Talk { send: None, recv, decoder: Decoder::new(StreamKind::Order), kind: StreamKind::Order };
+    OrderAnswer::decode(talk.until(FrameType::OrderAnswer).await.as_slice()).unwrap()
+}
+
+async fn events_stream(connection: &Connection) -> Talk {
+    let (send, recv) = timeout(PATIENCE, connection.accept_bi()).await.unwrap().unwrap();
+    let talk = Talk::incoming(Some(send), recv).await;
+    assert_eq!(talk.kind, StreamKind::Events);
+    talk
+}
+
+async fn next_event(events: &mut Talk) -> Event {
+    Event::decode(events.until(FrameType::Event).await.as_slice()).unwrap()
+}
+
+#[tokio::test]
+async fn an_order_goes_in_its_events_come_out_and_stay_until_they_are_acknowledged() {
+    let story = story().await;
+    let mut first = welcome(&story, 1, 0).await;
+    assert_eq!((first.hello.epoch, first.hello.high_water_seq), (3, 0));
+    assert!(first.hello.ratchet.is_empty());
+    assert_eq!(first.hello.policy.as_ref().unwrap().vmid_first, 1_000);
+    let answer = deliver(&first.connection, sign(&ensure(1, 1))).await;
+    assert_eq!(answer.kind(), AnswerKind::Accepted, "{answer:?}");
+    let again = deliver(&first.connection, sign(&ensure(1, 1))).await;
+    assert_eq!(again.kind(), AnswerKind::Duplicate);
+    let mut tampered = sign(&ensure(2, 2));
+    let last = tampered.len() - 1;
+    tampered[last] ^= 1;
+    assert_eq!(deliver(&first.connection, tampered).await.code, "BAD_SIGNATURE");
+
+    let mut events = events_stream(&first.connection).await;
+    let mut seqs = Vec::new();
+    let end = loop {
+        let event = next_event(&mut events).await;
+        seqs.push(event.event_seq);
+        if event.kind().is_final() {
+            break event;
+        }
+    };
+    assert_eq!(end.kind(), EventKind::Succeeded);
+    assert_eq!(seqs, (1..=end.event_seq).collect::<Vec<_>>());
+
+    let ack = EventAck { event_seq: end.event_seq - 1 };
+    first.control.say(Frame::new(FrameType::EventAck, &ack)).await;
+    let journal = story.agent.works.as_ref().unwrap().journal.clone();
+    timeout(PATIENCE, async {
+        while journal.outbox_len().await.unwrap() > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    first.connection.close(VarInt::from_u32(CloseCode::Drain.code()), b"restart");
+
+    // A new connection: the ratchet of the last Welcome, and what was not acknowledged.
+    let second = welcome(&story, 2, end.event_seq - 1).await;
+    assert_eq!(second.hello.ratchet, vec![1; 16]);
+    assert_eq!((second.hello.high_water_seq, second.hello.last_event_seq), (1, end.event_seq));
+    let mut events = events_stream(&second.connection).await;
+    assert_eq!(next_event(&mut events).await.event_seq, end.event_seq);
+    story.stop.cancel();
+    story.link.await.unwrap();
+}
+
+#[tokio::test]
+async fn states_are_reported_at_connect() {
+    let story = story().await;
+    let welcomed = welcome(&story, 1, 0).await;
+    let recv = timeout(PATIENCE, welcomed.connection.accept_uni()).await.unwrap().unwrap();
+    let mut state = Talk::incoming(None, recv).await;
+    assert_eq!(state.kind, StreamKind::State);
+    let snapshot = StateSnapshot::decode(state.until(FrameType::StateSnapshot).await.as_slice()).unwrap();
+    assert_eq!((snapshot.seq, snapshot.report_epoch.as_str()), (1, "0011223344556677"));
+    let host = snapshot.host.unwrap();
+    assert_eq!((host.cpus, host.memory_mib, host.images[0].name.as_str()), (16, 65_536, "debian-13"));
+    assert_eq!(host.storages[0].id, "local-lvm");
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_due_certificate_is_renewed_with_a_new_key_and_used_before_the_old_one_goes() {
+    let story = story().await;
+    // The certificates of the story began long ago, so theirs is due at once.
+    let mut first = welcome(&story, 1, 0).await;
+    let wish = CertRenew::decode(first.control.until(FrameType::CertRenew).await.as_slice()).unwrap();
+    let csr = rcgen::CertificateSigningRequestParams::from_pem(&wish.csr_pem).unwrap();
+    let certificate_pem = story.pki.agent_pem(&csr.public_key);
+    let before = story.agent.identity().pair.chain.clone();
+    let issued = CertIssued { certificate_pem, refused: String::new() };
+    first.control.say(Frame::new(FrameType::CertIssued, &issued)).await;
+    let second = welcome(&story, 2, 0).await;
+    assert!(second.connection.close_reason().is_none());
+    timeout(PATIENCE, first.connection.closed()).await.unwrap();
+    assert_ne!(story.agent.identity().pair.chain, before);
+    assert!(!story.agent.config.identity_dir().join("next-cert.pem").exists());
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn an_unknown_stream_is_refused_and_the_connection_lives() {
+    let story = story().await;
+    let welcomed = welcome(&story, 1, 0).await;
+    let (mut send, mut recv) = welcomed.connection.open_bi().await.unwrap();
+    send.write_all(&[0x55]).await.unwrap();
+    let refused = timeout(PATIENCE, recv.read(&mut [0; 1])).await.unwrap();
+    let unknown = VarInt::from_u32(CloseCode::UnknownStream.code());
+    assert_eq!(refused, Err(quinn::ReadError::Reset(unknown)));
+    assert_eq!(deliver(&welcomed.connection, sign(&ensure(1, 1))).await.kind(), AnswerKind::Accepted);
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_gets_nothing() {
+    let story = story().await;
+    // Another installation took over the address.
+    let imposter = Pki::new().endpoint();
+    let answers = imposter.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = answers.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    let mut trust = story.agent.identity().trust.clone();
+    trust.link = vec![imposter.local_addr().unwrap().to_string()];
+    let dialled =
+        super::endpoint::dial(&trust.link[0], &trust, &story.agent.identity().pair).await.map(|_| ()).unwrap_err();
+    assert!(dialled.to_string().contains("certificate"), "{dialled}");
+    story.stop.cancel();
+}
