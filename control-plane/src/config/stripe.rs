@@ -65,10 +65,22 @@ impl Stripe {
     }
 }
 
-/// Stripe's hosted pages, or the stand-in's own origin.
+/// Stripe's hosted pages, or the stand-in's own origin. On loopback in both of its spellings: browsers
+/// take `localhost` and `127.0.0.1` for two origins, and the stand-in may hand out either.
 fn checkout_origins(api_base: &Url) -> Vec<String> {
     if api_base.as_str() == REAL_API {
         return vec!["https://checkout.stripe.com".into(), "https://billing.stripe.com".into()];
     }
-    vec![api_base.origin().ascii_serialization()]
+    let mut origins = vec![api_base.origin().ascii_serialization()];
+    if is_loopback(api_base) {
+        for host in ["localhost", "127.0.0.1"] {
+            let mut other = api_base.clone();
+            if other.set_host(Some(host)).is_ok() {
+                origins.push(other.origin().ascii_serialization());
+            }
+        }
+        origins.sort();
+        origins.dedup();
+    }
+    origins
 }

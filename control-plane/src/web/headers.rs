@@ -72,7 +72,7 @@ mod tests {
             map
         };
         let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        assert!(policy.contains("form-action 'self' http://127.0.0.1:1;"), "{policy}");
+        assert!(policy.contains("form-action 'self' http://127.0.0.1:1 http://localhost:1;"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
         assert!(!policy.contains('{') && !policy.contains('\n'), "{policy}");
         assert_eq!(headers[header::CACHE_CONTROL], "no-store");
