@@ -92,6 +92,10 @@ enum Command {
     Setup(Box<SetupArgs>),
     /// Undo what setup made in Proxmox. Servers are never touched.
     Leave(LeaveArgs),
+    /// Carry out the agent's requests for repair, as root (what the repair unit starts).
+    ///
+    /// One verb: clean up after a clone whose worker was killed, which no API token can do.
+    Repair,
 }
 
 /// Runs a command.
@@ -120,6 +124,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             journal::journal(&config, json, refused, order.as_deref(), limit).await
         }
         Command::CheckConfig => check_config(&config),
+        Command::Repair => setup::repair(&config).await,
         Command::Setup(_) | Command::Leave(_) => Ok(ExitCode::SUCCESS),
     }
 }

@@ -1,15 +1,18 @@
-//! `setup` and `leave`.
+//! `setup`, `leave` and `repair`: what root does.
 
 use std::{
     io::{self, IsTerminal as _},
     path::Path,
     process::ExitCode,
+    time::{Duration, SystemTime},
 };
 
 use super::{message, print};
 use crate::{
-    config::DEFAULT_PATH,
-    setup::{self, LeaveArgs, SetupArgs, Talk},
+    clock::{Clock as _, SystemClock},
+    config::{Config, DEFAULT_PATH},
+    policy,
+    setup::{self, HostQm, LeaveArgs, PveshAdmin, Repair, Repaired, SetupArgs, Talk},
 };
 
 /// Speaks on standard output; asks only where a person sits.
@@ -42,4 +45,39 @@ pub(super) async fn setup(args: &SetupArgs, config: Option<&Path>) -> anyhow::Re
 pub(super) async fn leave(args: &LeaveArgs, config: Option<&Path>) -> anyhow::Result<ExitCode> {
     setup::leave(args, config.unwrap_or(Path::new(DEFAULT_PATH)), &env, &mut Terminal).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long a request is waited for whose clone is still too young.
+const ROUNDS: u32 = 12;
+const PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) async fn repair(config: &Config) -> anyhow::Result<ExitCode> {
+    let policy = policy::load(&config.policy_file)?;
+    let mut failed = false;
+    for round in 1..=ROUNDS {
+        let millis = u64::try_from(SystemClock.now().0).unwrap_or(0);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let repair = Repair::of_host(config, &policy, &PveshAdmin, &HostQm, now);
+        let mut waiting = false;
+        failed = false;
+        for vmid in repair.asked()? {
+            match repair.clean_clone(vmid).await? {
+                Repaired::Cleaned => print(&format!("VM {vmid}: the rest of its clone is gone")),
+                Repaired::Void(why) => print(&format!("VM {vmid}: nothing to do, {why}")),
+                Repaired::NotYet(why) => {
+                    waiting = true;
+                    print(&format!("VM {vmid}: not yet, {why}"));
+                }
+                Repaired::Refused(why) => {
+                    failed = true;
+                    message(&format!("VM {vmid}: refused, {why}"));
+                }
+            }
+        }
+        if !waiting || round == ROUNDS {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

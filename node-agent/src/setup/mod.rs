@@ -17,6 +17,7 @@ mod files;
 mod leave;
 mod look;
 mod plan;
+mod repair;
 mod roles;
 mod wanted;
 
@@ -34,6 +35,7 @@ pub use admin::{AdminApi, Parameters, PveshAdmin, TokenAdmin, Verb};
 pub use change::Change;
 pub use leave::{LeaveArgs, leave};
 pub use plan::{Plan, plan};
+pub use repair::{HostQm, Qm, Repair, Repaired};
 pub use wanted::{SetupArgs, Wanted};
 
 /// The service user in Proxmox. It has no password and cannot log in.
@@ -82,7 +84,7 @@ impl SetupError {
         move |reason| Self::Pve { doing, reason }
     }
 
-    fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |reason| Self::File { doing, path, reason }
     }

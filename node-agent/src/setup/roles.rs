@@ -21,7 +21,7 @@ pub(super) const NODE_ROLE: &str = "EzNode";
 /// Built into Proxmox: clone and read templates.
 pub(super) const TEMPLATE_ROLE: &str = "PVETemplateUser";
 
-const AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Backup VM.Config.Disk VM.Config.CPU \
+const AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Config.Disk VM.Config.CPU \
                      VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit";
 
 /// Our roles and their privileges for a version.
@@ -33,7 +33,7 @@ pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 5] 
     [
         (AGENT_ROLE, agent),
         (OBSERVER_ROLE, privileges("VM.Audit")),
-        (STORE_ROLE, privileges("Datastore.AllocateSpace Datastore.Audit")),
+        (STORE_ROLE, privileges("Datastore.AllocateSpace")),
         (NET_ROLE, privileges("SDN.Use")),
         (NODE_ROLE, privileges("Sys.Audit")),
     ]
