@@ -6,14 +6,14 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
-use ez_protocol::order::ActionVerb;
+use ez_protocol::{UnixMillis, order::ActionVerb};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
 
 use super::{
     ActError, ActionRow, ActionState, EndError, Instance, Progress, act, actions, delete, list as list_of, owned,
-    progress_of,
+    progress_of, sight,
 };
 use crate::{
     accounts::ApiCaller,
@@ -86,7 +86,7 @@ struct ServerBody {
     state: &'static str,
     /// Power state as last seen: `running`, `stopped`, `paused` or `absent`.
     observed_state: Option<String>,
-    /// When it was seen so, UTC milliseconds by the node's clock.
+    /// When it was last known to be so, UTC milliseconds.
     observed_at: Option<i64>,
     location: String,
     plan: String,
@@ -148,7 +148,12 @@ async fn action_body(connection: &mut AnyConnection, action: ActionRow) -> Resul
     })
 }
 
-async fn body(connection: &mut AnyConnection, instance: Instance) -> Result<ServerBody, Problem> {
+async fn body(
+    connection: &mut AnyConnection,
+    now: UnixMillis,
+    instance: Instance,
+) -> Result<ServerBody, Problem> {
+    let sight = sight(connection, &instance, now).await?;
     let place = fleet::placement_of(connection, instance.id).await?;
     let busy = actions(connection, instance.id, 5).await?.into_iter().find(|a| a.state == ActionState::Running);
     let action = match busy {
@@ -164,7 +169,7 @@ async fn body(connection: &mut AnyConnection, instance: Instance) -> Result<Serv
         name: instance.hostname,
         state: instance.state.as_str(),
         observed_state: instance.observed_state,
-        observed_at: instance.observed_at.map(|at| at.0),
+        observed_at: sight.at.map(|at| at.0),
         location: instance.location,
         plan: instance.plan_code,
         image: instance.image_code,
@@ -197,7 +202,7 @@ async fn servers(Caller(caller): Caller, State(app): State<App>) -> Result<Json<
     let mut connection = app.db.read().await?;
     let mut data = Vec::new();
     for instance in list_of(&mut connection, caller.principal.account_id).await? {
-        data.push(body(&mut connection, instance).await?);
+        data.push(body(&mut connection, app.clock.now(), instance).await?);
     }
     Ok(Json(Page::whole(data)))
 }
@@ -212,7 +217,7 @@ async fn server(
 ) -> Result<Json<ServerBody>, Problem> {
     let mut connection = app.db.read().await?;
     let instance = mine(&mut connection, &caller, &id).await?;
-    Ok(Json(body(&mut connection, instance).await?))
+    Ok(Json(body(&mut connection, app.clock.now(), instance).await?))
 }
 
 /// Deletes a server: its subscription ends now, its disk is kept for 72 hours. Nothing is paid back.
@@ -237,7 +242,7 @@ async fn end(
         Err(other) => return Err(Problem::internal(&other)),
     };
     let mut connection = app.db.read().await?;
-    Ok((StatusCode::ACCEPTED, Json(body(&mut connection, instance).await?)))
+    Ok((StatusCode::ACCEPTED, Json(body(&mut connection, app.clock.now(), instance).await?)))
 }
 
 /// What to do.

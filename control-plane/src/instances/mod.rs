@@ -36,7 +36,7 @@ pub use end::{EndError, delete, end, give_up_place};
 pub use model::{
     ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits,
 };
-pub use observe::{Seen, observe};
+pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};

@@ -1,5 +1,7 @@
 //! What nodes say: state reports, and what came of provisioning orders.
 
+use std::time::Duration;
+
 use ez_protocol::{InstanceId, NodeId, ProvisioningOrderId, UnixMillis};
 use serde_json::json;
 use sqlx::AnyConnection;
@@ -13,7 +15,7 @@ use super::{
 use crate::{
     db::DbError,
     dispatch::{self, ProvisioningRecord, State},
-    fleet::{self, Release},
+    fleet::{self, Presence, Release},
     instances::InstanceError,
     jobs,
 };
@@ -61,6 +63,37 @@ pub async fn observe(
         }
     }
     Ok(())
+}
+
+/// What is known about a server's power state, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// When it was last known to be so.
+    pub at: Option<UnixMillis>,
+    /// Whether its node is there, so that a change would have been told.
+    pub fresh: bool,
+}
+
+/// An agent looks at its servers this often and tells every change.
+const LOOKS_EVERY: Duration = Duration::from_secs(15);
+
+/// When a server's observed state was last known to hold. An agent reports changes, not sameness: as long as it is
+/// there and silent about a server, the server is as it was at the agent's last look.
+///
+/// # Errors
+/// Those of the query.
+pub async fn sight(connection: &mut AnyConnection, instance: &Instance, now: UnixMillis) -> Result<Sight, DbError> {
+    let node = match instance.node {
+        Some(node) => fleet::node(connection, node).await?,
+        None => None,
+    };
+    let fresh = node.as_ref().is_some_and(|node| node.presence(now) == Presence::Online);
+    let heard = node.and_then(|node| node.last_seen_at).map(|at| at.minus(LOOKS_EVERY));
+    let at = match (instance.observed_at, heard) {
+        (Some(seen), Some(heard)) if fresh => Some(seen.max(heard)),
+        (seen, _) => seen,
+    };
+    Ok(Sight { at, fresh: fresh && instance.observed_at.is_some() })
 }
 
 /// Takes over what came of a provisioning order. Idempotent.

@@ -68,7 +68,7 @@ async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;
-            show::mark(&mut connection, id).await
+            show::mark(&mut connection, id, app.clock.now()).await
         }
     })
 }

@@ -6,10 +6,10 @@ use ez_protocol::{AccountId, UnixMillis, order::ActionVerb};
 use sqlx::AnyConnection;
 
 use super::{
-    ActionRow, ActionState, Instance, InstanceState, StepProgress, progress, store, verb_fits,
+    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, progress, sight, store, verb_fits,
 };
 use crate::{
-    billing, catalog,
+    accounts, billing, catalog,
     db::DbError,
     dispatch, fleet,
     fleet::Placement,
@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// A report older than this is called old: the node is probably away.
-const OLD_MS: i64 = 90_000;
+/// How we name ourselves in a server's history.
+const US: &str = "EZ Solutions";
 
 /// Names of plans, images and locations by code.
 pub(super) struct Names {
@@ -49,12 +49,11 @@ impl Names {
 }
 
 /// The observed state in the page's words.
-pub(super) fn state(instance: &Instance, now: UnixMillis) -> State {
-    let old = instance.observed_at.is_none_or(|at| now.0 - at.0 > OLD_MS);
+pub(super) fn state(instance: &Instance, sight: Sight) -> State {
     let (code, tone) = match instance.state {
         InstanceState::Requested => ("requested", "wait"),
         InstanceState::Assigned | InstanceState::Provisioning | InstanceState::Failed => ("building", "wait"),
-        InstanceState::Running | InstanceState::Stopped if old => ("unknown", "wait"),
+        InstanceState::Running | InstanceState::Stopped if !sight.fresh => ("unknown", "wait"),
         InstanceState::Running => ("running", "good"),
         InstanceState::Stopped => ("stopped", "idle"),
         InstanceState::NeedsOperator => ("needs_operator", "bad"),
@@ -62,14 +61,15 @@ pub(super) fn state(instance: &Instance, now: UnixMillis) -> State {
         InstanceState::Retired | InstanceState::Purging => ("retired", "idle"),
         InstanceState::Purged | InstanceState::Released => ("purged", "idle"),
     };
-    State { code, tone, observed_at: instance.observed_at }
+    State { code, tone, observed_at: sight.at }
 }
 
 /// Something small that differs whenever a server's page would. Ages count in the browser.
 pub(super) async fn mark(
     connection: &mut AnyConnection,
     id: ez_protocol::InstanceId,
-) -> Result<(InstanceState, Option<String>, Option<i64>, Option<String>, usize), DbError> {
+    now: UnixMillis,
+) -> Result<(InstanceState, Option<String>, bool, Option<String>, usize), DbError> {
     let instance = store::get(connection, id).await?.ok_or(DbError::NotFound)?;
     let newest = store::actions(connection, id, 1).await?.into_iter().next();
     let events = match newest.as_ref().and_then(|action| action.provisioning_order) {
@@ -77,9 +77,8 @@ pub(super) async fn mark(
         None => 0,
     };
     let action = newest.map(|action| format!("{} {}", action.id, action.state));
-    // The time of the report counts once a minute only: an unchanged server must not reload every 15 s.
-    let minute = instance.observed_at.map(|at| at.0 / 60_000);
-    Ok((instance.state, instance.observed_state, minute, action, events))
+    let sight = sight(connection, &instance, now).await?;
+    Ok((instance.state, instance.observed_state, sight.fresh, action, events))
 }
 
 /// The list of an account's servers that fit a filter.
@@ -124,7 +123,7 @@ async fn row(
     Ok(Row {
         href: path,
         name: instance.hostname.clone(),
-        state: state(instance, now),
+        state: state(instance, sight(connection, instance, now).await?),
         ipv4,
         ipv6,
         plan: Names::of(&names.plans, &instance.plan_code),
@@ -170,6 +169,7 @@ pub(super) async fn page(
     let names = Names::read(connection).await?;
     let place = fleet::placement_of(connection, instance.id).await?;
     let (ipv4, ipv6) = addresses(place.as_ref());
+    let sight = sight(connection, instance, now).await?;
     let actions = store::actions(connection, instance.id, 10).await?;
     let busy = actions.iter().find(|action| action.state == ActionState::Running);
     let running = match busy {
@@ -188,9 +188,9 @@ pub(super) async fn page(
     Ok(Show {
         href: format!("/servers/{}", instance.id),
         name: instance.hostname.clone(),
-        state: state(instance, now),
+        state: state(instance, sight),
         actions: if instance.state.is_live() { power(instance, busy.is_some()) } else { Vec::new() },
-        notice: notice(instance, actions.first(), now),
+        notice: notice(instance, actions.first(), sight),
         ssh: ipv4.as_ref().filter(|_| instance.state.is_live()).map(|ip| format!("ssh {}@{ip}", instance.login_user)),
         ipv4,
         ipv6,
@@ -209,7 +209,7 @@ pub(super) async fn page(
             .filter(|_| !ended)
             .map(|paid| Price { amount: Money::new(paid.amount_minor, paid.currency), interval: paid.interval }),
         next_charge_at: if ended { None } else { billing::period_end(connection, instance.order).await? },
-        activity: activity(instance, &actions),
+        activity: activity(connection, instance, &actions).await?,
         can_delete: instance.state.is_live(),
         form,
     })
@@ -226,14 +226,14 @@ fn power(instance: &Instance, busy: bool) -> Vec<Action> {
         .collect()
 }
 
-fn notice(instance: &Instance, newest: Option<&ActionRow>, now: UnixMillis) -> Option<Notice> {
+fn notice(instance: &Instance, newest: Option<&ActionRow>, sight: Sight) -> Option<Notice> {
     let say = |tone, code, at| Some(Notice { tone, code, at });
     match instance.state {
         InstanceState::Retired | InstanceState::Purging => say("info", "retired", instance.purge_at),
         InstanceState::NeedsOperator => say("bad", "needs-operator", None),
         InstanceState::Running | InstanceState::Stopped => {
-            if instance.observed_at.is_none_or(|at| now.0 - at.0 > OLD_MS) {
-                return say("wait", "node-away", instance.observed_at);
+            if !sight.fresh {
+                return say("wait", "node-away", sight.at);
             }
             // Only the newest action is worth a sentence; an older failure was followed by something else.
             if let Some(failed) = newest.filter(|action| action.state == ActionState::Failed && action.kind != "create") {
@@ -288,19 +288,28 @@ fn kind(kind: &str) -> &'static str {
     }
 }
 
-fn activity(instance: &Instance, actions: &[ActionRow]) -> Vec<Activity> {
-    let actor = |by: &str| if by.contains('@') { by.to_owned() } else { "EZ Solutions".to_owned() };
-    let mut lines: Vec<Activity> = actions
-        .iter()
-        .filter(|action| action.kind != "create")
-        .map(|action| Activity { at: action.started_at, actor: actor(&action.requested_by), code: action.kind.clone() })
-        .collect();
+async fn activity(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    actions: &[ActionRow],
+) -> Result<Vec<Activity>, DbError> {
+    let mut lines = Vec::new();
+    for action in actions.iter().filter(|action| action.kind != "create") {
+        // Customers are named to each other; what staff and the system do is done by us.
+        let user = action.requested_by.strip_prefix("user:").and_then(|id| id.parse().ok());
+        let who = match user {
+            Some(user) => accounts::principal_of(connection, user).await?,
+            None => None,
+        };
+        let actor = who.map_or_else(|| US.to_owned(), |principal| principal.email);
+        lines.push(Activity { at: action.started_at, actor, code: action.kind.clone() });
+    }
     if let Some(at) = instance.built_at {
-        lines.push(Activity { at, actor: actor("system"), code: "ready".to_owned() });
+        lines.push(Activity { at, actor: US.to_owned(), code: "ready".to_owned() });
     }
     lines.sort_by_key(|line| std::cmp::Reverse(line.at));
     lines.truncate(10);
-    lines
+    Ok(lines)
 }
 
 #[cfg(test)]
@@ -345,7 +354,7 @@ mod tests {
         let row = Row {
             href: String::new(),
             name: "web-1".into(),
-            state: state(&instance, UnixMillis(2_000)),
+            state: state(&instance, Sight { at: instance.observed_at, fresh: true }),
             ipv4: Some("203.0.113.24".into()),
             ipv6: None,
             plan: "S".into(),
@@ -363,6 +372,6 @@ mod tests {
         ] {
             assert_eq!(fits(query, &row, &instance), found, "{query}");
         }
-        assert_eq!(state(&instance, UnixMillis(1_000 + OLD_MS + 1)).code, "unknown");
+        assert_eq!(state(&instance, Sight { at: None, fresh: false }).code, "unknown");
     }
 }
