@@ -1,8 +1,10 @@
 //! The composition root: every service made once, every slice's routes and jobs mounted once.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, middleware};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts, api, billing, catalog,
@@ -144,6 +146,20 @@ pub fn router(app: &App) -> Router {
         .merge(telemetry::routes())
         .layer(middleware::from_fn_with_state(app.clone(), telemetry::trace))
         .with_state(app.clone())
+}
+
+/// Answers on a listener until told to stop, then lets running requests end.
+///
+/// # Errors
+/// What the listener said.
+pub async fn serve_http(app: &App, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let stopped = async move {
+        stop.cancelled().await;
+        // A browser holds its stream open for ever; the others are let end by themselves.
+        web::close_streams();
+    };
+    axum::serve(listener, service).with_graceful_shutdown(stopped).await
 }
 
 /// The job handlers of all slices.

@@ -9,7 +9,7 @@ use utoipa::{
     },
 };
 
-use crate::{accounts, api::Problem, catalog, instances, orders};
+use crate::{accounts, api::Problem, catalog, fleet, instances, orders};
 
 /// What all endpoints share.
 #[derive(OpenApi)]
@@ -39,6 +39,7 @@ pub(crate) fn gather() -> Document {
     Base::openapi()
         .merge_from(accounts::api_docs())
         .merge_from(catalog::api_docs())
+        .merge_from(fleet::api_docs())
         .merge_from(orders::api_docs())
         .merge_from(instances::api_docs())
 }

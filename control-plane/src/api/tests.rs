@@ -1,1 +1,232 @@
+//! Stories of what every endpoint shares, told through `/api/v1/ssh_keys`.
 
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, StatusCode},
+};
+use ez_protocol::UnixMillis;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::{
+    accounts::{self, NewUser, Scope},
+    app::{self, App, Services},
+    clock::ManualClock,
+    db::{Db, testing::each_database},
+};
+
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ada@laptop";
+
+/// An account with a token, and the whole router.
+struct Story {
+    app: App,
+    router: Router,
+    clock: Arc<ManualClock>,
+    token: String,
+}
+
+/// An answer: status, headers in lower case, body as JSON.
+struct Answer {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    body: Value,
+}
+
+impl Story {
+    async fn begin(db: &Db, scopes: Vec<Scope>) -> Self {
+        let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
+        let app = Services::for_tests(db.clone(), clock.clone());
+        let new = NewUser {
+            email: "ada@example.org".into(),
+            password: "correct horse battery".into(),
+            staff: None,
+            verified: true,
+        };
+        let ada = accounts::create_user(&app, new).await.unwrap();
+        let (_, token) = accounts::create_token(&app, &ada, "test", scopes).await.unwrap();
+        Self { router: app::router(&app), app, clock, token }
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request =
+            request.body(body.map_or_else(Body::empty, |body| Body::from(body.to_string()))).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    async fn call(&self, method: &str, path: &str, key: Option<&str>, body: Option<Value>) -> Answer {
+        let bearer = format!("Bearer {}", self.token);
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        self.send(method, path, &headers, body).await
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_told() {
+    each_database(async |db| {
+        let story = Story::begin(&db, vec![Scope::Read]).await;
+        for headers in [&[][..], &[("authorization", "Bearer ezt_wrong")], &[("authorization", "Basic x")]] {
+            for path in ["/api/v1/ssh_keys", "/api/v1/nothing"] {
+                let answer = story.send("GET", path, headers, None).await;
+                assert_eq!(
+                    (answer.status, &answer.body["code"]),
+                    (StatusCode::UNAUTHORIZED, &json!("unauthenticated"))
+                );
+                assert_eq!(answer.headers["content-type"], "application/problem+json");
+                assert_eq!(answer.headers["x-request-id"], answer.body["request_id"].as_str().unwrap());
+                assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            }
+        }
+        let answer = story.call("GET", "/api/v1/nothing", None, None).await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (StatusCode::NOT_FOUND, &json!("no_such_endpoint"))
+        );
+        let answer = story.call("POST", "/api/v1/ssh_keys", None, Some(json!({ "public_key": KEY }))).await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (StatusCode::FORBIDDEN, &json!("forbidden")),
+            "read only"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ssh_keys_are_added_shown_and_removed() {
+    each_database(async |db| {
+        let story = Story::begin(&db, vec![Scope::Read, Scope::Write]).await;
+        let made = story.call("POST", "/api/v1/ssh_keys", None, Some(json!({ "public_key": KEY }))).await;
+        assert_eq!(made.status, StatusCode::CREATED);
+        let path = format!("/api/v1/ssh_keys/{}", made.body["id"].as_str().unwrap());
+        assert_eq!(story.call("GET", &path, None, None).await.body, made.body);
+        assert_eq!(story.call("GET", "/api/v1/ssh_keys", None, None).await.body["data"], json!([made.body]));
+        assert_eq!(story.call("DELETE", &path, None, None).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(story.call("GET", &path, None, None).await.body["code"], "not_found");
+        for (body, code) in [
+            (json!({ "public_key": "no key" }), "invalid_input"),
+            (json!({ "public_key": KEY, "surprise": 1 }), "invalid_input"),
+            (json!({}), "invalid_input"),
+        ] {
+            let refused = story.call("POST", "/api/v1/ssh_keys", None, Some(body.clone())).await;
+            assert_eq!((refused.status.as_u16(), &refused.body["code"]), (422, &json!(code)), "{body}");
+        }
+        let refused =
+            story.call("POST", "/api/v1/ssh_keys", None, Some(json!({ "public_key": "no key" }))).await;
+        assert_eq!(refused.body["errors"][0]["field"], "public_key");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_repeated_post_is_carried_out_once() {
+    each_database(async |db| {
+        let story = Story::begin(&db, vec![Scope::Read, Scope::Write]).await;
+        let body = || Some(json!({ "public_key": KEY, "name": "laptop" }));
+        let first = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
+        assert_eq!(first.status, StatusCode::CREATED);
+        let path = format!("/api/v1/ssh_keys/{}", first.body["id"].as_str().unwrap());
+        assert_eq!(story.call("DELETE", &path, None, None).await.status, StatusCode::NO_CONTENT);
+        let again = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
+        assert_eq!((again.status, &again.body), (first.status, &first.body));
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+        assert_eq!(
+            story.call("GET", "/api/v1/ssh_keys", None, None).await.body["data"],
+            json!([]),
+            "not made again"
+        );
+        let other = Some(json!({ "public_key": KEY, "name": "other" }));
+        let reused = story.call("POST", "/api/v1/ssh_keys", Some("k"), other).await;
+        assert_eq!((reused.status.as_u16(), &reused.body["code"]), (422, &json!("idempotency_key_reused")));
+        // A day later the key is forgotten.
+        story.clock.advance(Duration::from_secs(24 * 3_600));
+        let at = crate::clock::Clock::now(&*story.clock);
+        story
+            .app
+            .db
+            .write::<_, crate::db::DbError, _>(move |tx| {
+                Box::pin(async move { super::store::sweep(tx, at).await })
+            })
+            .await
+            .unwrap();
+        let anew = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
+        assert_ne!(anew.body["id"], first.body["id"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_in_use_is_told_and_a_dead_request_is_taken_over() {
+    each_database(async |db| {
+        let story = Story::begin(&db, vec![Scope::Read, Scope::Write]).await;
+        let body = || Some(json!({ "public_key": KEY }));
+        story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
+        // What a crash between the claim and the answer leaves behind.
+        db.write::<_, crate::db::DbError, _>(|tx| {
+            Box::pin(async move {
+                sqlx::query("UPDATE idempotency_keys SET status = NULL, body = NULL").execute(tx).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        let busy = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
+        assert_eq!((busy.status.as_u16(), &busy.body["code"]), (409, &json!("idempotency_in_progress")));
+        story.clock.advance(Duration::from_secs(60));
+        let taken = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
+        assert_eq!(taken.status, StatusCode::CREATED);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_document_describes_what_is_there() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let story = Story::begin(&db, vec![Scope::Read]).await;
+    let answer = story.send("GET", "/api/v1/openapi.json", &[], None).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let paths = answer.body["paths"].as_object().unwrap();
+    assert!(paths.contains_key("/api/v1/ssh_keys/{id}"), "{paths:?}");
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            // Whatever is described exists: without a token it is refused, not unknown.
+            let path = path.replace(['{', '}'], "");
+            let answer = story.send(&method.to_uppercase(), &path, &[], None).await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+            let answer = story.call(&method.to_uppercase(), &path, None, None).await;
+            let code = answer.body["code"].as_str().unwrap_or_default();
+            assert!(!["no_such_endpoint", "method_not_allowed"].contains(&code), "{method} {path}: {code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn health_is_told_and_metrics_are_not_for_strangers() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let story = Story::begin(&db, vec![Scope::Read]).await;
+    assert_eq!(story.send("GET", "/healthz", &[], None).await.status, StatusCode::OK);
+    let ready = story.send("GET", "/readyz", &[], None).await;
+    assert_eq!(
+        (ready.status, &ready.body["link"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("not listening"))
+    );
+    story.app.ready.set_link_listening(true);
+    let ready = story.send("GET", "/readyz", &[], None).await;
+    assert_eq!((ready.status, &ready.body["migrations"]), (StatusCode::OK, &json!("ok")));
+    assert_eq!(story.send("GET", "/metrics", &[], None).await.status, StatusCode::NOT_FOUND);
+}

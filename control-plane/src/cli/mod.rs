@@ -6,6 +6,7 @@
 mod audit;
 mod catalog;
 mod check;
+mod doctor;
 mod keys;
 mod nodes;
 mod orders;
@@ -43,6 +44,8 @@ enum Command {
     Migrate,
     /// Reads the configuration and says everything that is wrong with it.
     CheckConfig,
+    /// Looks at the world around the configuration: database, keys, Stripe, mail, nodes; says what to mend.
+    Doctor(doctor::DoctorCommand),
     /// Applies a catalogue: locations, address pools, images, plans and prices, which Stripe learns of.
     /// The same file again changes nothing.
     Apply {
@@ -81,6 +84,7 @@ enum Command {
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::CheckConfig => check::check_config(&Vars::from_environment()),
+        Command::Doctor(command) => doctor::doctor(&Vars::from_environment(), command).await,
         Command::Serve => serve::serve(config()?).await,
         Command::Migrate => storage::migrate(config()?).await,
         Command::Apply { file } => catalog::apply(open().await?, &file).await,

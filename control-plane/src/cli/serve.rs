@@ -3,7 +3,7 @@
 //! Spawns one task for each. A first signal stops taking work and waits for what runs; a second one, or
 //! [`GRACE`], ends the process: everything that was acknowledged is durable by then.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agents,
-    app::{App, Services, job_registry, router},
+    app::{App, Services, job_registry, serve_http},
     audit,
     config::Config,
     jobs, telemetry, web,
@@ -57,15 +57,9 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 fn spawn_http(app: &App, listener: TcpListener, stop: &CancellationToken, tasks: &TaskTracker) {
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let stopped = stop.clone().cancelled_owned();
-    let stopped = async move {
-        stopped.await;
-        web::close_streams();
-    };
-    let stop = stop.clone();
+    let (app, stop) = (app.clone(), stop.clone());
     tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
+        if let Err(error) = serve_http(&app, listener, stop.clone()).await {
             tracing::error!(%error, "the portal's listener failed");
         }
         stop.cancel();

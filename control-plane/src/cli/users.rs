@@ -4,6 +4,7 @@ use std::{io::Read, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
+use serde_json::json;
 
 use super::say;
 use crate::{
@@ -27,6 +28,9 @@ pub(super) enum UserCommand {
         /// Count the address as proven.
         #[arg(long)]
         verified: bool,
+        /// Print one JSON object instead of the id alone.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -51,11 +55,14 @@ pub(super) enum TokenCommand {
         /// What it may do; may be repeated. Default: read and write, and operator for operators.
         #[arg(long = "scope")]
         scopes: Vec<String>,
+        /// Print one JSON object instead of the token alone.
+        #[arg(long)]
+        json: bool,
     },
 }
 
 pub(super) async fn user(app: App, command: UserCommand) -> anyhow::Result<ExitCode> {
-    let UserCommand::Create { email, password_stdin: _, role, verified } = command;
+    let UserCommand::Create { email, password_stdin: _, role, verified, json } = command;
     let mut input = String::new();
     std::io::stdin().take(4_096).read_to_string(&mut input).context("cannot read the password")?;
     let password = input.lines().next().unwrap_or_default().to_owned();
@@ -68,12 +75,16 @@ pub(super) async fn user(app: App, command: UserCommand) -> anyhow::Result<ExitC
     let made = accounts::create_user(&app, NewUser { email, password, staff, verified })
         .await
         .context("cannot make the user")?;
-    say(made.user_id)?;
+    if json {
+        say(json!({ "user_id": made.user_id, "account_id": made.account_id, "email": made.email }))?;
+    } else {
+        say(made.user_id)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn token(app: App, command: TokenCommand) -> anyhow::Result<ExitCode> {
-    let TokenCommand::Create { email, name, scopes } = command;
+    let TokenCommand::Create { email, name, scopes, json } = command;
     let principal = accounts::user_by_email(&app, &email).await.context("cannot find the user")?;
     let mut wanted = Vec::new();
     for word in &scopes {
@@ -88,8 +99,12 @@ pub(super) async fn token(app: App, command: TokenCommand) -> anyhow::Result<Exi
             wanted.push(Scope::Operator);
         }
     }
-    let (_, secret) =
+    let (token, secret) =
         accounts::create_token(&app, &principal, &name, wanted).await.context("cannot make the token")?;
-    say(secret)?;
+    if json {
+        say(json!({ "id": token.id, "token": secret, "scopes": token.scopes }))?;
+    } else {
+        say(secret)?;
+    }
     Ok(ExitCode::SUCCESS)
 }

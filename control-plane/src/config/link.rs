@@ -1,6 +1,8 @@
-//! `LINK_LISTEN`, `LINK_NAMES`: where node agents dial in.
+//! `LINK_LISTEN`, `LINK_NAMES`, `LINK_ADDRESS`: where node agents dial in.
 
 use std::net::SocketAddr;
+
+use url::Url;
 
 use super::read::Reader;
 
@@ -11,6 +13,8 @@ pub struct Link {
     pub listen: SocketAddr,
     /// DNS names and addresses that agents dial; they stand in the link's certificate.
     pub names: Vec<String>,
+    /// `host:port` that agents are told to join; the first name and the listening port unless set.
+    pub address: String,
 }
 
 impl Link {
@@ -30,6 +34,23 @@ impl Link {
         if names.is_empty() {
             names = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
         }
-        Some(Self { listen: listen?, names })
+        let listen = listen?;
+        let address = match reader.optional("LINK_ADDRESS") {
+            Some(text) if format!("https://{text}").parse::<Url>().is_ok_and(|url| url.path() == "/") => {
+                text.to_owned()
+            }
+            Some(text) => {
+                reader
+                    .problem("LINK_ADDRESS", format!("{text:?} is not host:port, such as link.example:7443"));
+                return None;
+            }
+            None => written_address(names.first()?, listen.port()),
+        };
+        Some(Self { listen, names, address })
     }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+fn written_address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

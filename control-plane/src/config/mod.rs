@@ -46,14 +46,19 @@ impl Config {
     /// # Errors
     /// Every problem found, each with its variable and reason.
     pub fn read(vars: &Vars) -> Result<Self, Problems> {
-        let mut reader = read::Reader::new(vars);
+        Self::read_with(read::Reader::new(vars)).0
+    }
+
+    /// The same, and which variables were asked for.
+    fn read_with(mut reader: read::Reader<'_>) -> (Result<Self, Problems>, Vec<&'static str>) {
         let http = Http::read(&mut reader);
         let link = Link::read(&mut reader);
         let storage = Storage::read(&mut reader);
         let stripe = Stripe::read(&mut reader);
         let mail = Mail::read(&mut reader);
         let log = Log::read(&mut reader);
-        let config = || {
+        let asked = std::mem::take(&mut reader.asked);
+        let all = || {
             Some(Self {
                 http: http?,
                 link: link?,
@@ -63,9 +68,9 @@ impl Config {
                 log: log?,
             })
         };
-        match (config(), reader.problems()) {
-            (Some(config), problems) if problems.0.is_empty() => Ok(config),
-            (_, problems) => Err(problems),
+        match (all(), reader.problems()) {
+            (Some(config), problems) if problems.0.is_empty() => (Ok(config), asked),
+            (_, problems) => (Err(problems), asked),
         }
     }
 
@@ -83,4 +88,10 @@ impl Config {
             ("MAIL_FROM", "EZ Solutions <noreply@ez.example>"),
         ]))
     }
+}
+
+/// The variables that a reading asks for.
+#[cfg(test)]
+fn keys_asked() -> Vec<&'static str> {
+    Config::read_with(read::Reader::new(&Vars::default())).1
 }

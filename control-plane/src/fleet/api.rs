@@ -23,6 +23,7 @@ use ez_protocol::{
     trust::{EnrolRequest, Pin},
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use serde::Serialize;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -32,9 +33,14 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
+use utoipa::{OpenApi, ToSchema};
 
 use super::enrol::{self, EnrolRefusal};
-use crate::{app::App, db::DbError};
+use crate::{
+    api::{Page, Problem},
+    app::App,
+    db::DbError,
+};
 
 /// Largest body of a request.
 const LARGEST: usize = 64 * 1024;
@@ -52,18 +58,32 @@ pub(crate) fn routes() -> Router<App> {
     Router::new().route("/locations", get(locations))
 }
 
-async fn locations(State(app): State<App>) -> Result<Response, StatusCode> {
-    let found = async {
-        let mut conn = app.db.read().await?;
-        super::locations(&mut conn).await
-    };
-    match found.await {
-        Ok(list) => Ok(Json(json!({ "locations": list })).into_response()),
-        Err(error) => {
-            tracing::error!(%error, "locations could not be read");
-            Err(StatusCode::SERVICE_UNAVAILABLE)
-        }
-    }
+/// This slice's part of the OpenAPI document.
+pub(crate) fn docs() -> utoipa::openapi::OpenApi {
+    #[derive(OpenApi)]
+    #[openapi(paths(locations), components(schemas(LocationBody)))]
+    struct Docs;
+    Docs::openapi()
+}
+
+/// A place where servers can be bought.
+#[derive(Debug, Serialize, ToSchema)]
+struct LocationBody {
+    /// Pass it as `location` when ordering.
+    code: String,
+    name: String,
+    /// ISO country code.
+    country: String,
+}
+
+/// Lists the locations, sorted by name.
+#[utoipa::path(get, path = "/api/v1/locations", tag = "locations",
+    responses((status = 200, body = Page<LocationBody>), (status = 401, body = Problem)))]
+async fn locations(State(app): State<App>) -> Result<Json<Page<LocationBody>>, Problem> {
+    let mut connection = app.db.read().await?;
+    let all = super::locations(&mut connection).await?.into_iter();
+    let data = all.map(|place| LocationBody { code: place.code, name: place.name, country: place.country });
+    Ok(Json(Page::whole(data.collect())))
 }
 
 /// The enrolment listener.

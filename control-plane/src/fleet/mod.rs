@@ -46,6 +46,6 @@ pub use places::{
     availability, confirm, confirm_gone, placed_on, placement_of, release, reserve, snapshot, vmid_is_foreign,
 };
 
-pub(crate) use api::routes as api_routes;
+pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use jobs::register_jobs;
 pub(crate) use pages::routes as page_routes;

@@ -218,7 +218,7 @@ pub(super) async fn fail(
 ) -> Result<(), DbError> {
     sqlx::query(
         "UPDATE jobs SET
-             dead_at = CASE WHEN again_at IS NULL THEN $4 ELSE NULL END,
+             dead_at = CASE WHEN again_at IS NULL THEN CAST($4 AS BIGINT) END,
              run_at = CASE WHEN again_at IS NULL THEN run_at ELSE again_at END,
              again_at = NULL, lease_token = NULL, lease_until = NULL, last_error = $5
          WHERE kind = $1 AND key = $2 AND lease_token = $3",
