@@ -17,7 +17,7 @@ use crate::{
     app::{App, Services, job_registry, serve_http},
     audit,
     config::Config,
-    jobs, telemetry, web,
+    jobs, telemetry,
 };
 
 /// How long running requests and jobs may take to end.

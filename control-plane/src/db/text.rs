@@ -15,10 +15,11 @@
 macro_rules! text_enum {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
+        #[allow(unreachable_pub, reason = "an enum of a private module is declared like a public one")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
         $vis enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
 
-        #[allow(dead_code, reason = "not every enum needs every helper")]
+        #[allow(dead_code, unreachable_pub, reason = "not every enum needs every helper, nor shows them outside")]
         impl $name {
             /// Every variant, in the order of declaration.
             $vis const ALL: &'static [Self] = &[$(Self::$variant),+];

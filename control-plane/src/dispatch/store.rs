@@ -296,7 +296,7 @@ pub(super) async fn set_state(
     after: State,
 ) -> Result<(), DbError> {
     let done = sqlx::query(
-        "UPDATE provisioning_orders SET state = $1, updated_at = $2, finished_at = CASE WHEN $3 = 1 THEN $2 ELSE NULL END
+        "UPDATE provisioning_orders SET state = $1, updated_at = $2, finished_at = CASE WHEN $3 = 1 THEN CAST($2 AS BIGINT) END
          WHERE id = $4 AND state = $5",
     )
     .bind(after)
@@ -358,7 +358,7 @@ pub(super) async fn apply_event(
     let facts = facts(event).and_then(|facts| serde_json::to_string(&facts).ok());
     let done = sqlx::query(
         "UPDATE provisioning_orders SET state = $1, updated_at = $2, accepted_at = COALESCE(accepted_at, $2),
-             finished_at = CASE WHEN $3 = 1 THEN $2 ELSE NULL END, step = COALESCE($4, step), detail = COALESCE($5, detail),
+             finished_at = CASE WHEN $3 = 1 THEN CAST($2 AS BIGINT) END, step = COALESCE($4, step), detail = COALESCE($5, detail),
              class = COALESCE($6, class), facts = COALESCE($7, facts)
          WHERE id = $8 AND state = $9",
     )
