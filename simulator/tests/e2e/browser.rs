@@ -146,7 +146,17 @@ impl Tab {
 
     /// Goes to an address, as through a link in a mail.
     pub async fn go(&self, url: &str) {
-        self.page.goto(url).await.unwrap();
+        // A navigation that a click has just begun may abort this one.
+        until(&format!("{url} to open"), PATIENCE, || async { self.page.goto(url).await.ok().map(drop) }).await;
+        self.settled().await;
+    }
+
+    /// Waits until another page is shown than one whose address holds this.
+    pub async fn leaves(&self, part: &str) {
+        until(&format!("the page {part} to be left"), PATIENCE, || async {
+            (!self.page.url().await.ok()??.contains(part)).then_some(())
+        })
+        .await;
         self.settled().await;
     }
 
@@ -188,14 +198,17 @@ impl Tab {
     pub async fn click(&self, label: &str) {
         *self.clicks.lock().unwrap() += 1;
         let quoted = label.replace('\'', "\u{2019}");
-        let path = format!(
-            "//*[self::button or self::a or self::summary or self::label]\
-             [not(ancestor-or-self::*[@hidden])][contains(normalize-space(.), '{quoted}')]"
-        );
+        // What says exactly this comes first, and a button before a link: a page's menu may use the same word.
+        let visible = "[not(ancestor-or-self::*[@hidden])]";
+        let kinds = ["//button", "//a", "//*[self::summary or self::label]"];
+        let exact = kinds.map(|kind| format!("{kind}{visible}[normalize-space(.)='{quoted}']"));
+        let within = kinds.map(|kind| format!("{kind}{visible}[contains(normalize-space(.), '{quoted}')]"));
         let found = until(&format!("something to click that says {label:?}"), PATIENCE, || async {
-            for element in self.page.find_xpaths(path.clone()).await.ok()? {
-                if element.scroll_into_view().await.is_ok() && element.clickable_point().await.is_ok() {
-                    return Some(element);
+            for path in exact.iter().chain(&within) {
+                for element in self.page.find_xpaths(path.clone()).await.unwrap_or_default() {
+                    if element.scroll_into_view().await.is_ok() && element.clickable_point().await.is_ok() {
+                        return Some(element);
+                    }
                 }
             }
             None

@@ -29,6 +29,7 @@ async fn sign_up(demo: &Demo, tab: &Tab, email: &str) {
     tab.go(&link).await;
     tab.sees("Confirm your mail address").await;
     tab.click("Confirm the address").await;
+    tab.leaves("verify").await;
     if tab.url().await.contains("/login") {
         log_in(demo, tab, email, PASSWORD).await;
     }

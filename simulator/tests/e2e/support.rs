@@ -28,7 +28,7 @@ pub struct Demo {
 
 fn spawn(directory: &Path, nodes: u16, postgres: Option<&Postgres>) -> tokio::process::Child {
     let mut command = Command::new(program("ez-demo"));
-    command.args(["--nodes", &nodes.to_string(), "--speed", "10", "--quiet", "--state-dir"]);
+    command.args(["--nodes", &nodes.to_string(), "--speed", "10", "--quiet", "--any-port", "--state-dir"]);
     command.arg(directory.join("state"));
     if let Some(postgres) = postgres {
         command.args(["--database-url", &postgres.url]);

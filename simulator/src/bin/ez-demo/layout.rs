@@ -76,7 +76,12 @@ pub(crate) const LOCATIONS: [(&str, &str); 2] = [("fsn", "9"), ("hel", "8.4")];
 
 impl Layout {
     /// Reads the plan of an earlier start or makes one.
-    pub(crate) fn load_or_plan(state_dir: &Path, nodes: u16, database: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) fn load_or_plan(
+        state_dir: &Path,
+        nodes: u16,
+        database: Option<&str>,
+        any_port: bool,
+    ) -> anyhow::Result<Self> {
         let path = state_dir.join("demo.json");
         if path.exists() {
             let text = std::fs::read_to_string(&path)?;
@@ -87,7 +92,7 @@ impl Layout {
             }
             return Ok(known);
         }
-        let plan = Self::plan(state_dir, nodes, database)?;
+        let plan = Self::plan(state_dir, nodes, database, any_port)?;
         let text = serde_json::to_string_pretty(&plan)?;
         let temporary = path.with_extension("json.tmp");
         std::fs::write(&temporary, text)?;
@@ -95,15 +100,16 @@ impl Layout {
         Ok(plan)
     }
 
-    fn plan(state_dir: &Path, nodes: u16, database: Option<&str>) -> anyhow::Result<Self> {
+    fn plan(state_dir: &Path, nodes: u16, database: Option<&str>, any_port: bool) -> anyhow::Result<Self> {
         let mut taken = Taken::default();
+        let wish = |port| if any_port { 0 } else { port };
         let ports = Ports {
-            portal: taken.port(8080)?,
-            link: taken.port(7443)?,
-            stripe: taken.port(8081)?,
+            portal: taken.port(wish(8080))?,
+            link: taken.port(wish(7443))?,
+            stripe: taken.port(wish(8081))?,
             stripe_control: taken.port(0)?,
             smtp: taken.port(0)?,
-            mail: taken.port(8082)?,
+            mail: taken.port(wish(8082))?,
         };
         let mut counters = [0_u32; LOCATIONS.len()];
         let mut plans = Vec::new();

@@ -36,6 +36,9 @@ struct Arguments {
     /// Speed of the simulated hosts: 1 takes the times a real one takes, 10 is ten times faster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     speed: u32,
+    /// Take any free ports instead of 8080, 8081, 8082 and 7443: for several demos at once.
+    #[arg(long)]
+    any_port: bool,
     /// Do not print the summary, only errors.
     #[arg(long)]
     quiet: bool,
@@ -76,7 +79,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // A summary of an earlier run would name processes that are gone.
     StateFile::remove(&state_dir)?;
     child::stop_leftovers(&state_dir).await?;
-    let layout = Layout::load_or_plan(&state_dir, arguments.nodes, arguments.database_url.as_deref())?;
+    let database = arguments.database_url.as_deref();
+    let layout = Layout::load_or_plan(&state_dir, arguments.nodes, database, arguments.any_port)?;
     let supervisor = Arc::new(Supervisor::new(&state_dir)?);
 
     let outcome = tokio::select! {

@@ -165,7 +165,7 @@ pub(crate) fn environment(layout: &Layout) -> Vec<(String, String)> {
         ("LINK_NAMES", "localhost,127.0.0.1".into()),
         ("LINK_ADDRESS", format!("127.0.0.1:{}", ports.link)),
         ("KEYS_DIR", layout.state_dir.join("keys").display().to_string()),
-        ("STRIPE_API_BASE", format!("http://localhost:{}/", ports.stripe)),
+        ("STRIPE_API_BASE", format!("http://127.0.0.1:{}/", ports.stripe)),
         ("STRIPE_SECRET_KEY", layout.secrets.stripe_key.clone()),
         ("STRIPE_WEBHOOK_SECRETS", layout.secrets.webhook_secret.clone()),
         ("SMTP_URL", format!("smtp://127.0.0.1:{}", ports.smtp)),

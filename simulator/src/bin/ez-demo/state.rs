@@ -86,7 +86,7 @@ impl StateFile {
                 "api_token": self.people.customer_token,
             },
             "stripe": {
-                "url": format!("http://localhost:{}", ports.stripe),
+                "url": format!("http://127.0.0.1:{}", ports.stripe),
                 "control_url": format!("http://127.0.0.1:{}", ports.stripe_control),
                 "secret_key": layout.secrets.stripe_key,
                 "webhook_secret": layout.secrets.webhook_secret,
