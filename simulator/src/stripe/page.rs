@@ -337,7 +337,7 @@ pub(crate) fn answer(status: StatusCode, page: String) -> Response {
 
 fn policy(response: &mut Response, hosts: &str) {
     let text = format!(
-        "default-src 'none'; style-src 'self'; form-action 'self'{hosts}; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; img-src data:; style-src 'self'; form-action 'self'{hosts}; frame-ancestors 'none'; base-uri 'none'"
     );
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, value);

@@ -36,6 +36,8 @@ pub struct Tab {
     page: Page,
     errors: Arc<Mutex<Vec<String>>>,
     clicks: Mutex<u32>,
+    metrics: SetDeviceMetricsOverrideParams,
+    media: SetEmulatedMediaParams,
 }
 
 /// Where Chromium is: `$CHROME`, else on the path.
@@ -81,17 +83,17 @@ impl Browser {
     pub async fn open(&self, url: &str, width: u32, height: u32, dark: bool) -> Tab {
         let page = self.chromium.new_page("about:blank").await.unwrap();
         let metrics = SetDeviceMetricsOverrideParams::new(i64::from(width), i64::from(height), 1.0, width < 600);
-        page.execute(metrics).await.unwrap();
+        page.execute(metrics.clone()).await.unwrap();
         let scheme = if dark { "dark" } else { "light" };
         let media = SetEmulatedMediaParams::builder()
             .feature(MediaFeature::new("prefers-color-scheme", scheme))
             .feature(MediaFeature::new("prefers-reduced-motion", "reduce"))
             .build();
-        page.execute(media).await.unwrap();
+        page.execute(media.clone()).await.unwrap();
         let errors = Arc::new(Mutex::new(Vec::new()));
         listen(&page, &errors).await;
         page.goto(url).await.unwrap();
-        let tab = Tab { page, errors, clicks: Mutex::new(0) };
+        let tab = Tab { page, errors, clicks: Mutex::new(0), metrics, media };
         tab.settled().await;
         tab
     }
@@ -137,6 +139,9 @@ async fn listen(page: &Page, errors: &Arc<Mutex<Vec<String>>>) {
 impl Tab {
     /// Waits until the page is loaded completely.
     async fn settled(&self) {
+        // Another site is another process of Chromium, which does not know the size of the window yet.
+        let _ = self.page.execute(self.metrics.clone()).await;
+        let _ = self.page.execute(self.media.clone()).await;
         until("the page to be loaded", PATIENCE, || async {
             let ready = self.page.evaluate("document.readyState === 'complete'").await.ok()?;
             ready.into_value::<bool>().ok()?.then_some(())
@@ -180,7 +185,7 @@ impl Tab {
         loop {
             let text = self.text().await;
             if text.contains(wanted) {
-                return;
+                return self.settled().await;
             }
             let url = self.url().await;
             assert!(tokio::time::Instant::now() < deadline, "{url} does not show {wanted:?}:\n{text}");
@@ -319,7 +324,7 @@ impl Tab {
     pub async fn picture(&self, name: &str) {
         let Some(directory) = std::env::var_os("EZ_SCREENSHOTS") else { return };
         let params = ScreenshotParams::builder().format(CaptureScreenshotFormat::Png).full_page(true).build();
-        let bytes = self.page.screenshot(params).await.unwrap();
+        let bytes = until("a picture", PATIENCE, || async { self.page.screenshot(params.clone()).await.ok() }).await;
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(Path::new(&directory).join(format!("{name}.png")), bytes).unwrap();
     }

@@ -62,7 +62,7 @@ async fn a_newcomer_buys_a_server_in_six_clicks() {
     tab.picture("create").await;
     tab.is_clean().await;
     tab.click("and create").await;
-    tab.sees("4242").await;
+    tab.sees("Pay by card").await;
     tab.picture("checkout").await;
     tab.click("Pay").await;
     tab.sees("Your server is ready").await;
@@ -105,7 +105,7 @@ async fn the_narrowest_phone_is_wide_enough() {
     tab.picture("narrow-create").await;
     tab.is_clean().await;
     tab.click("and create").await;
-    tab.sees("4242").await;
+    tab.sees("Pay by card").await;
     tab.is_clean().await;
     tab.click("Pay").await;
     tab.sees("Your server is ready").await;
@@ -145,7 +145,7 @@ async fn the_keyboard_alone_suffices() {
     tab.type_text(SSH_KEY).await;
     tab.tab_to("and create").await;
     tab.press("Enter").await;
-    tab.sees("4242").await;
+    tab.sees("Pay by card").await;
     tab.tab_to("Pay").await;
     tab.press("Enter").await;
     tab.sees("Your server is ready").await;
@@ -172,7 +172,8 @@ async fn a_refused_form_comes_back_filled() {
     tab.fill("Public key", "ssh-ed25519 AAAA").await;
     tab.fill("Name", "web.-1").await;
     tab.click("and create").await;
-    tab.sees("was it cut off while copying").await;
+    tab.picture("refused").await;
+    tab.sees("Was it cut off while copying").await;
     let kept: String = tab.script("document.querySelector('[name=hostname]').value").await;
     assert_eq!(kept, "web.-1");
     let key: String = tab.script("document.querySelector('[name=new_key]').value").await;
@@ -184,7 +185,6 @@ async fn a_refused_form_comes_back_filled() {
         )
         .await;
     assert!(described, "each refused field names its message");
-    tab.picture("refused").await;
     browser.stop().await;
     demo.stop().await;
 }
