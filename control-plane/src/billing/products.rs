@@ -25,6 +25,12 @@ pub struct WantedPrice {
     pub amount_minor: i64,
 }
 
+/// Says in Stripe's dashboard whose a product or price is. The same for every installation: two that share an
+/// account share what they sell.
+fn managed() -> Metadata {
+    Metadata::from([("managed_by".to_owned(), "ez".to_owned())])
+}
+
 /// Makes sure that Stripe has a product for a plan; gives its id.
 ///
 /// # Errors
@@ -44,7 +50,7 @@ pub async fn ensure_product(app: &Services, plan: &str, name: &str) -> Result<St
         Err(fault) if fault.kind == FaultKind::NotFound => {}
         Err(fault) => return Err(fault.into()),
     }
-    let call = Call::new("product", &id, 1, stripe::create_product(&id, name, Metadata::new()));
+    let call = Call::new("product", &id, 1, stripe::create_product(&id, name, managed()));
     outbox::send(app, &call).await?;
     outbox::close(app, &call, CallState::Replaced, Some(id.clone()), None).await?;
     Ok(id)
@@ -67,7 +73,7 @@ pub async fn ensure_price(app: &Services, wanted: &WantedPrice) -> Result<String
         every,
         &wanted.currency,
         wanted.amount_minor,
-        Metadata::new(),
+        managed(),
     )
     .ok_or(BillingError::Unknown("currency of this name"))?;
     let call = Call::new("price", &wanted.id, 1, request);

@@ -20,6 +20,7 @@ use crate::{
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/servers", get(list))
+        .route("/servers/changes", get(list_changes))
         .route("/servers/{id}", get(server))
         .route("/servers/{id}/changes", get(changes))
         .route("/servers/{id}/actions", post(power))
@@ -42,6 +43,16 @@ async fn list(
     let unpaid = super::unpaid(&mut connection, me.account_id).await?;
     let page = show::list(&mut connection, me.account_id, ctx.now(), &filter.q, unpaid).await?;
     ctx.page(&page)
+}
+
+async fn list_changes(Customer(me): Customer, State(app): State<App>) -> web::Result {
+    web::live(move || {
+        let app = app.clone();
+        async move {
+            let mut connection = app.db.read().await?;
+            show::list_mark(&mut connection, me.account_id).await
+        }
+    })
 }
 
 /// The server, if it is the customer's.

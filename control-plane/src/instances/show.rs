@@ -81,6 +81,18 @@ pub(super) async fn mark(
     Ok((instance.state, instance.observed_state, sight.fresh, action, events))
 }
 
+/// Something small that differs whenever the list of an account's servers would.
+pub(super) async fn list_mark(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<(InstanceState, Option<String>, Option<i64>)>, DbError> {
+    let all = store::of_account(connection, account).await?;
+    Ok(all
+        .into_iter()
+        .map(|one| (one.state, one.observed_state, one.observed_at.map(|at| at.0 / 60_000)))
+        .collect())
+}
+
 /// The list of an account's servers that fit a filter.
 pub(super) async fn list(
     connection: &mut AnyConnection,

@@ -323,8 +323,8 @@ impl Tab {
     /// Keeps a picture for people, where `EZ_SCREENSHOTS` says.
     pub async fn picture(&self, name: &str) {
         let Some(directory) = std::env::var_os("EZ_SCREENSHOTS") else { return };
-        let params = ScreenshotParams::builder().format(CaptureScreenshotFormat::Png).full_page(true).build();
-        let bytes = until("a picture", PATIENCE, || async { self.page.screenshot(params.clone()).await.ok() }).await;
+        let whole_page = || ScreenshotParams::builder().format(CaptureScreenshotFormat::Png).full_page(true).build();
+        let bytes = until("a picture", PATIENCE, || async { self.page.screenshot(whole_page()).await.ok() }).await;
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(Path::new(&directory).join(format!("{name}.png")), bytes).unwrap();
     }

@@ -304,8 +304,9 @@ impl Api {
     }
 }
 
+/// Status and body; status 0 while the program is away.
 async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
-    let response = request.send().await.unwrap();
+    let Ok(response) = request.send().await else { return (0, Value::Null) };
     let status = response.status().as_u16();
     (status, response.json().await.unwrap_or(Value::Null))
 }
