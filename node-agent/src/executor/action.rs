@@ -3,6 +3,8 @@
 //! The intent is journalled before the call. If the answer is lost, the button is not pressed again:
 //! what can be seen is reported, and what cannot be seen is called unknown.
 
+use std::time::Duration;
+
 use ez_protocol::order::{ActionVerb, Op, Service};
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -18,6 +20,8 @@ use crate::{
     pve::{TaskState, Upid, text},
 };
 
+/// How long a rebooted guest may be off before its result says so.
+const COMES_BACK: Duration = Duration::from_secs(10);
 /// How long a guest may take to obey, seconds.
 const GRACE_SECS: u32 = 60;
 
@@ -30,7 +34,20 @@ pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
     };
     allowed(cx, action.verb)?;
     let steps: Vec<Box<dyn Step>> = vec![Box::new(Press(action.verb))];
-    saga::run(cx, &steps, 1).await
+    saga::run(cx, &steps, 1).await?;
+    if action.verb == ActionVerb::Reboot {
+        came_back(cx).await?;
+    }
+    Ok(())
+}
+
+/// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right after.
+async fn came_back(cx: &Cx) -> Result<(), Trouble> {
+    let deadline = tokio::time::Instant::now() + COMES_BACK;
+    while !cx.runs().await? && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 /// A suspended or retired server stays off, whoever asks.

@@ -59,7 +59,10 @@ pub(super) async fn run(
                 () = tokio::time::sleep_until(full_at) => break,
                 () = reports.resync.notified() => break,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = agent.changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+                () = agent.changed.notified() => {
+                    tokio::time::sleep(DEBOUNCE).await;
+                    inner.observer.tell_again();
+                }
             }
             let host = if Instant::now() >= host_at {
                 host_at = Instant::now() + HOST_EVERY;

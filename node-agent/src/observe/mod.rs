@@ -29,6 +29,8 @@ pub struct Observer {
     known: HashMap<InstanceId, Known>,
     last: BTreeMap<InstanceId, InstanceState>,
     next_gen: u64,
+    /// The next look tells everything.
+    again: bool,
     host: Option<HostState>,
 }
 
@@ -147,9 +149,10 @@ impl Observer {
 
     fn compare(&mut self, now: BTreeMap<InstanceId, InstanceState>) -> Changes {
         let mut changes = Changes::default();
+        let again = std::mem::take(&mut self.again);
         for (instance, mut state) in now.clone() {
             let last = self.last.get(&instance);
-            if last.is_some_and(|last| same(last, &state)) {
+            if !again && last.is_some_and(|last| same(last, &state)) {
                 continue;
             }
             self.next_gen += 1;
@@ -164,6 +167,12 @@ impl Observer {
             changes.removed.push(instance.to_string());
         }
         changes
+    }
+
+    /// Makes the next look tell every server, changed or not. The result of an order tells a power
+    /// state too, seen at another moment; without this the older of the two could stand for long.
+    pub fn tell_again(&mut self) {
+        self.again = true;
     }
 
     /// Everything as it was seen last.
