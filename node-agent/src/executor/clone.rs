@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use ez_protocol::UnixMillis;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use super::{
     saga::{Act, Look, Step},
 };
 use crate::{
-    journal::StepRow,
+    journal::{Phase, StepRow},
     pve::{CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskExit, TaskState, Upid},
 };
 
@@ -37,8 +38,8 @@ impl Clone {
     }
 
     /// Our clone task, wherever it is known from.
-    async fn task(&self, cx: &Cx, row: &StepRow) -> Result<CloneSearch, Trouble> {
-        if let Some(upid) = row.upid.as_deref().and_then(|text| text.parse::<Upid>().ok()) {
+    async fn task(&self, cx: &Cx, row: Option<&StepRow>, since: UnixMillis) -> Result<CloneSearch, Trouble> {
+        if let Some(upid) = row.and_then(|row| row.upid.as_deref()).and_then(|text| text.parse::<Upid>().ok()) {
             match cx.pve().task_status(&upid).await? {
                 TaskState::Running => return Ok(CloneSearch::Running(upid)),
                 TaskState::Ended(exit) => return Ok(CloneSearch::Ended(upid, exit)),
@@ -46,20 +47,20 @@ impl Clone {
             }
         }
         // The host's clock wrote the intent; a minute of slack costs nothing, the log decides.
-        let since = row.at.minus(Duration::from_secs(60)).as_secs();
+        let since = since.minus(Duration::from_secs(60)).as_secs();
         Ok(cx.pve().find_clone_task(self.template.vmid, since, cx.vmid()).await?)
     }
 
     /// Locked for cloning and no worker of ours is alive: left over by a dead one, or somebody else's.
-    async fn locked(&self, cx: &Cx, seen: Seen<'_>, config: &GuestConfig) -> Result<Look, Trouble> {
-        let Seen::Over { row, exit } = seen else {
+    async fn locked(&self, cx: &Cx, seen: Seen, config: &GuestConfig) -> Result<Look, Trouble> {
+        let Seen::Over { since, exit } = seen else {
             return Err(taken(cx, "another clone is at work on it"));
         };
         if !config.is_clone_placeholder() && !cx.is_ours(config) {
             return Err(taken(cx, "a clone of somebody else is at work on it"));
         }
         // A worker that is not to be found may only just have begun: the request may be on its way.
-        if exit.is_none() && cx.now().since(row.at) < cx.pace().crashed_after {
+        if exit.is_none() && cx.now().since(since) < cx.pace().crashed_after {
             return Ok(Look::Wait("the VM is locked for cloning and no task is to be seen yet".to_owned()));
         }
         repair::clean_clone(cx).await?;
@@ -69,12 +70,17 @@ impl Clone {
 
 /// What is known of our own clone call. It is asked for *before* the configuration is read: what is
 /// over then has left its final mark.
-#[derive(Clone)]
-enum Seen<'a> {
+enum Seen {
     /// Nothing was intended yet.
     NoIntent,
-    /// Intended, and no worker is alive; how it ended, if a task is known.
-    Over { row: &'a StepRow, exit: Option<TaskExit> },
+    /// Intended at this time, and no worker is alive; how it ended, if a task is known.
+    Over { since: UnixMillis, exit: Option<TaskExit> },
+}
+
+/// When this instance's clone was intended: by this order, or by one before it that got stuck.
+fn intended(cx: &Cx, row: Option<&StepRow>) -> Option<UnixMillis> {
+    let earlier = || cx.resource().is_some_and(|r| r.phase == Phase::Creating);
+    row.map(|row| row.at).or_else(|| earlier().then(|| cx.now().minus(Duration::from_secs(24 * 3_600))))
 }
 
 fn taken(cx: &Cx, why: &str) -> Trouble {
@@ -109,16 +115,16 @@ impl Step for Clone {
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
-            let seen = match row {
+            let seen = match intended(cx, row) {
                 None => Seen::NoIntent,
-                Some(row) => match self.task(cx, row).await? {
+                Some(since) => match self.task(cx, row, since).await? {
                     CloneSearch::Running(upid) => return Ok(Look::Adopt(upid)),
                     CloneSearch::Undecided => {
                         let why = "a clone of the template runs, and for whom is not said yet";
                         return Ok(Look::Wait(why.to_owned()));
                     }
-                    CloneSearch::NotFound => Seen::Over { row, exit: None },
-                    CloneSearch::Ended(_, exit) => Seen::Over { row, exit: Some(exit) },
+                    CloneSearch::NotFound => Seen::Over { since, exit: None },
+                    CloneSearch::Ended(_, exit) => Seen::Over { since, exit: Some(exit) },
                 },
             };
             match cx.pve().guest_config(cx.vmid()).await? {

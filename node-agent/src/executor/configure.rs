@@ -55,6 +55,10 @@ impl Step for Configure {
 
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
+            // A server whose create was superseded before it began can be retired without ever having been.
+            if matches!(self, Self::Retire) && cx.own_config().await?.is_none() {
+                return Ok(Look::Done(json!({ "absent": true })));
+            }
             Ok(match self.change(cx).await? {
                 Some(_) => Look::Todo,
                 None => Look::Done(json!({})),

@@ -308,3 +308,44 @@ async fn adopt_takes_a_marked_vm_into_the_books_and_no_other() {
     let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
     assert_eq!((row.phase, row.generation), (Phase::Present, 6));
 }
+
+#[tokio::test]
+async fn a_retry_after_a_stuck_create_goes_on_from_what_is_there() {
+    let mut host = Host::new().await;
+    host.pve.fail_next("clone_template", Fault::TaskKilled);
+    assert_eq!(host.carry_out(&ensure(1, 1)).await.state, OrderState::Stuck);
+    // The operator cleaned up as the message said, and retries.
+    host.pve.forget(VMID);
+    assert_eq!(host.carry_out(&ensure(2, 2)).await.state, OrderState::Succeeded);
+
+    // Or installed the repair and retries with the rest still there.
+    let mut other = Host::new().await;
+    other.pve.fail_next("clone_template", Fault::TaskKilled);
+    assert_eq!(other.carry_out(&ensure(1, 1)).await.state, OrderState::Stuck);
+    other.install_repair().await;
+    let request = other.repair_dir.clone().unwrap().join("clean-clone-1000.json");
+    other.books.accept(&ensure(2, 2)).await;
+    let engine = std::sync::Arc::clone(&other.engine);
+    let work = tokio::spawn(async move { engine.run_order(ensure(2, 2).order_id).await });
+    while !request.exists() {
+        tokio::task::yield_now().await;
+    }
+    other.pve.forget(VMID);
+    work.await.unwrap().unwrap();
+    assert_eq!(other.row(&ensure(2, 2)).await.state, OrderState::Succeeded);
+    assert!(!request.exists(), "a request that has been served is withdrawn");
+    host.restart().await;
+}
+
+#[tokio::test]
+async fn what_was_superseded_before_it_began_can_be_retired_and_purged() {
+    let host = Host::new().await;
+    host.books.accept(&ensure(1, 1)).await;
+    let retire = order(2, 2, Op::Retire(Empty {}));
+    host.books.accept(&retire).await;
+    assert_eq!(host.run(&ensure(1, 1)).await.state, OrderState::Superseded);
+    assert_eq!(host.run(&retire).await.state, OrderState::Succeeded);
+    assert_eq!(host.carry_out(&order(3, 3, Op::Purge(Empty {}))).await.state, OrderState::Succeeded);
+    assert!(host.pve.changes().is_empty());
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
