@@ -233,7 +233,7 @@ async fn servers(
         else {
             continue;
         };
-        let (state, tone) = instances::shown_state(&instance, now);
+        let (state, tone) = instances::shown_state(conn, &instance, now).await?;
         let owner = orders::get(conn, instance.order).await?.map_or_else(String::new, |o| o.email);
         let latest = dispatch::latest_for(conn, id).await?;
         rows.push(ServerRow {

@@ -130,7 +130,14 @@ async fn unpaid(connection: &mut AnyConnection, account: AccountId) -> Result<Ve
 }
 
 /// A server's observed state in the words of the pages (`instances-state-<word>`), and its colour.
-pub(crate) fn shown_state(instance: &Instance, now: ez_protocol::UnixMillis) -> (&'static str, &'static str) {
-    let state = show::state(instance, now);
-    (state.code, state.tone)
+///
+/// # Errors
+/// Those of the query for its node.
+pub(crate) async fn shown_state(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    now: ez_protocol::UnixMillis,
+) -> Result<(&'static str, &'static str), DbError> {
+    let state = show::state(instance, sight(connection, instance, now).await?);
+    Ok((state.code, state.tone))
 }
