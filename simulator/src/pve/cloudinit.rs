@@ -24,12 +24,9 @@ pub(crate) fn user_data(config: &Options, vmid: u32, masked: bool) -> String {
     if let Some(user) = config.get("ciuser") {
         let _infallible = writeln!(out, "user: {user}");
     }
-    match config.get("cipassword") {
-        Some(password) => {
-            let shown = if masked { "**********" } else { password };
-            let _infallible = writeln!(out, "password: {shown}");
-        }
-        None => {}
+    if let Some(password) = config.get("cipassword") {
+        let shown = if masked { "**********" } else { password };
+        let _infallible = writeln!(out, "password: {shown}");
     }
     if let Some(keys) = config.get("sshkeys") {
         out.push_str("ssh_authorized_keys:\n");

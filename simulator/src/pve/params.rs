@@ -73,10 +73,6 @@ impl Params {
         self.0.iter()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// A parameter as text; of a list, its first item.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         match self.0.get(key)? {

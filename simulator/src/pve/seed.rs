@@ -44,10 +44,8 @@ fn storages(s: &mut State, cluster: &ClusterConfig, node: &NodeConfig, directory
         let own = given.path.clone().unwrap_or_else(|| {
             directory.join("storage").join(&node.name).join(&given.id).to_string_lossy().into_owned()
         });
-        if files {
-            if let Err(error) = std::fs::create_dir_all(Path::new(&own).join("snippets")) {
-                tracing::warn!(%error, path = %own, "directory of a simulated storage");
-            }
+        if files && let Err(error) = std::fs::create_dir_all(Path::new(&own).join("snippets")) {
+            tracing::warn!(%error, path = %own, "directory of a simulated storage");
         }
         let shown = if given.id == "local" { "/var/lib/vz".to_owned() } else { own.clone() };
         if let Some(row) = s.storages.get_mut(&given.id) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::store::{Disk, StoreError, Table};
+use super::store::{Change, Disk, StoreError, Table};
 
 /// A VM's options as written in its configuration file.
 pub(crate) type Options = BTreeMap<String, String>;
@@ -269,7 +269,7 @@ impl State {
         Ok(s)
     }
 
-    pub(crate) fn pending(&self) -> Result<Vec<(&'static str, String, Option<String>)>, StoreError> {
+    pub(crate) fn pending(&self) -> Result<Vec<Change>, StoreError> {
         let mut out = Vec::new();
         self.vms.pending(&mut out)?;
         self.firewalls.pending(&mut out)?;

@@ -36,6 +36,9 @@ fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |source| StoreError::Database { operation, source }
 }
 
+/// A row to write: table, key, and its body; none deletes it.
+pub(crate) type Change = (&'static str, String, Option<String>);
+
 /// One table: rows by key, and which of them differ from the disk.
 #[derive(Debug)]
 pub(crate) struct Table<V> {
@@ -95,8 +98,8 @@ impl<V: Serialize + DeserializeOwned> Table<V> {
         }
     }
 
-    /// What has to be written, in `(table, key, body)` form; a missing body is a deletion.
-    pub(crate) fn pending(&self, out: &mut Vec<(&'static str, String, Option<String>)>) -> Result<(), StoreError> {
+    /// What has to be written.
+    pub(crate) fn pending(&self, out: &mut Vec<Change>) -> Result<(), StoreError> {
         for key in &self.dirty {
             let body = match self.rows.get(key) {
                 Some(row) => Some(serde_json::to_string(row).map_err(|source| StoreError::Row {
@@ -165,7 +168,7 @@ impl Disk {
             .map_err(failed("read state"))
     }
 
-    pub(crate) async fn write(&mut self, rows: Vec<(&'static str, String, Option<String>)>) -> Result<(), StoreError> {
+    pub(crate) async fn write(&mut self, rows: Vec<Change>) -> Result<(), StoreError> {
         let mut tx = self.connection.begin().await.map_err(failed("begin"))?;
         for (kind, key, body) in rows {
             let query = match body {

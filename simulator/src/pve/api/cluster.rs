@@ -28,6 +28,18 @@ pub(super) fn calls() -> Vec<Call> {
         call("GET", "/cluster/firewall/options", &[], AUDIT, firewall),
         call("PUT", "/cluster/firewall/options", &[FIREWALL], Check::All("/", &["Sys.Modify"]), set_firewall),
         call("GET", "/cluster/ha/resources", &["type? s enum=ct|vm"], AUDIT, |_| async { Ok(json!([]).into()) }),
+        call("GET", "/cluster/firewall/groups", &[], Check::Everyone, |_| async { Ok(json!([]).into()) }),
+        call("GET", "/cluster/firewall/macros", &[], Check::Everyone, |_| async {
+            let macros = super::firewall::MACROS.iter().map(|m| json!({"macro": m, "descr": format!("{m} traffic")}));
+            Ok(Value::Array(macros.collect()).into())
+        }),
+        call(
+            "GET",
+            "/cluster/sdn/zones",
+            &["pending? b\nrunning? b\ntype? s enum=evpn|faucet|qinq|simple|vlan|vxlan"],
+            Check::Everyone,
+            |_| async { Ok(json!([]).into()) },
+        ),
         call("GET", "/cluster/tasks", &[], Check::Everyone, super::tasks::cluster_tasks),
     ]
 }

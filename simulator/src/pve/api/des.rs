@@ -95,7 +95,7 @@ fn encrypt(block: u64, key: u64) -> u64 {
 }
 
 /// What a client that knows the password answers to a challenge.
-pub(super) fn answer(challenge: &[u8; 16], password: &str) -> [u8; 16] {
+pub(crate) fn answer(challenge: &[u8; 16], password: &str) -> [u8; 16] {
     let mut key = [0u8; 8];
     for (slot, byte) in key.iter_mut().zip(password.bytes()) {
         *slot = byte.reverse_bits();

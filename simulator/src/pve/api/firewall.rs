@@ -40,7 +40,7 @@ pos? i 0..
 const NEW: &str = "action s min=2 max=20 re=fw-name\ntype s enum=in|out|forward|group";
 const CHANGED: &str = "action? s min=2 max=20 re=fw-name\ntype? s enum=in|out|forward|group\nmoveto? i 0..\ndelete? s fmt=pve-configid-list";
 const BASE: &str = "/nodes/{node}/qemu/{vmid}/firewall";
-const MACROS: &[&str] = &[
+pub(super) const MACROS: &[&str] = &[
     "Amanda", "Auth", "BGP", "BitTorrent", "DHCPfwd", "DHCPv6", "DNS", "FTP", "Git", "HTTP", "HTTPS", "IMAP", "IMAPS", "LDAP",
     "LDAPS", "Mail", "MySQL", "NTP", "NeighborDiscovery", "OpenVPN", "POP3", "POP3S", "Ping", "PostgreSQL", "RDP", "Rsync", "SMB",
     "SMTP", "SMTPS", "SNMP", "SSH", "Submission", "Syslog", "Telnet", "Trcrt", "VNC", "Web", "Webmin", "Whois",

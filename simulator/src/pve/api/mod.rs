@@ -5,7 +5,7 @@ mod agent;
 mod cloudinit;
 mod cluster;
 mod console;
-mod des;
+pub(crate) mod des;
 mod firewall;
 mod ipset;
 mod network;
@@ -14,6 +14,7 @@ mod node_storage;
 mod pools;
 pub(crate) mod qemu;
 mod roles;
+mod stats;
 mod storage;
 mod tasks;
 mod tokens;
@@ -41,5 +42,6 @@ pub(crate) fn calls() -> Vec<Call> {
     all.extend(cloudinit::calls());
     all.extend(agent::calls());
     all.extend(console::calls());
+    all.extend(stats::calls());
     all
 }

@@ -24,6 +24,10 @@ pub(super) fn calls() -> Vec<Call> {
             let now = ctx.cluster.clock.seconds();
             Ok(json!({"time": now, "localtime": now, "timezone": "Etc/UTC"}).into())
         }),
+        call("GET", "/nodes/{node}/firewall/options", &[], ON_NODE, |_| async {
+            Ok(json!({"digest": crate::pve::state::sha1_hex(b"")}).into())
+        }),
+        call("GET", "/nodes/{node}/certificates/info", &[], Check::Everyone, certificates),
         call("GET", "/nodes/{node}/services", &[], ON_NODE, |_| async { Ok(json!([]).into()) }),
         call("GET", "/nodes/{node}/subscription", &[], Check::Everyone, |_| async {
             Ok(json!({"status": "notfound", "serverid": "00000000000000000000000000000000", "message": "There is no subscription key",
@@ -35,6 +39,18 @@ pub(super) fn calls() -> Vec<Call> {
 
 fn version(cluster: &Cluster) -> Value {
     json!({"version": cluster.version, "release": cluster.release(), "repoid": "2606ac850d46da29"})
+}
+
+async fn certificates(ctx: Ctx) -> ApiResult {
+    let Some(facts) = ctx.cluster.nodes.get(&ctx.node) else { return Ok(json!([]).into()) };
+    let file = ctx.cluster.directory.join(format!("{}-ssl.pem", ctx.node));
+    Ok(json!([{
+        "filename": "pve-ssl.pem", "fingerprint": facts.fingerprint, "pem": std::fs::read_to_string(file).unwrap_or_default(),
+        "issuer": "/CN=Proxmox Virtual Environment/O=PVE Cluster Manager CA", "subject": format!("/OU=PVE Cluster Node/CN={}", ctx.node),
+        "san": ["127.0.0.1", "::1", "localhost", ctx.node], "public-key-type": "id-ecPublicKey", "public-key-bits": 256,
+        "notbefore": ctx.cluster.boot / 1000, "notafter": ctx.cluster.boot / 1000 + 730 * 86_400,
+    }])
+    .into())
 }
 
 /// Memory that running VMs take on a node, in bytes.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
+use crate::pve::drive::parse_size;
 use crate::pve::reply::{ApiError, ApiResult};
 use crate::pve::state::{State, Storage, Volume};
 
@@ -20,6 +21,13 @@ pub(super) fn calls() -> Vec<Call> {
             &["content? s fmt=pve-storage-content\nvmid? i 100..999999999 fmt=pve-vmid"],
             READ,
             content,
+        ),
+        call(
+            "POST",
+            "/nodes/{node}/storage/{storage}/content",
+            &["filename s\nformat? s enum=raw|qcow2|subvol|vmdk req=size\nsize s re=volume-size\nvmid i 100..999999999 fmt=pve-vmid"],
+            Check::All("/storage/{storage}", &["Datastore.AllocateSpace"]),
+            allocate,
         ),
         call(
             "DELETE",
@@ -132,6 +140,37 @@ async fn content(ctx: Ctx) -> ApiResult {
         }
     }
     Ok(Value::Array(rows).into())
+}
+
+/// Allocates a volume by hand; the number is in KiB unless it has a unit.
+async fn allocate(ctx: Ctx) -> ApiResult {
+    let p = &ctx.params;
+    let (storage, name, vmid) = (p.text("storage"), p.text("filename"), ctx.vmid());
+    let size = p.text("size");
+    let bytes = parse_size(size).unwrap_or(0) * if size.ends_with(['M', 'G']) { 1 } else { 1024 };
+    let at = ctx.cluster.clock.seconds();
+    ctx.cluster
+        .change("storage.allocate", |s| {
+            let st = s.storages.get(storage).ok_or_else(|| ApiError::died(format!("storage '{storage}' does not exist")))?;
+            let volid = if st.path.is_some() { format!("{storage}:{vmid}/{name}") } else { format!("{storage}:{name}") };
+            if s.volume(&ctx.node, &volid).is_some() {
+                return Err(ApiError::died(format!("disk image '{}' already exists", st.path_of(&volid))));
+            }
+            let volume = Volume {
+                node: ctx.node.clone(),
+                volid: volid.clone(),
+                storage: storage.into(),
+                vmid: Some(vmid),
+                content: "images".into(),
+                format: p.get("format").unwrap_or("raw").into(),
+                size: bytes,
+                ctime: at,
+                parent: None,
+            };
+            s.volumes.insert(State::volume_key(&ctx.node, &volid), volume);
+            Ok(Value::from(volid).into())
+        })
+        .await
 }
 
 fn full_id(ctx: &Ctx) -> String {

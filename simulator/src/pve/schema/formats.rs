@@ -231,10 +231,12 @@ fn is_size(value: &str) -> bool {
     all(whole, |c| c.is_ascii_digit()) && all(part, |c| c.is_ascii_digit())
 }
 
-/// The patterns by our name: the published text, and the same rule by hand.
+/// The patterns by our name: the published text; [`matches`] is the same rule by hand.
+#[cfg(test)]
 pub(crate) fn pattern_text(name: &str) -> Option<&'static str> {
     Some(match name {
         "resize" => r"\+?\d+(\.\d+)?[KMGT]?",
+        "volume-size" => r"\d+[MG]?",
         "serial" => r"(/dev/.+|socket)",
         "serial-strict" => r"(/dev/[^,]+|socket)",
         "vmgenid" => r"(?:[a-fA-F0-9]{8}(?:-[a-fA-F0-9]{4}){3}-[a-fA-F0-9]{12}|[01])",
@@ -254,6 +256,7 @@ pub(crate) fn pattern_text(name: &str) -> Option<&'static str> {
 pub(crate) fn matches(name: &str, value: &str) -> bool {
     match name {
         "resize" => is_size(value.strip_prefix('+').unwrap_or(value)),
+        "volume-size" => all(value.strip_suffix(['M', 'G']).unwrap_or(value), |c| c.is_ascii_digit()),
         "serial" | "serial-strict" => value == "socket" || value.starts_with("/dev/"),
         "vmgenid" => matches!(value, "0" | "1") || uuid::Uuid::try_parse(value).is_ok(),
         "bootdisk" => ["ide", "sata", "scsi", "virtio"]

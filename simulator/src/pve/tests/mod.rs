@@ -1,5 +1,6 @@
 //! Stories about the simulated Proxmox VE, told over HTTPS.
 
+mod console;
 mod killed;
 mod logged;
 mod purchase;

@@ -30,11 +30,11 @@ const FLOOR: &[(&str, usize, usize)] = &[
     ("locked", 37, 37),
     ("order-flow", 10, 10),
     ("permissions", 49, 48),
-    ("pool-scoped", 496, 483),
+    ("pool-scoped", 525, 505),
     ("resize", 19, 19),
     ("snapshot", 48, 47),
     ("start", 21, 20),
-    ("storage", 21, 20),
+    ("storage", 23, 23),
     ("tasks", 57, 56),
     ("template", 9, 9),
 ];

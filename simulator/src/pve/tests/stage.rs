@@ -51,12 +51,11 @@ impl Stage {
 
     /// Calls that are not simulated.
     fn later(&self, path: &str) -> bool {
-        ["/rrddata", "/monitor", "/sendkey", "/download-url", "/move_disk", "/migrate", "/spiceproxy", "/termproxy", "/vzdump",
-            "/import-metadata", "/firewall/macros", "/firewall/groups", "/syslog", "/certificates", "/config/nodes", "/access/password",
-            "/cluster/backup", "/fsfreeze", "/firewall/log", "/sdn/", "/hosts"]
+        ["/sendkey", "/download-url", "/move_disk", "/migrate", "/spiceproxy", "/termproxy", "/vzdump",
+            "/import-metadata", "/syslog", "/config/nodes", "/access/password",
+            "/cluster/backup", "/fsfreeze", "/firewall/log", "/sdn/zones/localnetwork", "/sdn/vnets", "/hosts"]
             .iter()
             .any(|p| path.contains(p))
-            || path.ends_with("/nodes/pve1/firewall/options")
     }
 
     /// Which token made the recorded call.
@@ -69,8 +68,7 @@ impl Stage {
         }
         let by_agent = group == "permissions"
             && !self.agent.is_empty()
-            && !path.contains("/access/acl")
-            && !(method != "GET" && path.contains("/access/"))
+            && (method == "GET" || !path.contains("/access/"))
             && !note.contains("clean up");
         let by_agent = by_agent || ["token of a disabled user", "revoked token"].contains(&note);
         let upid = line["body"]["data"].as_str().is_some_and(|d| d.contains(":agent@pve!node:"));

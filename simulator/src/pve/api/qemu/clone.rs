@@ -137,7 +137,8 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
         let own = drive.storage().and_then(|id| s.storages.get(id));
         let own = own.ok_or_else(|| ApiError::died(format!("storage '{}' does not exist", drive.storage().unwrap_or(""))))?;
         let always_full = drive.is_cloudinit() || option.starts_with("tpmstate");
-        if !full && !always_full && !(own.can_link() && drive.file.contains("base-") && vm.is_template()) {
+        let linkable = own.can_link() && drive.file.contains("base-") && vm.is_template();
+        if !full && !always_full && !linkable {
             return Err(ApiError::died(format!("Linked clone feature is not supported for '{}' ({option})", drive.file)));
         }
         let to = if full { storage.and_then(|id| s.storages.get(id)).unwrap_or(own) } else { own };
