@@ -355,7 +355,7 @@ impl Stage {
                 let encoded = percent_encoding::utf8_percent_encode(ours, percent_encoding::NON_ALPHANUMERIC).to_string();
                 path = format!("{}{encoded}{}", &path[..at], &path[end..]);
                 if line["note"].as_str().is_some_and(|n| n.contains("final status")) {
-                    for _ in 0..1000 {
+                    for _ in 0..10_000 {
                         let (_, _, body, _) = self.send(world, line, &path).await?;
                         if body["data"]["status"] == "stopped" {
                             break;

@@ -133,7 +133,8 @@ impl World {
     /// Waits until a task has ended; gives its exit status.
     pub(super) async fn ended(&self, upid: &str) -> String {
         let path = format!("/nodes/pve1/tasks/{upid}/status");
-        for _ in 0..2000 {
+        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+        while tokio::time::Instant::now() < patience {
             let status = self.get(&path).await;
             if status.data()["status"] == "stopped" {
                 return status.body["data"]["exitstatus"].as_str().unwrap().to_owned();
