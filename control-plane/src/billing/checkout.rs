@@ -73,7 +73,9 @@ async fn open(app: &Services, known: Checkout) -> Result<(), BillingError> {
                 let at = app.clock.now();
                 app.db
                     .write(move |tx| {
-                        Box::pin(async move { store::save_checkout(tx, at, CheckoutState::Wanted, &next).await })
+                        Box::pin(
+                            async move { store::save_checkout(tx, at, CheckoutState::Wanted, &next).await },
+                        )
                     })
                     .await?;
                 return Ok(());
@@ -222,7 +224,9 @@ async fn close_page(app: &Services, order: OrderId, session: &str) -> Result<(),
             sync::take_session(app, read_at, answer).await
         }
         Err(BillingError::LookingUp) => sync::session(app, session).await,
-        Err(BillingError::Stripe(fault)) if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) => {
+        Err(BillingError::Stripe(fault))
+            if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
+        {
             sync::session(app, session).await
         }
         Err(other) => Err(other),

@@ -36,11 +36,14 @@ pub async fn intake(app: &Services, body: &[u8], header: Option<&str>) -> Result
     let (Ok(text), Some(header)) = (std::str::from_utf8(body), header) else {
         return Ok(Intake::Forged);
     };
-    let secrets: Vec<String> = app.config.stripe.webhook_secrets.iter().map(|s| s.expose().to_owned()).collect();
+    let secrets: Vec<String> =
+        app.config.stripe.webhook_secrets.iter().map(|s| s.expose().to_owned()).collect();
     match stripe::judge(text, header, &secrets, at) {
         Verdict::Forged => return Ok(Intake::Forged),
         Verdict::Stale => {
-            tracing::error!("a correctly signed webhook is more than 300 s off: is this machine's clock right?");
+            tracing::error!(
+                "a correctly signed webhook is more than 300 s off: is this machine's clock right?"
+            );
             return Ok(Intake::Stale);
         }
         Verdict::Genuine => {}
@@ -80,7 +83,11 @@ pub(super) fn judged(text: &str, source: Source, livemode: bool) -> StoredEvent 
 }
 
 /// Stores an event and asks for its object to be read; `false` if it was there.
-pub(super) async fn keep(tx: &mut AnyConnection, at: UnixMillis, event: &StoredEvent) -> Result<bool, DbError> {
+pub(super) async fn keep(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    event: &StoredEvent,
+) -> Result<bool, DbError> {
     if !store::insert_event(tx, at, event).await? {
         return Ok(false);
     }

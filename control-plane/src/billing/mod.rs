@@ -107,6 +107,9 @@ pub async fn invoices(connection: &mut AnyConnection, account: AccountId) -> Res
 ///
 /// # Errors
 /// Those of the query.
-pub async fn checkout_of(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Checkout>, DbError> {
+pub async fn checkout_of(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Checkout>, DbError> {
     store::checkout(connection, order).await
 }

@@ -221,8 +221,7 @@ mod tests {
     }
 
     fn judged(spoil: impl Fn(&mut Value, &mut Value)) -> Result<(), Problem> {
-        let mut session =
-            json!({"id": "cs_1", "amount_total": 900, "currency": "eur", "customer": "cus_1", "livemode": false});
+        let mut session = json!({"id": "cs_1", "amount_total": 900, "currency": "eur", "customer": "cus_1", "livemode": false});
         let mut subscription =
             json!({"id": "sub_1", "customer": "cus_1", "items": {"data": [{"price": {"id": "price_1"}}]}});
         spoil(&mut session, &mut subscription);
@@ -243,7 +242,10 @@ mod tests {
         assert_eq!(judged(|s, _| s["livemode"] = Value::Null), Err(Problem::Livemode));
         assert_eq!(judged(|_, u| *u = Value::Null), Err(Problem::NoSubscription));
         assert_eq!(judged(|_, u| u["customer"] = json!("cus_2")), Err(Problem::Customer));
-        assert_eq!(judged(|_, u| u["items"]["data"][0]["price"]["id"] = json!("price_2")), Err(Problem::Price));
+        assert_eq!(
+            judged(|_, u| u["items"]["data"][0]["price"]["id"] = json!("price_2")),
+            Err(Problem::Price)
+        );
         assert_eq!(judged(|_, u| u["items"]["data"] = json!([])), Err(Problem::Price));
     }
 }

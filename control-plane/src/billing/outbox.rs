@@ -25,7 +25,12 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(purpose: &'static str, subject: impl ToString, attempt: i64, request: Prepared) -> Self {
+    pub(super) fn new(
+        purpose: &'static str,
+        subject: impl ToString,
+        attempt: i64,
+        request: Prepared,
+    ) -> Self {
         let subject = subject.to_string();
         Self { key: format!("{purpose}:{subject}:{attempt}"), purpose, subject, request }
     }
@@ -40,7 +45,8 @@ impl Call {
 pub(super) async fn send(app: &Services, call: &Call) -> Result<Value, BillingError> {
     let at = app.clock.now();
     let text = serde_json::to_string(&call.request).map_err(|_| BillingError::Incomplete("a request"))?;
-    let (key, purpose, subject, hash) = (call.key.clone(), call.purpose, call.subject.clone(), call.request.hash());
+    let (key, purpose, subject, hash) =
+        (call.key.clone(), call.purpose, call.subject.clone(), call.request.hash());
     let stored = app
         .db
         .write(move |tx| {

@@ -16,7 +16,9 @@ use crate::{
 
 /// The routes; the web defaults (session, CSRF, limits) are applied around them.
 pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/billing", get(list)).route("/invoices", get(async || Redirect::permanent("/billing")))
+    Router::new()
+        .route("/billing", get(list))
+        .route("/invoices", get(async || Redirect::permanent("/billing")))
 }
 
 async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::Result {

@@ -42,7 +42,8 @@ pub async fn ensure_product(app: &Services, plan: &str, name: &str) -> Result<St
         Ok(_) => {
             let request = stripe::rename_product(&id, name);
             // The name is in the key: renaming back and forth are different calls.
-            let call = Call::new("product-name", format!("{id}:{}", request.hash()), app.clock.now().0, request);
+            let call =
+                Call::new("product-name", format!("{id}:{}", request.hash()), app.clock.now().0, request);
             outbox::send(app, &call).await?;
             outbox::close(app, &call, CallState::Done, Some(id.clone()), None).await?;
             return Ok(id);
@@ -64,7 +65,11 @@ pub async fn ensure_price(app: &Services, wanted: &WantedPrice) -> Result<String
     if let Some(found) = find(app, &wanted.id).await? {
         let same = found.unit_amount == Some(wanted.amount_minor)
             && found.currency.as_deref() == Some(wanted.currency.as_str());
-        return if same { Ok(found.id) } else { Err(BillingError::Incomplete("the same amount under this lookup key")) };
+        return if same {
+            Ok(found.id)
+        } else {
+            Err(BillingError::Incomplete("the same amount under this lookup key"))
+        };
     }
     let every = if wanted.yearly { Every::Year } else { Every::Month };
     let request = stripe::create_price(

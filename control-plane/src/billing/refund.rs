@@ -56,7 +56,10 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
 ///
 /// # Errors
 /// Those of the query.
-pub async fn refund_state(connection: &mut AnyConnection, order: OrderId) -> Result<Option<RefundState>, DbError> {
+pub async fn refund_state(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<RefundState>, DbError> {
     Ok(store::refund(connection, order).await?.map(|known| known.state))
 }
 
@@ -69,7 +72,10 @@ async fn paying_intent(app: &Services, order: OrderId) -> Result<String, Billing
     let invoice = match known.latest_invoice {
         Some(invoice) => invoice,
         None => {
-            let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(&known.stripe_id)).await?;
+            let value = app
+                .stripe
+                .get(app.entropy.as_ref(), &stripe::retrieve_subscription(&known.stripe_id))
+                .await?;
             serde_json::from_value::<SubscriptionView>(value)
                 .ok()
                 .and_then(|subscription| subscription.latest_invoice)

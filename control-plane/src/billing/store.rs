@@ -4,7 +4,9 @@ use ez_protocol::{AccountId, OrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
-    model::{CallState, Checkout, CheckoutState, EventState, Expectation, Invoice, Problem, RefundState, Source},
+    model::{
+        CallState, Checkout, CheckoutState, EventState, Expectation, Invoice, Problem, RefundState, Source,
+    },
     stripe::{EventEnvelope, InvoiceView, SubscriptionView},
 };
 use crate::db::{Cols, DbError, one_row};
@@ -141,10 +143,11 @@ pub(super) async fn open_call(
     .bind(at.0)
     .execute(&mut *tx)
     .await?;
-    let row = sqlx::query("SELECT key, request, state, response_id, created_at FROM stripe_outbox WHERE key = $1")
-        .bind(key)
-        .fetch_one(tx)
-        .await?;
+    let row =
+        sqlx::query("SELECT key, request, state, response_id, created_at FROM stripe_outbox WHERE key = $1")
+            .bind(key)
+            .fetch_one(tx)
+            .await?;
     let row = Cols::of("stripe_outbox", &row);
     Ok(StoredCall {
         request: row.text("request")?,
@@ -179,7 +182,10 @@ pub(super) async fn close_call(
 
 // ---- cursors ------------------------------------------------------------------------------------
 
-pub(super) async fn cursor(connection: &mut AnyConnection, name: &str) -> Result<Option<UnixMillis>, DbError> {
+pub(super) async fn cursor(
+    connection: &mut AnyConnection,
+    name: &str,
+) -> Result<Option<UnixMillis>, DbError> {
     let value: Option<i64> = sqlx::query_scalar("SELECT value FROM stripe_cursors WHERE name = $1")
         .bind(name)
         .fetch_optional(connection)
@@ -209,7 +215,10 @@ pub(super) async fn move_cursor(
 
 // ---- customers ----------------------------------------------------------------------------------
 
-pub(super) async fn customer(connection: &mut AnyConnection, account: AccountId) -> Result<Option<String>, DbError> {
+pub(super) async fn customer(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Option<String>, DbError> {
     Ok(sqlx::query_scalar("SELECT stripe_id FROM billing_customers WHERE account_id = $1")
         .bind(account.to_string())
         .fetch_optional(connection)
@@ -296,7 +305,10 @@ pub(super) async fn insert_checkout(
     Ok(())
 }
 
-pub(super) async fn checkout(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Checkout>, DbError> {
+pub(super) async fn checkout(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Checkout>, DbError> {
     let row = sqlx::query(CHECKOUT).bind(order.to_string()).fetch_optional(connection).await?;
     row.as_ref().map(read_checkout).transpose()
 }
@@ -468,7 +480,10 @@ pub(super) async fn put_invoice(
     Ok(())
 }
 
-pub(super) async fn invoices(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<Invoice>, DbError> {
+pub(super) async fn invoices(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<Invoice>, DbError> {
     let rows = sqlx::query(
         "SELECT i.stripe_id, i.number, i.currency, i.total_minor, i.hosted_url, i.pdf_url, i.issued_at,
                 c.description, CASE WHEN r.state = 'succeeded' THEN 'refunded' ELSE i.status END AS status
@@ -509,7 +524,10 @@ pub(super) struct KnownRefund {
     pub(super) state: RefundState,
 }
 
-pub(super) async fn refund(connection: &mut AnyConnection, order: OrderId) -> Result<Option<KnownRefund>, DbError> {
+pub(super) async fn refund(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<KnownRefund>, DbError> {
     let row = sqlx::query("SELECT order_id, attempt, state FROM billing_refunds WHERE order_id = $1")
         .bind(order.to_string())
         .fetch_optional(connection)
@@ -522,7 +540,11 @@ pub(super) async fn refund(connection: &mut AnyConnection, order: OrderId) -> Re
 }
 
 /// Writes down that a refund is wanted; a failed one begins its next attempt.
-pub(super) async fn want_refund(tx: &mut AnyConnection, at: UnixMillis, order: OrderId) -> Result<(), DbError> {
+pub(super) async fn want_refund(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO billing_refunds (order_id, attempt, state, requested_at, updated_at)
          VALUES ($1, 1, $2, $3, $3)

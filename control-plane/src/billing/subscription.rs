@@ -19,7 +19,9 @@ pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingErr
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?
     };
-    let Some(known) = known.filter(|known| !matches!(known.status.as_str(), "canceled" | "incomplete_expired")) else {
+    let Some(known) =
+        known.filter(|known| !matches!(known.status.as_str(), "canceled" | "incomplete_expired"))
+    else {
         return Ok(());
     };
     let read_at = app.clock.now();
@@ -37,6 +39,9 @@ pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingErr
 ///
 /// # Errors
 /// Those of the query.
-pub async fn period_end(connection: &mut AnyConnection, order: OrderId) -> Result<Option<UnixMillis>, DbError> {
+pub async fn period_end(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<UnixMillis>, DbError> {
     Ok(store::subscription_of(connection, order).await?.and_then(|known| known.period_end))
 }

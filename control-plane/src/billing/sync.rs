@@ -71,7 +71,11 @@ struct Companions {
 }
 
 /// Takes over a payment page that was read at `read_at`.
-pub(super) async fn take_session(app: &Services, read_at: UnixMillis, value: Value) -> Result<(), BillingError> {
+pub(super) async fn take_session(
+    app: &Services,
+    read_at: UnixMillis,
+    value: Value,
+) -> Result<(), BillingError> {
     let session: CheckoutSession = view(&value)?;
     let order = session
         .client_reference_id
@@ -83,12 +87,18 @@ pub(super) async fn take_session(app: &Services, read_at: UnixMillis, value: Val
     };
     let paid = session.status.as_deref() == Some("complete")
         && matches!(session.payment_status.as_deref(), Some("paid" | "no_payment_required"));
-    let companions = if paid { companions(app, &session).await? } else { Companions { subscription: None, invoice: None } };
+    let companions = if paid {
+        companions(app, &session).await?
+    } else {
+        Companions { subscription: None, invoice: None }
+    };
     let (now, livemode) = (app.clock.now(), app.stripe.livemode());
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let newer = store::put_object(tx, &session.id, "checkout.session", read_at, &value.to_string()).await?;
+                let newer =
+                    store::put_object(tx, &session.id, "checkout.session", read_at, &value.to_string())
+                        .await?;
                 if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
                     decide(tx, now, read_at, known, &session, paid.then_some(&companions), livemode).await?;
                 }
@@ -105,7 +115,8 @@ async fn companions(app: &Services, session: &CheckoutSession) -> Result<Compani
         let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(id)).await?;
         found.subscription = Some((view(&value)?, value));
     }
-    let latest = found.subscription.as_ref().and_then(|(subscription, _)| subscription.latest_invoice.as_ref());
+    let latest =
+        found.subscription.as_ref().and_then(|(subscription, _)| subscription.latest_invoice.as_ref());
     if let Some(id) = session.invoice.as_ref().or(latest) {
         let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
         found.invoice = Some((view(&value)?, value));
@@ -215,7 +226,8 @@ pub(super) async fn take_subscription(
         .write(move |tx| {
             Box::pin(async move {
                 let newer =
-                    store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
+                    store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string())
+                        .await?;
                 if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
                     store::put_subscription(tx, now, &known.expected, &subscription).await?;
                 }

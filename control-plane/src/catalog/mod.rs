@@ -11,6 +11,8 @@ mod apply;
 mod model;
 mod pages;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use sqlx::AnyConnection;
 
@@ -80,7 +82,8 @@ pub async fn stripe_price(connection: &mut AnyConnection, price_id: &str) -> Res
 /// [`QuoteError`] names the part of the choice that is not on sale.
 pub async fn quote(connection: &mut AnyConnection, request: &QuoteRequest) -> Result<Quote, QuoteError> {
     let plan = plan(connection, &request.plan).await?.filter(|p| p.on_sale).ok_or(QuoteError::UnknownPlan)?;
-    let image = image(connection, &request.image).await?.filter(|i| i.on_sale).ok_or(QuoteError::UnknownImage)?;
+    let image =
+        image(connection, &request.image).await?.filter(|i| i.on_sale).ok_or(QuoteError::UnknownImage)?;
     let wanted = |price: &Price| {
         price.plan_code == plan.code
             && price.interval == request.interval

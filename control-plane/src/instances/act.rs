@@ -52,14 +52,21 @@ pub enum ActError {
 ///
 /// # Errors
 /// [`ActError`]; nothing was told to the node.
-pub async fn act(app: &Services, id: InstanceId, verb: ActionVerb, actor: &str) -> Result<ActionRow, ActError> {
-    let (at, entropy, keys, actor) = (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
+pub async fn act(
+    app: &Services,
+    id: InstanceId,
+    verb: ActionVerb,
+    actor: &str,
+) -> Result<ActionRow, ActError> {
+    let (at, entropy, keys, actor) =
+        (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
     app.db
         .write(move |tx| {
             Box::pin(async move {
                 let instance = store::get(tx, id).await?.ok_or(ActError::Unknown)?;
                 check(&instance, verb)?;
-                if let Some(busy) = store::actions(tx, id, 5).await?.into_iter().find(|action| action.finished_at.is_none())
+                if let Some(busy) =
+                    store::actions(tx, id, 5).await?.into_iter().find(|action| action.finished_at.is_none())
                 {
                     return Err(ActError::Busy(busy.kind));
                 }
@@ -76,12 +83,17 @@ pub async fn act(app: &Services, id: InstanceId, verb: ActionVerb, actor: &str) 
                     ttl: Some(WAIT),
                 };
                 let order = dispatch::issue(tx, &keys, at, entropy.as_ref(), intent).await?;
-                Ok(build::note_action(tx, at, entropy.as_ref(), &instance, verb.as_str(), order, &actor).await?)
+                Ok(build::note_action(tx, at, entropy.as_ref(), &instance, verb.as_str(), order, &actor)
+                    .await?)
             })
         })
         .await
 }
 
 fn check(instance: &Instance, verb: ActionVerb) -> Result<(), ActError> {
-    if verb_fits(verb, instance.state) { Ok(()) } else { Err(ActError::DoesNotFit { state: instance.state, verb }) }
+    if verb_fits(verb, instance.state) {
+        Ok(())
+    } else {
+        Err(ActError::DoesNotFit { state: instance.state, verb })
+    }
 }

@@ -12,8 +12,8 @@ use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
 
 use super::{
-    ActError, ActionRow, ActionState, EndError, Instance, Progress, act, actions, delete, list as list_of, owned,
-    progress_of, sight,
+    ActError, ActionRow, ActionState, EndError, Instance, Progress, act, actions, delete, list as list_of,
+    owned, progress_of, sight,
 };
 use crate::{
     accounts::ApiCaller,
@@ -155,7 +155,8 @@ async fn body(
 ) -> Result<ServerBody, Problem> {
     let sight = sight(connection, &instance, now).await?;
     let place = fleet::placement_of(connection, instance.id).await?;
-    let busy = actions(connection, instance.id, 5).await?.into_iter().find(|a| a.state == ActionState::Running);
+    let busy =
+        actions(connection, instance.id, 5).await?.into_iter().find(|a| a.state == ActionState::Running);
     let action = match busy {
         Some(action) => Some(action_body(connection, action).await?),
         None => None,
@@ -235,7 +236,9 @@ async fn end(
     let instance = match delete(&app, id, &caller.principal.actor()).await {
         Ok(instance) => instance,
         Err(EndError::Unknown) => return Err(Problem::not_found()),
-        Err(error @ EndError::DoesNotFit(_)) => return Err(Problem::conflict("wrong_state", error.to_string())),
+        Err(error @ EndError::DoesNotFit(_)) => {
+            return Err(Problem::conflict("wrong_state", error.to_string()));
+        }
         Err(EndError::Issue(error)) => return Err(Problem::conflict("node_unavailable", error.to_string())),
         Err(EndError::Billing(error)) if error.is_passing() => return Err(Problem::unavailable()),
         Err(EndError::Db(error)) => return Err(error.into()),
@@ -273,7 +276,9 @@ async fn begin(
     let action = match act(&app, id, verb, &caller.principal.actor()).await {
         Ok(action) => action,
         Err(ActError::Unknown) => return Err(Problem::not_found()),
-        Err(error @ ActError::DoesNotFit { .. }) => return Err(Problem::conflict("wrong_state", error.to_string())),
+        Err(error @ ActError::DoesNotFit { .. }) => {
+            return Err(Problem::conflict("wrong_state", error.to_string()));
+        }
         Err(error @ ActError::Busy(_)) => return Err(Problem::conflict("busy", error.to_string())),
         Err(ActError::Issue(error)) => return Err(Problem::conflict("node_unavailable", error.to_string())),
         Err(ActError::Db(error)) => return Err(error.into()),

@@ -110,8 +110,7 @@ pub async fn assign(
         }
     };
     fleet::confirm(tx, instance.id).await?;
-    let instance =
-        Instance { node: Some(place.node), assigned_at: Some(at), reason: None, ..instance };
+    let instance = Instance { node: Some(place.node), assigned_at: Some(at), reason: None, ..instance };
     let instance = change::take(tx, at, instance, InstanceEvent::Assigned, actor).await?;
     Ok((instance, place))
 }

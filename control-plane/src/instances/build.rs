@@ -48,7 +48,8 @@ pub(super) fn spec(instance: &Instance, place: &Placement) -> Result<InstanceSpe
         disk_gib: instance.disk_gib,
         image: ImageRef {
             name: instance.image_code.clone(),
-            digest: ImageDigest::parse(&instance.image_digest).map_err(|_| BuildError::Spec("image digest"))?,
+            digest: ImageDigest::parse(&instance.image_digest)
+                .map_err(|_| BuildError::Spec("image digest"))?,
         },
         network: place.network(None),
         ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| BuildError::Spec("SSH key"))?,

@@ -65,7 +65,8 @@ pub async fn delete(app: &Services, id: InstanceId, actor: &str) -> Result<Insta
         other => return Err(EndError::DoesNotFit(other)),
     }
     billing::cancel_now(app, instance.order).await?;
-    let (at, entropy, keys, actor) = (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
+    let (at, entropy, keys, actor) =
+        (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -92,9 +93,10 @@ pub async fn end(
         InstanceState::Requested | InstanceState::Assigned | InstanceState::Failed => {
             Ok(give_up_place(tx, at, instance, Release::NeverUsed, actor).await?)
         }
-        InstanceState::Running | InstanceState::Stopped | InstanceState::NeedsOperator | InstanceState::Retiring => {
-            retire(tx, keys, at, entropy, instance, actor).await
-        }
+        InstanceState::Running
+        | InstanceState::Stopped
+        | InstanceState::NeedsOperator
+        | InstanceState::Retiring => retire(tx, keys, at, entropy, instance, actor).await,
         InstanceState::Retired | InstanceState::Purging | InstanceState::Purged | InstanceState::Released => {
             Ok(instance)
         }

@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use ez_protocol::ProvisioningOrderId;
 
-use super::{
-    InstanceState, end,
-    end::EndError,
-    model::Instance,
-    observe, store,
-};
+use super::{InstanceState, end, end::EndError, model::Instance, observe, store};
 use crate::{
     app::App,
     db::DbError,
@@ -46,8 +41,12 @@ async fn run_observe(app: App, run: JobRun) -> Result<(), JobError> {
     }
 }
 
-/// Purges what is due, and repeats endings that did not work out.
 async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
+    sweep(&app).await.map_err(JobError::from)
+}
+
+/// Purges what is due, and repeats endings that did not work out.
+pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
     let now = app.clock.now();
     let (due, ending) = {
         let mut connection = app.db.read().await?;
@@ -70,7 +69,7 @@ async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
         report(&purged);
     }
     for instance in ending {
-        let again = again(&app, instance).await;
+        let again = again(app, instance).await;
         report(&again);
     }
     Ok(())

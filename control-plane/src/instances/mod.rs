@@ -24,7 +24,6 @@ mod progress;
 mod show;
 mod store;
 
-
 use ez_protocol::{AccountId, ActionId, InstanceId, OrderId};
 use sqlx::AnyConnection;
 
@@ -33,9 +32,7 @@ pub use assign::{AssignError, assign, reserve};
 pub use build::{BuildError, issue_build};
 pub use change::InstanceError;
 pub use end::{EndError, delete, end, give_up_place};
-pub use model::{
-    ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits,
-};
+pub use model::{ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits};
 pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};
 
@@ -43,6 +40,8 @@ pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use build::built;
 pub(crate) use change::{attempt_fenced, went_silent};
 pub(crate) use jobs::register_jobs;
+#[cfg(test)]
+pub(crate) use jobs::sweep;
 pub(crate) use pages::routes as page_routes;
 
 use crate::db::DbError;
@@ -106,7 +105,11 @@ pub async fn action(connection: &mut AnyConnection, id: ActionId) -> Result<Opti
 ///
 /// # Errors
 /// Those of the query.
-pub async fn actions(connection: &mut AnyConnection, id: InstanceId, limit: i64) -> Result<Vec<ActionRow>, DbError> {
+pub async fn actions(
+    connection: &mut AnyConnection,
+    id: InstanceId,
+    limit: i64,
+) -> Result<Vec<ActionRow>, DbError> {
     store::actions(connection, id, limit).await
 }
 
@@ -121,7 +124,10 @@ pub async fn suggest_name(connection: &mut AnyConnection, account: AccountId) ->
 }
 
 /// Servers that wait for their payment: (address of the order, name).
-async fn unpaid(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<(String, String)>, DbError> {
+async fn unpaid(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<(String, String)>, DbError> {
     let waiting = store::of_account(connection, account).await?.into_iter();
     Ok(waiting
         .filter(|instance| instance.state == InstanceState::Requested)

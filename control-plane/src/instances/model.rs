@@ -114,7 +114,9 @@ impl InstanceState {
         use InstanceEvent as E;
         use InstanceState as S;
         Ok(match (self, event) {
-            (S::Requested | S::Assigned | S::Failed | S::NeedsOperator | S::Released, E::Assigned) => S::Assigned,
+            (S::Requested | S::Assigned | S::Failed | S::NeedsOperator | S::Released, E::Assigned) => {
+                S::Assigned
+            }
             (S::Assigned | S::Provisioning, E::Issued) => S::Provisioning,
             (S::Provisioning | S::NeedsOperator | S::Running, E::Built) => S::Running,
             (S::Provisioning | S::NeedsOperator | S::Failed, E::AttemptFenced) => S::Failed,
@@ -293,7 +295,9 @@ mod tests {
 
     #[test]
     fn a_retired_server_never_runs_again_by_being_seen() {
-        for state in [InstanceState::Retiring, InstanceState::Retired, InstanceState::Purging, InstanceState::Purged] {
+        for state in
+            [InstanceState::Retiring, InstanceState::Retired, InstanceState::Purging, InstanceState::Purged]
+        {
             assert!(state.take(InstanceEvent::SeenOn).is_err());
         }
     }

@@ -82,7 +82,11 @@ const LOOKS_EVERY: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Those of the query.
-pub async fn sight(connection: &mut AnyConnection, instance: &Instance, now: UnixMillis) -> Result<Sight, DbError> {
+pub async fn sight(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    now: UnixMillis,
+) -> Result<Sight, DbError> {
     let node = match instance.node {
         Some(node) => fleet::node(connection, node).await?,
         None => None,
@@ -116,8 +120,7 @@ pub(super) async fn provisioning(
     match record.verb.as_str() {
         "ensure" => ensure(tx, at, &record, instance, current, &actor).await,
         "retire" if current && record.state == State::Succeeded => {
-            let instance =
-                Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
+            let instance = Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
             store::put_observed(tx, instance.id, record.node, "stopped", at).await?;
             change::take(tx, at, instance, InstanceEvent::Retired, &actor).await.map(|_| ())
         }

@@ -172,11 +172,17 @@ mod tests {
 
     #[test]
     fn steps_carry_times_and_the_current_one_moves() {
-        let events =
-            [event("step_started", "clone", 10), event("step_done", "clone", 3_110), event("step_started", "configure", 3_111)];
+        let events = [
+            event("step_started", "clone", 10),
+            event("step_done", "clone", 3_110),
+            event("step_started", "configure", 3_111),
+        ];
         let steps = fold(&record(State::Running), &events);
         assert_eq!(steps.len(), CREATE_STEPS.len());
-        assert_eq!((steps[0].progress, steps[0].took()), (Progress::Done, Some(Duration::from_millis(3_100))));
+        assert_eq!(
+            (steps[0].progress, steps[0].took()),
+            (Progress::Done, Some(Duration::from_millis(3_100)))
+        );
         assert_eq!(steps[1].progress, Progress::Now);
         assert_eq!(steps[2].progress, Progress::Waiting);
     }

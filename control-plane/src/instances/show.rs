@@ -17,9 +17,7 @@ use crate::{
         forms::FormState,
         views::{
             Money, Step, StepState,
-            instances::{
-                Action, Activity, List, Notice, PlanSize, Price, Row, Running, Show, State,
-            },
+            instances::{Action, Activity, List, Notice, PlanSize, Price, Row, Running, Show, State},
         },
     },
 };
@@ -114,12 +112,7 @@ pub(super) async fn list(
             servers.push(row);
         }
     }
-    Ok(List {
-        query: query.to_owned(),
-        total: u32::try_from(all.len()).unwrap_or(u32::MAX),
-        servers,
-        unpaid,
-    })
+    Ok(List { query: query.to_owned(), total: u32::try_from(all.len()).unwrap_or(u32::MAX), servers, unpaid })
 }
 
 async fn row(
@@ -152,7 +145,8 @@ fn fits(query: &str, row: &Row, instance: &Instance) -> bool {
         Some(("plan", wanted)) => instance.plan_code == wanted,
         _ => {
             let word = word.to_lowercase();
-            let addresses = [row.ipv4.as_deref().unwrap_or_default(), row.ipv6.as_deref().unwrap_or_default()];
+            let addresses =
+                [row.ipv4.as_deref().unwrap_or_default(), row.ipv6.as_deref().unwrap_or_default()];
             row.name.to_lowercase().contains(&word) || addresses.iter().any(|address| address.contains(&word))
         }
     })
@@ -203,7 +197,10 @@ pub(super) async fn page(
         state: state(instance, sight),
         actions: if instance.state.is_live() { power(instance, busy.is_some()) } else { Vec::new() },
         notice: notice(instance, actions.first(), sight),
-        ssh: ipv4.as_ref().filter(|_| instance.state.is_live()).map(|ip| format!("ssh {}@{ip}", instance.login_user)),
+        ssh: ipv4
+            .as_ref()
+            .filter(|_| instance.state.is_live())
+            .map(|ip| format!("ssh {}@{ip}", instance.login_user)),
         ipv4,
         ipv6,
         fingerprints: instance.host_keys.clone(),
@@ -217,9 +214,10 @@ pub(super) async fn page(
         image: Names::of(&names.images, &instance.image_code),
         location: Names::of(&names.locations, &instance.location),
         created_at: instance.created_at,
-        price: paid
-            .filter(|_| !ended)
-            .map(|paid| Price { amount: Money::new(paid.amount_minor, paid.currency), interval: paid.interval }),
+        price: paid.filter(|_| !ended).map(|paid| Price {
+            amount: Money::new(paid.amount_minor, paid.currency),
+            interval: paid.interval,
+        }),
         next_charge_at: if ended { None } else { billing::period_end(connection, instance.order).await? },
         activity: activity(connection, instance, &actions).await?,
         can_delete: instance.state.is_live(),
@@ -248,9 +246,18 @@ fn notice(instance: &Instance, newest: Option<&ActionRow>, sight: Sight) -> Opti
                 return say("wait", "node-away", sight.at);
             }
             // Only the newest action is worth a sentence; an older failure was followed by something else.
-            if let Some(failed) = newest.filter(|action| action.state == ActionState::Failed && action.kind != "create") {
-                let refused = failed.error.as_deref().is_some_and(|error| error.starts_with(char::is_uppercase) && error.contains(": "));
-                return say("bad", if refused { "action-refused" } else { "action-failed" }, failed.finished_at);
+            if let Some(failed) =
+                newest.filter(|action| action.state == ActionState::Failed && action.kind != "create")
+            {
+                let refused = failed
+                    .error
+                    .as_deref()
+                    .is_some_and(|error| error.starts_with(char::is_uppercase) && error.contains(": "));
+                return say(
+                    "bad",
+                    if refused { "action-refused" } else { "action-failed" },
+                    failed.finished_at,
+                );
             }
             if instance.usable_at.is_none() && instance.state == InstanceState::Running {
                 return say("info", "started-not-confirmed", None);

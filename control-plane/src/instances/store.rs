@@ -148,11 +148,17 @@ pub(super) async fn put_observed(
 }
 
 pub(super) async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Option<Instance>, DbError> {
-    let row = sqlx::query(select_instances!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    let row = sqlx::query(select_instances!("WHERE id = $1"))
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?;
     row.as_ref().map(read).transpose()
 }
 
-pub(super) async fn by_order(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Instance>, DbError> {
+pub(super) async fn by_order(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Instance>, DbError> {
     let row = sqlx::query(select_instances!("WHERE order_id = $1"))
         .bind(order.to_string())
         .fetch_optional(connection)
@@ -183,11 +189,16 @@ pub(super) async fn on_node(connection: &mut AnyConnection, node: NodeId) -> Res
 }
 
 /// How many names an account has used, for suggesting the next.
-pub(super) async fn names_of(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<String>, DbError> {
-    let rows = sqlx::query_scalar("SELECT hostname FROM instances WHERE account_id = $1 ORDER BY created_at DESC LIMIT 500")
-        .bind(account.to_string())
-        .fetch_all(connection)
-        .await?;
+pub(super) async fn names_of(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<String>, DbError> {
+    let rows = sqlx::query_scalar(
+        "SELECT hostname FROM instances WHERE account_id = $1 ORDER BY created_at DESC LIMIT 500",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
     Ok(rows)
 }
 
@@ -196,18 +207,22 @@ pub(super) async fn due_for_purge(
     connection: &mut AnyConnection,
     now: UnixMillis,
 ) -> Result<Vec<InstanceId>, DbError> {
-    let rows = sqlx::query("SELECT id FROM instances WHERE state = 'retired' AND purge_at <= $1 ORDER BY purge_at LIMIT 20")
-        .bind(now.0)
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT id FROM instances WHERE state = 'retired' AND purge_at <= $1 ORDER BY purge_at LIMIT 20",
+    )
+    .bind(now.0)
+    .fetch_all(connection)
+    .await?;
     rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
 }
 
 /// Servers whose ending has to be pushed on: the order for it ended without success.
 pub(super) async fn ending(connection: &mut AnyConnection) -> Result<Vec<Instance>, DbError> {
-    let rows = sqlx::query(select_instances!("WHERE state IN ('retiring', 'purging') ORDER BY updated_at LIMIT 100"))
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(select_instances!(
+        "WHERE state IN ('retiring', 'purging') ORDER BY updated_at LIMIT 100"
+    ))
+    .fetch_all(connection)
+    .await?;
     rows.iter().map(read).collect()
 }
 
@@ -281,8 +296,12 @@ pub(super) async fn finish_action(
     Ok(())
 }
 
-pub(super) async fn action(connection: &mut AnyConnection, id: ActionId) -> Result<Option<ActionRow>, DbError> {
-    let row = sqlx::query(select_actions!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+pub(super) async fn action(
+    connection: &mut AnyConnection,
+    id: ActionId,
+) -> Result<Option<ActionRow>, DbError> {
+    let row =
+        sqlx::query(select_actions!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
     row.as_ref().map(read_action).transpose()
 }
 
@@ -292,12 +311,11 @@ pub(super) async fn actions(
     instance: InstanceId,
     limit: i64,
 ) -> Result<Vec<ActionRow>, DbError> {
-    let rows = sqlx::query(select_actions!(
-        "WHERE instance_id = $1 ORDER BY started_at DESC, id DESC LIMIT $2"
-    ))
-    .bind(instance.to_string())
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
+    let rows =
+        sqlx::query(select_actions!("WHERE instance_id = $1 ORDER BY started_at DESC, id DESC LIMIT $2"))
+            .bind(instance.to_string())
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
     rows.iter().map(read_action).collect()
 }

@@ -83,7 +83,9 @@ pub(super) async fn advance(app: &Services, id: OrderId) -> Result<Option<UnixMi
         OrderState::AwaitingPayment => unpaid(app, now, &order).await,
         OrderState::Paid | OrderState::Provisioning | OrderState::NeedsOperator => build(app, now, id).await,
         OrderState::Refunding => refunding(app, now, id).await,
-        OrderState::Fulfilled | OrderState::Cancelled | OrderState::Expired | OrderState::Refunded => Ok(None),
+        OrderState::Fulfilled | OrderState::Cancelled | OrderState::Expired | OrderState::Refunded => {
+            Ok(None)
+        }
     }
 }
 
@@ -95,8 +97,12 @@ async fn unpaid(app: &Services, now: UnixMillis, order: &Order) -> Result<Option
     }
     match billing::expire_session(app, order.id).await? {
         // What came of it arrives as a job of its own, in the transaction that wrote it down.
-        CheckoutState::Expired | CheckoutState::Settled | CheckoutState::Suspicious => Ok(Some(now.plus(UNPAID_GRACE))),
-        CheckoutState::Wanted | CheckoutState::Open | CheckoutState::Processing => Ok(Some(now.plus(UNPAID_GRACE))),
+        CheckoutState::Expired | CheckoutState::Settled | CheckoutState::Suspicious => {
+            Ok(Some(now.plus(UNPAID_GRACE)))
+        }
+        CheckoutState::Wanted | CheckoutState::Open | CheckoutState::Processing => {
+            Ok(Some(now.plus(UNPAID_GRACE)))
+        }
     }
 }
 
@@ -154,7 +160,12 @@ impl Desk<'_> {
     }
 
     /// Paid: a place, then the signed order.
-    async fn paid(&self, tx: &mut AnyConnection, order: Order, instance: Instance) -> Result<Next, AdvanceError> {
+    async fn paid(
+        &self,
+        tx: &mut AnyConnection,
+        order: Order,
+        instance: Instance,
+    ) -> Result<Next, AdvanceError> {
         if instance.state.is_live() {
             return self.fulfil(tx, order, &instance).await;
         }
@@ -162,7 +173,10 @@ impl Desk<'_> {
             // A retry after silence: the same place, a newer order.
             return self.place(tx, order, instance).await;
         }
-        if instance.attempts >= MOST_ATTEMPTS && order.needs_operator_at.is_none() && order.refund_due_at.is_none() {
+        if instance.attempts >= MOST_ATTEMPTS
+            && order.needs_operator_at.is_none()
+            && order.refund_due_at.is_none()
+        {
             let why = instance.reason.clone();
             tracing::warn!(order.id = %order.id, instance.reason = ?why, "building was given up");
             self.take(tx, order, OrderEvent::GaveUp, Some(reason::BUILD_FAILED)).await?;
@@ -197,7 +211,10 @@ impl Desk<'_> {
                 Ok(Next::Again)
             }
             Err(BuildError::Issue(IssueError::NodeNotServing)) => Ok(Next::LookAt(self.at.plus(PLACE_AGAIN))),
-            Err(error @ (BuildError::Spec(_) | BuildError::Issue(IssueError::Payload(_) | IssueError::WrongSpec(_)))) => {
+            Err(
+                error @ (BuildError::Spec(_)
+                | BuildError::Issue(IssueError::Payload(_) | IssueError::WrongSpec(_))),
+            ) => {
                 tracing::error!(order.id = %order.id, error = %error, "a paid order cannot be built");
                 self.take(tx, order, OrderEvent::GaveUp, Some(reason::INTERNAL)).await?;
                 Ok(Next::Again)
@@ -206,7 +223,12 @@ impl Desk<'_> {
         }
     }
 
-    async fn no_place(&self, tx: &mut AnyConnection, order: Order, none: NoPlace) -> Result<Next, AdvanceError> {
+    async fn no_place(
+        &self,
+        tx: &mut AnyConnection,
+        order: Order,
+        none: NoPlace,
+    ) -> Result<Next, AdvanceError> {
         if self.at.since(order.updated_at) < PLACE_FOR {
             return Ok(Next::LookAt(self.at.plus(PLACE_AGAIN)));
         }
@@ -265,7 +287,11 @@ impl Desk<'_> {
     }
 
     /// When the node said something last, by our clock where we have it.
-    async fn last_sign(&self, tx: &mut AnyConnection, record: &ProvisioningRecord) -> Result<UnixMillis, AdvanceError> {
+    async fn last_sign(
+        &self,
+        tx: &mut AnyConnection,
+        record: &ProvisioningRecord,
+    ) -> Result<UnixMillis, AdvanceError> {
         let accepted = record.accepted_at.unwrap_or(record.issued_at);
         let events = dispatch::events_of(tx, record.id).await?;
         // A node's clock may be ahead by the tolerance, never more.
@@ -273,7 +299,11 @@ impl Desk<'_> {
         Ok(newest.unwrap_or(accepted).max(accepted))
     }
 
-    async fn fence(&self, tx: &mut AnyConnection, record: &ProvisioningRecord) -> Result<FenceOutcome, AdvanceError> {
+    async fn fence(
+        &self,
+        tx: &mut AnyConnection,
+        record: &ProvisioningRecord,
+    ) -> Result<FenceOutcome, AdvanceError> {
         if record.state.is_undelivered() {
             return Ok(dispatch::cancel_unaccepted(tx, self.at, record.id).await?);
         }
@@ -317,7 +347,12 @@ impl Desk<'_> {
     }
 
     /// The server is there: the purchase is done, and its owner is told how to get in.
-    async fn fulfil(&self, tx: &mut AnyConnection, order: Order, instance: &Instance) -> Result<Next, AdvanceError> {
+    async fn fulfil(
+        &self,
+        tx: &mut AnyConnection,
+        order: Order,
+        instance: &Instance,
+    ) -> Result<Next, AdvanceError> {
         // A late success finds the order paid again: it was issued once, so it can be fulfilled.
         let order = if order.state == OrderState::Paid {
             self.take(tx, order, OrderEvent::Issued, None).await?
@@ -341,10 +376,18 @@ impl Desk<'_> {
     }
 
     /// A person is asked; meanwhile a late success counts, and the money goes back when it is due.
-    async fn waiting(&self, tx: &mut AnyConnection, order: Order, instance: Instance) -> Result<Next, AdvanceError> {
+    async fn waiting(
+        &self,
+        tx: &mut AnyConnection,
+        order: Order,
+        instance: Instance,
+    ) -> Result<Next, AdvanceError> {
         if let Some(record) = self.record(tx, &instance).await?
             && record.state == State::Succeeded
-            && matches!(instance.state, InstanceState::NeedsOperator | InstanceState::Running | InstanceState::Stopped)
+            && matches!(
+                instance.state,
+                InstanceState::NeedsOperator | InstanceState::Running | InstanceState::Stopped
+            )
             && record.verb == "ensure"
         {
             let actor = format!("node:{}", record.node);

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
 
-use super::{Order, OrderState, PlaceError, PlaceRequest, cancel as cancel_order, list as list_of, owned, pay, place, timeline};
+use super::{
+    Order, OrderState, PlaceError, PlaceRequest, cancel as cancel_order, list as list_of, owned, pay, place,
+    timeline,
+};
 use crate::{
     accounts::{self, ApiCaller, TERMS_VERSION},
     api::{Caller, FieldProblem, Input, Page, Problem},
@@ -298,7 +301,11 @@ async fn checkout(
         mine(&mut connection, &caller, &id).await?
     };
     let url = pay(&app, &order).await.map_err(|error| {
-        if error.is_passing() { Problem::unavailable() } else { Problem::conflict("nothing_to_pay", error.to_string()) }
+        if error.is_passing() {
+            Problem::unavailable()
+        } else {
+            Problem::conflict("nothing_to_pay", error.to_string())
+        }
     })?;
     let mut connection = app.db.read().await?;
     Ok(Json(body(&mut connection, order, Some(url)).await?))
@@ -324,7 +331,12 @@ async fn cancel(
             Err(error) if error.is_passing() => return Err(Problem::unavailable()),
             Err(error) => return Err(Problem::internal(&error)),
         },
-        other => return Err(Problem::conflict("wrong_state", format!("An order that is {other} cannot be cancelled."))),
+        other => {
+            return Err(Problem::conflict(
+                "wrong_state",
+                format!("An order that is {other} cannot be cancelled."),
+            ));
+        }
     }
     let mut connection = app.db.read().await?;
     let order = owned(&mut connection, order.account, order.id).await?.ok_or_else(Problem::not_found)?;

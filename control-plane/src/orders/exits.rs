@@ -53,7 +53,12 @@ pub async fn retry(app: &Services, id: OrderId, actor: &str) -> Result<Order, Ex
 ///
 /// # Errors
 /// [`ExitError::HeldByNode`] and [`ExitError::NotFencedBefore`] when the node could still build the server.
-pub async fn re_place(app: &Services, id: OrderId, actor: &str, node_revoked: bool) -> Result<Order, ExitError> {
+pub async fn re_place(
+    app: &Services,
+    id: OrderId,
+    actor: &str,
+    node_revoked: bool,
+) -> Result<Order, ExitError> {
     run(app, id, actor, OrderEvent::OperatorRePlace, Fence::Needed { node_revoked }).await
 }
 
@@ -61,7 +66,12 @@ pub async fn re_place(app: &Services, id: OrderId, actor: &str, node_revoked: bo
 ///
 /// # Errors
 /// As [`re_place`].
-pub async fn abandon(app: &Services, id: OrderId, actor: &str, node_revoked: bool) -> Result<Order, ExitError> {
+pub async fn abandon(
+    app: &Services,
+    id: OrderId,
+    actor: &str,
+    node_revoked: bool,
+) -> Result<Order, ExitError> {
     run(app, id, actor, OrderEvent::OperatorAbandon, Fence::Needed { node_revoked }).await
 }
 
@@ -119,7 +129,8 @@ async fn leave_node(
 ) -> Result<(), ExitError> {
     let how = match instance.provisioning_order {
         None => Release::NeverUsed,
-        Some(provisioning) => match (dispatch::cancel_unaccepted(tx, at, provisioning).await?, instance.node) {
+        Some(provisioning) => match (dispatch::cancel_unaccepted(tx, at, provisioning).await?, instance.node)
+        {
             (FenceOutcome::Fenced, _) => Release::Gone,
             (_, Some(node)) if node_revoked && is_revoked(tx, node).await? => Release::Unknown,
             (FenceOutcome::NotBefore(time), _) => return Err(ExitError::NotFencedBefore(time)),

@@ -72,7 +72,11 @@ pub struct OrderNeedsAttention {
 impl Letter for OrderNeedsAttention {
     const TEMPLATE: &'static str = "order-needs-attention";
     fn sample() -> Self {
-        Self { server: "web-1".into(), amount: "9.00 €".into(), link: "https://servers.example/orders/1".into() }
+        Self {
+            server: "web-1".into(),
+            amount: "9.00 €".into(),
+            link: "https://servers.example/orders/1".into(),
+        }
     }
 }
 
@@ -90,7 +94,11 @@ pub struct OrderRefunded {
 impl Letter for OrderRefunded {
     const TEMPLATE: &'static str = "order-refunded";
     fn sample() -> Self {
-        Self { server: "web-1".into(), amount: "9.00 €".into(), link: "https://servers.example/orders/1".into() }
+        Self {
+            server: "web-1".into(),
+            amount: "9.00 €".into(),
+            link: "https://servers.example/orders/1".into(),
+        }
     }
 }
 
@@ -149,12 +157,7 @@ pub(super) fn operator(order: &Order, link: String) -> OrderNeedsOperator {
     }
 }
 
-pub(super) fn ready(
-    order: &Order,
-    instance: &Instance,
-    addresses: Vec<String>,
-    link: String,
-) -> ServerReady {
+pub(super) fn ready(order: &Order, instance: &Instance, addresses: Vec<String>, link: String) -> ServerReady {
     let host = addresses.first().cloned().unwrap_or_default();
     ServerReady {
         server: order.hostname.clone(),

@@ -123,7 +123,8 @@ async fn look_at_payment(app: &Services, order: &Order) {
     }
     let id = order.id;
     let look = async {
-        if billing::sync_checkout(app, id).await.map_err(|error| error.to_string())? == CheckoutState::Settled {
+        if billing::sync_checkout(app, id).await.map_err(|error| error.to_string())? == CheckoutState::Settled
+        {
             // The job does the same a moment later.
             settle::paid(app, id).await.map_err(|error| error.to_string())?;
             advance::advance(app, id).await.map_err(|error| error.to_string())?;

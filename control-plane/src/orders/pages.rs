@@ -11,9 +11,7 @@ use ez_protocol::{
 };
 use http::StatusCode;
 
-use super::{
-    Order, OrderState, PlaceError, PlaceRequest, cancel, owned, pay, place, shop, show,
-};
+use super::{Order, OrderState, PlaceError, PlaceRequest, cancel, owned, pay, place, shop, show};
 use crate::{
     accounts::{self, Principal, TERMS_VERSION},
     app::App,
@@ -147,7 +145,8 @@ async fn keys(
 
 /// Keeps a pasted key. An account that is full of keys can order with one more all the same.
 async fn remember(app: &App, me: &Principal, pasted: &str) {
-    let (at, random, account, pasted) = (app.clock.now(), app.entropy.bytes(), me.account_id, pasted.to_owned());
+    let (at, random, account, pasted) =
+        (app.clock.now(), app.entropy.bytes(), me.account_id, pasted.to_owned());
     let kept = app
         .db
         .write(move |tx| {
@@ -160,7 +159,12 @@ async fn remember(app: &App, me: &Principal, pasted: &str) {
 }
 
 /// Puts a refusal at the field it is about.
-async fn explain(app: &App, sent: &Submission, refused: &PlaceError, form: &mut FormState) -> Result<(), Error> {
+async fn explain(
+    app: &App,
+    sent: &Submission,
+    refused: &PlaceError,
+    form: &mut FormState,
+) -> Result<(), Error> {
     match refused {
         PlaceError::Quote(QuoteError::UnknownPlan) => form.refuse("plan", "plan-unknown"),
         PlaceError::Quote(QuoteError::UnknownImage) => form.refuse("image", "image-unknown"),

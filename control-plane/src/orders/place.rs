@@ -118,7 +118,8 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
         .write(move |tx| {
             Box::pin(async move {
                 let taken = store::unpaid_slots(tx, request.account).await?;
-                let slot = (1..=MOST_UNPAID).find(|slot| !taken.contains(slot)).ok_or(PlaceError::TooManyUnpaid)?;
+                let slot =
+                    (1..=MOST_UNPAID).find(|slot| !taken.contains(slot)).ok_or(PlaceError::TooManyUnpaid)?;
                 let choice = QuoteRequest {
                     plan: request.plan.clone(),
                     interval: request.interval,
@@ -169,13 +170,8 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 let need = quote.need(&request.location);
                 instances::reserve(tx, at, entropy.as_ref(), instance.id, &need, &[], Some(until)).await?;
                 billing::expect(tx, at, &expectation(&order, stripe_price_id)).await?;
-                let first = Transition {
-                    from: None,
-                    to: order.state,
-                    cause: "placed".to_owned(),
-                    reason: None,
-                    at,
-                };
+                let first =
+                    Transition { from: None, to: order.state, cause: "placed".to_owned(), reason: None, at };
                 store::insert_transition(tx, order.id, order.version, &first).await?;
                 let entry = audit::Entry {
                     actor: format!("user:{}", order.user),
@@ -189,7 +185,8 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 };
                 audit::record(tx, at, entry).await?;
                 let due = super::advance::unpaid_due(&order);
-                jobs::enqueue(tx, ADVANCE, &order.id.to_string(), &json!({"order_id": order.id}), due).await?;
+                jobs::enqueue(tx, ADVANCE, &order.id.to_string(), &json!({"order_id": order.id}), due)
+                    .await?;
                 Ok(order)
             })
         })
@@ -264,13 +261,18 @@ pub async fn pay(app: &Services, order: &Order) -> Result<String, BillingError> 
 pub async fn cancel(app: &Services, order: &Order) -> Result<bool, BillingError> {
     match billing::expire_session(app, order.id).await? {
         CheckoutState::Expired => {
-            super::settle::let_go(app, order.id, super::OrderEvent::CustomerCancelled, &format!("user:{}", order.user))
-                .await
-                .map_err(|error| match error {
-                    super::settle::SettleError::Order(super::OrderError::Db(error))
-                    | super::settle::SettleError::Db(error) => BillingError::Db(error),
-                    _ => BillingError::Over,
-                })?;
+            super::settle::let_go(
+                app,
+                order.id,
+                super::OrderEvent::CustomerCancelled,
+                &format!("user:{}", order.user),
+            )
+            .await
+            .map_err(|error| match error {
+                super::settle::SettleError::Order(super::OrderError::Db(error))
+                | super::settle::SettleError::Db(error) => BillingError::Db(error),
+                _ => BillingError::Over,
+            })?;
             Ok(true)
         }
         _ => Ok(false),

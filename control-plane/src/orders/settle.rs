@@ -74,7 +74,12 @@ pub(super) async fn suspicious(app: &Services, id: OrderId) -> Result<(), Settle
 }
 
 /// The payment page is over: the order ends and its place is given back.
-pub(super) async fn let_go(app: &Services, id: OrderId, event: OrderEvent, actor: &str) -> Result<(), SettleError> {
+pub(super) async fn let_go(
+    app: &Services,
+    id: OrderId,
+    event: OrderEvent,
+    actor: &str,
+) -> Result<(), SettleError> {
     let (at, config, actor) = (app.clock.now(), app.config.clone(), actor.to_owned());
     app.db
         .write(move |tx| {
@@ -92,7 +97,12 @@ pub(super) async fn let_go(app: &Services, id: OrderId, event: OrderEvent, actor
         .await
 }
 
-async fn release(tx: &mut AnyConnection, at: UnixMillis, order: &Order, actor: &str) -> Result<(), SettleError> {
+async fn release(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &Order,
+    actor: &str,
+) -> Result<(), SettleError> {
     if let Some(instance) = instances::get(tx, order.instance).await?
         && instance.state == InstanceState::Requested
     {

@@ -70,7 +70,8 @@ pub(super) async fn page(
     let chosen = |field: &str| sent.text(field).to_owned();
     let wanted_image = chosen("image");
     let image = shelf.images.iter().find(|image| image.code == wanted_image).or(shelf.images.first());
-    let full = |location: &Location| shelf.plans.iter().all(|plan| shelf.room(plan, image, &location.code) == 0);
+    let full =
+        |location: &Location| shelf.plans.iter().all(|plan| shelf.room(plan, image, &location.code) == 0);
     let wanted_location = chosen("location");
     let location = shelf
         .locations
@@ -89,7 +90,8 @@ pub(super) async fn page(
         .or(shelf.plans.first());
     let plans: Vec<PlanChoice> =
         shelf.plans.iter().map(|each| plan_choice(&shelf, each, image, at, plan == Some(each))).collect();
-    let price = shelf.prices.iter().find(|p| Some(&p.plan_code) == plan.map(|p| &p.code) && p.interval == interval);
+    let price =
+        shelf.prices.iter().find(|p| Some(&p.plan_code) == plan.map(|p| &p.code) && p.interval == interval);
     let sent_keys: Vec<&str> = sent.all("ssh_key").collect();
     Ok(New {
         can_order: plans.iter().any(|plan| !plan.full) && !shelf.locations.is_empty() && price.is_some(),
@@ -147,7 +149,13 @@ pub(super) async fn page(
     })
 }
 
-fn plan_choice(shelf: &Shelf, plan: &Plan, image: Option<&Image>, at: UnixMillis, selected: bool) -> PlanChoice {
+fn plan_choice(
+    shelf: &Shelf,
+    plan: &Plan,
+    image: Option<&Image>,
+    at: UnixMillis,
+    selected: bool,
+) -> PlanChoice {
     let sold_out: Vec<&Location> =
         shelf.locations.iter().filter(|location| shelf.room(plan, image, &location.code) == 0).collect();
     PlanChoice {

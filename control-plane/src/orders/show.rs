@@ -4,7 +4,9 @@ use ez_protocol::OrderId;
 use sqlx::AnyConnection;
 
 use super::{
-    letters, model::{Order, OrderState, reason}, store, timeline,
+    letters,
+    model::{Order, OrderState, reason},
+    store, timeline,
 };
 use crate::{
     catalog,
@@ -60,7 +62,8 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
         .into_iter()
         .find(|location| location.code == order.location)
         .map_or_else(|| order.location.clone(), |location| location.name);
-    let plan = catalog::plan(connection, &order.plan_code).await?.map_or(order.plan_name.clone(), |plan| plan.name);
+    let plan =
+        catalog::plan(connection, &order.plan_code).await?.map_or(order.plan_name.clone(), |plan| plan.name);
     let here = format!("/orders/{}", order.id);
     Ok(Show {
         server_name: order.hostname.clone(),
@@ -86,7 +89,9 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
 
 fn tone(state: OrderState) -> &'static str {
     match state {
-        OrderState::AwaitingPayment | OrderState::Paid | OrderState::Provisioning | OrderState::Refunding => "wait",
+        OrderState::AwaitingPayment | OrderState::Paid | OrderState::Provisioning | OrderState::Refunding => {
+            "wait"
+        }
         OrderState::Fulfilled => "good",
         OrderState::NeedsOperator => "bad",
         OrderState::Cancelled | OrderState::Expired | OrderState::Refunded => "idle",

@@ -122,11 +122,15 @@ pub(super) async fn save(tx: &mut AnyConnection, was: i64, order: &Order) -> Res
 }
 
 pub(super) async fn get(connection: &mut AnyConnection, id: OrderId) -> Result<Option<Order>, DbError> {
-    let row = sqlx::query(select_orders!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    let row =
+        sqlx::query(select_orders!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
     row.as_ref().map(read).transpose()
 }
 
-pub(super) async fn of_account(connection: &mut AnyConnection, account: AccountId) -> Result<Vec<Order>, DbError> {
+pub(super) async fn of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<Order>, DbError> {
     let rows = sqlx::query(select_orders!("WHERE account_id = $1 ORDER BY placed_at DESC, id LIMIT 500"))
         .bind(account.to_string())
         .fetch_all(connection)
@@ -134,7 +138,10 @@ pub(super) async fn of_account(connection: &mut AnyConnection, account: AccountI
     rows.iter().map(read).collect()
 }
 
-pub(super) async fn in_state(connection: &mut AnyConnection, state: OrderState) -> Result<Vec<Order>, DbError> {
+pub(super) async fn in_state(
+    connection: &mut AnyConnection,
+    state: OrderState,
+) -> Result<Vec<Order>, DbError> {
     let rows = sqlx::query(select_orders!("WHERE state = $1 ORDER BY updated_at, id LIMIT 500"))
         .bind(state)
         .fetch_all(connection)

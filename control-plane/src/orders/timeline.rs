@@ -96,22 +96,28 @@ fn compose(
 
 /// The first step that is neither done nor failed is the current one while the order goes on; nothing follows when it does not.
 fn mark_current(order: &Order, steps: &mut [StepProgress]) {
-    let ended = matches!(order.state, OrderState::Cancelled | OrderState::Expired | OrderState::Refunded | OrderState::Refunding);
+    let ended = matches!(
+        order.state,
+        OrderState::Cancelled | OrderState::Expired | OrderState::Refunded | OrderState::Refunding
+    );
     if ended {
-        for step in steps.iter_mut().filter(|step| matches!(step.progress, Progress::Waiting | Progress::Now)) {
+        for step in steps.iter_mut().filter(|step| matches!(step.progress, Progress::Waiting | Progress::Now))
+        {
             step.progress = Progress::Skipped;
         }
         return;
     }
     if order.state == OrderState::NeedsOperator {
         if !steps.iter().any(|step| step.progress == Progress::Failed)
-            && let Some(step) = steps.iter_mut().find(|step| matches!(step.progress, Progress::Waiting | Progress::Now))
+            && let Some(step) =
+                steps.iter_mut().find(|step| matches!(step.progress, Progress::Waiting | Progress::Now))
         {
             step.progress = Progress::Failed;
         }
         return;
     }
-    let going = matches!(order.state, OrderState::AwaitingPayment | OrderState::Paid | OrderState::Provisioning);
+    let going =
+        matches!(order.state, OrderState::AwaitingPayment | OrderState::Paid | OrderState::Provisioning);
     if going
         && !steps.iter().any(|step| step.progress == Progress::Now)
         && let Some(step) = steps.iter_mut().find(|step| step.progress == Progress::Waiting)
@@ -121,7 +127,14 @@ fn mark_current(order: &Order, steps: &mut [StepProgress]) {
 }
 
 fn step(name: &str, progress: Progress, at: Option<UnixMillis>) -> StepProgress {
-    StepProgress { name: name.to_owned(), progress, started_at: None, ended_at: at, percent: None, note: None }
+    StepProgress {
+        name: name.to_owned(),
+        progress,
+        started_at: None,
+        ended_at: at,
+        percent: None,
+        note: None,
+    }
 }
 
 /// How long a step took, where both ends are known.

@@ -86,13 +86,8 @@ pub(super) async fn take(
         ..order
     };
     store::save(tx, was, &moved).await?;
-    let transition = Transition {
-        from: Some(from),
-        to,
-        cause: cause.event.to_string(),
-        reason: moved.reason.clone(),
-        at,
-    };
+    let transition =
+        Transition { from: Some(from), to, cause: cause.event.to_string(), reason: moved.reason.clone(), at };
     store::insert_transition(tx, moved.id, moved.version, &transition).await?;
     let entry = audit::Entry {
         actor: cause.actor.to_owned(),
@@ -129,7 +124,8 @@ async fn write_letters(
         }
         (_, OrderState::NeedsOperator) if from != OrderState::NeedsOperator => {
             notify::send(tx, at, &order.email, &letters::attention(order, link)).await?;
-            let letter = letters::operator(order, config.http.page(&format!("/operator/orders/{}", order.id)));
+            let letter =
+                letters::operator(order, config.http.page(&format!("/operator/orders/{}", order.id)));
             for operator in accounts::operators(tx).await? {
                 notify::send(tx, at, &operator, &letter).await?;
             }
