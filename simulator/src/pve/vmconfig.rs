@@ -298,7 +298,13 @@ pub(crate) fn check_bridge(access: &Access<'_>, caller: &Caller, value: &str, ma
 
 /// The options of a create or configure call, without the call's own parameters.
 pub(crate) fn given_options(params: &Params, own: &[&str]) -> Options {
-    params.iter().filter(|(k, _)| !own.contains(&k.as_str())).map(|(k, _)| (k.clone(), params.text(k).to_owned())).collect()
+    let given = params.iter().filter(|(k, _)| !own.contains(&k.as_str()));
+    given.map(|(k, _)| (k.clone(), as_stored(k, params.text(k)))).collect()
+}
+
+/// A value as it is read back: a description loses the blanks at its end with its comment lines.
+pub(crate) fn as_stored(option: &str, value: &str) -> String {
+    if option == "description" { value.trim_end().to_owned() } else { value.to_owned() }
 }
 
 /// Memory of a configuration in MiB.

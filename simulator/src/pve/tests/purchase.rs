@@ -11,7 +11,7 @@ pub(super) const KEY: &str = "ssh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIOhUcGBzNG5t
 pub(super) async fn buy(w: &World, vmid: u32) {
     let q = format!("/nodes/pve1/qemu/{vmid}");
     let id = vmid.to_string();
-    let marker = format!("ez:v1 inst {vmid} order 1\nmanaged");
+    let marker = format!("ez:v1 inst {vmid} order 1\nmanaged\n");
     assert_eq!(
         w.task(Method::POST, "/nodes/pve1/qemu/9000/clone", &[("newid", &id), ("full", "1"), ("pool", "ez"), ("name", "vps-1"), ("description", &marker)]).await,
         "OK"

@@ -152,7 +152,7 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
     config.insert("name".into(), name);
     let mut description = config.get("description").cloned().unwrap_or_default();
     if let Some(given) = p.get("description") {
-        given.clone_into(&mut description);
+        description = vmconfig::as_stored("description", given);
     }
     if description.is_empty() {
         config.remove("description");
