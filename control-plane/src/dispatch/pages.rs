@@ -106,7 +106,10 @@ async fn exit(
             let revoked = revoke_if_needed(&app, id, &actor).await?;
             orders::re_place(&app, id, &actor, revoked).await
         }
-        "abandon" => orders::abandon(&app, id, &actor, true).await,
+        "abandon" => {
+            let revoked = is_fenced(&app, id).await?;
+            orders::abandon(&app, id, &actor, revoked).await
+        }
         "refund" => orders::refund(&app, id, &actor).await,
         _ => return Err(Error::NotFound),
     };
@@ -121,6 +124,14 @@ async fn exit(
         }
         Err(ExitError::Db(error)) => Err(error.into()),
     }
+}
+
+/// Whether the node of a purchase can no longer act on it; only then its place is given up.
+async fn is_fenced(app: &App, id: OrderId) -> Result<bool, Error> {
+    let mut conn = app.db.read().await?;
+    let purchase = orders::get(&mut conn, id).await?.ok_or(Error::NotFound)?;
+    let Some(order) = latest_for(&mut conn, purchase.instance).await? else { return Ok(true) };
+    Ok(shown::fence(&mut conn, &order, app.clock.now()).await? == FenceOutcome::Fenced)
 }
 
 /// Before another node may build the server, the present one is put out of reach, unless it is

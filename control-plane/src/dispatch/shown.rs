@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     db::DbError,
-    fleet, instances,
+    fleet::{self, NodeState},
+    instances,
     orders::{self, Order, OrderEvent},
     web::views::{
         Money,
@@ -131,7 +132,7 @@ pub(super) async fn order(
         }
     }
     let row = names.row(conn, order).await?;
-    let fence = newest.fence(now);
+    let fence = fence(conn, &newest, now).await?;
     Ok(Show {
         exits_at: purchase.as_ref().map(|p| format!("/operator/orders/{}", p.id)),
         node_href: format!("/operator/nodes/{}", row.node),
@@ -181,6 +182,17 @@ pub(super) async fn order_mark(
         None => None,
     };
     Ok((state, events, purchase))
+}
+
+/// Whether the node of an order can still act on it. A revoked one is told nothing any more.
+pub(super) async fn fence(
+    conn: &mut AnyConnection,
+    order: &ProvisioningRecord,
+    now: UnixMillis,
+) -> Result<FenceOutcome, DbError> {
+    let node = fleet::node(conn, order.node).await?;
+    let revoked = node.is_some_and(|node| node.state == NodeState::Revoked);
+    Ok(if revoked { FenceOutcome::Fenced } else { order.fence(now) })
 }
 
 fn exits(purchase: &Order, fence: FenceOutcome) -> Vec<Exit> {

@@ -223,6 +223,18 @@ impl Tab {
         self.settled().await;
     }
 
+    /// Clicks a button that asks back, and says yes.
+    pub async fn confirm(&self, label: &str) {
+        self.click(label).await;
+        let path = format!("//dialog[@open]//button[normalize-space(.)='{label}']");
+        let yes = until(&format!("the question behind {label:?}"), PATIENCE, || async {
+            self.page.find_xpath(path.clone()).await.ok()
+        })
+        .await;
+        yes.click().await.unwrap();
+        self.settled().await;
+    }
+
     /// Types into the field with this label, replacing what is there.
     pub async fn fill(&self, label: &str, text: &str) {
         let quoted = serde_json::to_string(label).unwrap();
@@ -303,21 +315,26 @@ impl Tab {
         std::mem::take(&mut *self.clicks.lock().unwrap())
     }
 
-    /// Fails if the console showed an error, if the page is wider than its window, or if a raw id
-    /// stands in its text.
+    /// Fails if the page is not [sound](Self::is_sound) or a raw id stands in its text.
     pub async fn is_clean(&self) {
+        self.is_sound().await;
         let url = self.url().await;
-        let errors = self.errors.lock().unwrap().clone();
-        assert!(errors.is_empty(), "{url}: the console shows {errors:#?}");
-        let (wide, window): (f64, f64) =
-            self.script("[document.documentElement.scrollWidth, window.innerWidth]").await;
-        assert!(wide <= window + 1.0, "{url}: {wide} px of content in a window of {window} px");
         let text = self.text().await;
         let raw = text.split(|c: char| !(c.is_ascii_hexdigit() || c == '-')).find(|word| {
             let groups: Vec<usize> = word.split('-').map(str::len).collect();
             groups == [8, 4, 4, 4, 12]
         });
         assert!(raw.is_none(), "{url} shows the raw id {}", raw.unwrap_or_default());
+    }
+
+    /// Fails if the console showed an error or if the page is wider than its window.
+    pub async fn is_sound(&self) {
+        let url = self.url().await;
+        let errors = self.errors.lock().unwrap().clone();
+        assert!(errors.is_empty(), "{url}: the console shows {errors:#?}");
+        let (wide, window): (f64, f64) =
+            self.script("[document.documentElement.scrollWidth, window.innerWidth]").await;
+        assert!(wide <= window + 1.0, "{url}: {wide} px of content in a window of {window} px");
     }
 
     /// Keeps a picture for people, where `EZ_SCREENSHOTS` says.

@@ -1,11 +1,21 @@
 //! Stories from end to end: the real programs as processes, over real sockets, against the simulated
 //! outside world. The invariant checker runs at the end of each.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "a story fails by panicking, speaks to a terminal, and is nobody's library"
+)]
+
 mod browser;
 mod browsing;
 mod buying;
 mod crashing;
 mod judging;
+mod operating;
 mod planting;
 mod purchase;
 mod support;

@@ -360,6 +360,20 @@ impl Host {
         body["data"].clone()
     }
 
+    /// Tells the simulator of the host to do something.
+    pub async fn control(&self, path: &str, body: Value) -> Value {
+        let url = format!("{}{path}", self.node["control_url"].as_str().unwrap().trim_end_matches('/'));
+        let (status, answer) = answer(reqwest::Client::new().post(&url).json(&body)).await;
+        assert!((200..300).contains(&status), "POST {url}: {status} {answer}");
+        answer
+    }
+
+    /// Asks the simulator of the host.
+    pub async fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.node["control_url"].as_str().unwrap().trim_end_matches('/'));
+        answer(reqwest::Client::new().get(&url)).await.1
+    }
+
     /// Makes a VM with a description, as an administrator by hand.
     pub async fn create_vm(&self, vmid: u32, description: &str) {
         let form = [("vmid", vmid.to_string()), ("memory", "512".into()), ("description", description.into())];
