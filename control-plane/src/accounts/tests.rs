@@ -249,7 +249,7 @@ async fn ssh_keys_belong_to_the_account() {
         assert_eq!(add(ada.account_id, "again", KEY).await.unwrap(), key, "the same key is the same row");
         assert!(matches!(add(ada.account_id, "x", "ssh-ed25519 AAAA\nevil").await, Err(AccountsError::SshKey(_))));
         let mut connection = db.read().await.unwrap();
-        assert_eq!(ssh_keys(&mut connection, ada.account_id).await.unwrap(), [key.clone()]);
+        assert_eq!(ssh_keys(&mut connection, ada.account_id).await.unwrap(), std::slice::from_ref(&key));
         assert_eq!(ssh_keys(&mut connection, bob.account_id).await.unwrap(), []);
         drop(connection);
         let remove = |account| {

@@ -26,6 +26,8 @@ pub(super) fn keys(config: &Config, command: &KeysCommand) -> anyhow::Result<Exi
     let pin = keys::init(dir, &options, SystemClock.now(), &SystemEntropy)?;
     say(format_args!("keys          {}", dir.display()))?;
     say(format_args!("trust         {pin}"))?;
-    say("Keep a copy of this directory apart from the database. Whoever has it can give orders to every node.")?;
+    say(
+        "Keep a copy of this directory apart from the database. Whoever has it can give orders to every node.",
+    )?;
     Ok(ExitCode::SUCCESS)
 }

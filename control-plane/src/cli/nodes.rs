@@ -109,7 +109,10 @@ async fn list(app: &App, json: bool) -> anyhow::Result<()> {
             .collect();
         return say(json!({ "nodes": list }));
     }
-    say(format_args!("{:<20} {:<10} {:<12} {:<10} {:>8} {:>10}", "NAME", "LOCATION", "STATE", "SEEN", "SERVERS", "AGENT"))?;
+    say(format_args!(
+        "{:<20} {:<10} {:<12} {:<10} {:>8} {:>10}",
+        "NAME", "LOCATION", "STATE", "SEEN", "SERVERS", "AGENT"
+    ))?;
     for n in all {
         let seen = format!("{:?}", n.presence(at)).to_lowercase();
         let agent = n.agent_version.as_deref().unwrap_or("-");

@@ -56,7 +56,11 @@ fn files(directory: &Path, ending: &str, found: &mut Vec<(String, String)>) {
 #[test]
 fn migrations_keep_to_the_dialect() {
     let mut migrations = Vec::new();
-    files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/control-plane")), "sql", &mut migrations);
+    files(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/control-plane")),
+        "sql",
+        &mut migrations,
+    );
     assert!(migrations.len() >= 10);
     for (name, sql) in migrations {
         assert_eq!(lint(&sql), Vec::<String>::new(), "{name}");

@@ -277,7 +277,7 @@ pub struct EventRecord {
 }
 
 /// The stored word of an event's kind.
-pub fn event_word(kind: EventKind) -> &'static str {
+pub(super) fn event_word(kind: EventKind) -> &'static str {
     match kind {
         EventKind::Unspecified => "unspecified",
         EventKind::Accepted => "accepted",

@@ -87,13 +87,12 @@ pub async fn record_answer(
         return Err(DbError::NotFound);
     };
     match AnswerKind::try_from(answer.kind) {
-        Ok(AnswerKind::Accepted | AnswerKind::Duplicate) => {
+        Ok(AnswerKind::Accepted | AnswerKind::Duplicate)
             // Events may have overtaken the answer; then there is nothing to move.
-            if order.state.to(State::Accepted).is_ok() {
+            if order.state.to(State::Accepted).is_ok() => {
                 store::accept(tx, at, &order).await?;
                 after(tx, at, &order, State::Accepted, "").await?;
             }
-        }
         Ok(AnswerKind::Refused) if order.state.to(State::Refused).is_ok() => {
             let code = short(&answer.code, 40);
             let shown = if answer.rule.is_empty() {

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use ez_protocol::{InstanceId, NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
-use super::{
-    EventRecord, FenceOutcome, Filter, ProvisioningRecord, State, events_of, history_of, list,
-};
+use super::{EventRecord, FenceOutcome, Filter, ProvisioningRecord, State, events_of, history_of, list};
 use crate::{
     db::DbError,
     fleet::{self, NodeState},
@@ -48,11 +46,7 @@ impl Names {
         Ok(self.nodes.get(&id).cloned().unwrap_or_else(|| "?".to_owned()))
     }
 
-    async fn row(
-        &mut self,
-        conn: &mut AnyConnection,
-        order: &ProvisioningRecord,
-    ) -> Result<Row, DbError> {
+    async fn row(&mut self, conn: &mut AnyConnection, order: &ProvisioningRecord) -> Result<Row, DbError> {
         Ok(Row {
             href: format!("/operator/orders/{}", order.id),
             server: self.server(conn, order.instance).await?,

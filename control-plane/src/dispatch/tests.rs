@@ -41,15 +41,20 @@ pub(crate) async fn placed(app: &App, node: &TestNode, n: u8) -> Placement {
     let (at, entropy, id) = (app.clock.now(), app.entropy.clone(), node.id);
     app.db
         .write(move |tx| {
-            Box::pin(async move {
-                fleet::reserve(tx, at, entropy.as_ref(), id, instance(n), &need(), None).await
-            })
+            Box::pin(
+                async move { fleet::reserve(tx, at, entropy.as_ref(), id, instance(n), &need(), None).await },
+            )
         })
         .await
         .unwrap()
 }
 
-pub(crate) async fn issue(app: &App, place: &Placement, op: Op, cause: &str) -> Result<ProvisioningOrderId, IssueError> {
+pub(crate) async fn issue(
+    app: &App,
+    place: &Placement,
+    op: Op,
+    cause: &str,
+) -> Result<ProvisioningOrderId, IssueError> {
     let (at, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
     let intent = Intent {
         instance: place.instance,
@@ -148,8 +153,11 @@ async fn an_order_is_signed_for_its_node_and_its_events_move_it() {
 
         leave(&app, id).await;
         assert_eq!(state(&app, id).await, State::Queued);
-        let accepted =
-            OrderAnswer { kind: AnswerKind::Accepted.into(), order_id: id.to_string(), ..OrderAnswer::default() };
+        let accepted = OrderAnswer {
+            kind: AnswerKind::Accepted.into(),
+            order_id: id.to_string(),
+            ..OrderAnswer::default()
+        };
         answer(&app, &node, id, accepted.clone()).await;
         answer(&app, &node, id, accepted).await;
         assert_eq!(state(&app, id).await, State::Accepted);
@@ -171,12 +179,10 @@ async fn an_order_is_signed_for_its_node_and_its_events_move_it() {
         assert_eq!((shown.state, shown.facts.unwrap().power.as_str()), (State::Succeeded, "running"));
         assert_eq!(shown.step.as_deref(), Some("clone"));
         let events = read(&app, async |c| dispatch::events_of(c, id).await).await;
-        assert_eq!(events.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>(), [
-            "accepted",
-            "step_started",
-            "step_done",
-            "succeeded"
-        ]);
+        assert_eq!(
+            events.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>(),
+            ["accepted", "step_started", "step_done", "succeeded"]
+        );
     })
     .await;
 }

@@ -171,7 +171,11 @@ async fn trust(State(door): State<Door>, Path(pin): Path<String>) -> Response {
             let bytes = door.app.keys.trust_document().to_vec();
             ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
         }
-        _ => problem(StatusCode::NOT_FOUND, "unknown_trust_document", "There is no trust document with this hash."),
+        _ => problem(
+            StatusCode::NOT_FOUND,
+            "unknown_trust_document",
+            "There is no trust document with this hash.",
+        ),
     }
 }
 
@@ -201,7 +205,11 @@ async fn enrol_node(
         }
         Err(error) => {
             tracing::error!(%error, "an enrolment failed");
-            problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Try again in a moment; the token is still good.")
+            problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "Try again in a moment; the token is still good.",
+            )
         }
     }
 }

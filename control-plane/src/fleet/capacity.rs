@@ -4,7 +4,7 @@
 //! Virtual CPUs are sold four to one, memory and disk one to one less a reserve for the host itself.
 
 /// Virtual CPUs sold per core.
-pub const VCPU_PER_CORE: u64 = 4;
+pub(super) const VCPU_PER_CORE: u64 = 4;
 /// Memory kept for the host: at least this much …
 const MEMORY_RESERVE_MIB: u64 = 2_048;
 /// … and at least one part in so many.
@@ -16,7 +16,7 @@ const DISK_RESERVE_PART: u64 = 20;
 
 /// What a node's agent sees of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Observed {
+pub(super) struct Observed {
     /// Logical CPUs.
     pub cores: u64,
     /// Memory in MiB.
@@ -27,7 +27,7 @@ pub struct Observed {
 
 /// What the node's policy file allows in sum. `None` means it names no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PolicyBounds {
+pub(super) struct PolicyBounds {
     /// Virtual CPUs over all servers.
     pub vcpu: Option<u64>,
     /// Memory in MiB over all servers.
@@ -38,7 +38,7 @@ pub struct PolicyBounds {
 
 /// What may be sold of a node in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sellable {
+pub(super) struct Sellable {
     /// Virtual CPUs.
     pub vcpu: u64,
     /// Memory in MiB.
@@ -48,7 +48,7 @@ pub struct Sellable {
 }
 
 /// The smaller of observation (over-committed or reduced) and policy, per resource.
-pub fn sellable(observed: Observed, policy: PolicyBounds) -> Sellable {
+pub(super) fn sellable(observed: Observed, policy: PolicyBounds) -> Sellable {
     let within = |seen: u64, bound: Option<u64>| bound.map_or(seen, |bound| seen.min(bound));
     Sellable {
         vcpu: within(observed.cores.saturating_mul(VCPU_PER_CORE), policy.vcpu),

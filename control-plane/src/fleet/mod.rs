@@ -39,12 +39,12 @@ pub use model::{
     Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
     Placement, Presence, Release, ReserveError, Severity, StorageView, WarningView,
 };
-pub use operate::{Joining, add_node, change_node, new_token};
 pub use nodes::{NodeRow, by_id as node, locations};
-pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
+pub use operate::{Joining, add_node, change_node, new_token};
 pub use places::{
     availability, confirm, confirm_gone, placed_on, placement_of, release, reserve, snapshot, vmid_is_foreign,
 };
+pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use jobs::register_jobs;

@@ -95,14 +95,14 @@ pub enum Presence {
 }
 
 /// Silence after which a node counts as late.
-pub const LATE_AFTER_MS: i64 = 45_000;
+pub(super) const LATE_AFTER_MS: i64 = 45_000;
 /// Silence after which a node counts as offline.
-pub const OFFLINE_AFTER_MS: i64 = 90_000;
+pub(super) const OFFLINE_AFTER_MS: i64 = 90_000;
 /// For so long after its own start the control plane calls nobody offline.
-pub const START_GRACE_MS: i64 = 300_000;
+pub(super) const START_GRACE_MS: i64 = 300_000;
 
 /// Judges a silence.
-pub fn presence(last_seen: Option<UnixMillis>, now: UnixMillis) -> Presence {
+pub(super) fn presence(last_seen: Option<UnixMillis>, now: UnixMillis) -> Presence {
     match last_seen.map(|seen| now.0 - seen.0) {
         None => Presence::Never,
         Some(silence) if silence > OFFLINE_AFTER_MS => Presence::Offline,

@@ -13,7 +13,7 @@ const MOST: i64 = 1 << 40;
 
 /// A pool as an operator describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolShape {
+pub(super) struct PoolShape {
     /// The prefix, its host bits zero.
     pub prefix: IpNet,
     /// The gateway servers use; inside the prefix it is never handed out.
@@ -46,7 +46,7 @@ pub enum PoolShapeError {
 
 /// Ordinals a pool may hand out: from the first (inclusive) to the end (exclusive).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ordinals {
+pub(super) struct Ordinals {
     /// The first one.
     pub first: i64,
     /// One past the last one.
@@ -58,7 +58,7 @@ impl PoolShape {
     ///
     /// # Errors
     /// [`PoolShapeError`] says what does not fit.
-    pub fn check(&self) -> Result<(), PoolShapeError> {
+    pub(super) fn check(&self) -> Result<(), PoolShapeError> {
         if self.prefix.trunc() != self.prefix {
             return Err(PoolShapeError::HostBits(self.prefix));
         }
@@ -76,7 +76,11 @@ impl PoolShape {
     ///
     /// # Errors
     /// [`PoolShapeError::BadRange`] when the range is empty or outside the prefix.
-    pub fn ordinals(&self, first: Option<IpAddr>, last: Option<IpAddr>) -> Result<Ordinals, PoolShapeError> {
+    pub(super) fn ordinals(
+        &self,
+        first: Option<IpAddr>,
+        last: Option<IpAddr>,
+    ) -> Result<Ordinals, PoolShapeError> {
         let bits = if self.routed { 64 } else { self.prefix.max_prefix_len() };
         let size = power(bits - self.prefix.prefix_len());
         let all = match self.prefix {
@@ -100,7 +104,7 @@ impl PoolShape {
     }
 
     /// The address (the first one of the /64 in a routed pool) and its prefix length; `None` for the gateway.
-    pub fn address(&self, ordinal: i64) -> Option<(IpAddr, u8)> {
+    pub(super) fn address(&self, ordinal: i64) -> Option<(IpAddr, u8)> {
         let ordinal = u64::try_from(ordinal).ok()?;
         let address = match self.prefix {
             IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(

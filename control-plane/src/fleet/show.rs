@@ -228,8 +228,7 @@ async fn servers(
 ) -> Result<Vec<ServerRow>, DbError> {
     let mut rows = Vec::new();
     for id in placed_on(conn, node.id).await? {
-        let (Some(instance), Some(place)) =
-            (instances::get(conn, id).await?, placement_of(conn, id).await?)
+        let (Some(instance), Some(place)) = (instances::get(conn, id).await?, placement_of(conn, id).await?)
         else {
             continue;
         };

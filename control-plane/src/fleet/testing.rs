@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app::{App, Services},
-    clock::{Clock as _, ManualClock},
+    clock::ManualClock,
     db::{Db, DbError},
     placement::Need,
 };
@@ -70,7 +70,6 @@ pub(crate) async fn locations(app: &App, ipv4: u8) {
 /// A node with its certificate.
 pub(crate) struct TestNode {
     pub(crate) id: NodeId,
-    pub(crate) name: String,
     pub(crate) epoch: u64,
     pub(crate) key: rcgen::KeyPair,
     pub(crate) certificate_pem: String,
@@ -122,7 +121,6 @@ pub(crate) async fn enrolled(app: &App, name: &str, location: &str) -> TestNode 
     let identity = crate::link::Identity::of(app.keys.install(), &certificate).unwrap();
     TestNode {
         id: reply.node,
-        name: name.to_owned(),
         epoch: reply.epoch,
         key,
         certificate_pem: reply.certificate_pem,

@@ -28,8 +28,8 @@ use ez_protocol::{
     trust::{Pin, TrustDocument, TrustError},
 };
 
-pub use authority::{AGENT_LIFE, Authority, Issued, RequestedKey};
 pub(crate) use authority::pem_certificate;
+pub use authority::{AGENT_LIFE, Authority, Issued, RequestedKey};
 pub use files::{InitOptions, init, load};
 
 /// Why keys cannot be made, read or used.

@@ -139,7 +139,8 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         return Err(Goodbye::Revoked);
     }
     drop(conn);
-    let accepted = timeout(HEADER_DEADLINE, connection.accept_bi()).await.map_err(|_| StreamError::Timeout)?;
+    let accepted =
+        timeout(HEADER_DEADLINE, connection.accept_bi()).await.map_err(|_| StreamError::Timeout)?;
     let (send, mut recv) = accepted.map_err(|_| StreamError::Broken)?;
     if kind_of(&mut recv).await? != Some(StreamKind::Control) {
         return Err(StreamError::Malformed.into());
@@ -182,7 +183,8 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         Err(goodbye) => Err(goodbye),
     };
     let (at, node, id) = (peer.shared.app.clock.now(), peer.identity.node, peer.id.clone());
-    let ended = peer.shared.app.db.write(move |tx| Box::pin(async move { sessions::end(tx, at, node, &id).await }));
+    let ended =
+        peer.shared.app.db.write(move |tx| Box::pin(async move { sessions::end(tx, at, node, &id).await }));
     if let Err(error) = ended.await {
         tracing::warn!(node.id = %node, %error, "the session's end was not written");
     }

@@ -12,13 +12,7 @@ use tokio::{sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::connection;
-use crate::{
-    app::App,
-    db::DbError,
-    dispatch,
-    entropy::EntropyExt as _,
-    fleet::sessions,
-};
+use crate::{app::App, db::DbError, dispatch, entropy::EntropyExt as _, fleet::sessions};
 
 /// Handshakes worked on at once; beyond, addresses have to be validated first.
 const HANDSHAKES: usize = 64;
@@ -159,7 +153,10 @@ impl Serving {
                 incoming = endpoint.accept() => incoming,
             };
             let Some(incoming) = incoming else { break };
-            if shared.handshakes.available_permits() == 0 && incoming.may_retry() && !incoming.remote_address_validated() {
+            if shared.handshakes.available_permits() == 0
+                && incoming.may_retry()
+                && !incoming.remote_address_validated()
+            {
                 let _it_comes_again = incoming.retry();
                 continue;
             }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use ez_protocol::frame::{CloseCode, Frame, FrameError, FrameType, HEADER, Header, OPTIONAL_FROM, StreamKind};
+use ez_protocol::frame::{
+    CloseCode, Frame, FrameError, FrameType, HEADER, Header, OPTIONAL_FROM, StreamKind,
+};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 

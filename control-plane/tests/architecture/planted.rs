@@ -88,7 +88,10 @@ fn every_rule_can_fail() {
         (
             "A5 link moves bytes only",
             vec![("control-plane/src/link/mod.rs", "use crate::{accounts, fleet};")],
-            vec![("control-plane/src/link/mod.rs", "// accounts are not known here\nuse crate::fleet; mod orders; use super::orders;")],
+            vec![(
+                "control-plane/src/link/mod.rs",
+                "// accounts are not known here\nuse crate::fleet; mod orders; use super::orders;",
+            )],
         ),
         (
             "A5 billing knows no orders",

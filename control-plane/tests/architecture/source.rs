@@ -79,7 +79,8 @@ pub(crate) fn workspace() -> Vec<File> {
     {
         walk(&root, &root.join(part), &mut files);
     }
-    for single in ["Cargo.toml"] {
+    {
+        let single = "Cargo.toml";
         read(&root, root.join(single), &mut files);
     }
     files

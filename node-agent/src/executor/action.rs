@@ -83,7 +83,11 @@ impl Step for Press {
             cx.present().await?;
             let Some(row) = row else {
                 let runs = cx.runs().await?;
-                return Ok(if self.shown_by(runs) { Look::Done(json!({ "already": true })) } else { Look::Todo });
+                return Ok(if self.shown_by(runs) {
+                    Look::Done(json!({ "already": true }))
+                } else {
+                    Look::Todo
+                });
             };
             if let Some(running) = running_task(cx, Some(row)).await? {
                 return Ok(Look::Adopt(running));
@@ -100,7 +104,10 @@ impl Step for Press {
             if self.shown_by(cx.runs().await?) {
                 return Ok(Look::Done(json!({ "seen": true })));
             }
-            let detail = format!("unknown: whether {} was carried out cannot be seen; it is not repeated", self.name());
+            let detail = format!(
+                "unknown: whether {} was carried out cannot be seen; it is not repeated",
+                self.name()
+            );
             Err(Trouble::fail(Class::Retryable, detail))
         })
     }

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     journal::{Phase, StepRow},
-    pve::{CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskExit, TaskState, Upid},
+    pve::{
+        CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskExit, TaskState,
+        Upid,
+    },
 };
 
 /// Makes the VM from the image's template.
@@ -39,7 +42,8 @@ impl Clone {
 
     /// Our clone task, wherever it is known from.
     async fn task(&self, cx: &Cx, row: Option<&StepRow>, since: UnixMillis) -> Result<CloneSearch, Trouble> {
-        if let Some(upid) = row.and_then(|row| row.upid.as_deref()).and_then(|text| text.parse::<Upid>().ok()) {
+        if let Some(upid) = row.and_then(|row| row.upid.as_deref()).and_then(|text| text.parse::<Upid>().ok())
+        {
             match cx.pve().task_status(&upid).await? {
                 TaskState::Running => return Ok(CloneSearch::Running(upid)),
                 TaskState::Ended(exit) => return Ok(CloneSearch::Ended(upid, exit)),
@@ -132,7 +136,9 @@ impl Step for Clone {
                 ConfigRead::Present(config) if config.lock() == Some("clone") => {
                     self.locked(cx, seen, &config).await
                 }
-                ConfigRead::Present(config) if cx.is_ours(&config) => Ok(Look::Done(json!({ "vmid": cx.vmid() }))),
+                ConfigRead::Present(config) if cx.is_ours(&config) => {
+                    Ok(Look::Done(json!({ "vmid": cx.vmid() })))
+                }
                 ConfigRead::Present(config) => Err(foreign(cx, row, config.marker_line())),
                 // With pool-scoped rights alone a VM in creation and a foreign one look alike.
                 ConfigRead::Forbidden => match (cx.pve().vmid_taken(cx.vmid()).await?, seen) {
@@ -184,7 +190,8 @@ pub(super) async fn template_of(cx: &Cx) -> Result<ImageTemplate, Trouble> {
             Ok(templates) => {
                 let found = templates.into_iter().find(|t| t.digest == image.digest.as_str());
                 return found.ok_or_else(|| {
-                    let text = format!("no template on this node has the image {} ({})", image.name, image.digest);
+                    let text =
+                        format!("no template on this node has the image {} ({})", image.name, image.digest);
                     Trouble::fail(Class::Template, text)
                 });
             }

@@ -138,7 +138,10 @@ impl Cx {
             ConfigRead::Absent => Ok(None),
             ConfigRead::Forbidden => {
                 if self.pve().vmid_taken(self.vmid()).await? {
-                    let text = format!("VM {} exists, but this agent's token may not see it: hands off", self.vmid());
+                    let text = format!(
+                        "VM {} exists, but this agent's token may not see it: hands off",
+                        self.vmid()
+                    );
                     return Err(Trouble::Stuck(text));
                 }
                 Ok(None)

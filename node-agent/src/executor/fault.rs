@@ -86,7 +86,9 @@ impl From<PveError> for Trouble {
             PveError::Unauthorized { .. } => Self::Look(detail),
             PveError::Decode { .. } => Self::Look(detail),
             PveError::Invalid(_) => Self::fail(Class::Bug, detail),
-            PveError::Refused { .. } if error.is_lock_timeout() || error.is_digest_mismatch() => Self::Look(detail),
+            PveError::Refused { .. } if error.is_lock_timeout() || error.is_digest_mismatch() => {
+                Self::Look(detail)
+            }
             PveError::Refused { .. } if error.is_locked() => Self::Look(detail),
             PveError::Refused { .. } if error.is_forbidden() => Self::fail(Class::Policy, detail),
             PveError::Refused { status: 400, .. } => Self::fail(Class::Bug, detail),

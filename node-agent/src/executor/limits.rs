@@ -115,7 +115,8 @@ mod tests {
         let first = limits.enter(&Load::Clone("a".into())).await;
         assert!(first.is_some());
         assert!(limits.enter(&Load::Clone("b".into())).await.is_some());
-        let blocked = tokio::time::timeout(Duration::from_millis(20), limits.enter(&Load::Clone("a".into()))).await;
+        let blocked =
+            tokio::time::timeout(Duration::from_millis(20), limits.enter(&Load::Clone("a".into()))).await;
         assert!(blocked.is_err());
         drop(first);
         assert!(limits.enter(&Load::Clone("a".into())).await.is_some());

@@ -130,7 +130,9 @@ impl Engine {
     /// # Errors
     /// Only if the journal cannot be read or written.
     async fn run_order(self: &Arc<Self>, id: ProvisioningOrderId) -> Result<(), String> {
-        let Some(row) = self.journal.order(id).await.map_err(|error| error.to_string())? else { return Ok(()) };
+        let Some(row) = self.journal.order(id).await.map_err(|error| error.to_string())? else {
+            return Ok(());
+        };
         if row.state.is_terminal() {
             return Ok(());
         }

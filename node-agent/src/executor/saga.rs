@@ -47,11 +47,7 @@ pub(super) trait Step: Send + Sync {
 
     /// Looks what is there. `row` is what the journal knows of this step; an intent without a
     /// result means that the effect may or may not have happened.
-    fn look<'a>(
-        &'a self,
-        cx: &'a Cx,
-        row: Option<&'a StepRow>,
-    ) -> BoxFuture<'a, Result<Look, Trouble>>;
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>>;
 
     /// Brings the effect about. Called only after [`Look::Todo`] and a durable intent.
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>>;
@@ -138,7 +134,8 @@ async fn run_step(cx: &Cx, step: &dyn Step, k: i64, row: Option<&StepRow>) -> Re
 
 /// A failure that was journalled before a crash: the order goes on from there.
 fn remembered(row: &StepRow) -> Trouble {
-    let result: Value = row.result_json.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let result: Value =
+        row.result_json.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let detail = result["error"].as_str().unwrap_or("the step failed before a restart").to_owned();
     match result["class"].as_str() {
         Some("stuck") => Trouble::Stuck(detail),
@@ -226,7 +223,9 @@ async fn follow(cx: &Cx, step: &dyn Step, upid: &Upid) -> Result<Value, Trouble>
         }
         Ok(TaskExit::Killed) => Err(Trouble::Look(format!("{}: the worker was killed", step.name()))),
         Ok(TaskExit::Failed(text)) => Err(step.judge(&text)),
-        Err(error @ (WaitError::Lost(_) | WaitError::NoAnswer { .. })) => Err(Trouble::Look(error.to_string())),
+        Err(error @ (WaitError::Lost(_) | WaitError::NoAnswer { .. })) => {
+            Err(Trouble::Look(error.to_string()))
+        }
         Err(error @ WaitError::StillRunning { .. }) => Err(Trouble::Stuck(error.to_string())),
     }
 }

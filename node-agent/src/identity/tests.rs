@@ -52,8 +52,11 @@ async fn story(manner: Manner) -> Story {
             let (acceptor, pki, document) = (acceptor.clone(), Arc::clone(&pki), document.clone());
             tokio::spawn(async move {
                 let Ok(tls) = acceptor.accept(tcp).await else { return };
-                let service = service_fn(move |request| answer(request, Arc::clone(&pki), document.clone(), manner));
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
+                let service =
+                    service_fn(move |request| answer(request, Arc::clone(&pki), document.clone(), manner));
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(tls), service)
+                    .await;
             });
         }
     });

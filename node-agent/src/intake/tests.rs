@@ -52,13 +52,15 @@ fn bytes_that_no_trusted_key_signed_are_not_even_read() {
     assert!(read(&good, &trusted(KeyRole::Order), NOW).is_ok());
 
     let payload = ensure(1, 1).to_bytes().unwrap();
-    let stranger = Envelope::sign(&SigningKey::from_bytes(&[9; 32]), PayloadType::Order, payload.clone()).encode();
+    let stranger =
+        Envelope::sign(&SigningKey::from_bytes(&[9; 32]), PayloadType::Order, payload.clone()).encode();
     let as_trust = Envelope::sign(&order_key(), PayloadType::Trust, payload.clone()).encode();
     let mut unknown_field = payload.clone();
     unknown_field.truncate(unknown_field.len() - 1);
     unknown_field.extend_from_slice(b",\"also\":1}");
     let unknown_field = Envelope::sign(&order_key(), PayloadType::Order, unknown_field).encode();
-    let trailing = Envelope::sign(&order_key(), PayloadType::Order, [payload.clone(), b" ".to_vec()].concat()).encode();
+    let trailing =
+        Envelope::sign(&order_key(), PayloadType::Order, [payload.clone(), b" ".to_vec()].concat()).encode();
     let cases: [(&str, Vec<u8>, KeyRole, RefusalCode); 6] = [
         ("another key", stranger, KeyRole::Order, RefusalCode::BadSignature),
         ("another role", good.clone(), KeyRole::Trust, RefusalCode::WrongRole),
@@ -134,7 +136,13 @@ fn each_wrong_order_gets_its_own_refusal() {
             fresh(),
             WrongAudience,
         ),
-        ("another node", change(&|o| o.aud.node = NodeId::generate(NOW, [9; 10])), node(), fresh(), WrongAudience),
+        (
+            "another node",
+            change(&|o| o.aud.node = NodeId::generate(NOW, [9; 10])),
+            node(),
+            fresh(),
+            WrongAudience,
+        ),
         ("an older epoch", change(&|o| o.aud.epoch = 2), node(), fresh(), WrongEpoch),
         ("a later epoch", change(&|o| o.aud.epoch = 4), node(), fresh(), WrongEpoch),
         ("too long a life", change(&|o| o.exp = UnixMillis(NOW.0 + 600_001)), node(), fresh(), BadWindow),
@@ -159,7 +167,13 @@ fn each_wrong_order_gets_its_own_refusal() {
         ("an action against an unknown generation", action(5, 2), node(), with(vec![resource(1)]), Conflict),
         ("retire without an instance", order(5, 2, Op::Retire(Empty {})), node(), fresh(), Conflict),
         ("purge without an instance", order(5, 2, Op::Purge(Empty {})), node(), fresh(), Conflict),
-        ("adopt of what is here", order(5, 2, Op::Adopt(Empty {})), node(), with(vec![resource(1)]), Conflict),
+        (
+            "adopt of what is here",
+            order(5, 2, Op::Adopt(Empty {})),
+            node(),
+            with(vec![resource(1)]),
+            Conflict,
+        ),
         ("a full disk", plain(), Node { disk_low: true, ..node() }, fresh(), NoSpace),
         ("a full outbox", plain(), node(), Facts { outbox_len: 100_000, ..fresh() }, NoSpace),
     ];

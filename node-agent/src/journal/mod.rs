@@ -16,6 +16,8 @@
 //! have a small pool of their own and see a write as soon as its answer has come.
 
 mod admit;
+#[cfg(test)]
+pub(crate) mod fuse;
 mod meta;
 mod orders;
 mod outbox;
@@ -24,8 +26,6 @@ mod resources;
 mod retention;
 mod space;
 mod steps;
-#[cfg(test)]
-pub(crate) mod fuse;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -37,7 +37,9 @@ async fn it_runs_with_the_settings_that_keep_acknowledged_rows() {
     let synchronous = books
         .journal
         .write(|conn| {
-            Box::pin(async move { Ok(sqlx::query("PRAGMA synchronous").fetch_one(conn).await?.try_get::<i64, _>(0)?) })
+            Box::pin(async move {
+                Ok(sqlx::query("PRAGMA synchronous").fetch_one(conn).await?.try_get::<i64, _>(0)?)
+            })
         })
         .await
         .unwrap();
@@ -59,7 +61,9 @@ async fn an_accepted_order_is_there_after_a_crash_and_a_cut_one_is_not() {
     let node = crate::testing::node();
     let cut = again
         .journal
-        .admit(read.question(), NOW, move |facts| crate::intake::judge(&read, &node, &|_, _, _| Ok(()), facts))
+        .admit(read.question(), NOW, move |facts| {
+            crate::intake::judge(&read, &node, &|_, _, _| Ok(()), facts)
+        })
         .await;
     assert!(cut.is_err());
     let last = books.again().await;
@@ -74,7 +78,11 @@ async fn many_writes_share_one_commit_and_one_bad_one_spoils_no_other() {
             Box::pin(async move {
                 // Every tenth breaks a rule of the schema.
                 let kind = if n % 10 == 0 { "nonsense" } else { "create" };
-                sqlx::query("INSERT INTO acts (kind, at) VALUES ($1, $2)").bind(kind).bind(n).execute(conn).await?;
+                sqlx::query("INSERT INTO acts (kind, at) VALUES ($1, $2)")
+                    .bind(kind)
+                    .bind(n)
+                    .execute(conn)
+                    .await?;
                 Ok(n)
             })
         })
@@ -84,8 +92,12 @@ async fn many_writes_share_one_commit_and_one_bad_one_spoils_no_other() {
         assert_eq!(result.is_ok(), n % 10 != 0, "{n}: {result:?}");
     }
     assert!(results.iter().filter_map(|r| r.as_ref().err()).all(|e| matches!(e, JournalError::Conflict(_))));
-    let count: i64 =
-        sqlx::query("SELECT COUNT(*) FROM acts").fetch_one(books.journal.readers()).await.unwrap().try_get(0).unwrap();
+    let count: i64 = sqlx::query("SELECT COUNT(*) FROM acts")
+        .fetch_one(books.journal.readers())
+        .await
+        .unwrap()
+        .try_get(0)
+        .unwrap();
     assert_eq!(count, 45);
 }
 
@@ -173,7 +185,14 @@ async fn old_orders_become_tombstones_and_raise_the_floor() {
     journal.begin_order(order.order_id, OrderState::Running, NOW, None).await.unwrap();
     let gone = BookEntry::Gone { instance: instance(10), generation: 1 };
     journal
-        .finish_order(order.order_id, OrderState::Undone, NOW, "{}".to_owned(), event(EventKind::Undone), gone)
+        .finish_order(
+            order.order_id,
+            OrderState::Undone,
+            NOW,
+            "{}".to_owned(),
+            event(EventKind::Undone),
+            gone,
+        )
         .await
         .unwrap();
     let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));

@@ -44,7 +44,8 @@ pub(super) async fn write(
     pending: Pending,
 ) -> Result<(), StreamError> {
     let jitter = agent.entropy.up_to(1_000);
-    let mut renewal = tokio::time::Instant::now() + renew::wait(&agent.identity().pair, jitter, agent.clock.now());
+    let mut renewal =
+        tokio::time::Instant::now() + renew::wait(&agent.identity().pair, jitter, agent.clock.now());
     let mut ping = tokio::time::interval(PING_EVERY);
     let mut nonce = 0;
     loop {

@@ -103,11 +103,11 @@ pub(super) async fn dial(address: &str, trust: &TrustDocument, pair: &Pair) -> R
 }
 
 async fn dial_one(peer: SocketAddr, host: &str, config: ClientConfig) -> Result<Dialled, DialError> {
-    let any = if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let any =
+        if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let endpoint = Endpoint::client(SocketAddr::new(any, 0)).map_err(DialError::Socket)?;
-    let connecting = endpoint
-        .connect_with(config, peer, host)
-        .map_err(|error| DialError::Tls(error.to_string()))?;
+    let connecting =
+        endpoint.connect_with(config, peer, host).map_err(|error| DialError::Tls(error.to_string()))?;
     match timeout(DIAL, connecting).await {
         Err(_) => Err(DialError::Silent { peer }),
         Ok(Err(source)) => Err(DialError::Refused { peer, source }),

@@ -141,7 +141,8 @@ impl Dialler {
         let session = match session::greet(&agent, dialled.connection.clone()).await {
             Ok(session) => session,
             Err(error) => {
-                let words = dialled.connection.close_reason().map_or_else(|| error.to_string(), |e| reason(&e));
+                let words =
+                    dialled.connection.close_reason().map_or_else(|| error.to_string(), |e| reason(&e));
                 tracing::warn!(words, "the control plane did not welcome this node");
                 self.say(&words);
                 dialled.connection.close(code(CloseCode::Finished), b"not welcomed");
@@ -157,7 +158,12 @@ impl Dialler {
         self.release();
         self.held = Some((dialled.connection, dialled.endpoint));
         let welcome = &session.welcome;
-        tracing::info!(peer = address, node = welcome.node_name, quarantined = welcome.quarantined, "connected");
+        tracing::info!(
+            peer = address,
+            node = welcome.node_name,
+            quarantined = welcome.quarantined,
+            "connected"
+        );
         agent.status.update(agent.clock.now(), |status| {
             status.link = if welcome.quarantined { "connected, quarantined" } else { "connected" }.to_owned();
             welcome.node_name.clone_into(&mut status.node_name);
@@ -174,7 +180,9 @@ impl Dialler {
     fn pair(&self, identity: &Identity, turn: usize) -> (Pair, bool) {
         let present_is_over = identity.pair.not_after <= self.agent.clock.now();
         match renew::staged(&self.agent.config.identity_dir()) {
-            Some(staged) if self.held.is_some() || turn.is_multiple_of(2) || present_is_over => (staged, true),
+            Some(staged) if self.held.is_some() || turn.is_multiple_of(2) || present_is_over => {
+                (staged, true)
+            }
             _ => (identity.pair.duplicate(), false),
         }
     }
@@ -193,7 +201,9 @@ fn reason(error: &ConnectionError) -> String {
     let words = String::from_utf8_lossy(&close.reason).into_owned();
     match CloseCode::from_code(close.error_code.into_inner()) {
         Some(CloseCode::Revoked) => format!("this node was revoked: join again with a new token ({words})"),
-        Some(CloseCode::Quarantined) => format!("this node is quarantined: an operator has to look ({words})"),
+        Some(CloseCode::Quarantined) => {
+            format!("this node is quarantined: an operator has to look ({words})")
+        }
         Some(code) => format!("the control plane closed the connection: {code:?} {words}"),
         None => format!("the control plane closed the connection: {} {words}", close.error_code),
     }

@@ -27,7 +27,11 @@ pub(super) async fn serve(agent: Arc<Agent>, send: SendStream, recv: RecvStream)
     }
 }
 
-async fn exchange(agent: &Arc<Agent>, sender: &mut Sender, receiver: &mut Receiver) -> Result<(), StreamError> {
+async fn exchange(
+    agent: &Arc<Agent>,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+) -> Result<(), StreamError> {
     let bytes = receiver.expect(FrameType::Envelope, HEADER_DEADLINE).await?;
     match answer(agent, &bytes).await {
         Ok(answer) => {
@@ -48,7 +52,8 @@ async fn exchange(agent: &Arc<Agent>, sender: &mut Sender, receiver: &mut Receiv
 async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, JournalError> {
     let now = agent.clock.now();
     let Some(works) = &agent.works else {
-        let refusal = Refusal::new(RefusalCode::JournalCorrupt, "this node's journal is damaged; it only reports");
+        let refusal =
+            Refusal::new(RefusalCode::JournalCorrupt, "this node's journal is damaged; it only reports");
         return Ok(refused(&refusal, String::new()));
     };
     let identity = agent.identity();
@@ -86,9 +91,7 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
             intake::judge(
                 &read,
                 &node,
-                &|order, facts, now| {
-                    Ok(policy::evaluate(&shared.policy, &Usage::from(facts), order, now)?)
-                },
+                &|order, facts, now| Ok(policy::evaluate(&shared.policy, &Usage::from(facts), order, now)?),
                 facts,
             )
         })

@@ -93,9 +93,7 @@ pub(super) async fn greet(agent: &Agent, connection: Connection) -> Result<Sessi
     }
     let both = Sha256::new().chain_update(&hello).chain_update(&answer).finalize();
     let mut binding = vec![0; 32];
-    connection
-        .export_keying_material(&mut binding, BINDING, &both)
-        .map_err(|_| GreetError::Binding)?;
+    connection.export_keying_material(&mut binding, BINDING, &both).map_err(|_| GreetError::Binding)?;
     sender.send(FrameType::Ready, &Ready { binding }).await?;
     Ok(Session { connection, sender, receiver, welcome })
 }

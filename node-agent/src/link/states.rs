@@ -75,7 +75,11 @@ pub(super) async fn run(
     }
 }
 
-async fn snapshot(agent: &Agent, inner: &mut Inner, connection: &quinn::Connection) -> Result<(), StreamError> {
+async fn snapshot(
+    agent: &Agent,
+    inner: &mut Inner,
+    connection: &quinn::Connection,
+) -> Result<(), StreamError> {
     let host = inner.observer.look_at_host(agent).await;
     inner.observer.look(agent, true).await;
     inner.seq += 1;

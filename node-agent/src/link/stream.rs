@@ -74,7 +74,11 @@ impl Sender {
         Self { kind, stream, finished: false }
     }
 
-    pub(super) async fn send(&mut self, kind: FrameType, message: &impl prost::Message) -> Result<(), StreamError> {
+    pub(super) async fn send(
+        &mut self,
+        kind: FrameType,
+        message: &impl prost::Message,
+    ) -> Result<(), StreamError> {
         self.send_frame(&Frame::new(kind, message)).await
     }
 
@@ -149,7 +153,11 @@ impl Receiver {
     }
 
     /// Exactly one frame of this type.
-    pub(super) async fn expect(&mut self, kind: FrameType, patience: Duration) -> Result<Vec<u8>, StreamError> {
+    pub(super) async fn expect(
+        &mut self,
+        kind: FrameType,
+        patience: Duration,
+    ) -> Result<Vec<u8>, StreamError> {
         match self.next(Some(patience)).await? {
             Some(frame) if frame.kind() == Some(kind) => Ok(frame.body),
             Some(frame) => Err(StreamError::Unexpected(frame.code)),

@@ -9,8 +9,8 @@ use std::{
 use ez_protocol::{
     frame::{CloseCode, Decoder, Frame, FrameType, StreamKind},
     message::{
-        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, Hello, OrderAnswer, Ready, StateSnapshot,
-        Welcome,
+        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, Hello, OrderAnswer, Ready,
+        StateSnapshot, Welcome,
     },
 };
 use prost::Message as _;
@@ -106,7 +106,8 @@ impl Talk {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
                 return frame;
             }
-            let chunk = timeout(PATIENCE, self.recv.read_chunk(64 * 1024, true)).await.unwrap().unwrap().unwrap();
+            let chunk =
+                timeout(PATIENCE, self.recv.read_chunk(64 * 1024, true)).await.unwrap().unwrap().unwrap();
             self.decoder.push(&chunk.bytes);
         }
     }
@@ -169,7 +170,8 @@ async fn deliver(connection: &Connection, envelope: Vec<u8>) -> OrderAnswer {
     let frame = Frame::raw(FrameType::Envelope, envelope).encode(StreamKind::Order).unwrap();
     send.write_all(&frame).await.unwrap();
     send.finish().unwrap();
-    let mut talk = Talk { send: None, recv, decoder: Decoder::new(StreamKind::Order), kind: StreamKind::Order };
+    let mut talk =
+        Talk { send: None, recv, decoder: Decoder::new(StreamKind::Order), kind: StreamKind::Order };
     OrderAnswer::decode(talk.until(FrameType::OrderAnswer).await.as_slice()).unwrap()
 }
 
@@ -294,8 +296,10 @@ async fn a_server_of_another_authority_gets_nothing() {
     });
     let mut trust = story.agent.identity().trust.clone();
     trust.link = vec![imposter.local_addr().unwrap().to_string()];
-    let dialled =
-        super::endpoint::dial(&trust.link[0], &trust, &story.agent.identity().pair).await.map(|_| ()).unwrap_err();
+    let dialled = super::endpoint::dial(&trust.link[0], &trust, &story.agent.identity().pair)
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert!(dialled.to_string().contains("certificate"), "{dialled}");
     story.stop.cancel();
 }

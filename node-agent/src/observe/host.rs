@@ -30,7 +30,9 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
             host.memory_used_mib = status.memory_used / MIB;
             host.cpu_permille = permille(status.cpu);
         }
-        Err(error) => warnings.push(warning("PVE_SILENT", format!("Proxmox VE does not say how it is: {error}"))),
+        Err(error) => {
+            warnings.push(warning("PVE_SILENT", format!("Proxmox VE does not say how it is: {error}")))
+        }
     }
     if let Ok(storages) = agent.pve.storages().await {
         host.storages = named(agent, &storages);
@@ -85,7 +87,9 @@ fn missing(agent: &Agent, storages: &[Storage]) -> Vec<Warning> {
     let wanted = agent.policy.storages.iter();
     wanted
         .filter(|id| !storages.iter().any(|s| s.id == **id && s.active))
-        .map(|id| warning("STORAGE_MISSING", format!("storage {id} of the policy file is not active on this node")))
+        .map(|id| {
+            warning("STORAGE_MISSING", format!("storage {id} of the policy file is not active on this node"))
+        })
         .collect()
 }
 
@@ -102,11 +106,13 @@ async fn foreign(agent: &Agent, guests: &[GuestSummary]) -> Vec<GuestSummary> {
 fn own(agent: &Agent) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if agent.works.is_none() {
-        let text = "the journal is damaged: this node only reports. Keep the file, join again and adopt the servers";
+        let text =
+            "the journal is damaged: this node only reports. Keep the file, join again and adopt the servers";
         warnings.push(warning("JOURNAL_CORRUPT", text));
     }
     if agent.offset.suspect() {
-        let text = format!("the clock is {} s off: check time synchronisation", agent.offset.millis() / 1_000);
+        let text =
+            format!("the clock is {} s off: check time synchronisation", agent.offset.millis() / 1_000);
         warnings.push(warning("CLOCK_SUSPECT", text));
     }
     if agent.space.is_low() {
@@ -115,7 +121,8 @@ fn own(agent: &Agent) -> Vec<Warning> {
     }
     let left = agent.identity().pair.not_after.since(agent.clock.now());
     if left < Duration::from_secs(3 * 24 * 3600) {
-        let text = format!("the certificate of this node ends in {} h and was not renewed", left.as_secs() / 3_600);
+        let text =
+            format!("the certificate of this node ends in {} h and was not renewed", left.as_secs() / 3_600);
         warnings.push(warning("CERTIFICATE_ENDS", text));
     }
     warnings

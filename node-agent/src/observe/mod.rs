@@ -135,10 +135,12 @@ impl Observer {
         let install = agent.identity().node.install;
         let known = match agent.pve.guest_config(row.vmid).await.ok()? {
             ConfigRead::Present(config) => {
-                let marked = Marker::find(config.description()).is_some_and(|m| m.owns(install, row.instance));
+                let marked =
+                    Marker::find(config.description()).is_some_and(|m| m.owns(install, row.instance));
                 let spec: Option<InstanceSpec> =
                     row.applied_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
-                let drift = spec.filter(|_| marked).map(|spec| settings::drift(&config, &spec)).unwrap_or_default();
+                let drift =
+                    spec.filter(|_| marked).map(|spec| settings::drift(&config, &spec)).unwrap_or_default();
                 Known { marked, generation: row.observed_generation, drift }
             }
             ConfigRead::Absent | ConfigRead::Forbidden => Known::default(),

@@ -11,8 +11,8 @@ use ez_protocol::{
 };
 use quinn::{Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::{
     RootCertStore,
@@ -47,7 +47,8 @@ impl Authority {
         usage: ExtendedKeyUsagePurpose,
     ) -> rcgen::Certificate {
         let mut params = CertificateParams::default();
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(1971, 1, 1), rcgen::date_time_ymd(2049, 1, 1));
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(1971, 1, 1), rcgen::date_time_ymd(2049, 1, 1));
         params.subject_alt_names = vec![san];
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -12,18 +12,56 @@ use super::reply::ApiError;
 use super::state::{Acl, State, sha256_hex};
 
 const COMMON: &[&str] = &[
-    "Datastore.Allocate", "Datastore.AllocateSpace", "Datastore.AllocateTemplate", "Datastore.Audit", "Group.Allocate",
-    "Mapping.Audit", "Mapping.Modify", "Mapping.Use", "Permissions.Modify", "Pool.Allocate", "Pool.Audit",
-    "Realm.Allocate", "Realm.AllocateUser", "SDN.Allocate", "SDN.Audit", "SDN.Use", "Sys.AccessNetwork", "Sys.Audit",
-    "Sys.Console", "Sys.Incoming", "Sys.Modify", "Sys.PowerMgmt", "Sys.Syslog", "User.Modify", "VM.Allocate",
-    "VM.Audit", "VM.Backup", "VM.Clone", "VM.Config.CDROM", "VM.Config.CPU", "VM.Config.Cloudinit", "VM.Config.Disk",
-    "VM.Config.HWType", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options", "VM.Console", "VM.Migrate",
-    "VM.PowerMgmt", "VM.Snapshot", "VM.Snapshot.Rollback",
+    "Datastore.Allocate",
+    "Datastore.AllocateSpace",
+    "Datastore.AllocateTemplate",
+    "Datastore.Audit",
+    "Group.Allocate",
+    "Mapping.Audit",
+    "Mapping.Modify",
+    "Mapping.Use",
+    "Permissions.Modify",
+    "Pool.Allocate",
+    "Pool.Audit",
+    "Realm.Allocate",
+    "Realm.AllocateUser",
+    "SDN.Allocate",
+    "SDN.Audit",
+    "SDN.Use",
+    "Sys.AccessNetwork",
+    "Sys.Audit",
+    "Sys.Console",
+    "Sys.Incoming",
+    "Sys.Modify",
+    "Sys.PowerMgmt",
+    "Sys.Syslog",
+    "User.Modify",
+    "VM.Allocate",
+    "VM.Audit",
+    "VM.Backup",
+    "VM.Clone",
+    "VM.Config.CDROM",
+    "VM.Config.CPU",
+    "VM.Config.Cloudinit",
+    "VM.Config.Disk",
+    "VM.Config.HWType",
+    "VM.Config.Memory",
+    "VM.Config.Network",
+    "VM.Config.Options",
+    "VM.Console",
+    "VM.Migrate",
+    "VM.PowerMgmt",
+    "VM.Snapshot",
+    "VM.Snapshot.Rollback",
 ];
 const ONLY_8: &[&str] = &["VM.Monitor"];
 const ONLY_9: &[&str] = &[
-    "VM.GuestAgent.Audit", "VM.GuestAgent.FileRead", "VM.GuestAgent.FileSystemMgmt", "VM.GuestAgent.FileWrite",
-    "VM.GuestAgent.Unrestricted", "VM.Replicate",
+    "VM.GuestAgent.Audit",
+    "VM.GuestAgent.FileRead",
+    "VM.GuestAgent.FileSystemMgmt",
+    "VM.GuestAgent.FileWrite",
+    "VM.GuestAgent.Unrestricted",
+    "VM.Replicate",
 ];
 
 /// All privileges of a version.
@@ -45,13 +83,25 @@ pub(crate) fn builtin_roles(major: u32) -> BTreeMap<&'static str, Vec<&'static s
     let admin_only = |p: &str| {
         matches!(
             p,
-            "Permissions.Modify" | "Realm.Allocate" | "Sys.Modify" | "Sys.PowerMgmt" | "Sys.Incoming" | "Sys.AccessNetwork" | "Mapping.Modify"
+            "Permissions.Modify"
+                | "Realm.Allocate"
+                | "Sys.Modify"
+                | "Sys.PowerMgmt"
+                | "Sys.Incoming"
+                | "Sys.AccessNetwork"
+                | "Mapping.Modify"
         )
     };
     let vm_user = |p: &str| {
         matches!(
             p,
-            "VM.Audit" | "VM.Backup" | "VM.Config.CDROM" | "VM.Config.Cloudinit" | "VM.Console" | "VM.PowerMgmt" | "VM.GuestAgent.Audit"
+            "VM.Audit"
+                | "VM.Backup"
+                | "VM.Config.CDROM"
+                | "VM.Config.Cloudinit"
+                | "VM.Console"
+                | "VM.PowerMgmt"
+                | "VM.GuestAgent.Audit"
         )
     };
     BTreeMap::from([
@@ -61,7 +111,16 @@ pub(crate) fn builtin_roles(major: u32) -> BTreeMap<&'static str, Vec<&'static s
         (
             "PVEAuditor",
             pick(&|p| {
-                matches!(p, "VM.Audit" | "Sys.Audit" | "Datastore.Audit" | "Pool.Audit" | "SDN.Audit" | "Mapping.Audit" | "VM.GuestAgent.Audit")
+                matches!(
+                    p,
+                    "VM.Audit"
+                        | "Sys.Audit"
+                        | "Datastore.Audit"
+                        | "Pool.Audit"
+                        | "SDN.Audit"
+                        | "Mapping.Audit"
+                        | "VM.GuestAgent.Audit"
+                )
             }),
         ),
         ("PVEDatastoreAdmin", pick(&|p| p.starts_with("Datastore."))),
@@ -74,10 +133,7 @@ pub(crate) fn builtin_roles(major: u32) -> BTreeMap<&'static str, Vec<&'static s
         ("PVESDNUser", pick(&|p| matches!(p, "SDN.Audit" | "SDN.Use"))),
         ("PVESysAdmin", pick(&|p| matches!(p, "Sys.Audit" | "Sys.Console" | "Sys.Syslog"))),
         ("PVETemplateUser", pick(&|p| matches!(p, "VM.Audit" | "VM.Clone"))),
-        (
-            "PVEUserAdmin",
-            pick(&|p| matches!(p, "Group.Allocate" | "Realm.AllocateUser" | "User.Modify")),
-        ),
+        ("PVEUserAdmin", pick(&|p| matches!(p, "Group.Allocate" | "Realm.AllocateUser" | "User.Modify"))),
         ("PVEVMAdmin", pick(&|p| p.starts_with("VM."))),
         ("PVEVMUser", pick(&vm_user)),
     ])
@@ -105,7 +161,8 @@ impl Caller {
 /// Checks an `Authorization` header; the error is the reason phrase of the 401.
 pub(crate) fn authenticate(state: &State, header: Option<&str>, now: i64) -> Result<Caller, &'static str> {
     const FAILED: &str = "Authentication failed!";
-    let Some(token) = header.and_then(|h| h.trim().strip_prefix("PVEAPIToken").map(|t| t.trim_start_matches(['=', ' ', ':'])))
+    let Some(token) = header
+        .and_then(|h| h.trim().strip_prefix("PVEAPIToken").map(|t| t.trim_start_matches(['=', ' ', ':'])))
     else {
         return Err("No ticket");
     };
@@ -155,7 +212,9 @@ impl Access<'_> {
         let mut roles = BTreeMap::new();
         for (i, level) in levels.iter().enumerate() {
             let at = |kind: &str, who: &str| -> BTreeMap<String, bool> {
-                let hit = |a: &&Acl| a.path == *level && a.kind == kind && a.who == who && (a.propagate || i == last);
+                let hit = |a: &&Acl| {
+                    a.path == *level && a.kind == kind && a.who == who && (a.propagate || i == last)
+                };
                 self.state.acls.values().filter(hit).map(|a| (a.role.clone(), a.propagate)).collect()
             };
             let mut found = at(kind, who);
@@ -165,7 +224,8 @@ impl Access<'_> {
                 }
             }
             if found.contains_key("NoAccess") {
-                found = BTreeMap::from([("NoAccess".to_owned(), found.get("NoAccess").copied().unwrap_or(true))]);
+                found =
+                    BTreeMap::from([("NoAccess".to_owned(), found.get("NoAccess").copied().unwrap_or(true))]);
             }
             if !found.is_empty() {
                 roles = found;

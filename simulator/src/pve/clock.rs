@@ -15,9 +15,13 @@ impl Clock {
     /// The wall clock.
     pub fn system() -> Self {
         Clock::new(|| {
-            #[expect(clippy::disallowed_methods, reason = "the one place where the simulated hosts read the wall clock")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the one place where the simulated hosts read the wall clock"
+            )]
             let now = std::time::SystemTime::now();
-            now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+            now.duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
         })
     }
 

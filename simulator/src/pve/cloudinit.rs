@@ -14,7 +14,9 @@ pub(crate) fn user_data(config: &Options, vmid: u32, masked: bool) -> String {
     let mut out = String::from("#cloud-config\n");
     let (host, fqdn) = match config.get("searchdomain") {
         _ if name.contains('.') => (name.split('.').next().unwrap_or(&name).to_owned(), Some(name.clone())),
-        Some(domain) => (name.clone(), Some(format!("{name}.{}", domain.split_whitespace().next().unwrap_or(domain)))),
+        Some(domain) => {
+            (name.clone(), Some(format!("{name}.{}", domain.split_whitespace().next().unwrap_or(domain))))
+        }
         None => (name.clone(), None),
     };
     let _infallible = writeln!(out, "hostname: {host}\nmanage_etc_hosts: true");
@@ -54,7 +56,9 @@ fn netmask(bits: u32) -> String {
 pub(crate) fn network_config(config: &Options, major: u32) -> String {
     let mut out = String::from("version: 1\nconfig:\n");
     for index in 0..32 {
-        let (Some(net), Some(ip)) = (config.get(&format!("net{index}")), config.get(&format!("ipconfig{index}"))) else {
+        let (Some(net), Some(ip)) =
+            (config.get(&format!("net{index}")), config.get(&format!("ipconfig{index}")))
+        else {
             continue;
         };
         let mac = super::vmconfig::net_parts(net, major).2.unwrap_or_default().to_lowercase();
@@ -68,8 +72,10 @@ pub(crate) fn network_config(config: &Options, major: u32) -> String {
             Some(address) => {
                 if let Some((ip, bits)) = address.split_once('/') {
                     let mask = netmask(bits.parse().unwrap_or(32));
-                    let _infallible =
-                        write!(out, "      - type: static\n        address: '{ip}'\n        netmask: '{mask}'\n");
+                    let _infallible = write!(
+                        out,
+                        "      - type: static\n        address: '{ip}'\n        netmask: '{mask}'\n"
+                    );
                     if let Some(gateway) = parts.get("gw") {
                         let _infallible = writeln!(out, "        gateway: '{gateway}'");
                     }
@@ -111,8 +117,11 @@ pub(crate) fn meta_data(user: &str, network: &str) -> String {
 
 /// Where the snippet `storage:snippets/file` lies on this machine.
 fn snippet_path(state: &State, node: &str, volid: &str) -> Result<PathBuf, String> {
-    let (storage, name) = volid.split_once(':').ok_or_else(|| format!("unable to parse volume ID '{volid}'"))?;
-    let Some(row) = state.storages.get(storage) else { return Err(format!("storage '{storage}' does not exist")) };
+    let (storage, name) =
+        volid.split_once(':').ok_or_else(|| format!("unable to parse volume ID '{volid}'"))?;
+    let Some(row) = state.storages.get(storage) else {
+        return Err(format!("storage '{storage}' does not exist"));
+    };
     let Some(file) = name.strip_prefix("snippets/").filter(|f| !f.contains('/') && *f != "..") else {
         return Err(format!("{volid} is not in the snippets directory"));
     };
@@ -123,10 +132,18 @@ fn snippet_path(state: &State, node: &str, volid: &str) -> Result<PathBuf, Strin
 }
 
 /// The snippets a configuration names, by role and with their paths.
-pub(crate) fn snippets(state: &State, node: &str, config: &Options, major: u32) -> Result<Vec<(String, String, PathBuf)>, String> {
+pub(crate) fn snippets(
+    state: &State,
+    node: &str,
+    config: &Options,
+    major: u32,
+) -> Result<Vec<(String, String, PathBuf)>, String> {
     let Some(custom) = config.get("cicustom") else { return Ok(Vec::new()) };
     let parts = parse_property("cicustom", custom, "cicustom", major).unwrap_or_default();
-    parts.into_iter().map(|(role, volid)| Ok((role, volid.clone(), snippet_path(state, node, &volid)?))).collect()
+    parts
+        .into_iter()
+        .map(|(role, volid)| Ok((role, volid.clone(), snippet_path(state, node, &volid)?)))
+        .collect()
 }
 
 /// Builds the drive. The snippets are read now, as root on the host would.
@@ -142,7 +159,9 @@ pub(crate) async fn build(
     let mut vendor = None;
     for (role, volid, path) in snippets {
         let text = match tokio::fs::read(path).await {
-            Ok(bytes) if bytes.len() > 1 << 20 => return Err(format!("snippet '{volid}' is larger than 1 MiB")),
+            Ok(bytes) if bytes.len() > 1 << 20 => {
+                return Err(format!("snippet '{volid}' is larger than 1 MiB"));
+            }
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(_) => return Err(format!("volume '{volid}' does not exist")),
         };
@@ -156,7 +175,9 @@ pub(crate) async fn build(
     let meta = meta.unwrap_or_else(|| meta_data(&user, &network));
     let instance_id = meta
         .lines()
-        .find_map(|l| l.trim().strip_prefix("instance-id:").or_else(|| l.trim().strip_prefix("\"instance-id\":")))
+        .find_map(|l| {
+            l.trim().strip_prefix("instance-id:").or_else(|| l.trim().strip_prefix("\"instance-id\":"))
+        })
         .map(|v| v.trim().trim_matches(['"', '\'', ',']).to_owned())
         .unwrap_or_default();
     Ok(CloudinitDrive { user, network, meta, vendor, instance_id })

@@ -150,7 +150,9 @@ impl Cluster {
             // A worker killed while it writes leaves the rows marked: the next change writes them.
             match inner.disk.write(rows).await {
                 Ok(()) => inner.state.clean(),
-                Err(error) => tracing::error!(%error, effect, cluster = %self.name, "state cannot be written"),
+                Err(error) => {
+                    tracing::error!(%error, effect, cluster = %self.name, "state cannot be written")
+                }
             }
         }
         out
@@ -172,13 +174,17 @@ impl Cluster {
     /// Takes the VM's file lock, waiting up to `ms`.
     pub(crate) async fn lock(&self, vmid: u32, ms: u64) -> Result<OwnedRwLockWriteGuard<()>, String> {
         let lock = self.lock_of(vmid);
-        tokio::time::timeout(Duration::from_millis(ms), lock.write_owned()).await.map_err(|_| Self::lock_text(vmid))
+        tokio::time::timeout(Duration::from_millis(ms), lock.write_owned())
+            .await
+            .map_err(|_| Self::lock_text(vmid))
     }
 
     /// Takes the VM's file lock shared, as a clone does with its source.
     pub(crate) async fn lock_shared(&self, vmid: u32, ms: u64) -> Result<OwnedRwLockReadGuard<()>, String> {
         let lock = self.lock_of(vmid);
-        tokio::time::timeout(Duration::from_millis(ms), lock.read_owned()).await.map_err(|_| Self::lock_text(vmid))
+        tokio::time::timeout(Duration::from_millis(ms), lock.read_owned())
+            .await
+            .map_err(|_| Self::lock_text(vmid))
     }
 
     /// The lock under which volumes of a storage are allocated.

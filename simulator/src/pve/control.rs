@@ -56,7 +56,8 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, node: String, listener: TcpList
         .route("/guest-agent", post(guest_agent))
         .route("/digest", get(digest))
         .with_state(Control { cluster, node });
-    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    let served =
+        axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
     if let Err(error) = served {
         tracing::warn!(%error, "control API");
     }
@@ -78,7 +79,11 @@ fn show(s: &State, cluster: &Cluster, vm: &Vm) -> Value {
             bridges.push(json!({"net": k, "bridge": bridge, "tag": tag}));
         }
         if vmconfig::base(k) == "ipconfig" {
-            ips.extend(v.split(',').filter_map(|p| p.strip_prefix("ip=").or_else(|| p.strip_prefix("ip6="))).map(str::to_owned));
+            ips.extend(
+                v.split(',')
+                    .filter_map(|p| p.strip_prefix("ip=").or_else(|| p.strip_prefix("ip6=")))
+                    .map(str::to_owned),
+            );
         }
     }
     let description = vm.config.get("description").cloned().unwrap_or_default();
@@ -242,7 +247,9 @@ async fn volume(Shared(c): Shared<Control>, Json(f): Json<File>) -> Json<Value> 
         ctime: c.cluster.clock.seconds(),
         parent: None,
     };
-    c.cluster.change("control.volume", |s| s.volumes.insert(State::volume_key(&c.node, &volid), volume)).await;
+    c.cluster
+        .change("control.volume", |s| s.volumes.insert(State::volume_key(&c.node, &volid), volume))
+        .await;
     Json(json!({ "volid": volid }))
 }
 
@@ -279,7 +286,13 @@ async fn foreign(Shared(c): Shared<Control>, Json(f): Json<Foreign>) -> Response
             let mac = s.draw_mac();
             config.insert("net0".into(), format!("virtio={mac},bridge=vmbr0"));
             let pid = u32::try_from(s.count("pid", 3)).unwrap_or(1);
-            let run = f.running.then_some(super::state::Run { pid, since: now, paused: false, agent_device: false, agent_at: None });
+            let run = f.running.then_some(super::state::Run {
+                pid,
+                since: now,
+                paused: false,
+                agent_device: false,
+                agent_at: None,
+            });
             s.vms.insert(
                 f.vmid,
                 Vm { vmid: f.vmid, node, config, run, created_at: now, foreign: true, ..Vm::default() },
@@ -335,7 +348,8 @@ async fn digest(Shared(c): Shared<Control>) -> Json<Value> {
                 let path = format!("/vms/{}", vm.vmid);
                 let acls: Vec<_> = s.acls.iter().filter(|(_, a)| a.path == path).map(|(k, _)| k).collect();
                 let volumes: Vec<_> = s.volumes.values().filter(|v| v.vmid == Some(vm.vmid)).collect();
-                let text = serde_json::to_string(&(vm, s.firewalls.get(vm.vmid), volumes, s.pool_of(vm.vmid), acls));
+                let text =
+                    serde_json::to_string(&(vm, s.firewalls.get(vm.vmid), volumes, s.pool_of(vm.vmid), acls));
                 out.insert(vm.vmid.to_string(), sha256_hex(text.unwrap_or_default().as_bytes()));
             }
             out

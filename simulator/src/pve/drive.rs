@@ -78,7 +78,12 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
         None => number.parse::<u64>().ok()?.checked_mul(unit),
         Some(_) => {
             let n: f64 = number.parse().ok()?;
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "sizes of disks")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "sizes of disks"
+            )]
             let bytes = (n * unit as f64) as u64;
             Some(bytes)
         }
@@ -149,7 +154,9 @@ impl Storage {
         let parts: Vec<&str> = name.split('/').collect();
         let tail = parts[parts.len().saturating_sub(2)..].join("/");
         match &self.path {
-            Some(path) if name.starts_with("iso/") || name.starts_with("vztmpl/") => format!("{path}/template/{name}"),
+            Some(path) if name.starts_with("iso/") || name.starts_with("vztmpl/") => {
+                format!("{path}/template/{name}")
+            }
             Some(path) if name.starts_with("import/") => format!("{path}/{name}"),
             Some(path) if self.is_file() => format!("{path}/images/{tail}"),
             _ => format!("/dev/{}/{tail}", self.id),
@@ -196,7 +203,10 @@ impl State {
             };
             let volid = new.storage.volid(new.vmid, &stem, new.format, new.parent.as_deref());
             let taken = self.volumes.values().any(|v| {
-                v.node == new.node && v.storage == new.storage.id && v.vmid == Some(new.vmid) && name_part(&v.volid) == stem
+                v.node == new.node
+                    && v.storage == new.storage.id
+                    && v.vmid == Some(new.vmid)
+                    && name_part(&v.volid) == stem
             });
             if !taken || new.cloudinit {
                 break volid;
@@ -247,7 +257,9 @@ mod tests {
 
     #[test]
     fn sizes_are_printed_in_the_largest_unit_that_divides_them() {
-        for (text, bytes) in [("1G", 1u64 << 30), ("1124M", 1124 << 20), ("42M", 42 << 20), ("528K", 528 << 10), ("7", 7)] {
+        for (text, bytes) in
+            [("1G", 1u64 << 30), ("1124M", 1124 << 20), ("42M", 42 << 20), ("528K", 528 << 10), ("7", 7)]
+        {
             assert_eq!(print_size(bytes), text);
             assert_eq!(parse_size(text), Some(bytes));
         }

@@ -187,7 +187,10 @@ pub async fn start(
                 ca_pem_file: tls::ca_file(&directory),
                 control_url: format!("http://{control_address}"),
             });
-            facts.insert(node.name.clone(), NodeFacts { config: node.clone(), fingerprint: tls.fingerprint.clone() });
+            facts.insert(
+                node.name.clone(),
+                NodeFacts { config: node.clone(), fingerprint: tls.fingerprint.clone() },
+            );
             listeners.push((node.name.clone(), api, control, tls.config));
         }
         let version = full_version(&given.version);
@@ -214,7 +217,11 @@ pub async fn start(
         }
         let router = Arc::new(call::Router::new(cluster.major));
         for (node, api, control, tls) in listeners {
-            let server = Arc::new(server::Server { cluster: cluster.clone(), router: router.clone(), node: node.clone() });
+            let server = Arc::new(server::Server {
+                cluster: cluster.clone(),
+                router: router.clone(),
+                node: node.clone(),
+            });
             tokio::spawn(server::serve(server, api, tls));
             tokio::spawn(control::serve(cluster.clone(), node, control));
         }

@@ -41,9 +41,10 @@ impl ApiError {
     /// The text without its status, as it ends in a task.
     pub(crate) fn text(&self) -> String {
         match self {
-            ApiError::Died(t) | ApiError::NotImplemented(t) | ApiError::Login(t) | ApiError::Transport(_, t) => {
-                t.clone()
-            }
+            ApiError::Died(t)
+            | ApiError::NotImplemented(t)
+            | ApiError::Login(t)
+            | ApiError::Transport(_, t) => t.clone(),
             ApiError::Forbidden(None) => "Permission check failed".into(),
             ApiError::Forbidden(Some(t)) => format!("Permission check failed ({t})"),
             ApiError::Parameters(_) => "Parameter verification failed.".into(),
@@ -77,7 +78,8 @@ fn response(status: u16, reason: &str, kind: Option<&str>, body: String) -> Resp
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut r = Response::new(Full::new(Bytes::from(body)));
     *r.status_mut() = status;
-    let line: Vec<u8> = reason.lines().next().unwrap_or("").bytes().filter(|b| *b >= 0x20 && *b != 0x7f).collect();
+    let line: Vec<u8> =
+        reason.lines().next().unwrap_or("").bytes().filter(|b| *b >= 0x20 && *b != 0x7f).collect();
     if let Ok(reason) = ReasonPhrase::try_from(line) {
         r.extensions_mut().insert(reason);
     }

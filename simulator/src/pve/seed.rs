@@ -16,8 +16,12 @@ pub(crate) fn fill(s: &mut State, config: &PveConfig, cluster: &ClusterConfig, d
     if !s.users.contains(user) {
         s.users.insert(user, User { enable: true, ..User::default() });
     }
-    let token =
-        Token { secret_sha256: sha256_hex(config.root_token.secret.as_bytes()), privsep: false, expire: 0, comment: None };
+    let token = Token {
+        secret_sha256: sha256_hex(config.root_token.secret.as_bytes()),
+        privsep: false,
+        expire: 0,
+        comment: None,
+    };
     s.tokens.insert(&config.root_token.id, token);
     for node in &cluster.nodes {
         if s.meta.contains(format!("seeded {}", node.name)) {
@@ -91,7 +95,16 @@ fn template_of(s: &mut State, node: &NodeConfig, given: &TemplateConfig, now: i6
     let files = storage.path.is_some();
     let format = if files { "qcow2" } else { "raw" };
     let size = given.disk_gib << 30;
-    let new = |size, cloudinit| NewVolume { node: &node.name, storage: &storage, vmid, format, size, at: now, parent: None, cloudinit };
+    let new = |size, cloudinit| NewVolume {
+        node: &node.name,
+        storage: &storage,
+        vmid,
+        format,
+        size,
+        at: now,
+        parent: None,
+        cloudinit,
+    };
     let disk = s.allocate(&new(size, false));
     let cloudinit = s.allocate(&new(4 << 20, true));
     let bridge = node.bridges.first().map_or("vmbr0", String::as_str);
@@ -121,7 +134,14 @@ fn template_of(s: &mut State, node: &NodeConfig, given: &TemplateConfig, now: i6
     config.insert("vmgenid".into(), generation);
     s.vms.insert(
         vmid,
-        Vm { vmid, node: node.name.clone(), config, created_at: now, guest_agent: given.guest_agent, ..Vm::default() },
+        Vm {
+            vmid,
+            node: node.name.clone(),
+            config,
+            created_at: now,
+            guest_agent: given.guest_agent,
+            ..Vm::default()
+        },
     );
     super::api::qemu::convert(s, &node.name, vmid);
     if let Some(pool) = &given.pool {

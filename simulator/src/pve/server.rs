@@ -66,7 +66,9 @@ async fn connection(server: Arc<Server>, stream: TcpStream, acceptor: TlsAccepto
         Ok(1) => {}
         _ => return,
     }
-    let Ok(Ok(tls)) = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await else { return };
+    let Ok(Ok(tls)) = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await else {
+        return;
+    };
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { Ok::<_, Infallible>(server.answer(request).await) }
@@ -86,7 +88,10 @@ async fn redirect(mut stream: TcpStream) {
     let n = stream.read(&mut buffer).await.unwrap_or(0);
     let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
     let path = text.split_whitespace().nth(1).unwrap_or("/");
-    let host = text.lines().find_map(|l| l.strip_prefix("Host: ").or_else(|| l.strip_prefix("host: "))).unwrap_or("localhost");
+    let host = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Host: ").or_else(|| l.strip_prefix("host: ")))
+        .unwrap_or("localhost");
     let answer = format!(
         "HTTP/1.1 301 Moved Permanently\r\nLocation: https://{}{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         host.trim()
@@ -154,7 +159,8 @@ impl Server {
         if length > 0 && matches!(head.method, Method::GET | Method::DELETE) {
             return transport(501, &format!("Unexpected content for method '{method}'"), true);
         }
-        let kind = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+        let kind =
+            head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let bytes = match Limited::new(body, BODY_LIMIT).collect().await {
             Ok(body) => body.to_bytes(),
             Err(_) => return transport(501, "for data too large", true),

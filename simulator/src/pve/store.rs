@@ -92,7 +92,8 @@ impl<V: Serialize + DeserializeOwned> Table<V> {
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&str, &V) -> bool) {
-        let gone: Vec<String> = self.rows.iter().filter(|(k, v)| !keep(k, v)).map(|(k, _)| k.clone()).collect();
+        let gone: Vec<String> =
+            self.rows.iter().filter(|(k, v)| !keep(k, v)).map(|(k, _)| k.clone()).collect();
         for key in gone {
             self.remove(key);
         }

@@ -32,7 +32,14 @@ pub(crate) struct Worker {
 
 impl State {
     /// Writes a new running task; the worker is started with [`Cluster::spawn_worker`] afterwards.
-    pub(crate) fn open_task(&mut self, cluster: &Cluster, node: &str, kind: &str, id: &str, caller: &Caller) -> String {
+    pub(crate) fn open_task(
+        &mut self,
+        cluster: &Cluster,
+        node: &str,
+        kind: &str,
+        id: &str,
+        caller: &Caller,
+    ) -> String {
         let now = cluster.clock.now();
         let pid = u32::try_from(1000 + self.count("pid", 3) % 4_000_000).unwrap_or(1000);
         let pstart = u64::try_from((now - cluster.boot).max(0)).unwrap_or(0) / 10;
@@ -75,7 +82,8 @@ impl State {
 
     /// After a restart of the simulator: whoever was at work is dead.
     pub(crate) fn bury_workers(&mut self, at: i64) {
-        let open: Vec<String> = self.tasks.values().filter(|t| t.exit.is_none()).map(|t| t.upid.clone()).collect();
+        let open: Vec<String> =
+            self.tasks.values().filter(|t| t.exit.is_none()).map(|t| t.upid.clone()).collect();
         for upid in open {
             self.end_task(&upid, KILLED, at);
         }
@@ -214,7 +222,11 @@ pub(crate) fn find<'s>(state: &'s State, node: &str, upid: &str) -> Result<&'s T
     if !well_formed {
         return Err(ApiError::parameter("upid", "unable to parse worker upid"));
     }
-    state.tasks.get(upid).filter(|t| t.node == node).ok_or_else(|| ApiError::parameter("upid", "no such task"))
+    state
+        .tasks
+        .get(upid)
+        .filter(|t| t.node == node)
+        .ok_or_else(|| ApiError::parameter("upid", "no such task"))
 }
 
 /// A task as `…/status` shows it.

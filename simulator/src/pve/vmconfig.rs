@@ -94,26 +94,72 @@ watchdog? s fmt=pve-qm-watchdog
 ";
 
 const WHOLE_NUMBERS: &[&str] = &[
-    "acpi", "allow-ksm", "autostart", "balloon", "ciupgrade", "cores", "cpuunits", "freeze", "keephugepages", "kvm",
-    "localtime", "migrate_speed", "numa", "onboot", "protection", "reboot", "shares", "smp", "sockets", "tablet",
-    "tdf", "template", "vcpus",
+    "acpi",
+    "allow-ksm",
+    "autostart",
+    "balloon",
+    "ciupgrade",
+    "cores",
+    "cpuunits",
+    "freeze",
+    "keephugepages",
+    "kvm",
+    "localtime",
+    "migrate_speed",
+    "numa",
+    "onboot",
+    "protection",
+    "reboot",
+    "shares",
+    "smp",
+    "sockets",
+    "tablet",
+    "tdf",
+    "template",
+    "vcpus",
 ];
-const CLOUDINIT: &[&str] = &[
-    "cicustom", "cipassword", "citype", "ciupgrade", "ciuser", "nameserver", "searchdomain", "sshkeys",
-];
+const CLOUDINIT: &[&str] =
+    &["cicustom", "cipassword", "citype", "ciupgrade", "ciuser", "nameserver", "searchdomain", "sshkeys"];
 const CPU: &[&str] = &["cores", "cpu", "cpulimit", "cpuunits", "numa", "smp", "sockets", "vcpus"];
 const MEMORY: &[&str] = &["balloon", "memory", "shares", "allow-ksm"];
 const HARDWARE: &[&str] = &[
     "acpi", "audio0", "hotplug", "kvm", "machine", "rng0", "scsihw", "smbios1", "tablet", "vga", "watchdog",
 ];
 const GENERAL: &[&str] = &[
-    "agent", "autostart", "bios", "description", "freeze", "keyboard", "localtime", "migrate_downtime",
-    "migrate_speed", "name", "onboot", "ostype", "protection", "reboot", "startdate", "tags", "tdf", "template",
+    "agent",
+    "autostart",
+    "bios",
+    "description",
+    "freeze",
+    "keyboard",
+    "localtime",
+    "migrate_downtime",
+    "migrate_speed",
+    "name",
+    "onboot",
+    "ostype",
+    "protection",
+    "reboot",
+    "startdate",
+    "tags",
+    "tdf",
+    "template",
 ];
 /// Options that a running VM takes over at once.
 const AT_ONCE: &[&str] = &[
-    "balloon", "cpulimit", "cpuunits", "description", "hookscript", "lock", "name", "onboot", "protection", "shares",
-    "startup", "tags", "vmstatestorage",
+    "balloon",
+    "cpulimit",
+    "cpuunits",
+    "description",
+    "hookscript",
+    "lock",
+    "name",
+    "onboot",
+    "protection",
+    "shares",
+    "startup",
+    "tags",
+    "vmstatestorage",
 ];
 
 /// The name of an indexed option without its number.
@@ -123,7 +169,8 @@ pub(crate) fn base(option: &str) -> &str {
 
 /// Whether the option is a disk or CD drive.
 pub(crate) fn is_drive(option: &str) -> bool {
-    option != "scsihw" && option.len() > base(option).len()
+    option != "scsihw"
+        && option.len() > base(option).len()
         && matches!(base(option), "ide" | "sata" | "scsi" | "virtio" | "efidisk" | "tpmstate")
 }
 
@@ -137,7 +184,11 @@ pub(crate) fn is_cloudinit(option: &str) -> bool {
 
 /// Whether the option takes effect on a running VM without a restart.
 pub(crate) fn applies_at_once(option: &str) -> bool {
-    AT_ONCE.contains(&option) || is_cloudinit(option) || is_net(option) || is_drive(option) || base(option) == "unused"
+    AT_ONCE.contains(&option)
+        || is_cloudinit(option)
+        || is_net(option)
+        || is_drive(option)
+        || base(option) == "unused"
 }
 
 /// An option's value as JSON: whole numbers as numbers, everything else as text.
@@ -229,7 +280,13 @@ pub(crate) fn apply_pending(vm: &mut Vm) {
 }
 
 /// The privilege rule of one option: 403 without it, 500 for what only root may set.
-pub(crate) fn check_option(access: &Access<'_>, caller: &Caller, path: &str, option: &str, value: &str) -> Result<(), ApiError> {
+pub(crate) fn check_option(
+    access: &Access<'_>,
+    caller: &Caller,
+    path: &str,
+    option: &str,
+    value: &str,
+) -> Result<(), ApiError> {
     let on = |privilege: &str| access.check(caller, path, privilege);
     let only_root = || Err(ApiError::died(format!("only root can set '{option}' config")));
     if is_drive(option) {
@@ -255,21 +312,31 @@ pub(crate) fn check_option(access: &Access<'_>, caller: &Caller, path: &str, opt
         ("net", _) => on("VM.Config.Network"),
         (_, "startup") => access.check(caller, "/", "Sys.Modify"),
         ("serial", _) if value.is_empty() || value == "socket" => on("VM.Config.HWType"),
-        ("serial", _) => Err(ApiError::died(format!("only root can modify '{option}' config for real devices"))),
-        ("usb", _) if value.is_empty() || value.contains("spice") || value.contains("mapping=") => on("VM.Config.HWType"),
+        ("serial", _) => {
+            Err(ApiError::died(format!("only root can modify '{option}' config for real devices")))
+        }
+        ("usb", _) if value.is_empty() || value.contains("spice") || value.contains("mapping=") => {
+            on("VM.Config.HWType")
+        }
         ("usb", _) => Err(ApiError::died(format!("only root can set '{option}' config for real devices"))),
         ("hostpci", _) if value.contains("mapping=") => on("VM.Config.HWType"),
-        ("hostpci", _) => Err(ApiError::died(format!("only root can set '{option}' config for non-mapped devices"))),
+        ("hostpci", _) => {
+            Err(ApiError::died(format!("only root can set '{option}' config for non-mapped devices")))
+        }
         ("virtiofs", _) => on("VM.Config.Options"),
         (_, "vmstatestorage") if value.is_empty() => on("VM.Config.Disk"),
-        (_, "vmstatestorage") => access.check(caller, &format!("/storage/{value}"), "Datastore.AllocateSpace"),
+        (_, "vmstatestorage") => {
+            access.check(caller, &format!("/storage/{value}"), "Datastore.AllocateSpace")
+        }
         _ => only_root(),
     }
 }
 
 /// A net option as Proxmox writes it: model and MAC first, then the rest sorted; a missing MAC is drawn.
 pub(crate) fn net_with_mac(value: &str, major: u32, draw: &mut dyn FnMut() -> String) -> String {
-    let Ok(mut parts) = super::schema::parse_property("net", value, "net", major) else { return value.to_owned() };
+    let Ok(mut parts) = super::schema::parse_property("net", value, "net", major) else {
+        return value.to_owned();
+    };
     let model = parts.remove("model").unwrap_or_else(|| "virtio".into());
     let mac = parts.remove("macaddr").map_or_else(draw, |m| m.to_uppercase());
     let mut out = format!("{model}={mac}");
@@ -286,7 +353,12 @@ pub(crate) fn net_parts(value: &str, major: u32) -> (Option<String>, Option<Stri
 }
 
 /// 403 unless the caller may use the bridge (and VLAN) of a net option.
-pub(crate) fn check_bridge(access: &Access<'_>, caller: &Caller, value: &str, major: u32) -> Result<(), ApiError> {
+pub(crate) fn check_bridge(
+    access: &Access<'_>,
+    caller: &Caller,
+    value: &str,
+    major: u32,
+) -> Result<(), ApiError> {
     let (bridge, tag, _) = net_parts(value, major);
     let Some(bridge) = bridge else { return Err(ApiError::died("no sdn vnet ID specified")) };
     let path = match tag {
@@ -311,7 +383,9 @@ pub(crate) fn as_stored(option: &str, value: &str) -> String {
 pub(crate) fn memory_mib(config: &Options) -> u64 {
     config
         .get("memory")
-        .and_then(|m| m.split(',').find_map(|p| p.strip_prefix("current=").or(Some(p))).and_then(|m| m.parse().ok()))
+        .and_then(|m| {
+            m.split(',').find_map(|p| p.strip_prefix("current=").or(Some(p))).and_then(|m| m.parse().ok())
+        })
         .unwrap_or(512)
 }
 
@@ -323,11 +397,17 @@ pub(crate) fn cpus(config: &Options) -> u64 {
 
 /// Size of the boot disk in bytes.
 pub(crate) fn max_disk(config: &Options) -> u64 {
-    let boot = config.get("boot").and_then(|b| b.split("order=").nth(1)).and_then(|o| o.split([';', ',']).next());
+    let boot =
+        config.get("boot").and_then(|b| b.split("order=").nth(1)).and_then(|o| o.split([';', ',']).next());
     let first = boot.filter(|b| config.contains_key(*b)).map(str::to_owned).or_else(|| {
         config
             .iter()
-            .find(|(k, v)| is_drive(k) && !v.contains("media=cdrom") && !k.starts_with("efidisk") && !k.starts_with("tpm"))
+            .find(|(k, v)| {
+                is_drive(k)
+                    && !v.contains("media=cdrom")
+                    && !k.starts_with("efidisk")
+                    && !k.starts_with("tpm")
+            })
             .map(|(k, _)| k.clone())
     });
     first.and_then(|d| config.get(&d)).map_or(0, |v| super::drive::Drive::parse(v).size().unwrap_or(0))

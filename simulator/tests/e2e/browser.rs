@@ -82,7 +82,8 @@ impl Browser {
     /// Opens a page of a width and height in CSS pixels, light or dark.
     pub async fn open(&self, url: &str, width: u32, height: u32, dark: bool) -> Tab {
         let page = self.chromium.new_page("about:blank").await.unwrap();
-        let metrics = SetDeviceMetricsOverrideParams::new(i64::from(width), i64::from(height), 1.0, width < 600);
+        let metrics =
+            SetDeviceMetricsOverrideParams::new(i64::from(width), i64::from(height), 1.0, width < 600);
         page.execute(metrics.clone()).await.unwrap();
         let scheme = if dark { "dark" } else { "light" };
         let media = SetEmulatedMediaParams::builder()
@@ -152,7 +153,8 @@ impl Tab {
     /// Goes to an address, as through a link in a mail.
     pub async fn go(&self, url: &str) {
         // A navigation that a click has just begun may abort this one.
-        until(&format!("{url} to open"), PATIENCE, || async { self.page.goto(url).await.ok().map(drop) }).await;
+        until(&format!("{url} to open"), PATIENCE, || async { self.page.goto(url).await.ok().map(drop) })
+            .await;
         self.settled().await;
     }
 
@@ -340,8 +342,10 @@ impl Tab {
     /// Keeps a picture for people, where `EZ_SCREENSHOTS` says.
     pub async fn picture(&self, name: &str) {
         let Some(directory) = std::env::var_os("EZ_SCREENSHOTS") else { return };
-        let whole_page = || ScreenshotParams::builder().format(CaptureScreenshotFormat::Png).full_page(true).build();
-        let bytes = until("a picture", PATIENCE, || async { self.page.screenshot(whole_page()).await.ok() }).await;
+        let whole_page =
+            || ScreenshotParams::builder().format(CaptureScreenshotFormat::Png).full_page(true).build();
+        let bytes =
+            until("a picture", PATIENCE, || async { self.page.screenshot(whole_page()).await.ok() }).await;
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(Path::new(&directory).join(format!("{name}.png")), bytes).unwrap();
     }

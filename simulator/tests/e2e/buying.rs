@@ -68,7 +68,8 @@ async fn a_server_obeys_power_actions_and_is_given_back() {
     let api = demo.api("customer");
     let (_, server) = buy(&demo, "web-1", "fsn").await;
     let id = server["id"].as_str().unwrap().to_owned();
-    for (action, state) in [("stop", "stopped"), ("start", "running"), ("reboot", "running"), ("shutdown", "stopped")]
+    for (action, state) in
+        [("stop", "stopped"), ("start", "running"), ("reboot", "running"), ("shutdown", "stopped")]
     {
         let (status, body) = api.post(&format!("/servers/{id}/actions"), json!({"action": action})).await;
         assert_eq!(status, 202, "{action}: {body}");

@@ -43,7 +43,8 @@ async fn the_control_plane_is_killed_in_the_middle_of_a_create_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_control_plane_is_killed_in_the_middle_of_a_create_on_postgres() {
-    killed_in_the_middle_of_a_create("kill the control plane", Database::Postgres, "/pids/control_plane").await;
+    killed_in_the_middle_of_a_create("kill the control plane", Database::Postgres, "/pids/control_plane")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

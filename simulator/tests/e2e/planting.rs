@@ -99,13 +99,12 @@ async fn the_checker_names_each_planted_violation() {
 
 /// Runs the checker and fails unless it names the invariant; gives all it names.
 async fn names(demo: &Demo, invariant: &str) -> Vec<String> {
-    let found: Vec<String> = demo
-        .violations()
-        .await
-        .iter()
-        .filter_map(|v| v["invariant"].as_str().map(str::to_owned))
-        .collect();
-    assert!(found.iter().any(|name| name == invariant), "{invariant} was broken, the checker names {found:?}");
+    let found: Vec<String> =
+        demo.violations().await.iter().filter_map(|v| v["invariant"].as_str().map(str::to_owned)).collect();
+    assert!(
+        found.iter().any(|name| name == invariant),
+        "{invariant} was broken, the checker names {found:?}"
+    );
     found
 }
 

@@ -260,7 +260,8 @@ impl Postgres {
             not_run(&format!("{story} on PostgreSQL"), "TEST_POSTGRES_URL is not set");
             return None;
         };
-        let name = format!("ez_e2e_{}_{}", std::process::id(), story.replace(|c: char| !c.is_alphanumeric(), "_"));
+        let name =
+            format!("ez_e2e_{}_{}", std::process::id(), story.replace(|c: char| !c.is_alphanumeric(), "_"));
         let (base, _) = admin.rsplit_once('/').unwrap();
         let this = Self { url: format!("{base}/{name}"), admin: admin.clone(), name };
         this.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", this.name)).await;
@@ -333,7 +334,8 @@ impl Stripe {
     /// Pays a checkout session with the card that works.
     pub async fn pay(&self, checkout_url: &str) {
         let start = checkout_url.find("cs_").unwrap_or_else(|| panic!("no session in {checkout_url}"));
-        let id: String = checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let id: String =
+            checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let answer = self.post(&format!("/sessions/{id}/complete"), json!({"card": "4242"})).await;
         assert_eq!(answer["result"], "paid", "{answer}");
     }
@@ -376,7 +378,8 @@ impl Host {
 
     /// Makes a VM with a description, as an administrator by hand.
     pub async fn create_vm(&self, vmid: u32, description: &str) {
-        let form = [("vmid", vmid.to_string()), ("memory", "512".into()), ("description", description.into())];
+        let form =
+            [("vmid", vmid.to_string()), ("memory", "512".into()), ("description", description.into())];
         self.done(self.request(reqwest::Method::POST, "/qemu").form(&form)).await;
         until("the VM to be made", Duration::from_secs(20), || async {
             let (_, body) = answer(self.request(reqwest::Method::GET, &format!("/qemu/{vmid}/config"))).await;
@@ -412,7 +415,8 @@ pub const SSH_KEY: &str =
 /// Whether the facts recorded from the real Proxmox VE and Stripe are here, and Python to judge by them.
 pub fn shared(what: &str) -> Option<PathBuf> {
     let path = PathBuf::from(std::env::var("EZ_SHARED").unwrap_or_else(|_| "../../shared".into()));
-    let path = [path.clone(), Path::new("..").join(path)].into_iter().find(|p| p.join("pve/check.py").exists());
+    let path =
+        [path.clone(), Path::new("..").join(path)].into_iter().find(|p| p.join("pve/check.py").exists());
     if path.is_none() {
         // These files belong to the makers; nobody else is asked for them.
         eprintln!("not run: {what}: the reference files are not here (EZ_SHARED)");

@@ -138,7 +138,8 @@ async fn a_certificate_is_renewed_with_a_new_key_only() {
         let (app, clock) = services(db);
         locations(&app, 10).await;
         let node = enrolled(&app, "fsn-1", "fsn").await;
-        let renew = async |csr_pem: String| super::renew(&app, node.id, &node.serial, &csr_pem).await.unwrap();
+        let renew =
+            async |csr_pem: String| super::renew(&app, node.id, &node.serial, &csr_pem).await.unwrap();
         assert_eq!(renew(csr(&node.key)).await.unwrap_err(), EnrolRefusal::KeyKnown);
         let next = csr(&new_key());
         let issued = renew(next.clone()).await.unwrap();

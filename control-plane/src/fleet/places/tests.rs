@@ -71,7 +71,8 @@ async fn fifty_racing_for_five_places_get_exactly_five() {
         let places: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().ok()).collect();
         assert_eq!(places.len(), 5);
         assert!(outcomes.iter().all(|o| matches!(o, Ok(_) | Err(ReserveError::NoRoom))));
-        let distinct = |f: fn(&Placement) -> String| places.iter().map(|p| f(p)).collect::<BTreeSet<_>>().len();
+        let distinct =
+            |f: fn(&Placement) -> String| places.iter().map(|p| f(p)).collect::<BTreeSet<_>>().len();
         assert_eq!(distinct(|p| p.vmid.to_string()), 5);
         assert_eq!(distinct(|p| p.mac.to_string()), 5);
         assert_eq!(distinct(|p| p.ipv4.address.to_string()), 5);
@@ -88,20 +89,22 @@ async fn fifty_racing_for_five_addresses_get_exactly_five() {
     db::testing::each_database(async |db| {
         let (app, _clock) = services(db);
         locations(&app, 5).await;
-        let nodes = [ready_node(&app, "fsn-1", 1_000, 100).await, ready_node(&app, "fsn-2", 2_000, 100).await];
+        let nodes =
+            [ready_node(&app, "fsn-1", 1_000, 100).await, ready_node(&app, "fsn-2", 2_000, 100).await];
         let attempts = (0..50).map(|n| reserve(&app, nodes[usize::from(n % 2)].id, instance(n)));
         let outcomes = futures::future::join_all(attempts).await;
-        let given: BTreeSet<_> = outcomes.iter().filter_map(|o| o.as_ref().ok().map(|p| p.ipv4.address)).collect();
+        let given: BTreeSet<_> =
+            outcomes.iter().filter_map(|o| o.as_ref().ok().map(|p| p.ipv4.address)).collect();
         assert_eq!((given.len(), outcomes.iter().filter(|o| o.is_ok()).count()), (5, 5));
         assert!(outcomes.iter().all(|o| matches!(o, Ok(_) | Err(ReserveError::NoAddress))));
         // What a refused reservation had taken is back.
         let fleet = read(&app, async |c| fleet::snapshot(c, AT, None).await).await;
         assert_eq!(fleet.nodes.iter().map(|n| n.vcpu.sold).sum::<u64>(), 5);
         let offers = read(&app, async |c| fleet::availability(c, AT, &need()).await).await;
-        assert_eq!(offers.iter().map(|o| (o.location.code.as_str(), o.fits)).collect::<Vec<_>>(), [
-            ("fsn", 0),
-            ("hel", 0)
-        ]);
+        assert_eq!(
+            offers.iter().map(|o| (o.location.code.as_str(), o.fits)).collect::<Vec<_>>(),
+            [("fsn", 0), ("hel", 0)]
+        );
     })
     .await;
 }

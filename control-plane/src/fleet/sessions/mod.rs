@@ -154,11 +154,7 @@ pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence
 ///
 /// # Errors
 /// Those of the database.
-pub async fn fallen(
-    conn: &mut AnyConnection,
-    at: UnixMillis,
-    process: &str,
-) -> Result<Vec<NodeId>, DbError> {
+pub async fn fallen(conn: &mut AnyConnection, at: UnixMillis, process: &str) -> Result<Vec<NodeId>, DbError> {
     store::fallen(conn, at, process).await
 }
 

@@ -144,7 +144,9 @@ impl Agent {
         let mut kind = [0; 1];
         recv.read_exact(&mut kind).await.unwrap();
         assert_eq!(kind[0], StreamKind::Order.byte());
-        let (FrameType::Envelope, envelope) = next(&mut recv, StreamKind::Order).await.unwrap() else { panic!() };
+        let (FrameType::Envelope, envelope) = next(&mut recv, StreamKind::Order).await.unwrap() else {
+            panic!()
+        };
         write(&mut send, StreamKind::Order, Frame::new(FrameType::OrderAnswer, &answer)).await;
         send.finish().unwrap();
         envelope

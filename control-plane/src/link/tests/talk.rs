@@ -85,7 +85,9 @@ async fn an_order_is_delivered_answered_and_its_events_acknowledged() {
 
         let (mut events, _recv) = agent.connection.open_bi().await.unwrap();
         events.write_all(&[StreamKind::Events.byte()]).await.unwrap();
-        for (event_seq, kind) in [(1, EventKind::Accepted), (2, EventKind::StepStarted), (3, EventKind::Succeeded)] {
+        for (event_seq, kind) in
+            [(1, EventKind::Accepted), (2, EventKind::StepStarted), (3, EventKind::Succeeded)]
+        {
             let event = Event {
                 event_seq,
                 kind: kind.into(),
@@ -110,8 +112,11 @@ async fn an_order_is_delivered_answered_and_its_events_acknowledged() {
         let agent = Agent::greet(&app, served.address, &node, again.clone()).await.unwrap();
         assert_eq!((agent.welcome.acked_event_seq, agent.welcome.quarantined), (3, false));
         // A disk that was rolled back knows less than it acknowledged.
-        let rolled_back =
-            ez_protocol::message::Hello { ratchet: agent.welcome.ratchet.clone(), last_event_seq: 2, ..again };
+        let rolled_back = ez_protocol::message::Hello {
+            ratchet: agent.welcome.ratchet.clone(),
+            last_event_seq: 2,
+            ..again
+        };
         let agent = Agent::greet(&app, served.address, &node, rolled_back).await.unwrap();
         assert!(agent.welcome.quarantined);
     })

@@ -46,7 +46,12 @@ async fn at_every_write(
     fault: Option<(&'static str, Fault)>,
     check: impl AsyncFn(&Host, &str, bool),
 ) {
-    let ways = [(Cut::BeforeCommit, true), (Cut::AfterCommit, true), (Cut::BeforeCommit, false), (Cut::AfterCommit, false)];
+    let ways = [
+        (Cut::BeforeCommit, true),
+        (Cut::AfterCommit, true),
+        (Cut::BeforeCommit, false),
+        (Cut::AfterCommit, false),
+    ];
     for way in ways {
         for n in 1.. {
             let (host, crashed) = crash_at(n, way, before, target, fault.clone()).await;

@@ -29,7 +29,10 @@ async fn a_create_goes_through_its_named_steps_and_ends_with_facts() {
     let last = host.events().await.pop().unwrap();
     let facts = last.facts.unwrap();
     assert_eq!(last.kind, i32::from(EventKind::Succeeded));
-    assert_eq!((facts.vmid, facts.power.as_str(), facts.addresses[0].as_str()), (VMID, "running", "203.0.113.10"));
+    assert_eq!(
+        (facts.vmid, facts.power.as_str(), facts.addresses[0].as_str()),
+        (VMID, "running", "203.0.113.10")
+    );
     assert!(!facts.confirmed, "a silent guest is said to be silent");
 
     let guest = host.pve.guest(VMID).unwrap();

@@ -85,8 +85,9 @@ impl Layout {
         let path = state_dir.join("demo.json");
         if path.exists() {
             let text = std::fs::read_to_string(&path)?;
-            let known: Self = serde_json::from_str(&text)
-                .with_context(|| format!("{} is not readable; delete the directory to start over", path.display()))?;
+            let known: Self = serde_json::from_str(&text).with_context(|| {
+                format!("{} is not readable; delete the directory to start over", path.display())
+            })?;
             if let Some(url) = database.filter(|url| *url != known.database_url) {
                 bail!("this demo was begun with {}, not {url}; use another --state-dir", known.database_url);
             }

@@ -12,8 +12,7 @@ use crate::{
 };
 
 /// The images of the demo: catalogue name, digest, size of the template's disk in GiB.
-const IMAGES: [(&str, u64); 4] =
-    [("debian-13", 3), ("debian-12", 3), ("ubuntu-24.04", 4), ("rocky-9", 10)];
+const IMAGES: [(&str, u64); 4] = [("debian-13", 3), ("debian-12", 3), ("ubuntu-24.04", 4), ("rocky-9", 10)];
 /// The catalogue that the demo sells: the same file an installation begins with.
 const CATALOG: &str = include_str!("../../../../packaging/control-plane/catalog.example.toml");
 
@@ -39,7 +38,8 @@ impl Ready {
     pub(crate) fn host(&self, name: &str) -> anyhow::Result<Host> {
         let clusters = self.0["pve"]["clusters"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut nodes = clusters.iter().filter_map(|c| c["nodes"].as_array()).flatten();
-        let node = nodes.find(|n| n["name"] == name).with_context(|| format!("the simulator has no host {name}"))?;
+        let node =
+            nodes.find(|n| n["name"] == name).with_context(|| format!("the simulator has no host {name}"))?;
         let text = |key: &str| -> anyhow::Result<String> {
             Ok(node[key].as_str().with_context(|| format!("ready.json: {name} has no {key}"))?.to_owned())
         };
@@ -212,7 +212,8 @@ pub(crate) async fn control_plane(layout: &Layout, supervisor: &Arc<Supervisor>)
                 (OPERATOR, "operator", &layout.secrets.operator_password),
                 (CUSTOMER, "customer", &layout.secrets.customer_password),
             ] {
-                let user = ["user", "create", "--email", email, "--role", role, "--verified", "--password-stdin"];
+                let user =
+                    ["user", "create", "--email", email, "--role", role, "--verified", "--password-stdin"];
                 run(&user, Some(password)).await?;
                 let name = ["token", "create", "--email", email, "--name", "demo"];
                 tokens.push(run(&name, None).await?.trim().to_owned());

@@ -28,6 +28,8 @@ pub(super) fn unique(world: &World) -> Vec<Violation> {
         }
     }
     let twice = owners.into_iter().filter(|(_, places)| places.len() > 1);
-    out.extend(twice.map(|(address, places)| found("I4", format!("address {address}"), places.join(" and "))));
+    out.extend(
+        twice.map(|(address, places)| found("I4", format!("address {address}"), places.join(" and "))),
+    );
     out
 }

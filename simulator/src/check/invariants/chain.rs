@@ -17,12 +17,20 @@ pub(super) fn audit(world: &World) -> Vec<Violation> {
     for row in world.audit.iter().filter(|r| r.seq.is_some()) {
         let seq = row.seq.unwrap_or_default();
         if seq != expected {
-            out.push(found("I7", format!("audit row {}", row.id), format!("place {seq} follows {}", expected - 1)));
+            out.push(found(
+                "I7",
+                format!("audit row {}", row.id),
+                format!("place {seq} follows {}", expected - 1),
+            ));
         }
         expected = seq + 1;
         let hash = row.hash.clone().unwrap_or_default();
         if chain_hash(&previous, seq, &row.entry) != hash {
-            out.push(found("I7", format!("audit row {}", row.id), format!("the chain breaks at place {seq}")));
+            out.push(found(
+                "I7",
+                format!("audit row {}", row.id),
+                format!("the chain breaks at place {seq}"),
+            ));
         }
         previous = hash;
     }
@@ -110,7 +118,11 @@ pub(super) fn never_back(world: &World) -> Vec<Violation> {
         for order in &journal.orders {
             let subject = format!("provisioning order {}", order.id);
             if order.seq > journal.high_seq {
-                out.push(found("I9", subject.clone(), format!("sequence {} is above the high-water mark", order.seq)));
+                out.push(found(
+                    "I9",
+                    subject.clone(),
+                    format!("sequence {} is above the high-water mark", order.seq),
+                ));
             }
             match world.provisioning.iter().find(|o| o.id == order.id) {
                 None => out.push(found("I9", subject, "accepted by an agent, but never issued")),

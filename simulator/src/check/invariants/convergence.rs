@@ -35,7 +35,8 @@ pub(super) fn converged(world: &World) -> Vec<Violation> {
             let detail = format!("still {} although its node is online", order.state);
             out.push(found("I12", format!("provisioning order {}", order.id), detail));
         }
-        let journalled = world.journal_of(&order.node).and_then(|j| j.orders.iter().find(|o| o.id == order.id));
+        let journalled =
+            world.journal_of(&order.node).and_then(|j| j.orders.iter().find(|o| o.id == order.id));
         let differs = journalled.is_some_and(|j| FINAL.contains(&j.state.as_str()) && j.state != order.state);
         if differs && online && world.settled(order.updated_at) {
             let there = journalled.map(|j| j.state.as_str()).unwrap_or_default();

@@ -16,7 +16,9 @@ pub(super) fn one_vm_per_instance(world: &World) -> Vec<Violation> {
         }
     }
     let twice = places.into_iter().filter(|(_, places)| places.len() > 1);
-    twice.map(|(instance, places)| found("I1", format!("instance {instance}"), places.join(" and "))).collect()
+    twice
+        .map(|(instance, places)| found("I1", format!("instance {instance}"), places.join(" and ")))
+        .collect()
 }
 
 /// I5: a VM with our marker has its row in the journal of its own node; a row points at a VM that is
@@ -34,7 +36,11 @@ pub(super) fn only_our_own(world: &World) -> Vec<Violation> {
                 }
                 (Some(_), None) => {
                     let subject = format!("VM {} on node {}", vm.vmid, host.node);
-                    out.push(found("I5", subject, "it carries our marker, but the journal has no row for it"));
+                    out.push(found(
+                        "I5",
+                        subject,
+                        "it carries our marker, but the journal has no row for it",
+                    ));
                 }
                 _ => {}
             }

@@ -49,7 +49,8 @@ pub(super) fn paid_orders_end(world: &World) -> Vec<Violation> {
     }
     for payment in world.stripe.iter().filter(|s| s.paid > 0) {
         let noticed = world.orders.iter().any(|o| o.id == payment.order && o.paid_at.is_some());
-        let on_a_desk = world.orders.iter().any(|o| o.id == payment.order && ENDED.contains(&o.state.as_str()));
+        let on_a_desk =
+            world.orders.iter().any(|o| o.id == payment.order && ENDED.contains(&o.state.as_str()));
         if !noticed && !on_a_desk && payment.paid_at.is_some_and(|at| world.settled(at)) {
             let detail = format!("Stripe took {}, but the order is not paid here", payment.paid);
             out.push(found("I3", format!("order {}", payment.order), detail));
@@ -82,7 +83,8 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
             }
             _ => {}
         }
-        let refunds = world.refunds.iter().filter(|(order, _, state)| *order == payment.order && state == "succeeded");
+        let refunds =
+            world.refunds.iter().filter(|(order, _, state)| *order == payment.order && state == "succeeded");
         let refunded: i64 = refunds.map(|(_, amount, _)| amount).sum();
         if refunded != payment.refunded && settled {
             let detail = format!("Stripe gave back {}, the books say {refunded}", payment.refunded);
@@ -90,13 +92,20 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
         }
         let refunded_order = world.orders.iter().any(|o| o.id == payment.order && o.state == "refunded");
         if refunded_order && payment.refunded != payment.paid {
-            let detail = format!("the order is refunded, Stripe took {} and gave back {}", payment.paid, payment.refunded);
+            let detail = format!(
+                "the order is refunded, Stripe took {} and gave back {}",
+                payment.paid, payment.refunded
+            );
             out.push(found("I6", subject, detail));
         }
     }
     for mirror in &world.mirror {
         if !world.stripe.iter().any(|s| s.order == mirror.order) {
-            out.push(found("I6", format!("order {}", mirror.order), format!("Stripe does not know {}", mirror.id)));
+            out.push(found(
+                "I6",
+                format!("order {}", mirror.order),
+                format!("Stripe does not know {}", mirror.id),
+            ));
         }
     }
     out

@@ -68,17 +68,16 @@ pub(super) async fn read(url: &str, world: &mut World) -> Result<(), LoadError> 
         })
     })
     .await?;
-    world.unsent_mail =
-        rows(db, "SELECT id, created_at FROM mail_outbox WHERE sent_at IS NULL", |r| Ok((r.try_get(0)?, r.try_get(1)?)))
-            .await?;
+    world.unsent_mail = rows(db, "SELECT id, created_at FROM mail_outbox WHERE sent_at IS NULL", |r| {
+        Ok((r.try_get(0)?, r.try_get(1)?))
+    })
+    .await?;
     money(db, world).await
 }
 
 async fn fleet(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
-    world.placements = rows(
-        db,
-        "SELECT instance_id, node_id, vmid, vcpu, memory_mib, disk_gib FROM placements",
-        |r| {
+    world.placements =
+        rows(db, "SELECT instance_id, node_id, vmid, vcpu, memory_mib, disk_gib FROM placements", |r| {
             Ok(Placement {
                 instance: r.try_get(0)?,
                 node: r.try_get(1)?,
@@ -87,9 +86,8 @@ async fn fleet(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
                 memory_mib: r.try_get(4)?,
                 disk_gib: r.try_get(5)?,
             })
-        },
-    )
-    .await?;
+        })
+        .await?;
     world.addresses = rows(db, "SELECT address, state, instance_id FROM addresses", |r| {
         Ok(Address { address: r.try_get(0)?, state: r.try_get(1)?, instance: r.try_get(2)? })
     })
@@ -163,15 +161,16 @@ async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadE
 
 async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
     world.inbox = rows(db, "SELECT id FROM stripe_events", |r| r.try_get(0)).await?;
-    world.mirror = rows(db, "SELECT stripe_id, order_id, status, updated_at FROM billing_subscriptions", |r| {
-        Ok(MirrorSubscription {
-            id: r.try_get(0)?,
-            order: r.try_get(1)?,
-            status: r.try_get(2)?,
-            updated_at: r.try_get(3)?,
+    world.mirror =
+        rows(db, "SELECT stripe_id, order_id, status, updated_at FROM billing_subscriptions", |r| {
+            Ok(MirrorSubscription {
+                id: r.try_get(0)?,
+                order: r.try_get(1)?,
+                status: r.try_get(2)?,
+                updated_at: r.try_get(3)?,
+            })
         })
-    })
-    .await?;
+        .await?;
     world.refunds = rows(db, "SELECT order_id, amount_minor, state FROM billing_refunds", |r| {
         Ok((r.try_get(0)?, r.try_get::<Option<i64>, _>(1)?.unwrap_or(0), r.try_get(2)?))
     })

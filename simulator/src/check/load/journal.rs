@@ -15,9 +15,11 @@ pub(super) async fn read(node: &NodeAccess) -> Result<Option<Journal>, LoadError
     let mut db = SqliteConnection::connect_with(&options).await.map_err(LoadError::database(what()))?;
     let journal = async {
         let meta = sqlx::query("SELECT journal_id, high_seq FROM meta").fetch_one(&mut db).await?;
-        let orders =
-            sqlx::query("SELECT order_id, seq, state, accepted_at, envelope FROM orders").fetch_all(&mut db).await?;
-        let resources = sqlx::query("SELECT uuid, vmid, generation FROM resources").fetch_all(&mut db).await?;
+        let orders = sqlx::query("SELECT order_id, seq, state, accepted_at, envelope FROM orders")
+            .fetch_all(&mut db)
+            .await?;
+        let resources =
+            sqlx::query("SELECT uuid, vmid, generation FROM resources").fetch_all(&mut db).await?;
         Ok(Journal {
             node: node.id.clone(),
             id: meta.try_get(0)?,

@@ -76,7 +76,9 @@ fn macs(config: &Value) -> Vec<String> {
     let cards = config.as_object().into_iter().flatten();
     let cards = cards.filter(|(key, _)| key.strip_prefix("net").is_some_and(|n| n.parse::<u8>().is_ok()));
     cards
-        .filter_map(|(_, value)| value.as_str()?.split(',').next()?.split_once('=').map(|(_, mac)| mac.to_owned()))
+        .filter_map(|(_, value)| {
+            value.as_str()?.split(',').next()?.split_once('=').map(|(_, mac)| mac.to_owned())
+        })
         .collect()
 }
 

@@ -31,7 +31,8 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     }
     let mut subscription_of_invoice: BTreeMap<&str, &str> = BTreeMap::new();
     for invoice in &invoices {
-        let subscription = invoice["parent"]["subscription_details"]["subscription"].as_str().unwrap_or_default();
+        let subscription =
+            invoice["parent"]["subscription_details"]["subscription"].as_str().unwrap_or_default();
         let Some(order) = by_subscription.get_mut(subscription) else { continue };
         order.paid += invoice["amount_paid"].as_i64().unwrap_or(0);
         let paid_at = invoice["status_transitions"]["paid_at"].as_i64().map(|s| s * 1_000);
@@ -73,7 +74,8 @@ impl Api<'_> {
                 url.push_str(&format!("&starting_after={last}"));
             }
             let fault = LoadError::http(&url);
-            let answer = self.client.get(&url).bearer_auth(&self.access.secret_key).send().await.map_err(&fault)?;
+            let answer =
+                self.client.get(&url).bearer_auth(&self.access.secret_key).send().await.map_err(&fault)?;
             let page: Value = answer.error_for_status().map_err(&fault)?.json().await.map_err(&fault)?;
             all.extend(page["data"].as_array().cloned().unwrap_or_default());
             if page["has_more"] != true {

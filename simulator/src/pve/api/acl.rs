@@ -112,7 +112,13 @@ async fn update(ctx: Ctx) -> ApiResult {
                     if delete {
                         s.acls.remove(key);
                     } else {
-                        let acl = Acl { path: path.clone(), kind: (*kind).into(), who: w.clone(), role: role.clone(), propagate };
+                        let acl = Acl {
+                            path: path.clone(),
+                            kind: (*kind).into(),
+                            who: w.clone(),
+                            role: role.clone(),
+                            propagate,
+                        };
                         s.acls.insert(key, acl);
                     }
                 }

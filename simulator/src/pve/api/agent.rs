@@ -34,24 +34,42 @@ pub(super) fn calls() -> Vec<Call> {
         call("GET", BASE[1], &[], AUDIT, |ctx| answer(ctx, |config| Ok(interfaces(config)))),
         call("GET", BASE[2], &[], AUDIT, |ctx| {
             answer(ctx, |_| {
-                Ok(json!({"id": "debian", "name": "Debian GNU/Linux", "pretty-name": "Debian GNU/Linux 13 (trixie)",
+                Ok(
+                    json!({"id": "debian", "name": "Debian GNU/Linux", "pretty-name": "Debian GNU/Linux 13 (trixie)",
                           "version": "13 (trixie)", "version-id": "13", "machine": "x86_64", "kernel-release": "6.12.48-amd64",
-                          "kernel-version": "#1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1"}))
+                          "kernel-version": "#1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1"}),
+                )
             })
         }),
         call("GET", BASE[3], &[], AUDIT, |ctx| {
             answer(ctx, |config| Ok(json!({"host-name": config.get("name").cloned().unwrap_or_default()})))
         }),
         call("GET", BASE[4], &[], AUDIT, |ctx| {
-            answer(ctx, |_| Ok(json!({"version": "10.0.0", "supported_commands": [{"name": "guest-ping", "enabled": true, "success-response": true}]})))
+            answer(ctx, |_| {
+                Ok(
+                    json!({"version": "10.0.0", "supported_commands": [{"name": "guest-ping", "enabled": true, "success-response": true}]}),
+                )
+            })
         }),
         call("POST", BASE[5], &[EXEC], ALL, exec),
         call("GET", BASE[6], &["pid i"], ALL, exec_status),
-        call("POST", BASE[7], &["crypted? b\npassword s min=5 max=1024\nusername s"], ALL, |ctx| answer(ctx, |_| Ok(json!({})))),
-        call("GET", BASE[8], &["file s\ncount? i 1..16777216 since9\ndecode? b since9\noffset? i 0.. since9"], Check::Own(may_read), |ctx| {
-            let file = ctx.params.text("file").to_owned();
-            answer(ctx, move |_| Err(format!("Agent error: failed to open file '{file}' (mode: 'r'): No such file or directory")))
+        call("POST", BASE[7], &["crypted? b\npassword s min=5 max=1024\nusername s"], ALL, |ctx| {
+            answer(ctx, |_| Ok(json!({})))
         }),
+        call(
+            "GET",
+            BASE[8],
+            &["file s\ncount? i 1..16777216 since9\ndecode? b since9\noffset? i 0.. since9"],
+            Check::Own(may_read),
+            |ctx| {
+                let file = ctx.params.text("file").to_owned();
+                answer(ctx, move |_| {
+                    Err(format!(
+                        "Agent error: failed to open file '{file}' (mode: 'r'): No such file or directory"
+                    ))
+                })
+            },
+        ),
         call("POST", BASE[9], &[], ALL, |ctx| answer(ctx, |_| Ok(json!({})))),
     ]
 }
@@ -114,13 +132,17 @@ fn interfaces(config: &Options) -> Value {
         let (_, _, mac) = vmconfig::net_parts(value, 9);
         let mut addresses = Vec::new();
         for (kind, key) in [("ipv4", "ip="), ("ipv6", "ip6=")] {
-            let part = config.get(&format!("ipconfig{index}")).and_then(|c| c.split(',').find_map(|p| p.strip_prefix(key)));
+            let part = config
+                .get(&format!("ipconfig{index}"))
+                .and_then(|c| c.split(',').find_map(|p| p.strip_prefix(key)));
             if let Some((ip, prefix)) = part.and_then(|p| p.split_once('/')) {
                 addresses.push(json!({"ip-address-type": kind, "ip-address": ip, "prefix": prefix.parse::<u32>().unwrap_or(0)}));
             }
         }
-        out.push(json!({"name": format!("eth{index}"), "hardware-address": mac.unwrap_or_default().to_lowercase(),
-                        "ip-addresses": addresses, "statistics": statistics}));
+        out.push(
+            json!({"name": format!("eth{index}"), "hardware-address": mac.unwrap_or_default().to_lowercase(),
+                        "ip-addresses": addresses, "statistics": statistics}),
+        );
     }
     Value::Array(out)
 }

@@ -15,15 +15,26 @@ pub(super) fn calls() -> Vec<Call> {
     vec![
         call("GET", PATH, &[], AUDIT, values),
         call("PUT", PATH, &[], Check::All("/vms/{vmid}", &["VM.Config.Cloudinit"]), regenerate),
-        call("GET", "/nodes/{node}/qemu/{vmid}/cloudinit/dump", &["type s enum=user|network|meta"], AUDIT, dump),
+        call(
+            "GET",
+            "/nodes/{node}/qemu/{vmid}/cloudinit/dump",
+            &["type s enum=user|network|meta"],
+            AUDIT,
+            dump,
+        ),
     ]
 }
 
 async fn values(ctx: Ctx) -> ApiResult {
     ctx.cluster
         .read(|s| {
-            let vm = s.vm_on(&ctx.node, ctx.vmid()).ok_or_else(|| ApiError::died(no_config(&ctx.node, ctx.vmid())))?;
-            let rows = vm.config.iter().filter(|(k, _)| vmconfig::is_cloudinit(k) || *k == "name" || vmconfig::is_net(k));
+            let vm = s
+                .vm_on(&ctx.node, ctx.vmid())
+                .ok_or_else(|| ApiError::died(no_config(&ctx.node, ctx.vmid())))?;
+            let rows = vm
+                .config
+                .iter()
+                .filter(|(k, _)| vmconfig::is_cloudinit(k) || *k == "name" || vmconfig::is_net(k));
             let rows = rows.map(|(k, v)| json!({"key": k, "value": vmconfig::shown(k, v)}));
             Ok(Value::Array(rows.collect()).into())
         })
@@ -48,7 +59,9 @@ async fn dump(ctx: Ctx) -> ApiResult {
     let major = ctx.cluster.major;
     ctx.cluster
         .judge(|s, a| {
-            let vm = s.vm_on(&ctx.node, ctx.vmid()).ok_or_else(|| ApiError::died(no_config(&ctx.node, ctx.vmid())))?;
+            let vm = s
+                .vm_on(&ctx.node, ctx.vmid())
+                .ok_or_else(|| ApiError::died(no_config(&ctx.node, ctx.vmid())))?;
             let masked = !a.may(&ctx.caller, &ctx.vm_path(), "VM.Config.Cloudinit");
             let user = user_data(&vm.config, vm.vmid, masked);
             let network = network_config(&vm.config, major);

@@ -27,10 +27,13 @@ pub(super) fn calls() -> Vec<Call> {
         call("GET", "/cluster/options", &[], Check::Everyone, options),
         call("GET", "/cluster/firewall/options", &[], AUDIT, firewall),
         call("PUT", "/cluster/firewall/options", &[FIREWALL], Check::All("/", &["Sys.Modify"]), set_firewall),
-        call("GET", "/cluster/ha/resources", &["type? s enum=ct|vm"], AUDIT, |_| async { Ok(json!([]).into()) }),
+        call("GET", "/cluster/ha/resources", &["type? s enum=ct|vm"], AUDIT, |_| async {
+            Ok(json!([]).into())
+        }),
         call("GET", "/cluster/firewall/groups", &[], Check::Everyone, |_| async { Ok(json!([]).into()) }),
         call("GET", "/cluster/firewall/macros", &[], Check::Everyone, |_| async {
-            let macros = super::firewall::MACROS.iter().map(|m| json!({"macro": m, "descr": format!("{m} traffic")}));
+            let macros =
+                super::firewall::MACROS.iter().map(|m| json!({"macro": m, "descr": format!("{m} traffic")}));
             Ok(Value::Array(macros.collect()).into())
         }),
         call(
@@ -48,7 +51,9 @@ async fn next_id(ctx: Ctx) -> ApiResult {
     let wanted = ctx.params.get("vmid").and_then(|v| v.parse::<u32>().ok());
     ctx.cluster
         .read(|s| match wanted {
-            Some(vmid) if s.vms.contains(vmid) => Err(ApiError::parameter("vmid", format!("VM {vmid} already exists"))),
+            Some(vmid) if s.vms.contains(vmid) => {
+                Err(ApiError::parameter("vmid", format!("VM {vmid} already exists")))
+            }
             Some(vmid) => Ok(Value::from(vmid.to_string()).into()),
             None => (100u32..1_000_000)
                 .find(|v| !s.vms.contains(v))
@@ -98,7 +103,8 @@ async fn firewall(ctx: Ctx) -> ApiResult {
         .read(|s| {
             let mut out = json!({});
             let mut text = String::new();
-            for option in ["enable", "ebtables", "log_ratelimit", "policy_forward", "policy_in", "policy_out"] {
+            for option in ["enable", "ebtables", "log_ratelimit", "policy_forward", "policy_in", "policy_out"]
+            {
                 if let Some(v) = s.meta.get(format!("firewall {option}")) {
                     text.push_str(&format!("{option}: {v}\n"));
                     out[option] = v.parse::<i64>().map_or_else(|_| v.as_str().into(), Value::from);

@@ -54,7 +54,8 @@ async fn proxy(ctx: Ctx) -> ApiResult {
         .await;
     let expected = password.clone();
     cluster.spawn_worker(&upid, &ctx.node, &ctx.caller, move |w| serve(w, listener, vmid, expected));
-    let certificate = std::fs::read_to_string(crate::pve::tls::ca_file(&cluster.directory)).unwrap_or_default();
+    let certificate =
+        std::fs::read_to_string(crate::pve::tls::ca_file(&cluster.directory)).unwrap_or_default();
     let mut out = json!({
         "user": ctx.caller.id(), "port": port.to_string(), "upid": upid, "cert": certificate,
         "ticket": format!("{password}:PVEVNC:{now:08X}::{signature}"),
@@ -129,7 +130,11 @@ async fn rfb(mut stream: TcpStream, password: &str) -> std::io::Result<()> {
             6 => {
                 let mut head = [0u8; 7];
                 stream.read_exact(&mut head).await?;
-                skip(&mut stream, usize::try_from(u32::from_be_bytes([head[3], head[4], head[5], head[6]])).unwrap_or(0)).await?;
+                skip(
+                    &mut stream,
+                    usize::try_from(u32::from_be_bytes([head[3], head[4], head[5], head[6]])).unwrap_or(0),
+                )
+                .await?;
             }
             _ => return Ok(()),
         }

@@ -41,9 +41,45 @@ const NEW: &str = "action s min=2 max=20 re=fw-name\ntype s enum=in|out|forward|
 const CHANGED: &str = "action? s min=2 max=20 re=fw-name\ntype? s enum=in|out|forward|group\nmoveto? i 0..\ndelete? s fmt=pve-configid-list";
 const BASE: &str = "/nodes/{node}/qemu/{vmid}/firewall";
 pub(super) const MACROS: &[&str] = &[
-    "Amanda", "Auth", "BGP", "BitTorrent", "DHCPfwd", "DHCPv6", "DNS", "FTP", "Git", "HTTP", "HTTPS", "IMAP", "IMAPS", "LDAP",
-    "LDAPS", "Mail", "MySQL", "NTP", "NeighborDiscovery", "OpenVPN", "POP3", "POP3S", "Ping", "PostgreSQL", "RDP", "Rsync", "SMB",
-    "SMTP", "SMTPS", "SNMP", "SSH", "Submission", "Syslog", "Telnet", "Trcrt", "VNC", "Web", "Webmin", "Whois",
+    "Amanda",
+    "Auth",
+    "BGP",
+    "BitTorrent",
+    "DHCPfwd",
+    "DHCPv6",
+    "DNS",
+    "FTP",
+    "Git",
+    "HTTP",
+    "HTTPS",
+    "IMAP",
+    "IMAPS",
+    "LDAP",
+    "LDAPS",
+    "Mail",
+    "MySQL",
+    "NTP",
+    "NeighborDiscovery",
+    "OpenVPN",
+    "POP3",
+    "POP3S",
+    "Ping",
+    "PostgreSQL",
+    "RDP",
+    "Rsync",
+    "SMB",
+    "SMTP",
+    "SMTPS",
+    "SNMP",
+    "SSH",
+    "Submission",
+    "Syslog",
+    "Telnet",
+    "Trcrt",
+    "VNC",
+    "Web",
+    "Webmin",
+    "Whois",
 ];
 
 pub(super) fn calls() -> Vec<Call> {
@@ -98,7 +134,11 @@ fn text_of(items: &[Options]) -> String {
 }
 
 fn digest_of_options(file: &Firewall) -> String {
-    if file.options.is_empty() { sha1_hex(b"") } else { sha1_hex(text_of(std::slice::from_ref(&file.options)).as_bytes()) }
+    if file.options.is_empty() {
+        sha1_hex(b"")
+    } else {
+        sha1_hex(text_of(std::slice::from_ref(&file.options)).as_bytes())
+    }
 }
 
 fn digest_of_rules(file: &Firewall) -> String {
@@ -107,7 +147,9 @@ fn digest_of_rules(file: &Firewall) -> String {
 
 fn check_digest(given: Option<&str>, actual: &str) -> Result<(), ApiError> {
     match given {
-        Some(d) if d != actual => Err(ApiError::died("detected modified configuration - file changed by other user? Try again.")),
+        Some(d) if d != actual => {
+            Err(ApiError::died("detected modified configuration - file changed by other user? Try again."))
+        }
         _ => Ok(()),
     }
 }
@@ -196,7 +238,8 @@ async fn rule(ctx: Ctx) -> ApiResult {
 
 /// A rule's fields, with the IP version that its addresses tell.
 fn fields(p: &Params) -> Result<Options, ApiError> {
-    let mut rule = crate::pve::vmconfig::given_options(p, &["node", "vmid", "digest", "pos", "moveto", "delete"]);
+    let mut rule =
+        crate::pve::vmconfig::given_options(p, &["node", "vmid", "digest", "pos", "moveto", "delete"]);
     if let Some(action) = rule.get("action")
         && rule.get("type").is_none_or(|t| t != "group")
         && !["ACCEPT", "DROP", "REJECT"].contains(&action.as_str())

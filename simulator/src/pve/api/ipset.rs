@@ -18,7 +18,13 @@ pub(super) fn calls() -> Vec<Call> {
     const ENTRY: &str = "/nodes/{node}/qemu/{vmid}/firewall/ipset/{name}/{cidr}";
     vec![
         call("GET", ALL, &[], AUDIT, list),
-        call("POST", ALL, &[NAME, "comment? s\ndigest? s max=64\nrename? s min=2 max=64 re=fw-name"], WRITE, create),
+        call(
+            "POST",
+            ALL,
+            &[NAME, "comment? s\ndigest? s max=64\nrename? s min=2 max=64 re=fw-name"],
+            WRITE,
+            create,
+        ),
         call("GET", ONE, &[NAME], AUDIT, entries),
         call("POST", ONE, &[NAME, CIDR, "comment? s\nnomatch? b"], WRITE, add),
         call("DELETE", ONE, &[NAME, "force? b"], WRITE, remove),
@@ -45,7 +51,8 @@ fn row(entry: &IpSetEntry, digest: &str) -> Value {
 
 /// A single address without its full-length prefix, as Proxmox stores it.
 fn canonical(cidr: &str) -> String {
-    let trimmed = cidr.strip_suffix("/32").filter(|_| !cidr.contains(':')).or_else(|| cidr.strip_suffix("/128"));
+    let trimmed =
+        cidr.strip_suffix("/32").filter(|_| !cidr.contains(':')).or_else(|| cidr.strip_suffix("/128"));
     trimmed.unwrap_or(cidr).to_owned()
 }
 

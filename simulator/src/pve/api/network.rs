@@ -25,7 +25,8 @@ async fn list(ctx: Ctx) -> ApiResult {
                     || a.may(&ctx.caller, &format!("/nodes/{}", ctx.node), "Sys.Audit")
             })
             .await;
-        if seen && matches!(wanted, None | Some("bridge" | "any_bridge" | "any_local_bridge" | "include_sdn")) {
+        if seen && matches!(wanted, None | Some("bridge" | "any_bridge" | "any_local_bridge" | "include_sdn"))
+        {
             out.push(json!({
                 "iface": bridge, "type": "bridge", "active": 1, "autostart": 1, "method": "manual", "method6": "manual",
                 "bridge_ports": if i == 0 { "eth0" } else { "" }, "bridge_stp": "off", "bridge_fd": "0",

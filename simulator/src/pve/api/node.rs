@@ -16,10 +16,14 @@ pub(super) fn calls() -> Vec<Call> {
             .into())
         }),
         call("GET", "/version", &[], Check::Everyone, |ctx| async move { Ok(version(&ctx.cluster).into()) }),
-        call("GET", "/nodes/{node}/version", &[], Check::Everyone, |ctx| async move { Ok(version(&ctx.cluster).into()) }),
+        call("GET", "/nodes/{node}/version", &[], Check::Everyone, |ctx| async move {
+            Ok(version(&ctx.cluster).into())
+        }),
         call("GET", "/nodes", &[], Check::Everyone, list),
         call("GET", "/nodes/{node}/status", &[], ON_NODE, status),
-        call("GET", "/nodes/{node}/dns", &[], ON_NODE, |_| async { Ok(json!({"dns1": "192.0.2.53"}).into()) }),
+        call("GET", "/nodes/{node}/dns", &[], ON_NODE, |_| async {
+            Ok(json!({"dns1": "192.0.2.53"}).into())
+        }),
         call("GET", "/nodes/{node}/time", &[], ON_NODE, |ctx| async move {
             let now = ctx.cluster.clock.seconds();
             Ok(json!({"time": now, "localtime": now, "timezone": "Etc/UTC"}).into())
@@ -70,7 +74,8 @@ pub(super) async fn memory_used(cluster: &Cluster, node: &str) -> u64 {
 async fn list(ctx: Ctx) -> ApiResult {
     let mut out = Vec::new();
     for (name, facts) in &ctx.cluster.nodes {
-        let audit = ctx.cluster.judge(|_, a| a.may(&ctx.caller, &format!("/nodes/{name}"), "Sys.Audit")).await;
+        let audit =
+            ctx.cluster.judge(|_, a| a.may(&ctx.caller, &format!("/nodes/{name}"), "Sys.Audit")).await;
         let mut row = json!({
             "node": name, "id": format!("node/{name}"), "type": "node", "status": "online",
             "ssl_fingerprint": facts.fingerprint, "level": "",

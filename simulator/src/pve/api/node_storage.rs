@@ -25,7 +25,9 @@ pub(super) fn calls() -> Vec<Call> {
         call(
             "POST",
             "/nodes/{node}/storage/{storage}/content",
-            &["filename s\nformat? s enum=raw|qcow2|subvol|vmdk req=size\nsize s re=volume-size\nvmid i 100..999999999 fmt=pve-vmid"],
+            &[
+                "filename s\nformat? s enum=raw|qcow2|subvol|vmdk req=size\nsize s re=volume-size\nvmid i 100..999999999 fmt=pve-vmid",
+            ],
             Check::All("/storage/{storage}", &["Datastore.AllocateSpace"]),
             allocate,
         ),
@@ -67,14 +69,18 @@ async fn list(ctx: Ctx) -> ApiResult {
         .judge(|s, a| {
             let mut out = Vec::new();
             for st in s.storages.values().filter(|st| on_node(st, &ctx.node)) {
-                let fits = a.may_any(&ctx.caller, &format!("/storage/{}", st.id), &["Datastore.Audit", "Datastore.AllocateSpace"])
-                    && (contents.is_empty() || contents.iter().any(|c| st.content.contains(c)))
+                let fits = a.may_any(
+                    &ctx.caller,
+                    &format!("/storage/{}", st.id),
+                    &["Datastore.Audit", "Datastore.AllocateSpace"],
+                ) && (contents.is_empty() || contents.iter().any(|c| st.content.contains(c)))
                     && (!ctx.params.flag("enabled") || !st.disable)
                     && ctx.params.get("storage").is_none_or(|id| id == st.id);
                 if fits {
                     let mut row = usage(s, &ctx.node, st);
                     row["storage"] = st.id.as_str().into();
-                    let (used, total) = (row["used"].as_f64().unwrap_or(0.0), row["total"].as_f64().unwrap_or(0.0));
+                    let (used, total) =
+                        (row["used"].as_f64().unwrap_or(0.0), row["total"].as_f64().unwrap_or(0.0));
                     row["used_fraction"] = json!(if total > 0.0 { used / total } else { 0.0 });
                     out.push(row);
                 }
@@ -151,8 +157,15 @@ async fn allocate(ctx: Ctx) -> ApiResult {
     let at = ctx.cluster.clock.seconds();
     ctx.cluster
         .change("storage.allocate", |s| {
-            let st = s.storages.get(storage).ok_or_else(|| ApiError::died(format!("storage '{storage}' does not exist")))?;
-            let volid = if st.path.is_some() { format!("{storage}:{vmid}/{name}") } else { format!("{storage}:{name}") };
+            let st = s
+                .storages
+                .get(storage)
+                .ok_or_else(|| ApiError::died(format!("storage '{storage}' does not exist")))?;
+            let volid = if st.path.is_some() {
+                format!("{storage}:{vmid}/{name}")
+            } else {
+                format!("{storage}:{name}")
+            };
             if s.volume(&ctx.node, &volid).is_some() {
                 return Err(ApiError::died(format!("disk image '{}' already exists", st.path_of(&volid))));
             }
@@ -191,8 +204,11 @@ async fn volume(ctx: Ctx) -> ApiResult {
                 }
             }
             match found {
-                Some(v) => Ok(json!({"path": s.storages.get(&v.storage).map(|st| st.path_of(&v.volid)), "size": v.size,
-                                     "used": v.size / 10, "format": v.format}).into()),
+                Some(v) => Ok(
+                    json!({"path": s.storages.get(&v.storage).map(|st| st.path_of(&v.volid)), "size": v.size,
+                                     "used": v.size / 10, "format": v.format})
+                    .into(),
+                ),
                 None => Err(ApiError::died(format!("volume_size_info on '{volid}' failed - no format"))),
             }
         })

@@ -9,13 +9,26 @@ use crate::pve::reply::{ApiError, ApiResult, null};
 use crate::pve::state::{Pool, State};
 
 const POOL: &str = "poolid s fmt=pve-poolid";
-const MEMBERS: &str = "allow-move? b\ncomment? s\ndelete? b\nstorage? s fmt=pve-storage-id-list\nvms? s fmt=pve-vmid-list";
+const MEMBERS: &str =
+    "allow-move? b\ncomment? s\ndelete? b\nstorage? s fmt=pve-storage-id-list\nvms? s fmt=pve-vmid-list";
 
 pub(super) fn calls() -> Vec<Call> {
     const ALLOCATE: Check = Check::All("/pool/{poolid}", &["Pool.Allocate"]);
     vec![
-        call("GET", "/pools", &["poolid? s fmt=pve-poolid\ntype? s enum=qemu|lxc|storage req=poolid"], Check::Everyone, list),
-        call("GET", "/pools/{poolid}", &["type? s enum=qemu|lxc|storage"], Check::All("/pool/{poolid}", &["Pool.Audit"]), get),
+        call(
+            "GET",
+            "/pools",
+            &["poolid? s fmt=pve-poolid\ntype? s enum=qemu|lxc|storage req=poolid"],
+            Check::Everyone,
+            list,
+        ),
+        call(
+            "GET",
+            "/pools/{poolid}",
+            &["type? s enum=qemu|lxc|storage"],
+            Check::All("/pool/{poolid}", &["Pool.Audit"]),
+            get,
+        ),
         call("POST", "/pools", &[POOL, "comment? s"], ALLOCATE, create),
         call("PUT", "/pools", &[POOL, MEMBERS], ALLOCATE, update),
         call("PUT", "/pools/{poolid}", &[MEMBERS], ALLOCATE, update),
@@ -61,7 +74,9 @@ async fn list(ctx: Ctx) -> ApiResult {
                 return Ok(json!([row]).into());
             }
             let mut out = Vec::new();
-            for (id, pool) in s.pools.iter().filter(|(id, _)| a.may(&ctx.caller, &format!("/pool/{id}"), "Pool.Audit")) {
+            for (id, pool) in
+                s.pools.iter().filter(|(id, _)| a.may(&ctx.caller, &format!("/pool/{id}"), "Pool.Audit"))
+            {
                 let mut row = json!({"poolid": id});
                 if let Some(comment) = &pool.comment {
                     row["comment"] = comment.as_str().into();
@@ -141,7 +156,9 @@ async fn update(ctx: Ctx) -> ApiResult {
                         return Err(fail(format!("VM {vmid} is already a pool member")));
                     }
                     if let Some(other) = now_in.filter(|_| !allow_move) {
-                        return Err(fail(format!("VM {vmid} belongs already to pool '{other}' and 'allow-move' is not set")));
+                        return Err(fail(format!(
+                            "VM {vmid} belongs already to pool '{other}' and 'allow-move' is not set"
+                        )));
                     }
                 }
             }
@@ -186,7 +203,9 @@ async fn remove(ctx: Ctx) -> ApiResult {
             let fail = |text: String| Err(ApiError::died(format!("delete pool failed: {text}")));
             match s.pools.get(&id) {
                 None => fail(format!("pool '{id}' does not exist")),
-                Some(p) if !p.vms.is_empty() || !p.storages.is_empty() => fail(format!("pool '{id}' is not empty")),
+                Some(p) if !p.vms.is_empty() || !p.storages.is_empty() => {
+                    fail(format!("pool '{id}' is not empty"))
+                }
                 Some(_) => {
                     s.pools.remove(&id);
                     Ok(())

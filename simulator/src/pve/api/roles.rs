@@ -12,8 +12,20 @@ pub(super) fn calls() -> Vec<Call> {
     vec![
         call("GET", "/access/roles", &[], Check::Everyone, list),
         call("GET", "/access/roles/{roleid}", &[], Check::Everyone, get),
-        call("POST", "/access/roles", &["roleid s fmt=pve-roleid\nprivs? s fmt=pve-priv-list"], MODIFY, create),
-        call("PUT", "/access/roles/{roleid}", &["append? b req=privs\nprivs? s fmt=pve-priv-list"], MODIFY, update),
+        call(
+            "POST",
+            "/access/roles",
+            &["roleid s fmt=pve-roleid\nprivs? s fmt=pve-priv-list"],
+            MODIFY,
+            create,
+        ),
+        call(
+            "PUT",
+            "/access/roles/{roleid}",
+            &["append? b req=privs\nprivs? s fmt=pve-priv-list"],
+            MODIFY,
+            update,
+        ),
         call("DELETE", "/access/roles/{roleid}", &[], MODIFY, remove),
     ]
 }
@@ -38,7 +50,10 @@ async fn list(ctx: Ctx) -> ApiResult {
     let own = ctx
         .cluster
         .read(|s| {
-            s.roles.iter().map(|(id, p)| json!({"roleid": id, "privs": p.join(","), "special": 0})).collect::<Vec<_>>()
+            s.roles
+                .iter()
+                .map(|(id, p)| json!({"roleid": id, "privs": p.join(","), "special": 0}))
+                .collect::<Vec<_>>()
         })
         .await;
     out.extend(own);

@@ -17,7 +17,13 @@ pub(super) fn calls() -> Vec<Call> {
     const STORAGE: Check = Check::Any("/storage/{storage}", &["Datastore.Audit", "Datastore.AllocateSpace"]);
     vec![
         call("GET", "/nodes/{node}/rrddata", &[NODE], Check::All("/nodes/{node}", &["Sys.Audit"]), node),
-        call("GET", "/nodes/{node}/qemu/{vmid}/rrddata", &[GUEST], Check::All("/vms/{vmid}", &["VM.Audit"]), guest),
+        call(
+            "GET",
+            "/nodes/{node}/qemu/{vmid}/rrddata",
+            &[GUEST],
+            Check::All("/vms/{vmid}", &["VM.Audit"]),
+            guest,
+        ),
         call("GET", "/nodes/{node}/storage/{storage}/rrddata", &[GUEST], STORAGE, storage),
         call("POST", "/nodes/{node}/qemu/{vmid}/monitor", &["command s"], Check::Own(may_monitor), monitor),
     ]

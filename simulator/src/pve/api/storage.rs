@@ -85,9 +85,21 @@ pub(super) fn calls() -> Vec<Call> {
     const ALLOCATE: Check = Check::All("/storage", &["Datastore.Allocate"]);
     vec![
         call("GET", "/storage", &[KINDS], Check::Everyone, list),
-        call("GET", "/storage/{storage}", &[], Check::All("/storage/{storage}", &["Datastore.Allocate"]), get),
+        call(
+            "GET",
+            "/storage/{storage}",
+            &[],
+            Check::All("/storage/{storage}", &["Datastore.Allocate"]),
+            get,
+        ),
         call("POST", "/storage", &[COMMON, CREATE], ALLOCATE, create),
-        call("PUT", "/storage/{storage}", &[COMMON, "delete? s max=4096 fmt=pve-configid-list\ndigest? s max=64"], ALLOCATE, update),
+        call(
+            "PUT",
+            "/storage/{storage}",
+            &[COMMON, "delete? s max=4096 fmt=pve-configid-list\ndigest? s max=64"],
+            ALLOCATE,
+            update,
+        ),
         call("DELETE", "/storage/{storage}", &[], ALLOCATE, remove),
     ]
 }
@@ -118,7 +130,11 @@ async fn list(ctx: Ctx) -> ApiResult {
         .judge(|s, a| {
             let seen = |st: &&Storage| {
                 ctx.params.get("type").is_none_or(|t| t == st.kind)
-                    && a.may_any(&ctx.caller, &format!("/storage/{}", st.id), &["Datastore.Audit", "Datastore.AllocateSpace"])
+                    && a.may_any(
+                        &ctx.caller,
+                        &format!("/storage/{}", st.id),
+                        &["Datastore.Audit", "Datastore.AllocateSpace"],
+                    )
             };
             Ok(Value::Array(s.storages.values().filter(seen).map(show).collect()).into())
         })
@@ -158,17 +174,21 @@ async fn create(ctx: Ctx) -> ApiResult {
                 )));
             }
             if make("create-subdirs") && p.list("content").iter().any(|c| c == "snippets") {
-                let _listed_as_empty_without = std::fs::create_dir_all(std::path::Path::new(path).join("snippets"));
+                let _listed_as_empty_without =
+                    std::fs::create_dir_all(std::path::Path::new(path).join("snippets"));
             }
         }
     }
     let mut options = BTreeMap::new();
     for (k, _) in p.iter() {
-        if !["storage", "type", "content", "nodes", "path", "shared", "disable", "password"].contains(&k.as_str()) {
+        if !["storage", "type", "content", "nodes", "path", "shared", "disable", "password"]
+            .contains(&k.as_str())
+        {
             options.insert(k.clone(), p.text(k).to_owned());
         }
     }
-    let content = if p.contains("content") { p.list("content") } else { vec!["images".into(), "rootdir".into()] };
+    let content =
+        if p.contains("content") { p.list("content") } else { vec!["images".into(), "rootdir".into()] };
     let storage = Storage {
         id: id.clone(),
         kind: kind.clone(),

@@ -28,14 +28,24 @@ pub(super) fn calls() -> Vec<Call> {
     vec![
         call("GET", "/nodes/{node}/tasks", &[LIST], Check::Everyone, list),
         call("GET", "/nodes/{node}/tasks/{upid}/status", &[], Check::Everyone, status),
-        call("GET", "/nodes/{node}/tasks/{upid}/log", &["download? b\nlimit? i 0..\nstart? i 0.."], Check::Everyone, log),
+        call(
+            "GET",
+            "/nodes/{node}/tasks/{upid}/log",
+            &["download? b\nlimit? i 0..\nstart? i 0.."],
+            Check::Everyone,
+            log,
+        ),
         call("DELETE", "/nodes/{node}/tasks/{upid}", &[], Check::Everyone, stop),
     ]
 }
 
 /// Own tasks, or those of others with `privilege` on the node.
 fn may(access: &Access<'_>, ctx: &Ctx, task: &Task, privilege: &str) -> Result<(), ApiError> {
-    if task.user == ctx.caller.id() { Ok(()) } else { access.check(&ctx.caller, &format!("/nodes/{}", ctx.node), privilege) }
+    if task.user == ctx.caller.id() {
+        Ok(())
+    } else {
+        access.check(&ctx.caller, &format!("/nodes/{}", ctx.node), privilege)
+    }
 }
 
 async fn status(ctx: Ctx) -> ApiResult {
@@ -96,7 +106,8 @@ fn row(task: &Task) -> Value {
     });
     match &task.exit {
         Some(exit) => {
-            let (user, token) = task.user.split_once('!').map_or((task.user.as_str(), None), |(u, t)| (u, Some(t)));
+            let (user, token) =
+                task.user.split_once('!').map_or((task.user.as_str(), None), |(u, t)| (u, Some(t)));
             out["user"] = user.into();
             if let Some(token) = token {
                 out["tokenid"] = token.into();

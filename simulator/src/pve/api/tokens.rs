@@ -18,7 +18,13 @@ pub(super) fn calls() -> Vec<Call> {
         call("GET", "/access/users/{userid}/token", &[], OWN, list),
         call("GET", TOKEN, &[], OWN, get),
         call("POST", TOKEN, &[FIELDS], OWN, create),
-        call("PUT", TOKEN, &[FIELDS, "delete? s fmt=pve-configid-list since9\nregenerate? b since9"], OWN, update),
+        call(
+            "PUT",
+            TOKEN,
+            &[FIELDS, "delete? s fmt=pve-configid-list since9\nregenerate? b since9"],
+            OWN,
+            update,
+        ),
         call("DELETE", TOKEN, &[], OWN, remove),
     ]
 }
@@ -26,7 +32,11 @@ pub(super) fn calls() -> Vec<Call> {
 /// A user manages his own tokens, but not by way of a token (unless that is root's).
 fn may_manage(a: &Access<'_>, caller: &Caller, params: &Params) -> Result<(), ApiError> {
     let own = caller.user == params.text("userid") && caller.token.is_none();
-    if own || a.may(caller, "/access/groups", "User.Modify") { Ok(()) } else { Err(ApiError::Forbidden(None)) }
+    if own || a.may(caller, "/access/groups", "User.Modify") {
+        Ok(())
+    } else {
+        Err(ApiError::Forbidden(None))
+    }
 }
 
 fn info(token: &Token) -> Value {
@@ -42,7 +52,11 @@ fn id(ctx: &Ctx) -> String {
 }
 
 fn missing(ctx: &Ctx) -> ApiError {
-    ApiError::died(format!("no such token '{}' for user '{}'", ctx.params.text("tokenid"), ctx.params.text("userid")))
+    ApiError::died(format!(
+        "no such token '{}' for user '{}'",
+        ctx.params.text("tokenid"),
+        ctx.params.text("userid")
+    ))
 }
 
 async fn list(ctx: Ctx) -> ApiResult {

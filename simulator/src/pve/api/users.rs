@@ -47,9 +47,21 @@ pub(super) fn calls() -> Vec<Call> {
         }),
         call("GET", "/access/permissions", &["path? s\nuserid? s"], Check::Everyone, permissions),
         call("GET", "/access/users", &["enabled? b\nfull? b"], Check::Everyone, list),
-        call("POST", "/access/users", &[USERID, FIELDS, "password? s min=8 max=64"], Check::Own(may_create), create),
+        call(
+            "POST",
+            "/access/users",
+            &[USERID, FIELDS, "password? s min=8 max=64"],
+            Check::Own(may_create),
+            create,
+        ),
         call("GET", "/access/users/{userid}", &[], Check::Own(may_see), get),
-        call("PUT", "/access/users/{userid}", &[FIELDS, "append? b req=groups"], Check::Own(may_modify), update),
+        call(
+            "PUT",
+            "/access/users/{userid}",
+            &[FIELDS, "append? b req=groups"],
+            Check::Own(may_modify),
+            update,
+        ),
         call("DELETE", "/access/users/{userid}", &[], Check::Own(may_modify), remove),
     ]
 }
@@ -72,11 +84,16 @@ fn may_modify(a: &Access<'_>, caller: &Caller, _params: &Params) -> Result<(), A
 }
 
 fn may_see(a: &Access<'_>, caller: &Caller, _params: &Params) -> Result<(), ApiError> {
-    if a.may_any(caller, "/access/groups", &["User.Modify", "Sys.Audit"]) { Ok(()) } else { Err(ApiError::Forbidden(None)) }
+    if a.may_any(caller, "/access/groups", &["User.Modify", "Sys.Audit"]) {
+        Ok(())
+    } else {
+        Err(ApiError::Forbidden(None))
+    }
 }
 
 /// Paths that `GET /access/permissions` lists besides those of the access control list.
-const TOP: &[&str] = &["/", "/access", "/access/groups", "/mapping", "/nodes", "/pool", "/sdn", "/storage", "/vms"];
+const TOP: &[&str] =
+    &["/", "/access", "/access/groups", "/mapping", "/nodes", "/pool", "/sdn", "/storage", "/vms"];
 
 async fn permissions(ctx: Ctx) -> ApiResult {
     let caller = match ctx.params.get("userid") {
@@ -92,7 +109,9 @@ async fn permissions(ctx: Ctx) -> ApiResult {
         .judge(|s, a| {
             let shown = |path: &str| {
                 let rights = a.rights(&caller, path);
-                Value::Object(rights.into_iter().map(|(p, propagates)| (p, u8::from(propagates).into())).collect())
+                Value::Object(
+                    rights.into_iter().map(|(p, propagates)| (p, u8::from(propagates).into())).collect(),
+                )
             };
             if let Some(path) = ctx.params.get("path") {
                 return Ok(json!({ path: shown(path) }).into());
@@ -118,7 +137,12 @@ async fn permissions(ctx: Ctx) -> ApiResult {
 fn show(id: &str, user: &User) -> Value {
     let mut out = json!({"userid": id, "enable": u8::from(user.enable), "expire": user.expire,
                          "realm-type": if id.ends_with("@pam") { "pam" } else { "pve" }});
-    for (k, v) in [("comment", &user.comment), ("email", &user.email), ("firstname", &user.firstname), ("lastname", &user.lastname)] {
+    for (k, v) in [
+        ("comment", &user.comment),
+        ("email", &user.email),
+        ("firstname", &user.firstname),
+        ("lastname", &user.lastname),
+    ] {
         if let Some(v) = v {
             out[k] = v.as_str().into();
         }
@@ -131,7 +155,8 @@ async fn list(ctx: Ctx) -> ApiResult {
         .judge(|s, a| {
             let all = a.may_any(&ctx.caller, "/access/groups", &["User.Modify", "Sys.Audit"]);
             let seen = s.users.iter().filter(|(id, u)| {
-                (all || **id == ctx.caller.id()) && ctx.params.get("enabled").is_none_or(|e| (e == "1") == u.enable)
+                (all || **id == ctx.caller.id())
+                    && ctx.params.get("enabled").is_none_or(|e| (e == "1") == u.enable)
             });
             Ok(Value::Array(seen.map(|(id, u)| show(id, u)).collect()).into())
         })

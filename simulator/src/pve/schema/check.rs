@@ -17,7 +17,8 @@ pub(crate) fn check_params(spec: &Spec, params: &Params, major: u32) -> BTreeMap
         let Some(p) = spec.find(name) else {
             errors.insert(
                 name.clone(),
-                "property is not defined in schema and the schema does not allow additional properties".to_owned(),
+                "property is not defined in schema and the schema does not allow additional properties"
+                    .to_owned(),
             );
             continue;
         };
@@ -28,7 +29,9 @@ pub(crate) fn check_params(spec: &Spec, params: &Params, major: u32) -> BTreeMap
         }
         let checked = match given {
             Given::Many(list) if p.ty == Type::Array => list.iter().try_for_each(|_| Ok(())),
-            Given::Many(list) if p.format.is_some_and(|f| f.ends_with("-list")) => check_value(p, &list.join(","), name, major),
+            Given::Many(list) if p.format.is_some_and(|f| f.ends_with("-list")) => {
+                check_value(p, &list.join(","), name, major)
+            }
             Given::Many(_) => Err(format!("type check ('{}') failed - got ARRAY", p.ty.word())),
             Given::One(_) if p.ty == Type::Array => Ok(()),
             Given::One(value) => check_value(p, value, name, major),
@@ -51,9 +54,9 @@ fn check_value(p: &Param, value: &str, path: &str, major: u32) -> Result<(), Str
     }
     if let Some(format) = p.format {
         let checked = match format.strip_prefix('@') {
-            Some(table) => {
-                parse_property(table, value, path, major).map(|_| ()).map_err(|e| format!("format error\n{e}"))
-            }
+            Some(table) => parse_property(table, value, path, major)
+                .map(|_| ())
+                .map_err(|e| format!("format error\n{e}")),
             None => formats::check(format, value),
         };
         checked.map_err(|e| format!("invalid format - {e}{}", if e.ends_with('\n') { "" } else { "\n" }))?;
@@ -80,7 +83,10 @@ fn check_value(p: &Param, value: &str, path: &str, major: u32) -> Result<(), Str
         }
     }
     if !p.choices.is_empty() && !p.choices.contains(&value) {
-        return Err(format!("value '{value}' does not have a value in the enumeration '{}'", p.choices.join(", ")));
+        return Err(format!(
+            "value '{value}' does not have a value in the enumeration '{}'",
+            p.choices.join(", ")
+        ));
     }
     Ok(())
 }
@@ -114,8 +120,14 @@ pub(crate) fn parse_property(
             Some((k, v)) => (k.to_owned(), v.to_owned()),
             None => match default {
                 Some(d) if !out.contains_key(d) => (d.to_owned(), part.to_owned()),
-                Some(d) => return Err(format!("{path}: duplicate key in comma-separated list property: {d}\n")),
-                None => return Err(format!("{path}: value without key, but schema does not define a default key\n")),
+                Some(d) => {
+                    return Err(format!("{path}: duplicate key in comma-separated list property: {d}\n"));
+                }
+                None => {
+                    return Err(format!(
+                        "{path}: value without key, but schema does not define a default key\n"
+                    ));
+                }
             },
         };
         let Some(p) = spec.params.iter().find(|p| p.name == key) else {
@@ -143,7 +155,8 @@ pub(crate) fn parse_property(
                     errors.push_str(&format!("{path}.{}: {e}\n", p.name));
                 }
                 if let Some(required) = p.requires.filter(|r| !out.contains_key(*r)) {
-                    errors.push_str(&format!("{path}.{required}: missing property required by '{}'\n", p.name));
+                    errors
+                        .push_str(&format!("{path}.{required}: missing property required by '{}'\n", p.name));
                 }
             }
             None if !p.optional => {

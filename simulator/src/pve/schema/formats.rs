@@ -47,12 +47,18 @@ fn is_config_id(value: &str) -> bool {
 }
 
 fn is_storage_id(value: &str) -> bool {
-    value.len() > 1 && first(value, alpha) && value.ends_with(alnum) && all(value, |c| alnum(c) || "-_.".contains(c))
+    value.len() > 1
+        && first(value, alpha)
+        && value.ends_with(alnum)
+        && all(value, |c| alnum(c) || "-_.".contains(c))
 }
 
 fn is_user_id(value: &str) -> bool {
     value.rsplit_once('@').is_some_and(|(name, realm)| {
-        !name.is_empty() && !name.contains([':', '/']) && !name.chars().any(char::is_whitespace) && is_realm(realm)
+        !name.is_empty()
+            && !name.contains([':', '/'])
+            && !name.chars().any(char::is_whitespace)
+            && is_realm(realm)
     })
 }
 
@@ -97,7 +103,8 @@ fn is_urlencoded(value: &str) -> bool {
     let bytes = value.as_bytes();
     value.chars().all(|c| alnum(c) || "-%_.!~*'()".contains(c))
         && bytes.iter().enumerate().filter(|(_, b)| **b == b'%').all(|(i, _)| {
-            bytes.get(i + 1).is_some_and(u8::is_ascii_hexdigit) && bytes.get(i + 2).is_some_and(u8::is_ascii_hexdigit)
+            bytes.get(i + 1).is_some_and(u8::is_ascii_hexdigit)
+                && bytes.get(i + 2).is_some_and(u8::is_ascii_hexdigit)
         })
 }
 
@@ -106,7 +113,8 @@ fn is_tag(value: &str) -> bool {
 }
 
 fn is_port(value: &str) -> bool {
-    value.parse::<u32>().is_ok_and(|p| p <= 65535) || (first(value, alpha) && all(value, |c| alnum(c) || c == '-'))
+    value.parse::<u32>().is_ok_and(|p| p <= 65535)
+        || (first(value, alpha) && all(value, |c| alnum(c) || c == '-'))
 }
 
 fn ports(value: &str) -> Result<(), String> {
@@ -141,8 +149,20 @@ fn ssh_or_volume_path(value: &str) -> bool {
 /// Checks a named format; the error is the text behind `invalid format - `.
 pub(crate) fn check(format: &str, value: &str) -> Result<(), String> {
     let base = match format.strip_suffix("-list").or_else(|| format.strip_suffix("-opt")) {
-        Some("pve-tag" | "pve-configid" | "pve-vmid" | "pve-storage-id" | "pve-userid" | "pve-roleid" | "pve-priv"
-            | "pve-groupid" | "pve-tokenid" | "address" | "pve-node" | "pve-storage-content") => {
+        Some(
+            "pve-tag"
+            | "pve-configid"
+            | "pve-vmid"
+            | "pve-storage-id"
+            | "pve-userid"
+            | "pve-roleid"
+            | "pve-priv"
+            | "pve-groupid"
+            | "pve-tokenid"
+            | "address"
+            | "pve-node"
+            | "pve-storage-content",
+        ) => {
             let base = format.trim_end_matches("-list").trim_end_matches("-opt");
             return split_list(value).try_for_each(|item| check(base, item));
         }
@@ -156,8 +176,12 @@ pub(crate) fn check(format: &str, value: &str) -> Result<(), String> {
         "pve-node" => does_not_look(is_label(value), "node name"),
         "dns-name" => does_not_look(is_dns_name(value), "DNS name"),
         "pve-configid" => like(is_config_id(value), format!("invalid configuration ID '{value}'")),
-        "pve-storage-id" => like(is_storage_id(value), format!("storage ID '{value}' contains illegal characters")),
-        "pve-poolid" => like(is_pool_id(value), format!("value '{value}' does not look like a valid pool name")),
+        "pve-storage-id" => {
+            like(is_storage_id(value), format!("storage ID '{value}' contains illegal characters"))
+        }
+        "pve-poolid" => {
+            like(is_pool_id(value), format!("value '{value}' does not look like a valid pool name"))
+        }
         "pve-roleid" => like(
             all(value, |c| alnum(c) || "._-".contains(c)),
             format!("value '{value}' does not look like a valid role name"),
@@ -170,32 +194,34 @@ pub(crate) fn check(format: &str, value: &str) -> Result<(), String> {
             value.split_once('!').is_some_and(|(u, t)| is_user_id(u) && is_realm(t)),
             format!("value '{value}' does not look like a valid token ID"),
         ),
-        "pve-priv" => like(
-            crate::pve::access::is_known_privilege(value),
-            format!("invalid privilege '{value}'"),
-        ),
+        "pve-priv" => {
+            like(crate::pve::access::is_known_privilege(value), format!("invalid privilege '{value}'"))
+        }
         "pve-tag" => like(is_tag(value), format!("invalid characters in tag '{value}'")),
         "pve-volume-id" => like(is_volume_id(value), format!("unable to parse volume ID '{value}'")),
-        "pve-volume-id-or-qm-path" => like(ssh_or_volume_path(value), format!("unable to parse volume ID '{value}'")),
-        "pve-bridge-id" => like(
-            all(value, |c| alnum(c) || "-_.".contains(c)),
-            format!("invalid bridge ID '{value}'"),
-        ),
+        "pve-volume-id-or-qm-path" => {
+            like(ssh_or_volume_path(value), format!("unable to parse volume ID '{value}'"))
+        }
+        "pve-bridge-id" => {
+            like(all(value, |c| alnum(c) || "-_.".contains(c)), format!("invalid bridge ID '{value}'"))
+        }
         "mac-addr" => does_not_look(is_mac(value), "unicast MAC address"),
         "ipv4" => does_not_look(value.parse::<Ipv4Addr>().is_ok(), "IPv4 address"),
         "ipv6" => does_not_look(value.parse::<Ipv6Addr>().is_ok(), "IPv6 address"),
         "ip" => does_not_look(is_ip(value), "IP address"),
         "address" => does_not_look(is_ip(value) || is_dns_name(value), "IP address or DNS name"),
         "CIDR" => does_not_look(is_cidr(value, None), "CIDR network"),
-        "pve-ipv4-config" => {
-            does_not_look(matches!(value, "dhcp" | "manual") || is_cidr(value, Some(true)), "ipv4 network configuration")
-        }
+        "pve-ipv4-config" => does_not_look(
+            matches!(value, "dhcp" | "manual") || is_cidr(value, Some(true)),
+            "ipv4 network configuration",
+        ),
         "pve-ipv6-config" => does_not_look(
             matches!(value, "auto" | "dhcp" | "manual") || is_cidr(value, Some(false)),
             "ipv6 network configuration",
         ),
         "IPorCIDRorAlias" => does_not_look(
-            is_ip_or_cidr(value) || is_config_id(value.trim_start_matches("dc/").trim_start_matches("guest/")),
+            is_ip_or_cidr(value)
+                || is_config_id(value.trim_start_matches("dc/").trim_start_matches("guest/")),
             "IP address or CIDR network",
         ),
         "urlencoded" => like(is_urlencoded(value), format!("invalid urlencoded string: {value}")),
@@ -218,7 +244,9 @@ pub(crate) fn check(format: &str, value: &str) -> Result<(), String> {
             (2..=20).contains(&value.len()) && first(value, alpha),
             format!("invalid network interface name '{value}'"),
         ),
-        "pve-storage-path" => like(value.starts_with('/'), "value does not look like a valid absolute path".into()),
+        "pve-storage-path" => {
+            like(value.starts_with('/'), "value does not look like a valid absolute path".into())
+        }
         // Formats that Proxmox checks in code, or options that only root may set: not judged here.
         _ => Ok(()),
     }

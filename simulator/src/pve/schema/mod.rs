@@ -76,7 +76,8 @@ impl Spec {
     /// Parses tables for the given major version (8 or 9). A word that is not understood is a mistake
     /// in our own text; the test over all tables finds it.
     pub(crate) fn parse(tables: &[&'static str], major: u32) -> Spec {
-        let params = tables.iter().flat_map(|t| t.lines()).filter_map(|line| parse_line(line, major)).collect();
+        let params =
+            tables.iter().flat_map(|t| t.lines()).filter_map(|line| parse_line(line, major)).collect();
         Spec { params }
     }
 

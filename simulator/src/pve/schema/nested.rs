@@ -142,7 +142,8 @@ const NUMA: &str = "cpus s\nhostnodes? s\nmemory? n\npolicy? s enum=preferred|bi
 const SPICE: &str = "foldersharing? b\nvideostreaming? s enum=off|all|filter\n";
 const USB: &str = "host? s key\nmapping? s fmt=pve-configid\nusb3? b\n";
 const VIRTIOFS: &str = "cache? s enum=auto|always|metadata|never\ndirect-io? b\ndirid s key fmt=pve-configid\nexpose-acl? b\nexpose-xattr? b\n";
-const MACHINE: &str = "aw-bits? n 32..64 since9\nenable-s3? b\nenable-s4? b\ntype? s key max=40\nviommu? s enum=intel|virtio\n";
+const MACHINE: &str =
+    "aw-bits? n 32..64 since9\nenable-s3? b\nenable-s4? b\ntype? s key max=40\nviommu? s enum=intel|virtio\n";
 const LOG_RATELIMIT: &str = "burst? i 0..\nenable b key\nrate? s\n";
 const BWLIMIT: &str = "clone? n 0..\ndefault? n 0..\nmigration? n 0..\nmove? n 0..\nrestore? n 0..\n";
 

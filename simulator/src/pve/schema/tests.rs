@@ -8,7 +8,8 @@ use super::{Param, Spec, Type, formats, nested};
 use crate::pve::call::Router;
 
 fn shared() -> Option<PathBuf> {
-    let directory = std::env::var_os("EZ_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
+    let directory =
+        std::env::var_os("EZ_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
     let file = directory.join("pve/schema-9.json");
     if file.exists() {
         return Some(directory);
@@ -48,11 +49,23 @@ fn compare(at: &str, ours: &Spec, theirs: &Map<String, Value>, major: u32, out: 
         differ("minimum", format!("{:?}", p.minimum), format!("{:?}", number(&t["minimum"])));
         differ("maximum", format!("{:?}", p.maximum), format!("{:?}", number(&t["maximum"])));
         let length = |k: &str| number(&t[k]).map(|n| format!("{n}"));
-        differ("maxLength", format!("{:?}", p.max_length.map(|n| n.to_string())), format!("{:?}", length("maxLength")));
-        differ("minLength", format!("{:?}", p.min_length.map(|n| n.to_string())), format!("{:?}", length("minLength")));
+        differ(
+            "maxLength",
+            format!("{:?}", p.max_length.map(|n| n.to_string())),
+            format!("{:?}", length("maxLength")),
+        );
+        differ(
+            "minLength",
+            format!("{:?}", p.min_length.map(|n| n.to_string())),
+            format!("{:?}", length("minLength")),
+        );
         differ("requires", p.requires.unwrap_or("").into(), t["requires"].as_str().unwrap_or("").into());
-        let choices: Vec<String> =
-            t["enum"].as_array().into_iter().flatten().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect();
+        let choices: Vec<String> = t["enum"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|v| v.as_str().map_or(v.to_string(), str::to_owned))
+            .collect();
         differ("enum", p.choices.join("|"), choices.join("|"));
         if let Some(pattern) = p.pattern.and_then(formats::pattern_text) {
             differ("pattern", pattern.into(), t["pattern"].as_str().unwrap_or("").into());
@@ -69,7 +82,9 @@ fn compare(at: &str, ours: &Spec, theirs: &Map<String, Value>, major: u32, out: 
                 compare(&format!("{at}.{}", p.name), &inner, map, major, out);
             }
             (Value::Object(_), None) => out.push(format!("{at}.{}: nested format missing", p.name)),
-            (_, Some(ours)) if p.ty != Type::Array => out.push(format!("{at}.{}: format {ours}, schema none", p.name)),
+            (_, Some(ours)) if p.ty != Type::Array => {
+                out.push(format!("{at}.{}: format {ours}, schema none", p.name))
+            }
             _ => {}
         }
     }
@@ -98,7 +113,8 @@ fn the_tables_say_what_the_published_schema_says() {
                 continue;
             };
             compared += 1;
-            let allowed = method["allowtoken"].as_i64() != Some(0) && method["allowtoken"].as_bool() != Some(false);
+            let allowed =
+                method["allowtoken"].as_i64() != Some(0) && method["allowtoken"].as_bool() != Some(false);
             if allowed != call.token {
                 differences.push(format!("{major}: {key} allowtoken"));
             }
@@ -119,8 +135,11 @@ fn every_word_of_the_tables_is_understood() {
             for table in call.tables.iter().flat_map(|t| t.lines()) {
                 let known = table.split_whitespace().skip(2).all(|word| {
                     let key = word.split('=').next().unwrap_or("");
-                    ["fmt", "fmt9", "enum", "enum8", "enum9", "re", "re8", "re9", "max", "min", "req", "alias", "key", "model", "since9", "until8"]
-                        .contains(&key)
+                    [
+                        "fmt", "fmt9", "enum", "enum8", "enum9", "re", "re8", "re9", "max", "min", "req",
+                        "alias", "key", "model", "since9", "until8",
+                    ]
+                    .contains(&key)
                         || word.contains("..")
                 });
                 assert!(known, "{} {}: {table}", call.method, call.path);

@@ -56,7 +56,11 @@ async fn a_console_asks_for_its_password_and_shows_a_screen() {
     let mut frame = vec![0u8; 16 + usize::from(width) * usize::from(height) * 4];
     stream.read_exact(&mut frame).await.unwrap();
     drop(stream);
-    assert_eq!(w.ended(given["upid"].as_str().unwrap()).await, "OK", "the task ends when the client hangs up");
+    assert_eq!(
+        w.ended(given["upid"].as_str().unwrap()).await,
+        "OK",
+        "the task ends when the client hangs up"
+    );
     let silent = w.post("/nodes/pve1/qemu/101/vncproxy", &[("websocket", "1")]).await;
     assert_eq!(w.ended(silent.data()["upid"].as_str().unwrap()).await, "connection timed out");
 }

@@ -20,7 +20,13 @@ fn a_kill_in_mid_clone_leaves_what_a_killed_worker_leaves() {
     let upid = first.block_on(async {
         let w = World::at(directory.path(), &slow).await;
         w.post("/pools", &[("poolid", "ez")]).await.data();
-        let clone = [("newid", "101"), ("full", "1"), ("pool", "ez"), ("name", "vps"), ("description", "ez:v1 a b c 1")];
+        let clone = [
+            ("newid", "101"),
+            ("full", "1"),
+            ("pool", "ez"),
+            ("name", "vps"),
+            ("description", "ez:v1 a b c 1"),
+        ];
         let upid = w.post("/nodes/pve1/qemu/9000/clone", &clone).await.data().as_str().unwrap().to_owned();
         // Until the main disk's copy runs: the cloud-init drive is done, the real configuration written.
         for _ in 0..1000 {
@@ -46,12 +52,18 @@ fn a_kill_in_mid_clone_leaves_what_a_killed_worker_leaves() {
         assert_eq!(pool[0]["members"], json!([]), "membership comes last");
         let again = w.post("/nodes/pve1/qemu/9000/clone", &[("newid", "101"), ("full", "1")]).await;
         assert_eq!(again.message(), "unable to create VM 101: config file already exists");
-        assert_eq!(w.task(Method::POST, "/nodes/pve1/qemu/101/status/start", &[]).await, "VM is locked (clone)");
+        assert_eq!(
+            w.task(Method::POST, "/nodes/pve1/qemu/101/status/start", &[]).await,
+            "VM is locked (clone)"
+        );
         assert_eq!(w.task(Method::DELETE, "/nodes/pve1/qemu/101", &[]).await, "VM is locked (clone)");
         assert_eq!(w.control("/vms").await["clones"], json!([]), "it never counted as a clone");
         w.control_post("/vms/101/unlock-destroy", json!({})).await;
         assert_eq!(w.get("/nodes/pve1/storage/local-lvm/content?vmid=101").await.data(), &json!([]));
-        assert_eq!(w.task(Method::POST, "/nodes/pve1/qemu/9000/clone", &[("newid", "101"), ("full", "1")]).await, "OK");
+        assert_eq!(
+            w.task(Method::POST, "/nodes/pve1/qemu/9000/clone", &[("newid", "101"), ("full", "1")]).await,
+            "OK"
+        );
         assert_eq!(w.control("/vms").await["clones"].as_array().unwrap().len(), 1);
     });
 }
@@ -104,7 +116,10 @@ async fn a_killed_worker_and_an_interrupted_one_leave_different_things() {
         } else {
             assert!(w.delete(&format!("/nodes/pve1/tasks/{upid}")).await.data().is_null());
             let exit = w.ended(&upid).await;
-            assert!(exit.starts_with("clone failed: copy failed: ") && exit.ends_with("interrupted by signal"), "{exit}");
+            assert!(
+                exit.starts_with("clone failed: copy failed: ") && exit.ends_with("interrupted by signal"),
+                "{exit}"
+            );
             assert_eq!(w.get(&target).await.status, 500);
         }
     }

@@ -29,7 +29,10 @@ async fn without_a_valid_token_there_is_an_empty_401_after_a_delay() {
 async fn the_transport_layer_refuses_in_plain_text() {
     let w = World::new("9.2").await;
     let ask = |method: Method, path: &str, kind: Option<&str>, body: String| {
-        let mut request = w.client().request(method, w.url(path)).header("Authorization", format!("PVEAPIToken={}", w.token));
+        let mut request = w
+            .client()
+            .request(method, w.url(path))
+            .header("Authorization", format!("PVEAPIToken={}", w.token));
         if let Some(kind) = kind {
             request = request.header("Content-Type", kind);
         }
@@ -37,17 +40,25 @@ async fn the_transport_layer_refuses_in_plain_text() {
     };
     let form = Some("application/x-www-form-urlencoded");
     let config = "/nodes/pve1/qemu/9000/config";
-    assert_eq!(ask(Method::PUT, config, form, format!("description={}", "x".repeat(600_000))).await.status, 501);
+    assert_eq!(
+        ask(Method::PUT, config, form, format!("description={}", "x".repeat(600_000))).await.status,
+        501
+    );
     assert_eq!(ask(Method::PUT, config, Some("text/plain"), "x".into()).await.status, 506);
     assert_eq!(ask(Method::PUT, config, Some("application/json"), "{bad".into()).await.status, 500);
     assert_eq!(ask(Method::GET, config, form, "a=b".into()).await.status, 501);
     let patch = ask(Method::PATCH, "/version", None, String::new()).await;
     assert_eq!((patch.status, patch.text.as_str()), (501, ""));
-    let json = ask(Method::PUT, config, Some("application/json"), json!({"onboot": true, "cores": 3}).to_string()).await;
+    let json =
+        ask(Method::PUT, config, Some("application/json"), json!({"onboot": true, "cores": 3}).to_string())
+            .await;
     assert!(json.data().is_null());
     assert_eq!(w.get(config).await.data()["cores"], 3);
     let other = w.put("/nodes/pve1/qemu/9000/config", &[("vmid", "9001"), ("onboot", "1")]).await;
-    assert_eq!(other.body["errors"]["vmid"], "duplicate parameter (already defined in URI) with conflicting values!");
+    assert_eq!(
+        other.body["errors"]["vmid"],
+        "duplicate parameter (already defined in URI) with conflicting values!"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +82,9 @@ async fn a_vmid_is_a_fence_across_the_cluster() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_version_has_its_own_privileges() {
-    for (version, good, bad) in [("9.2", "VM.GuestAgent.Audit", "VM.Monitor"), ("8.4", "VM.Monitor", "VM.GuestAgent.Audit")] {
+    for (version, good, bad) in
+        [("9.2", "VM.GuestAgent.Audit", "VM.Monitor"), ("8.4", "VM.Monitor", "VM.GuestAgent.Audit")]
+    {
         let w = World::new(version).await;
         w.post("/access/roles", &[("roleid", "EzAgent"), ("privs", good)]).await.data();
         let refused = w.post("/access/roles", &[("roleid", "Other"), ("privs", bad)]).await;
@@ -84,7 +97,12 @@ async fn a_missing_snippet_fails_the_start_and_nothing_before() {
     let w = World::new("9.2").await;
     w.task(Method::POST, "/nodes/pve1/qemu/9000/clone", &[("newid", "101"), ("full", "0")]).await;
     let q = "/nodes/pve1/qemu/101";
-    assert!(w.put(&format!("{q}/config"), &[("cicustom", "user=local:snippets/none.yaml")]).await.data().is_null());
+    assert!(
+        w.put(&format!("{q}/config"), &[("cicustom", "user=local:snippets/none.yaml")])
+            .await
+            .data()
+            .is_null()
+    );
     let start = format!("{q}/status/start");
     assert_eq!(w.task(Method::POST, &start, &[]).await, "volume 'local:snippets/none.yaml' does not exist");
     w.snippet("none.yaml", "#cloud-config\nhostname: x\n");

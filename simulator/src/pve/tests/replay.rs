@@ -40,7 +40,8 @@ const FLOOR: &[(&str, usize, usize)] = &[
 ];
 
 fn recordings() -> Option<Vec<Value>> {
-    let directory = std::env::var_os("EZ_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
+    let directory =
+        std::env::var_os("EZ_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
     let file = directory.join("pve/transcripts.jsonl");
     let Ok(text) = std::fs::read_to_string(&file) else {
         eprintln!("not run: no {} (set EZ_SHARED)", file.display());
@@ -57,7 +58,11 @@ fn shape(v: &Value) -> String {
         Value::Bool(_) | Value::Number(_) => "number".into(),
         Value::String(_) => "text".into(),
         Value::Array(items) => items.first().map_or("[]".into(), |i| match i {
-            Value::Object(map) if map.contains_key("vmid") || map.contains_key("volid") || map.contains_key("key") => "[row]".into(),
+            Value::Object(map)
+                if map.contains_key("vmid") || map.contains_key("volid") || map.contains_key("key") =>
+            {
+                "[row]".into()
+            }
             i => format!("[{}]", shape(i)),
         }),
         Value::Object(map) => {
@@ -113,9 +118,16 @@ fn judge(recorded: &Value, status: u16, reason: &str, body: &Value, text: &str) 
             } else {
                 let (a, b) = (shape(&theirs["data"]), shape(&body["data"]));
                 let only = |a: &str, b: &str| -> String {
-                    a.split([' ', '{', '}']).filter(|w| !b.split([' ', '{', '}']).any(|x| x == *w)).collect::<Vec<_>>().join(" ")
+                    a.split([' ', '{', '}'])
+                        .filter(|w| !b.split([' ', '{', '}']).any(|x| x == *w))
+                        .collect::<Vec<_>>()
+                        .join(" ")
                 };
-                why.push_str(&format!(" | data: only recorded <{}>, only ours <{}>", only(&a, &b), only(&b, &a)));
+                why.push_str(&format!(
+                    " | data: only recorded <{}>, only ours <{}>",
+                    only(&a, &b),
+                    only(&b, &a)
+                ));
             }
         }
     } else if theirs.as_str().is_some_and(|t| t.trim_end() != text.trim_end()) {
@@ -161,17 +173,31 @@ async fn the_recordings_are_answered_as_they_were() {
         count.1 += usize::from(judged.verdict);
         count.2 += usize::from(judged.whole);
         if !judged.whole {
-            println!("{number} [{group}] {note}: {} {} {}: {}", line["method"], line["path"], line["params"], judged.why);
+            println!(
+                "{number} [{group}] {note}: {} {} {}: {}",
+                line["method"], line["path"], line["params"], judged.why
+            );
         }
         stage.after(&world, line, &body).await;
     }
-    println!("{}", json!(counts.iter().map(|(g, c)| (g.clone(), json!([c.0, c.1, c.2]))).collect::<serde_json::Map<_, _>>()));
+    println!(
+        "{}",
+        json!(
+            counts
+                .iter()
+                .map(|(g, c)| (g.clone(), json!([c.0, c.1, c.2])))
+                .collect::<serde_json::Map<_, _>>()
+        )
+    );
     for (group, (all, verdict, whole)) in &counts {
         println!("{group}: {all} asked, {verdict} with the same status and reason, {whole} wholly alike");
     }
     for (group, verdict, whole) in FLOOR {
         let (_, v, w) = counts.get(*group).copied().unwrap_or_default();
-        assert!(v >= *verdict, "{group}: only {v} of the recordings have the same status and reason, it was {verdict}");
+        assert!(
+            v >= *verdict,
+            "{group}: only {v} of the recordings have the same status and reason, it was {verdict}"
+        );
         assert!(w >= *whole, "{group}: only {w} of the recordings are wholly alike, it was {whole}");
     }
 }

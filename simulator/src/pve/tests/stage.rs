@@ -51,11 +51,27 @@ impl Stage {
 
     /// Calls that are not simulated.
     fn later(&self, path: &str) -> bool {
-        ["/sendkey", "/download-url", "/move_disk", "/migrate", "/spiceproxy", "/termproxy", "/vzdump",
-            "/import-metadata", "/syslog", "/config/nodes", "/access/password",
-            "/cluster/backup", "/fsfreeze", "/firewall/log", "/sdn/zones/localnetwork", "/sdn/vnets", "/hosts"]
-            .iter()
-            .any(|p| path.contains(p))
+        [
+            "/sendkey",
+            "/download-url",
+            "/move_disk",
+            "/migrate",
+            "/spiceproxy",
+            "/termproxy",
+            "/vzdump",
+            "/import-metadata",
+            "/syslog",
+            "/config/nodes",
+            "/access/password",
+            "/cluster/backup",
+            "/fsfreeze",
+            "/firewall/log",
+            "/sdn/zones/localnetwork",
+            "/sdn/vnets",
+            "/hosts",
+        ]
+        .iter()
+        .any(|p| path.contains(p))
     }
 
     /// Which token made the recorded call.
@@ -72,8 +88,14 @@ impl Stage {
             && !note.contains("clean up");
         let by_agent = by_agent || ["token of a disabled user", "revoked token"].contains(&note);
         let upid = line["body"]["data"].as_str().is_some_and(|d| d.contains(":agent@pve!node:"));
-        let others = line["body"]["data"].as_str().is_some_and(|d| d.starts_with("UPID:") && !d.contains(":agent@pve!node:"));
-        if (by_agent && !others) || upid || (path.contains("agent%40pve%21node") && number > 0) { self.agent.clone() } else { ROOT.into() }
+        let others = line["body"]["data"]
+            .as_str()
+            .is_some_and(|d| d.starts_with("UPID:") && !d.contains(":agent@pve!node:"));
+        if (by_agent && !others) || upid || (path.contains("agent%40pve%21node") && number > 0) {
+            self.agent.clone()
+        } else {
+            ROOT.into()
+        }
     }
 
     async fn acl(&self, world: &World, path: &str, role: &str, delete: bool) {
@@ -116,7 +138,15 @@ impl Stage {
             std::fs::create_dir_all(&path).unwrap();
             let content = if id == "ez-ci" { "snippets" } else { "images" };
             world
-                .post("/storage", &[("storage", id), ("type", "dir"), ("path", path.to_str().unwrap()), ("content", content)])
+                .post(
+                    "/storage",
+                    &[
+                        ("storage", id),
+                        ("type", "dir"),
+                        ("path", path.to_str().unwrap()),
+                        ("content", content),
+                    ],
+                )
                 .await
                 .data();
         }
@@ -131,7 +161,10 @@ impl Stage {
     async fn cast(&mut self, world: &World, note: &str) {
         let observer = !(note.contains("without EzObserver") || note.contains("no EzObserver"))
             && note != "version"
-            && (self.observer || note.contains("with EzObserver") || note == "linked clone into the pool" || note.starts_with("EzAgent without Pool"));
+            && (self.observer
+                || note.contains("with EzObserver")
+                || note == "linked clone into the pool"
+                || note.starts_with("EzAgent without Pool"));
         if observer != self.observer {
             self.acl(world, "/vms", "EzObserver", !observer).await;
             self.observer = observer;
@@ -144,16 +177,23 @@ impl Stage {
             agent = agent.split(' ').filter(|p| *p != privilege).collect::<Vec<_>>().join(" ");
         };
         if self.small {
-            ["VM.Config.HWType", "VM.Config.CDROM", "VM.Snapshot.Rollback"].into_iter().for_each(&mut drop_from);
+            ["VM.Config.HWType", "VM.Config.CDROM", "VM.Snapshot.Rollback"]
+                .into_iter()
+                .for_each(&mut drop_from);
         }
-        drop_from(note.strip_prefix("EzAgent without ").and_then(|r| r.split([':', ',']).next()).unwrap_or(""));
+        drop_from(
+            note.strip_prefix("EzAgent without ").and_then(|r| r.split([':', ',']).next()).unwrap_or(""),
+        );
         if note.contains("clone without Pool.Audit") {
             drop_from("Pool.Audit");
         }
         if note.contains("with VM.Clone in EzAgent") {
             agent.push_str(" VM.Clone");
         }
-        if note.contains("with Pool.Allocate") || note.contains("left the pool") || note == "pool: add a missing VM" {
+        if note.contains("with Pool.Allocate")
+            || note.contains("left the pool")
+            || note == "pool: add a missing VM"
+        {
             agent.push_str(" Pool.Allocate");
         }
         let store = match note {
@@ -171,7 +211,11 @@ impl Stage {
             let gone = note.starts_with(&format!("without {role}"));
             if gone != self.gone.contains(role) {
                 self.acl(world, path, role, gone).await;
-                if gone { self.gone.insert(role.into()) } else { self.gone.remove(role) };
+                if gone {
+                    self.gone.insert(role.into())
+                } else {
+                    self.gone.remove(role)
+                };
             }
         }
     }
@@ -212,8 +256,12 @@ impl Stage {
                 self.acl(world, "/pool/ez-templates", "OnlyClone", true).await;
                 self.acl(world, "/pool/ez-templates", "PVETemplateUser", false).await;
             }
-            "EzAgent by pool, EzObserver on /vms, another role on /vms/700" => self.acl(world, "/vms/700", "EzNet", false).await,
-            "foreign VM: EzObserver on /vms, another role on /vms/101" => self.acl(world, "/vms/101", "EzNet", false).await,
+            "EzAgent by pool, EzObserver on /vms, another role on /vms/700" => {
+                self.acl(world, "/vms/700", "EzNet", false).await
+            }
+            "foreign VM: EzObserver on /vms, another role on /vms/101" => {
+                self.acl(world, "/vms/101", "EzNet", false).await
+            }
             "NoAccess on /vms/700" => self.acl(world, "/vms/700", "NoAccess", false).await,
             "pools with a nested one" => {
                 for (path, role) in [("/vms/700", "NoAccess"), ("/vms/700", "EzNet"), ("/vms/101", "EzNet")] {
@@ -244,9 +292,19 @@ impl Stage {
             }
             _ => {}
         }
-        let slow = ["full clone, then ask", "slow full clone", "full clone into the pool", "linked clone into the pool", "full clone to be stopped",
-            "full clone whose worker is killed", "full clone, writes during it"];
-        let speed = if slow.iter().any(|s| note.starts_with(s)) && !note.contains("final status") && !note.ends_with(" log") {
+        let slow = [
+            "full clone, then ask",
+            "slow full clone",
+            "full clone into the pool",
+            "linked clone into the pool",
+            "full clone to be stopped",
+            "full clone whose worker is killed",
+            "full clone, writes during it",
+        ];
+        let speed = if slow.iter().any(|s| note.starts_with(s))
+            && !note.contains("final status")
+            && !note.ends_with(" log")
+        {
             Some(json!({"clone_ms": 1600, "start_ms": 10, "other_ms": 150}))
         } else if note.contains("final status") {
             Some(json!({"clone_ms": 20, "start_ms": 10, "other_ms": 5}))
@@ -270,15 +328,24 @@ impl Stage {
                 self.cast(world, note).await;
             }
             if let Some(custom) = line["params"]["cicustom"].as_str() {
-                for file in custom.split(',').filter_map(|p| p.split("ez-ci:snippets/").nth(1)).filter(|f| !f.contains("missing")) {
+                for file in custom
+                    .split(',')
+                    .filter_map(|p| p.split("ez-ci:snippets/").nth(1))
+                    .filter(|f| !f.contains("missing"))
+                {
                     let directory = world.directory.join("ez-ci/snippets");
                     std::fs::create_dir_all(&directory).unwrap();
                     std::fs::write(directory.join(file), "instance-id: x\n").unwrap();
                 }
             }
         }
-        if note == "create VM from an image: import-from" || note == "upload an ISO" || note.starts_with("storage content") {
-            for (name, content, size) in [("import/tiny.qcow2", "import", 44_040_192u64), ("iso/seed.iso", "iso", 65_536)] {
+        if note == "create VM from an image: import-from"
+            || note == "upload an ISO"
+            || note.starts_with("storage content")
+        {
+            for (name, content, size) in
+                [("import/tiny.qcow2", "import", 44_040_192u64), ("iso/seed.iso", "iso", 65_536)]
+            {
                 let file = json!({"storage": "local", "name": name, "content": content, "size": size});
                 world.control_post("/volumes", file).await;
             }
@@ -350,9 +417,11 @@ impl Stage {
         let mut path = line["path"].as_str().unwrap_or("").to_owned();
         if let Some(at) = path.find("UPID%3A") {
             let end = path[at..].find('/').map_or(path.len(), |e| at + e);
-            let recorded = percent_encoding::percent_decode_str(&path[at..end]).decode_utf8_lossy().into_owned();
+            let recorded =
+                percent_encoding::percent_decode_str(&path[at..end]).decode_utf8_lossy().into_owned();
             if let Some(ours) = self.upids.get(&recorded) {
-                let encoded = percent_encoding::utf8_percent_encode(ours, percent_encoding::NON_ALPHANUMERIC).to_string();
+                let encoded = percent_encoding::utf8_percent_encode(ours, percent_encoding::NON_ALPHANUMERIC)
+                    .to_string();
                 path = format!("{}{encoded}{}", &path[..at], &path[end..]);
                 if line["note"].as_str().is_some_and(|n| n.contains("final status")) {
                     for _ in 0..10_000 {
@@ -383,8 +452,12 @@ impl Stage {
         let mut request = world.client().request(method.parse().unwrap(), url);
         request = request.header("Authorization", format!("PVEAPIToken={}", world.token));
         match line["encoding"].as_str() {
-            Some("form") => request = request.header("Content-Type", "application/x-www-form-urlencoded").body(encoded),
-            Some("json") => request = request.header("Content-Type", "application/json").body(line["params"].to_string()),
+            Some("form") => {
+                request = request.header("Content-Type", "application/x-www-form-urlencoded").body(encoded)
+            }
+            Some("json") => {
+                request = request.header("Content-Type", "application/json").body(line["params"].to_string())
+            }
             _ => {}
         }
         let response = request.send().await.unwrap();

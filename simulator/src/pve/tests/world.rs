@@ -70,7 +70,8 @@ impl World {
 
     pub(super) async fn at(directory: &Path, config: &PveConfig) -> World {
         let _once = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let running = start(config, &directory.join("sim"), &directory.join("logs"), Clock::system()).await.unwrap();
+        let running =
+            start(config, &directory.join("sim"), &directory.join("logs"), Clock::system()).await.unwrap();
         let ca = std::fs::read(&running.clusters[0].nodes[0].ca_pem_file).unwrap();
         let client = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
@@ -96,7 +97,8 @@ impl World {
         if !with_body && !encoded.is_empty() {
             url = format!("{url}{}{encoded}", if url.contains('?') { '&' } else { '?' });
         }
-        let mut request = self.client.request(method, url).header("Authorization", format!("PVEAPIToken={}", self.token));
+        let mut request =
+            self.client.request(method, url).header("Authorization", format!("PVEAPIToken={}", self.token));
         if with_body && !params.is_empty() {
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(encoded);
         }

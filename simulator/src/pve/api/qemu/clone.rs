@@ -82,7 +82,8 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
     }
     let storage = p.get("storage");
     if let Some(id) = storage {
-        let row = s.storages.get(id).ok_or_else(|| ApiError::died(format!("storage '{id}' does not exist")))?;
+        let row =
+            s.storages.get(id).ok_or_else(|| ApiError::died(format!("storage '{id}' does not exist")))?;
         if row.disable {
             return Err(ApiError::died(format!("storage '{id}' is disabled")));
         }
@@ -90,7 +91,10 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
     if let Some(st) = storage.and_then(|id| s.storages.get(id))
         && !st.content.iter().any(|c| c == "images")
     {
-        return Err(ApiError::parameter("storage", format!("storage '{}' does not support vm images", st.id)));
+        return Err(ApiError::parameter(
+            "storage",
+            format!("storage '{}' does not support vm images", st.id),
+        ));
     }
     let vm = s
         .vm_on(&ctx.node, ctx.vmid())
@@ -99,7 +103,10 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
     let old = match p.get("snapname") {
         None => &vm.config,
         Some(name) => {
-            &vm.snapshots.get(name).ok_or_else(|| ApiError::died(format!("snapshot '{name}' does not exist")))?.config
+            &vm.snapshots
+                .get(name)
+                .ok_or_else(|| ApiError::died(format!("snapshot '{name}' does not exist")))?
+                .config
         }
     };
     let full = p.get("full").map_or(!vm.is_template(), |f| f == "1");
@@ -135,18 +142,24 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
             continue;
         }
         let own = drive.storage().and_then(|id| s.storages.get(id));
-        let own = own.ok_or_else(|| ApiError::died(format!("storage '{}' does not exist", drive.storage().unwrap_or(""))))?;
+        let own = own.ok_or_else(|| {
+            ApiError::died(format!("storage '{}' does not exist", drive.storage().unwrap_or("")))
+        })?;
         let always_full = drive.is_cloudinit() || option.starts_with("tpmstate");
         let linkable = own.can_link() && drive.file.contains("base-") && vm.is_template();
         if !full && !always_full && !linkable {
-            return Err(ApiError::died(format!("Linked clone feature is not supported for '{}' ({option})", drive.file)));
+            return Err(ApiError::died(format!(
+                "Linked clone feature is not supported for '{}' ({option})",
+                drive.file
+            )));
         }
         let to = if full { storage.and_then(|id| s.storages.get(id)).unwrap_or(own) } else { own };
         copies.push(Copy { option: option.clone(), full: full || always_full, storage: to.clone(), drive });
     }
     let mut config = old.clone();
     config.retain(|k, _| {
-        !["template", "parent", "snaptime", "vmstate", "lock"].contains(&k.as_str()) && vmconfig::base(k) != "unused"
+        !["template", "parent", "snaptime", "vmstate", "lock"].contains(&k.as_str())
+            && vmconfig::base(k) != "unused"
     });
     let name = p.get("name").map_or_else(|| format!("Copy-of-VM-{}", vm.name()), str::to_owned);
     config.insert("name".into(), name);
@@ -185,14 +198,23 @@ async fn clone(ctx: Ctx) -> ApiResult {
     let upid = cluster
         .change("clone.temporary", |s| {
             if s.vms.contains(newid) {
-                return Err(ApiError::died(format!("unable to create VM {newid}: config file already exists")));
+                return Err(ApiError::died(format!(
+                    "unable to create VM {newid}: config file already exists"
+                )));
             }
             let config = BTreeMap::from([
                 ("lock".to_owned(), "clone".to_owned()),
                 ("description".to_owned(), TEMPORARY.to_owned()),
             ]);
             let at = opened.clock.now();
-            let vm = Vm { vmid: newid, node: plan.target.clone(), config, created_at: at, guest_agent: plan.guest_agent, ..Vm::default() };
+            let vm = Vm {
+                vmid: newid,
+                node: plan.target.clone(),
+                config,
+                created_at: at,
+                guest_agent: plan.guest_agent,
+                ..Vm::default()
+            };
             s.vms.insert(newid, vm);
             Ok(s.open_task(&opened, &ctx.node, "qmclone", &ctx.vmid().to_string(), &ctx.caller))
         })
@@ -212,7 +234,18 @@ async fn clone(ctx: Ctx) -> ApiResult {
 }
 
 async fn copy(w: &Worker, plan: Plan) -> Result<(), String> {
-    let Plan { source, newid, target, mut config, description, copies, pool, guest_agent: _, format, bwlimit } = plan;
+    let Plan {
+        source,
+        newid,
+        target,
+        mut config,
+        description,
+        copies,
+        pool,
+        guest_agent: _,
+        format,
+        bwlimit,
+    } = plan;
     if w.cluster.major >= 9 {
         w.log(format!("creating a clone of VM {source} with ID {newid}")).await;
     }
@@ -261,7 +294,8 @@ async fn copy(w: &Worker, plan: Plan) -> Result<(), String> {
     w.change("clone.done", |s| {
         let vm = s.vms.get_mut(newid).ok_or("the new configuration is gone")?;
         vm.config = config;
-        let record = CloneRecord { vmid: newid, source, node: target.clone(), description, upid: upid.clone(), at };
+        let record =
+            CloneRecord { vmid: newid, source, node: target.clone(), description, upid: upid.clone(), at };
         s.clones.insert(format!("{at:014} {upid}"), record);
         Ok(())
     })
@@ -316,7 +350,16 @@ async fn copy_drive(
     let volid = w
         .cluster
         .change("clone.allocate", |s| {
-            s.allocate(&NewVolume { node: target, storage: &storage, vmid: newid, format: &format, size, at, parent, cloudinit })
+            s.allocate(&NewVolume {
+                node: target,
+                storage: &storage,
+                vmid: newid,
+                format: &format,
+                size,
+                at,
+                parent,
+                cloudinit,
+            })
         })
         .await;
     drop(guard);
@@ -341,7 +384,12 @@ async fn copy_drive(
         }
     } else {
         let base = tail(&source);
-        w.log(format!("clone {base}: images, {}, {newid} to {} (base=../{base})", name(&volid), name(&volid))).await;
+        w.log(format!(
+            "clone {base}: images, {}, {newid} to {} (base=../{base})",
+            name(&volid),
+            name(&volid)
+        ))
+        .await;
         w.log(formatting_line(&to, "qcow2", size, Some(&base))).await;
         w.work(speed.clone_ms / 4).await.map_err(|_| INTERRUPTED.to_owned())?;
     }

@@ -24,8 +24,18 @@ unique? b req=archive
 vmid i 100..999999999 fmt=pve-vmid
 ";
 const NOT_OPTIONS: &[&str] = &[
-    "node", "vmid", "archive", "bwlimit", "force", "ha-managed", "import-working-storage", "live-restore", "pool",
-    "start", "storage", "unique",
+    "node",
+    "vmid",
+    "archive",
+    "bwlimit",
+    "force",
+    "ha-managed",
+    "import-working-storage",
+    "live-restore",
+    "pool",
+    "start",
+    "storage",
+    "unique",
 ];
 
 pub(super) fn calls() -> Vec<Call> {
@@ -34,7 +44,9 @@ pub(super) fn calls() -> Vec<Call> {
 
 /// First disk, first CD drive, then the network cards.
 fn default_boot(config: &Options) -> String {
-    let drives = || config.iter().filter(|(k, _)| vmconfig::is_drive(k) && !k.starts_with("efi") && !k.starts_with("tpm"));
+    let drives = || {
+        config.iter().filter(|(k, _)| vmconfig::is_drive(k) && !k.starts_with("efi") && !k.starts_with("tpm"))
+    };
     let is_cd = |v: &str| v.contains("media=cdrom");
     let disk = drives().find(|(_, v)| !is_cd(v)).map(|(k, _)| k.clone());
     let cd = drives().find(|(_, v)| is_cd(v)).map(|(k, _)| k.clone());
@@ -57,11 +69,13 @@ async fn create(ctx: Ctx) -> ApiResult {
             {
                 return Err(ApiError::Forbidden(Some(format!("pool '{pool}' does not exist"))));
             }
-            let by_pool = pool.as_ref().is_some_and(|p| a.may(&ctx.caller, &format!("/pool/{p}"), "VM.Allocate"));
+            let by_pool =
+                pool.as_ref().is_some_and(|p| a.may(&ctx.caller, &format!("/pool/{p}"), "VM.Allocate"));
             if !by_pool && !a.may(&ctx.caller, &vm_path, "VM.Allocate") {
                 return Err(ApiError::Forbidden(None));
             }
-            let rights_path = if by_pool { format!("/pool/{}", pool.as_deref().unwrap_or("")) } else { vm_path.clone() };
+            let rights_path =
+                if by_pool { format!("/pool/{}", pool.as_deref().unwrap_or("")) } else { vm_path.clone() };
             for (option, value) in &options {
                 vmconfig::check_option(a, &ctx.caller, &rights_path, option, value)?;
                 if vmconfig::is_drive(option) {
@@ -90,7 +104,8 @@ async fn create(ctx: Ctx) -> ApiResult {
                 )));
             }
             let config = BTreeMap::from([("lock".to_owned(), "create".to_owned())]);
-            let vm = Vm { vmid, node: ctx.node.clone(), config, created_at: opened.clock.now(), ..Vm::default() };
+            let vm =
+                Vm { vmid, node: ctx.node.clone(), config, created_at: opened.clock.now(), ..Vm::default() };
             s.vms.insert(vmid, vm);
             Ok(s.open_task(&opened, &ctx.node, "qmcreate", &vmid.to_string(), &ctx.caller))
         })

@@ -23,7 +23,8 @@ pub(crate) fn remove_vm(s: &mut State, node: &str, vmid: u32) {
     s.volumes.retain(|_, v| !(v.node == node && v.vmid == Some(vmid)));
     let path = format!("/vms/{vmid}");
     s.acls.retain(|_, a| a.path != path);
-    let pools: Vec<String> = s.pools.iter().filter(|(_, p)| p.vms.contains(&vmid)).map(|(id, _)| id.clone()).collect();
+    let pools: Vec<String> =
+        s.pools.iter().filter(|(_, p)| p.vms.contains(&vmid)).map(|(id, _)| id.clone()).collect();
     for id in pools {
         if let Some(pool) = s.pools.get_mut(id) {
             pool.vms.retain(|v| *v != vmid);
@@ -62,7 +63,10 @@ async fn destroy(ctx: Ctx) -> ApiResult {
                     }
                     for volume in s.volumes.values().filter(|v| v.node == node && v.vmid == Some(vmid)) {
                         if !s.children(&node, &volume.volid).is_empty() {
-                            return Err(format!("base volume '{}' is still in use by linked cloned", volume.volid));
+                            return Err(format!(
+                                "base volume '{}' is still in use by linked cloned",
+                                volume.volid
+                            ));
                         }
                     }
                     Ok(())

@@ -21,7 +21,13 @@ skiplock? b
 pub(super) fn calls() -> Vec<Call> {
     vec![
         call("PUT", "/nodes/{node}/qemu/{vmid}/resize", &[RESIZE], DISK, resize),
-        call("PUT", "/nodes/{node}/qemu/{vmid}/unlink", &["force? b\nidlist s fmt=pve-configid-list"], DISK, unlink),
+        call(
+            "PUT",
+            "/nodes/{node}/qemu/{vmid}/unlink",
+            &["force? b\nidlist s fmt=pve-configid-list"],
+            DISK,
+            unlink,
+        ),
     ]
 }
 
@@ -33,19 +39,33 @@ fn wanted_size(drive: &Drive) -> Option<f64> {
 }
 
 /// Rights and existence of what a drive option names, before anything is done.
-pub(super) fn check_drive(s: &State, a: &Access<'_>, ctx: &Ctx, vm_path: &str, value: &str) -> Result<(), ApiError> {
+pub(super) fn check_drive(
+    s: &State,
+    a: &Access<'_>,
+    ctx: &Ctx,
+    vm_path: &str,
+    value: &str,
+) -> Result<(), ApiError> {
     let drive = Drive::parse(value);
     if drive.is_cdrom() && !drive.is_cloudinit() {
         a.check(&ctx.caller, vm_path, "VM.Config.CDROM")?;
         return match drive.file.as_str() {
             "none" => Ok(()),
             "cdrom" => a.check(&ctx.caller, "/", "Sys.Console"),
-            volid if drive.storage().is_some_and(|st| {
-                !a.may_any(&ctx.caller, &format!("/storage/{st}"), &["Datastore.AllocateSpace", "Datastore.Audit"])
-            }) =>
+            volid
+                if drive.storage().is_some_and(|st| {
+                    !a.may_any(
+                        &ctx.caller,
+                        &format!("/storage/{st}"),
+                        &["Datastore.AllocateSpace", "Datastore.Audit"],
+                    )
+                }) =>
             {
                 let storage = volid.split(':').next().unwrap_or("");
-                Err(ApiError::permission(&format!("/storage/{storage}"), "Datastore.AllocateSpace|Datastore.Audit"))
+                Err(ApiError::permission(
+                    &format!("/storage/{storage}"),
+                    "Datastore.AllocateSpace|Datastore.Audit",
+                ))
             }
             volid if s.volume(&ctx.node, volid).is_some() => Ok(()),
             volid => Err(ApiError::died(format!("volume '{volid}' does not exist"))),
@@ -62,15 +82,22 @@ pub(super) fn check_drive(s: &State, a: &Access<'_>, ctx: &Ctx, vm_path: &str, v
     {
         a.check(&ctx.caller, &format!("/vms/{owner}"), "VM.Clone")?;
     }
-    let Some(storage) = drive.storage() else { return Err(ApiError::died(format!("unable to parse volume ID '{}'", drive.file))) };
-    let Some(row) = s.storages.get(storage) else { return Err(ApiError::died(format!("storage '{storage}' does not exist"))) };
+    let Some(storage) = drive.storage() else {
+        return Err(ApiError::died(format!("unable to parse volume ID '{}'", drive.file)));
+    };
+    let Some(row) = s.storages.get(storage) else {
+        return Err(ApiError::died(format!("storage '{storage}' does not exist")));
+    };
     if wanted_size(&drive).is_some() || drive.file.ends_with(":cloudinit") {
         a.check(&ctx.caller, &format!("/storage/{storage}"), "Datastore.AllocateSpace")?;
         if row.disable {
             return Err(ApiError::died(format!("storage '{storage}' is disabled")));
         }
         if !row.content.iter().any(|c| c == "images") {
-            return Err(ApiError::parameter("storage", format!("storage '{storage}' does not support vm images")));
+            return Err(ApiError::parameter(
+                "storage",
+                format!("storage '{storage}' does not support vm images"),
+            ));
         }
         return Ok(());
     }
@@ -118,7 +145,9 @@ pub(super) fn attach(
     if drive.is_cdrom() && !drive.is_cloudinit() {
         return Ok(drive.print());
     }
-    let Some(storage) = drive.storage().and_then(|id| s.storages.get(id)).cloned() else { return Ok(drive.print()) };
+    let Some(storage) = drive.storage().and_then(|id| s.storages.get(id)).cloned() else {
+        return Ok(drive.print());
+    };
     let cloudinit = drive.file.ends_with(":cloudinit");
     let size = match wanted_size(&drive) {
         Some(gib) if !cloudinit => parse_size(&format!("{gib}G")).unwrap_or(0),
@@ -136,14 +165,26 @@ pub(super) fn attach(
     let mut size = size;
     if let Some(source) = drive.get("import-from").map(str::to_owned) {
         let Some(volume) = s.volume(&ctx.node, &source) else {
-            return Err(format!("unable to create VM {vmid} - failed to stat '{}'", storage_path(s, &source)));
+            return Err(format!(
+                "unable to create VM {vmid} - failed to stat '{}'",
+                storage_path(s, &source)
+            ));
         };
         size = volume.size;
         lines.push(format!("create full clone of drive ({source})"));
         drive.remove("import-from");
     }
     let at = ctx.cluster.clock.now();
-    let new = NewVolume { node: &ctx.node, storage: &storage, vmid, format: &format, size, at, parent: None, cloudinit };
+    let new = NewVolume {
+        node: &ctx.node,
+        storage: &storage,
+        vmid,
+        format: &format,
+        size,
+        at,
+        parent: None,
+        cloudinit,
+    };
     drive.file = s.allocate(&new);
     drive.remove("format");
     lines.push(formatting(&storage.path_of(&drive.file), &format, size));
@@ -182,11 +223,15 @@ async fn resize(ctx: Ctx) -> ApiResult {
                     return Err("checksum mismatch (file change by other user?)".to_owned());
                 }
                 check_lock(vm)?;
-                let drive = Drive::parse(vm.config.get(&disk).ok_or_else(|| format!("disk '{disk}' does not exist"))?);
+                let drive = Drive::parse(
+                    vm.config.get(&disk).ok_or_else(|| format!("disk '{disk}' does not exist"))?,
+                );
                 if drive.is_cdrom() {
                     return Err("you can't resize a cdrom".into());
                 }
-                let volume = s.volume(&node, &drive.file).ok_or_else(|| format!("volume '{}' does not exist", drive.file))?;
+                let volume = s
+                    .volume(&node, &drive.file)
+                    .ok_or_else(|| format!("volume '{}' does not exist", drive.file))?;
                 if drive.file.contains("/base-") && !drive.file.contains("/vm-") {
                     return Err(format!("failed to resize image '{}': Operation not permitted", drive.file));
                 }

@@ -61,15 +61,32 @@ async fn list(ctx: Ctx) -> ApiResult {
     let now = ctx.cluster.clock.now();
     ctx.cluster
         .judge(|s, a| {
-            let seen = |v: &&Vm| v.node == ctx.node && a.may(&ctx.caller, &format!("/vms/{}", v.vmid), "VM.Audit");
+            let seen =
+                |v: &&Vm| v.node == ctx.node && a.may(&ctx.caller, &format!("/vms/{}", v.vmid), "VM.Audit");
             Ok(Value::Array(s.vms.values().filter(seen).map(|v| row(v, now)).collect()).into())
         })
         .await
 }
 
 async fn index(_ctx: Ctx) -> ApiResult {
-    let parts = ["config", "pending", "status", "unlink", "vncproxy", "migrate", "resize", "move", "rrd", "rrddata", "monitor",
-        "agent", "snapshot", "spiceproxy", "sendkey", "firewall"];
+    let parts = [
+        "config",
+        "pending",
+        "status",
+        "unlink",
+        "vncproxy",
+        "migrate",
+        "resize",
+        "move",
+        "rrd",
+        "rrddata",
+        "monitor",
+        "agent",
+        "snapshot",
+        "spiceproxy",
+        "sendkey",
+        "firewall",
+    ];
     Ok(Value::Array(parts.iter().map(|p| json!({"subdir": p})).collect()).into())
 }
 
@@ -91,7 +108,10 @@ async fn current(ctx: Ctx) -> ApiResult {
                 let mut nics = serde_json::Map::new();
                 for net in vm.config.keys().filter(|k| vmconfig::is_net(k)) {
                     let index = net.trim_start_matches("net");
-                    nics.insert(format!("tap{}i{index}", vm.vmid), json!({"netin": out["netin"], "netout": out["netout"]}));
+                    nics.insert(
+                        format!("tap{}i{index}", vm.vmid),
+                        json!({"netin": out["netin"], "netout": out["netout"]}),
+                    );
                 }
                 out["nics"] = Value::Object(nics);
             }
@@ -130,9 +150,7 @@ async fn feature(ctx: Ctx) -> ApiResult {
                     _ => true,
                 }
             });
-            Ok::<_, ApiError>(
-                json!({"hasFeature": u8::from(ok), "nodes": nodes}).into(),
-            )
+            Ok::<_, ApiError>(json!({"hasFeature": u8::from(ok), "nodes": nodes}).into())
         })
         .await
 }

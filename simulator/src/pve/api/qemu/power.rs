@@ -9,7 +9,8 @@ use crate::pve::reply::{ApiError, ApiResult};
 const POWER: Check = Check::All("/vms/{vmid}", &["VM.PowerMgmt"]);
 
 pub(super) fn calls() -> Vec<Call> {
-    const STOP: &str = "keepActive? b\nmigratedfrom? s fmt=pve-node\noverrule-shutdown? b\nskiplock? b\ntimeout? i 0..";
+    const STOP: &str =
+        "keepActive? b\nmigratedfrom? s fmt=pve-node\noverrule-shutdown? b\nskiplock? b\ntimeout? i 0..";
     vec![
         call("POST", "/nodes/{node}/qemu/{vmid}/status/start", &[START], POWER, start),
         call("POST", "/nodes/{node}/qemu/{vmid}/status/stop", &[STOP], POWER, stop),
@@ -35,7 +36,10 @@ async fn stop(ctx: Ctx) -> ApiResult {
         let upids = cluster
             .read(|s| {
                 let id = vmid.to_string();
-                let open = s.tasks.values().filter(|t| t.kind == "qmshutdown" && t.id == id && t.exit.is_none() && t.user == me);
+                let open = s
+                    .tasks
+                    .values()
+                    .filter(|t| t.kind == "qmshutdown" && t.id == id && t.exit.is_none() && t.user == me);
                 open.map(|t| t.upid.clone()).collect::<Vec<_>>()
             })
             .await;

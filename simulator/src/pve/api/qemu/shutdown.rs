@@ -53,7 +53,10 @@ async fn ask(w: &Worker, vmid: u32, seconds: u64) -> Result<bool, String> {
     let (obeys, silent) = obeys(w, vmid).await;
     if silent {
         wait_for_agent(&w.cluster).await;
-        w.log(format!("QEMU Guest Agent is not running - VM {vmid} qmp command 'guest-ping' failed - got timeout")).await;
+        w.log(format!(
+            "QEMU Guest Agent is not running - VM {vmid} qmp command 'guest-ping' failed - got timeout"
+        ))
+        .await;
     }
     if obeys {
         w.work_shortly().await?;

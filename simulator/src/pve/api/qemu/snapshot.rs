@@ -20,11 +20,29 @@ pub(super) fn calls() -> Vec<Call> {
     const READ: Check = Check::Any("/vms/{vmid}", &["VM.Snapshot", "VM.Snapshot.Rollback", "VM.Audit"]);
     vec![
         call("GET", LIST, &[], Check::All("/vms/{vmid}", &["VM.Audit"]), list),
-        call("POST", LIST, &["description? s\nsnapname s max=40 fmt=pve-configid\nvmstate? b"], SNAPSHOT, take),
+        call(
+            "POST",
+            LIST,
+            &["description? s\nsnapname s max=40 fmt=pve-configid\nvmstate? b"],
+            SNAPSHOT,
+            take,
+        ),
         call("DELETE", ONE, &["force? b"], SNAPSHOT, delete),
-        call("POST", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/rollback", &["start? b"], ROLLBACK, rollback),
+        call(
+            "POST",
+            "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/rollback",
+            &["start? b"],
+            ROLLBACK,
+            rollback,
+        ),
         call("GET", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/config", &[], READ, config),
-        call("PUT", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/config", &["description? s"], SNAPSHOT, describe),
+        call(
+            "PUT",
+            "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/config",
+            &["description? s"],
+            SNAPSHOT,
+            describe,
+        ),
     ]
 }
 
@@ -197,7 +215,9 @@ async fn config(ctx: Ctx) -> ApiResult {
             let mut out: serde_json::Map<String, Value> = snapshot
                 .config
                 .iter()
-                .map(|(k, v)| (k.clone(), if k == "cipassword" { v.as_str().into() } else { vmconfig::shown(k, v) }))
+                .map(|(k, v)| {
+                    (k.clone(), if k == "cipassword" { v.as_str().into() } else { vmconfig::shown(k, v) })
+                })
                 .collect();
             out.insert("snaptime".into(), snapshot.taken_at.into());
             if let Some(description) = &snapshot.description {

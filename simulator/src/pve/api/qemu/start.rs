@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::list::agent_configured;
 use super::{check_lock, only_root};
-use crate::pve::cluster::{Cluster, Ctx, no_config};
 use crate::pve::cloudinit;
+use crate::pve::cluster::{Cluster, Ctx, no_config};
 use crate::pve::drive::Drive;
 use crate::pve::reply::ApiResult;
 use crate::pve::state::{Run, Vm};
@@ -29,7 +29,18 @@ with-conntrack-state? b since9
 ";
 
 pub(super) async fn start(ctx: Ctx) -> ApiResult {
-    only_root(&ctx, &["skiplock", "stateuri", "migratedfrom", "migration_type", "migration_network", "targetstorage", "force-cpu"])?;
+    only_root(
+        &ctx,
+        &[
+            "skiplock",
+            "stateuri",
+            "migratedfrom",
+            "migration_type",
+            "migration_network",
+            "targetstorage",
+            "force-cpu",
+        ],
+    )?;
     let cluster = ctx.cluster.clone();
     let vmid = ctx.vmid();
     cluster.fork(&ctx, "qmstart", &vmid.to_string(), |w| work(w, vmid)).await
@@ -68,7 +79,8 @@ pub(crate) async fn write_drive(cluster: &Cluster, node: &str, vmid: u32) -> Res
     let found = cluster
         .read(|s| {
             let vm = s.vm_on(node, vmid).ok_or_else(|| no_config(node, vmid))?;
-            let has_drive = vm.config.iter().any(|(k, v)| vmconfig::is_drive(k) && Drive::parse(v).is_cloudinit());
+            let has_drive =
+                vm.config.iter().any(|(k, v)| vmconfig::is_drive(k) && Drive::parse(v).is_cloudinit());
             if !has_drive {
                 return Ok(None);
             }
@@ -165,10 +177,8 @@ fn machine(vm: &Vm, pid: u32, now: i64, agent_after: u64) -> Run {
     let agent_device = agent_configured(vm);
     // The image has the agent, or first boot installs it.
     let mentions = |text: &str| text.contains("qemu-guest-agent");
-    let installs = vm
-        .drive
-        .as_ref()
-        .is_some_and(|d| mentions(&d.user) || d.vendor.as_deref().is_some_and(mentions));
+    let installs =
+        vm.drive.as_ref().is_some_and(|d| mentions(&d.user) || d.vendor.as_deref().is_some_and(mentions));
     let answers = agent_device && (vm.guest_agent || installs);
     Run {
         pid,

@@ -46,7 +46,10 @@ pub(crate) fn convert(s: &mut State, node: &str, vmid: u32) {
         })
         .unwrap_or_default();
     for (option, mut drive) in disks {
-        let able = drive.storage().and_then(|id| s.storages.get(id)).is_some_and(crate::pve::state::Storage::can_link);
+        let able = drive
+            .storage()
+            .and_then(|id| s.storages.get(id))
+            .is_some_and(crate::pve::state::Storage::can_link);
         if able && let Some(base) = s.make_base(node, &drive.file) {
             drive.file = base;
             if let Some(vm) = s.vms.get_mut(vmid) {

@@ -13,14 +13,28 @@ use crate::pve::vmconfig;
 const ANY: Check = Check::Any(
     "/vms/{vmid}",
     &[
-        "VM.Config.Disk", "VM.Config.CDROM", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.HWType",
-        "VM.Config.Options", "VM.Config.Cloudinit",
+        "VM.Config.Disk",
+        "VM.Config.CDROM",
+        "VM.Config.CPU",
+        "VM.Config.Memory",
+        "VM.Config.Network",
+        "VM.Config.HWType",
+        "VM.Config.Options",
+        "VM.Config.Cloudinit",
     ],
 );
 const OWN: &str = "force? b req=delete\ndelete? s fmt=pve-configid-list\ndigest? s max=40\nrevert? s fmt=pve-configid-list\nskiplock? b";
 const POST_ONLY: &str = "background_delay? i 1..30\nimport-working-storage? s fmt=pve-storage-id";
 const NOT_OPTIONS: &[&str] = &[
-    "node", "vmid", "delete", "digest", "revert", "skiplock", "force", "background_delay", "import-working-storage",
+    "node",
+    "vmid",
+    "delete",
+    "digest",
+    "revert",
+    "skiplock",
+    "force",
+    "background_delay",
+    "import-working-storage",
 ];
 
 pub(super) fn calls() -> Vec<Call> {
@@ -131,7 +145,8 @@ async fn update(ctx: Ctx, as_task: bool) -> ApiResult {
                 return Err(ApiError::died("checksum mismatch (file change by other user?)"));
             }
             check_lock(vm).map_err(ApiError::died)?;
-            let number = |k: &str| change.set.get(k).or_else(|| vm.config.get(k)).and_then(|v| v.parse::<u64>().ok());
+            let number =
+                |k: &str| change.set.get(k).or_else(|| vm.config.get(k)).and_then(|v| v.parse::<u64>().ok());
             let memory = change.set.get("memory").map_or_else(
                 || vmconfig::memory_mib(&vm.config),
                 |m| m.trim_start_matches("current=").parse().unwrap_or(512),
@@ -143,7 +158,8 @@ async fn update(ctx: Ctx, as_task: bool) -> ApiResult {
         })
         .await?;
     if !as_task {
-        let lines = ctx.cluster.change("vm.config", |s| apply(s, &ctx, &change)).await.map_err(ApiError::died)?;
+        let lines =
+            ctx.cluster.change("vm.config", |s| apply(s, &ctx, &change)).await.map_err(ApiError::died)?;
         drop((guard, lines));
         return null();
     }
@@ -181,7 +197,8 @@ fn apply(s: &mut State, ctx: &Ctx, change: &Change) -> Result<Vec<String>, Strin
             *value = super::disk::attach(s, ctx, vmid, option, value, &mut lines)?;
         }
         if option == "tags" {
-            let mut tags: Vec<String> = crate::pve::schema::split_list(value).map(str::to_lowercase).collect();
+            let mut tags: Vec<String> =
+                crate::pve::schema::split_list(value).map(str::to_lowercase).collect();
             tags.sort();
             tags.dedup();
             *value = tags.join(";");
@@ -216,7 +233,8 @@ fn apply(s: &mut State, ctx: &Ctx, change: &Change) -> Result<Vec<String>, Strin
     }
     for (option, value) in set {
         if vmconfig::is_drive(&option) {
-            let other = vm.config.get(&option).is_some_and(|old| Drive::parse(old).file != Drive::parse(&value).file);
+            let other =
+                vm.config.get(&option).is_some_and(|old| Drive::parse(old).file != Drive::parse(&value).file);
             if other {
                 detach(vm, &option, &mut freed);
             }
@@ -246,7 +264,8 @@ fn detach(vm: &mut Vm, option: &str, freed: &mut Vec<String>) {
     if drive.is_cloudinit() {
         freed.push(drive.file);
     } else if !drive.is_cdrom() {
-        let taken: BTreeMap<&String, &String> = vm.config.iter().filter(|(k, _)| vmconfig::base(k) == "unused").collect();
+        let taken: BTreeMap<&String, &String> =
+            vm.config.iter().filter(|(k, _)| vmconfig::base(k) == "unused").collect();
         let free = (0..256).map(|i| format!("unused{i}")).find(|k| !taken.contains_key(k));
         if let Some(slot) = free {
             vm.config.insert(slot, drive.file);
