@@ -9,6 +9,9 @@ function parse(text) {
   return new DOMParser().parseFromString(html, 'text/html').body;
 }
 
+/** What may glow. */
+const SMALL = '.pill, .step-time, .step-note, dd, td, .seen';
+
 /** What makes two elements the same thing: their id, or their tag and place. */
 const key = (node) => (node.nodeType === 1 && node.id) || node.nodeName;
 
@@ -61,9 +64,9 @@ function merge(from, to) {
   }
 }
 
-/** A changed value glows once. */
+/** A changed value glows once: the small thing that holds it, never a whole part of the page. */
 function glow(node) {
-  const element = node.nodeType === 1 ? node : node.parentElement;
+  const element = (node.nodeType === 1 ? node : node.parentElement)?.closest(SMALL);
   if (!element || element.closest('time-ago, copy-text')) return;
   element.classList.remove('changed');
   requestAnimationFrame(() => element.classList.add('changed'));

@@ -16,7 +16,7 @@ pub struct LocationChoice {
     pub code: String,
     /// `Falkenstein`
     pub name: String,
-    /// `Germany`
+    /// ISO code, `DE`; text `country-de`.
     pub country: String,
     /// No plan fits there any more.
     pub full: bool,
@@ -250,9 +250,9 @@ impl Page for New {
             form: FormState::default(),
             can_order: true,
             locations: vec![
-                location("fsn", "Falkenstein", "Germany", false, true),
-                location("hel", "Helsinki", "Finland", false, false),
-                location("nbg", "Nuremberg", "Germany", true, false),
+                location("fsn", "Falkenstein", "DE", false, true),
+                location("hel", "Helsinki", "FI", false, false),
+                location("nbg", "Nuremberg", "DE", true, false),
             ],
             images: vec![
                 image("debian-13", "Debian 13", "trixie"),
