@@ -170,3 +170,26 @@ fn message(line: &str) {
 fn print_json(value: &serde_json::Value) {
     print(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent_and_each_says_what_it_does() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_an_argument() {
+        assert!(Cli::try_parse_from(["ez-node-agent", "join", "https://cp:7443", "ezj1.a.b.c"]).is_err());
+        assert!(Cli::try_parse_from(["ez-node-agent", "join", "https://cp:7443"]).is_ok());
+        assert!(Cli::try_parse_from(["ez-node-agent", "journal", "--refused", "--order", "x"]).is_err());
+    }
+}

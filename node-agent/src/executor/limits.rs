@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 /// What a step costs the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Limits {
     light: Arc<Semaphore>,
     heavy: Arc<Semaphore>,
     clones: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// When the next start may be called.
+    next_start: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Default for Limits {
@@ -35,6 +40,7 @@ impl Default for Limits {
             light: Arc::new(Semaphore::new(8)),
             heavy: Arc::new(Semaphore::new(2)),
             clones: Mutex::new(HashMap::new()),
+            next_start: tokio::sync::Mutex::new(None),
         }
     }
 }
@@ -53,6 +59,16 @@ impl Limits {
         };
         semaphore.acquire_owned().await.ok()
     }
+
+    /// Waits for a start's turn: after a power cut a whole host must not start at once. A start that
+    /// comes alone does not wait.
+    pub async fn start_turn(&self, gap: Duration) {
+        let mut next = self.next_start.lock().await;
+        if let Some(at) = *next {
+            tokio::time::sleep_until(at).await;
+        }
+        *next = Some(Instant::now() + gap);
+    }
 }
 
 /// Intervals and time-outs, all in one place so that tests can shrink them.
@@ -68,6 +84,8 @@ pub struct Pace {
     pub usable: Duration,
     /// Interval between two questions to the guest agent.
     pub usable_poll: Duration,
+    /// Gap between two starts on this host.
+    pub between_starts: Duration,
     /// How old a lock of a dead clone has to be before the repair is asked for.
     pub crashed_after: Duration,
     /// How long the repair may take.
@@ -84,8 +102,9 @@ impl Default for Pace {
             task: Duration::from_secs(30 * 60),
             usable: Duration::from_secs(90),
             usable_poll: Duration::from_millis(500),
+            between_starts: Duration::from_millis(500),
             crashed_after: Duration::from_secs(20),
-            repair: Duration::from_secs(60),
+            repair: Duration::from_secs(600),
             overall: Duration::from_secs(2 * 3600),
         }
     }
@@ -107,6 +126,21 @@ mod tests {
         let pace = Pace::default();
         assert_eq!(pace.again(0), Duration::from_secs(1));
         assert_eq!(pace.again(9), Duration::from_secs(15));
+    }
+
+    #[tokio::test]
+    async fn starts_keep_their_distance_and_a_lone_one_does_not_wait() {
+        let limits = Limits::default();
+        let gap = Duration::from_millis(30);
+        let begin = Instant::now();
+        limits.start_turn(Duration::from_secs(3_600)).await;
+        assert!(begin.elapsed() < Duration::from_secs(1_800));
+        let other = Limits::default();
+        let begin = Instant::now();
+        for _ in 0..3 {
+            other.start_turn(gap).await;
+        }
+        assert!(begin.elapsed() >= 2 * gap);
     }
 
     #[tokio::test]

@@ -32,7 +32,10 @@ impl Step for Start {
     }
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
-        Box::pin(async move { Ok(Act::Task(cx.pve().start(cx.vmid()).await?)) })
+        Box::pin(async move {
+            cx.limits().start_turn(cx.pace().between_starts).await;
+            Ok(Act::Task(cx.pve().start(cx.vmid()).await?))
+        })
     }
 
     fn judge(&self, exit: &str) -> Trouble {

@@ -2,11 +2,16 @@
 //! touch it, only root; a root-owned path unit watches for this request and does one thing with it,
 //! `clean-clone <vmid>`, after checks of its own.
 
+use std::time::Duration;
+
 use ez_protocol::UnixMillis;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{context::Cx, fault::Trouble};
 use crate::identity::files;
+
+/// A request that was not served is written again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Name of the request inside the repair directory.
 fn file_name(vmid: u32) -> String {
@@ -14,7 +19,7 @@ fn file_name(vmid: u32) -> String {
 }
 
 /// Asks for the repair, or says that it is not installed or did not help. Called again and again
-/// while the rest is there; the request is written once.
+/// while the rest is there.
 pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
     let rules = &cx.engine().rules;
     let stuck = |why: &str| {
@@ -31,24 +36,22 @@ pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
     };
     let path = dir.join(file_name(cx.vmid()));
     let now = cx.now();
-    let asked = std::fs::read(&path)
-        .ok()
-        .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
-        .and_then(|value| value["asked_at"].as_i64());
-    match asked {
-        None => {
-            let request = json!({
-                "verb": "clean-clone", "vmid": cx.vmid(), "order": cx.id(),
-                "instance": cx.order().instance.uuid, "asked_at": now.0,
-            });
-            files::write_whole(&path, request.to_string().as_bytes(), 0o640)
-                .map_err(|error| stuck(&format!("the repair could not be asked for: {error}")))
-        }
-        Some(at) if now.since(UnixMillis(at)) > cx.pace().repair => {
-            Err(stuck("the repair was asked for and did not happen"))
-        }
-        Some(_) => Ok(()),
+    let before = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let time = |key: &str| before.as_ref()?[key].as_i64().map(UnixMillis);
+    let asked_at = time("asked_at").unwrap_or(now);
+    if now.since(asked_at) > cx.pace().repair {
+        return Err(stuck("the repair was asked for and did not happen"));
     }
+    // The unit gives up after a minute and wakes again when the request is written anew.
+    if time("written_at").is_some_and(|at| now.since(at) < ASK_AGAIN) {
+        return Ok(());
+    }
+    let request = json!({
+        "verb": "clean-clone", "vmid": cx.vmid(), "order": cx.id(), "instance": cx.order().instance.uuid,
+        "asked_at": asked_at, "written_at": now,
+    });
+    files::write_whole(&path, request.to_string().as_bytes(), 0o640)
+        .map_err(|error| stuck(&format!("the repair could not be asked for: {error}")))
 }
 
 /// The VM is whole or gone: a request that is still there is void.

@@ -86,7 +86,12 @@ impl OrderState {
         match self {
             Self::Accepted => matches!(
                 next,
-                Self::Running | Self::Superseded | Self::Cancelled | Self::Failed | Self::Undone
+                Self::Running
+                    | Self::Superseded
+                    | Self::Cancelled
+                    | Self::Failed
+                    | Self::Undone
+                    | Self::Stuck
             ),
             Self::Running => {
                 matches!(next, Self::Undoing | Self::Succeeded | Self::Failed | Self::Stuck | Self::Undone)

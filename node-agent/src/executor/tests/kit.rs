@@ -170,6 +170,7 @@ fn engine(
             again_longest: tiny,
             usable: Duration::ZERO,
             crashed_after: Duration::ZERO,
+            between_starts: Duration::ZERO,
             usable_poll: tiny,
             ..Pace::default()
         },

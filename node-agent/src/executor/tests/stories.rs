@@ -352,3 +352,16 @@ async fn what_was_superseded_before_it_began_can_be_retired_and_purged() {
     assert!(host.pve.changes().is_empty());
     assert!(host.books.journal.resources().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_retired_server_comes_back_by_an_ensure() {
+    let host = Host::new().await;
+    host.carry_out(&ensure(1, 1)).await;
+    host.carry_out(&order(2, 2, Op::Retire(Empty {}))).await;
+    assert_eq!(host.carry_out(&ensure(3, 3)).await.state, OrderState::Succeeded);
+    let guest = host.pve.guest(VMID).unwrap();
+    assert!(guest.running);
+    assert_eq!((guest.config["tags"].as_str(), guest.config["onboot"].as_str()), ("ez", "1"));
+    let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
+    assert_eq!((row.phase, row.retired_at), (Phase::Present, None));
+}
