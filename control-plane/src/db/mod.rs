@@ -18,6 +18,8 @@ mod error;
 mod linter;
 mod migrate;
 mod open;
+#[cfg(test)]
+mod schema;
 mod scope;
 #[cfg(test)]
 pub mod testing;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::{
-    accounts,
     app::App,
     db::DbError,
     fleet::{NodeOffline, sessions},
@@ -28,9 +27,7 @@ async fn watch(app: App, run: JobRun) -> Result<(), JobError> {
                 for node in &gone {
                     let link = config.http.page(&format!("/operator/nodes/{}", node.name));
                     let letter = NodeOffline { node: node.name.clone(), link };
-                    for operator in accounts::operators(tx).await? {
-                        notify::send(tx, at, &operator, &letter).await?;
-                    }
+                    notify::send_to_operators(tx, at, &config, &letter).await?;
                 }
                 Ok::<_, DbError>(gone)
             })

@@ -16,6 +16,8 @@ use ez_protocol::UnixMillis;
 use sqlx::AnyConnection;
 
 use crate::{
+    accounts,
+    config::Config,
     db::{self, DbError},
     jobs::{self, JobRegistry},
 };
@@ -46,6 +48,26 @@ pub async fn send<L: Letter>(
 #[cfg(test)]
 pub(crate) async fn written(connection: &mut AnyConnection) -> Result<Vec<String>, DbError> {
     store::written(connection).await
+}
+
+/// Sends a letter to everybody who runs the place: users with the role operator, and `OPERATOR_MAIL`.
+///
+/// # Errors
+/// Those of the statements.
+pub async fn send_to_operators<L: Letter>(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    config: &Config,
+    letter: &L,
+) -> Result<(), DbError> {
+    let mut addresses = accounts::operators(tx).await?;
+    addresses.extend(config.mail.operators.iter().cloned());
+    addresses.sort();
+    addresses.dedup();
+    for address in addresses {
+        send(tx, at, &address, letter).await?;
+    }
+    Ok(())
 }
 
 /// Names this slice's job handlers.

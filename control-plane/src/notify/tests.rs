@@ -15,7 +15,7 @@ use crate::{
     clock::ManualClock,
     config::{Config, Vars},
     db::{Db, DbError, testing::each_database},
-    dispatch,
+    dispatch, fleet,
     entropy::SeededEntropy,
     jobs, orders,
     web::Templates,
@@ -35,6 +35,7 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<orders::OrderNeedsAttention>(),
         of::<orders::OrderRefunded>(),
         of::<orders::OrderNeedsOperator>(),
+        of::<fleet::NodeOffline>(),
     ]
 }
 

@@ -12,7 +12,7 @@ use super::{
     model::{Order, OrderEvent, OrderState, Outcome, Refused, Transition},
     store,
 };
-use crate::{accounts, audit, config::Config, db::DbError, jobs, notify};
+use crate::{audit, config::Config, db::DbError, jobs, notify};
 
 /// The money goes back by itself when nobody decided for so long.
 pub(super) const REFUND_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -124,12 +124,8 @@ async fn write_letters(
         }
         (_, OrderState::NeedsOperator) if from != OrderState::NeedsOperator => {
             notify::send(tx, at, &order.email, &letters::attention(order, link)).await?;
-            let letter =
-                letters::operator(order, config.http.page(&format!("/operator/orders/{}", order.id)));
-            for operator in accounts::operators(tx).await? {
-                notify::send(tx, at, &operator, &letter).await?;
-            }
-            Ok(())
+            let letter = letters::operator(order, config.http.page(&format!("/operator/orders/{}", order.id)));
+            notify::send_to_operators(tx, at, config, &letter).await
         }
         _ => Ok(()),
     }
