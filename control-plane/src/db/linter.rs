@@ -29,7 +29,13 @@ fn lint(sql: &str) -> Vec<String> {
     let code: String =
         sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let upper = code.to_uppercase();
-    let words: Vec<&str> = upper.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    // The first word of an item is a name, and a column may be called `serial`; types and options follow it.
+    let words: Vec<&str> = upper
+        .split(['(', ',', ';'])
+        .flat_map(|item| {
+            item.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).skip(1)
+        })
+        .collect();
     let mut found: Vec<String> = WORDS
         .iter()
         .filter(|(word, _)| words.contains(word))
