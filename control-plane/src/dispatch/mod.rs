@@ -14,6 +14,7 @@
 //! enqueues the job `instances.observe_provisioning` under the order's id, in the same transaction.
 
 mod api;
+mod events;
 mod issue;
 mod jobs;
 mod model;
@@ -86,7 +87,7 @@ pub async fn events_of(
     conn: &mut AnyConnection,
     id: ProvisioningOrderId,
 ) -> Result<Vec<EventRecord>, DbError> {
-    store::events_of(conn, id).await
+    events::store::events_of(conn, id).await
 }
 
 /// Which orders a list shows.
@@ -131,6 +132,7 @@ pub async fn cancel_unaccepted(
     let order = store::by_id(tx, id).await?.ok_or(DbError::NotFound)?;
     if order.state.is_undelivered() {
         store::set_state(tx, at, id, order.state, State::Cancelled).await?;
+        record::write_down(tx, at, "system", &order, State::Cancelled).await?;
         let order = store::by_id(tx, id).await?.ok_or(DbError::NotFound)?;
         return Ok(order.fence(at));
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::{
-    OBSERVE_JOB,
+    OBSERVE_JOB, events,
     model::{FactsView, ProvisioningRecord, State, event_word},
     store,
 };
@@ -54,7 +54,7 @@ pub async fn record(
         raise(tx, at, "foreign_event", node, &node.to_string(), detail).await?;
         return Ok(Recorded::Foreign);
     };
-    if !store::insert_event(tx, at, node, journal, order.id, event).await? {
+    if !events::store::insert_event(tx, at, node, journal, order.id, event).await? {
         return Ok(Recorded::Known);
     }
     let kind = EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified);
@@ -129,11 +129,23 @@ pub(super) async fn after(
     } else if order.state == State::Stuck {
         alarms::clear(tx, at, "order_stuck", &subject).await?;
     }
+    let actor = if next == State::Expired { "system".to_owned() } else { format!("node:{}", order.node) };
+    write_down(tx, at, &actor, order, next).await
+}
+
+/// The audit row of a change.
+pub(super) async fn write_down(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    actor: &str,
+    order: &ProvisioningRecord,
+    next: State,
+) -> Result<(), DbError> {
     let entry = audit::Entry {
-        actor: format!("node:{}", order.node),
+        actor: actor.to_owned(),
         action: format!("provisioning_order.{next}"),
         subject_kind: "provisioning_order".to_owned(),
-        subject_id: subject,
+        subject_id: order.id.to_string(),
         detail: json!({ "before": order.state, "instance": order.instance }),
     };
     audit::record(tx, at, entry).await

@@ -1,6 +1,7 @@
 //! What operators do with nodes, from the portal and the command line alike.
 
 use ez_protocol::{NodeId, UnixMillis};
+use sqlx::AnyConnection;
 
 use super::{
     enrol,
@@ -36,13 +37,26 @@ pub async fn add_node(app: &App, actor: &str, name: &str, location: &str) -> Res
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let node = nodes::add(tx, at, entropy.as_ref(), &actor, &name, &location).await?;
+                let node = match nodes::add(tx, at, entropy.as_ref(), &actor, &name, &location).await {
+                    // Asked again before it joined (its token was lost): it gets another token.
+                    Err(NodeError::NameTaken(_)) => waiting(tx, &name, &location).await?,
+                    added => added?,
+                };
                 let token = enrol::mint(tx, at, entropy.as_ref(), &keys, &actor, node).await?;
                 Ok::<_, NodeError>((node, token))
             })
         })
         .await?;
     Ok(joining(app, at, node, shown, &token.to_line()))
+}
+
+/// The node of this name, if it has not joined yet.
+async fn waiting(tx: &mut AnyConnection, name: &str, location: &str) -> Result<NodeId, NodeError> {
+    let row = nodes::find(tx, name).await?;
+    if row.state == NodeState::Pending && row.location == location {
+        return Ok(row.id);
+    }
+    Err(NodeError::NameTaken(name.to_owned()))
 }
 
 /// Makes a new join token for a node that exists.

@@ -1,1 +1,45 @@
+use crate::{
+    db,
+    fleet::{
+        self, NodeChange, NodeState,
+        nodes::{self, NodeError},
+        testing::{locations, read, services},
+    },
+};
 
+#[tokio::test]
+async fn what_does_not_fit_is_said() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let add = async |name: &str, location: &str| fleet::add_node(&app, "operator:test", name, location).await;
+        assert!(matches!(add("Fsn 1", "fsn").await, Err(NodeError::BadName)));
+        assert!(matches!(add("fsn-1", "mars").await, Err(NodeError::UnknownLocation(_))));
+        let joining = add("fsn-1", "fsn").await.unwrap();
+        assert!(matches!(add("fsn-1", "hel").await, Err(NodeError::NameTaken(_))));
+        let again = add("fsn-1", "fsn").await.unwrap();
+        assert_eq!(again.node, joining.node, "not joined yet: another token for the same node");
+        assert_ne!(again.token, joining.token);
+        assert!(joining.token.starts_with("ezj1.") && joining.url.starts_with("https://localhost:"));
+        let change = async |name: &str, change| fleet::change_node(&app, "operator:test", name, change).await;
+        assert!(matches!(change("fsn-1", NodeChange::Cordon).await, Err(NodeError::Refused(_))));
+        assert!(matches!(change("fsn-9", NodeChange::Cordon).await, Err(NodeError::Unknown(_))));
+        let by_id = read(&app, async |c| nodes::by_id(c, joining.node).await).await.unwrap();
+        assert_eq!((by_id.name.as_str(), by_id.state), ("fsn-1", NodeState::Pending));
+    })
+    .await;
+}
+
+#[test]
+fn a_revoked_node_takes_no_orders_from_any_change_but_enrolment() {
+    for change in [NodeChange::Cordon, NodeChange::Uncordon, NodeChange::Quarantine] {
+        assert!(NodeState::Revoked.after(change).is_err());
+        assert!(NodeState::Pending.after(change).is_err());
+    }
+    assert_eq!(NodeState::Revoked.after(NodeChange::Enrol), Ok(NodeState::Active));
+    assert_eq!(NodeState::Cordoned.after(NodeChange::Enrol), Ok(NodeState::Cordoned));
+    for state in NodeState::ALL {
+        assert_eq!(state.after(NodeChange::Revoke), Ok(NodeState::Revoked));
+        assert!(!state.takes_orders() || state.may_connect());
+    }
+}

@@ -6,6 +6,7 @@
 
 mod snapshot;
 mod store;
+mod take;
 #[cfg(test)]
 mod tests;
 
@@ -73,19 +74,19 @@ async fn fill(
         pools.iter().filter(|p| host.policy.allows_network(&p.bridge, p.vlan, p.shape.prefix)).collect();
     let mut network = None;
     for pool in allowed.iter().filter(|p| !p.is_ipv6()) {
-        if store::take_address(tx, at, pool, instance).await? {
+        if take::store::take_address(tx, at, pool, instance).await? {
             network = Some((pool.bridge.clone(), pool.vlan));
             break;
         }
     }
     let (bridge, vlan) = network.ok_or(ReserveError::NoAddress)?;
     for pool in allowed.iter().filter(|p| p.is_ipv6() && p.bridge == bridge && p.vlan == vlan) {
-        if store::take_address(tx, at, pool, instance).await? {
+        if take::store::take_address(tx, at, pool, instance).await? {
             break;
         }
     }
     let (vmid, mac) =
-        store::take_vmid(tx, at, entropy, node, &host, instance).await?.ok_or(ReserveError::NoVmid)?;
+        take::store::take_vmid(tx, at, entropy, node, &host, instance).await?.ok_or(ReserveError::NoVmid)?;
     let place = store::NewPlace { instance, node, cluster: host.cluster, vmid, bridge, vlan, mac, until, at };
     store::insert(tx, &place, need).await?;
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ez_protocol::UnixMillis;
 use sqlx::AnyConnection;
 
-use super::store;
+use super::{store, take};
 use crate::{
     db::DbError,
     fleet::{
@@ -33,7 +33,7 @@ pub async fn snapshot(
         }
         let known: &[store::Pool] = pools.as_ref().map_or(&[], |(_, pools)| pools);
         let again = match &node.cluster {
-            Some(cluster) => store::free_vmids_again(conn, at, node.id, cluster).await?,
+            Some(cluster) => take::store::free_vmids_again(conn, at, node.id, cluster).await?,
             None => 0,
         };
         fleet.nodes.push(view(&node, known, again, at));

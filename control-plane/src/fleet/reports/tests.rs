@@ -1,1 +1,101 @@
+use ez_protocol::message::{HostState, InstanceState, Warning};
 
+use super::{Position, Verdict, record_host, record_instances, take};
+use crate::{
+    clock::Clock as _,
+    db,
+    fleet::{
+        self, Release, alarms, nodes,
+        testing::{host, instance, locations, need, read, ready_node, services},
+    },
+};
+
+#[tokio::test]
+async fn reports_are_taken_in_order() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let (at, id) = (app.clock.now(), node.id);
+        let verdict = async |report_epoch: &'static str, seq, base| {
+            let position = Position { report_epoch, seq, base };
+            app.db.write(move |tx| Box::pin(async move { take(tx, at, id, position).await })).await.unwrap()
+        };
+        assert_eq!(verdict("r1", 1, None).await, Verdict::Known);
+        assert_eq!(verdict("r1", 2, Some(1)).await, Verdict::Take);
+        assert_eq!(verdict("r1", 2, Some(1)).await, Verdict::Known);
+        assert_eq!(verdict("r1", 4, Some(3)).await, Verdict::Gap);
+        assert_eq!(verdict("r2", 2, Some(1)).await, Verdict::Gap);
+        assert_eq!(verdict("r2", 1, None).await, Verdict::Take);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn capacity_is_what_is_left_for_us_and_warnings_ring_while_they_last() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let (at, id) = (app.clock.now(), node.id);
+        let say = async |host: HostState| {
+            app.db
+                .write(move |tx| Box::pin(async move { record_host(tx, at, id, &host).await }))
+                .await
+                .unwrap();
+            read(&app, async |c| nodes::by_id(c, id).await).await.unwrap()
+        };
+        let before = say(host(10)).await.memory_mib.capacity;
+        let warning = Warning { code: "FIREWALL_INERT".into(), text: "Switch it on.".into() };
+        let row = say(HostState { foreign_memory_mib: 8_192, warnings: vec![warning], ..host(10) }).await;
+        assert!(row.memory_mib.capacity < before - 7_000);
+        assert_eq!(row.warnings.len(), 1);
+        let open = async || {
+            let all = read(&app, async |c| alarms::list(c, 9).await).await;
+            all.into_iter().filter(|a| a.cleared_at.is_none()).map(|a| a.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(open().await, ["firewall_inert"]);
+        say(host(10)).await;
+        assert!(open().await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_seen_where_it_has_no_place_is_a_stray() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, clock) = services(db);
+    locations(&app, 1).await;
+    let (old, new) = (ready_node(&app, "fsn-1", 1_000, 5).await, ready_node(&app, "fsn-2", 3_000, 5).await);
+    let at = clock.now();
+    let place = async |node: ez_protocol::NodeId| {
+        let entropy = app.entropy.clone();
+        app.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    fleet::release(tx, at, instance(1), Release::NeverUsed).await?;
+                    fleet::reserve(tx, at, entropy.as_ref(), node, instance(1), &need(), None).await
+                })
+            })
+            .await
+            .unwrap();
+    };
+    place(old.id).await;
+    place(new.id).await;
+    let see = async |power: &str| {
+        let state = InstanceState {
+            instance_id: instance(1).to_string(),
+            power: power.to_owned(),
+            ..InstanceState::default()
+        };
+        let id = old.id;
+        app.db
+            .write(move |tx| Box::pin(async move { record_instances(tx, at, id, &[state], at).await }))
+            .await
+            .unwrap();
+        let all = read(&app, async |c| alarms::list(c, 9).await).await;
+        all.into_iter().filter(|a| a.cleared_at.is_none()).count()
+    };
+    assert_eq!(see("running").await, 1);
+    assert_eq!(see("absent").await, 0);
+}

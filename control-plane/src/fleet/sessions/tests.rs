@@ -1,1 +1,94 @@
+use std::time::Duration;
 
+use crate::{
+    clock::Clock as _,
+    db,
+    fleet::{
+        alarms, nodes,
+        sessions::{self, Silence},
+        testing::{locations, read, ready_node, services},
+    },
+};
+
+#[tokio::test]
+async fn a_silent_node_is_called_offline_once_and_only_after_the_grace() {
+    db::testing::each_database(async |db| {
+        let (app, clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let watch = async || {
+            let at = clock.now();
+            app.db.write(move |tx| Box::pin(async move { sessions::watch(tx, at).await })).await.unwrap()
+        };
+        let beat = async || {
+            let at = clock.now();
+            app.db
+                .write(move |tx| Box::pin(async move { sessions::beat(tx, at, "p2").await }))
+                .await
+                .unwrap();
+        };
+        assert!(watch().await.is_empty());
+        // The process that held it has died; another one has just begun, and calls nobody offline yet.
+        clock.advance(Duration::from_secs(100));
+        beat().await;
+        let at = clock.now();
+        app.db.write(move |tx| Box::pin(async move { sessions::drop_stale(tx, at).await })).await.unwrap();
+        assert!(watch().await.is_empty());
+        clock.advance(Duration::from_secs(300));
+        beat().await;
+        let gone = watch().await;
+        assert!(matches!(&gone[..], [Silence { name, .. }] if name == "fsn-1"));
+        assert!(watch().await.is_empty(), "said once");
+        let open = read(&app, async |c| alarms::list(c, 9).await).await;
+        assert_eq!(open[0].kind, "node_offline");
+
+        let again = crate::fleet::testing::hello(&node, 1_000);
+        let (at, entropy) = (clock.now(), app.entropy.clone());
+        let connection = sessions::Connection {
+            process: "p2".into(),
+            id: "c2".into(),
+            serial: node.serial.clone(),
+            remote: "192.0.2.1:8".into(),
+        };
+        let ratchet = read(&app, async |c| {
+            Ok::<_, db::DbError>(sessions::ratchet_for_tests(c, node.id).await)
+        })
+        .await;
+        let hello = ez_protocol::message::Hello { ratchet, now_ms: at.0, ..again };
+        app.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    sessions::greet(tx, at, entropy.as_ref(), node.id, &connection, &hello, 0).await
+                })
+            })
+            .await
+            .unwrap();
+        assert!(watch().await.is_empty());
+        let all = read(&app, async |c| alarms::list(c, 9).await).await;
+        assert!(all[0].cleared_at.is_some());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_ended_connection_leaves_the_time_it_was_last_seen() {
+    db::testing::each_database(async |db| {
+        let (app, clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        clock.advance(Duration::from_secs(20));
+        let (at, id) = (clock.now(), node.id);
+        let end = async |connection: &'static str| {
+            app.db
+                .write(move |tx| Box::pin(async move { sessions::end(tx, at, id, connection).await }))
+                .await
+                .unwrap();
+            read(&app, async |c| nodes::by_id(c, id).await).await.unwrap()
+        };
+        assert!(end("another").await.connected_at.is_some(), "an older connection ends nothing");
+        let mine: &'static str = Box::leak(format!("c-{id}").into_boxed_str());
+        let row = end(mine).await;
+        assert_eq!((row.connected_at, row.last_seen_at), (None, Some(at)));
+    })
+    .await;
+}

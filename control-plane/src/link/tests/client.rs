@@ -90,7 +90,7 @@ impl rustls::time_provider::TimeProvider for Fixed {
     }
 }
 
-fn app_clock(app: &App) -> Arc<dyn rustls::time_provider::TimeProvider> {
+pub(super) fn app_clock(app: &App) -> Arc<dyn rustls::time_provider::TimeProvider> {
     let secs = u64::try_from(app.clock.now().as_secs()).unwrap();
     Arc::new(Fixed(rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs))))
 }

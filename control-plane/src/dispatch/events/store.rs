@@ -1,0 +1,75 @@
+//! SQL of events.
+
+use ez_protocol::{
+    NodeId, ProvisioningOrderId, UnixMillis,
+    message::{Event, EventKind},
+};
+use sqlx::AnyConnection;
+
+use crate::{
+    db::{Cols, DbError},
+    dispatch::{
+        model::{EventRecord, event_word},
+        record::text,
+    },
+};
+
+pub(in crate::dispatch) async fn insert_event(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    journal: &str,
+    order: ProvisioningOrderId,
+    event: &Event,
+) -> Result<bool, DbError> {
+    let kind = EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified);
+    let given = |words: &str| (!words.is_empty()).then(|| text(words));
+    let done = sqlx::query(
+        "INSERT INTO provisioning_events (journal, event_seq, node_id, provisioning_order_id, kind, step, detail, percent,
+             at, recorded_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+    )
+    .bind(journal.to_owned())
+    .bind(i64::try_from(event.event_seq).unwrap_or(i64::MAX))
+    .bind(node.to_string())
+    .bind(order.to_string())
+    .bind(event_word(kind).to_owned())
+    .bind(given(&event.step))
+    .bind(given(&event.detail))
+    .bind(event.percent.map(i64::from))
+    .bind(event.at_ms)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(in crate::dispatch) async fn events_of(
+    conn: &mut AnyConnection,
+    id: ProvisioningOrderId,
+) -> Result<Vec<EventRecord>, DbError> {
+    let rows = sqlx::query(
+        "SELECT event_seq, kind, step, detail, percent, at FROM provisioning_events
+         WHERE provisioning_order_id = $1 ORDER BY recorded_at, event_seq LIMIT 2000",
+    )
+    .bind(id.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("provisioning_events", row);
+            let percent = match row.get::<Option<i64>>("percent")? {
+                Some(value) => Some(u32::try_from(value).map_err(|_| row.inconsistent("percent"))?),
+                None => None,
+            };
+            Ok(EventRecord {
+                event_seq: row.num("event_seq")?,
+                kind: row.text("kind")?,
+                step: row.get("step")?,
+                detail: row.get("detail")?,
+                percent,
+                at: row.millis("at")?,
+            })
+        })
+        .collect()
+}
