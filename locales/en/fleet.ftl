@@ -19,6 +19,7 @@ fleet-waiting = { $n ->
 fleet-waiting-none = no order is waiting
 fleet-room-first = room for { $n } more { $plan }
 fleet-room-more = or { $n } { $plan }
+fleet-image-ready = { $name } ready on { $ready } of { $total }
 fleet-attention = Needs a person
 fleet-node = Node
 fleet-state = State

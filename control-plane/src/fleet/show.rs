@@ -19,7 +19,7 @@ use crate::{
     web::{
         FormState,
         views::fleet::{
-            AddNode, AlarmRow, Alarms, Certificate, Fact, LocationGroup, Node, NodeRow as Row, Overview,
+            AddNode, AlarmRow, Alarms, Certificate, Fact, ImageReady, LocationGroup, Node, NodeRow as Row, Overview,
             ServerRow, Usage, Warning,
         },
     },
@@ -55,9 +55,23 @@ pub(super) async fn overview(conn: &mut AnyConnection, now: UnixMillis) -> Resul
         waiting,
         oldest_ms: oldest.map_or(0, |at| (now.0 - at.0).max(0)),
         room: room(conn, now).await?,
+        images: images_ready(conn, &rows).await?,
+        serving: count(rows.iter().filter(|n| n.state.takes_orders()).count()),
         attention: open(alarms::list(conn, ON_OVERVIEW).await?),
         locations: grouped,
     })
+}
+
+/// On how many nodes in service each image on sale has its template.
+async fn images_ready(conn: &mut AnyConnection, rows: &[NodeRow]) -> Result<Vec<ImageReady>, DbError> {
+    let images = catalog::images(conn).await?.into_iter();
+    Ok(images
+        .map(|image| {
+            let has = |n: &&NodeRow| n.state.takes_orders() && n.images.iter().any(|i| i.digest == image.digest);
+            let ready = count(rows.iter().filter(has).count());
+            ImageReady { name: image.name, ready }
+        })
+        .collect())
 }
 
 /// How many more servers of each plan fit, over all locations, with the image that fits best.

@@ -75,6 +75,15 @@ pub struct AlarmRow {
     pub href: Option<String>,
 }
 
+/// On how many nodes an image can be built.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageReady {
+    /// Name for people.
+    pub name: String,
+    /// Nodes that have its template.
+    pub ready: u64,
+}
+
 /// `GET /operator/fleet`; event stream at `/operator/fleet/changes`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
@@ -90,6 +99,10 @@ pub struct Overview {
     pub oldest_ms: i64,
     /// How many more fit: (name of the plan, number), cheapest plan first.
     pub room: Vec<(String, u64)>,
+    /// Images on sale: name, and how many of the nodes in service have a template for it.
+    pub images: Vec<ImageReady>,
+    /// Nodes in service.
+    pub serving: u64,
     /// Open alarms, the most harmful first.
     pub attention: Vec<AlarmRow>,
     /// All locations.
@@ -253,6 +266,11 @@ impl Page for Overview {
             waiting: 2,
             oldest_ms: 14_000,
             room: vec![("Plan S".to_owned(), 118), ("Plan M".to_owned(), 58), ("Plan L".to_owned(), 0)],
+            images: vec![
+                ImageReady { name: "Debian 13".to_owned(), ready: 3 },
+                ImageReady { name: "Rocky Linux 9".to_owned(), ready: 1 },
+            ],
+            serving: 3,
             attention: sample_alarms(),
             locations: vec![
                 LocationGroup {
@@ -275,7 +293,8 @@ impl Page for Overview {
             ],
         };
         let quiet = Self { away: 0, waiting: 0, attention: Vec::new(), ..full.clone() };
-        let empty = Self { up: 0, room: Vec::new(), locations: Vec::new(), ..quiet.clone() };
+        let empty =
+            Self { up: 0, room: Vec::new(), images: Vec::new(), locations: Vec::new(), ..quiet.clone() };
         vec![("attention", full), ("quiet", quiet), ("empty", empty)]
     }
 }
