@@ -19,8 +19,8 @@ use crate::{
     web::{
         FormState,
         views::fleet::{
-            AddNode, AlarmRow, Alarms, Certificate, Fact, ImageReady, LocationGroup, Node, NodeRow as Row, Overview,
-            ServerRow, Usage, Warning,
+            AddNode, AlarmRow, Alarms, Certificate, Fact, ImageReady, LocationGroup, Node, NodeRow as Row,
+            Overview, ServerRow, Usage, Warning,
         },
     },
 };
@@ -67,7 +67,8 @@ async fn images_ready(conn: &mut AnyConnection, rows: &[NodeRow]) -> Result<Vec<
     let images = catalog::images(conn).await?.into_iter();
     Ok(images
         .map(|image| {
-            let has = |n: &&NodeRow| n.state.takes_orders() && n.images.iter().any(|i| i.digest == image.digest);
+            let has =
+                |n: &&NodeRow| n.state.takes_orders() && n.images.iter().any(|i| i.digest == image.digest);
             let ready = count(rows.iter().filter(has).count());
             ImageReady { name: image.name, ready }
         })

@@ -15,9 +15,9 @@ use crate::{
     clock::ManualClock,
     config::{Config, Vars},
     db::{Db, DbError, testing::each_database},
-    dispatch, fleet,
+    dispatch,
     entropy::SeededEntropy,
-    jobs, orders,
+    fleet, jobs, orders,
     web::Templates,
 };
 

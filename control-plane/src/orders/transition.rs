@@ -124,7 +124,8 @@ async fn write_letters(
         }
         (_, OrderState::NeedsOperator) if from != OrderState::NeedsOperator => {
             notify::send(tx, at, &order.email, &letters::attention(order, link)).await?;
-            let letter = letters::operator(order, config.http.page(&format!("/operator/orders/{}", order.id)));
+            let letter =
+                letters::operator(order, config.http.page(&format!("/operator/orders/{}", order.id)));
             notify::send_to_operators(tx, at, config, &letter).await
         }
         _ => Ok(()),

@@ -12,7 +12,8 @@ async fn what_does_not_fit_is_said() {
     db::testing::each_database(async |db| {
         let (app, _clock) = services(db);
         locations(&app, 10).await;
-        let add = async |name: &str, location: &str| fleet::add_node(&app, "operator:test", name, location).await;
+        let add =
+            async |name: &str, location: &str| fleet::add_node(&app, "operator:test", name, location).await;
         assert!(matches!(add("Fsn 1", "fsn").await, Err(NodeError::BadName)));
         assert!(matches!(add("fsn-1", "mars").await, Err(NodeError::UnknownLocation(_))));
         let joining = add("fsn-1", "fsn").await.unwrap();

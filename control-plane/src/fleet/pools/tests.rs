@@ -1,7 +1,6 @@
 use super::ApplyError;
 use crate::{
     app::App,
-    clock::Clock as _,
     db,
     fleet::{
         self,

@@ -50,10 +50,8 @@ async fn a_silent_node_is_called_offline_once_and_only_after_the_grace() {
             serial: node.serial.clone(),
             remote: "192.0.2.1:8".into(),
         };
-        let ratchet = read(&app, async |c| {
-            Ok::<_, db::DbError>(sessions::ratchet_for_tests(c, node.id).await)
-        })
-        .await;
+        let ratchet =
+            read(&app, async |c| Ok::<_, db::DbError>(sessions::ratchet_for_tests(c, node.id).await)).await;
         let hello = ez_protocol::message::Hello { ratchet, now_ms: at.0, ..again };
         app.db
             .write(move |tx| {
