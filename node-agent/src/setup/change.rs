@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{AdminApi, PVE_USER, SetupError, Verb, files};
+use super::{AdminApi, PVE_USER, SetupError, Verb, files, roles};
 use crate::pve::Vmid;
 
 /// A change of the Proxmox side or of this host's files. Its text completes "will …".
@@ -128,7 +128,12 @@ impl fmt::Display for Change {
                 "replace API token {PVE_USER}!{name}, whose secret is not in {}, and store the new one there (0600)",
                 file.display()
             ),
-            Self::Grant { path, role } => write!(f, "grant {role} on {path} to {PVE_USER}"),
+            Self::Grant { path, role } if roles::spreads(path) => {
+                write!(f, "grant {role} on {path} to {PVE_USER}")
+            }
+            Self::Grant { path, role } => {
+                write!(f, "grant {role} on {path} alone, nothing below it, to {PVE_USER}")
+            }
             Self::MakeDir { dir } => write!(f, "create directory {}", dir.display()),
             Self::AddStorage { id, base, node } => {
                 write!(f, "create storage {id} for snippets at {} on node {node}", base.display())
@@ -192,8 +197,12 @@ impl Change {
                 files::write(file, &format!("{PVE_USER}!{name}={secret}\n"), 0o600, true)?;
             }
             Self::Grant { path, role } => {
-                let parameters =
-                    [("path", path.clone()), ("users", PVE_USER.to_owned()), ("roles", (*role).to_owned())];
+                let parameters = [
+                    ("path", path.clone()),
+                    ("users", PVE_USER.to_owned()),
+                    ("roles", (*role).to_owned()),
+                    ("propagate", u8::from(roles::spreads(path)).to_string()),
+                ];
                 run(Verb::Set, "/access/acl", &parameters).await?;
             }
             Self::MakeDir { dir } => files::make_dir(dir)?,

@@ -40,16 +40,25 @@ pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 5] 
 }
 
 /// Path and role of every grant the agent needs.
+///
+/// On `/` it is for that path alone (see [`spreads`]): without `Sys.Audit` there no token can see whether
+/// the datacenter firewall is on, and an inert anti-spoofing would go unnoticed.
 pub(super) fn grants(wanted: &Wanted, node: &str) -> Vec<(String, &'static str)> {
     let mut grants = vec![
         (format!("/pool/{}", wanted.pool), AGENT_ROLE),
         (format!("/pool/{}", wanted.template_pool), TEMPLATE_ROLE),
         ("/vms".to_owned(), OBSERVER_ROLE),
         (format!("/nodes/{node}"), NODE_ROLE),
+        ("/".to_owned(), NODE_ROLE),
     ];
     grants.extend(wanted.storages.iter().map(|id| (format!("/storage/{id}"), STORE_ROLE)));
     grants.extend(wanted.bridges.iter().map(|id| (format!("/sdn/zones/localnetwork/{id}"), NET_ROLE)));
     grants
+}
+
+/// Whether a grant counts below its path too.
+pub(super) fn spreads(path: &str) -> bool {
+    path != "/"
 }
 
 /// Asks Proxmox with the agent's own token which rights it has, and names what is missing.
@@ -77,7 +86,9 @@ pub(super) fn missing(wanted: &Wanted, world: &World, has: &Permissions) -> Vec<
         // Rights are listed where they are granted, and rights on a parent count below it.
         let holds = |privilege: &String| {
             has.iter().any(|(at, granted)| {
-                let above = at == "/" || path == *at || path.starts_with(&format!("{at}/"));
+                // `/` is granted for itself alone, or it is somebody else's wider grant.
+                let above =
+                    path == *at || path.starts_with(&format!("{at}/")) || at == "/" && granted.len() > 1;
                 above && granted.contains(privilege)
             })
         };

@@ -26,6 +26,8 @@ struct Cluster {
     templates: BTreeMap<u32, String>,
     issued: u32,
     writes: u32,
+    /// Grants on everything; there must be none.
+    widest: u32,
 }
 
 struct FakeAdmin(Mutex<Cluster>);
@@ -131,6 +133,7 @@ impl Cluster {
             (Verb::Delete, "/access/users") => drop(self.users.remove(&last)),
             (Verb::Set, "/access/acl") => {
                 let grant = (get("path"), get("roles"));
+                self.widest += u32::from(grant.0 == "/" && get("propagate") != "0" && get("delete") != "1");
                 if get("delete") == "1" {
                     self.acl.remove(&grant)
                 } else {
@@ -227,6 +230,7 @@ async fn setup_makes_everything_once() {
         assert_eq!(state.pools["ez-templates"], [9000].into());
         assert!(state.acl.contains(&("/sdn/zones/localnetwork/vmbr0".into(), "EzNet".into())));
         assert!(state.acl.contains(&("/storage/local-lvm".into(), "EzStore".into())));
+        assert!(state.acl.contains(&("/".into(), "EzNode".into())) && state.widest == 0);
         assert!(state.roles["EzAgent"].contains("VM.GuestAgent.Audit"));
         assert_eq!(state.storages["ez-ci-n1"]["path"], host.file("state/ci").to_str().unwrap());
     }
