@@ -21,6 +21,8 @@ pub(super) async fn expire(app: App) -> Result<(), JobError> {
         .write(move |tx| {
             Box::pin(async move {
                 for order in store::overdue(tx, at).await? {
+                    // Its node may have accepted it since the list was read.
+                    let Some(order) = store::to_change(tx, order.id).await? else { continue };
                     if order.state.to(State::Expired).is_ok() {
                         store::set_state(tx, at, order.id, order.state, State::Expired).await?;
                         record::after(tx, at, &order, State::Expired, "").await?;

@@ -129,7 +129,7 @@ pub async fn cancel_unaccepted(
     at: UnixMillis,
     id: ProvisioningOrderId,
 ) -> Result<FenceOutcome, DbError> {
-    let order = store::by_id(tx, id).await?.ok_or(DbError::NotFound)?;
+    let order = store::to_change(tx, id).await?.ok_or(DbError::NotFound)?;
     if order.state.is_undelivered() {
         store::set_state(tx, at, id, order.state, State::Cancelled).await?;
         record::write_down(tx, at, "system", &order, State::Cancelled).await?;

@@ -46,7 +46,7 @@ pub async fn record(
     event: &Event,
 ) -> Result<Recorded, DbError> {
     let order = match event.order_id.parse::<ProvisioningOrderId>() {
-        Ok(id) => store::by_id(tx, id).await?.filter(|order| order.node == node),
+        Ok(id) => store::to_change(tx, id).await?.filter(|order| order.node == node),
         Err(_) => None,
     };
     let Some(order) = order else {
@@ -83,7 +83,7 @@ pub async fn record_answer(
     id: ProvisioningOrderId,
     answer: &OrderAnswer,
 ) -> Result<(), DbError> {
-    let Some(order) = store::by_id(tx, id).await?.filter(|order| order.node == node) else {
+    let Some(order) = store::to_change(tx, id).await?.filter(|order| order.node == node) else {
         return Err(DbError::NotFound);
     };
     match AnswerKind::try_from(answer.kind) {

@@ -12,7 +12,7 @@ use super::{
     model::{ProvisioningRecord, State},
     record::{facts, text},
 };
-use crate::db::{Cols, DbError, one_row, opt_id};
+use crate::db::{self, Cols, DbError, one_row, opt_id};
 
 /// All columns but the bytes; a NULL parameter does not filter.
 const SELECT: &str = "SELECT id, node_id, epoch, seq, instance_id, vmid, generation, verb, order_id, actor, state, step,
@@ -88,6 +88,15 @@ pub(super) async fn by_id(
     id: ProvisioningOrderId,
 ) -> Result<Option<ProvisioningRecord>, DbError> {
     Ok(select(conn, Want { id: Some(id), limit: 1, ..Want::default() }).await?.pop())
+}
+
+/// The order, and nobody else changes it until this transaction ends.
+pub(super) async fn to_change(
+    tx: &mut AnyConnection,
+    id: ProvisioningOrderId,
+) -> Result<Option<ProvisioningRecord>, DbError> {
+    db::lock(tx, "provisioning_order", id).await?;
+    by_id(tx, id).await
 }
 
 pub(super) async fn latest_for(

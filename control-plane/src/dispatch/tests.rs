@@ -326,3 +326,32 @@ async fn refusals_are_kept_and_the_bad_ones_ring() {
     })
     .await;
 }
+
+/// The answer to a delivery and the events of its order come over different streams at the same time.
+#[tokio::test]
+async fn an_answer_and_the_events_it_raced_with_are_all_stored() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 40).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 50).await;
+        for n in 1..=20 {
+            let place = placed(&app, &node, n).await;
+            let id = issue(&app, &place, ensure(&place), "build").await.unwrap();
+            let accepted = OrderAnswer {
+                kind: AnswerKind::Accepted.into(),
+                order_id: id.to_string(),
+                ..OrderAnswer::default()
+            };
+            let seq = u64::from(n) * 10;
+            let events = async {
+                record(&app, &node, event(seq, id, place.instance, EventKind::Accepted, "")).await;
+                record(&app, &node, event(seq + 1, id, place.instance, EventKind::StepStarted, "clone")).await
+            };
+            let (_, recorded) = tokio::join!(answer(&app, &node, id, accepted), events);
+            assert_eq!(recorded, Recorded::New);
+            let shown = read(&app, async |c| dispatch::show(c, id).await).await.unwrap();
+            assert_eq!(shown.state, State::Running);
+        }
+    })
+    .await;
+}

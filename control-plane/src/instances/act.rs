@@ -63,7 +63,7 @@ pub async fn act(
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let instance = store::get(tx, id).await?.ok_or(ActError::Unknown)?;
+                let instance = store::get_to_change(tx, id).await?.ok_or(ActError::Unknown)?;
                 check(&instance, verb)?;
                 if let Some(busy) =
                     store::actions(tx, id, 5).await?.into_iter().find(|action| action.finished_at.is_none())

@@ -70,7 +70,7 @@ pub async fn delete(app: &Services, id: InstanceId, actor: &str) -> Result<Insta
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let instance = store::get(tx, id).await?.ok_or(EndError::Unknown)?;
+                let instance = store::get_to_change(tx, id).await?.ok_or(EndError::Unknown)?;
                 end(tx, &keys, at, entropy.as_ref(), instance, &actor).await
             })
         })

@@ -58,7 +58,7 @@ pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let instance = store::get(tx, id).await?.ok_or(EndError::Unknown)?;
+                    let instance = store::get_to_change(tx, id).await?.ok_or(EndError::Unknown)?;
                     if instance.state != InstanceState::Retired {
                         return Ok(());
                     }
@@ -88,7 +88,7 @@ async fn again(app: &App, instance: Instance) -> Result<(), EndError> {
                 if !over || now.since(since) < AGAIN_AFTER {
                     return Ok(());
                 }
-                let Some(instance) = store::get(tx, instance.id).await? else { return Ok(()) };
+                let Some(instance) = store::get_to_change(tx, instance.id).await? else { return Ok(()) };
                 match instance.state {
                     InstanceState::Retiring => {
                         end::end(tx, &keys, now, entropy.as_ref(), instance, "system").await.map(|_| ())

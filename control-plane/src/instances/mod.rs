@@ -65,6 +65,14 @@ pub async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Optio
     store::get(connection, id).await
 }
 
+/// A server by its id, and nobody else changes it until this transaction ends.
+///
+/// # Errors
+/// Those of the database.
+pub async fn get_to_change(tx: &mut AnyConnection, id: InstanceId) -> Result<Option<Instance>, DbError> {
+    store::get_to_change(tx, id).await
+}
+
 /// An account's server by its id; somebody else's is as good as none.
 ///
 /// # Errors

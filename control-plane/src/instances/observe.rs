@@ -106,8 +106,10 @@ pub(super) async fn provisioning(
     at: UnixMillis,
     id: ProvisioningOrderId,
 ) -> Result<(), InstanceError> {
+    let Some(instance) = dispatch::show(tx, id).await?.map(|record| record.instance) else { return Ok(()) };
+    let Some(instance) = store::get_to_change(tx, instance).await? else { return Ok(()) };
+    // Read only now: who held the server before may have moved the order.
     let Some(record) = dispatch::show(tx, id).await? else { return Ok(()) };
-    let Some(instance) = store::get(tx, record.instance).await? else { return Ok(()) };
     if record.state.is_final() {
         let (state, error) = match record.state {
             State::Succeeded => (ActionState::Succeeded, None),

@@ -4,7 +4,7 @@ use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, Provisioning
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::model::{ActionRow, ActionState, Instance, InstanceState};
-use crate::db::{Cols, DbError, one_row, opt_id};
+use crate::db::{self, Cols, DbError, one_row, opt_id};
 
 macro_rules! select_instances {
     ($rest:literal) => {
@@ -145,6 +145,15 @@ pub(super) async fn put_observed(
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// The instance, and nobody else changes it until this transaction ends.
+pub(super) async fn get_to_change(
+    tx: &mut AnyConnection,
+    id: InstanceId,
+) -> Result<Option<Instance>, DbError> {
+    db::lock(tx, "instance", id).await?;
+    get(tx, id).await
 }
 
 pub(super) async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Option<Instance>, DbError> {

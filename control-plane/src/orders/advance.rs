@@ -123,8 +123,9 @@ async fn build(app: &Services, now: UnixMillis, id: OrderId) -> Result<Option<Un
                 let desk = Desk { config: &config, keys: &keys, entropy: entropy.as_ref(), at: now };
                 // A move may make the next one due at once: paid → assigned → issued is one transaction.
                 for _ in 0..4 {
-                    let Some(order) = store::get(tx, id).await? else { return Ok(None) };
-                    let instance = instances::get(tx, order.instance).await?.ok_or(AdvanceError::NoServer)?;
+                    let Some(order) = store::get_to_change(tx, id).await? else { return Ok(None) };
+                    let instance =
+                        instances::get_to_change(tx, order.instance).await?.ok_or(AdvanceError::NoServer)?;
                     let next = match order.state {
                         OrderState::Paid => desk.paid(tx, order, instance).await?,
                         OrderState::Provisioning => desk.provisioning(tx, order, instance).await?,
@@ -432,8 +433,10 @@ async fn end_server(app: &Services, now: UnixMillis, id: OrderId) -> Result<(), 
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = store::get(tx, id).await? else { return Ok(()) };
-                let Some(instance) = instances::get(tx, order.instance).await? else { return Ok(()) };
+                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
+                let Some(instance) = instances::get_to_change(tx, order.instance).await? else {
+                    return Ok(());
+                };
                 let fenced = match instance.provisioning_order {
                     Some(provisioning) if instance.state == InstanceState::NeedsOperator => {
                         dispatch::fence(tx, now, provisioning).await? == FenceOutcome::Fenced

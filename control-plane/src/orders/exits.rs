@@ -101,9 +101,10 @@ async fn run(
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let order = store::get(tx, id).await?.ok_or(ExitError::Unknown)?;
+                let order = store::get_to_change(tx, id).await?.ok_or(ExitError::Unknown)?;
                 order.state.take(event).map_err(OrderError::from)?;
-                let instance = instances::get(tx, order.instance).await?.ok_or(ExitError::Unknown)?;
+                let instance =
+                    instances::get_to_change(tx, order.instance).await?.ok_or(ExitError::Unknown)?;
                 if let Fence::Needed { node_revoked } = fence {
                     let last = event == OrderEvent::OperatorAbandon;
                     leave_node(tx, at, instance, node_revoked, last, &actor).await?;

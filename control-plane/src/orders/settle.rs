@@ -37,7 +37,7 @@ pub(super) async fn paid(app: &Services, id: OrderId) -> Result<Option<Order>, S
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = store::get(tx, id).await? else { return Ok(None) };
+                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(None) };
                 let late = matches!(order.state, OrderState::Cancelled | OrderState::Expired);
                 let cause = Cause {
                     event: OrderEvent::PaymentSettled,
@@ -56,7 +56,7 @@ pub(super) async fn suspicious(app: &Services, id: OrderId) -> Result<(), Settle
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = store::get(tx, id).await? else { return Ok(()) };
+                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
                 let cause = Cause {
                     event: OrderEvent::PaymentSuspicious,
                     reason: Some(reason::PAYMENT_MISMATCH),
@@ -84,7 +84,7 @@ pub(super) async fn let_go(
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = store::get(tx, id).await? else { return Ok(()) };
+                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
                 let cause = Cause { event, reason: None, actor: &actor };
                 match take(tx, &config, at, order, cause).await {
                     Ok(Taken::Moved(order)) => release(tx, at, &order, &actor).await,
@@ -103,7 +103,7 @@ async fn release(
     order: &Order,
     actor: &str,
 ) -> Result<(), SettleError> {
-    if let Some(instance) = instances::get(tx, order.instance).await?
+    if let Some(instance) = instances::get_to_change(tx, order.instance).await?
         && instance.state == InstanceState::Requested
     {
         instances::give_up_place(tx, at, instance, Release::NeverUsed, actor).await?;
@@ -117,7 +117,7 @@ pub(super) async fn refunded(app: &Services, id: OrderId, succeeded: bool) -> Re
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = store::get(tx, id).await? else { return Ok(()) };
+                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
                 refund_ended(tx, &config, at, order, succeeded).await
             })
         })

@@ -4,7 +4,7 @@ use ez_protocol::{AccountId, OrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::model::{Order, OrderState, Transition};
-use crate::db::{Cols, DbError, one_row};
+use crate::db::{self, Cols, DbError, one_row};
 
 macro_rules! select_orders {
     ($rest:literal) => {
@@ -119,6 +119,12 @@ pub(super) async fn save(tx: &mut AnyConnection, was: i64, order: &Order) -> Res
     .execute(tx)
     .await?;
     one_row(done)
+}
+
+/// The order, and nobody else changes it until this transaction ends.
+pub(super) async fn get_to_change(tx: &mut AnyConnection, id: OrderId) -> Result<Option<Order>, DbError> {
+    db::lock(tx, "order", id).await?;
+    get(tx, id).await
 }
 
 pub(super) async fn get(connection: &mut AnyConnection, id: OrderId) -> Result<Option<Order>, DbError> {

@@ -1,6 +1,6 @@
 //! An operator at a screen: nodes are cordoned, and purchases whose build got stuck leave by each of the
-//! four exits. The builds get stuck for real: Proxmox's worker is killed in mid-clone, and the hosts of
-//! the demo have no root repair path.
+//! four exits. The builds get stuck for real: Proxmox's worker is killed in mid-clone on hosts without
+//! root's repair unit.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn open_order(demo: &Demo, tab: &Tab, order: &Value) {
 async fn an_operator_cordons_retries_re_places_abandons_and_refunds() {
     let story = "operating in a browser";
     let Some(browser) = Browser::start(story).await else { return };
-    let Some(demo) = Demo::start(story, Database::Sqlite, 2).await else { return };
+    let Some(demo) = Demo::start_with(story, Database::Sqlite, 2, &["--no-repair"]).await else { return };
     let api = demo.api("customer");
     let state = demo.state();
     let tab = browser.open(&format!("{}/login", demo.portal()), 1280, 900, false).await;

@@ -23,13 +23,13 @@ pub struct Demo {
     process: tokio::process::Child,
     directory: tempfile::TempDir,
     postgres: Option<Postgres>,
-    nodes: u16,
+    arguments: Vec<String>,
 }
 
-fn spawn(directory: &Path, nodes: u16, postgres: Option<&Postgres>) -> tokio::process::Child {
+fn spawn(directory: &Path, arguments: &[String], postgres: Option<&Postgres>) -> tokio::process::Child {
     let mut command = Command::new(program("ez-demo"));
-    command.args(["--nodes", &nodes.to_string(), "--speed", "10", "--quiet", "--any-port", "--state-dir"]);
-    command.arg(directory.join("state"));
+    command.args(["--speed", "10", "--quiet", "--any-port", "--state-dir"]).arg(directory.join("state"));
+    command.args(arguments);
     if let Some(postgres) = postgres {
         command.args(["--database-url", &postgres.url]);
     }
@@ -73,19 +73,26 @@ where
 impl Demo {
     /// Starts a demo; `None` if the database is not to be had here.
     pub async fn start(story: &str, database: Database, nodes: u16) -> Option<Self> {
+        Self::start_with(story, database, nodes, &[]).await
+    }
+
+    /// Starts a demo with further arguments.
+    pub async fn start_with(story: &str, database: Database, nodes: u16, more: &[&str]) -> Option<Self> {
         let postgres = match database {
             Database::Sqlite => None,
             Database::Postgres => Some(Postgres::create(story).await?),
         };
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
-        let process = spawn(directory.path(), nodes, postgres.as_ref());
-        let mut demo = Self { process, directory, postgres, nodes };
+        let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let process = spawn(directory.path(), &arguments, postgres.as_ref());
+        let mut demo = Self { process, directory, postgres, arguments };
         demo.ready().await;
         Some(demo)
     }
 
     async fn launch(&mut self) {
-        self.process = spawn(self.directory.path(), self.nodes, self.postgres.as_ref());
+        self.process = spawn(self.directory.path(), &self.arguments, self.postgres.as_ref());
         self.ready().await;
     }
 

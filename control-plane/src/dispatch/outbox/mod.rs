@@ -6,7 +6,7 @@ use ez_protocol::{NodeId, ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::model::Delivery;
-use crate::db::DbError;
+use crate::db::{self, DbError};
 
 /// Waits between two deliveries of the same order: 2 s, doubling up to this.
 const LONGEST_WAIT_MS: i64 = 15_000;
@@ -43,6 +43,7 @@ pub async fn leaving(
     attempts: u64,
 ) -> Result<(), DbError> {
     let wait = (2_000_i64 << attempts.min(3)).min(LONGEST_WAIT_MS);
+    db::lock(tx, "provisioning_order", id).await?;
     store::leaving(tx, at, id, UnixMillis(at.0 + wait)).await
 }
 

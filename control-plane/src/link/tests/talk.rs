@@ -56,9 +56,7 @@ fn delta(base_seq: u64, seq: u64) -> Frame {
 
 #[tokio::test]
 async fn an_order_is_delivered_answered_and_its_events_acknowledged() {
-    // On PostgreSQL an acknowledgement sometimes never comes; docs/OPEN.md. Until that is found: SQLite.
-    let (db, _directory) = db::testing::sqlite().await;
-    {
+    db::testing::each_database(async |db| {
         let (app, served, node) = served(db).await;
         let mut agent = Agent::connect(&app, served.address, &node).await;
         report(&agent, snapshot(1)).await;
@@ -121,7 +119,8 @@ async fn an_order_is_delivered_answered_and_its_events_acknowledged() {
         };
         let agent = Agent::greet(&app, served.address, &node, rolled_back).await.unwrap();
         assert!(agent.welcome.quarantined);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod child;
 mod layout;
 mod node;
 mod portal;
+mod repair;
 mod seed;
 mod state;
 
@@ -17,7 +18,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Dur
 use anyhow::{Context as _, bail};
 use clap::Parser;
 
-use crate::{child::Supervisor, layout::Layout, state::StateFile};
+use crate::{child::Supervisor, layout::Layout, repair::RepairUnit, state::StateFile};
 
 /// Runs the whole system on this machine: portal, simulated Stripe and mail, simulated Proxmox VE
 /// hosts with a real agent each.
@@ -39,6 +40,9 @@ struct Arguments {
     /// Take any free ports instead of 8080, 8081, 8082 and 7443: for several demos at once.
     #[arg(long)]
     any_port: bool,
+    /// Hosts without root's repair unit: a clone whose worker was killed ends on an operator's desk.
+    #[arg(long)]
+    no_repair: bool,
     /// Do not print the summary, only errors.
     #[arg(long)]
     quiet: bool,
@@ -107,10 +111,16 @@ async fn start(layout: &Layout, supervisor: &Arc<Supervisor>, arguments: &Argume
     progress("Starting the control plane …");
     let people = seed::control_plane(layout, supervisor).await?;
     let mut nodes = Vec::new();
+    // Dropped with this future, and with them the units.
+    let mut repairs = tokio::task::JoinSet::new();
     for plan in &layout.nodes {
         progress(&format!("Installing the agent on {} …", plan.name));
         let host = ready.host(&plan.name)?;
-        nodes.push(node::install(layout, supervisor, plan, host).await?);
+        let node = node::install(layout, supervisor, plan, host).await?;
+        if !arguments.no_repair {
+            repairs.spawn(RepairUnit::install(&node, &layout.node_dir(&plan.name))?.run());
+        }
+        nodes.push(node);
     }
     progress("Waiting until every node is ready to sell …");
     portal::nodes_online(layout, supervisor, &nodes).await?;
