@@ -12,6 +12,8 @@ pub mod config;
 mod html;
 pub mod mail;
 pub mod pve;
+#[doc(hidden)]
+pub mod reference;
 pub mod serve;
 pub mod stripe;
 pub mod wall;

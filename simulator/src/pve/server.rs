@@ -154,6 +154,8 @@ impl Server {
             return transport(501, "chunked transfer encoding not supported", true);
         }
         if length > BODY_LIMIT {
+            // Taken off the wire, so that a client that writes before it reads gets the answer.
+            let _not_kept = Limited::new(body, 4 * BODY_LIMIT).collect().await;
             return transport(501, "for data too large", true);
         }
         if length > 0 && matches!(head.method, Method::GET | Method::DELETE) {

@@ -4,12 +4,12 @@ use tokio::process::Command;
 
 use crate::{
     purchase::buy,
-    support::{Database, Demo, shared},
+    support::{Database, Demo},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_purchase_asks_of_proxmox_and_stripe_is_what_they_offer() {
-    let Some(shared) = shared("judging the logs of a purchase") else { return };
+    let Some(shared) = ez_simulator::reference::shared("judging the logs of a purchase") else { return };
     let Some(demo) = Demo::start("judged logs", Database::Sqlite, 3).await else { return };
     buy(&demo, "web-1", "fsn").await;
     buy(&demo, "web-2", "hel").await;

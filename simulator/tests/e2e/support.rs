@@ -418,15 +418,3 @@ impl Host {
 /// A public key nobody has the private half of.
 pub const SSH_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA jane@laptop";
-
-/// Whether the facts recorded from the real Proxmox VE and Stripe are here, and Python to judge by them.
-pub fn shared(what: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var("EZ_SHARED").unwrap_or_else(|_| "../../shared".into()));
-    let path =
-        [path.clone(), Path::new("..").join(path)].into_iter().find(|p| p.join("pve/check.py").exists());
-    if path.is_none() {
-        // These files belong to the makers; nobody else is asked for them.
-        eprintln!("not run: {what}: the reference files are not here (EZ_SHARED)");
-    }
-    path
-}

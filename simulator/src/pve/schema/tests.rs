@@ -1,23 +1,9 @@
 //! Our tables against the published schema, where that is at hand.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value};
 
 use super::{Param, Spec, Type, formats, nested};
 use crate::pve::call::Router;
-
-fn shared() -> Option<PathBuf> {
-    let directory =
-        std::env::var_os("EZ_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
-    let file = directory.join("pve/schema-9.json");
-    if file.exists() {
-        return Some(directory);
-    }
-    eprintln!("not run: no {} (set EZ_SHARED)", file.display());
-    assert!(std::env::var_os("CI").is_none_or(|v| v != "1"), "CI needs EZ_SHARED");
-    None
-}
 
 fn number(v: &Value) -> Option<f64> {
     v.as_f64().or_else(|| v.as_str()?.parse().ok())
@@ -97,7 +83,7 @@ fn compare(at: &str, ours: &Spec, theirs: &Map<String, Value>, major: u32, out: 
 
 #[test]
 fn the_tables_say_what_the_published_schema_says() {
-    let Some(directory) = shared() else { return };
+    let Some(directory) = crate::reference::shared("the tables against the published schema") else { return };
     let mut differences = Vec::new();
     let mut compared = 0;
     for (major, file) in [(8, "schema-8.4.json"), (9, "schema-9.json")] {

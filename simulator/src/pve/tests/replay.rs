@@ -2,7 +2,6 @@
 //! reason, message and shape of the body.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -40,14 +39,8 @@ const FLOOR: &[(&str, usize, usize)] = &[
 ];
 
 fn recordings() -> Option<Vec<Value>> {
-    let directory =
-        std::env::var_os("EZ_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
-    let file = directory.join("pve/transcripts.jsonl");
-    let Ok(text) = std::fs::read_to_string(&file) else {
-        eprintln!("not run: no {} (set EZ_SHARED)", file.display());
-        assert!(std::env::var_os("CI").is_none_or(|v| v != "1"), "CI needs EZ_SHARED");
-        return None;
-    };
+    let file = crate::reference::shared("the replay of the recordings")?.join("pve/transcripts.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
     Some(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
 }
 

@@ -14,14 +14,7 @@ use super::{
 };
 
 fn shared() -> Option<PathBuf> {
-    let root = std::env::var_os("EZ_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
-    let found = root.join("stripe/check.py").is_file();
-    assert!(
-        found || std::env::var_os("CI").is_none_or(|ci| ci != "1"),
-        "the shared reference (EZ_SHARED) is missing"
-    );
-    found.then_some(root)
+    crate::reference::shared("Stripe's own checker")
 }
 
 fn check(file: &str, bench: &Bench, shared: &std::path::Path, more: &[&str]) {
