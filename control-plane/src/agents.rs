@@ -47,7 +47,7 @@ pub async fn bind(app: &App) -> Result<Agents, AgentsError> {
     let address = tcp.local_addr().map_err(failed)?;
     let keys = &app.keys;
     let tls = keys.link_tls(app.clock.clone())?;
-    let link = link::bind(app, tls, address, keys.install(), keys.trust_version())?;
+    let link = link::bind(app, tls, address, keys.install(), keys.trust_version(), keys.link_reset())?;
     let enrolment = fleet::Enrolment::new(app, tcp, keys.enrolment_tls(app.clock.clone())?);
     Ok(Agents { link, enrolment, address })
 }

@@ -35,6 +35,7 @@ const AGENT_CA: &str = "agent-ca";
 const LINK_CA: &str = "link-ca";
 const LINK: &str = "link";
 const LINK_META: &str = "link.json";
+const LINK_RESET: &str = "link-reset.key";
 const ORDER_KEY: &str = "order.key";
 const TRUST_KEY: &str = "trust.key";
 
@@ -130,7 +131,17 @@ pub fn load(dir: &Path, names: &[String], at: UnixMillis, entropy: &dyn Entropy)
         version: trusted.version,
         document,
         link,
+        link_reset: link_reset(dir, entropy)?,
     })
+}
+
+/// The key of the link's resets; installations made before it existed get one at their next start.
+fn link_reset(dir: &Path, entropy: &dyn Entropy) -> Result<[u8; 32], KeysError> {
+    if !dir.join(LINK_RESET).exists() {
+        let key: [u8; 32] = random(entropy);
+        write(dir, LINK_RESET, format!("{}\n", HEXLOWER.encode(&key)).as_bytes())?;
+    }
+    read_secret(dir, LINK_RESET)
 }
 
 fn issue_link(
@@ -174,13 +185,16 @@ fn seed_text(key: &SigningKey) -> String {
 }
 
 fn read_seed(dir: &Path, name: &'static str) -> Result<SigningKey, KeysError> {
+    Ok(SigningKey::from_bytes(&read_secret(dir, name)?))
+}
+
+fn read_secret(dir: &Path, name: &'static str) -> Result<[u8; 32], KeysError> {
     let bytes = read(dir, name)?;
-    let seed = HEXLOWER
+    HEXLOWER
         .decode(bytes.trim_ascii())
         .ok()
-        .and_then(|seed| <[u8; 32]>::try_from(seed).ok())
-        .ok_or(KeysError::Unreadable { what: name, reason: "not 64 hexadecimal digits".into() })?;
-    Ok(SigningKey::from_bytes(&seed))
+        .and_then(|secret| <[u8; 32]>::try_from(secret).ok())
+        .ok_or(KeysError::Unreadable { what: name, reason: "not 64 hexadecimal digits".into() })
 }
 
 fn write_pair(dir: &Path, stem: &str, pem: &KeyPem) -> Result<(), KeysError> {

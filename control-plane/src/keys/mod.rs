@@ -11,6 +11,7 @@
 //! | `agent-ca.{key,crt}.pem` | the authority that signs nodes |
 //! | `link-ca.{key,crt}.pem` | the authority that signs link servers |
 //! | `link.{key,crt}.pem` | this link server's own certificate, renewed when it has a week left |
+//! | `link-reset.key` | lets a restarted link tell agents that the process before it is gone; made when missing |
 //! | `order.key` | Ed25519, signs provisioning orders |
 //! | `trust.key` | Ed25519, signs later trust documents |
 
@@ -89,6 +90,7 @@ pub struct Keys {
     version: u64,
     pin: Pin,
     link: authority::KeyPem,
+    link_reset: [u8; 32],
 }
 
 impl std::fmt::Debug for Keys {
@@ -127,6 +129,11 @@ impl Keys {
     /// The authority that signs nodes.
     pub fn agent_authority(&self) -> &Authority {
         &self.agent_ca
+    }
+
+    /// What the link derives its reset tokens from. It protects nothing but connections from being ended.
+    pub fn link_reset(&self) -> &[u8; 32] {
+        &self.link_reset
     }
 
     /// The exact bytes of the trust document.

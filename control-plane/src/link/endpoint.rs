@@ -4,14 +4,14 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ez_protocol::{InstallId, NodeId, frame::CloseCode};
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    Endpoint, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::connection;
+use super::{connection, reset};
 use crate::{app::App, db::DbError, dispatch, entropy::EntropyExt as _, fleet::sessions};
 
 /// Handshakes worked on at once; beyond, addresses have to be validated first.
@@ -66,7 +66,8 @@ impl std::fmt::Debug for Serving {
     }
 }
 
-/// Listens for agents. `tls` demands their certificates; `install` and `trust_version` are told them.
+/// Listens for agents. `tls` demands their certificates; `install` and `trust_version` are told them; with
+/// `reset_key` a process started later can tell them that this one is gone.
 ///
 /// # Errors
 /// [`LinkError`] when the socket cannot be had.
@@ -76,6 +77,7 @@ pub fn bind(
     listen: SocketAddr,
     install: InstallId,
     trust_version: u64,
+    reset_key: &[u8; 32],
 ) -> Result<Serving, LinkError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(|_| LinkError::Tls)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
@@ -87,7 +89,8 @@ pub fn bind(
     let failed = |source| LinkError::Socket { listen, source };
     let socket = socket(listen).map_err(failed)?;
     let runtime = Arc::new(TokioRuntime);
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime).map_err(failed)?;
+    let settings = reset::endpoint_config(reset_key, &app.entropy)?;
+    let endpoint = Endpoint::new(settings, Some(config), socket, runtime).map_err(failed)?;
     let process = data_encoding::HEXLOWER.encode(&app.entropy.bytes::<16>());
     let shared = Shared {
         app: app.clone(),

@@ -19,6 +19,7 @@ mod events;
 mod identity;
 mod orders;
 mod registry;
+mod reset;
 mod state;
 mod stream;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What is said after the greeting.
 
+use std::{net::SocketAddr, sync::Arc};
+
 use ez_protocol::{
     envelope::{Envelope, PayloadType},
     frame::{CloseCode, Frame, FrameType, StreamKind},
@@ -10,10 +12,14 @@ use ez_protocol::{
     order::ProvisioningOrder,
 };
 use prost::Message as _;
+use tokio_util::sync::CancellationToken;
 
 use super::client::{Agent, Served, write};
 use crate::{
-    app::App,
+    agents,
+    app::{App, Services},
+    clock::Clock as _,
+    config::Config,
     db,
     dispatch::{self, State, tests as orders},
     fleet::{
@@ -223,4 +229,47 @@ async fn a_planned_stop_says_when_to_come_back() {
     super::doors::wait_until(|| app.links.connected() == 1).await;
     served.stop();
     assert_eq!(agent.told().await.0, FrameType::Drain);
+}
+
+/// A process that was killed says nothing; the next one says it for it at the agent's next packet.
+#[tokio::test]
+async fn an_agent_learns_at_once_that_the_process_it_talks_to_was_killed() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    // A process of its own would share the database and the keys, and nothing else.
+    let process = |listen: Option<SocketAddr>| {
+        let mut config = Config::for_tests().unwrap();
+        config.link.listen = listen.unwrap_or(config.link.listen);
+        let keys = dispatch::Keys::for_tests();
+        let made = Services::assemble(config, app.db.clone(), keys, app.clock.clone(), app.entropy.clone());
+        Arc::new(Services { keys: app.keys.clone(), ..Arc::into_inner(made.unwrap()).unwrap() })
+    };
+    let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = process(None);
+    let serving = doomed.spawn(async move {
+        let doors = agents::bind(&first).await.unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], doors.address().port()));
+        tokio::spawn(doors.run(CancellationToken::new()));
+        address
+    });
+    let address = serving.await.unwrap();
+    let mut agent = Agent::connect(&app, address, &node).await;
+    report(&agent, snapshot(1)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck);
+    doomed.shutdown_background();
+
+    let next = process(Some(address));
+    let doors = loop {
+        // The old socket is let go of a moment after its tasks.
+        match agents::bind(&next).await {
+            Ok(doors) => break doors,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    tokio::spawn(doors.run(CancellationToken::new()));
+    let ping = Frame::new(FrameType::Ping, &Ping { nonce: 7, now_ms: 1 });
+    write(&mut agent.control.0, StreamKind::Control, ping).await;
+    assert_eq!(agent.connection.closed().await, quinn::ConnectionError::Reset);
 }
