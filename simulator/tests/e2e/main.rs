@@ -13,9 +13,13 @@
 mod browser;
 mod browsing;
 mod buying;
+mod commits;
+mod crash_points;
 mod crashing;
 mod judging;
+mod normal;
 mod operating;
 mod planting;
 mod purchase;
+mod strace;
 mod support;

@@ -11,6 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{process::Command, time::Instant};
 
+use crate::commits::CommitProxy;
+
 /// Which database the control plane uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Database {
@@ -89,6 +91,26 @@ impl Demo {
         let mut demo = Self { process, directory, postgres, arguments };
         demo.ready().await;
         Some(demo)
+    }
+
+    /// Starts a demo on PostgreSQL behind a proxy that can kill at a commit.
+    pub async fn start_behind_proxy(story: &str, nodes: u16, more: &[&str]) -> Option<(Self, CommitProxy)> {
+        let postgres = Postgres::create(story).await?;
+        let mut url = url::Url::parse(&postgres.url).unwrap();
+        let server = url.socket_addrs(|| Some(5432)).unwrap()[0];
+        let proxy = CommitProxy::start(server).await;
+        url.set_port(Some(proxy.address.port())).unwrap();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        // The proxy reads along.
+        url.query_pairs_mut().append_pair("sslmode", "disable");
+        let postgres = Postgres { url: url.to_string(), ..postgres };
+        let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
+        let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let process = spawn(directory.path(), &arguments, Some(&postgres));
+        let mut demo = Self { process, directory, postgres: Some(postgres), arguments };
+        demo.ready().await;
+        Some((demo, proxy))
     }
 
     async fn launch(&mut self) {
@@ -171,14 +193,49 @@ impl Demo {
             .unwrap()
     }
 
+    /// The process at a place of the summary, such as `/pids/agents/0`.
+    pub fn pid(&self, pointer: &str) -> i64 {
+        self.state().pointer(pointer).and_then(Value::as_i64).unwrap()
+    }
+
+    /// Whether a process runs; one that was killed and not yet waited for does not.
+    pub fn is_alive(&self, pid: i64) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    }
+
+    /// Waits until every node's agent is connected.
+    pub async fn nodes_online(&self) {
+        let wanted = self.state()["nodes"].as_array().unwrap().len();
+        until("every node to be online", Duration::from_secs(60), || async {
+            let output = self.control_plane(&["node", "list", "--json"]).await;
+            let list: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let online = list["nodes"].as_array()?.iter().filter(|n| n["presence"] == "online").count();
+            (online == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Lets a host make more servers than it would in a day of real use; its agent is started again.
+    pub async fn allow_many_creates(&self, index: usize) {
+        let name = self.state()["nodes"][index]["name"].as_str().unwrap().to_owned();
+        let policy = self.path(&format!("nodes/{name}/policy.toml"));
+        let text = std::fs::read_to_string(&policy).unwrap();
+        let wider = text.replace("creates_per_minute = 10", "creates_per_minute = 10000");
+        let wider = wider.replace("creates_per_day    = 200", "creates_per_day    = 10000");
+        assert_ne!(text, wider);
+        std::fs::write(&policy, wider).unwrap();
+        self.kill(&format!("/pids/agents/{index}")).await;
+        self.nodes_online().await;
+    }
+
     /// Kills a process as `kill -9` would, and waits until the demo has started it again.
     pub async fn kill(&self, pointer: &str) {
-        let pid = |state: &Value| state.pointer(pointer).and_then(Value::as_i64).unwrap();
-        let old = pid(&self.state());
+        let old = self.pid(pointer);
         let raw = rustix::process::Pid::from_raw(i32::try_from(old).unwrap()).unwrap();
         rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
         until("the killed program to be started again", Duration::from_secs(30), || async {
-            (pid(&self.state()) != old).then_some(())
+            (self.pid(pointer) != old).then_some(())
         })
         .await;
     }

@@ -18,7 +18,6 @@ use super::client::{Agent, Served, write};
 use crate::{
     agents,
     app::{App, Services},
-    clock::Clock as _,
     config::Config,
     db,
     dispatch::{self, State, tests as orders},

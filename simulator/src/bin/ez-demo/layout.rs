@@ -161,10 +161,13 @@ impl Taken {
     /// The wished port, if it is free for TCP and UDP, else any other.
     fn port(&mut self, wished: u16) -> anyhow::Result<u16> {
         let mut candidates = if wished == 0 { vec![] } else { vec![wished] };
-        candidates.extend([0; 20]);
-        for candidate in candidates {
-            let Ok(tcp) = TcpListener::bind(("127.0.0.1", candidate)) else { continue };
-            let port = tcp.local_addr()?.port();
+        // Below the range the system takes for outgoing connections: a port stays free until it is bound,
+        // and again while a child is started anew.
+        for _ in 0..50 {
+            candidates.push(20_000 + u16::from_be_bytes(random_bytes()?) % 12_000);
+        }
+        for port in candidates {
+            let Ok(tcp) = TcpListener::bind(("127.0.0.1", port)) else { continue };
             if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
                 self.0.push((tcp, udp));
                 return Ok(port);

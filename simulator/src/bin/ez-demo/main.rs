@@ -23,7 +23,7 @@ use crate::{child::Supervisor, layout::Layout, repair::RepairUnit, state::StateF
 /// Runs the whole system on this machine: portal, simulated Stripe and mail, simulated Proxmox VE
 /// hosts with a real agent each.
 #[derive(Debug, Parser)]
-#[command(name = "ez-demo", version)]
+#[command(name = "ez-demo", version, args_override_self = true)]
 struct Arguments {
     /// How many simulated Proxmox VE hosts; only the first start with a state directory decides.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
@@ -37,6 +37,9 @@ struct Arguments {
     /// Speed of the simulated hosts: 1 takes the times a real one takes, 10 is ten times faster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     speed: u32,
+    /// Memory of each simulated host; cores and disk grow with it.
+    #[arg(long, value_name = "GIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=4096))]
+    host_memory: u32,
     /// Take any free ports instead of 8080, 8081, 8082 and 7443: for several demos at once.
     #[arg(long)]
     any_port: bool,
@@ -107,7 +110,7 @@ async fn start(layout: &Layout, supervisor: &Arc<Supervisor>, arguments: &Argume
         }
     };
     progress("Starting the simulated Proxmox VE hosts, Stripe and mail …");
-    let ready = seed::simulator(layout, supervisor, arguments.speed).await?;
+    let ready = seed::simulator(layout, supervisor, arguments.speed, arguments.host_memory).await?;
     progress("Starting the control plane …");
     let people = seed::control_plane(layout, supervisor).await?;
     let mut nodes = Vec::new();

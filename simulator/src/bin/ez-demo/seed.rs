@@ -61,7 +61,7 @@ fn image_digest(name: &str) -> anyhow::Result<String> {
     Ok(digest.with_context(|| format!("the catalogue has no image {name}"))?.to_owned())
 }
 
-fn simulator_config(layout: &Layout, speed: u32) -> anyhow::Result<Value> {
+fn simulator_config(layout: &Layout, speed: u32, host_memory: u32) -> anyhow::Result<Value> {
     let mut clusters = Vec::new();
     for (location, version) in LOCATIONS {
         let mut nodes = Vec::new();
@@ -79,10 +79,10 @@ fn simulator_config(layout: &Layout, speed: u32) -> anyhow::Result<Value> {
                 "name": plan.name,
                 "listen": format!("127.0.0.1:{}", plan.pve_port),
                 "control_listen": format!("127.0.0.1:{}", plan.control_port),
-                "memory_mib": 65_536, "cores": 16,
+                "memory_mib": 1_024 * host_memory, "cores": 16.max(host_memory / 4),
                 "storages": [
                     {"id": "local", "type": "dir", "content": ["iso", "vztmpl", "import", "backup"], "total_gib": 100},
-                    {"id": "local-lvm", "type": "lvmthin", "content": ["images"], "total_gib": 1000},
+                    {"id": "local-lvm", "type": "lvmthin", "content": ["images"], "total_gib": 1_000.max(16 * host_memory)},
                 ],
                 "bridges": ["vmbr0"],
                 "templates": templates,
@@ -123,9 +123,10 @@ pub(crate) async fn simulator(
     layout: &Layout,
     supervisor: &Arc<Supervisor>,
     speed: u32,
+    host_memory: u32,
 ) -> anyhow::Result<Ready> {
     let config = layout.state_dir.join("simulator.json");
-    std::fs::write(&config, serde_json::to_string_pretty(&simulator_config(layout, speed)?)?)?;
+    std::fs::write(&config, serde_json::to_string_pretty(&simulator_config(layout, speed, host_memory)?)?)?;
     let ready = layout.state_dir.join("sim/ready.json");
     let _ = std::fs::remove_file(&ready);
     supervisor.keep_alive(Program {
