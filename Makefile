@@ -1,6 +1,6 @@
 # Targets are documented by the comment behind their name; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-host lint bench setup clean build
+.PHONY: help demo test test-host crash lint bench setup clean build
 
 # Tests end their output with this list: what was not run, and why.
 NOT_RUN := $(CURDIR)/target/not-run.txt
@@ -27,6 +27,10 @@ else
 endif
 	cargo test --workspace --doc --locked --quiet
 	@packaging/not-run $(NOT_RUN)
+
+crash: ## Kill every program at every write and commit of a purchase (an hour or so)
+	cargo build --workspace --bins --locked
+	EZ_CRASH_EVERY=1 EZ_CRASH_SHARDS=4 cargo nextest run --workspace --locked --no-capture --profile long -E 'test(crash_points)'
 
 test-host: ## Checks that need root or Debian tools: units, package files
 	packaging/test-host

@@ -13,7 +13,7 @@ use crate::{
     normal::end_state,
     purchase::{order_is, place, server_is},
     strace::{self, Tracer},
-    support::{Database, Demo, until},
+    support::{Database, Demo, not_run, until},
 };
 
 /// A point no purchase reaches; strace counts in 16 bits.
@@ -22,9 +22,18 @@ const NEVER: u32 = 65_535;
 /// How SQLite makes a commit durable, by its build; files of their own are synced the same way.
 const SYNC: &str = "fsync,fdatasync";
 
-/// Every how many points one is visited.
-fn every() -> u32 {
-    std::env::var("EZ_CRASH_EVERY").ok().and_then(|text| text.parse().ok()).unwrap_or(9)
+/// Every how many points one is visited; all of them with `EZ_CRASH_EVERY=1`. `dear` makes the ordinary run
+/// skip more where there are many points or each takes long.
+fn every(dear: u32) -> u32 {
+    match std::env::var("EZ_CRASH_EVERY").ok().and_then(|text| text.parse().ok()) {
+        Some(every) => every,
+        None => 9 * dear,
+    }
+}
+
+/// How many systems visit points beside each other; most of the time each waits for something.
+fn shards() -> u32 {
+    std::env::var("EZ_CRASH_SHARDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// What kills.
@@ -89,83 +98,99 @@ async fn purchase(demo: &Demo, victim: &str, killer: &Killer<'_>, n: u32) -> (Va
     (end_state(demo, "customer", &id).await, struck)
 }
 
-/// Visits the points one after the other until a purchase meets none; says how many there are.
-async fn visit(demo: &Demo, what: &str, victim: &str, killer: Killer<'_>) {
+/// One of several systems that share the points among them.
+#[derive(Clone, Copy)]
+struct Share {
+    first: u32,
+    step: u32,
+}
+
+/// Visits every `step`-th point until a purchase meets none; the points at which the process was killed.
+async fn visit(demo: &Demo, what: &str, victim: &str, killer: &Killer<'_>, share: Share) -> Vec<u32> {
     demo.allow_many_creates(0).await;
-    let (undisturbed, struck) = purchase(demo, victim, &killer, NEVER).await;
+    let (undisturbed, struck) = purchase(demo, victim, killer, NEVER).await;
     assert!(!struck);
-    let (mut n, mut visited) = (1, 0);
+    let mut visited = Vec::new();
+    let mut n = share.first;
     loop {
-        let (end, struck) = purchase(demo, victim, &killer, n).await;
+        let (end, struck) = purchase(demo, victim, killer, n).await;
         assert_eq!(end, undisturbed, "{what}: killed at point {n}");
         demo.check().await;
         if !struck {
-            break;
+            return visited;
         }
-        visited += 1;
-        n += every();
+        visited.push(n);
+        n += share.step;
     }
-    assert!(visited > 0, "{what}: no point was met");
+}
+
+/// Runs `visit` on as many systems as there are shards, and says how many points there were.
+async fn visit_all(what: &str, dear: u32, on_system: impl AsyncFn(u32, Share) -> Vec<u32>) {
+    let (every, shards) = (every(dear), shards());
+    let shares = (0..shards).map(|i| on_system(i, Share { first: 1 + i * every, step: shards * every }));
+    let visited: Vec<u32> = futures::future::join_all(shares).await.into_iter().flatten().collect();
+    let last = visited.iter().max().unwrap_or_else(|| panic!("{what}: no point was met"));
     println!(
-        "{what}: {visited} crash points visited, the last at {}; each ended as the undisturbed purchase",
-        n - every()
+        "{what}: {} crash points visited (every {every}), the last at {last}; each ended as the undisturbed purchase",
+        visited.len()
     );
 }
 
-async fn demo(story: &str) -> Option<Demo> {
-    let more = ["--host-memory", "1024", "--speed", "100"];
-    Demo::start_with(story, Database::Sqlite, 1, &more).await
+const LARGE_AND_FAST: [&str; 4] = ["--host-memory", "1024", "--speed", "100"];
+
+async fn killed_at_a_call(what: &str, victim: &str, call: &'static str, dear: u32) {
+    if !strace::available(what) {
+        return;
+    }
+    visit_all(what, dear, async |shard, share| {
+        let story = format!("{what} {shard}");
+        let demo = Demo::start_with(&story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
+        let visited = visit(&demo, what, victim, &Killer::Syscall(call), share).await;
+        demo.stop().await;
+        visited
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_agent_killed_at_every_sync() {
-    let story = "agent killed at a sync";
-    if !strace::available(story) {
-        return;
-    }
-    let Some(demo) = demo(story).await else { return };
-    visit(&demo, "agent, at a sync", "/pids/agents/0", Killer::Syscall(SYNC)).await;
-    demo.stop().await;
+    killed_at_a_call("agent, at a sync", "/pids/agents/0", SYNC, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_agent_killed_at_every_write() {
-    let story = "agent killed at a write";
-    if !strace::available(story) {
-        return;
-    }
-    let Some(demo) = demo(story).await else { return };
-    visit(&demo, "agent, at a write", "/pids/agents/0", Killer::Syscall("pwrite64")).await;
-    demo.stop().await;
+    killed_at_a_call("agent, at a write", "/pids/agents/0", "pwrite64", 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_control_plane_killed_at_every_sync() {
-    let story = "control plane killed at a sync";
-    if !strace::available(story) {
-        return;
-    }
-    let Some(demo) = demo(story).await else { return };
-    visit(&demo, "control plane on SQLite, at a sync", "/pids/control_plane", Killer::Syscall(SYNC)).await;
-    demo.stop().await;
+    killed_at_a_call("control plane on SQLite, at a sync", "/pids/control_plane", SYNC, 2).await;
 }
 
-async fn killed_at_a_commit(story: &str, side: Side) {
-    let more = ["--host-memory", "1024", "--speed", "100"];
-    let Some((demo, proxy)) = Demo::start_behind_proxy(story, 1, &more).await else { return };
+async fn killed_at_a_commit(side: Side) {
     let what = format!("control plane on PostgreSQL, {side:?} a commit");
-    visit(&demo, &what, "/pids/control_plane", Killer::Commit(&proxy, side)).await;
-    demo.stop().await;
+    if std::env::var_os("TEST_POSTGRES_URL").is_none() {
+        return not_run(&what, "TEST_POSTGRES_URL is not set");
+    }
+    visit_all(&what, 5, async |shard, share| {
+        let story = format!("commit {side:?} {shard}");
+        let (demo, proxy) = Demo::start_behind_proxy(&story, 1, &LARGE_AND_FAST).await.unwrap();
+        let killer = Killer::Commit(&proxy, side);
+        let visited = visit(&demo, &what, "/pids/control_plane", &killer, share).await;
+        demo.stop().await;
+        visited
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_control_plane_killed_before_every_commit_on_postgres() {
-    killed_at_a_commit("control plane killed before a commit", Side::Before).await;
+    killed_at_a_commit(Side::Before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_control_plane_killed_after_every_commit_on_postgres() {
-    killed_at_a_commit("control plane killed after a commit", Side::After).await;
+    killed_at_a_commit(Side::After).await;
 }
 
 /// From the n-th write on the disk is full, for a while; then there is room again.
@@ -173,11 +198,11 @@ async fn full_disk(story: &str, victim: &str) {
     if !strace::available(story) {
         return;
     }
-    let Some(demo) = demo(story).await else { return };
+    let demo = Demo::start_with(story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
     demo.allow_many_creates(0).await;
     let (api, stripe) = (demo.api("customer"), demo.stripe());
     let mut visited = 0;
-    for n in (1..40).step_by(usize::try_from(every()).unwrap()) {
+    for n in (1..60).step_by(usize::try_from(every(2)).unwrap()) {
         stripe.post("/webhooks/pause", json!({})).await;
         let order = place(&api, &format!("web-{n}"), "fsn").await;
         let id = order["id"].as_str().unwrap().to_owned();
