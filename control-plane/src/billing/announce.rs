@@ -13,6 +13,8 @@ pub const PAYMENT_SETTLED: &str = "orders.payment_settled";
 pub const PAYMENT_SUSPICIOUS: &str = "orders.payment_suspicious";
 /// The payment page ran out or was closed. Payload: `order_id`.
 pub const CHECKOUT_EXPIRED: &str = "orders.checkout_expired";
+/// A subscription is over. Payload: `order_id`.
+pub const SUBSCRIPTION_ENDED: &str = "instances.subscription_ended";
 /// A refund ended. Payload: `order_id`, `state`.
 pub const REFUND_SETTLED: &str = "orders.refund_settled";
 
@@ -33,6 +35,14 @@ pub(super) async fn suspicious(
 
 pub(super) async fn expired(tx: &mut AnyConnection, at: UnixMillis, order: OrderId) -> Result<(), DbError> {
     jobs::enqueue(tx, CHECKOUT_EXPIRED, &order.to_string(), &json!({"order_id": order}), at).await
+}
+
+pub(super) async fn subscription_ended(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+) -> Result<(), DbError> {
+    jobs::enqueue(tx, SUBSCRIPTION_ENDED, &order.to_string(), &json!({"order_id": order}), at).await
 }
 
 pub(super) async fn refund(

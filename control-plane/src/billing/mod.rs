@@ -40,7 +40,9 @@ pub(crate) use pages::routes as page_routes;
 use ez_protocol::{AccountId, OrderId};
 use sqlx::AnyConnection;
 
-pub use announce::{CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, REFUND_SETTLED};
+pub use announce::{
+    CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, REFUND_SETTLED, SUBSCRIPTION_ENDED,
+};
 pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{checkout, expect, expire_session, sync_checkout};
 pub use intake::{Intake, intake};
@@ -50,7 +52,7 @@ pub use products::{WantedPrice, ensure_price, ensure_product};
 pub(crate) use reconcile::poll_events;
 pub use refund::{refund_full, refund_state};
 pub use stripe::{StripeFault, StripeGate};
-pub use subscription::{cancel_now, period_end};
+pub use subscription::{cancel_now, ended_since, period_end};
 
 use crate::db::DbError;
 

@@ -1,6 +1,6 @@
 //! SQL of billing.
 
-use ez_protocol::{AccountId, OrderId, UnixMillis};
+use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
@@ -444,6 +444,21 @@ pub(super) async fn subscription(
     .fetch_optional(connection)
     .await?;
     row.as_ref().map(read_subscription).transpose()
+}
+
+pub(super) async fn ended_since(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT instance_id FROM billing_subscriptions
+         WHERE status IN ('canceled', 'incomplete_expired') AND updated_at >= $1
+         ORDER BY updated_at DESC LIMIT 1000",
+    )
+    .bind(since.0)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("billing_subscriptions", row).id("instance_id")).collect()
 }
 
 // ---- invoices -----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 //! The subscription behind a server.
 
-use ez_protocol::{OrderId, UnixMillis};
+use ez_protocol::{InstanceId, OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{
@@ -19,9 +19,7 @@ pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingErr
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?
     };
-    let Some(known) =
-        known.filter(|known| !matches!(known.status.as_str(), "canceled" | "incomplete_expired"))
-    else {
+    let Some(known) = known.filter(|known| !is_over(&known.status)) else {
         return Ok(());
     };
     let read_at = app.clock.now();
@@ -33,6 +31,22 @@ pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingErr
         }
         Err(fault) => Err(fault.into()),
     }
+}
+
+/// Whether a subscription in this status is over for good.
+pub(super) fn is_over(status: &str) -> bool {
+    matches!(status, "canceled" | "incomplete_expired")
+}
+
+/// The servers whose subscriptions ended since then, at most a thousand.
+///
+/// # Errors
+/// Those of the query.
+pub async fn ended_since(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<Vec<InstanceId>, DbError> {
+    store::ended_since(connection, since).await
 }
 
 /// The end of the period an order's subscription is paid for, where known.

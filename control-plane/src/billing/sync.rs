@@ -12,6 +12,7 @@ use super::{
     model::{EventState, Problem, RefundState, judge},
     store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, RefundView, SubscriptionView},
+    subscription::is_over,
 };
 use crate::{app::Services, db::DbError};
 
@@ -230,6 +231,9 @@ pub(super) async fn take_subscription(
                         .await?;
                 if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
                     store::put_subscription(tx, now, &known.expected, &subscription).await?;
+                    if subscription.status.as_deref().is_some_and(is_over) {
+                        announce::subscription_ended(tx, now, order).await?;
+                    }
                 }
                 store::finish_events(tx, &subscription.id, read_at, now, EventState::Done).await
             })

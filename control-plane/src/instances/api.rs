@@ -222,6 +222,8 @@ async fn server(
 }
 
 /// Deletes a server: its subscription ends now, its disk is kept for 72 hours. Nothing is paid back.
+///
+/// What cannot be done at once (the node or Stripe is away) is done as soon as it can; asking again changes nothing.
 #[utoipa::path(delete, path = "/api/v1/servers/{id}", tag = "servers", params(("id" = String, Path)),
     responses((status = 202, body = ServerBody), (status = 404, body = Problem), (status = 409, body = Problem)))]
 async fn end(
@@ -239,8 +241,6 @@ async fn end(
         Err(error @ EndError::DoesNotFit(_)) => {
             return Err(Problem::conflict("wrong_state", error.to_string()));
         }
-        Err(EndError::Issue(error)) => return Err(Problem::conflict("node_unavailable", error.to_string())),
-        Err(EndError::Billing(error)) if error.is_passing() => return Err(Problem::unavailable()),
         Err(EndError::Db(error)) => return Err(error.into()),
         Err(other) => return Err(Problem::internal(&other)),
     };

@@ -7,6 +7,7 @@ use ez_protocol::ProvisioningOrderId;
 use super::{InstanceState, end, end::EndError, model::Instance, observe, store};
 use crate::{
     app::App,
+    billing::SUBSCRIPTION_ENDED,
     db::DbError,
     dispatch::{self, OBSERVE_JOB, State},
     instances::InstanceError,
@@ -22,6 +23,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(OBSERVE_JOB, run_observe);
+    registry.on(end::wish::CARRY_OUT, end::wish::run);
+    registry.on(SUBSCRIPTION_ENDED, end::wish::subscription_ended);
     registry.every(SWEEP, SWEEP_EVERY, run_sweep);
 }
 
@@ -45,8 +48,9 @@ async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
     sweep(&app).await.map_err(JobError::from)
 }
 
-/// Purges what is due, and repeats endings that did not work out.
+/// Purges what is due, repeats endings that did not work out, and ends what nobody pays for any more.
 pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
+    end::wish::compare_with_subscriptions(app).await?;
     let now = app.clock.now();
     let (due, ending) = {
         let mut connection = app.db.read().await?;

@@ -31,7 +31,7 @@ pub use act::{ActError, act};
 pub use assign::{AssignError, assign, reserve};
 pub use build::{BuildError, issue_build};
 pub use change::InstanceError;
-pub use end::{EndError, delete, end, give_up_place};
+pub use end::{EndError, end, give_up_place, wish::delete};
 pub use model::{ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits};
 pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};

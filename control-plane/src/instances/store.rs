@@ -235,6 +235,34 @@ pub(super) async fn ending(connection: &mut AnyConnection) -> Result<Vec<Instanc
     rows.iter().map(read).collect()
 }
 
+/// Notes that a server is to end; false when that was noted before.
+pub(super) async fn insert_ending(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: InstanceId,
+    by: &str,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO instance_endings (instance_id, requested_by, requested_at) VALUES ($1, $2, $3)
+         ON CONFLICT (instance_id) DO NOTHING",
+    )
+    .bind(id.to_string())
+    .bind(by)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Who wanted a server to end, if anybody did.
+pub(super) async fn ending_of(
+    connection: &mut AnyConnection,
+    id: InstanceId,
+) -> Result<Option<String>, DbError> {
+    let query = sqlx::query_scalar("SELECT requested_by FROM instance_endings WHERE instance_id = $1");
+    Ok(query.bind(id.to_string()).fetch_optional(connection).await?)
+}
+
 // ---- actions --------------------------------------------------------------------------------------
 
 macro_rules! select_actions {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     commits::{CommitProxy, Side},
     normal::end_state,
-    purchase::{order_is, place, server_is},
+    purchase::{PATIENCE, order_is, place, server_is},
     strace::{self, Tracer},
     support::{Database, Demo, not_run, until},
 };
@@ -35,6 +35,10 @@ fn every(dear: u32) -> u32 {
 fn shards() -> u32 {
     std::env::var("EZ_CRASH_SHARDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
+
+/// Whom it kills, by its place in the demo's summary.
+const AGENT: &str = "/pids/agents/0";
+const CONTROL_PLANE: &str = "/pids/control_plane";
 
 /// What kills.
 enum Killer<'a> {
@@ -73,20 +77,108 @@ impl Trap<'_> {
     }
 }
 
-/// Buys a server with the kill set at `n` just before the webhook comes; the order's end, and whether
-/// the process was killed.
-async fn purchase(demo: &Demo, victim: &str, killer: &Killer<'_>, n: u32) -> (Value, bool) {
+/// What is disturbed.
+#[derive(Clone, Copy, Debug)]
+enum Flow {
+    /// From the webhook to a running server.
+    Buy,
+    /// A button of a running server.
+    Reboot,
+    /// From the wish to delete to a retired server.
+    Delete,
+}
+
+/// Buys a server and disturbs what comes after the payment; the order.
+async fn buy(demo: &Demo, name: &str, kill: Option<&mut Kill<'_>>) -> String {
     let (api, stripe) = (demo.api("customer"), demo.stripe());
     stripe.post("/webhooks/pause", json!({})).await;
-    let order = place(&api, &format!("web-{n}"), "fsn").await;
+    let order = place(&api, name, "fsn").await;
     let id = order["id"].as_str().unwrap().to_owned();
     stripe.pay(order["checkout_url"].as_str().unwrap()).await;
-    let pid = demo.pid(victim);
-    let trap = killer.set(n, pid).await;
+    if let Some(kill) = kill {
+        kill.set().await;
+    }
     stripe.post("/webhooks/resume", json!({})).await;
     let order = order_is(&api, &id, "fulfilled").await;
     server_is(&api, order["server_id"].as_str().unwrap(), "running").await;
-    trap.remove().await;
+    id
+}
+
+/// Presses a button; a press whose answer is lost counts if an action is there.
+async fn reboot(demo: &Demo, server: &str) {
+    let api = demo.api("customer");
+    let path = format!("/servers/{server}/actions");
+    let count = async || api.try_get(&path).await.1["data"].as_array().map_or(0, Vec::len);
+    let before =
+        until("the list of actions", PATIENCE, || async { Some(count().await).filter(|n| *n > 0) }).await;
+    api.post(&path, json!({"action": "reboot"})).await;
+    until("the action to end", PATIENCE, || async {
+        let (status, body) = api.try_get(&path).await;
+        let actions = body["data"].as_array()?;
+        if status == 200 && actions.len() == before {
+            // Nothing was noted: the customer presses again.
+            api.post(&path, json!({"action": "reboot"})).await;
+            return None;
+        }
+        actions.iter().all(|action| action["status"] != "running").then_some(())
+    })
+    .await;
+    server_is(&api, server, "running").await;
+}
+
+/// Deletes a server and never asks twice, unless nothing at all came of the first time.
+async fn delete(demo: &Demo, server: &str) {
+    let api = demo.api("customer");
+    let accepted = api.delete(&format!("/servers/{server}")).await == 202;
+    if !accepted {
+        until("a consistent system", PATIENCE, || async {
+            demo.run_check().await.status.success().then_some(())
+        })
+        .await;
+        let (_, body) = api.try_get(&format!("/servers/{server}")).await;
+        if body["state"] == "running" {
+            assert_eq!(api.delete(&format!("/servers/{server}")).await, 202);
+        }
+    }
+    server_is(&api, server, "retired").await;
+}
+
+/// A kill, its victim and its moment.
+struct Kill<'a> {
+    killer: &'a Killer<'a>,
+    n: u32,
+    victim: i64,
+    trap: Option<Trap<'a>>,
+}
+
+impl Kill<'_> {
+    async fn set(&mut self) {
+        self.trap = Some(self.killer.set(self.n, self.victim).await);
+    }
+}
+
+/// Goes through the flow with the kill set at `n`; how it ended, and whether the process was killed.
+async fn disturbed(demo: &Demo, flow: Flow, victim: &str, killer: &Killer<'_>, n: u32) -> (Value, bool) {
+    let pid = demo.pid(victim);
+    let mut kill = Kill { killer, n, victim: pid, trap: None };
+    let name = format!("web-{n}");
+    let order = match flow {
+        Flow::Buy => buy(demo, &name, Some(&mut kill)).await,
+        Flow::Reboot | Flow::Delete => {
+            let order = buy(demo, &name, None).await;
+            let server = demo.api("customer").get(&format!("/orders/{order}")).await["server_id"].clone();
+            let server = server.as_str().unwrap();
+            kill.set().await;
+            match flow {
+                Flow::Reboot => reboot(demo, server).await,
+                _ => delete(demo, server).await,
+            }
+            order
+        }
+    };
+    if let Some(trap) = kill.trap {
+        trap.remove().await;
+    }
     let struck = !demo.is_alive(pid);
     if struck {
         until("the killed program to be back", Duration::from_secs(30), || async {
@@ -95,7 +187,7 @@ async fn purchase(demo: &Demo, victim: &str, killer: &Killer<'_>, n: u32) -> (Va
         .await;
         demo.nodes_online().await;
     }
-    (end_state(demo, "customer", &id).await, struck)
+    (end_state(demo, "customer", &order).await, struck)
 }
 
 /// One of several systems that share the points among them.
@@ -106,14 +198,20 @@ struct Share {
 }
 
 /// Visits every `step`-th point until a purchase meets none; the points at which the process was killed.
-async fn visit(demo: &Demo, what: &str, victim: &str, killer: &Killer<'_>, share: Share) -> Vec<u32> {
+async fn visit(
+    demo: &Demo,
+    what: &str,
+    (flow, victim): (Flow, &str),
+    killer: &Killer<'_>,
+    share: Share,
+) -> Vec<u32> {
     demo.allow_many_creates(0).await;
-    let (undisturbed, struck) = purchase(demo, victim, killer, NEVER).await;
+    let (undisturbed, struck) = disturbed(demo, flow, victim, killer, NEVER).await;
     assert!(!struck);
     let mut visited = Vec::new();
     let mut n = share.first;
     loop {
-        let (end, struck) = purchase(demo, victim, killer, n).await;
+        let (end, struck) = disturbed(demo, flow, victim, killer, n).await;
         assert_eq!(end, undisturbed, "{what}: killed at point {n}");
         demo.check().await;
         if !struck {
@@ -131,21 +229,21 @@ async fn visit_all(what: &str, dear: u32, on_system: impl AsyncFn(u32, Share) ->
     let visited: Vec<u32> = futures::future::join_all(shares).await.into_iter().flatten().collect();
     let last = visited.iter().max().unwrap_or_else(|| panic!("{what}: no point was met"));
     println!(
-        "{what}: {} crash points visited (every {every}), the last at {last}; each ended as the undisturbed purchase",
+        "{what}: {} crash points visited (every {every}), the last at {last}; each ended as the undisturbed run",
         visited.len()
     );
 }
 
 const LARGE_AND_FAST: [&str; 4] = ["--host-memory", "1024", "--speed", "100"];
 
-async fn killed_at_a_call(what: &str, victim: &str, call: &'static str, dear: u32) {
+async fn killed_at_a_call(what: &str, target: (Flow, &str), call: &'static str, dear: u32) {
     if !strace::available(what) {
         return;
     }
     visit_all(what, dear, async |shard, share| {
         let story = format!("{what} {shard}");
         let demo = Demo::start_with(&story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
-        let visited = visit(&demo, what, victim, &Killer::Syscall(call), share).await;
+        let visited = visit(&demo, what, target, &Killer::Syscall(call), share).await;
         demo.stop().await;
         visited
     })
@@ -154,17 +252,33 @@ async fn killed_at_a_call(what: &str, victim: &str, call: &'static str, dear: u3
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("agent, at a sync", "/pids/agents/0", SYNC, 1).await;
+    killed_at_a_call("agent, at a sync", (Flow::Buy, AGENT), SYNC, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_agent_killed_at_every_write() {
-    killed_at_a_call("agent, at a write", "/pids/agents/0", "pwrite64", 8).await;
+    killed_at_a_call("agent, at a write", (Flow::Buy, AGENT), "pwrite64", 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purchase_survives_the_control_plane_killed_at_every_sync() {
-    killed_at_a_call("control plane on SQLite, at a sync", "/pids/control_plane", SYNC, 2).await;
+    killed_at_a_call("control plane on SQLite, at a sync", (Flow::Buy, CONTROL_PLANE), SYNC, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_button_survives_the_agent_killed_at_every_sync() {
+    killed_at_a_call("reboot, agent at a sync", (Flow::Reboot, AGENT), SYNC, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ending_survives_the_agent_killed_at_every_sync() {
+    killed_at_a_call("delete, agent at a sync", (Flow::Delete, AGENT), SYNC, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ending_survives_the_control_plane_killed_at_every_sync() {
+    killed_at_a_call("delete, control plane on SQLite at a sync", (Flow::Delete, CONTROL_PLANE), SYNC, 1)
+        .await;
 }
 
 async fn killed_at_a_commit(side: Side) {
@@ -176,7 +290,7 @@ async fn killed_at_a_commit(side: Side) {
         let story = format!("commit {side:?} {shard}");
         let (demo, proxy) = Demo::start_behind_proxy(&story, 1, &LARGE_AND_FAST).await.unwrap();
         let killer = Killer::Commit(&proxy, side);
-        let visited = visit(&demo, &what, "/pids/control_plane", &killer, share).await;
+        let visited = visit(&demo, &what, (Flow::Buy, CONTROL_PLANE), &killer, share).await;
         demo.stop().await;
         visited
     })

@@ -363,6 +363,11 @@ impl Api {
         answer(request).await
     }
 
+    pub async fn delete(&self, path: &str) -> u16 {
+        let request = self.client.delete(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        answer(request).await.0
+    }
+
     pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
         answer(request).await

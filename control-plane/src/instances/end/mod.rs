@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use ez_protocol::{
-    InstanceId, UnixMillis,
+    UnixMillis,
     order::{Empty, Op},
 };
 use sqlx::AnyConnection;
+
+pub(super) mod wish;
 
 use super::{
     build, change,
     change::InstanceError,
     model::{Instance, InstanceEvent, InstanceState},
-    store,
 };
 use crate::{
-    app::Services,
-    billing::{self, BillingError},
+    billing::BillingError,
     db::DbError,
     dispatch::{self, Intent, IssueError, Keys},
     entropy::Entropy,
@@ -47,34 +47,6 @@ pub enum EndError {
     /// The database.
     #[error("reading or writing the server")]
     Db(#[from] DbError),
-}
-
-/// Deletes a customer's server: ends its subscription now, retires it, purges it after the retention.
-///
-/// # Errors
-/// [`EndError`]. The subscription ends first: if anything after that fails, asking again goes on.
-pub async fn delete(app: &Services, id: InstanceId, actor: &str) -> Result<Instance, EndError> {
-    let instance = {
-        let mut connection = app.db.read().await?;
-        store::get(&mut connection, id).await?.ok_or(EndError::Unknown)?
-    };
-    match instance.state {
-        InstanceState::Running | InstanceState::Stopped => {}
-        // Asked for already.
-        InstanceState::Retiring | InstanceState::Retired => return Ok(instance),
-        other => return Err(EndError::DoesNotFit(other)),
-    }
-    billing::cancel_now(app, instance.order).await?;
-    let (at, entropy, keys, actor) =
-        (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
-    app.db
-        .write(move |tx| {
-            Box::pin(async move {
-                let instance = store::get_to_change(tx, id).await?.ok_or(EndError::Unknown)?;
-                end(tx, &keys, at, entropy.as_ref(), instance, &actor).await
-            })
-        })
-        .await
 }
 
 /// Ends a server's service: retires what may exist on a node, gives back what certainly does not. Safe to repeat.
