@@ -10,6 +10,7 @@
 pub mod check;
 pub mod config;
 mod html;
+mod inject;
 pub mod mail;
 pub mod pve;
 #[doc(hidden)]

@@ -2,10 +2,16 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, body::Body, http::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::{
     config::{Config, write_atomically},
@@ -123,23 +129,65 @@ impl Simulator {
     }
 }
 
+/// Put among a response's extensions, it means: close the connection without sending a byte.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the answer is withheld by an injected fault")]
+pub(crate) struct Withheld;
+
 /// Serves a router until told to stop.
 pub(crate) fn http(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stop: &CancellationToken) {
     let stop = stop.clone();
     tasks.spawn(async move {
-        let graceful = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone(), stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a client could not be taken");
+                    // Out of file descriptors, most likely: do not spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
         // Connections that stay open for nothing must not hold the stop.
-        let bounded = async {
-            stop.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        };
-        tokio::select! {
-            result = async { graceful.await } => if let Err(error) = result {
-                tracing::error!(%error, "a listener has ended");
-            },
-            () = bounded => {}
+        let all = async { while connections.join_next().await.is_some() {} };
+        let _all_or_late = tokio::time::timeout(Duration::from_secs(2), all).await;
+    });
+}
+
+/// Speaks HTTP on one connection; hyper itself, because only its service can refuse to answer.
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let _latency_only = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answered = router.clone().oneshot(request.map(Body::new));
+        async move {
+            match answered.await {
+                Ok(response) if response.extensions().get::<Withheld>().is_some() => Err(Withheld),
+                Ok(response) => Ok(response),
+                Err(never) => match never {},
+            }
         }
     });
+    let serving =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection has ended early");
+    }
 }
 
 #[cfg(test)]

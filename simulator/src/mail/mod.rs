@@ -6,6 +6,9 @@
 //! - `page` shows them: `/` for people; `GET /messages.json` (newest first:
 //!   `[{id, received_at, from, to, subject, text, html}]`, `?to=` and `?limit=`), `GET /messages/{id}` and
 //!   `DELETE /messages` for scripts.
+//! - `inject` makes it go wrong on request: `POST /faults` takes `{"refuse": "421"|"451"|"554", "times"?}`,
+//!   `{"down": bool, "for_ms"?}` or `{"drop_after_data": n}`; `GET /faults` shows what was struck and
+//!   `DELETE /faults` makes everything well again.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -14,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::MailConfig, wall::WallClock};
 
+mod inject;
 mod mime;
 mod page;
 mod smtp;
@@ -75,8 +79,9 @@ pub async fn start(
     let (http_listener, http) = listen("http_listen", config.http_listen).await?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(accept(smtp_listener, store.clone(), stop.clone()));
-    crate::serve::http(&mut tasks, http_listener, page::router(store), &stop);
+    let faults = inject::Injector::default();
+    tasks.spawn(accept(smtp_listener, store.clone(), faults.clone(), stop.clone()));
+    crate::serve::http(&mut tasks, http_listener, page::router(store, faults), &stop);
     Ok(Running { smtp, http, stop, tasks })
 }
 
@@ -88,7 +93,12 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, 
 }
 
 /// Takes clients until told to stop; dialogues that are under way then end with it.
-async fn accept(listener: TcpListener, store: store::Store, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    store: store::Store,
+    faults: inject::Injector,
+    stop: CancellationToken,
+) {
     let mut clients = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -97,11 +107,16 @@ async fn accept(listener: TcpListener, store: store::Store, stop: CancellationTo
             accepted = listener.accept() => accepted,
         };
         match accepted {
+            Ok((stream, _)) if faults.away.is_away() => crate::inject::reset(stream),
             Ok((stream, peer)) => {
-                let talk = smtp::talk(stream, peer, store.clone());
+                let talk = smtp::talk(stream, peer, store.clone(), faults.clone());
+                let away = faults.away.clone();
                 clients.spawn(async move {
-                    if let Err(error) = talk.await {
-                        tracing::debug!(%error, %peer, "an SMTP client has gone");
+                    tokio::select! {
+                        () = away.gone() => {}
+                        done = talk => if let Err(error) = done {
+                            tracing::debug!(%error, %peer, "an SMTP client has gone");
+                        }
                     }
                 });
             }

@@ -11,10 +11,13 @@ use axum::{
     routing::get,
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::store::{Store, Stored};
+use super::{
+    inject::{Injector, MailFaults},
+    store::{Store, Stored},
+};
 use crate::html::{document, escape};
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; frame-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'";
@@ -22,7 +25,8 @@ const FRAME_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-s
     sandbox allow-popups allow-top-navigation-by-user-activation";
 
 /// The routes.
-pub(crate) fn router(store: Store) -> Router {
+pub(crate) fn router(store: Store, faults: Injector) -> Router {
+    let control = Router::new().route("/faults", get(armed).post(arm).delete(disarm)).with_state(faults);
     Router::new()
         .route("/", get(index))
         .route("/letters/{id}", get(letter))
@@ -32,6 +36,7 @@ pub(crate) fn router(store: Store) -> Router {
         .route("/messages/{id}", get(message))
         .route("/assets/simulator.css", get(css))
         .with_state(store)
+        .merge(control)
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,6 +73,22 @@ async fn clear(State(store): State<Store>) -> Response {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failed(&error),
     }
+}
+
+async fn armed(State(faults): State<Injector>) -> Json<Value> {
+    Json(faults.list())
+}
+
+async fn arm(State(faults): State<Injector>, Json(wanted): Json<MailFaults>) -> Response {
+    match faults.arm(&wanted) {
+        Ok(()) => Json(wanted).into_response(),
+        Err(reason) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": reason }))).into_response(),
+    }
+}
+
+async fn disarm(State(faults): State<Injector>) -> StatusCode {
+    faults.clear();
+    StatusCode::NO_CONTENT
 }
 
 async fn css() -> Response {

@@ -9,7 +9,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::store::Store;
+use super::{
+    inject::{Injector, Rule},
+    store::Store,
+};
 
 /// The largest letter taken, in bytes.
 pub(crate) const LARGEST: usize = 10 * 1024 * 1024;
@@ -38,10 +41,18 @@ enum Next {
 ///
 /// # Errors
 /// The connection breaks, or a line is longer than any command may be.
-pub(crate) async fn talk(stream: TcpStream, peer: SocketAddr, store: Store) -> std::io::Result<()> {
+pub(crate) async fn talk(
+    stream: TcpStream,
+    peer: SocketAddr,
+    store: Store,
+    faults: Injector,
+) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut envelope = Envelope::default();
+    if let Some(said) = faults.greeting().and_then(Rule::says) {
+        return writer.write_all(format!("{said}\r\n").as_bytes()).await;
+    }
     writer.write_all(b"220 ez-simulator ESMTP (nothing is delivered)\r\n").await?;
     loop {
         let Some(line) =
@@ -60,7 +71,17 @@ pub(crate) async fn talk(stream: TcpStream, peer: SocketAddr, store: Store) -> s
                 let letter = tokio::time::timeout(PATIENCE, read_letter(&mut reader))
                     .await
                     .map_err(std::io::Error::other)??;
-                let said = take(&store, &mut envelope, letter, peer).await;
+                let fault = faults.letter();
+                let said = match fault.and_then(Rule::says) {
+                    Some(refused) => {
+                        envelope = Envelope { greeted: true, ..Envelope::default() };
+                        refused.to_owned()
+                    }
+                    None => take(&store, &mut envelope, letter, peer).await,
+                };
+                if fault == Some(Rule::DropAfterData) {
+                    return Ok(());
+                }
                 writer.write_all(format!("{said}\r\n").as_bytes()).await?;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::{
@@ -157,4 +157,113 @@ async fn html_is_shown_only_inside_a_sandbox() {
             && !policy.contains("allow-scripts"),
         "{policy}"
     );
+}
+
+impl Client {
+    /// Sends a letter; what is said at its end, or nothing if the connection ends.
+    async fn send(&mut self, subject: &str) -> Option<String> {
+        self.say("MAIL FROM:<a@example.com>").await;
+        self.say("RCPT TO:<b@example.com>").await;
+        self.say("DATA").await;
+        self.writer.write_all(format!("Subject: {subject}\r\n\r\nhi\r\n.\r\n").as_bytes()).await.unwrap();
+        self.lines.next_line().await.unwrap()
+    }
+}
+
+async fn fault(running: &Running, body: Value) -> (u16, Value) {
+    let answer = reqwest::Client::new()
+        .post(format!("http://{}/faults", running.http))
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+async fn subjects(running: &Running) -> Vec<String> {
+    let letters = list(running, "/messages.json").await;
+    letters.as_array().unwrap().iter().map(|one| one["subject"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_letter_can_be_deferred_and_rejected_and_the_dialogue_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path()).await;
+    for refuse in [json!({"refuse": "451", "times": 2, "skip": 1}), json!({"refuse": "554"})] {
+        assert_eq!(fault(&running, refuse).await.0, 200);
+    }
+    let mut client = Client::greet(&running).await;
+    let mut said = Vec::new();
+    for subject in ["a", "b", "c", "d"] {
+        said.push(client.send(subject).await.unwrap()[..3].to_owned());
+    }
+    // The first is left to the second rule, because the first rule lets one pass.
+    assert_eq!(said, ["554", "451", "451", "250"]);
+    assert_eq!(subjects(&running).await, ["d"]);
+    let rules = list(&running, "/faults").await;
+    assert_eq!(rules["rules"][0]["hits"], 2);
+    assert_eq!(rules["rules"][1]["hits"], 1);
+}
+
+#[tokio::test]
+async fn a_server_out_of_service_says_so_instead_of_greeting() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path()).await;
+    fault(&running, json!({"refuse": "421"})).await;
+    let mut lines = BufReader::new(TcpStream::connect(running.smtp).await.unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().starts_with("421 "));
+    assert_eq!(lines.next_line().await.unwrap(), None, "and hangs up");
+    Client::greet(&running).await;
+}
+
+#[tokio::test]
+async fn a_letter_whose_answer_is_dropped_is_stored_and_comes_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path()).await;
+    fault(&running, json!({"drop_after_data": 1})).await;
+    let mut client = Client::greet(&running).await;
+    assert_eq!(client.send("a").await, None);
+    assert_eq!(subjects(&running).await, ["a"]);
+    let mut again = Client::greet(&running).await;
+    assert!(again.send("a").await.unwrap().starts_with("250 "));
+    assert_eq!(subjects(&running).await, ["a", "a"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_resets_open_dialogues_and_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path()).await;
+    let mut open = Client::greet(&running).await;
+    assert_eq!(fault(&running, json!({"down": true})).await.0, 200);
+    let ended = open.lines.next_line().await;
+    assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+    let mut fresh = BufReader::new(TcpStream::connect(running.smtp).await.unwrap()).lines();
+    assert!(fresh.next_line().await.is_err(), "a reset, no orderly end");
+    assert_eq!(list(&running, "/faults").await["down"], true);
+    assert_eq!(get(&running, "/").await.0, 200, "the page is another service");
+    fault(&running, json!({"down": false})).await;
+    assert!(Client::greet(&running).await.send("a").await.unwrap().starts_with("250 "));
+    // For a while, and taken back before its end.
+    fault(&running, json!({"down": true, "for_ms": 600_000})).await;
+    assert_eq!(list(&running, "/faults").await["down"], true);
+    let url = format!("http://{}/faults", running.http);
+    assert_eq!(reqwest::Client::new().delete(url).send().await.unwrap().status(), 204);
+    Client::greet(&running).await;
+}
+
+#[tokio::test]
+async fn faults_that_make_no_sense_are_refused_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path()).await;
+    for (body, reason) in [
+        (json!({}), "name one of"),
+        (json!({"refuse": "250"}), "421, 451 or 554"),
+        (json!({"refuse": "451", "down": true}), "name one of"),
+        (json!({"drop_after_data": 0}), "at least 1"),
+        (json!({"refuse": "451", "for_ms": 5}), "goes with"),
+    ] {
+        let (status, said) = fault(&running, body).await;
+        assert_eq!(status, 422);
+        assert!(said["error"].as_str().unwrap().contains(reason), "{said}");
+    }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, Caller};
 use super::clock::Clock;
 use super::config::{NodeConfig, PveConfig, TaskSpeed, Timing};
+use super::inject::NodeFaults;
 use super::state::State;
 use super::store::Disk;
 
@@ -25,11 +26,12 @@ struct Inner {
     disk: Disk,
 }
 
-/// Facts about a node that do not change while the simulator runs.
+/// What belongs to one node while the simulator runs.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeFacts {
     pub(crate) config: NodeConfig,
     pub(crate) fingerprint: String,
+    pub(crate) faults: Arc<NodeFaults>,
 }
 
 /// One simulated cluster.
@@ -117,6 +119,11 @@ impl Cluster {
 
     pub(crate) fn set_agent_after(&self, ms: u64) {
         *self.agent_after.write().unwrap_or_else(PoisonError::into_inner) = ms;
+    }
+
+    /// What is armed on a node; none on a node that is not of this cluster.
+    pub(crate) fn faults(&self, node: &str) -> Option<&NodeFaults> {
+        self.nodes.get(node).map(|facts| &*facts.faults)
     }
 
     /// Looks at the state.

@@ -15,6 +15,10 @@
 //! | `POST /volumes` | `{"storage","name","content","size"}`: a file that an operator put there |
 //! | `POST /speed` | `{"clone_ms","start_ms","other_ms"}` |
 //! | `POST /guest-agent` | `{"after_ms"}`, or `{"vmid","answers": bool}` for one VM |
+//! | `POST /faults` | arms a rule: `{"call":{"method"?,"path"},"fault":"refuse_before"\|"refuse_after"\|"drop_answer"\|"drop_request"\|"slow"\|"restart","status"?,"reason"?,"delay_ms"?,"down_ms"?}`, `{"task","fault":"fail"\|"kill"\|"warnings","exit"?,"pieces"?}` or `{"fault":"vmid_taken"}`, each with `"times"?,"skip"?` |
+//! | `GET /faults`, `DELETE /faults` | the rules with what they struck; everything is well again |
+//! | `POST /restart` | `{"down_ms"}`: connections are reset for so long, workers go on |
+//! | `POST /storages/{id}/full` | `{"full": bool}`: nothing more fits on the node's storage |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +32,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+pub(crate) mod faults;
+
 use super::cluster::Cluster;
 use super::config::TaskSpeed;
+use super::foreign::Foreign;
+use super::inject::NodeFaults;
 use super::state::{State, Vm, Volume, sha256_hex};
 use super::vmconfig;
 
@@ -37,10 +45,16 @@ use super::vmconfig;
 struct Control {
     cluster: Arc<Cluster>,
     node: String,
+    faults: Arc<NodeFaults>,
 }
 
 /// Serves until the cluster is stopped.
-pub(crate) async fn serve(cluster: Arc<Cluster>, node: String, listener: TcpListener) {
+pub(crate) async fn serve(
+    cluster: Arc<Cluster>,
+    node: String,
+    faults: Arc<NodeFaults>,
+    listener: TcpListener,
+) {
     let stop = cluster.stop.clone();
     let app = Router::new()
         .route("/vms", get(vms))
@@ -55,7 +69,8 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, node: String, listener: TcpList
         .route("/speed", post(speed))
         .route("/guest-agent", post(guest_agent))
         .route("/digest", get(digest))
-        .with_state(Control { cluster, node });
+        .merge(faults::routes())
+        .with_state(Control { cluster, node, faults });
     let served =
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
     if let Err(error) = served {
@@ -253,55 +268,10 @@ async fn volume(Shared(c): Shared<Control>, Json(f): Json<File>) -> Json<Value> 
     Json(json!({ "volid": volid }))
 }
 
-#[derive(Deserialize)]
-struct Foreign {
-    vmid: u32,
-    name: Option<String>,
-    memory: Option<u64>,
-    cores: Option<u32>,
-    #[serde(default)]
-    running: bool,
-    description: Option<String>,
-}
-
 async fn foreign(Shared(c): Shared<Control>, Json(f): Json<Foreign>) -> Response {
-    let now = c.cluster.clock.now();
-    let node = c.node.clone();
-    let made = c
-        .cluster
-        .change("control.foreign", |s| {
-            if s.vms.contains(f.vmid) {
-                return Err("the VMID is taken");
-            }
-            let mut config = BTreeMap::from([
-                ("name".to_owned(), f.name.unwrap_or_else(|| format!("foreign-{}", f.vmid))),
-                ("memory".to_owned(), f.memory.unwrap_or(512).to_string()),
-                ("cores".to_owned(), f.cores.unwrap_or(1).to_string()),
-                ("ostype".to_owned(), "l26".to_owned()),
-                ("smbios1".to_owned(), format!("uuid={}", s.draw_uuid())),
-            ]);
-            if let Some(description) = f.description {
-                config.insert("description".into(), description);
-            }
-            let mac = s.draw_mac();
-            config.insert("net0".into(), format!("virtio={mac},bridge=vmbr0"));
-            let pid = u32::try_from(s.count("pid", 3)).unwrap_or(1);
-            let run = f.running.then_some(super::state::Run {
-                pid,
-                since: now,
-                paused: false,
-                agent_device: false,
-                agent_at: None,
-            });
-            s.vms.insert(
-                f.vmid,
-                Vm { vmid: f.vmid, node, config, run, created_at: now, foreign: true, ..Vm::default() },
-            );
-            Ok(())
-        })
-        .await;
-    match made {
-        Ok(()) => Json(json!({"vmid": f.vmid})).into_response(),
+    let (vmid, now) = (f.vmid, c.cluster.clock.now());
+    match c.cluster.change("control.foreign", |s| s.add_foreign(&c.node, now, f)).await {
+        Ok(()) => Json(json!({ "vmid": vmid })).into_response(),
         Err(text) => bad(StatusCode::CONFLICT, text),
     }
 }

@@ -148,6 +148,40 @@ impl Storage {
         }
     }
 
+    /// What Proxmox says when this storage has no room for a volume: the words of the tool below it. No
+    /// recording covers a full storage; thick LVM's text is Proxmox's own, the others are LVM's, ZFS's
+    /// and the kernel's behind Proxmox's usual prefix.
+    pub(crate) fn no_room(&self, volid: &str, size: u64) -> String {
+        let (id, name) = (&self.id, name_part(volid));
+        match self.kind.as_str() {
+            "lvmthin" => format!(
+                "lvcreate '{id}/{name}' error:   Cannot create new thin volume, free space in thin pool {id}/data reached threshold."
+            ),
+            "lvm" => format!("not enough free space (0 < {})", size >> 10),
+            "zfspool" => format!("zfs error: cannot create '{id}/{name}': out of space"),
+            "rbd" => format!("rbd create '{name}' error: rbd: create error: (28) No space left on device"),
+            _ => {
+                format!("unable to create image: qemu-img: {}: No space left on device", self.path_of(volid))
+            }
+        }
+    }
+
+    /// The same when a volume cannot grow.
+    fn no_room_to_grow(&self, volid: &str) -> String {
+        let path = self.path_of(volid);
+        match self.kind.as_str() {
+            "lvmthin" => format!(
+                "error resizing volume '{path}':   Cannot extend thin volume, free space in thin pool {0}/data reached threshold.",
+                self.id
+            ),
+            "lvm" => format!(
+                "error resizing volume '{path}':   Insufficient free space in volume group {}",
+                self.id
+            ),
+            _ => format!("failed to resize image '{path}': No space left on device"),
+        }
+    }
+
     /// Path of a volume on the host, as logs show it.
     pub(crate) fn path_of(&self, volid: &str) -> String {
         let name = volid.split_once(':').map_or(volid, |(_, n)| n);
@@ -192,8 +226,17 @@ pub(crate) struct NewVolume<'a> {
 }
 
 impl State {
-    /// Allocates a volume under the next free name; gives its id.
-    pub(crate) fn allocate(&mut self, new: &NewVolume<'_>) -> String {
+    /// Refuses to let a volume grow on a full storage.
+    pub(crate) fn room_to_grow(&self, node: &str, volid: &str) -> Result<(), String> {
+        let id = volid.split(':').next().unwrap_or_default();
+        match self.storages.get(id).filter(|st| self.is_full(node, &st.id)) {
+            Some(st) => Err(st.no_room_to_grow(volid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Allocates a volume under the next free name; gives its id, or why there is no room for it.
+    pub(crate) fn allocate(&mut self, new: &NewVolume<'_>) -> Result<String, String> {
         let mut number = 0;
         let volid = loop {
             let stem = if new.cloudinit {
@@ -213,6 +256,9 @@ impl State {
             }
             number += 1;
         };
+        if self.is_full(new.node, &new.storage.id) {
+            return Err(new.storage.no_room(&volid, new.size));
+        }
         self.volumes.insert(
             State::volume_key(new.node, &volid),
             Volume {
@@ -227,7 +273,7 @@ impl State {
                 parent: new.parent.clone(),
             },
         );
-        volid
+        Ok(volid)
     }
 
     /// Frees a volume.

@@ -19,6 +19,8 @@ mod cluster;
 pub mod config;
 mod control;
 mod drive;
+mod foreign;
+mod inject;
 mod params;
 mod reply;
 mod schema;
@@ -177,6 +179,7 @@ pub async fn start(
         let mut listeners = Vec::new();
         let mut nodes = Vec::new();
         for node in &given.nodes {
+            let faults = Arc::new(inject::NodeFaults::default());
             let tls = tls::node(&directory, &given.name, &node.name)?;
             let (api, api_address) = listen(&node.listen).await?;
             let (control, control_address) = listen(&node.control_listen).await?;
@@ -189,9 +192,13 @@ pub async fn start(
             });
             facts.insert(
                 node.name.clone(),
-                NodeFacts { config: node.clone(), fingerprint: tls.fingerprint.clone() },
+                NodeFacts {
+                    config: node.clone(),
+                    fingerprint: tls.fingerprint.clone(),
+                    faults: faults.clone(),
+                },
             );
-            listeners.push((node.name.clone(), api, control, tls.config));
+            listeners.push((node.name.clone(), api, control, tls.config, faults));
         }
         let version = full_version(&given.version);
         let boot = state.meta.get("boot").and_then(|b| b.parse().ok()).unwrap_or(now);
@@ -216,14 +223,15 @@ pub async fn start(
             api::qemu::qmeventd(&cluster, vmid);
         }
         let router = Arc::new(call::Router::new(cluster.major));
-        for (node, api, control, tls) in listeners {
+        for (node, api, control, tls, faults) in listeners {
             let server = Arc::new(server::Server {
                 cluster: cluster.clone(),
                 router: router.clone(),
                 node: node.clone(),
+                faults: faults.clone(),
             });
             tokio::spawn(server::serve(server, api, tls));
-            tokio::spawn(control::serve(cluster.clone(), node, control));
+            tokio::spawn(control::serve(cluster.clone(), node, faults, control));
         }
         ready.push(ReadyCluster { name: given.name.clone(), version, nodes });
         running.push(cluster);

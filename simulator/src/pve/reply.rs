@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::{Response, StatusCode, header};
+use http::{StatusCode, header};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
 use serde_json::{Value, json};
+
+/// An answer as it goes out.
+pub(crate) type Response = http::Response<Full<Bytes>>;
 
 /// Why a call was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ pub(crate) fn null() -> ApiResult {
     Ok(Value::Null.into())
 }
 
-fn response(status: u16, reason: &str, kind: Option<&str>, body: String) -> Response<Full<Bytes>> {
+fn response(status: u16, reason: &str, kind: Option<&str>, body: String) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut r = Response::new(Full::new(Bytes::from(body)));
     *r.status_mut() = status;
@@ -99,18 +102,18 @@ fn response(status: u16, reason: &str, kind: Option<&str>, body: String) -> Resp
 const JSON: &str = "application/json;charset=UTF-8";
 
 /// 401 of the authentication layer: no body at all.
-pub(crate) fn unauthorized(reason: &str) -> Response<Full<Bytes>> {
+pub(crate) fn unauthorized(reason: &str) -> Response {
     response(401, reason, None, String::new())
 }
 
 /// A text of the transport layer.
-pub(crate) fn transport(status: u16, reason: &str, with_body: bool) -> Response<Full<Bytes>> {
+pub(crate) fn transport(status: u16, reason: &str, with_body: bool) -> Response {
     let body = if with_body { reason.to_owned() } else { String::new() };
     response(status, reason, with_body.then_some("text/plain"), body)
 }
 
 /// The answer of a call, in the json or the extjs form.
-pub(crate) fn render(result: ApiResult, extjs: bool) -> Response<Full<Bytes>> {
+pub(crate) fn render(result: ApiResult, extjs: bool) -> Response {
     match result {
         Ok(answer) => {
             let mut body = serde_json::Map::new();

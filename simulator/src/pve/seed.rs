@@ -105,8 +105,11 @@ fn template_of(s: &mut State, node: &NodeConfig, given: &TemplateConfig, now: i6
         parent: None,
         cloudinit,
     };
-    let disk = s.allocate(&new(size, false));
-    let cloudinit = s.allocate(&new(4 << 20, true));
+    let made = s.allocate(&new(size, false)).and_then(|disk| Ok((disk, s.allocate(&new(4 << 20, true))?)));
+    let (disk, cloudinit) = match made {
+        Ok(both) => both,
+        Err(reason) => return tracing::warn!(%reason, vmid, "a template has no room"),
+    };
     let bridge = node.bridges.first().map_or("vmbr0", String::as_str);
     let mac = s.draw_mac();
     let mut config = BTreeMap::new();

@@ -1,13 +1,11 @@
 //! HTTPS as pveproxy speaks it: one listener per node, the transport layer's own refusals, the
 //! delay of a 401, the request log.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,10 +16,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::access::{self, Caller};
-use super::call::{Check, Router};
+use super::call::{Call, Check, Router};
 use super::cluster::{Cluster, Ctx};
+use super::foreign::Foreign;
+use super::inject::{Kind, NodeFaults};
 use super::params::Params;
-use super::reply::{ApiError, render, transport, unauthorized};
+use super::reply::{ApiError, ApiResult, Response, render, transport, unauthorized};
+use crate::inject::reset;
+use crate::serve::Withheld;
 
 const BODY_LIMIT: usize = 512 * 1024;
 
@@ -30,6 +32,18 @@ pub(crate) struct Server {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) router: Arc<Router>,
     pub(crate) node: String,
+    pub(crate) faults: Arc<NodeFaults>,
+}
+
+/// A request that was taken and whose caller is known.
+struct Asked<'r> {
+    method: String,
+    /// Below `/api2/json`.
+    path: String,
+    extjs: bool,
+    found: Option<(&'r Call, Params)>,
+    caller: Option<Caller>,
+    params: Params,
 }
 
 /// Serves until the cluster is stopped.
@@ -48,10 +62,16 @@ pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<r
                 }
             },
         };
+        if server.faults.away.is_away() {
+            reset(stream);
+            continue;
+        }
         let (server, acceptor, stop) = (server.clone(), acceptor.clone(), stop.clone());
         tokio::spawn(async move {
+            let away = server.faults.away.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = away.gone() => {}
                 () = connection(server, stream, acceptor) => {}
             }
         });
@@ -71,7 +91,9 @@ async fn connection(server: Arc<Server>, stream: TcpStream, acceptor: TlsAccepto
     };
     let service = service_fn(move |request| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        // A client that hangs up stops neither the call nor its line in the log.
+        let answered = tokio::spawn(async move { server.answer(request).await });
+        async move { answered.await.unwrap_or(Err(Withheld)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -104,17 +126,25 @@ impl Server {
         tokio::time::sleep(Duration::from_millis(self.cluster.timing.unauthorized_ms)).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response, Withheld> {
+        match self.read(request).await {
+            Ok(asked) => self.carry_out(asked).await,
+            Err(refused) => Ok(refused),
+        }
+    }
+
+    /// Takes a request off the wire; what the transport layer refuses never becomes a call.
+    async fn read(&self, request: Request<Incoming>) -> Result<Asked<'_>, Response> {
         let (head, body) = request.into_parts();
         let method = head.method.as_str().to_owned();
         if ![Method::GET, Method::POST, Method::PUT, Method::DELETE].contains(&head.method) {
-            return transport(501, &format!("method '{method}' not available"), false);
+            return Err(transport(501, &format!("method '{method}' not available"), false));
         }
         let path = head.uri.path();
         let (rest, extjs) = match (path.strip_prefix("/api2/json"), path.strip_prefix("/api2/extjs")) {
             (Some(rest), _) => (rest, false),
             (_, Some(rest)) => (rest, true),
-            _ => return transport(500, &format!("no such file '{path}'"), true),
+            _ => return Err(transport(500, &format!("no such file '{path}'"), true)),
         };
         let segments: Vec<String> = rest
             .split('/')
@@ -135,12 +165,12 @@ impl Server {
             // Tickets are not simulated: any is as good as forged.
             Err(_) if !world && has_cookie => {
                 self.late().await;
-                return unauthorized("Authentication failed!");
+                return Err(unauthorized("Authentication failed!"));
             }
             Err(_) if world => None,
             Err(reason) => {
                 self.late().await;
-                return unauthorized(reason);
+                return Err(unauthorized(reason));
             }
         };
         let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
@@ -151,53 +181,112 @@ impl Server {
             .and_then(|v| v.parse().ok())
             .unwrap_or(0);
         if is_chunked {
-            return transport(501, "chunked transfer encoding not supported", true);
+            return Err(transport(501, "chunked transfer encoding not supported", true));
         }
         if length > BODY_LIMIT {
             // Taken off the wire, so that a client that writes before it reads gets the answer.
             let _not_kept = Limited::new(body, 4 * BODY_LIMIT).collect().await;
-            return transport(501, "for data too large", true);
+            return Err(transport(501, "for data too large", true));
         }
         if length > 0 && matches!(head.method, Method::GET | Method::DELETE) {
-            return transport(501, &format!("Unexpected content for method '{method}'"), true);
+            return Err(transport(501, &format!("Unexpected content for method '{method}'"), true));
         }
         let kind =
             head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let bytes = match Limited::new(body, BODY_LIMIT).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(_) => return transport(501, "for data too large", true),
+            Err(_) => return Err(transport(501, "for data too large", true)),
         };
         let mut params = Params::from_form(head.uri.query().unwrap_or(""));
         match read_body(&kind, &bytes) {
             Ok(given) => params.extend(given),
-            Err(ApiError::Transport(status, text)) => return transport(status, &text, true),
-            Err(other) => return render(Err(other), extjs),
+            Err(ApiError::Transport(status, text)) => return Err(transport(status, &text, true)),
+            Err(other) => return Err(render(Err(other), extjs)),
         }
+        let path = rest.to_owned();
+        Ok(Asked { method, path, extjs, found, caller, params })
+    }
+
+    /// Carries a call out, or meets the fault that is armed for it, and writes the log line.
+    async fn carry_out(&self, asked: Asked<'_>) -> Result<Response, Withheld> {
+        let Asked { method, path, extjs, found, caller, params } = asked;
         let logged = params.to_json(is_secret);
-        let result = match found {
-            None => Err(ApiError::NotImplemented(format!("Method '{method} {rest}' not implemented"))),
-            Some((call, bound)) => {
-                let caller = caller.clone().unwrap_or(Caller { user: String::new(), token: None });
-                match self.context(caller, params, bound) {
-                    Ok(ctx) => self.router.run(call, ctx).await,
-                    Err(error) => Err(error),
-                }
-            }
-        };
-        if matches!(result, Err(ApiError::Login(_))) {
-            self.late().await;
+        let fault = self.faults.call(&method, &path);
+        let kind = fault.as_ref().map(|rule| rule.fault);
+        if kind == Some(Kind::VmidTaken) {
+            self.take_vmid(&params).await;
         }
-        let response = render(result, extjs);
+        let mut response = None;
+        let mut strange = None;
+        if !matches!(kind, Some(Kind::RefuseBefore | Kind::DropRequest)) {
+            let result = self.run(&method, &path, found, caller.clone(), params).await;
+            strange = self.fault_of_task(&result);
+            if matches!(result, Err(ApiError::Login(_))) {
+                self.late().await;
+            }
+            response = Some(render(result, extjs));
+        }
+        if let Some(rule) = fault.filter(|rule| rule.fault != Kind::VmidTaken) {
+            if matches!(rule.fault, Kind::RefuseBefore | Kind::RefuseAfter) {
+                response = Some(rule.refusal(extjs));
+            }
+            tokio::time::sleep(Duration::from_millis(rule.delay_ms.unwrap_or(0))).await;
+            if let Some(ms) = rule.down_ms {
+                self.faults.away.leave_for(Duration::from_millis(ms));
+            }
+        }
         let mut line = json!({
-            "method": method, "path": rest, "params": logged, "at": self.cluster.clock.now(),
-            "node": self.node, "status": response.status().as_u16(),
+            "method": method, "path": path, "params": logged, "at": self.cluster.clock.now(),
+            "node": self.node, "status": response.as_ref().map(|r| r.status().as_u16()),
         });
         if let Some(caller) = caller {
             line["token"] = caller.token.is_some().into();
             line["caller"] = caller.id().into();
         }
+        // A call that the daemon did not live to answer met a fault as well.
+        let restarted = self.faults.away.is_away().then_some("restart");
+        if let Some(word) = kind.or(strange).map(Kind::word).or(restarted) {
+            line["fault"] = word.into();
+        }
         self.cluster.log_request(&line);
-        response
+        let silent = matches!(kind, Some(Kind::DropAnswer | Kind::Restart));
+        response.filter(|_| !silent).ok_or(Withheld)
+    }
+
+    async fn run(
+        &self,
+        method: &str,
+        path: &str,
+        found: Option<(&Call, Params)>,
+        caller: Option<Caller>,
+        params: Params,
+    ) -> ApiResult {
+        let Some((call, bound)) = found else {
+            return Err(ApiError::NotImplemented(format!("Method '{method} {path}' not implemented")));
+        };
+        let caller = caller.unwrap_or(Caller { user: String::new(), token: None });
+        self.router.run(call, self.context(caller, params, bound)?).await
+    }
+
+    /// A foreign VM takes the VMID that a clone is about to ask for.
+    async fn take_vmid(&self, params: &Params) {
+        let Some(newid) = params.get("newid").and_then(|id| id.parse().ok()).filter(|id| *id >= 100) else {
+            return;
+        };
+        let at = self.cluster.clock.now();
+        let taken = self
+            .cluster
+            .change("fault.vmid-taken", |s| s.add_foreign(&self.node, at, Foreign::plain(newid)))
+            .await;
+        if let Err(reason) = taken {
+            tracing::debug!(newid, reason, "a foreign VM was to take a VMID");
+        }
+    }
+
+    /// The fault that the task met which a call has started.
+    fn fault_of_task(&self, result: &ApiResult) -> Option<Kind> {
+        let upid = result.as_ref().ok()?.data.as_str().filter(|text| text.starts_with("UPID:"))?;
+        self.cluster.faults(upid.split(':').nth(1)?)?.of_task(upid)
     }
 
     fn context(&self, caller: Caller, mut params: Params, bound: Params) -> Result<Ctx, ApiError> {

@@ -1,6 +1,6 @@
 //! What a cluster knows: configurations, volumes, tasks, users. Plain data; the rules are elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -227,6 +227,8 @@ pub(crate) struct State {
     pub(crate) clones: Table<CloneRecord>,
     /// Counters and cluster-wide options.
     pub(crate) meta: Table<String>,
+    /// Storages on which nothing more fits: an injected fault, never written down.
+    full: BTreeSet<(String, String)>,
     seed: u64,
 }
 
@@ -245,6 +247,7 @@ impl State {
             pools: Table::new("pool"),
             clones: Table::new("clone"),
             meta: Table::new("meta"),
+            full: BTreeSet::new(),
             seed,
         }
     }
@@ -353,7 +356,36 @@ impl State {
         self.pools.iter().find(|(_, p)| p.vms.contains(&vmid)).map(|(id, _)| id.as_str())
     }
 
+    /// Whether nothing more fits on a node's storage.
+    pub(crate) fn is_full(&self, node: &str, storage: &str) -> bool {
+        self.full.iter().any(|(n, id)| n == node && id == storage)
+    }
+
+    /// Fills a node's storage to the brim, or makes room again; false if there is no such storage.
+    pub(crate) fn set_full(&mut self, node: &str, storage: &str, full: bool) -> bool {
+        let place = (node.to_owned(), storage.to_owned());
+        if full && self.storages.contains(storage) {
+            self.full.insert(place);
+        } else {
+            self.full.remove(&place);
+        }
+        self.storages.contains(storage)
+    }
+
+    /// The full storages of a node.
+    pub(crate) fn full_storages(&self, node: &str) -> Vec<String> {
+        self.full.iter().filter(|(n, _)| n == node).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// Makes room on every storage of a node.
+    pub(crate) fn empty_storages(&mut self, node: &str) {
+        self.full.retain(|(n, _)| n != node);
+    }
+
     pub(crate) fn used_on(&self, node: &str, storage: &str) -> u64 {
+        if self.is_full(node, storage) {
+            return self.storages.get(storage).map_or(0, |st| st.total);
+        }
         // Thin everywhere: an image takes a tenth of its size.
         self.volumes.values().filter(|v| v.node == node && v.storage == storage).map(|v| v.size / 10).sum()
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
 use super::cluster::{Cluster, Ctx, Running};
+use super::inject::{Kind, TaskFault};
 use super::reply::{ApiError, ApiResult};
 use super::state::{State, Task};
 
@@ -28,6 +29,11 @@ pub(crate) struct Worker {
     pub(crate) node: String,
     pub(crate) caller: Caller,
     interrupt: CancellationToken,
+    fault: Option<Arc<TaskFault>>,
+}
+
+fn warns(done: &Result<(), String>) -> bool {
+    done.as_ref().is_err_and(|text| text.starts_with("WARNINGS: "))
 }
 
 impl State {
@@ -102,18 +108,25 @@ impl Cluster {
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         let interrupt = CancellationToken::new();
+        let fault = self.faults(node).and_then(|faults| faults.task(upid));
         let worker = Worker {
             cluster: self.clone(),
             upid: upid.to_owned(),
             node: node.to_owned(),
             caller: caller.clone(),
             interrupt: interrupt.clone(),
+            fault: fault.clone(),
         };
         let work = body(worker.clone());
         let (go, ready) = tokio::sync::oneshot::channel::<()>();
         let handle = tokio::spawn(async move {
             let _started = ready.await;
-            let exit = match work.await {
+            let done = work.await;
+            let done = fault.as_ref().map_or(done.clone(), |fault| fault.end(done));
+            if let Some(line) = fault.as_ref().and_then(|fault| fault.warning()).filter(|_| warns(&done)) {
+                worker.log(line).await;
+            }
+            let exit = match done {
                 Ok(()) => "OK".to_owned(),
                 Err(text) => text,
             };
@@ -164,12 +177,24 @@ impl Worker {
             .await;
     }
 
-    /// Works for `ms`; an interrupt ends it early.
+    /// Works for `ms`; an interrupt ends it early. The one place where a task's injected fault strikes.
     pub(crate) async fn work(&self, ms: u64) -> Result<(), String> {
+        let strikes = self.fault.as_ref().and_then(|fault| Some((fault, fault.strikes()?)));
+        let ms = if strikes.is_some() { ms / 2 } else { ms };
         tokio::select! {
             biased;
-            () = self.interrupt.cancelled() => Err(INTERRUPTED.into()),
-            () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(()),
+            () = self.interrupt.cancelled() => return Err(INTERRUPTED.into()),
+            () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+        }
+        match strikes {
+            None => Ok(()),
+            Some((_, Kind::Kill)) => {
+                let (cluster, upid) = (self.cluster.clone(), self.upid.clone());
+                // From outside, as the kernel would; nothing of this worker runs on.
+                tokio::spawn(async move { cluster.kill(&upid).await });
+                std::future::pending().await
+            }
+            Some((fault, _)) => Err(fault.exit()),
         }
     }
 

@@ -24,10 +24,12 @@ use super::{
     fault::Fault,
     form::Params,
     ids,
+    inject::{ApiKind, ApiRule, Injector},
     journal::Journal,
     list, routes,
     world::{API_VERSION, Asker, World, int, public, text},
 };
+use crate::serve::Withheld;
 
 /// One call of the API, decoded.
 #[derive(Debug, Clone)]
@@ -43,17 +45,24 @@ pub(crate) struct Face {
     pub(crate) engine: Engine,
     pub(crate) journal: Arc<Journal>,
     pub(crate) secret_key: Arc<str>,
+    injector: Arc<Injector>,
     running: Arc<Mutex<HashSet<String>>>,
     requests: Arc<AtomicU64>,
 }
 
 impl Face {
     /// A face over the engine that takes this key.
-    pub(crate) fn new(engine: Engine, journal: Arc<Journal>, secret_key: &str) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        journal: Arc<Journal>,
+        secret_key: &str,
+        injector: Arc<Injector>,
+    ) -> Self {
         Self {
             engine,
             journal,
             secret_key: secret_key.into(),
+            injector,
             running: Arc::default(),
             requests: Arc::default(),
         }
@@ -70,6 +79,7 @@ struct Answer {
     status: u16,
     body: Value,
     replayed: bool,
+    should_retry: Option<bool>,
 }
 
 /// Answers every path below `/v1`.
@@ -94,16 +104,27 @@ pub(crate) async fn handle(
     let key = header("idempotency-key").filter(|_| method == Method::POST);
     let version = header("stripe-version");
     let request_id = face.request_id();
+    let mut struck = None;
     let answer = match authorize(&face, header("authorization").as_deref())
         .and_then(|()| check_head(&version, key.as_deref()))
     {
-        Ok(()) => perform(&face, &call, key.clone(), &request_id).await,
+        Ok(()) => {
+            struck = face.injector.call(&call.method, &call.path);
+            perform(&face, &call, key.clone(), &request_id, struck.as_ref()).await
+        }
         Err(fault) => refuse(&fault, &request_id),
     };
-    face.journal.call(&json!({
+    let mut line = json!({
         "method": call.method, "path": call.path, "params": sent, "response": answer.body, "status": answer.status, "idempotency_key": key,
         "version": version.clone().unwrap_or_else(|| API_VERSION.into()), "replayed": answer.replayed, "request_id": request_id,
-    }));
+    });
+    if let Some(rule) = &struck {
+        line["fault"] = rule.fault.word().into();
+    }
+    face.journal.call(&line);
+    if struck.is_some_and(|rule| rule.fault == ApiKind::DropAnswer) {
+        return withheld();
+    }
     respond(answer, &request_id, version.as_deref().unwrap_or(API_VERSION), key.as_deref())
 }
 
@@ -145,16 +166,47 @@ fn check_head(version: &Option<String>, key: Option<&str>) -> Result<(), Fault> 
 }
 
 fn refuse(fault: &Fault, request_id: &str) -> Answer {
-    Answer { status: fault.status, body: fault.body(request_id), replayed: false }
+    Answer {
+        status: fault.status,
+        body: fault.body(request_id),
+        replayed: false,
+        should_retry: fault.should_retry(),
+    }
+}
+
+/// A response that is never sent.
+fn withheld() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(Withheld);
+    response
 }
 
 /// Carries out a call under its idempotency key. The one place every call passes before and after its
-/// effect: delays, cut connections and spoiled answers are to be injected here.
-async fn perform(face: &Face, call: &Call, key: Option<String>, request_id: &str) -> Answer {
-    let Some(key) = key else { return execute(face, call.clone(), None, request_id).await };
-    let slot = InFlight::take(&face.running, &key);
-    let Some(_slot) = slot else { return refuse(&Fault::key_in_use(&key), request_id) };
-    execute(face, call.clone(), Some(key), request_id).await
+/// effect, and where an injected fault strikes; a key is in use until its answer is on its way.
+async fn perform(
+    face: &Face,
+    call: &Call,
+    key: Option<String>,
+    request_id: &str,
+    struck: Option<&ApiRule>,
+) -> Answer {
+    let slot =
+        key.as_ref().map(|key| InFlight::take(&face.running, key).ok_or_else(|| Fault::key_in_use(key)));
+    let _slot = match slot.transpose() {
+        Ok(slot) => slot,
+        Err(fault) => return refuse(&fault, request_id),
+    };
+    let answer = match struck {
+        Some(rule) if rule.fault == ApiKind::StatusBefore => refuse(&rule.refusal(), request_id),
+        Some(rule) if rule.fault == ApiKind::StatusAfter => {
+            execute(face, call.clone(), key, request_id, Some((rule.refusal(), rule.is_stored()))).await
+        }
+        _ => execute(face, call.clone(), key, request_id, None).await,
+    };
+    if let Some(rule) = struck {
+        tokio::time::sleep(rule.delay()).await;
+    }
+    answer
 }
 
 /// A key whose call is running; freed on drop.
@@ -176,7 +228,15 @@ impl Drop for InFlight {
     }
 }
 
-async fn execute(face: &Face, call: Call, key: Option<String>, request_id: &str) -> Answer {
+/// Carries out a call. `spoiled` is the error a success is answered with, and whether it is that error
+/// what the key will replay.
+async fn execute(
+    face: &Face,
+    call: Call,
+    key: Option<String>,
+    request_id: &str,
+    spoiled: Option<(Fault, bool)>,
+) -> Answer {
     let asker = Asker { request_id: Some(request_id.to_owned()), idempotency_key: key.clone() };
     let id = request_id.to_owned();
     let work = move |world: &mut World| {
@@ -190,7 +250,7 @@ async fn execute(face: &Face, call: Call, key: Option<String>, request_id: &str)
             Ok(shown)
         });
         let answer = match result {
-            Ok(body) => Answer { status: 200, body, replayed: false },
+            Ok(body) => Answer { status: 200, body, replayed: false, should_retry: None },
             Err(fault) => {
                 // A refusal before anything was done leaves no trace and does not use up its key; a declined
                 // card is a fact that stays.
@@ -201,10 +261,16 @@ async fn execute(face: &Face, call: Call, key: Option<String>, request_id: &str)
                 refuse(&fault, &id)
             }
         };
+        let error = spoiled.filter(|_| answer.status == 200).map(|(fault, stored)| {
+            // Repeating a stored error would be a no-op, and then Stripe advises against it (so its client
+            // libraries describe the header); no recording covers it.
+            (Answer { should_retry: stored.then_some(false), ..refuse(&fault, &id) }, stored)
+        });
         if let Some(key) = key {
-            remember(world, &key, &fingerprint, &answer);
+            let result = error.as_ref().filter(|(_, stored)| *stored).map_or(&answer, |(error, _)| error);
+            remember(world, &key, &fingerprint, result);
         }
-        answer
+        error.map_or(answer, |(error, _)| error)
     };
     match face.engine.run(asker, work).await {
         Ok(answer) => answer,
@@ -233,7 +299,8 @@ fn replay(world: &World, key: &str, fingerprint: &str, request_id: &str) -> Opti
         return Some(refuse(&Fault::key_reused(key), request_id));
     }
     let status = u16::try_from(int(stored, "status")).unwrap_or(500);
-    Some(Answer { status, body: stored["body"].clone(), replayed: true })
+    let should_retry = (status >= 500).then_some(false);
+    Some(Answer { status, body: stored["body"].clone(), replayed: true, should_retry })
 }
 
 fn remember(world: &mut World, key: &str, fingerprint: &str, answer: &Answer) {
@@ -256,6 +323,7 @@ fn respond(answer: Answer, request_id: &str, version: &str, key: Option<&str>) -
         ("stripe-version", Some(version)),
         ("idempotency-key", key),
         ("idempotent-replayed", replayed),
+        ("stripe-should-retry", answer.should_retry.map(|advice| if advice { "true" } else { "false" })),
     ] {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
             headers.insert(name, value);

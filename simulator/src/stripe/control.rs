@@ -21,10 +21,13 @@ use super::{
     engine::{ClockMode, Engine, StoreError},
     events,
     fault::Fault,
+    inject::{Injector, Manner, Spoil},
     journal::Journal,
     ledger,
     world::{Asker, World, public, text},
 };
+
+mod faults;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -32,6 +35,7 @@ pub(crate) struct Operator {
     pub(crate) engine: Engine,
     pub(crate) journal: Arc<Journal>,
     pub(crate) client: reqwest::Client,
+    pub(crate) injector: Arc<Injector>,
 }
 
 /// The control API's routes.
@@ -53,6 +57,7 @@ pub(crate) fn router(operator: Operator) -> Router {
         .route("/_sim/inject/unknown_type", post(unknown_type))
         .route("/_sim/disputes", post(dispute))
         .route("/_sim/disputes/{id}/close", post(close_dispute))
+        .merge(faults::routes())
         .with_state(operator)
 }
 
@@ -289,16 +294,15 @@ async fn bad_signature(State(operator): State<Operator>, Json(which): Json<Which
     let work = move |world: &mut World| {
         let newest = world.all("event").first().map(|event| text(event, "id").to_owned());
         let id = which.event.or(newest)?;
-        let mut post = deliver::post(world, &id, endpoints::CONFIGURED)?;
-        post.secrets = vec!["whsec_wrong".into()];
-        Some(post)
+        deliver::post(world, &id, endpoints::CONFIGURED)
     };
     let post = operator
         .engine
         .run(Asker::default(), work)
         .await?
         .ok_or_else(|| Refusal(StatusCode::NOT_FOUND, "no such event".into()))?;
-    let status = deliver::send(&operator.client, &operator.engine, &operator.journal, &post).await;
+    let manner = Manner { words: vec!["bad_signature"], spoil: Some(Spoil::Bad), ..Manner::default() };
+    let status = deliver::send(&operator.client, &operator.engine, &operator.journal, &post, &manner).await;
     Ok(Json(json!({ "status": status })))
 }
 

@@ -1,16 +1,22 @@
 //! Webhooks: signed as Stripe signs them, tried again for three days, never forgotten by a crash.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use data_encoding::HEXLOWER;
 use futures::{StreamExt, stream};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     engine::{Engine, StoreError},
+    inject::{Injector, Manner, Spoil, Verdict},
     journal::Journal,
     world::{Asker, World, int, public, text},
 };
@@ -19,6 +25,8 @@ use super::{
 const BACKOFF: [i64; 8] = [1, 2, 5, 10, 30, 120, 600, 3_600];
 const GIVE_UP_AFTER: i64 = 3 * 86_400;
 const AT_ONCE: usize = 16;
+/// How old a stale signature is, in seconds; five minutes are tolerated.
+const STALE: i64 = 3_600;
 /// How often the worker looks although nobody woke it.
 const BEAT: Duration = Duration::from_millis(250);
 
@@ -78,16 +86,26 @@ pub(crate) fn post(world: &World, event: &str, endpoint: &str) -> Option<Post> {
     })
 }
 
-/// Signs and posts; the answer's status, if there was one.
+/// Signs and posts in the given manner; the answer's status, if there was one.
 pub(crate) async fn send(
     client: &reqwest::Client,
     engine: &Engine,
     journal: &Journal,
     post: &Post,
+    manner: &Manner,
 ) -> Option<u16> {
-    let t = engine.wall_secs();
-    let header = signature(t, &post.body, &post.secrets);
-    let line = json!({ "body": post.body, "header": header, "secret": post.secrets, "now": t });
+    let now = engine.wall_secs();
+    let (t, secrets) = match manner.spoil {
+        None => (now, post.secrets.clone()),
+        Some(Spoil::Bad) => (now, vec!["whsec_wrong".to_owned()]),
+        Some(Spoil::Stale) => (now - STALE, post.secrets.clone()),
+    };
+    let header = signature(t, &post.body, &secrets);
+    let mut line = json!({ "body": post.body, "header": header, "secret": secrets });
+    // What is stale on purpose is no finding of whoever checks the log.
+    if manner.spoil != Some(Spoil::Stale) {
+        line["now"] = now.into();
+    }
     let request = client
         .post(&post.url)
         .header("content-type", "application/json; charset=utf-8")
@@ -101,7 +119,7 @@ pub(crate) async fn send(
             None
         }
     };
-    journal.delivery(&line, status);
+    journal.delivery(&line, status, &manner.words);
     status
 }
 
@@ -121,23 +139,30 @@ pub(crate) async fn worker(
     engine: Engine,
     journal: Arc<Journal>,
     client: reqwest::Client,
+    injector: Arc<Injector>,
     stop: CancellationToken,
 ) {
     loop {
-        let posts = match due(&engine).await {
-            Ok(posts) => posts,
+        let rows = match due(&engine, &injector).await {
+            Ok(rows) => rows,
             Err(error) => {
                 tracing::error!(%error, "deliveries could not be read");
                 Vec::new()
             }
         };
-        let idle = posts.is_empty();
-        let attempts = stream::iter(posts).for_each_concurrent(AT_ONCE, |post| {
-            let (engine, journal, client) = (&engine, &journal, &client);
+        let idle = rows.is_empty();
+        let attempts = stream::iter(rows).for_each_concurrent(AT_ONCE, |row| {
+            let (engine, journal, client, injector) = (&engine, &journal, &client, &injector);
             async move {
-                let status = send(client, engine, journal, &post).await;
-                if let Err(error) = settle(engine, post.delivery, status).await {
-                    tracing::error!(%error, "a delivery's result could not be stored; it will be repeated");
+                for (post, manner) in row {
+                    let times = 1 + usize::try_from(manner.copies).unwrap_or_default();
+                    let copies = (0..times).map(|_| send(client, engine, journal, &post, &manner));
+                    let statuses = futures::future::join_all(copies).await;
+                    let status = statuses.iter().copied().flatten().min();
+                    injector.forget(&post.delivery);
+                    if let Err(error) = settle(engine, post.delivery, status).await {
+                        tracing::error!(%error, "a delivery's result could not be stored; it will be repeated");
+                    }
                 }
             }
         });
@@ -155,8 +180,13 @@ pub(crate) async fn worker(
     }
 }
 
-async fn due(engine: &Engine) -> Result<Vec<Post>, StoreError> {
-    let work = |world: &mut World| {
+/// One attempt of a delivery.
+type Attempt = (Post, Manner);
+
+/// What is to be sent now: rows that go side by side, each row one after the other.
+async fn due(engine: &Engine, injector: &Arc<Injector>) -> Result<Vec<Vec<Attempt>>, StoreError> {
+    let injector = injector.clone();
+    let work = move |world: &mut World| {
         if is_paused(world) {
             return Vec::new();
         }
@@ -173,14 +203,37 @@ async fn due(engine: &Engine) -> Result<Vec<Post>, StoreError> {
                 )
             })
             .collect();
-        let mut posts = Vec::new();
-        for (id, event, endpoint) in pending {
-            match post(world, &event, &endpoint) {
-                Some(post) => posts.push(post),
-                None => world.delete(&id),
+        let now = Instant::now();
+        for (id, event, _) in &pending {
+            let fresh = world.get("_delivery", id).is_some_and(|delivery| int(delivery, "attempts") == 0);
+            if let Some(event) = world.get("event", event).filter(|_| fresh) {
+                injector.decide(id, text(event, "type"), now);
             }
         }
-        posts
+        let mut rows: Vec<Vec<Attempt>> = Vec::new();
+        let mut batches: BTreeMap<(u64, u32), Vec<Attempt>> = BTreeMap::new();
+        for (id, event, endpoint) in pending {
+            let Some(post) = post(world, &event, &endpoint) else {
+                world.delete(&id);
+                continue;
+            };
+            match injector.verdict(&id, now) {
+                Verdict::Hold => {}
+                Verdict::Lose => {
+                    injector.forget(&id);
+                    world.change("_delivery", &id, None, |delivery| delivery["state"] = "lost".into());
+                }
+                Verdict::Send(manner) => match manner.batch {
+                    Some(batch) => batches.entry(batch).or_default().push((post, manner)),
+                    None => rows.push(vec![(post, manner)]),
+                },
+            }
+        }
+        for mut batch in batches.into_values() {
+            batch.sort_by_key(|(_, manner)| manner.place);
+            rows.push(batch);
+        }
+        rows
     };
     engine.run(Asker::default(), work).await
 }
@@ -244,7 +297,9 @@ pub(crate) async fn redeliver(
     let Some(posts) = posts else { return Ok(None) };
     let all: Vec<Post> = posts.into_iter().flat_map(|post| std::iter::repeat_n(post, times)).collect();
     let at_once = if parallel { times.max(1) } else { 1 };
-    let attempts = all.into_iter().map(|post| async move { send(client, engine, journal, &post).await });
+    let attempts = all
+        .into_iter()
+        .map(|post| async move { send(client, engine, journal, &post, &Manner::default()).await });
     let statuses = stream::iter(attempts).buffer_unordered(at_once).collect().await;
     Ok(Some(statuses))
 }

@@ -12,6 +12,7 @@ pub(crate) struct Fault {
     message: String,
     param: Option<String>,
     decline_code: Option<&'static str>,
+    should_retry: Option<bool>,
 }
 
 impl Fault {
@@ -22,7 +23,15 @@ impl Fault {
         message: String,
         param: Option<&str>,
     ) -> Self {
-        Self { status, kind, code, message, param: param.map(str::to_owned), decline_code: None }
+        Self {
+            status,
+            kind,
+            code,
+            message,
+            param: param.map(str::to_owned),
+            decline_code: None,
+            should_retry: None,
+        }
     }
 
     /// 400: the request cannot be carried out as asked.
@@ -103,6 +112,31 @@ impl Fault {
             "The simulator could not store the change; nothing was done.".into(),
             None,
         )
+    }
+
+    /// 429: too many requests. Stripe's client libraries do not repeat these by themselves.
+    pub(crate) fn rate_limit() -> Self {
+        let message = "Request rate limit exceeded. Learn more about rate limits here https://stripe.com/docs/rate-limits.";
+        Self::new(429, "invalid_request_error", Some("rate_limit"), message.into(), None)
+    }
+
+    /// 429: somebody else works on the object. Stripe's client libraries tell it by its code from a
+    /// rate limit and repeat it; `Stripe-Should-Retry: true` asks for the same.
+    pub(crate) fn lock_timeout() -> Self {
+        let message = "This object cannot be accessed right now because another API request or Stripe process is currently accessing it.";
+        let mut fault = Self::new(429, "invalid_request_error", Some("lock_timeout"), message.into(), None);
+        fault.should_retry = Some(true);
+        fault
+    }
+
+    /// 5xx: something on Stripe's side.
+    pub(crate) fn server(status: u16) -> Self {
+        Self::new(status, "api_error", None, "An unknown error occurred".into(), None)
+    }
+
+    /// The advice of `Stripe-Should-Retry`, if there is any.
+    pub(crate) fn should_retry(&self) -> Option<bool> {
+        self.should_retry
     }
 
     /// The message alone.

@@ -35,9 +35,14 @@ impl Journal {
         append(&self.calls, &json!({ "event": event }));
     }
 
-    /// A line about one signed delivery attempt. The secret in it is the simulator's own test secret.
-    pub(crate) fn delivery(&self, delivery: &Value, status: Option<u16>) {
-        append(&self.deliveries, &json!({ "delivery": delivery, "status": status }));
+    /// A line about one signed delivery attempt and the injected faults it met. The secret in it is the
+    /// simulator's own test secret.
+    pub(crate) fn delivery(&self, delivery: &Value, status: Option<u16>, faults: &[&str]) {
+        let mut line = json!({ "delivery": delivery, "status": status });
+        if !faults.is_empty() {
+            line["fault"] = faults.join("+").into();
+        }
+        append(&self.deliveries, &line);
     }
 }
 

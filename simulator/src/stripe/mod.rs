@@ -9,6 +9,7 @@
 //! - `timers` is what the clock does by itself. There is one clock: the computer's plus an offset, or
 //!   frozen; the control API advances it. Signatures carry the computer's time, as Stripe's test clocks do.
 //! - `deliver` posts webhooks and tries again for three days.
+//! - `inject` makes webhooks and calls go wrong on request.
 //! - `control` is the operator's side (`/_sim/…`), on its own address.
 //! - `journal` writes every call, event and delivery as JSON lines.
 //!
@@ -38,6 +39,7 @@ mod events;
 mod fault;
 mod form;
 mod ids;
+mod inject;
 mod invoices;
 mod journal;
 mod ledger;
@@ -143,17 +145,22 @@ pub async fn start(
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let face = api::Face::new(engine.clone(), journal.clone(), &config.secret_key);
+    let injector = Arc::new(inject::Injector::default());
+    let face = api::Face::new(engine.clone(), journal.clone(), &config.secret_key, injector.clone());
     crate::serve::http(
         &mut tasks,
         api_listener,
         page::router().fallback(api::handle).with_state(face),
         &stop,
     );
-    let operator =
-        control::Operator { engine: engine.clone(), journal: journal.clone(), client: client.clone() };
+    let operator = control::Operator {
+        engine: engine.clone(),
+        journal: journal.clone(),
+        client: client.clone(),
+        injector: injector.clone(),
+    };
     crate::serve::http(&mut tasks, control_listener, control::router(operator), &stop);
-    tasks.spawn(deliver::worker(engine.clone(), journal, client, stop.clone()));
+    tasks.spawn(deliver::worker(engine.clone(), journal, client, injector, stop.clone()));
     tasks.spawn(beat(engine.clone(), stop.clone()));
     Ok(Running {
         api,

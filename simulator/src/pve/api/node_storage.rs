@@ -169,6 +169,9 @@ async fn allocate(ctx: Ctx) -> ApiResult {
             if s.volume(&ctx.node, &volid).is_some() {
                 return Err(ApiError::died(format!("disk image '{}' already exists", st.path_of(&volid))));
             }
+            if s.is_full(&ctx.node, storage) {
+                return Err(ApiError::died(st.no_room(&volid, bytes)));
+            }
             let volume = Volume {
                 node: ctx.node.clone(),
                 volid: volid.clone(),

@@ -1,6 +1,7 @@
 //! Stories about the simulated Proxmox VE, told over HTTPS.
 
 mod console;
+mod faults;
 mod killed;
 mod logged;
 mod purchase;

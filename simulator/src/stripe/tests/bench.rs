@@ -24,7 +24,7 @@ use crate::{
 /// 2026-11-23 12:00:00 UTC.
 pub(super) const START: i64 = 1_795_435_200;
 pub(super) const SECRET: &str = "whsec_bench";
-const KEY: &str = "sk_test_bench";
+pub(super) const KEY: &str = "sk_test_bench";
 
 /// One received webhook.
 #[derive(Debug, Clone)]

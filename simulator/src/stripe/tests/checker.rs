@@ -17,7 +17,9 @@ fn shared() -> Option<PathBuf> {
     crate::reference::shared("Stripe's own checker")
 }
 
-fn check(file: &str, bench: &Bench, shared: &std::path::Path, more: &[&str]) {
+/// Runs Stripe's checker over a log, where it is present.
+pub(super) fn check(file: &str, bench: &Bench, more: &[&str]) {
+    let Some(shared) = shared() else { return };
     let output = Command::new("python3")
         .arg(shared.join("stripe/check.py"))
         .args(more)
@@ -31,7 +33,6 @@ fn check(file: &str, bench: &Bench, shared: &std::path::Path, more: &[&str]) {
 
 #[tokio::test]
 async fn a_year_in_the_life_passes_the_checker() {
-    let Some(shared) = shared() else { return };
     let bench = Bench::start().await;
     let (good, bad) = (bench.bought("4242").await, bench.bought("0341").await);
     let session = bench.session().await;
@@ -92,8 +93,8 @@ async fn a_year_in_the_life_passes_the_checker() {
     let (status, _) = bench.post("/v1/customers", "colour=red").await;
     assert_eq!(status, 400);
     bench.inbox.wait("charge.dispute.created", 1).await;
-    check("stripe.jsonl", &bench, &shared, &["--need-key", "--version", super::super::API_VERSION]);
-    check("stripe-deliveries.jsonl", &bench, &shared, &[]);
+    check("stripe.jsonl", &bench, &["--need-key", "--version", super::super::API_VERSION]);
+    check("stripe-deliveries.jsonl", &bench, &[]);
 }
 
 fn known(spec: &Value, schema: &Value, path: &[&str]) -> bool {

@@ -4,6 +4,7 @@ mod bench;
 mod cancel;
 mod checker;
 mod crash;
+mod faults;
 mod idempotency;
 mod money;
 mod purchase;

@@ -361,7 +361,7 @@ async fn copy_drive(
                 cloudinit,
             })
         })
-        .await;
+        .await?;
     drop(guard);
     let (from, to) = (storage.path_of(&source), storage.path_of(&volid));
     let name = |v: &str| v.rsplit(['/', ':']).next().unwrap_or(v).to_owned();

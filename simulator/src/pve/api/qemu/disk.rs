@@ -185,7 +185,7 @@ pub(super) fn attach(
         parent: None,
         cloudinit,
     };
-    drive.file = s.allocate(&new);
+    drive.file = s.allocate(&new)?;
     drive.remove("format");
     lines.push(formatting(&storage.path_of(&drive.file), &format, size));
     if cloudinit {
@@ -251,6 +251,7 @@ async fn resize(ctx: Ctx) -> ApiResult {
                 .judge(|_, a| a.check(&w.caller, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))
                 .await
                 .map_err(|e| format!("403 {}", e.text()))?;
+            w.cluster.read(|s| s.room_to_grow(&node, &drive.file)).await?;
             w.work_shortly().await?;
             let key = State::volume_key(&node, &drive.file);
             w.cluster
