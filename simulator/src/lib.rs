@@ -15,6 +15,7 @@ pub mod mail;
 pub mod pve;
 #[doc(hidden)]
 pub mod reference;
+pub mod scenario;
 pub mod serve;
 pub mod stripe;
 pub mod wall;

@@ -15,6 +15,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use inject::MailFaults;
+
 use crate::{config::MailConfig, wall::WallClock};
 
 mod inject;

@@ -43,6 +43,8 @@ use tokio::net::TcpListener;
 
 pub use clock::Clock;
 pub use config::PveConfig;
+pub(crate) use control::faults::{Full, Restart};
+pub(crate) use inject::Rule as FaultRule;
 pub use store::StoreError;
 pub use tls::TlsError;
 

@@ -58,6 +58,7 @@ mod tests;
 mod timers;
 mod world;
 
+pub(crate) use inject::{ApiRule, WebhookFaults};
 pub(crate) use page::CSS;
 pub use world::API_VERSION;
 

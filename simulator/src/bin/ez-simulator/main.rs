@@ -1,5 +1,7 @@
 //! `ez-simulator`: Proxmox VE, Stripe and mail on one machine, for the demo and the tests.
 
+mod scenario;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
@@ -48,6 +50,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the outside world of a running demo go wrong as a scenario file says
+    ///
+    /// The file names faults of the simulated Proxmox VE, Stripe and mail server; simulator/scenarios
+    /// has one for each named fault. Faults live in the simulator's memory: a restart ends them, too.
+    Scenario {
+        /// The scenario (TOML)
+        #[arg(value_name = "FILE", required_unless_present = "clear")]
+        file: Option<PathBuf>,
+        /// Take every fault back
+        #[arg(long, conflicts_with = "file")]
+        clear: bool,
+        /// The state directory of the demo
+        #[arg(long, value_name = "DIR", default_value = "target/demo")]
+        state_dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -76,6 +93,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             runtime.block_on(serve(&config)).map(|()| ExitCode::SUCCESS)
         }
         Command::Check { state_dir, json } => runtime.block_on(check(&state_dir, json)),
+        Command::Scenario { file, state_dir, .. } => runtime
+            .block_on(async {
+                match file {
+                    Some(file) => scenario::apply(&file, &state_dir).await,
+                    None => scenario::clear(&state_dir).await,
+                }
+            })
+            .map(|()| ExitCode::SUCCESS),
     }
 }
 
