@@ -115,7 +115,7 @@ pub(crate) fn human(bytes: u64) -> String {
 
 /// What a storage type can do.
 impl Storage {
-    fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         matches!(self.kind.as_str(), "dir" | "nfs" | "cifs" | "btrfs" | "cephfs")
     }
 

@@ -129,6 +129,23 @@ fn decode(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
+/// What the daemon's JSON parser says of a broken body. One text is recorded: an object whose key is no
+/// string. No recording covers the others.
+pub(crate) fn broken_json(text: &str, column: usize) -> String {
+    let at = column.saturating_sub(1);
+    let rest: String = text.chars().skip(at).take(20).collect();
+    let key = text.chars().take(at).collect::<String>().trim_end().ends_with(['{', ',']);
+    let what = if key && text.trim_start().starts_with('{') {
+        "'\"' expected"
+    } else {
+        "malformed JSON string, neither tag, array, object, number, string or atom"
+    };
+    let before = if rest.is_empty() { "(end of string)" } else { rest.trim_end() };
+    format!(
+        "{what}, at character offset {at} (before \"{before}\") at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 917.\n"
+    )
+}
+
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),

@@ -106,10 +106,10 @@ pub(crate) fn unauthorized(reason: &str) -> Response {
     response(401, reason, None, String::new())
 }
 
-/// A text of the transport layer.
+/// A text of the transport layer, which names no content type (recorded).
 pub(crate) fn transport(status: u16, reason: &str, with_body: bool) -> Response {
     let body = if with_body { reason.to_owned() } else { String::new() };
-    response(status, reason, with_body.then_some("text/plain"), body)
+    response(status, reason, None, body)
 }
 
 /// The answer of a call, in the json or the extjs form.

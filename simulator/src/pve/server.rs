@@ -323,15 +323,9 @@ fn read_body(kind: &str, bytes: &[u8]) -> Result<Params, ApiError> {
     let kind = kind.split(';').next().unwrap_or("").trim();
     match kind {
         "" | "application/x-www-form-urlencoded" => Ok(Params::from_form(&text)),
-        "application/json" => serde_json::from_str(&text).map(|v| Params::from_json(&v)).map_err(|e| {
-            ApiError::Transport(
-                500,
-                format!(
-                    "malformed JSON string, at character offset {} at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 917.",
-                    e.column()
-                ),
-            )
-        }),
+        "application/json" => serde_json::from_str(&text)
+            .map(|v| Params::from_json(&v))
+            .map_err(|e| ApiError::Transport(500, super::params::broken_json(&text, e.column()))),
         other => Err(ApiError::Transport(506, format!("upload 'Content-Type '{other}' not implemented"))),
     }
 }

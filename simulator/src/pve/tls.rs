@@ -64,6 +64,18 @@ pub(crate) fn ca_file(directory: &Path) -> PathBuf {
     directory.join("pve-root-ca.pem")
 }
 
+/// SHA-256 of a certificate, upper-case hex with colons.
+fn fingerprint(der: &[u8]) -> String {
+    let hash = sha256_hex(der).to_uppercase();
+    let pairs = hash.as_bytes().chunks(2).map(|c| String::from_utf8_lossy(c).into_owned());
+    pairs.collect::<Vec<_>>().join(":")
+}
+
+/// The same for a certificate's PEM text; empty if it holds none.
+pub(crate) fn fingerprint_of(pem: &str) -> String {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_or_else(|_| String::new(), |der| fingerprint(&der))
+}
+
 /// The certificate of `node`, made at the first start and kept.
 pub(crate) fn node(directory: &Path, cluster: &str, node: &str) -> Result<NodeTls, TlsError> {
     let (ca_pem, ca_key) = (ca_file(directory), directory.join("pve-root-ca.key"));
@@ -96,13 +108,7 @@ pub(crate) fn node(directory: &Path, cluster: &str, node: &str) -> Result<NodeTl
     }
     let certificate = CertificateDer::from_pem_file(&pem).map_err(|e| TlsError::Parse(pem.clone(), e))?;
     let private = PrivateKeyDer::from_pem_file(&key).map_err(|e| TlsError::Parse(key.clone(), e))?;
-    let hash = sha256_hex(&certificate).to_uppercase();
-    let fingerprint = hash
-        .as_bytes()
-        .chunks(2)
-        .map(|c| String::from_utf8_lossy(c).into_owned())
-        .collect::<Vec<_>>()
-        .join(":");
+    let fingerprint = fingerprint(&certificate);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

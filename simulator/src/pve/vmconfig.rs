@@ -266,6 +266,7 @@ pub(crate) fn pending(vm: &Vm) -> Value {
             out.push(json!({"key": k, "pending": shown(k, v)}));
         }
     }
+    out.push(json!({"key": "digest", "value": digest(vm)}));
     Value::Array(out)
 }
 

@@ -9,6 +9,10 @@ use crate::pve::cluster::{Ctx, no_config};
 use crate::pve::reply::{ApiError, ApiResult, null};
 use crate::pve::vmconfig;
 
+/// What the view of cloud-init values shows; the addresses are not among it (recorded).
+const SHOWN: &[&str] =
+    &["cicustom", "cipassword", "citype", "ciuser", "nameserver", "searchdomain", "sshkeys"];
+
 pub(super) fn calls() -> Vec<Call> {
     const AUDIT: Check = Check::All("/vms/{vmid}", &["VM.Audit"]);
     const PATH: &str = "/nodes/{node}/qemu/{vmid}/cloudinit";
@@ -31,10 +35,7 @@ async fn values(ctx: Ctx) -> ApiResult {
             let vm = s
                 .vm_on(&ctx.node, ctx.vmid())
                 .ok_or_else(|| ApiError::died(no_config(&ctx.node, ctx.vmid())))?;
-            let rows = vm
-                .config
-                .iter()
-                .filter(|(k, _)| vmconfig::is_cloudinit(k) || *k == "name" || vmconfig::is_net(k));
+            let rows = vm.config.iter().filter(|(k, _)| SHOWN.contains(&k.as_str()));
             let rows = rows.map(|(k, v)| json!({"key": k, "value": vmconfig::shown(k, v)}));
             Ok(Value::Array(rows.collect()).into())
         })

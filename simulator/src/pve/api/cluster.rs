@@ -132,6 +132,18 @@ async fn set_firewall(ctx: Ctx) -> ApiResult {
     null()
 }
 
+/// A node; what it is doing is for those who may audit it.
+fn node_row(ctx: &Ctx, name: &str, cores: u32, memory_mib: u64, used: Option<&u64>) -> Value {
+    let base = json!({"id": format!("node/{name}"), "type": "node", "node": name, "status": "online"});
+    let Some(used) = used else { return base };
+    let up = (ctx.cluster.clock.now() - ctx.cluster.boot).max(0) / 1000;
+    json!({
+        "id": base["id"], "type": "node", "node": name, "status": "online", "level": "", "cgroup-mode": 1,
+        "maxcpu": cores, "cpu": 0.02, "maxmem": memory_mib << 20, "mem": used, "maxdisk": 100u64 << 30,
+        "disk": 8u64 << 30, "uptime": up,
+    })
+}
+
 /// The picture that pvestatd took up to `resources_lag_ms` ago; who may see what is judged now.
 async fn resources(ctx: Ctx) -> ApiResult {
     let now = ctx.cluster.clock.now();
@@ -146,6 +158,10 @@ async fn resources(ctx: Ctx) -> ApiResult {
     }
     let running = picture.as_ref().map(|(_, v)| v.clone()).unwrap_or_default();
     drop(picture);
+    let mut memory = std::collections::BTreeMap::new();
+    for name in ctx.cluster.nodes.keys() {
+        memory.insert(name.clone(), super::node::memory_used(&ctx.cluster, name).await);
+    }
     let kind = ctx.params.get("type").unwrap_or("");
     let wanted = |k: &str| kind.is_empty() || kind == k;
     ctx.cluster
@@ -158,33 +174,26 @@ async fn resources(ctx: Ctx) -> ApiResult {
             }
             if wanted("vm") {
                 for vm in s.vms.values().filter(|v| a.may(&ctx.caller, &format!("/vms/{}", v.vmid), "VM.Audit")) {
-                    let mut row = super::qemu::list::row(vm, now);
-                    row["id"] = format!("qemu/{}", vm.vmid).into();
-                    row["type"] = "qemu".into();
-                    row["node"] = vm.node.as_str().into();
-                    row["maxcpu"] = row["cpus"].take();
-                    row["diskread"] = 0.into();
-                    row["diskwrite"] = 0.into();
-                    row["template"] = u8::from(vm.is_template()).into();
-                    let was = running.get(vm.vmid.to_string()).and_then(Value::as_bool).unwrap_or(vm.run.is_some());
-                    row["status"] = if was { "running" } else { "stopped" }.into();
-                    if let Some(pool) = s.pool_of(vm.vmid) {
-                        row["pool"] = pool.into();
+                    let mut row = super::picture::row(&ctx.cluster, vm);
+                    if row["status"] != "unknown" {
+                        let was = running.get(vm.vmid.to_string()).and_then(Value::as_bool).unwrap_or(vm.run.is_some());
+                        row["status"] = if was { "running" } else { "stopped" }.into();
                     }
-                    if let Value::Object(map) = &mut row {
-                        map.retain(|k, v| !v.is_null() && k != "cpus" && k != "pid");
+                    for option in ["lock", "tags"] {
+                        if let Some(value) = vm.config.get(option) {
+                            row[option] = value.as_str().into();
+                        }
+                    }
+                    if let Some(pool) = s.pool_of(vm.vmid).filter(|p| a.may(&ctx.caller, &format!("/pool/{p}"), "Pool.Audit")) {
+                        row["pool"] = pool.into();
                     }
                     out.push(row);
                 }
             }
             for (name, facts) in &ctx.cluster.nodes {
                 if wanted("node") {
-                    let mut row = json!({"id": format!("node/{name}"), "type": "node", "node": name, "status": "online"});
-                    if a.may(&ctx.caller, &format!("/nodes/{name}"), "Sys.Audit") {
-                        row["maxcpu"] = facts.config.cores.into();
-                        row["maxmem"] = (facts.config.memory_mib << 20).into();
-                    }
-                    out.push(row);
+                    let used = a.may(&ctx.caller, &format!("/nodes/{name}"), "Sys.Audit").then(|| memory.get(name));
+                    out.push(node_row(&ctx, name, facts.config.cores, facts.config.memory_mib, used.flatten()));
                 }
                 if wanted("storage") {
                     let on_node = |st: &&crate::pve::state::Storage| st.nodes.is_empty() || st.nodes.contains(name);

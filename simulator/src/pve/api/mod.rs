@@ -11,6 +11,7 @@ mod ipset;
 mod network;
 mod node;
 mod node_storage;
+mod picture;
 mod pools;
 pub(crate) mod qemu;
 mod roles;

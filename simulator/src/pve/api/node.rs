@@ -47,13 +47,24 @@ fn version(cluster: &Cluster) -> Value {
 
 async fn certificates(ctx: Ctx) -> ApiResult {
     let Some(facts) = ctx.cluster.nodes.get(&ctx.node) else { return Ok(json!([]).into()) };
-    let file = ctx.cluster.directory.join(format!("{}-ssl.pem", ctx.node));
-    Ok(json!([{
-        "filename": "pve-ssl.pem", "fingerprint": facts.fingerprint, "pem": std::fs::read_to_string(file).unwrap_or_default(),
-        "issuer": "/CN=Proxmox Virtual Environment/O=PVE Cluster Manager CA", "subject": format!("/OU=PVE Cluster Node/CN={}", ctx.node),
-        "san": ["127.0.0.1", "::1", "localhost", ctx.node], "public-key-type": "id-ecPublicKey", "public-key-bits": 256,
-        "notbefore": ctx.cluster.boot / 1000, "notafter": ctx.cluster.boot / 1000 + 730 * 86_400,
-    }])
+    let read = |file: &std::path::Path| std::fs::read_to_string(file).unwrap_or_default();
+    let root = read(&crate::pve::tls::ca_file(&ctx.cluster.directory));
+    let own = read(&ctx.cluster.directory.join(format!("{}-ssl.pem", ctx.node)));
+    let (ca, day, from) =
+        ("/CN=Proxmox Virtual Environment/O=PVE Cluster Manager CA", 86_400, ctx.cluster.boot / 1000);
+    Ok(json!([
+        {
+            "filename": "pve-root-ca.pem", "fingerprint": crate::pve::tls::fingerprint_of(&root), "pem": root,
+            "issuer": ca, "subject": ca, "san": [], "public-key-type": "id-ecPublicKey", "public-key-bits": 256,
+            "notbefore": from, "notafter": from + 3650 * day,
+        },
+        {
+            "filename": "pve-ssl.pem", "fingerprint": facts.fingerprint, "pem": own,
+            "issuer": ca, "subject": format!("/OU=PVE Cluster Node/CN={}", ctx.node),
+            "san": ["127.0.0.1", "0000:0000:0000:0000:0000:0000:0000:0001", "localhost", ctx.node],
+            "public-key-type": "id-ecPublicKey", "public-key-bits": 256, "notbefore": from, "notafter": from + 730 * day,
+        },
+    ])
     .into())
 }
 

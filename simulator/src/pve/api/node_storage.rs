@@ -119,7 +119,14 @@ async fn content(ctx: Ctx) -> ApiResult {
     let wanted = ctx.params.get("content").map(str::to_owned);
     let (mut rows, directory) = ctx
         .cluster
-        .read(|s| {
+        .judge(|s, a| {
+            let audit = a.may(&ctx.caller, &format!("/storage/{storage}"), "Datastore.Audit");
+            // Images of others are shown to whoever may change their disks and audit the storage.
+            let seen = |v: &&Volume| match v.vmid.filter(|_| v.content == "images") {
+                Some(owner) if vmid == Some(owner) => true,
+                Some(owner) => audit && a.may(&ctx.caller, &format!("/vms/{owner}"), "VM.Config.Disk"),
+                None => true,
+            };
             let st = s.storages.get(&storage).filter(|st| on_node(st, &ctx.node));
             let st = st.ok_or_else(|| ApiError::died(format!("storage '{storage}' does not exist")))?;
             let rows: Vec<Value> = s
@@ -128,6 +135,7 @@ async fn content(ctx: Ctx) -> ApiResult {
                 .filter(|v| v.node == ctx.node && v.storage == storage)
                 .filter(|v| vmid.is_none_or(|id| v.vmid.is_none() || v.vmid == Some(id)))
                 .filter(|v| wanted.as_deref().is_none_or(|w| v.content == w))
+                .filter(seen)
                 .map(volume_row)
                 .collect();
             let directory = st.directories.get(&ctx.node).or(st.path.as_ref()).cloned();

@@ -38,16 +38,11 @@ pub(super) fn calls() -> Vec<Call> {
 }
 
 fn members(s: &State, a: &Access<'_>, ctx: &Ctx, pool: &Pool) -> Value {
-    let now = ctx.cluster.clock.now();
     let mut out = Vec::new();
     let kind = ctx.params.get("type");
     for vm in pool.vms.iter().filter_map(|v| s.vms.get(v)).filter(|_| kind.is_none_or(|k| k == "qemu")) {
         if a.may(&ctx.caller, &format!("/vms/{}", vm.vmid), "VM.Audit") {
-            let mut row = super::qemu::list::row(vm, now);
-            row["id"] = format!("qemu/{}", vm.vmid).into();
-            row["node"] = vm.node.as_str().into();
-            row["type"] = "qemu".into();
-            out.push(row);
+            out.push(super::picture::row(&ctx.cluster, vm));
         }
     }
     for id in pool.storages.iter().filter(|_| kind.is_none_or(|k| k == "storage")) {

@@ -56,15 +56,20 @@ async fn monitor(ctx: Ctx) -> ApiResult {
         .await
 }
 
-/// The end times of a frame's 70 slots.
-fn slots(ctx: &Ctx) -> impl Iterator<Item = i64> + use<> {
-    let step = match ctx.params.text("timeframe") {
+/// Seconds in one slot of a frame.
+fn step(ctx: &Ctx) -> i64 {
+    match ctx.params.text("timeframe") {
         "hour" => 60,
         "day" => 1800,
         "week" => 10_800,
         "month" => 43_200,
         _ => 604_800,
-    };
+    }
+}
+
+/// The end times of a frame's 70 slots.
+fn slots(ctx: &Ctx) -> impl Iterator<Item = i64> + use<> {
+    let step = step(ctx);
     let now = ctx.cluster.clock.seconds() / step * step;
     (0..70).rev().map(move |i| now - i * step)
 }
@@ -76,10 +81,11 @@ fn wave(at: i64) -> f64 {
 
 async fn node(ctx: Ctx) -> ApiResult {
     let Some(facts) = ctx.cluster.nodes.get(&ctx.node) else { return Ok(json!([]).into()) };
-    let boot = ctx.cluster.boot / 1000;
+    let (boot, step) = (ctx.cluster.boot / 1000, step(&ctx));
     let used = super::node::memory_used(&ctx.cluster, &ctx.node).await;
     let rows = slots(&ctx).map(|at| {
-        if at < boot {
+        // A slot has data when the whole of it was seen.
+        if at - step < boot {
             return json!({ "time": at });
         }
         json!({"time": at, "cpu": 0.02 + wave(at) / 10.0, "iowait": wave(at) / 100.0, "loadavg": wave(at), "maxcpu": facts.config.cores,
@@ -98,8 +104,9 @@ async fn guest(ctx: Ctx) -> ApiResult {
         )));
     };
     let memory = vmconfig::memory_mib(&vm.config) << 20;
+    let step = step(&ctx);
     let rows = slots(&ctx).map(|at| {
-        if at < vm.created_at / 1000 {
+        if at - step < vm.created_at / 1000 {
             return json!({ "time": at });
         }
         let mut row = json!({"time": at, "maxmem": memory, "maxcpu": vmconfig::cpus(&vm.config), "maxdisk": vmconfig::max_disk(&vm.config), "disk": 0});

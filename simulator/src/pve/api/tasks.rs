@@ -152,9 +152,32 @@ async fn list(ctx: Ctx) -> ApiResult {
             tasks.sort_by_key(|t| (t.exit.is_some(), std::cmp::Reverse((t.starttime, t.pstart, t.pid))));
             let total = tasks.len();
             let rows = tasks.into_iter().skip(start).take(limit).map(row).collect();
-            Ok(Answer { data: Value::Array(rows), extra: vec![("total", total.into())] })
+            // A total of nothing is left out (recorded).
+            let extra = if total == 0 { Vec::new() } else { vec![("total", total.into())] };
+            Ok(Answer { data: Value::Array(rows), extra })
         })
         .await
+}
+
+/// A row of `/cluster/tasks`, which come from the nodes' status broadcasts and look a little otherwise.
+fn cluster_row(task: &Task) -> Value {
+    let (user, token) = task.user.split_once('!').map_or((task.user.as_str(), None), |(u, t)| (u, Some(t)));
+    let mut out = json!({
+        "upid": task.upid, "node": task.node, "starttime": task.starttime, "type": task.kind, "id": task.id,
+        "user": user,
+    });
+    if let Some(token) = token {
+        out["tokenid"] = token.into();
+    }
+    match &task.exit {
+        Some(exit) => {
+            out["status"] = exit.as_str().into();
+            out["endtime"] = task.endtime.into();
+            out["saved"] = "1".into();
+        }
+        None => out["pid"] = task.pid.into(),
+    }
+    out
 }
 
 /// `/cluster/tasks`: the newest tasks of all nodes.
@@ -166,7 +189,7 @@ pub(super) async fn cluster_tasks(ctx: Ctx) -> ApiResult {
             let own = |t: &&Task| sees_all || (ctx.caller.token.is_none() && t.user == ctx.caller.user);
             let mut tasks: Vec<&Task> = s.tasks.values().filter(own).collect();
             tasks.sort_by_key(|t| std::cmp::Reverse((t.starttime, t.pid)));
-            Ok(Value::Array(tasks.into_iter().take(25).map(row).collect()).into())
+            Ok(Value::Array(tasks.into_iter().take(25).map(cluster_row).collect()).into())
         })
         .await
 }

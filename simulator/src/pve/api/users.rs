@@ -92,8 +92,9 @@ fn may_see(a: &Access<'_>, caller: &Caller, _params: &Params) -> Result<(), ApiE
 }
 
 /// Paths that `GET /access/permissions` lists besides those of the access control list.
-const TOP: &[&str] =
-    &["/", "/access", "/access/groups", "/mapping", "/nodes", "/pool", "/sdn", "/storage", "/vms"];
+const TOP: &[&str] = &["/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms"];
+/// The same, since version 9. No recording covers it.
+const TOP_9: &str = "/mapping";
 
 async fn permissions(ctx: Ctx) -> ApiResult {
     let caller = match ctx.params.get("userid") {
@@ -117,6 +118,9 @@ async fn permissions(ctx: Ctx) -> ApiResult {
                 return Ok(json!({ path: shown(path) }).into());
             }
             let mut paths: BTreeSet<String> = TOP.iter().map(|p| (*p).to_owned()).collect();
+            if a.major >= 9 {
+                paths.insert(TOP_9.to_owned());
+            }
             paths.extend(s.acls.values().map(|acl| acl.path.clone()));
             for pool in s.pools.values() {
                 paths.extend(pool.vms.iter().map(|v| format!("/vms/{v}")));

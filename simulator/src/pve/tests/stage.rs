@@ -1,77 +1,169 @@
-//! Stage directions for the replay: what was done to the recorded machine behind the API's back.
+//! Stage directions for the replay: what runs when, as the recording tells it, and what was done to
+//! the recorded machine behind the API's back.
+//!
+//! The replay does not depend on how fast this machine is. A task of which the recording says that it
+//! was still at work when something else was asked is held by the storage's lock, or would work for
+//! minutes, until the recording says that it ended; every other task is waited for before the next
+//! question. Two moments have a width instead, of a second and a half: the machine that is off for a
+//! reboot, and the one that a rollback is about to start.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
 
+use super::cast::Cast;
+use super::known::Why;
 use super::world::{ROOT, World};
+use crate::pve::cluster::Cluster;
+use crate::pve::drive::Drive;
+use crate::pve::state::{State, Volume};
 
-/// Groups that need what is not simulated (tickets, broken bodies, backups, a machine's odds and ends).
-const NOT_ASKED: &[&str] = &["auth", "backup", "misc", "transport", "console", "stats"];
+/// Clones that were seen at work, and the question before which they are let go on.
+const HELD: &[(&str, &str)] = &[
+    ("full clone, then ask for its config while it runs", "nextid during clone"),
+    ("slow full clone (700 MB, bwlimit)", "configure the source while the clone runs"),
+    (
+        "full clone into the pool, without EzObserver",
+        "full clone into the pool, without EzObserver final status after 2 polls",
+    ),
+    ("linked clone into the pool", "linked clone into the pool final status after 2 polls"),
+    ("full clone whose worker is killed", "full clone whose worker is killed log"),
+    ("create with a disk in the pool", "destroy the created VM"),
+    ("full clone, writes during it", "full clone, writes during it final status after 2 polls"),
+];
+/// Clones that were stopped in the middle.
+const SLOW: &[&str] =
+    &["slow full clone", "slow full clone, to be killed with SIGKILL (as in a power loss of the worker)"];
+/// A shutdown that the guest does not follow.
+const LONG: &str = "shutdown while the guest is still booting: a long task";
+/// What was looked at before a machine had started that was to start anew.
+const IN_PASSING: &[&str] =
+    &["reboot, guest reacts", "right after reboot task", "rollback with start=1", "after rollback start=1"];
+/// The end of a task that was killed.
+const KILLED: &[&str] = &["unexpected status", "unable to read tail (got 0 bytes)"];
 
 pub(super) struct Stage {
+    cluster: Arc<Cluster>,
+    cast: Cast,
+    /// Our UPIDs by the recorded.
     upids: BTreeMap<String, String>,
+    /// Recorded UPIDs of calls that were not asked.
+    unasked: BTreeMap<String, Why>,
+    held: Option<OwnedMutexGuard<()>>,
+    /// Our UPIDs of tasks that the recording saw at work.
+    going_on: BTreeSet<String>,
     agent: String,
-    ez: String,
-    pool_scoped: bool,
-    observer: bool,
-    small: bool,
-    roles: BTreeMap<String, String>,
-    gone: BTreeSet<String>,
-    speed: Value,
+    /// A token that does not live long.
+    expiring: String,
+    /// What process ids the guest gave, by the recorded.
+    pids: BTreeMap<i64, i64>,
+    /// The port of the console that is open.
+    console: Option<u16>,
+    time: Arc<AtomicI64>,
 }
 
-const EZ_AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Snapshot.Rollback VM.Config.Disk VM.Config.CPU VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit VM.Config.HWType VM.Config.CDROM VM.Backup VM.Monitor Pool.Audit";
+/// When a task began, in unix milliseconds, as its UPID says.
+fn began(upid: &str) -> Option<i64> {
+    Some(i64::from_str_radix(upid.strip_prefix("UPID:")?.split(':').nth(3)?, 16).ok()? * 1000)
+}
+
+/// When the recording began: a moment before its first task.
+pub(super) fn begin(lines: &[Value]) -> i64 {
+    lines.iter().find_map(|l| began(l["body"]["data"].as_str()?)).unwrap_or(0) - 60_000
+}
+
+/// The UPID in a path, decoded, and where it stands.
+fn upid_in(path: &str) -> Option<(String, std::ops::Range<usize>)> {
+    let at = path.find("UPID%3A")?;
+    let end = path[at..].find('/').map_or(path.len(), |e| at + e);
+    let decoded = percent_encoding::percent_decode_str(&path[at..end]).decode_utf8_lossy().into_owned();
+    Some((decoded, at..end))
+}
 
 impl Stage {
-    pub(super) async fn new(world: &World) -> Stage {
-        world.snippet("ci-user.yaml", "#cloud-config\nhostname: custom\n");
+    pub(super) fn new(world: &World, time: Arc<AtomicI64>) -> Stage {
         Stage {
+            cluster: world.running.running[0].clone(),
+            cast: Cast::default(),
             upids: BTreeMap::new(),
+            unasked: BTreeMap::new(),
+            held: None,
+            going_on: BTreeSet::new(),
             agent: String::new(),
-            ez: String::new(),
-            pool_scoped: false,
-            observer: false,
-            small: false,
-            roles: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            speed: Value::Null,
+            expiring: String::new(),
+            pids: BTreeMap::new(),
+            console: None,
+            time,
         }
     }
 
-    pub(super) fn skips(&self, _number: usize, group: &str, note: &str, line: &Value) -> bool {
-        let path = line["path"].as_str().unwrap_or("");
-        NOT_ASKED.contains(&group)
-            || (note.contains(" poll ") && path.contains("/tasks/"))
-            || path.contains("vncwebsocket")
-            || path.contains("/upload")
-            || self.later(path)
+    /// The simulator's clock follows the recording's.
+    pub(super) fn tick(&self, line: &Value) {
+        let took = line["ms"].as_f64().unwrap_or(0.0).max(1.0);
+        #[expect(clippy::cast_possible_truncation, reason = "milliseconds of one exchange")]
+        let on = self.time.load(Ordering::Relaxed) + took as i64;
+        let told = line["body"]["data"].as_str().and_then(began).unwrap_or(0);
+        let waited = match line["note"].as_str().unwrap_or("") {
+            "expired token" => 3000,
+            "EzAgent without Pool.Audit: pool members, one VM" => 20_000,
+            _ => 0,
+        };
+        self.time.store(on.max(told) + waited, Ordering::Relaxed);
     }
 
-    /// Calls that are not simulated.
-    fn later(&self, path: &str) -> bool {
-        [
-            "/sendkey",
-            "/download-url",
-            "/move_disk",
-            "/migrate",
-            "/spiceproxy",
-            "/termproxy",
-            "/vzdump",
-            "/import-metadata",
-            "/syslog",
-            "/config/nodes",
-            "/access/password",
-            "/cluster/backup",
-            "/fsfreeze",
-            "/firewall/log",
-            "/sdn/zones/localnetwork",
-            "/sdn/vnets",
-            "/hosts",
-        ]
-        .iter()
-        .any(|p| path.contains(p))
+    /// A call that was not asked, nor will be what looks at its task; but what it did is there.
+    pub(super) async fn not_asked(&mut self, world: &World, line: &Value, why: Why) {
+        if let Some(upid) = line["body"]["data"].as_str().filter(|d| d.starts_with("UPID:")) {
+            self.unasked.insert(upid.to_owned(), why);
+        }
+        match line["note"].as_str().unwrap_or("") {
+            "upload an ISO" => file(world, "iso/seed.iso", "iso", 65_536).await,
+            "upload a qcow2 for import" => file(world, "import/tiny2.qcow2", "import", 44_040_192).await,
+            "move disk while running (drive-mirror shim in place)" => self.move_disk(120).await,
+            _ => {}
+        }
+    }
+
+    /// The first disk lies in a raw file now, the old one is kept.
+    async fn move_disk(&self, vmid: u32) {
+        self.cluster
+            .change("stage.move", |s| {
+                let vm = s.vms.get_mut(vmid).unwrap();
+                let mut drive = Drive::parse(&vm.config["scsi0"]);
+                let old = std::mem::replace(&mut drive.file, format!("local:{vmid}/vm-{vmid}-disk-1.raw"));
+                vm.config.insert("scsi0".into(), drive.print());
+                vm.config.insert("unused0".into(), old.clone());
+                let moved = s.volume("pve1", &old).cloned().unwrap();
+                let moved = Volume { volid: drive.file.clone(), format: "raw".into(), parent: None, ..moved };
+                s.volumes.insert(State::volume_key("pve1", &drive.file), moved);
+            })
+            .await;
+    }
+
+    /// Why the task that an exchange looks at is not there.
+    pub(super) fn follows_unasked(&self, line: &Value) -> Option<Why> {
+        let (upid, _) = upid_in(line["path"].as_str()?)?;
+        self.unasked.get(&upid).copied()
+    }
+
+    /// The recorded request with our UPID and our guest's process id in place of the recorded.
+    pub(super) fn request(&self, line: &Value) -> Value {
+        let mut asked = line.clone();
+        let path = line["path"].as_str().unwrap_or("");
+        if let Some((recorded, at)) = upid_in(path)
+            && let Some(ours) = self.upids.get(&recorded)
+        {
+            let encoded = percent_encoding::utf8_percent_encode(ours, percent_encoding::NON_ALPHANUMERIC);
+            asked["path"] = format!("{}{encoded}{}", &path[..at.start], &path[at.end..]).into();
+        }
+        if let Some(ours) = line["params"]["pid"].as_i64().and_then(|p| self.pids.get(&p)) {
+            asked["params"]["pid"] = (*ours).into();
+        }
+        asked
     }
 
     /// Which token made the recorded call.
@@ -79,8 +171,11 @@ impl Stage {
         let note = line["note"].as_str().unwrap_or("");
         let method = line["method"].as_str().unwrap_or("");
         let path = line["path"].as_str().unwrap_or("");
+        if note == "expired token" {
+            return self.expiring.clone();
+        }
         if line["auth"] == "ez-token" {
-            return self.ez.clone();
+            return self.cast.ez.clone();
         }
         let by_agent = group == "permissions"
             && !self.agent.is_empty()
@@ -98,259 +193,113 @@ impl Stage {
         }
     }
 
-    async fn acl(&self, world: &World, path: &str, role: &str, delete: bool) {
-        let mut params = vec![("path", path), ("roles", role), ("users", "ez-agent@pve")];
-        if delete {
-            params.push(("delete", "1"));
-        }
-        world.put("/access/acl", &params).await.data();
-    }
-
-    async fn enter_pool_scope(&mut self, world: &World) {
-        self.pool_scoped = true;
-        for (role, privs) in [
-            ("EzAgent", EZ_AGENT),
-            ("EzObserver", "VM.Audit"),
-            ("EzStore", "Datastore.AllocateSpace Datastore.Audit"),
-            ("EzNet", "SDN.Use"),
-            ("EzNode", "Sys.Audit"),
-        ] {
-            world.post("/access/roles", &[("roleid", role), ("privs", privs)]).await.data();
-        }
-        world.post("/access/users", &[("userid", "ez-agent@pve")]).await.data();
-        for pool in ["ez", "ez-templates"] {
-            world.post("/pools", &[("poolid", pool)]).await.data();
-        }
-        world.put("/pools", &[("poolid", "ez-templates"), ("vms", "9000,9010")]).await.data();
-        for (path, role) in [
-            ("/pool/ez", "EzAgent"),
-            ("/pool/ez-templates", "PVETemplateUser"),
-            ("/storage/local", "EzStore"),
-            ("/sdn/zones/localnetwork/vmbr0", "EzNet"),
-            ("/nodes/pve1", "EzNode"),
-        ] {
-            self.acl(world, path, role, false).await;
-        }
-        let made = world.post("/access/users/ez-agent@pve/token/node-pve1", &[("privsep", "0")]).await;
-        self.ez = format!("ez-agent@pve!node-pve1={}", made.data()["value"].as_str().unwrap());
-        for id in ["ez-ci", "ez-other"] {
-            let path = world.directory.join(id);
-            std::fs::create_dir_all(&path).unwrap();
-            let content = if id == "ez-ci" { "snippets" } else { "images" };
-            world
-                .post(
-                    "/storage",
-                    &[
-                        ("storage", id),
-                        ("type", "dir"),
-                        ("path", path.to_str().unwrap()),
-                        ("content", content),
-                    ],
-                )
-                .await
-                .data();
+    /// Waits until a condition on the cluster holds.
+    async fn until(&self, what: &str, holds: impl Fn(&Stage, &State) -> bool) {
+        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !self.cluster.read(|s| holds(self, s)).await {
+            assert!(tokio::time::Instant::now() < patience, "waiting for {what}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    async fn role(&self, world: &World, role: &str, privs: &str) {
-        let privs = privs.split_whitespace().collect::<Vec<_>>().join(",");
-        world.put(&format!("/access/roles/{role}"), &[("privs", &privs)]).await.data();
+    /// Waits for every task that the recording does not see at work, and for what a reboot starts anew.
+    async fn settle(&self, note: &str) {
+        let passing = IN_PASSING.iter().any(|n| note.starts_with(n));
+        self.until("the tasks at work to end", |stage, s| {
+            s.tasks.values().all(|t| {
+                t.exit.is_some() || stage.going_on.contains(&t.upid) || (passing && t.kind == "qmstart")
+            }) && (passing || !s.meta.iter().any(|(k, _)| k.starts_with("reboot ")))
+        })
+        .await;
     }
 
-    /// Who has what, as the note says.
-    async fn cast(&mut self, world: &World, note: &str) {
-        let observer = !(note.contains("without EzObserver") || note.contains("no EzObserver"))
-            && note != "version"
-            && (self.observer
-                || note.contains("with EzObserver")
-                || note == "linked clone into the pool"
-                || note.starts_with("EzAgent without Pool"));
-        if observer != self.observer {
-            self.acl(world, "/vms", "EzObserver", !observer).await;
-            self.observer = observer;
+    /// A task that the recording did not make itself: the newest like it.
+    async fn find(&mut self, recorded: &str) {
+        let parts: Vec<&str> = recorded.split(':').collect();
+        let [_, _, pid, _, _, kind, id, user, ..] = parts[..] else { return };
+        if pid == "0000FFFF" {
+            return; // made up
         }
-        if note.starts_with("minimal role set") {
-            self.small = true;
-        }
-        let mut agent = EZ_AGENT.to_owned();
-        let mut drop_from = |privilege: &str| {
-            agent = agent.split(' ').filter(|p| *p != privilege).collect::<Vec<_>>().join(" ");
-        };
-        if self.small {
-            ["VM.Config.HWType", "VM.Config.CDROM", "VM.Snapshot.Rollback"]
-                .into_iter()
-                .for_each(&mut drop_from);
-        }
-        drop_from(
-            note.strip_prefix("EzAgent without ").and_then(|r| r.split([':', ',']).next()).unwrap_or(""),
-        );
-        if note.contains("clone without Pool.Audit") {
-            drop_from("Pool.Audit");
-        }
-        if note.contains("with VM.Clone in EzAgent") {
-            agent.push_str(" VM.Clone");
-        }
-        if note.contains("with Pool.Allocate")
-            || note.contains("left the pool")
-            || note == "pool: add a missing VM"
-        {
-            agent.push_str(" Pool.Allocate");
-        }
-        let store = match note {
-            n if n.starts_with("EzStore without Datastore.AllocateSpace") => "Datastore.Audit",
-            n if self.small || n.starts_with("EzStore without Datastore.Audit") => "Datastore.AllocateSpace",
-            _ => "Datastore.AllocateSpace Datastore.Audit",
-        };
-        for (role, privs) in [("EzAgent", agent.as_str()), ("EzStore", store)] {
-            if self.roles.get(role).map(String::as_str) != Some(privs) {
-                self.role(world, role, privs).await;
-                self.roles.insert(role.into(), privs.into());
-            }
-        }
-        for (path, role) in [("/sdn/zones/localnetwork/vmbr0", "EzNet"), ("/nodes/pve1", "EzNode")] {
-            let gone = note.starts_with(&format!("without {role}"));
-            if gone != self.gone.contains(role) {
-                self.acl(world, path, role, gone).await;
-                if gone {
-                    self.gone.insert(role.into())
-                } else {
-                    self.gone.remove(role)
-                };
-            }
+        let like = self.cluster.read(|s| {
+            let like = s.tasks.values().filter(|t| t.kind == kind && t.id == id && t.user == user);
+            like.max_by_key(|t| (t.starttime, t.pid)).map(|t| t.upid.clone())
+        });
+        if let Some(ours) = like.await {
+            self.upids.insert(recorded.to_owned(), ours);
         }
     }
 
-    /// What root did between two recorded calls.
-    async fn root_does(&mut self, world: &World, note: &str) {
-        let pool = |vms: &'static str| [("poolid", "ez"), ("vms", vms)];
-        match note {
-            "EzAgent without VM.Allocate: linked clone" | "minimal role set: PUT serial0" => {
-                let clone = [("newid", "710"), ("pool", "ez"), ("name", "Copy-of-VM-tmpl-tiny")];
-                world.task(reqwest::Method::POST, "/nodes/pve1/qemu/9010/clone", &clone).await;
-                if note.starts_with("EzAgent") {
-                    world.task(reqwest::Method::POST, "/nodes/pve1/qemu/710/status/start", &[]).await;
-                }
-            }
-            "EzAgent without Pool.Audit: pool members" => {
-                world.task(reqwest::Method::POST, "/nodes/pve1/qemu/710/status/stop", &[]).await;
-                world.task(reqwest::Method::DELETE, "/nodes/pve1/qemu/710", &[]).await;
-            }
-            "drop the rate limit (no tc police in this kernel)" => {
-                world.task(reqwest::Method::POST, "/nodes/pve1/qemu/101/status/stop", &[]).await;
-            }
-            "destroy the created VM" | "destroy the imported VM" => {
-                for _ in 0..500 {
-                    let tasks = world.control("/tasks").await;
-                    if tasks["tasks"].as_array().into_iter().flatten().all(|t| t["running"] == false) {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
-            "templates: VM.Clone only, no EzObserver: template config read" => {
-                world.post("/access/roles", &[("roleid", "OnlyClone"), ("privs", "VM.Clone")]).await.data();
-                self.acl(world, "/pool/ez-templates", "PVETemplateUser", true).await;
-                self.acl(world, "/pool/ez-templates", "OnlyClone", false).await;
-            }
-            "EzAgent without Pool.Audit: pools" => {
-                self.acl(world, "/pool/ez-templates", "OnlyClone", true).await;
-                self.acl(world, "/pool/ez-templates", "PVETemplateUser", false).await;
-            }
-            "EzAgent by pool, EzObserver on /vms, another role on /vms/700" => {
-                self.acl(world, "/vms/700", "EzNet", false).await
-            }
-            "foreign VM: EzObserver on /vms, another role on /vms/101" => {
-                self.acl(world, "/vms/101", "EzNet", false).await
-            }
-            "NoAccess on /vms/700" => self.acl(world, "/vms/700", "NoAccess", false).await,
-            "pools with a nested one" => {
-                for (path, role) in [("/vms/700", "NoAccess"), ("/vms/700", "EzNet"), ("/vms/101", "EzNet")] {
-                    self.acl(world, path, role, true).await;
-                }
-                world.post("/pools", &[("poolid", "ez/sub")]).await.data();
-            }
-            "pool members restored" => {
-                world.put("/pools", &pool("700")).await.data();
-            }
-            "half-made clone after qm unlock: destroy" => {
-                world.control_post("/vms/711/lock", json!({"lock": null})).await;
-            }
-            "half-made clone after qm unlock and joining the pool: destroy" => {
-                world.put("/pools", &pool("711")).await.data();
-            }
-            "after qm unlock + qm destroy" => {
-                world.control_post("/vms/184/unlock-destroy", json!({})).await;
-            }
-            "destroy a protected VM" => {
-                world.put("/nodes/pve1/qemu/103/config", &[("protection", "1")]).await.data();
-            }
-            "shutdown while the guest is still booting: a long task" => {
-                world.control_post("/vms/120/deaf", json!({"deaf": true})).await;
-            }
-            "stop a finished task" => {
-                world.control_post("/vms/120/deaf", json!({"deaf": false})).await;
-            }
-            _ => {}
+    /// How fast things are, and what is held back.
+    async fn pace(&mut self, world: &World, note: &str, line: &Value) {
+        if HELD.iter().any(|(_, until)| *until == note) {
+            self.held = None;
+            self.going_on.clear();
         }
-        let slow = [
-            "full clone, then ask",
-            "slow full clone",
-            "full clone into the pool",
-            "linked clone into the pool",
-            "full clone to be stopped",
-            "full clone whose worker is killed",
-            "full clone, writes during it",
-        ];
-        let speed = if slow.iter().any(|s| note.starts_with(s))
-            && !note.contains("final status")
-            && !note.ends_with(" log")
-        {
-            Some(json!({"clone_ms": 1600, "start_ms": 10, "other_ms": 150}))
-        } else if note.contains("final status") {
-            Some(json!({"clone_ms": 20, "start_ms": 10, "other_ms": 5}))
-        } else {
-            None
-        };
-        if let Some(speed) = speed.filter(|s| *s != self.speed) {
-            world.control_post("/speed", speed.clone()).await;
-            self.speed = speed;
+        let exit = line["body"]["data"]["exitstatus"].as_str().unwrap_or("");
+        let ends = KILLED.contains(&exit) || line["method"] == "DELETE";
+        if let Some((recorded, _)) = upid_in(line["path"].as_str().unwrap_or("")) {
+            if !self.upids.contains_key(&recorded) {
+                self.find(&recorded).await;
+            }
+            if let Some(ours) =
+                self.upids.get(&recorded).filter(|u| ends && self.going_on.contains(*u)).cloned()
+            {
+                self.end(world, &ours, line["method"] != "DELETE").await;
+                return;
+            }
+        }
+        if !note.contains(" poll ") || line["body"]["data"]["status"] == "stopped" {
+            self.settle(note).await;
+        }
+        if HELD.iter().any(|(from, _)| *from == note) {
+            let lock = self.cluster.storage_lock("pve1", "local");
+            self.held = Some(lock.lock_owned().await);
+        }
+        let clone_ms = if SLOW.contains(&note) { 240_000 } else { 8 };
+        let start_ms = if note.starts_with("rollback with start=1") { 1500 } else { 2 };
+        let other_ms = if note.starts_with("reboot, guest reacts") { 1500 } else { 2 };
+        let speed = json!({"clone_ms": clone_ms, "start_ms": start_ms, "other_ms": other_ms});
+        world.control_post("/speed", speed).await;
+    }
+
+    /// A task that goes on is about to be stopped or killed; a clone has begun to write by then.
+    async fn end(&mut self, world: &World, ours: &str, kill: bool) {
+        if self.held.is_none() {
+            let begun = |_: &Stage, s: &State| {
+                s.tasks.get(ours).is_some_and(|t| t.kind != "qmclone" || t.log.len() > 2)
+            };
+            self.until("the worker to have begun", begun).await;
+        }
+        self.going_on.remove(ours);
+        if kill {
+            world.control_post("/tasks/kill", json!({ "upid": ours })).await;
         }
     }
 
+    /// The console's client comes and goes.
+    async fn hang_up(&mut self) {
+        if let Some(port) = self.console.take() {
+            drop(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        }
+        self.going_on.clear();
+        self.settle("").await;
+    }
+
+    /// Everything that has to be so before a question is asked.
     pub(super) async fn set(&mut self, world: &mut World, group: &str, note: &str, line: &Value) {
         world.as_token(ROOT);
-        let polled = note.contains("final status") || note.ends_with(" log");
+        self.pace(world, note, line).await;
         if group == "pool-scoped" {
-            if !self.pool_scoped {
-                self.enter_pool_scope(world).await;
-            }
-            if !polled {
-                self.cast(world, note).await;
-            }
-            if let Some(custom) = line["params"]["cicustom"].as_str() {
-                for file in custom
-                    .split(',')
-                    .filter_map(|p| p.split("ez-ci:snippets/").nth(1))
-                    .filter(|f| !f.contains("missing"))
-                {
-                    let directory = world.directory.join("ez-ci/snippets");
-                    std::fs::create_dir_all(&directory).unwrap();
-                    std::fs::write(directory.join(file), "instance-id: x\n").unwrap();
-                }
-            }
+            self.cast.pool_scope(world, note).await;
+            snippets(world, line);
         }
-        if note == "create VM from an image: import-from"
-            || note == "upload an ISO"
-            || note.starts_with("storage content")
-        {
-            for (name, content, size) in
-                [("import/tiny.qcow2", "import", 44_040_192u64), ("iso/seed.iso", "iso", 65_536)]
-            {
-                let file = json!({"storage": "local", "name": name, "content": content, "size": size});
-                world.control_post("/volumes", file).await;
-            }
+        match note {
+            "linked clone" => world.snippet("ci-user.yaml", "#cloud-config\nhostname: custom\n"),
+            "import content" => file(world, "import/tiny.qcow2", "import", 44_040_192).await,
+            "vncproxy task after the client closed final status after 2 polls, 0.29s" => self.hang_up().await,
+            _ => {}
         }
-        self.root_does(world, note).await;
+        self.cast.root_does(world, note).await;
         let lock = match note {
             "running VM with lock=backup" => Some(json!("backup")),
             "start with lock=clone" => Some(json!("clone")),
@@ -360,35 +309,40 @@ impl Stage {
         if let Some(lock) = lock {
             world.control_post("/vms/103/lock", json!({ "lock": lock })).await;
         }
-        // A worker that had been killed.
-        let exit = line["body"]["data"]["exitstatus"].as_str().unwrap_or("");
-        if (exit == "unexpected status" || exit.starts_with("unable to read tail"))
-            && let Some(ours) = line["body"]["data"]["upid"].as_str().and_then(|u| self.upids.get(u))
-        {
-            world.control_post("/tasks/kill", json!({ "upid": ours })).await;
-        }
-    }
-
-    /// Failures of the recording machine: asked, but not judged.
-    pub(super) fn is_artefact(&self, note: &str, line: &Value) -> bool {
-        let exit = line["body"]["data"]["exitstatus"].as_str().unwrap_or("");
-        note.contains("recording host")
-            || note.contains("fails here")
-            || exit.contains("zeroinit")
-            || note.starts_with("start 101 KVM")
-            || line["body"].to_string().contains("CPU model 'host'")
     }
 
     /// After an exchange: new UPIDs, new tokens, and what the recorded machine did otherwise.
     pub(super) async fn after(&mut self, world: &World, line: &Value, body: &Value) {
-        let recorded = line["body"]["data"].as_str().unwrap_or("");
-        if let (true, Some(ours)) = (recorded.starts_with("UPID:"), body["data"].as_str()) {
-            self.upids.insert(recorded.to_owned(), ours.to_owned());
+        let note = line["note"].as_str().unwrap_or("");
+        let upid = |v: &Value| v["data"].as_str().or(v["data"]["upid"].as_str()).unwrap_or("").to_owned();
+        let (recorded, ours) = (upid(&line["body"]), upid(body));
+        if recorded.starts_with("UPID:") && ours.starts_with("UPID:") && line["method"] != "GET" {
+            if note == LONG
+                || SLOW.contains(&note)
+                || HELD.iter().any(|(from, _)| *from == note)
+                || ours.contains(":vncproxy:")
+            {
+                self.going_on.insert(ours.clone());
+            }
+            self.upids.insert(recorded, ours);
+        }
+        if let (Some(recorded), Some(ours)) =
+            (line["body"]["data"]["pid"].as_i64(), body["data"]["pid"].as_i64())
+        {
+            self.pids.insert(recorded, ours);
+        }
+        if let Some(port) = body["data"]["port"].as_str() {
+            self.console = port.parse().ok();
         }
         if line["path"] == "/api2/json/access/users/agent@pve/token/node"
             && let Some(secret) = body["data"]["value"].as_str()
         {
             self.agent = format!("agent@pve!node={secret}");
+        }
+        if line["path"] == "/api2/json/access/users/agent@pve/token/exp"
+            && let Some(secret) = body["data"]["value"].as_str()
+        {
+            self.expiring = format!("agent@pve!exp={secret}");
         }
         let created = line["method"] == "POST" && line["status"] == 200;
         let path = line["path"].as_str().unwrap_or("");
@@ -405,70 +359,22 @@ impl Stage {
                 world.control_post("/guest-agent", json!({"vmid": 9010, "answers": true})).await;
             }
         }
-        let exit = line["body"]["data"]["exitstatus"].as_str().unwrap_or("");
-        if exit.starts_with("clone failed") && exit.contains("zeroinit") {
-            let vmid = exit.split("/images/").nth(2).and_then(|p| p.split('/').next()).unwrap_or("161");
-            world.control_post(&format!("/vms/{vmid}/unlock-destroy"), json!({})).await;
-        }
     }
+}
 
-    /// Asks what was asked, with our UPIDs in place of the recorded.
-    pub(super) async fn ask(&self, world: &World, line: &Value) -> Option<(u16, String, Value, String)> {
-        let mut path = line["path"].as_str().unwrap_or("").to_owned();
-        if let Some(at) = path.find("UPID%3A") {
-            let end = path[at..].find('/').map_or(path.len(), |e| at + e);
-            let recorded =
-                percent_encoding::percent_decode_str(&path[at..end]).decode_utf8_lossy().into_owned();
-            if let Some(ours) = self.upids.get(&recorded) {
-                let encoded = percent_encoding::utf8_percent_encode(ours, percent_encoding::NON_ALPHANUMERIC)
-                    .to_string();
-                path = format!("{}{encoded}{}", &path[..at], &path[end..]);
-                if line["note"].as_str().is_some_and(|n| n.contains("final status")) {
-                    for _ in 0..10_000 {
-                        let (_, _, body, _) = self.send(world, line, &path).await?;
-                        if body["data"]["status"] == "stopped" {
-                            break;
-                        }
-                        tokio::time::sleep(Duration::from_millis(2)).await;
-                    }
-                }
-            } else if !recorded.contains("0000FFFF") {
-                return None;
-            }
-        }
-        self.send(world, line, &path).await
-    }
+/// A file that somebody put into the storage.
+async fn file(world: &World, name: &str, content: &str, size: u64) {
+    let file = json!({"storage": "local", "name": name, "content": content, "size": size});
+    world.control_post("/volumes", file).await;
+}
 
-    async fn send(&self, world: &World, line: &Value, path: &str) -> Option<(u16, String, Value, String)> {
-        let method = line["method"].as_str().unwrap_or("GET");
-        let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        let params: Vec<(String, String)> =
-            line["params"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), text(v))).collect();
-        let encoded = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
-        let base = world.url("");
-        let base = base.trim_end_matches("/api2/json");
-        let query = line["encoding"] == "query" && !encoded.is_empty();
-        let url = if query { format!("{base}{path}?{encoded}") } else { format!("{base}{path}") };
-        let mut request = world.client().request(method.parse().unwrap(), url);
-        request = request.header("Authorization", format!("PVEAPIToken={}", world.token));
-        match line["encoding"].as_str() {
-            Some("form") => {
-                request = request.header("Content-Type", "application/x-www-form-urlencoded").body(encoded)
-            }
-            Some("json") => {
-                request = request.header("Content-Type", "application/json").body(line["params"].to_string())
-            }
-            _ => {}
-        }
-        let response = request.send().await.unwrap();
-        let status = response.status().as_u16();
-        let response: http::Response<reqwest::Body> = response.into();
-        let reason = response.extensions().get::<hyper::ext::ReasonPhrase>().map_or_else(
-            || response.status().canonical_reason().unwrap_or("").to_owned(),
-            |r| String::from_utf8_lossy(r.as_bytes()).into_owned(),
-        );
-        let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Some((status, reason, serde_json::from_str(&text).unwrap_or(Value::Null), text))
+/// Puts the snippets there that a configuration names.
+fn snippets(world: &World, line: &Value) {
+    let custom = line["params"]["cicustom"].as_str().unwrap_or("");
+    let files = custom.split(',').filter_map(|p| p.split("ez-ci:snippets/").nth(1));
+    for file in files.filter(|f| !f.contains("missing")) {
+        let directory = world.directory.join("ez-ci/snippets");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(file), "instance-id: x\n").unwrap();
     }
 }

@@ -62,16 +62,24 @@ impl World {
     }
 
     pub(super) async fn with(config: PveConfig) -> World {
+        World::by(config, Clock::system()).await
+    }
+
+    /// A simulator that goes by another clock.
+    pub(super) async fn by(config: PveConfig, clock: Clock) -> World {
         let own = tempfile::tempdir().unwrap();
-        let mut world = World::at(own.path(), &config).await;
+        let mut world = World::at_time(own.path(), &config, clock).await;
         world._own = Some(own);
         world
     }
 
     pub(super) async fn at(directory: &Path, config: &PveConfig) -> World {
+        World::at_time(directory, config, Clock::system()).await
+    }
+
+    async fn at_time(directory: &Path, config: &PveConfig, clock: Clock) -> World {
         let _once = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let running =
-            start(config, &directory.join("sim"), &directory.join("logs"), Clock::system()).await.unwrap();
+        let running = start(config, &directory.join("sim"), &directory.join("logs"), clock).await.unwrap();
         let ca = std::fs::read(&running.clusters[0].nodes[0].ca_pem_file).unwrap();
         let client = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])

@@ -50,6 +50,9 @@ struct Copy {
     option: String,
     drive: Drive,
     full: bool,
+    /// The source runs, so that the drive is mirrored instead of copied; and whether its guest agent
+    /// can be asked to freeze the file systems.
+    running: Option<bool>,
     storage: Storage,
 }
 
@@ -154,7 +157,9 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
             )));
         }
         let to = if full { storage.and_then(|id| s.storages.get(id)).unwrap_or(own) } else { own };
-        copies.push(Copy { option: option.clone(), full: full || always_full, storage: to.clone(), drive });
+        let running = vm.run.as_ref().map(|r| r.agent_device && r.agent_at.is_some());
+        let full = full || always_full;
+        copies.push(Copy { option: option.clone(), full, running, storage: to.clone(), drive });
     }
     let mut config = old.clone();
     config.retain(|k, _| {
@@ -321,7 +326,7 @@ async fn copy_drive(
     format: Option<&str>,
     bwlimit: Option<&str>,
 ) -> Result<(), String> {
-    let Copy { option, mut drive, full, storage } = item;
+    let Copy { option, mut drive, full, running, storage } = item;
     let kind = if full { "full" } else { "linked" };
     let cloudinit = drive.is_cloudinit();
     let source = drive.file.clone();
@@ -336,8 +341,7 @@ async fn copy_drive(
             guard
         }
     };
-    let old = w.cluster.read(|s| s.volume(&w.node, &source).cloned()).await;
-    let size = old.as_ref().map_or(0, |v| v.size);
+    let size = w.cluster.read(|s| s.volume(&w.node, &source).map_or(0, |v| v.size)).await;
     let same = format_of(&source).to_owned();
     let format = match format {
         _ if cloudinit => same.clone(),
@@ -369,7 +373,9 @@ async fn copy_drive(
     let speed = w.cluster.speed();
     if full {
         w.log(formatting_line(&to, &format, size, None)).await;
-        if !cloudinit {
+        if let Some(agent) = running.filter(|_| !cloudinit) {
+            mirror(w, &option, size, agent, speed.clone_ms).await?;
+        } else if !cloudinit {
             for quarter in 0..4u64 {
                 let done = size / 4 * quarter;
                 w.log(format!("transferred {} of {} ({}.00%)", human(done), human(size), quarter * 25)).await;
@@ -409,4 +415,29 @@ async fn copy_drive(
         None => Err("the new configuration is gone".to_owned()),
     })
     .await
+}
+
+/// The disk of a running machine is mirrored while the guest goes on. No recording covers a guest
+/// without an agent, or more than one disk.
+async fn mirror(w: &Worker, option: &str, size: u64, agent: bool, ms: u64) -> Result<(), String> {
+    let drive = format!("drive-{option}");
+    let (pause, resume) =
+        if agent { ("freeze filesystem", "unfreeze filesystem") } else { ("suspend vm", "resume vm") };
+    w.log(format!("drive mirror is starting for {drive}")).await;
+    w.log(format!("{drive}: transferred 0.0 B of {} (0.00%) in 0s", human(size))).await;
+    if w.work(ms).await.is_err() {
+        w.log(format!("{drive}: Cancelling block job")).await;
+        w.log(format!("{drive}: Done.")).await;
+        return Err(format!("mirroring error: {INTERRUPTED}"));
+    }
+    let whole = human(size);
+    w.log(format!("{drive}: transferred {whole} of {whole} (100.00%) in 1s, ready")).await;
+    for line in ["all 'mirror' jobs are ready", pause] {
+        w.log(line).await;
+    }
+    for what in ["Cancelling block job", "Done."] {
+        w.log(format!("{drive}: {what}")).await;
+    }
+    w.log(resume).await;
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! Creating a VM from options (templates are built this way).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
+use crate::pve::drive::Drive;
 use crate::pve::reply::{ApiError, ApiResult};
 use crate::pve::state::{Options, Vm};
 use crate::pve::vmconfig;
@@ -110,12 +111,19 @@ async fn create(ctx: Ctx) -> ApiResult {
             Ok(s.open_task(&opened, &ctx.node, "qmcreate", &vmid.to_string(), &ctx.caller))
         })
         .await?;
+    let drives = options.iter().filter(|(k, _)| vmconfig::is_drive(k));
+    let storages: BTreeSet<String> =
+        drives.filter_map(|(_, v)| Some(Drive::parse(v).storage()?.to_owned())).collect();
     cluster.spawn_worker(&upid, &ctx.node, &ctx.caller, |w| async move {
         let guard = guard;
         let node = w.node.clone();
         if let Err(text) = w.work_shortly().await {
             w.cluster.change("create.undo", |s| super::remove_vm(s, &node, vmid)).await;
             return Err(text);
+        }
+        let mut locks = Vec::new();
+        for storage in storages {
+            locks.push(w.cluster.storage_lock(&node, &storage).lock_owned().await);
         }
         let at = w.cluster.clock.now();
         let built = w
@@ -147,6 +155,7 @@ async fn create(ctx: Ctx) -> ApiResult {
                 Ok::<_, String>(lines)
             })
             .await;
+        drop(locks);
         match built {
             Ok(lines) => {
                 for line in lines {

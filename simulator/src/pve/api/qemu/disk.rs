@@ -161,7 +161,7 @@ pub(super) fn attach(
         }
     };
     let default = if cloudinit && storage.path.is_some() { "qcow2" } else { storage.default_format() };
-    let format = drive.get("format").unwrap_or(default).to_owned();
+    let mut format = drive.get("format").unwrap_or(default).to_owned();
     let mut size = size;
     if let Some(source) = drive.get("import-from").map(str::to_owned) {
         let Some(volume) = s.volume(&ctx.node, &source) else {
@@ -171,6 +171,9 @@ pub(super) fn attach(
             ));
         };
         size = volume.size;
+        if drive.get("format").is_none() && storage.is_file() {
+            format.clone_from(&volume.format);
+        }
         lines.push(format!("create full clone of drive ({source})"));
         drive.remove("import-from");
     }

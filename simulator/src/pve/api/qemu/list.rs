@@ -57,13 +57,35 @@ pub(crate) fn row(vm: &Vm, now: i64) -> Value {
     out
 }
 
+/// A row with what the running machine itself tells.
+fn with_machine(vm: &Vm, mut row: Value) -> Value {
+    row["qmpstatus"] = match &vm.run {
+        None => "stopped",
+        Some(r) if r.paused => "paused",
+        Some(_) => "running",
+    }
+    .into();
+    if vm.run.is_some() {
+        let mut nics = serde_json::Map::new();
+        for net in vm.config.keys().filter(|k| vmconfig::is_net(k)) {
+            let index = net.trim_start_matches("net");
+            let traffic = json!({"netin": row["netin"], "netout": row["netout"]});
+            nics.insert(format!("tap{}i{index}", vm.vmid), traffic);
+        }
+        row["nics"] = Value::Object(nics);
+    }
+    row
+}
+
 async fn list(ctx: Ctx) -> ApiResult {
     let now = ctx.cluster.clock.now();
     ctx.cluster
         .judge(|s, a| {
             let seen =
                 |v: &&Vm| v.node == ctx.node && a.may(&ctx.caller, &format!("/vms/{}", v.vmid), "VM.Audit");
-            Ok(Value::Array(s.vms.values().filter(seen).map(|v| row(v, now)).collect()).into())
+            let full = ctx.params.flag("full");
+            let show = |v: &Vm| if full { with_machine(v, row(v, now)) } else { row(v, now) };
+            Ok(Value::Array(s.vms.values().filter(seen).map(show).collect()).into())
         })
         .await
 }
@@ -95,26 +117,8 @@ async fn current(ctx: Ctx) -> ApiResult {
     ctx.cluster
         .read(|s| {
             let vm = load(s, &ctx)?;
-            let mut out = row(vm, now);
+            let mut out = with_machine(vm, row(vm, now));
             out["ha"] = json!({"managed": 0});
-            out["qmpstatus"] = match &vm.run {
-                None => "stopped",
-                Some(r) if r.paused => "paused",
-                Some(_) => "running",
-            }
-            .into();
-            if let Some(run) = &vm.run {
-                out["pid"] = run.pid.into();
-                let mut nics = serde_json::Map::new();
-                for net in vm.config.keys().filter(|k| vmconfig::is_net(k)) {
-                    let index = net.trim_start_matches("net");
-                    nics.insert(
-                        format!("tap{}i{index}", vm.vmid),
-                        json!({"netin": out["netin"], "netout": out["netout"]}),
-                    );
-                }
-                out["nics"] = Value::Object(nics);
-            }
             if agent_configured(vm) {
                 out["agent"] = 1.into();
             }

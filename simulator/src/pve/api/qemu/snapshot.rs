@@ -120,6 +120,8 @@ async fn take(ctx: Ctx) -> ApiResult {
                 let vm = s.vms.get_mut(vmid).ok_or_else(|| no_config(&node, vmid))?;
                 let mut config = vm.config.clone();
                 let parent = config.remove("parent");
+                // The description is the snapshot's own, or none.
+                config.remove("description");
                 let with_state = vmstate && vm.run.is_some();
                 vm.snapshots
                     .insert(name.clone(), Snapshot { config, taken_at: now / 1000, description, vmstate: with_state, parent });
@@ -175,7 +177,9 @@ fn roll_back(s: &mut State, vmid: u32, name: &str) -> Result<bool, String> {
     }
     let snapshot = vm.snapshots.get(name).ok_or_else(|| unknown(name))?.clone();
     if let Some(vm) = s.vms.get_mut(vmid) {
+        let description = vm.config.remove("description");
         vm.config = snapshot.config;
+        vm.config.extend(description.map(|d| ("description".to_owned(), d)));
         vm.config.insert("parent".into(), name.to_owned());
         vm.pending.clear();
         vm.run = None;
