@@ -1,0 +1,70 @@
+//! Before the money: sold out, too many, never paid.
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_sold_out_is_said_before_paying_and_places_come_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 1).await;
+        let order = place(&shop.app, shop.request(1)).await.unwrap();
+        let refused = place(&shop.app, shop.request(2)).await.unwrap_err();
+        assert!(matches!(refused, PlaceError::NoPlace(NoPlace::SoldOut | NoPlace::AllTried)), "{refused:?}");
+
+        // The page runs out: Stripe says so, and only then the place is free again.
+        pay(&shop.app, &order).await.unwrap();
+        let session = shop.session_of(&order).await;
+        shop.stripe.let_expire(&session);
+        shop.deliver("checkout.session.expired", &session).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Expired);
+        assert_eq!(shop.server(&order).await.state, InstanceState::Released);
+        let second = place(&shop.app, shop.request(2)).await.unwrap();
+        assert!(cancel(&shop.app, &second).await.unwrap());
+        assert_eq!(shop.order(second.id).await.state, OrderState::Cancelled);
+        place(&shop.app, shop.request(3)).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_account_holds_three_unpaid_orders_and_prices_are_those_seen() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 9).await;
+        for _ in 0..3 {
+            place(&shop.app, shop.request(1)).await.unwrap();
+        }
+        assert!(matches!(place(&shop.app, shop.request(1)).await, Err(PlaceError::TooManyUnpaid)));
+        let changed = PlaceRequest { quoted_minor: Some(800), ..shop.request(2) };
+        assert!(matches!(place(&shop.app, changed).await, Err(PlaceError::QuoteChanged(900))));
+        let keyless = PlaceRequest { ssh_keys: Vec::new(), ..shop.request(2) };
+        assert!(matches!(place(&shop.app, keyless).await, Err(PlaceError::NoKey)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_nobody_ever_paid_gives_its_place_back_on_time() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 2).await;
+        let never_opened = place(&shop.app, shop.request(1)).await.unwrap();
+        let opened = place(&shop.app, shop.request(2)).await.unwrap();
+        pay(&shop.app, &opened).await.unwrap();
+        shop.clock.advance(Duration::from_secs(31 * 60));
+        for order in [&never_opened, &opened] {
+            let again = advance::advance(&shop.app, order.id).await.unwrap();
+            assert_eq!(again, Some(advance::unpaid_due(order)), "not before its time");
+        }
+        shop.clock.advance(Duration::from_secs(61));
+        for order in [&never_opened, &opened] {
+            advance::advance(&shop.app, order.id).await.unwrap();
+        }
+        shop.work().await;
+        for order in [&never_opened, &opened] {
+            assert_eq!(shop.order(order.id).await.state, OrderState::Expired);
+            assert!(shop.place_of(order).await.is_none());
+        }
+        let refused = pay(&shop.app, &shop.order(opened.id).await).await;
+        assert!(matches!(refused, Err(billing::BillingError::Over)));
+    })
+    .await;
+}
