@@ -15,6 +15,7 @@
 
 mod api;
 mod events;
+mod fence;
 mod issue;
 mod jobs;
 mod model;
@@ -32,6 +33,7 @@ use sqlx::AnyConnection;
 use crate::db::DbError;
 
 pub use crate::keys::Keys;
+pub use fence::{Builds, builds_of, cancel_unaccepted};
 pub use issue::issue;
 pub use model::{
     Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord, Refused, State,
@@ -115,39 +117,4 @@ pub async fn list(conn: &mut AnyConnection, filter: &Filter) -> Result<Vec<Provi
 /// Those of the database.
 pub async fn waiting(conn: &mut AnyConnection) -> Result<(u64, Option<UnixMillis>), DbError> {
     store::waiting(conn).await
-}
-
-/// Takes back an order that the node has not accepted, and says whether another node may be tried.
-///
-/// One that never left is fenced at once. One that left is not sent again, but the node may have it: it
-/// is fenced when its end and the clocks' tolerance are over, see [`FenceOutcome::NotBefore`].
-///
-/// # Errors
-/// [`DbError::NotFound`] when there is no such order.
-pub async fn cancel_unaccepted(
-    tx: &mut AnyConnection,
-    at: UnixMillis,
-    id: ProvisioningOrderId,
-) -> Result<FenceOutcome, DbError> {
-    let order = store::to_change(tx, id).await?.ok_or(DbError::NotFound)?;
-    if order.state.is_undelivered() {
-        store::set_state(tx, at, id, order.state, State::Cancelled).await?;
-        record::write_down(tx, at, "system", &order, State::Cancelled).await?;
-        let order = store::by_id(tx, id).await?.ok_or(DbError::NotFound)?;
-        return Ok(order.fence(at));
-    }
-    Ok(order.fence(at))
-}
-
-/// Whether the node can still act on an order.
-///
-/// # Errors
-/// [`DbError::NotFound`] when there is no such order.
-pub async fn fence(
-    conn: &mut AnyConnection,
-    at: UnixMillis,
-    id: ProvisioningOrderId,
-) -> Result<FenceOutcome, DbError> {
-    let order = store::by_id(conn, id).await?.ok_or(DbError::NotFound)?;
-    Ok(order.fence(at))
 }

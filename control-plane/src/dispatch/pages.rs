@@ -8,10 +8,11 @@ use axum::{
 use ez_protocol::{OrderId, ProvisioningOrderId};
 use serde::Deserialize;
 
-use super::{FenceOutcome, ProvisioningRecord, latest_for, shown};
+use super::{ProvisioningRecord, builds_of, latest_for, shown};
 use crate::{
     app::App,
     fleet::{self, NodeChange},
+    instances,
     orders::{self, ExitError, Order},
     web::{self, Ctx, Error, Staff, Tone},
 };
@@ -119,35 +120,42 @@ async fn exit(
         Err(ExitError::NotFencedBefore(_) | ExitError::HeldByNode(_)) => {
             ctx.redirect_saying(&back, Tone::Bad, "exit-held")
         }
-        Err(ExitError::Order(_) | ExitError::Instance(_)) => {
+        Err(ExitError::Order(_) | ExitError::Instance(_) | ExitError::RefundBegan | ExitError::Built) => {
             ctx.redirect_saying(&back, Tone::Bad, "exit-refused")
         }
         Err(ExitError::Db(error)) => Err(error.into()),
     }
 }
 
-/// Whether the node of a purchase can no longer act on it; only then its place is given up.
+/// Whether no node can act on a purchase any more; only then its place is given up.
 async fn is_fenced(app: &App, id: OrderId) -> Result<bool, Error> {
     let mut conn = app.db.read().await?;
     let purchase = orders::get(&mut conn, id).await?.ok_or(Error::NotFound)?;
-    let Some(order) = latest_for(&mut conn, purchase.instance).await? else { return Ok(true) };
-    Ok(shown::fence(&mut conn, &order, app.clock.now()).await? == FenceOutcome::Fenced)
+    let instance = instances::get(&mut conn, purchase.instance).await?.ok_or(Error::NotFound)?;
+    let builds = builds_of(&mut conn, app.clock.now(), purchase.instance).await?;
+    let builds = builds.since_moved_to(&mut conn, instance.node).await?;
+    Ok(builds.without_revoked(&mut conn).await?.is_fenced())
 }
 
-/// Before another node may build the server, the present one is put out of reach, unless it is
-/// certain already that it cannot act: so the server never exists twice (I1).
+/// Before another node may build the server, those that may have it are put out of reach, unless it is
+/// certain already that they cannot act: so the server never exists twice (I1).
 async fn revoke_if_needed(app: &App, id: OrderId, actor: &str) -> Result<bool, Error> {
     let mut conn = app.db.read().await?;
     let purchase = orders::get(&mut conn, id).await?.ok_or(Error::NotFound)?;
-    let Some(order) = latest_for(&mut conn, purchase.instance).await? else { return Ok(false) };
-    drop(conn);
-    if order.fence(app.clock.now()) == FenceOutcome::Fenced {
+    let instance = instances::get(&mut conn, purchase.instance).await?.ok_or(Error::NotFound)?;
+    let builds = builds_of(&mut conn, app.clock.now(), purchase.instance).await?;
+    let builds = builds.since_moved_to(&mut conn, instance.node).await?;
+    if builds.is_fenced() {
         return Ok(false);
     }
     // Nothing is revoked for a purchase that has no such exit.
     if purchase.state.take(orders::OrderEvent::OperatorRePlace).is_err() {
         return Ok(false);
     }
-    fleet::change_node(app, actor, &order.node.to_string(), NodeChange::Revoke).await?;
+    let reachable = builds.without_revoked(&mut conn).await?.nodes();
+    drop(conn);
+    for node in reachable {
+        fleet::change_node(app, actor, &node.to_string(), NodeChange::Revoke).await?;
+    }
     Ok(true)
 }

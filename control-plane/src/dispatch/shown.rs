@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use ez_protocol::{InstanceId, NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
-use super::{EventRecord, FenceOutcome, Filter, ProvisioningRecord, State, events_of, history_of, list};
+use super::{EventRecord, Filter, ProvisioningRecord, State, builds_of, events_of, history_of, list};
 use crate::{
     db::DbError,
-    fleet::{self, NodeState},
-    instances,
+    fleet, instances,
     orders::{self, Order, OrderEvent},
     web::views::{
         Money,
@@ -116,17 +115,15 @@ pub(super) async fn order(
         None => None,
     };
     let mut others = Vec::new();
-    let mut newest = order.clone();
     for other in history_of(conn, order.instance).await?.into_iter().rev() {
-        if other.seq > newest.seq || other.issued_at > newest.issued_at {
-            newest = other.clone();
-        }
         if other.id != order.id {
             others.push(names.row(conn, &other).await?);
         }
     }
     let row = names.row(conn, order).await?;
-    let fence = fence(conn, &newest, now).await?;
+    let builds = builds_of(conn, now, order.instance).await?;
+    let builds = builds.since_moved_to(conn, instance.as_ref().and_then(|i| i.node)).await?;
+    let fenced = builds.without_revoked(conn).await?.is_fenced();
     Ok(Show {
         exits_at: purchase.as_ref().map(|p| format!("/operator/orders/{}", p.id)),
         node_href: format!("/operator/nodes/{}", row.node),
@@ -135,7 +132,7 @@ pub(super) async fn order(
         purchase: purchase.as_ref().map(|p| p.state.as_str()),
         facts: facts(order, purchase.as_ref()),
         events: events_of(conn, order.id).await?.iter().map(event).collect(),
-        exits: purchase.as_ref().map(|p| exits(p, fence)).unwrap_or_default(),
+        exits: purchase.as_ref().map(|p| exits(p, fenced)).unwrap_or_default(),
         others,
     })
 }
@@ -159,7 +156,7 @@ pub(super) fn unissued(purchase: &Order) -> Show {
         purchase: Some(purchase.state.as_str()),
         facts: vec![fact("cause", purchase.reason.clone().unwrap_or_default())],
         events: Vec::new(),
-        exits: exits(purchase, FenceOutcome::Fenced),
+        exits: exits(purchase, true),
         others: Vec::new(),
     }
 }
@@ -178,26 +175,16 @@ pub(super) async fn order_mark(
     Ok((state, events, purchase))
 }
 
-/// Whether the node of an order can still act on it. A revoked one is told nothing any more.
-pub(super) async fn fence(
-    conn: &mut AnyConnection,
-    order: &ProvisioningRecord,
-    now: UnixMillis,
-) -> Result<FenceOutcome, DbError> {
-    let node = fleet::node(conn, order.node).await?;
-    let revoked = node.is_some_and(|node| node.state == NodeState::Revoked);
-    Ok(if revoked { FenceOutcome::Fenced } else { order.fence(now) })
-}
-
-fn exits(purchase: &Order, fence: FenceOutcome) -> Vec<Exit> {
+fn exits(purchase: &Order, fenced: bool) -> Vec<Exit> {
     let exit = |code, event, needs_fence: bool| {
-        let why_not = if purchase.paid_at.is_none() {
+        // Money that does not match was taken all the same.
+        let why_not = if purchase.paid_at.is_none() && !purchase.state.owes() {
             Some("unpaid")
         } else if purchase.state.is_closed() {
             Some("done")
         } else if purchase.state.take(event).is_err() {
             Some("other")
-        } else if needs_fence && fence != FenceOutcome::Fenced {
+        } else if needs_fence && !fenced {
             Some("held")
         } else {
             None

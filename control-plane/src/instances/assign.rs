@@ -6,7 +6,7 @@ use sqlx::AnyConnection;
 use super::{
     change,
     change::InstanceError,
-    model::{Instance, InstanceEvent},
+    model::{Instance, InstanceEvent, InstanceState},
 };
 use crate::{
     db::DbError,
@@ -43,6 +43,8 @@ pub async fn reserve(
     exclude: &[NodeId],
     until: Option<UnixMillis>,
 ) -> Result<Placement, AssignError> {
+    // What is there to be had is looked at when it is ours to take.
+    fleet::hold_places(tx).await?;
     let snapshot = fleet::snapshot(tx, at, Some(&need.location)).await?;
     reserve_in(tx, at, entropy, &snapshot, instance, need, exclude, until).await
 }
@@ -92,9 +94,18 @@ pub async fn assign(
     actor: &str,
 ) -> Result<(Instance, Placement), AssignError> {
     let need = instance.need();
+    fleet::hold_places(tx).await?;
     let snapshot = fleet::snapshot(tx, at, Some(&need.location)).await?;
     let reserved = fleet::placement_of(tx, instance.id).await?;
     let place = match reserved {
+        // Something of it may stand there: it stays where it is, whatever room there is elsewhere (I1).
+        Some(place) if instance.state == InstanceState::NeedsOperator => {
+            let known = snapshot.nodes.iter().any(|node| node.id == place.node && node.known);
+            if !known {
+                return Err(NoPlace::NoneAccepting.into());
+            }
+            place
+        }
         Some(place) => match better(&snapshot, &need, &instance, &place)? {
             None => place,
             Some(()) => {

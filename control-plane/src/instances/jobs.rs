@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use ez_protocol::ProvisioningOrderId;
+use ez_protocol::{InstanceId, ProvisioningOrderId};
 
-use super::{InstanceState, end, end::EndError, model::Instance, observe, store};
+use super::{InstanceState, change, end, end::EndError, model::Instance, observe, store};
 use crate::{
     app::App,
     billing::SUBSCRIPTION_ENDED,
     db::DbError,
     dispatch::{self, OBSERVE_JOB, State},
+    fleet::{self, Release},
     instances::InstanceError,
     jobs::{JobError, JobRegistry, JobRun},
 };
@@ -79,29 +80,44 @@ pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Issues the next retire or purge when the last one ended without success.
-async fn again(app: &App, instance: Instance) -> Result<(), EndError> {
+/// Issues the next retire or purge when the last one ended without success, or could not be issued.
+async fn again(app: &App, seen: Instance) -> Result<(), EndError> {
     let (now, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = instance.provisioning_order else { return Ok(()) };
-                let Some(record) = dispatch::show(tx, order).await? else { return Ok(()) };
-                let over = record.state.is_final() && record.state != State::Succeeded;
-                let since = record.finished_at.unwrap_or(record.expires_at);
-                if !over || now.since(since) < AGAIN_AFTER {
+                let Some(instance) = store::get_to_change(tx, seen.id).await? else { return Ok(()) };
+                // Somebody else was quicker.
+                if instance.state != seen.state || instance.provisioning_order != seen.provisioning_order {
                     return Ok(());
                 }
-                let Some(instance) = store::get_to_change(tx, instance.id).await? else { return Ok(()) };
-                match instance.state {
-                    InstanceState::Retiring => {
-                        end::end(tx, &keys, now, entropy.as_ref(), instance, "system").await.map(|_| ())
+                let record = match instance.provisioning_order {
+                    Some(order) => dispatch::show(tx, order).await?,
+                    None => None,
+                };
+                let verb = if instance.state == InstanceState::Purging { "purge" } else { "retire" };
+                let due = match record.filter(|record| record.verb == verb) {
+                    None => true,
+                    Some(record) => {
+                        let since = record.finished_at.unwrap_or(record.expires_at);
+                        let over = record.state.is_final() && record.state != State::Succeeded;
+                        over && now.since(since) >= AGAIN_AFTER
                     }
-                    InstanceState::Purging => {
-                        end::purge(tx, &keys, now, entropy.as_ref(), instance, "system").await.map(|_| ())
-                    }
-                    _ => Ok(()),
+                };
+                if !due {
+                    return Ok(());
                 }
+                if instance.state == InstanceState::Purging {
+                    end::purge(tx, &keys, now, entropy.as_ref(), instance, "system").await?;
+                } else if dispatch::builds_of(tx, now, instance.id).await?.is_fenced() {
+                    // It was to end while nobody knew whether it exists; now it is certain that it does not.
+                    fleet::release(tx, now, instance.id, Release::Gone).await?;
+                    let instance = change::attempt_fenced(tx, now, instance, None, "system").await?;
+                    end::give_up_place(tx, now, instance, Release::Gone, "system").await?;
+                } else {
+                    end::retire(tx, &keys, now, entropy.as_ref(), instance, "system").await?;
+                }
+                Ok(())
             })
         })
         .await

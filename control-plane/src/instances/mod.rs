@@ -24,7 +24,7 @@ mod progress;
 mod show;
 mod store;
 
-use ez_protocol::{AccountId, ActionId, InstanceId, OrderId};
+use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId};
 use sqlx::AnyConnection;
 
 pub use act::{ActError, act};
@@ -44,7 +44,7 @@ pub(crate) use jobs::register_jobs;
 pub(crate) use jobs::sweep;
 pub(crate) use pages::routes as page_routes;
 
-use crate::db::DbError;
+use crate::db::{self, DbError};
 
 /// The job that tells a purchase that its server changed; the key is the order's id.
 pub const CHANGED: &str = "orders.instance_changed";
@@ -71,6 +71,17 @@ pub async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Optio
 /// Those of the database.
 pub async fn get_to_change(tx: &mut AnyConnection, id: InstanceId) -> Result<Option<Instance>, DbError> {
     store::get_to_change(tx, id).await
+}
+
+/// Makes those servers of a node this transaction's that are neither simply running nor simply off.
+///
+/// # Errors
+/// Those of the database.
+pub async fn hold_unsettled(tx: &mut AnyConnection, node: NodeId) -> Result<(), DbError> {
+    for id in store::unsettled_on(tx, node).await? {
+        db::lock(tx, "instance", id).await?;
+    }
+    Ok(())
 }
 
 /// An account's server by its id; somebody else's is as good as none.

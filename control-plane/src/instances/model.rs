@@ -23,7 +23,7 @@ text_enum! {
         Failed = "failed",
         /// Nobody knows what stands on the node; a person looks at it.
         NeedsOperator = "needs_operator",
-        /// A signed order to end its service is out.
+        /// Its service ends: a signed order for it is out, or will be as soon as its node takes orders.
         Retiring = "retiring",
         /// Off for good; its disk is kept until the purge.
         Retired = "retired",
@@ -119,7 +119,8 @@ impl InstanceState {
             }
             (S::Assigned | S::Provisioning, E::Issued) => S::Provisioning,
             (S::Provisioning | S::NeedsOperator | S::Running, E::Built) => S::Running,
-            (S::Provisioning | S::NeedsOperator | S::Failed, E::AttemptFenced) => S::Failed,
+            // Retiring too: what was to end turned out never to have come about.
+            (S::Provisioning | S::NeedsOperator | S::Retiring | S::Failed, E::AttemptFenced) => S::Failed,
             (S::Provisioning | S::NeedsOperator, E::WentSilent) => S::NeedsOperator,
             (S::Requested | S::Assigned | S::Failed | S::Released, E::Released) => S::Released,
             (S::Running | S::Stopped, E::SeenOn) => S::Running,

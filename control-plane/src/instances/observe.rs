@@ -15,10 +15,13 @@ use super::{
 use crate::{
     db::DbError,
     dispatch::{self, ProvisioningRecord, State},
-    fleet::{self, Presence, Release},
+    fleet::{self, Presence, Release, alarms},
     instances::InstanceError,
     jobs,
 };
+
+/// The alarm about an order that was given up and came to life.
+const REVIVED: &str = "order_revived";
 
 /// One server as its node saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,21 +46,24 @@ pub async fn observe(
     if items.is_empty() {
         return Ok(());
     }
-    let known = store::on_node(tx, node).await?;
+    // One order of rows for all reports.
+    let mut items: Vec<&Seen> = items.iter().collect();
+    items.sort_unstable_by_key(|item| item.instance);
     for item in items {
-        let Some(instance) = known.iter().find(|instance| instance.id == item.instance) else { continue };
-        if !store::put_observed(tx, instance.id, node, &item.power, at).await? {
+        let Some(state) = store::put_observed(tx, item.instance, node, &item.power, at).await? else {
             continue;
-        }
+        };
         let event = match item.power.as_str() {
             "running" | "paused" => InstanceEvent::SeenOn,
             "stopped" => InstanceEvent::SeenOff,
             _ => continue,
         };
-        if instance.state.take(event).is_ok_and(|next| next != instance.state) {
+        if state.take(event).is_ok_and(|next| next != state)
+            && let Some(instance) = store::get(tx, item.instance).await?
+        {
             // A customer's shutdown in the guest, or a power action: the observed state leads.
-            match change::take(tx, at, instance.clone(), event, &format!("node:{node}")).await {
-                Ok(_) | Err(InstanceError::Refused(_) | InstanceError::Db(DbError::NotFound)) => {}
+            match change::take(tx, at, instance, event, &format!("node:{node}")).await {
+                Ok(_) | Err(InstanceError::Refused(_)) => {}
                 Err(InstanceError::Db(error)) => return Err(error),
             }
         }
@@ -121,12 +127,17 @@ pub(super) async fn provisioning(
     let current = instance.provisioning_order == Some(id);
     match record.verb.as_str() {
         "ensure" => ensure(tx, at, &record, instance, current, &actor).await,
-        "retire" if current && record.state == State::Succeeded => {
+        // Only the first word counts: a repeated one must not move the purge.
+        "retire"
+            if current && record.state == State::Succeeded && instance.state == InstanceState::Retiring =>
+        {
             let instance = Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
             store::put_observed(tx, instance.id, record.node, "stopped", at).await?;
             change::take(tx, at, instance, InstanceEvent::Retired, &actor).await.map(|_| ())
         }
-        "purge" if current && record.state == State::Succeeded => {
+        "purge"
+            if current && record.state == State::Succeeded && instance.state == InstanceState::Purging =>
+        {
             fleet::release(tx, at, instance.id, Release::Gone).await?;
             let instance = Instance { purged_at: Some(at), ..instance };
             change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())
@@ -145,18 +156,46 @@ async fn ensure(
     current: bool,
     actor: &str,
 ) -> Result<(), InstanceError> {
-    if !current {
-        return Ok(());
+    let place = fleet::placement_of(tx, instance.id).await?;
+    let here = place.is_some_and(|place| (place.node, place.vmid) == (record.node, record.vmid));
+    let building = matches!(instance.state, InstanceState::Provisioning | InstanceState::NeedsOperator);
+    if !current && !here {
+        return match instance.state {
+            InstanceState::Purged => Ok(()),
+            _ => revived(tx, at, record, instance.id).await,
+        };
     }
     let order = instance.order;
-    if record.state == State::Succeeded
-        && matches!(instance.state, InstanceState::Provisioning | InstanceState::NeedsOperator)
-    {
+    // After a retry the order before it may turn out to have built the server: it stands where it belongs.
+    if record.state == State::Succeeded && here && building {
         build::built(tx, at, instance, record.facts.as_ref(), actor).await?;
     }
     if record.state.is_final() || record.state == State::Accepted {
         jobs::enqueue(tx, CHANGED, &order.to_string(), &json!({"order_id": order}), at).await?;
     }
+    Ok(())
+}
+
+/// An order that was given up came to life where the server has no place any more.
+async fn revived(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    record: &ProvisioningRecord,
+    instance: InstanceId,
+) -> Result<(), InstanceError> {
+    let subject = record.id.to_string();
+    if !matches!(record.state, State::Accepted | State::Running | State::Succeeded | State::Stuck) {
+        alarms::clear(tx, at, REVIVED, &subject).await?;
+        return Ok(());
+    }
+    let detail = format!(
+        "Its node reports {} about an order that had been given up: server {instance} may exist there and elsewhere. Stop it there by hand.",
+        record.state
+    );
+    let severity = fleet::Severity::Critical;
+    let alarm =
+        alarms::New { kind: REVIVED, subject: &subject, severity, node: Some(record.node), detail: &detail };
+    alarms::hold(tx, at, alarm).await?;
     Ok(())
 }
 
@@ -173,7 +212,7 @@ async fn power(
         return Ok(());
     }
     let seen_at = record.finished_at.unwrap_or(at);
-    if !store::put_observed(tx, instance.id, record.node, &facts.power, seen_at).await? {
+    if store::put_observed(tx, instance.id, record.node, &facts.power, seen_at).await?.is_none() {
         return Ok(());
     }
     let event = if facts.power == "stopped" { InstanceEvent::SeenOff } else { InstanceEvent::SeenOn };

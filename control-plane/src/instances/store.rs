@@ -126,25 +126,27 @@ pub(super) async fn save(
     one_row(done)
 }
 
-/// Writes what was seen, unless something newer was seen already; `false` then.
+/// Writes what was seen, unless something newer was seen already; gives the state it is in, and its row is this
+/// transaction's from then on.
 pub(super) async fn put_observed(
     tx: &mut AnyConnection,
     id: InstanceId,
     node: NodeId,
     power: &str,
     at: UnixMillis,
-) -> Result<bool, DbError> {
-    let done = sqlx::query(
+) -> Result<Option<InstanceState>, DbError> {
+    let row = sqlx::query(
         "UPDATE instances SET observed_state = $3, observed_at = $4
-         WHERE id = $1 AND node_id = $2 AND (observed_at IS NULL OR observed_at <= $4)",
+         WHERE id = $1 AND node_id = $2 AND (observed_at IS NULL OR observed_at <= $4)
+         RETURNING id, state",
     )
     .bind(id.to_string())
     .bind(node.to_string())
     .bind(power)
     .bind(at.0)
-    .execute(tx)
+    .fetch_optional(tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    row.map(|row| Cols::of("instances", &row).get("state")).transpose()
 }
 
 /// The instance, and nobody else changes it until this transaction ends.
@@ -189,12 +191,18 @@ pub(super) async fn of_account(
     rows.iter().map(read).collect()
 }
 
-pub(super) async fn on_node(connection: &mut AnyConnection, node: NodeId) -> Result<Vec<Instance>, DbError> {
-    let rows = sqlx::query(select_instances!("WHERE node_id = $1 ORDER BY created_at, id"))
-        .bind(node.to_string())
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(read).collect()
+/// The servers of a node that something is being done with, in the order in which they are locked.
+pub(super) async fn unsettled_on(
+    connection: &mut AnyConnection,
+    node: NodeId,
+) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id FROM instances WHERE node_id = $1 AND state NOT IN ('running', 'stopped', 'purged') ORDER BY id",
+    )
+    .bind(node.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
 }
 
 /// How many names an account has used, for suggesting the next.

@@ -6,7 +6,7 @@ use ez_protocol::UnixMillis;
 use sqlx::AnyConnection;
 
 use super::DeadJob;
-use crate::db::{Cols, DbError, database_now};
+use crate::db::{self, Cols, DbError, database_now};
 
 /// A job whose lease we hold.
 #[derive(Clone, Debug)]
@@ -97,8 +97,8 @@ pub(super) async fn any_due(connection: &mut AnyConnection, now: UnixMillis) -> 
 
 /// Takes leases on at most `limit` due jobs, the longest due first.
 ///
-/// The outer WHERE repeats the condition: PostgreSQL re-checks it after waiting for a row that another
-/// worker just took, so the loser takes nothing.
+/// Rows that somebody is writing to are left for the next look, so that neither waits for the other; and the
+/// condition is asked again when the lease is taken, so that a row that another worker just took is not.
 pub(super) async fn claim(
     tx: &mut AnyConnection,
     now: UnixMillis,
@@ -107,35 +107,42 @@ pub(super) async fn claim(
     limit: i64,
 ) -> Result<Vec<Claimed>, DbError> {
     let db_now = database_now(&mut *tx).await?;
-    let rows = sqlx::query(
-        "UPDATE jobs SET lease_token = $1, lease_until = $2, attempts = attempts + 1
-         WHERE (kind, key) IN (
-                 SELECT kind, key FROM jobs
-                 WHERE dead_at IS NULL AND run_at <= $3 AND (lease_until IS NULL OR lease_until <= $4)
-                 ORDER BY run_at
-                 LIMIT $5)
-           AND dead_at IS NULL AND run_at <= $3 AND (lease_until IS NULL OR lease_until <= $4)
-         RETURNING kind, key, payload, attempts",
-    )
-    .bind(token)
-    .bind(db_now.plus(lease).0)
-    .bind(now.0)
-    .bind(db_now.0)
-    .bind(limit)
-    .fetch_all(tx)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let row = Cols::of("jobs", row);
-            Ok(Claimed {
-                kind: row.text("kind")?,
-                key: row.text("key")?,
-                payload: row.text("payload")?,
-                attempts: row.int("attempts")?,
-                token: token.to_owned(),
-            })
-        })
-        .collect()
+    let due = db::pick(
+        tx,
+        "SELECT kind, key FROM jobs
+         WHERE dead_at IS NULL AND run_at <= $1 AND (lease_until IS NULL OR lease_until <= $2)
+         ORDER BY run_at
+         LIMIT $3",
+    );
+    let due = due.bind(now.0).bind(db_now.0).bind(limit).fetch_all(&mut *tx).await?;
+    let mut claimed = Vec::with_capacity(due.len());
+    for row in &due {
+        let row = Cols::of("jobs", row);
+        let taken = sqlx::query(
+            "UPDATE jobs SET lease_token = $1, lease_until = $2, attempts = attempts + 1
+             WHERE kind = $3 AND key = $4 AND dead_at IS NULL AND run_at <= $5
+               AND (lease_until IS NULL OR lease_until <= $6)
+             RETURNING kind, key, payload, attempts",
+        )
+        .bind(token)
+        .bind(db_now.plus(lease).0)
+        .bind(row.text("kind")?)
+        .bind(row.text("key")?)
+        .bind(now.0)
+        .bind(db_now.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(taken) = taken else { continue };
+        let taken = Cols::of("jobs", &taken);
+        claimed.push(Claimed {
+            kind: taken.text("kind")?,
+            key: taken.text("key")?,
+            payload: taken.text("payload")?,
+            attempts: taken.int("attempts")?,
+            token: token.to_owned(),
+        });
+    }
+    Ok(claimed)
 }
 
 /// Holds on to a lease; false if it is lost.

@@ -212,10 +212,9 @@ async fn greet(
         .write(move |tx| {
             Box::pin(async move {
                 let accepted = dispatch::accepted_seq(tx, node, hello.epoch).await?;
-                let greeting =
-                    sessions::greet(tx, at, entropy.as_ref(), node, &session, &hello, accepted).await?;
+                // Its orders before its own row, as everybody takes them.
                 dispatch::due_again(tx, at, node).await?;
-                Ok(greeting)
+                sessions::greet(tx, at, entropy.as_ref(), node, &session, &hello, accepted).await
             })
         })
         .await

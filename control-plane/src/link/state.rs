@@ -109,6 +109,7 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
             Box::pin(async move {
                 let position =
                     Position { report_epoch: &report.report_epoch, seq: report.seq, base: report.base };
+                reports::hold(tx, node).await?;
                 let verdict = reports::take(tx, at, node, position).await?;
                 if verdict == Verdict::Take {
                     if let Some(host) = &report.host {

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     app::Services,
+    billing,
     db::DbError,
-    dispatch::{self, FenceOutcome},
+    dispatch,
     fleet::{self, Release},
     instances::{self, Instance, InstanceError, InstanceState},
 };
@@ -32,6 +33,12 @@ pub enum ExitError {
     /// The node accepted the provisioning order and may have built the server.
     #[error("node {0} holds the order; another node may only be used once this one is revoked")]
     HeldByNode(NodeId),
+    /// A refund was begun, which ended the subscription: only a refund can follow.
+    #[error("a refund was begun and the subscription has ended; refund it again")]
+    RefundBegan,
+    /// The node has reported that the server is there.
+    #[error("the server is built")]
+    Built,
     /// The server did not change.
     #[error(transparent)]
     Instance(#[from] InstanceError),
@@ -103,6 +110,13 @@ async fn run(
             Box::pin(async move {
                 let order = store::get_to_change(tx, id).await?.ok_or(ExitError::Unknown)?;
                 order.state.take(event).map_err(OrderError::from)?;
+                if event == OrderEvent::OperatorAbandon && order.reason.as_deref() == Some(reason::ABANDONED)
+                {
+                    return Ok(order);
+                }
+                if event != OrderEvent::RefundStarted && billing::refund_state(tx, id).await?.is_some() {
+                    return Err(ExitError::RefundBegan);
+                }
                 let instance =
                     instances::get_to_change(tx, order.instance).await?.ok_or(ExitError::Unknown)?;
                 if let Fence::Needed { node_revoked } = fence {
@@ -128,16 +142,26 @@ async fn leave_node(
     last: bool,
     actor: &str,
 ) -> Result<(), ExitError> {
+    if instance.state.is_live() {
+        return Err(ExitError::Built);
+    }
+    if let Some(provisioning) = instance.provisioning_order {
+        dispatch::cancel_unaccepted(tx, at, provisioning).await?;
+    }
+    let builds = dispatch::builds_of(tx, at, instance.id).await?;
+    let builds = builds.since_moved_to(tx, instance.node).await?;
+    // On a node that was revoked nothing more can be done; what stands there is the operator's word.
+    let left = if node_revoked { builds.clone().without_revoked(tx).await? } else { builds.clone() };
+    if let Some(build) = left.held.first() {
+        return Err(ExitError::HeldByNode(build.node));
+    }
+    if let Some(time) = left.not_before() {
+        return Err(ExitError::NotFencedBefore(time));
+    }
     let how = match instance.provisioning_order {
+        _ if !builds.is_fenced() => Release::Unknown,
+        Some(_) => Release::Gone,
         None => Release::NeverUsed,
-        Some(provisioning) => match (dispatch::cancel_unaccepted(tx, at, provisioning).await?, instance.node)
-        {
-            (FenceOutcome::Fenced, _) => Release::Gone,
-            (_, Some(node)) if node_revoked && is_revoked(tx, node).await? => Release::Unknown,
-            (FenceOutcome::NotBefore(time), _) => return Err(ExitError::NotFencedBefore(time)),
-            (FenceOutcome::Held, Some(node)) => return Err(ExitError::HeldByNode(node)),
-            (FenceOutcome::Held, None) => Release::Unknown,
-        },
     };
     fleet::release(tx, at, instance.id, how).await?;
     let instance = match instance.state {
@@ -150,8 +174,4 @@ async fn leave_node(
         instances::give_up_place(tx, at, instance, how, actor).await?;
     }
     Ok(())
-}
-
-async fn is_revoked(tx: &mut AnyConnection, node: NodeId) -> Result<bool, DbError> {
-    Ok(fleet::node(tx, node).await?.is_none_or(|node| node.state == fleet::NodeState::Revoked))
 }

@@ -16,12 +16,25 @@ use ez_protocol::{InstanceId, NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::model::{Placement, Release, ReserveError};
-use crate::{db::DbError, entropy::Entropy, placement::Need};
+use crate::{
+    db::{self, DbError},
+    entropy::Entropy,
+    placement::Need,
+};
 
 pub use snapshot::{availability, snapshot};
 
 /// How long an address, a MAC and a VMID rest after the VM is known to be gone.
 pub const QUARANTINE: Duration = Duration::from_secs(24 * 3_600);
+
+/// Waits until nobody else looks for a place; whoever may try several nodes does this first. Two that try the same
+/// nodes in different orders would wait for each other.
+///
+/// # Errors
+/// Those of the database.
+pub async fn hold_places(tx: &mut AnyConnection) -> Result<(), DbError> {
+    db::lock(tx, "places", "").await
+}
 
 /// Takes a place on a node for an instance: capacity, VMID, MAC, IPv4 and, where there is some, IPv6.
 ///

@@ -49,6 +49,16 @@ pub enum Verdict {
     Gap,
 }
 
+/// Takes what storing a report needs, in the order in which everybody takes it: the node's servers that are about
+/// to change, then the node. Comes first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn hold(tx: &mut AnyConnection, node: NodeId) -> Result<(), DbError> {
+    instances::hold_unsettled(tx, node).await?;
+    store::hold_capacity(tx, node).await
+}
+
 /// Decides about a report and, when it is to be taken, moves the node's position.
 ///
 /// # Errors

@@ -45,6 +45,15 @@ pub(super) async fn set_position(
     one_row(done)
 }
 
+/// Makes the row of a node's capacity this transaction's until it ends.
+pub(super) async fn hold_capacity(tx: &mut AnyConnection, node: NodeId) -> Result<(), DbError> {
+    sqlx::query("UPDATE node_capacity SET updated_at = updated_at WHERE node_id = $1")
+        .bind(node.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// What a report says about a node itself.
 pub(super) struct Facts<'a> {
     pub(super) at: UnixMillis,

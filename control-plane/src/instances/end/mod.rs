@@ -65,18 +65,22 @@ pub async fn end(
         InstanceState::Requested | InstanceState::Assigned | InstanceState::Failed => {
             Ok(give_up_place(tx, at, instance, Release::NeverUsed, actor).await?)
         }
-        InstanceState::Running
-        | InstanceState::Stopped
-        | InstanceState::NeedsOperator
-        | InstanceState::Retiring => retire(tx, keys, at, entropy, instance, actor).await,
-        InstanceState::Retired | InstanceState::Purging | InstanceState::Purged | InstanceState::Released => {
-            Ok(instance)
+        InstanceState::Running | InstanceState::Stopped | InstanceState::NeedsOperator => {
+            retire(tx, keys, at, entropy, instance, actor).await
         }
+        // Under way, and repeated by the sweep until it is done.
+        InstanceState::Retiring
+        | InstanceState::Retired
+        | InstanceState::Purging
+        | InstanceState::Purged
+        | InstanceState::Released => Ok(instance),
         InstanceState::Provisioning => Err(EndError::DoesNotFit(instance.state)),
     }
 }
 
-async fn retire(
+/// Orders a server to be retired. Where its node takes no orders now, its service ends all the same, and the order
+/// follows when the node does.
+pub(super) async fn retire(
     tx: &mut AnyConnection,
     keys: &Keys,
     at: UnixMillis,
@@ -96,9 +100,14 @@ async fn retire(
         actor: actor.to_owned(),
         ttl: None,
     };
-    let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
-    build::note_action(tx, at, entropy, &instance, "delete", id, actor).await?;
-    let instance = Instance { provisioning_order: Some(id), ..instance };
+    let instance = match dispatch::issue(tx, keys, at, entropy, intent).await {
+        Ok(id) => {
+            build::note_action(tx, at, entropy, &instance, "delete", id, actor).await?;
+            Instance { provisioning_order: Some(id), ..instance }
+        }
+        Err(IssueError::NodeNotServing | IssueError::TooMany { .. }) => instance,
+        Err(other) => return Err(other.into()),
+    };
     Ok(change::take(tx, at, instance, InstanceEvent::RetireIssued, actor).await?)
 }
 
