@@ -201,7 +201,7 @@ async fn end_unopened(app: &Services, order: OrderId) -> Result<CheckoutState, B
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let known = store::checkout(tx, order).await?.ok_or(DbError::NotFound)?;
+                let known = store::checkout_to_change(tx, order).await?.ok_or(DbError::NotFound)?;
                 let ended = Checkout { state: CheckoutState::Expired, ..known };
                 store::save_checkout(tx, at, CheckoutState::Wanted, &ended).await?;
                 announce::expired(tx, at, order).await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BillingError, reconcile, sync};
+use super::{BillingError, reconcile, surplus, sync};
 use crate::{
     app::App,
     jobs::{JobError, JobRegistry, JobRun},
@@ -21,6 +21,7 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(2 * 60);
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(SYNC, run_sync);
+    registry.on(surplus::GIVE_BACK, surplus::run_give_back);
     registry.every(POLL, POLL_EVERY, run_poll);
     registry.every(LOOK_UP, LOOK_UP_EVERY, run_look_up);
 }

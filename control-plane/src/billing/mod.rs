@@ -10,6 +10,7 @@
 //! * A copy is written only if it was read later than the one that is there.
 //! * Amount, currency, price, customer, mode and installation are compared with what the order expects
 //!   before a payment counts. Anything else is a *suspicious* payment, which a person looks at.
+//! * One order is paid once. What comes on another page of the same order goes back by itself ([`surplus`]).
 //! * Every POST stands in `stripe_outbox` with its key and its exact bytes before it is sent.
 //!
 //! `billing` knows order ids but not orders (A5): it announces what happened by enqueueing the jobs in
@@ -28,6 +29,7 @@ mod refund;
 mod store;
 pub mod stripe;
 mod subscription;
+mod surplus;
 mod sync;
 
 mod api;

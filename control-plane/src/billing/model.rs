@@ -3,7 +3,7 @@
 use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use serde::Serialize;
 
-use super::stripe::{CheckoutSession, SubscriptionView};
+use super::stripe::{CheckoutSession, RefundView, SubscriptionView};
 use crate::db::text_enum;
 
 text_enum! {
@@ -35,6 +35,17 @@ text_enum! {
         Succeeded = "succeeded",
         /// Stripe could not.
         Failed = "failed",
+    }
+}
+
+impl RefundState {
+    /// How a refund stands in Stripe's words.
+    pub(super) fn of(refund: &RefundView) -> Self {
+        match refund.status.as_deref() {
+            Some("succeeded") => Self::Succeeded,
+            Some("failed" | "canceled") => Self::Failed,
+            _ => Self::Pending,
+        }
     }
 }
 
@@ -91,8 +102,6 @@ text_enum! {
         Livemode = "livemode",
         /// Paid without a subscription behind it.
         NoSubscription = "no_subscription",
-        /// Paid on two pages.
-        PaidTwice = "paid_twice",
     }
 }
 

@@ -38,14 +38,7 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     ]);
     let call = Call::new("refund", order, known.attempt, stripe::create_refund(&intent, metadata));
     let read_at = app.clock.now();
-    let answer = match outbox::send(app, &call).await {
-        Ok(answer) => answer,
-        Err(BillingError::LookingUp) => look_up(app, order, &intent).await?.ok_or(BillingError::LookingUp)?,
-        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::Refused => {
-            look_up(app, order, &intent).await?.ok_or(BillingError::Stripe(fault))?
-        }
-        Err(other) => return Err(other),
-    };
+    let answer = send(app, &call, &intent, ("order_id", &order.to_string())).await?;
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
     let state = sync::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
     outbox::close(app, &call, CallState::Done, id, None).await?;
@@ -86,15 +79,31 @@ async fn paying_intent(app: &Services, order: OrderId) -> Result<String, Billing
     stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))
 }
 
+/// Sends a refund, or finds the one that was made. `mark` is the word of its metadata that says what it is for.
+pub(super) async fn send(
+    app: &Services,
+    call: &Call,
+    intent: &str,
+    mark: (&str, &str),
+) -> Result<Value, BillingError> {
+    match outbox::send(app, call).await {
+        Err(BillingError::LookingUp) => look_up(app, intent, mark).await?.ok_or(BillingError::LookingUp),
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::Refused => {
+            look_up(app, intent, mark).await?.ok_or(BillingError::Stripe(fault))
+        }
+        other => other,
+    }
+}
+
 /// Finds a refund that an earlier call with unknown outcome, or a person in Stripe's dashboard, has made.
-async fn look_up(app: &Services, order: OrderId, intent: &str) -> Result<Option<Value>, BillingError> {
+async fn look_up(app: &Services, intent: &str, mark: (&str, &str)) -> Result<Option<Value>, BillingError> {
     let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_refunds_of(intent)).await?;
     let made = page_of::<RefundView>(&list)
         .into_iter()
         .find(|refund| !matches!(refund.status.as_deref(), Some("failed" | "canceled")));
     let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Ok(made.and_then(|made| rows.iter().find(|row| row["id"] == made.id.as_str()).cloned()).map(|mut row| {
-        row["metadata"]["order_id"] = Value::String(order.to_string());
+        row["metadata"][mark.0] = Value::String(mark.1.to_owned());
         row
     }))
 }

@@ -9,7 +9,7 @@ use super::{
     },
     stripe::{EventEnvelope, InvoiceView, SubscriptionView},
 };
-use crate::db::{Cols, DbError, one_row};
+use crate::db::{self, Cols, DbError, one_row};
 
 // ---- the inbox of events ------------------------------------------------------------------------
 
@@ -311,6 +311,15 @@ pub(super) async fn checkout(
 ) -> Result<Option<Checkout>, DbError> {
     let row = sqlx::query(CHECKOUT).bind(order.to_string()).fetch_optional(connection).await?;
     row.as_ref().map(read_checkout).transpose()
+}
+
+/// The checkout, and nobody else decides about it until this transaction ends. Comes before everything else.
+pub(super) async fn checkout_to_change(
+    tx: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Checkout>, DbError> {
+    db::lock(tx, "checkout", order).await?;
+    checkout(tx, order).await
 }
 
 /// Writes what changed of a checkout, if it still is in the state it was read in.

@@ -9,10 +9,11 @@ use sqlx::AnyConnection;
 
 use super::{
     BillingError, Checkout, CheckoutState, announce,
-    model::{EventState, Problem, RefundState, judge},
+    model::{EventState, RefundState, judge},
     store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, RefundView, SubscriptionView},
     subscription::is_over,
+    surplus,
 };
 use crate::{app::Services, db::DbError};
 
@@ -52,7 +53,7 @@ fn is_foreign(app: &Services, metadata: &stripe::Metadata) -> bool {
     metadata.get("install_id").is_some_and(|install| *install != app.keys.install().to_string())
 }
 
-fn view<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, BillingError> {
+pub(super) fn view<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, BillingError> {
     serde_json::from_value(value.clone()).map_err(|_| BillingError::Incomplete("id"))
 }
 
@@ -97,10 +98,11 @@ pub(super) async fn take_session(
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                let known = store::checkout_to_change(tx, order).await?;
                 let newer =
                     store::put_object(tx, &session.id, "checkout.session", read_at, &value.to_string())
                         .await?;
-                if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
+                if let Some(known) = known.filter(|_| newer) {
                     decide(tx, now, read_at, known, &session, paid.then_some(&companions), livemode).await?;
                 }
                 store::finish_events(tx, &session.id, read_at, now, EventState::Done).await
@@ -139,14 +141,14 @@ async fn decide(
     let order = known.expected.order;
     let current = known.session_id.as_deref() == Some(session.id.as_str());
     if let Some(companions) = paid {
+        let subscription = companions.subscription.as_ref().map(|(view, _)| view);
         if was == CheckoutState::Settled || was == CheckoutState::Suspicious {
             if !current {
-                // Two pages, two payments: the second one is for a person.
-                announce::suspicious(tx, now, order, Problem::PaidTwice).await?;
+                // Two pages, two payments: the order takes one.
+                surplus::found(tx, now, order, session, subscription).await?;
             }
             return Ok(());
         }
-        let subscription = companions.subscription.as_ref().map(|(view, _)| view);
         let known = Checkout {
             customer_id: known.customer_id.clone().or_else(|| session.customer.clone()),
             session_id: Some(session.id.clone()),
@@ -193,6 +195,7 @@ async fn decide(
             let processing = Checkout {
                 state: CheckoutState::Processing,
                 session_id: Some(session.id.clone()),
+                subscription_id: session.subscription.clone(),
                 url: None,
                 ..known
             };
@@ -226,10 +229,14 @@ pub(super) async fn take_subscription(
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                let known = store::checkout_to_change(tx, order).await?;
                 let newer =
                     store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string())
                         .await?;
-                if let Some(known) = store::checkout(tx, order).await?.filter(|_| newer) {
+                // Before the page says which subscription is the order's, and for one that is surplus, the copy of
+                // the object is all there is to write: an order has one subscription.
+                let ours = |known: &Checkout| known.subscription_id.as_ref() == Some(&subscription.id);
+                if let Some(known) = known.filter(ours).filter(|_| newer) {
                     store::put_subscription(tx, now, &known.expected, &subscription).await?;
                     if subscription.status.as_deref().is_some_and(is_over) {
                         announce::subscription_ended(tx, now, order).await?;
@@ -276,7 +283,8 @@ async fn invoice(app: &Services, id: &str) -> Result<(), BillingError> {
     Ok(())
 }
 
-async fn refund(app: &Services, id: &str) -> Result<(), BillingError> {
+/// Reads a refund.
+pub(super) async fn refund(app: &Services, id: &str) -> Result<(), BillingError> {
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_refund(id)).await?;
     take_refund(app, read_at, value).await.map(|_| ())
@@ -289,16 +297,16 @@ pub(super) async fn take_refund(
     value: Value,
 ) -> Result<Option<RefundState>, BillingError> {
     let refund: RefundView = view(&value)?;
+    if let Some(session) = surplus::session_of(&refund).filter(|_| !is_foreign(app, &refund.metadata)) {
+        surplus::take(app, read_at, session, &refund, &value).await?;
+        return Ok(None);
+    }
     let order = refund.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
     let Some(order) = order.filter(|_| !is_foreign(app, &refund.metadata)) else {
         ignore(app, &refund.id, read_at).await?;
         return Ok(None);
     };
-    let state = match refund.status.as_deref() {
-        Some("succeeded") => RefundState::Succeeded,
-        Some("failed" | "canceled") => RefundState::Failed,
-        _ => RefundState::Pending,
-    };
+    let state = RefundState::of(&refund);
     let now = app.clock.now();
     app.db
         .write(move |tx| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ez_protocol::{InstanceId, ProvisioningOrderId};
+use ez_protocol::ProvisioningOrderId;
 
 use super::{InstanceState, change, end, end::EndError, model::Instance, observe, store};
 use crate::{

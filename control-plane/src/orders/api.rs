@@ -249,6 +249,7 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
         ssh_keys: keys,
         terms_version: terms,
         quoted_minor: None,
+        again_of: None,
     })
 }
 

@@ -56,8 +56,7 @@ async fn run_expired(app: App, run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_refunded(app: App, run: JobRun) -> Result<(), JobError> {
-    let succeeded = run.payload.get("state").and_then(|state| state.as_str()) == Some("succeeded");
-    settle::refunded(&app, order_of(&run)?, succeeded).await.map_err(sort)
+    settle::refund_changed(&app, order_of(&run)?).await.map_err(sort)
 }
 
 async fn run_advance(app: App, run: JobRun) -> Result<(), JobError> {

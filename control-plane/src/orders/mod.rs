@@ -7,7 +7,8 @@
 //! ```text
 //! awaiting_payment ─ paid ─ provisioning ─ fulfilled
 //!   │ cancelled/expired  │      │ a fenced attempt goes back to paid
-//!   └── paid too late ── needs_operator ── refunding ── refunded
+//!   ├── paid too late ── needs_operator ── refunding ── refunded
+//!   └── paid too late, and ordered again ─────┘
 //! ```
 //!
 //! *Placing* writes order, server, reservation and what is to be paid in one transaction. *Paying* is told by
@@ -17,6 +18,7 @@
 //! order waits for a person with everything still reserved, and the money goes back by itself after a day.
 
 mod advance;
+mod again;
 mod api;
 mod exits;
 mod jobs;

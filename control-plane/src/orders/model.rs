@@ -47,6 +47,8 @@ text_enum! {
         PaymentSettled = "payment_settled",
         /// Stripe has money, but not the right one.
         PaymentSuspicious = "payment_suspicious",
+        /// Stripe has the money after all, but the customer has ordered the same again meanwhile.
+        PaymentSurplus = "payment_surplus",
         /// Stripe says that the payment page ran out.
         CheckoutExpired = "checkout_expired",
         /// The customer cancelled and Stripe closed the payment page.
@@ -106,6 +108,8 @@ impl OrderState {
             // Paid after we let go: the money is never lost, a person (or the refund) decides.
             (S::Cancelled | S::Expired, E::PaymentSettled) => S::NeedsOperator,
             (S::AwaitingPayment | S::Cancelled | S::Expired, E::PaymentSuspicious) => S::NeedsOperator,
+            // Nobody wants two servers: it goes back at once.
+            (S::Cancelled | S::Expired, E::PaymentSurplus) => S::Refunding,
             (S::AwaitingPayment, E::CheckoutExpired) => S::Expired,
             (S::AwaitingPayment, E::CustomerCancelled) => S::Cancelled,
             (S::Paid, E::Issued) => S::Provisioning,
@@ -118,14 +122,12 @@ impl OrderState {
             (S::Paid | S::NeedsOperator, E::RefundStarted) => S::Refunding,
             (S::Refunding, E::RefundSettled) => S::Refunded,
             (S::Refunding, E::RefundFailed) => S::NeedsOperator,
-            // A refund made in Stripe's dashboard.
-            (S::NeedsOperator, E::RefundSettled) => S::Refunded,
 
             (
                 S::Paid | S::Provisioning | S::Fulfilled | S::NeedsOperator | S::Refunding | S::Refunded,
                 E::PaymentSettled,
             )
-            | (S::NeedsOperator | S::Refunding | S::Refunded, E::PaymentSuspicious)
+            | (S::NeedsOperator | S::Refunding | S::Refunded, E::PaymentSuspicious | E::PaymentSurplus)
             | (S::Expired | S::Cancelled, E::CheckoutExpired | E::CustomerCancelled)
             | (S::Provisioning | S::Fulfilled, E::Issued)
             | (S::Fulfilled, E::Built)
@@ -153,6 +155,8 @@ pub mod reason {
     pub const PAYMENT_MISMATCH: &str = "payment_mismatch";
     /// Paid after the reservation was gone.
     pub const PAID_TOO_LATE: &str = "paid_too_late";
+    /// Paid after all, when the same had been ordered again.
+    pub const PAID_TWICE: &str = "paid_twice";
     /// An operator let go of it.
     pub const ABANDONED: &str = "abandoned";
     /// Stripe could not give the money back.
@@ -216,6 +220,8 @@ pub struct Order {
     pub needs_operator_at: Option<UnixMillis>,
     /// When the money goes back by itself.
     pub refund_due_at: Option<UnixMillis>,
+    /// The order that ended unpaid and that this one repeats.
+    pub again_of: Option<OrderId>,
     /// Rises with each change; guards updates.
     pub version: i64,
 }
@@ -316,9 +322,11 @@ mod tests {
                     Ok(Outcome::Moves(next)) => state = next,
                     Ok(Outcome::Already) | Err(_) => prop_assert_eq!(state, before),
                 }
-                if matches!(event, OrderEvent::PaymentSettled | OrderEvent::PaymentSuspicious) && state.owes() {
-                    paid = true;
-                }
+                let pays = matches!(
+                    event,
+                    OrderEvent::PaymentSettled | OrderEvent::PaymentSuspicious | OrderEvent::PaymentSurplus
+                );
+                paid |= pays && state.owes();
                 if paid {
                     prop_assert!(
                         state.owes() || matches!(state, OrderState::Fulfilled | OrderState::Refunded),

@@ -11,7 +11,9 @@ use ez_protocol::{
 };
 use http::StatusCode;
 
-use super::{Order, OrderState, PlaceError, PlaceRequest, cancel, owned, pay, place, shop, show};
+use super::{
+    Order, OrderState, PlaceError, PlaceRequest, again::again, cancel, owned, pay, place, shop, show,
+};
 use crate::{
     accounts::{self, Principal, TERMS_VERSION},
     app::App,
@@ -19,7 +21,7 @@ use crate::{
     entropy::EntropyExt as _,
     placement::NoPlace,
     web::{
-        self, Ctx, Customer, Error, Submission,
+        self, Ctx, Customer, Error, Submission, Tone,
         forms::{FormState, hostname_code, ssh_key_code},
     },
 };
@@ -32,6 +34,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/orders/{id}/changes", get(changes))
         .route("/orders/{id}/pay", post(pay_now))
         .route("/orders/{id}/cancel", post(cancel_now))
+        .route("/orders/{id}/again", post(again_now))
 }
 
 async fn new(
@@ -105,6 +108,7 @@ async fn read(
         ssh_keys: keys,
         terms_version: terms.to_owned(),
         quoted_minor: Some(sent.text("quoted").parse().unwrap_or(0)),
+        again_of: None,
     }))
 }
 
@@ -262,4 +266,36 @@ async fn cancel_now(
         tracing::warn!(order.id = %order.id, error = %error, "an order could not be cancelled");
     }
     ctx.redirect(&format!("/orders/{}", order.id))
+}
+
+/// Orders the same once more and goes to its payment page; what cannot be ordered as it was is chosen anew.
+async fn again_now(
+    ctx: Ctx,
+    Customer(me): Customer,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> web::Result {
+    let ended = mine(&app, &me, &id).await?;
+    let Some(order) = again(&app, &ended, &me).await? else {
+        return ctx.redirect_saying(&chosen_anew(&ended), Tone::Info, "order-chosen-anew");
+    };
+    match pay(&app, &order).await {
+        Ok(url) => Ok(web::redirect(&url)),
+        Err(error) => {
+            tracing::info!(order.id = %order.id, error = %error, "no payment page yet");
+            ctx.redirect(&format!("/orders/{}", order.id))
+        }
+    }
+}
+
+/// The create page with the choices of an order.
+fn chosen_anew(order: &Order) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query
+        .append_pair("plan", &order.plan_code)
+        .append_pair("image", &order.image_code)
+        .append_pair("location", &order.location)
+        .append_pair("interval", order.interval.as_str())
+        .append_pair("hostname", &order.hostname);
+    format!("/servers/new?{}", query.finish())
 }

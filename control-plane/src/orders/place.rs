@@ -16,7 +16,7 @@ use crate::{
     audit,
     billing::{self, BillingError, CheckoutState, Expectation},
     catalog::{self, Interval, QuoteError, QuoteRequest},
-    db::DbError,
+    db::{self, DbError},
     entropy::EntropyExt as _,
     instances::{self, AssignError, Instance, InstanceState},
     jobs,
@@ -51,6 +51,8 @@ pub struct PlaceRequest {
     pub terms_version: String,
     /// What the customer was told it costs; another price is refused.
     pub quoted_minor: Option<i64>,
+    /// The order that ended unpaid and is repeated; repeating it twice is once.
+    pub again_of: Option<OrderId>,
 }
 
 /// Why an order was not placed. Nothing was written and nothing charged.
@@ -104,11 +106,7 @@ pub async fn place(app: &Services, request: PlaceRequest) -> Result<Order, Place
     if request.ssh_keys.len() > ez_protocol::input::MAX_SSH_KEYS {
         return Err(PlaceError::TooManyKeys(ez_protocol::input::MAX_SSH_KEYS));
     }
-    match place_once(app, request.clone()).await {
-        // Two orders of one account raced for one slot: the second look sees what the first one took.
-        Err(PlaceError::Db(error)) if error.is_unique() => place_once(app, request).await,
-        other => other,
-    }
+    place_once(app, request).await
 }
 
 async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, PlaceError> {
@@ -117,6 +115,13 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                // Two orders of one account at once would take the same slot.
+                db::lock(tx, "account", request.account).await?;
+                if let Some(before) = request.again_of
+                    && let Some(placed) = store::successor(tx, before).await?
+                {
+                    return Ok(placed);
+                }
                 let taken = store::unpaid_slots(tx, request.account).await?;
                 let slot =
                     (1..=MOST_UNPAID).find(|slot| !taken.contains(slot)).ok_or(PlaceError::TooManyUnpaid)?;
@@ -162,6 +167,7 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                     closed_at: None,
                     needs_operator_at: None,
                     refund_due_at: None,
+                    again_of: request.again_of,
                     version: 1,
                 };
                 store::insert(tx, &order, slot).await?;
@@ -180,7 +186,7 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                     subject_id: order.id.to_string(),
                     detail: json!({
                         "instance": order.instance, "plan": order.plan_code, "price": order.price_id,
-                        "location": order.location, "terms": order.terms_version,
+                        "location": order.location, "terms": order.terms_version, "again_of": order.again_of,
                     }),
                 };
                 audit::record(tx, at, entry).await?;

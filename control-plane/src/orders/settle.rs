@@ -11,11 +11,15 @@ use super::{
 };
 use crate::{
     app::Services,
+    billing::{self, RefundState},
     config::Config,
     db::DbError,
-    fleet::Release,
+    fleet::{Release, Severity, alarms},
     instances::{self, InstanceError, InstanceState},
 };
+
+/// The alarm about a late payment that is not wanted any more.
+const PAID_TWICE: &str = "paid_twice";
 
 /// Why a fact about money was not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,7 @@ pub(super) enum SettleError {
 }
 
 /// The money is there. An order whose place was given back meanwhile waits for a person: the money is never lost.
+/// If the same was ordered again, it goes back by itself.
 pub(super) async fn paid(app: &Services, id: OrderId) -> Result<Option<Order>, SettleError> {
     let (at, config) = (app.clock.now(), app.config.clone());
     app.db
@@ -39,12 +44,23 @@ pub(super) async fn paid(app: &Services, id: OrderId) -> Result<Option<Order>, S
             Box::pin(async move {
                 let Some(order) = store::get_to_change(tx, id).await? else { return Ok(None) };
                 let late = matches!(order.state, OrderState::Cancelled | OrderState::Expired);
-                let cause = Cause {
-                    event: OrderEvent::PaymentSettled,
-                    reason: late.then_some(reason::PAID_TOO_LATE),
-                    actor: "stripe",
+                let again = if late { store::successor(tx, id).await? } else { None };
+                let (event, reason) = match (late, &again) {
+                    (true, Some(_)) => (OrderEvent::PaymentSurplus, Some(reason::PAID_TWICE)),
+                    (true, None) => (OrderEvent::PaymentSettled, Some(reason::PAID_TOO_LATE)),
+                    (false, _) => (OrderEvent::PaymentSettled, None),
                 };
-                Ok(Some(take(tx, &config, at, order, cause).await?.order()))
+                let taken = take(tx, &config, at, order, Cause { event, reason, actor: "stripe" }).await?;
+                if let (Taken::Moved(_), Some(again)) = (&taken, again) {
+                    let detail = format!(
+                        "Order {id} was paid after it had ended; the same was ordered again as {}. The late payment is being given back.",
+                        again.id
+                    );
+                    let (severity, subject) = (Severity::Critical, id.to_string());
+                    let alarm = alarms::New { kind: PAID_TWICE, subject: &subject, severity, node: None, detail: &detail };
+                    alarms::raise(tx, at, alarm).await?;
+                }
+                Ok(Some(taken.order()))
             })
         })
         .await
@@ -64,7 +80,7 @@ pub(super) async fn suspicious(app: &Services, id: OrderId) -> Result<(), Settle
                 };
                 match take(tx, &config, at, order, cause).await {
                     Ok(_) => Ok(()),
-                    // A second payment for an order that is being built or was: the log and Stripe have it.
+                    // It is being built, or was, with the right money.
                     Err(OrderError::Refused(_)) => Ok(()),
                     Err(other) => Err(other.into()),
                 }
@@ -111,32 +127,54 @@ async fn release(
     Ok(())
 }
 
-/// A refund ended.
-pub(super) async fn refunded(app: &Services, id: OrderId, succeeded: bool) -> Result<(), SettleError> {
+/// A refund changed: takes over how it stands now, whatever the news said.
+pub(super) async fn refund_changed(app: &Services, id: OrderId) -> Result<(), SettleError> {
     let (at, config) = (app.clock.now(), app.config.clone());
     app.db
         .write(move |tx| {
             Box::pin(async move {
                 let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
-                refund_ended(tx, &config, at, order, succeeded).await
+                match billing::refund_state(tx, id).await? {
+                    Some(RefundState::Succeeded) => refund_ended(tx, &config, at, order, true).await,
+                    Some(RefundState::Failed) => refund_ended(tx, &config, at, order, false).await,
+                    Some(RefundState::Wanted | RefundState::Pending) | None => Ok(()),
+                }
             })
         })
         .await
 }
 
-pub(super) async fn refund_ended(
+/// No refund is possible now.
+pub(super) async fn refund_impossible(app: &Services, id: OrderId) -> Result<(), SettleError> {
+    let (at, config) = (app.clock.now(), app.config.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
+                refund_ended(tx, &config, at, order, false).await
+            })
+        })
+        .await
+}
+
+async fn refund_ended(
     tx: &mut AnyConnection,
     config: &Config,
     at: UnixMillis,
     order: Order,
     succeeded: bool,
 ) -> Result<(), SettleError> {
-    let (event, why) = if succeeded {
-        (OrderEvent::RefundSettled, None)
-    } else {
-        (OrderEvent::RefundFailed, Some(reason::REFUND_FAILED))
+    let (event, why) = match (succeeded, order.state) {
+        // Given back while a person was looking: what is left of it, subscription and server, ends as after any refund.
+        (true, OrderState::NeedsOperator) => (OrderEvent::RefundStarted, None),
+        (true, _) => (OrderEvent::RefundSettled, None),
+        (false, _) => (OrderEvent::RefundFailed, Some(reason::REFUND_FAILED)),
     };
+    let subject = order.id.to_string();
     match take(tx, config, at, order, Cause { event, reason: why, actor: "stripe" }).await {
+        Ok(Taken::Moved(order)) if order.state == OrderState::Refunded => {
+            Ok(alarms::clear(tx, at, PAID_TWICE, &subject).await?)
+        }
         // Goodwill from Stripe's dashboard for an order that was fulfilled: the copy of the refund has it.
         Ok(_) | Err(OrderError::Refused(_)) => Ok(()),
         Err(other) => Err(other.into()),

@@ -4,7 +4,7 @@ use ez_protocol::OrderId;
 use sqlx::AnyConnection;
 
 use super::{
-    letters,
+    again, letters,
     model::{Order, OrderState, reason},
     store, timeline,
 };
@@ -15,7 +15,7 @@ use crate::{
     instances::{self, Instance, Progress, StepProgress},
     web::views::{
         Money, Step, StepState,
-        orders::{Problem, Reach, Show, Unpaid},
+        orders::{Again, Problem, Reach, Show, Unpaid},
     },
 };
 
@@ -75,6 +75,11 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
             cancel_action: format!("{here}/cancel"),
             until: order.reserved_until,
         }),
+        again: match (again::is_offered(order), store::successor(connection, order.id).await?) {
+            (true, None) => Some(Again::Order(format!("{here}/again"))),
+            (true, Some(next)) => Some(Again::Ordered(format!("/orders/{}", next.id))),
+            (false, _) => None,
+        },
         problem: problem(order),
         server: reach(connection, order, &instance).await?,
         plan,
@@ -110,6 +115,8 @@ fn problem(order: &Order) -> Option<Problem> {
         Some(reason::NO_CAPACITY) => "no-capacity",
         Some(reason::BUILD_FAILED) => "build-failed",
         Some(reason::PAYMENT_MISMATCH) => "payment-mismatch",
+        Some(reason::PAID_TOO_LATE) => "paid-too-late",
+        Some(reason::PAID_TWICE) => "paid-twice",
         _ => "other",
     };
     Some(Problem { code: code.to_owned(), next, money, reference: Some(letters::reference(order)) })

@@ -12,7 +12,7 @@ macro_rules! select_orders {
             "SELECT id, account_id, user_id, email, instance_id, hostname, plan_code, plan_name, image_code, image_name,
                     location, price_id, billing_interval, currency, amount_minor, terms_version, state, reason,
                     reserved_until, placed_at, updated_at, paid_at, fulfilled_at, closed_at, needs_operator_at,
-                    refund_due_at, version
+                    refund_due_at, again_of, version
              FROM orders ",
             $rest
         )
@@ -48,6 +48,7 @@ fn read(row: &AnyRow) -> Result<Order, DbError> {
         closed_at: row.opt_millis("closed_at")?,
         needs_operator_at: row.opt_millis("needs_operator_at")?,
         refund_due_at: row.opt_millis("refund_due_at")?,
+        again_of: row.opt_id("again_of")?,
         version: row.int("version")?,
     })
 }
@@ -66,8 +67,9 @@ pub(super) async fn insert(tx: &mut AnyConnection, order: &Order, slot: i64) -> 
         "INSERT INTO orders
              (id, account_id, user_id, email, instance_id, hostname, plan_code, plan_name, image_code, image_name,
               location, price_id, billing_interval, currency, amount_minor, terms_version, state, reserved_until,
-              placed_at, updated_at, unpaid_slot, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19, $20, $21)",
+              placed_at, updated_at, unpaid_slot, version, again_of)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19, $20, $21,
+              $22)",
     )
     .bind(order.id.to_string())
     .bind(order.account.to_string())
@@ -90,6 +92,7 @@ pub(super) async fn insert(tx: &mut AnyConnection, order: &Order, slot: i64) -> 
     .bind(order.placed_at.0)
     .bind(slot)
     .bind(order.version)
+    .bind(db::opt_id(order.again_of.as_ref()))
     .execute(tx)
     .await?;
     Ok(())
@@ -131,6 +134,25 @@ pub(super) async fn get(connection: &mut AnyConnection, id: OrderId) -> Result<O
     let row =
         sqlx::query(select_orders!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
     row.as_ref().map(read).transpose()
+}
+
+/// The order that repeats this one, or repeats one that repeats it and so on, and has not itself ended unpaid.
+pub(super) async fn successor(connection: &mut AnyConnection, id: OrderId) -> Result<Option<Order>, DbError> {
+    let mut ended = vec![id];
+    while let Some(id) = ended.pop() {
+        let rows = sqlx::query(select_orders!("WHERE again_of = $1 ORDER BY placed_at DESC, id LIMIT 20"))
+            .bind(id.to_string())
+            .fetch_all(&mut *connection)
+            .await?;
+        for row in &rows {
+            let order = read(row)?;
+            if !matches!(order.state, OrderState::Cancelled | OrderState::Expired) {
+                return Ok(Some(order));
+            }
+            ended.push(order.id);
+        }
+    }
+    Ok(None)
 }
 
 pub(super) async fn of_account(

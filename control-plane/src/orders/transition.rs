@@ -68,12 +68,13 @@ pub(super) async fn take(
     };
     let was = order.version;
     let asks = to == OrderState::NeedsOperator;
+    let pays = matches!(cause.event, OrderEvent::PaymentSettled | OrderEvent::PaymentSurplus);
     let moved = Order {
         state: to,
         reason: cause.reason.map(str::to_owned),
         updated_at: at,
         version: was + 1,
-        paid_at: order.paid_at.or((cause.event == OrderEvent::PaymentSettled).then_some(at)),
+        paid_at: order.paid_at.or(pays.then_some(at)),
         fulfilled_at: order.fulfilled_at.or((to == OrderState::Fulfilled).then_some(at)),
         closed_at: (to.is_closed() && to != OrderState::Fulfilled).then_some(at),
         needs_operator_at: asks.then(|| order.needs_operator_at.unwrap_or(at)),

@@ -88,6 +88,7 @@ impl Shop {
             ssh_keys: vec![SSH_KEY.parse().unwrap()],
             terms_version: "2026-11".into(),
             quoted_minor: Some(900),
+            again_of: None,
         }
     }
 
@@ -187,4 +188,3 @@ impl crate::app::Services {
         crate::notify::written(&mut connection).await.unwrap()
     }
 }
-

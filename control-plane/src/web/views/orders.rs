@@ -146,6 +146,16 @@ pub struct Unpaid {
     pub until: UnixMillis,
 }
 
+/// Ordering the same again, after an order has ended unpaid.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "kind", content = "href", rename_all = "snake_case")]
+pub enum Again {
+    /// Address to post to; answers 303 to the payment page, or to the create page where something has changed.
+    Order(String),
+    /// It was: the page of the newer order.
+    Ordered(String),
+}
+
 /// Why it does not go on.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
@@ -188,6 +198,8 @@ pub struct Show {
     pub steps: Vec<Step>,
     /// While unpaid.
     pub payment: Option<Unpaid>,
+    /// After it ended unpaid.
+    pub again: Option<Again>,
     /// When something went wrong.
     pub problem: Option<Problem>,
     /// When it runs.
@@ -345,6 +357,7 @@ impl Page for Show {
             tone: "wait",
             steps: sample_steps(5, StepState::Now),
             payment: None,
+            again: None,
             problem: None,
             server: None,
             plan: "Plan S".to_owned(),
@@ -404,9 +417,10 @@ impl Page for Show {
             events: None,
             ..stuck.clone()
         };
-        let ended = |state| Self {
+        let ended = |state, again| Self {
             state,
             tone: "idle",
+            again: Some(again),
             steps: sample_steps(0, StepState::Skipped),
             events: None,
             ..building.clone()
@@ -421,8 +435,9 @@ impl Page for Show {
             ("needs-operator", stuck),
             ("refunding", refunding),
             ("refunded", refunded),
-            ("cancelled", ended("cancelled")),
-            ("expired", ended("expired")),
+            ("cancelled", ended("cancelled", Again::Order("/orders/x/again".to_owned()))),
+            ("expired", ended("expired", Again::Order("/orders/x/again".to_owned()))),
+            ("ordered-again", ended("expired", Again::Ordered("/orders/y".to_owned()))),
         ]
     }
 }

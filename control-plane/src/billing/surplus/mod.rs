@@ -1,0 +1,244 @@
+//! Money that came on a second page of an order that is paid already: found, told, given back.
+//!
+//! It is never kept silently (I6). Finding it writes a row, an audit row, an alarm and the job that ends the
+//! second subscription and gives the money back; each is done once however often the payment is announced. The
+//! order's own payment, subscription and refund are not touched.
+
+mod store;
+
+use std::time::Duration;
+
+use ez_protocol::{OrderId, UnixMillis};
+use serde_json::{Value, json};
+use sqlx::AnyConnection;
+
+use super::{
+    BillingError, RefundState,
+    model::CallState,
+    outbox::{self, Call},
+    refund,
+    stripe::{self, CheckoutSession, FaultKind, Metadata, RefundView, SubscriptionView},
+    sync,
+};
+use crate::{
+    app::{App, Services},
+    audit,
+    db::DbError,
+    fleet::{Severity, alarms},
+    jobs::{self, JobError, JobRun},
+};
+
+/// Gives one back; the key is the page's id.
+pub(super) const GIVE_BACK: &str = "billing.give_back";
+/// The alarm about one that is not given back yet.
+const ALARM: &str = "paid_twice";
+/// The word of a refund's metadata that names the page.
+const SESSION: &str = "surplus_session";
+/// A refund that is on its way is looked at again after this long.
+const LOOK_AGAIN: Duration = Duration::from_secs(5 * 60);
+/// One that Stripe could not make is tried again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A payment that is not owed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Surplus {
+    pub(super) session: String,
+    pub(super) order: OrderId,
+    pub(super) subscription: Option<String>,
+    pub(super) invoice: Option<String>,
+    pub(super) state: RefundState,
+    pub(super) attempt: i64,
+    pub(super) refund: Option<String>,
+}
+
+/// Writes a second payment down and has it given back; nothing happens when it is known.
+pub(super) async fn found(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    session: &CheckoutSession,
+    subscription: Option<&SubscriptionView>,
+) -> Result<(), DbError> {
+    let invoice = session.invoice.clone().or_else(|| subscription.and_then(|s| s.latest_invoice.clone()));
+    let surplus = Surplus {
+        session: session.id.clone(),
+        order,
+        subscription: session.subscription.clone(),
+        invoice,
+        state: RefundState::Wanted,
+        attempt: 1,
+        refund: None,
+    };
+    if !store::insert(tx, at, &surplus, session.amount_total, session.currency.as_deref()).await? {
+        return Ok(());
+    }
+    tracing::error!(order.id = %order, stripe.session = %session.id, "an order was paid twice; the second payment goes back");
+    let detail = format!(
+        "Order {order} was paid on a second page as well ({}). That payment is being given back.",
+        session.id
+    );
+    raise(tx, at, &session.id, &detail).await?;
+    note(
+        tx,
+        at,
+        order,
+        "payment.surplus_found",
+        json!({"session": session.id, "amount_minor": session.amount_total}),
+    )
+    .await?;
+    jobs::enqueue(tx, GIVE_BACK, &session.id, &Value::Null, at).await
+}
+
+async fn raise(tx: &mut AnyConnection, at: UnixMillis, session: &str, detail: &str) -> Result<(), DbError> {
+    let alarm =
+        alarms::New { kind: ALARM, subject: session, severity: Severity::Critical, node: None, detail };
+    alarms::raise(tx, at, alarm).await
+}
+
+async fn note(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    action: &str,
+    detail: Value,
+) -> Result<(), DbError> {
+    let entry = audit::Entry {
+        actor: "stripe".to_owned(),
+        action: action.to_owned(),
+        subject_kind: "order".to_owned(),
+        subject_id: order.to_string(),
+        detail,
+    };
+    audit::record(tx, at, entry).await
+}
+
+/// The job: whatever is left to do about one.
+pub(super) async fn run_give_back(app: App, run: JobRun) -> Result<(), JobError> {
+    let state = give_back(&app, &run.key).await.map_err(|error| match error {
+        BillingError::Db(error) => error.into(),
+        error if error.is_passing() => JobError::retry(error),
+        error => JobError::fail(error),
+    })?;
+    let again = match state {
+        RefundState::Succeeded => return Ok(()),
+        RefundState::Wanted | RefundState::Pending => LOOK_AGAIN,
+        RefundState::Failed => TRY_AGAIN,
+    };
+    let (session, at) = (run.key, app.clock.now().plus(again));
+    app.db
+        .write(move |tx| {
+            Box::pin(async move { jobs::enqueue(tx, GIVE_BACK, &session, &Value::Null, at).await })
+        })
+        .await?;
+    Ok(())
+}
+
+/// Ends the second subscription and gives its payment back. Safe to repeat.
+async fn give_back(app: &Services, session: &str) -> Result<RefundState, BillingError> {
+    let known = load(app, session).await?;
+    match (known.state, &known.refund) {
+        (RefundState::Succeeded, _) => return Ok(known.state),
+        (RefundState::Pending, Some(refund)) => {
+            sync::refund(app, refund).await?;
+            return Ok(load(app, session).await?.state);
+        }
+        (RefundState::Failed, _) => {
+            let (at, id) = (app.clock.now(), session.to_owned());
+            app.db.write(move |tx| Box::pin(async move { store::next_attempt(tx, at, &id).await })).await?;
+        }
+        (RefundState::Wanted | RefundState::Pending, _) => {}
+    }
+    let known = load(app, session).await?;
+    end_subscription(app, &known).await?;
+    let invoice = known.invoice.as_deref().ok_or(BillingError::Unknown("invoice"))?;
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
+    let intent = stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))?;
+    // No `order_id`: that is the word of the order's own refund.
+    let metadata = Metadata::from([
+        (SESSION.to_owned(), known.session.clone()),
+        ("surplus_of".to_owned(), known.order.to_string()),
+        ("install_id".to_owned(), app.keys.install().to_string()),
+    ]);
+    let call = Call::new("surplus", &known.session, known.attempt, stripe::create_refund(&intent, metadata));
+    let mark = (SESSION, known.session.as_str());
+    let read_at = app.clock.now();
+    let answer = refund::send(app, &call, &intent, mark).await?;
+    let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
+    let view: RefundView = sync::view(&answer)?;
+    take(app, read_at, session, &view, &answer).await?;
+    outbox::close(app, &call, CallState::Done, id, None).await?;
+    Ok(load(app, session).await?.state)
+}
+
+async fn load(app: &Services, session: &str) -> Result<Surplus, BillingError> {
+    let mut connection = app.db.read().await?;
+    store::get(&mut connection, session).await?.ok_or(BillingError::Unknown("surplus payment"))
+}
+
+async fn end_subscription(app: &Services, known: &Surplus) -> Result<(), BillingError> {
+    let Some(subscription) = &known.subscription else { return Ok(()) };
+    match app.stripe.get(app.entropy.as_ref(), &stripe::cancel_subscription(subscription)).await {
+        Ok(_) => Ok(()),
+        // It has ended already.
+        Err(fault) if matches!(fault.kind, FaultKind::NotFound | FaultKind::Refused) => Ok(()),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+/// The page a refund belongs to, if it gives a surplus payment back.
+pub(super) fn session_of(refund: &RefundView) -> Option<&str> {
+    refund.metadata.get(SESSION).map(String::as_str)
+}
+
+/// Takes over a refund that was read at `read_at`.
+pub(super) async fn take(
+    app: &Services,
+    read_at: UnixMillis,
+    session: &str,
+    refund: &RefundView,
+    value: &Value,
+) -> Result<(), BillingError> {
+    let state = RefundState::of(refund);
+    let (now, session, json, refund) =
+        (app.clock.now(), session.to_owned(), value.to_string(), refund.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if super::store::put_object(tx, &refund.id, "refund", read_at, &json).await?
+                    && let Some(known) = store::set_state(tx, now, &session, state, &refund.id).await?
+                {
+                    told(tx, now, &known, state).await?;
+                }
+                super::store::finish_events(tx, &refund.id, read_at, now, super::model::EventState::Done)
+                    .await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+/// What a change of a refund means for people.
+async fn told(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    known: &Surplus,
+    state: RefundState,
+) -> Result<(), DbError> {
+    let detail = json!({"session": known.session});
+    match state {
+        RefundState::Succeeded => {
+            alarms::clear(tx, at, ALARM, &known.session).await?;
+            note(tx, at, known.order, "payment.surplus_returned", detail).await
+        }
+        RefundState::Failed => {
+            let words = format!(
+                "The second payment of order {} ({}) could not be given back; it is tried again every day.",
+                known.order, known.session
+            );
+            raise(tx, at, &known.session, &words).await?;
+            note(tx, at, known.order, "payment.surplus_not_returned", detail).await?;
+            jobs::enqueue(tx, GIVE_BACK, &known.session, &Value::Null, at.plus(TRY_AGAIN)).await
+        }
+        RefundState::Wanted | RefundState::Pending => Ok(()),
+    }
+}

@@ -1,0 +1,99 @@
+//! SQL of surplus payments.
+
+use ez_protocol::UnixMillis;
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::{RefundState, Surplus};
+use crate::db::{Cols, DbError};
+
+fn read(row: &AnyRow) -> Result<Surplus, DbError> {
+    let row = Cols::of("billing_surplus", row);
+    Ok(Surplus {
+        session: row.text("session_id")?,
+        order: row.id("order_id")?,
+        subscription: row.get("subscription_id")?,
+        invoice: row.get("invoice_id")?,
+        state: row.get("state")?,
+        attempt: row.int("attempt")?,
+        refund: row.get("refund_id")?,
+    })
+}
+
+/// Writes one down; `false` if it is there already.
+pub(super) async fn insert(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    surplus: &Surplus,
+    amount_minor: Option<i64>,
+    currency: Option<&str>,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO billing_surplus
+             (session_id, order_id, subscription_id, invoice_id, state, attempt, amount_minor, currency, found_at,
+              updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+         ON CONFLICT (session_id) DO NOTHING",
+    )
+    .bind(&surplus.session)
+    .bind(surplus.order.to_string())
+    .bind(&surplus.subscription)
+    .bind(&surplus.invoice)
+    .bind(surplus.state)
+    .bind(surplus.attempt)
+    .bind(amount_minor)
+    .bind(currency)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn get(connection: &mut AnyConnection, session: &str) -> Result<Option<Surplus>, DbError> {
+    let row = sqlx::query(
+        "SELECT session_id, order_id, subscription_id, invoice_id, state, attempt, refund_id
+         FROM billing_surplus WHERE session_id = $1",
+    )
+    .bind(session)
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Writes how its refund stands; nothing comes back if that was known.
+pub(super) async fn set_state(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    session: &str,
+    state: RefundState,
+    refund: &str,
+) -> Result<Option<Surplus>, DbError> {
+    let row = sqlx::query(
+        "UPDATE billing_surplus SET state = $2, refund_id = $3, updated_at = $4
+         WHERE session_id = $1 AND state <> $2
+         RETURNING session_id, order_id, subscription_id, invoice_id, state, attempt, refund_id",
+    )
+    .bind(session)
+    .bind(state)
+    .bind(refund)
+    .bind(at.0)
+    .fetch_optional(tx)
+    .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// A refund that failed is followed by the next one.
+pub(super) async fn next_attempt(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    session: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE billing_surplus SET state = 'wanted', attempt = attempt + 1, refund_id = NULL, updated_at = $2
+         WHERE session_id = $1 AND state = 'failed'",
+    )
+    .bind(session)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
