@@ -22,3 +22,5 @@ shell-foot = Virtual servers on Proxmox VE, ready in two minutes.
 shell-theme-auto = Auto
 shell-theme-light = Light
 shell-theme-dark = Dark
+shell-test-mode-label = Test mode
+shell-side = Your account

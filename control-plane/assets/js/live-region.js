@@ -35,6 +35,10 @@ function merge(from, to) {
     return;
   }
   mergeAttributes(from, to);
+  mergeChildren(from, to);
+}
+
+function mergeChildren(from, to) {
   let at = from.firstChild;
   for (const wanted of [...to.childNodes]) {
     let there = at;
@@ -115,6 +119,12 @@ class LiveRegion extends HTMLElement {
     this.#source = undefined;
   }
 
+  /** The page this is a part of; the answer to a refused form has another address, which cannot be fetched. */
+  #page() {
+    const page = this.getAttribute('src').replace(/\/changes(\?.*)?$/, '');
+    return location.pathname === page ? location.href : page;
+  }
+
   /** Fetches the block and merges it in; calls that come meanwhile become one more. */
   async refresh() {
     if (this.#asking) {
@@ -124,7 +134,7 @@ class LiveRegion extends HTMLElement {
     this.#asking = true;
     try {
       const fragment = this.getAttribute('fragment') ?? 'live';
-      const answer = await fetch(location.href, {
+      const answer = await fetch(this.#page(), {
         headers: { accept: `text/html; fragment=${fragment}` },
         redirect: 'error',
       });
@@ -132,7 +142,7 @@ class LiveRegion extends HTMLElement {
       if (answer.ok) {
         const body = parse(await answer.text());
         const ended = !body.querySelector('[aria-current="step"]') && this.querySelector('[aria-current="step"]');
-        merge(this, Object.assign(body, { id: this.id }));
+        mergeChildren(this, body);
         if (ended) this.dispatchEvent(new CustomEvent('ended', { bubbles: true }));
       }
     } catch {

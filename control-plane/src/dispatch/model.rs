@@ -54,6 +54,21 @@ pub struct Refused {
     pub to: State,
 }
 
+/// Whether a refusal says nothing about the order: the node was busy or not ready, and the same order may be
+/// taken a little later. The host's owner's limits on creates per time are of this kind.
+pub fn is_passing_refusal(refusal: &str) -> bool {
+    matches!(
+        refusal,
+        "NOT_YET"
+            | "NO_SPACE"
+            | "CLOCK_SKEW"
+            | "EXPIRED"
+            | "STALE"
+            | "POLICY(limits.creates_per_minute)"
+            | "POLICY(limits.creates_per_day)"
+    )
+}
+
 impl State {
     /// Whether nothing more is expected of it.
     pub fn is_final(self) -> bool {

@@ -10,7 +10,7 @@ use sqlx::AnyConnection;
 
 use super::{
     OBSERVE_JOB, events,
-    model::{FactsView, ProvisioningRecord, State, event_word},
+    model::{FactsView, ProvisioningRecord, State, event_word, is_passing_refusal},
     store,
 };
 use crate::{
@@ -163,7 +163,7 @@ async fn refused(
     match code.parse::<RefusalCode>() {
         Ok(R::VmidTaken) => fleet::vmid_is_foreign(tx, order.instance).await,
         // These end by themselves or are the ordinary course of superseding.
-        Ok(R::Stale | R::Expired | R::NotYet | R::NoSpace | R::ClockSkew) => Ok(()),
+        _ if is_passing_refusal(shown) => Ok(()),
         _ => {
             let detail = format!("A node refused an order with {shown}.");
             raise(tx, at, "order_refused", order.node, &order.id.to_string(), &detail).await

@@ -33,6 +33,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/operator/nodes/{node}/revoke", post(revoke))
         .route("/operator/nodes/{node}/token", post(token))
         .route("/operator/alarms", get(alarms))
+        .route("/operator/alarms/close", post(close_alarm))
 }
 
 async fn home(ctx: Ctx, _staff: Staff) -> web::Result {
@@ -59,6 +60,15 @@ async fn alarms(ctx: Ctx, _staff: Staff, State(app): State<App>) -> web::Result 
     let mut conn = app.db.read().await?;
     let page = show::all_alarms(&mut conn).await?;
     ctx.page(&page)
+}
+
+async fn close_alarm(ctx: Ctx, staff: Staff, State(app): State<App>, sent: Submission) -> web::Result {
+    let (at, actor) = (app.clock.now(), actor(&staff)?);
+    let (kind, subject) = (sent.text("kind").to_owned(), sent.text("about").to_owned());
+    app.db
+        .write(move |tx| Box::pin(async move { super::alarms::close(tx, at, &kind, &subject, &actor).await }))
+        .await?;
+    ctx.redirect_saying("/operator/alarms", Tone::Good, "alarm-closed")
 }
 
 async fn new(ctx: Ctx, staff: Staff, State(app): State<App>) -> web::Result {

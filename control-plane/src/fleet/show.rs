@@ -152,11 +152,13 @@ fn open(list: Vec<Alarm>) -> Vec<AlarmRow> {
 fn alarm_row(alarm: Alarm) -> AlarmRow {
     let href = match alarm.kind.as_str() {
         "order_stuck" | "order_refused" => Some(format!("/operator/orders/{}", alarm.subject)),
+        "order_needs_operator" => Some(format!("/operator/orders/{}", alarm.subject)),
         _ => alarm.node.map(|node| format!("/operator/nodes/{node}")),
     };
     AlarmRow {
         severity: alarm.severity.as_str(),
         kind: alarm.kind,
+        about: alarm.subject.clone(),
         // Ids are for machines: the link leads to what it is about.
         subject: alarm.subject.chars().take(if alarm.subject.len() == 36 { 8 } else { 60 }).collect(),
         detail: alarm.detail,

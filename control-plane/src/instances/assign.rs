@@ -135,7 +135,7 @@ fn better(
 ) -> Result<Option<()>, NoPlace> {
     let node = snapshot.nodes.iter().find(|node| node.id == place.node);
     let usable = node.is_some_and(|node| node.known);
-    let wanted = node.is_some_and(|node| !node.cordoned);
+    let wanted = node.is_some_and(|node| node.accepts_new());
     if usable && wanted {
         return Ok(None);
     }
@@ -143,7 +143,7 @@ fn better(
     exclude.push(place.node);
     match placement::choose(snapshot, need, &exclude) {
         Ok(_) => Ok(Some(())),
-        // A cordoned node keeps what it has promised when nobody else can.
+        // A cordoned or silent node keeps what it has promised when nobody else can.
         Err(_) if usable => Ok(None),
         Err(none) => Err(none),
     }

@@ -14,7 +14,7 @@ use crate::{
     billing,
     db::DbError,
     dispatch,
-    fleet::{self, Release},
+    fleet::{self, Release, Severity, alarms},
     instances::{self, Instance, InstanceError, InstanceState},
 };
 
@@ -163,6 +163,9 @@ async fn leave_node(
         Some(_) => Release::Gone,
         None => Release::NeverUsed,
     };
+    if how == Release::Unknown {
+        may_still_run(tx, at, &instance).await?;
+    }
     fleet::release(tx, at, instance.id, how).await?;
     let instance = match instance.state {
         InstanceState::NeedsOperator | InstanceState::Provisioning | InstanceState::Failed => {
@@ -174,4 +177,22 @@ async fn leave_node(
         instances::give_up_place(tx, at, instance, how, actor).await?;
     }
     Ok(())
+}
+
+/// A revoked node hears nothing any more: whether its half-built server runs there, only a person can see.
+async fn may_still_run(tx: &mut AnyConnection, at: UnixMillis, instance: &Instance) -> Result<(), DbError> {
+    let Some(place) = fleet::placement_of(tx, instance.id).await? else { return Ok(()) };
+    let detail = format!(
+        "{} was given up on a revoked node that may still have it as VM {}. Make sure on that host that it is gone, \
+         or that the host is off: until then there may be two.",
+        instance.hostname, place.vmid
+    );
+    let alarm = alarms::New {
+        kind: "may_run_twice",
+        subject: &instance.hostname,
+        severity: Severity::Critical,
+        node: Some(place.node),
+        detail: &detail,
+    };
+    alarms::raise(tx, at, alarm).await
 }

@@ -18,6 +18,10 @@ const PLACED: &str = "placed";
 const SIGNED: &str = "signed";
 const ACCEPTED: &str = "accepted";
 
+/// The last step of a build, and its name when it is over and the guest said nothing.
+const AWAIT_USABLE: &str = "await_usable";
+const UNCONFIRMED: &str = "started_unconfirmed";
+
 /// The node's steps as they are shown before it has said anything.
 const BUILD: [&str; 7] = ["clone", "configure", "resize", "cloud_init", "firewall", "start", "await_usable"];
 
@@ -89,6 +93,12 @@ fn compose(
         steps.extend(BUILD.into_iter().map(|name| step(name, as_it_is, None)));
     } else {
         steps.extend(build);
+    }
+    let unseen = record.is_some_and(|record| {
+        record.state == State::Succeeded && !record.facts.as_ref().is_some_and(|facts| facts.confirmed)
+    });
+    if unseen && let Some(last) = steps.iter_mut().find(|step| step.name == AWAIT_USABLE) {
+        UNCONFIRMED.clone_into(&mut last.name);
     }
     mark_current(order, &mut steps);
     steps

@@ -12,7 +12,13 @@ use super::{
     model::{Order, OrderEvent, OrderState, Outcome, Refused, Transition},
     store,
 };
-use crate::{audit, config::Config, db::DbError, jobs, notify};
+use crate::{
+    audit,
+    config::Config,
+    db::DbError,
+    fleet::{Severity, alarms},
+    jobs, notify,
+};
 
 /// The money goes back by itself when nobody decided for so long.
 pub(super) const REFUND_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -99,11 +105,35 @@ pub(super) async fn take(
     };
     audit::record(tx, at, entry).await?;
     write_letters(tx, config, at, from, &moved, cause.event).await?;
+    ask_a_person(tx, at, from, &moved).await?;
     if !to.is_closed() {
         jobs::enqueue(tx, ADVANCE, &moved.id.to_string(), &json!({"order_id": moved.id}), at).await?;
     }
     tracing::info!(order.id = %moved.id, order.from = %from, order.to = %to, order.cause = %cause.event, "order moved");
     Ok(Taken::Moved(moved))
+}
+
+/// An order that waits for a person is an alarm for as long as it waits.
+async fn ask_a_person(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    from: OrderState,
+    order: &Order,
+) -> Result<(), DbError> {
+    let (kind, subject) = ("order_needs_operator", order.id.to_string());
+    match order.state {
+        OrderState::NeedsOperator => {
+            let detail = format!(
+                "{} in {} is paid and cannot go on by itself. Its page has the ways out; the money goes back in a day.",
+                order.hostname, order.location
+            );
+            let severity = Severity::Critical;
+            let alarm = alarms::New { kind, subject: &subject, severity, node: None, detail: &detail };
+            alarms::hold(tx, at, alarm).await.map(|_| ())
+        }
+        _ if from == OrderState::NeedsOperator => alarms::clear(tx, at, kind, &subject).await,
+        _ => Ok(()),
+    }
 }
 
 /// Letters that belong to a move.

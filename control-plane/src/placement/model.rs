@@ -59,6 +59,8 @@ pub struct NodeView {
     pub known: bool,
     /// Its agent is connected now.
     pub online: bool,
+    /// Nothing has been heard of it for so long that it counts as offline, or never.
+    pub away: bool,
     /// Virtual CPUs (after over-commit).
     pub vcpu: Room,
     /// Memory in MiB.
@@ -80,7 +82,7 @@ pub struct NodeView {
 impl NodeView {
     /// Whether the node takes new servers at all.
     pub fn accepts_new(&self) -> bool {
-        self.known && !self.cordoned
+        self.known && !self.cordoned && !self.away
     }
 
     /// Whether CPU, memory and disk fit at once.
@@ -120,7 +122,7 @@ pub enum NoPlace {
     /// No node is in that location.
     #[error("no node is in that location")]
     UnknownLocation,
-    /// Every node there is cordoned, revoked or not yet known.
+    /// Every node there is cordoned, revoked, offline or not yet known.
     #[error("no node in that location takes new servers")]
     NoneAccepting,
     /// Every node there was tried already.

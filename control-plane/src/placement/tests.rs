@@ -19,6 +19,7 @@ fn node(n: u8) -> NodeView {
         cordoned: false,
         known: true,
         online: true,
+        away: false,
         vcpu: Room { capacity: 64, sold: 0 },
         memory_mib: Room { capacity: 65_536, sold: 0 },
         disk_gib: Room { capacity: 1_000, sold: 0 },
@@ -89,7 +90,7 @@ prop_compose! {
     ) -> NodeView {
         NodeView {
             location: if here { "fsn".into() } else { "nbg".into() },
-            cordoned, known, online, vcpu, memory_mib, disk_gib, has_storage, has_bridge, free_ipv4, free_vmids,
+            cordoned, known, online, away: !online && free_ipv4 % 2 == 0, vcpu, memory_mib, disk_gib, has_storage, has_bridge, free_ipv4, free_vmids,
             images: if ready { BTreeSet::from([IMAGE.to_owned()]) } else { BTreeSet::new() },
             ..node(n)
         }

@@ -5,10 +5,11 @@
 mod store;
 
 use ez_protocol::{NodeId, UnixMillis};
+use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::model::{Alarm, Severity};
-use crate::db::DbError;
+use crate::{audit, db::DbError};
 
 /// An alarm to be raised.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,28 @@ pub async fn hold(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Res
 /// Those of the database.
 pub async fn clear(tx: &mut AnyConnection, at: UnixMillis, kind: &str, subject: &str) -> Result<(), DbError> {
     store::clear(tx, at, kind, subject).await
+}
+
+/// A person has dealt with it; it comes back if its cause does.
+///
+/// # Errors
+/// Those of the database.
+pub async fn close(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    kind: &str,
+    subject: &str,
+    actor: &str,
+) -> Result<(), DbError> {
+    store::clear(tx, at, kind, subject).await?;
+    let entry = audit::Entry {
+        actor: actor.to_owned(),
+        action: "alarm.closed".to_owned(),
+        subject_kind: "alarm".to_owned(),
+        subject_id: subject.to_owned(),
+        detail: json!({ "kind": kind }),
+    };
+    audit::record(tx, at, entry).await
 }
 
 /// Open alarms, the most urgent and newest first, then those closed lately; at most `limit`.

@@ -59,6 +59,7 @@ fn view(node: &NodeRow, pools: &[store::Pool], vmids_again: u64, at: UnixMillis)
         cordoned: node.state == NodeState::Cordoned,
         known: node.state.takes_orders() && node.reported_at.is_some(),
         online: node.presence(at) == Presence::Online,
+        away: matches!(node.presence(at), Presence::Offline | Presence::Never),
         vcpu: node.vcpu,
         memory_mib: node.memory_mib,
         disk_gib: node.disk_gib,

@@ -1,6 +1,6 @@
 //! From paid to built: a place, a signed order, and what came of it.
 
-use ez_protocol::{OrderId, UnixMillis, order::CLOCK_TOLERANCE};
+use ez_protocol::{NodeId, OrderId, UnixMillis, order::CLOCK_TOLERANCE};
 use sqlx::AnyConnection;
 
 use super::{ANYWAY, AdvanceError, MOST_ATTEMPTS, PLACE_AGAIN, PLACE_FOR, SILENT_AFTER};
@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     dispatch::{self, IssueError, Keys, ProvisioningRecord, State},
     entropy::Entropy,
-    fleet::{self, Release},
+    fleet::{self, Presence, Release},
     instances::{self, AssignError, BuildError, Instance, InstanceState},
     notify,
     orders::{
@@ -91,13 +91,34 @@ impl Desk<'_> {
         }
         // After an operator's try the order goes back to the operator, see `attempt_over`.
         let by_itself = instance.state != InstanceState::NeedsOperator && order.refund_due_at.is_none();
-        if by_itself && instance.attempts >= MOST_ATTEMPTS {
-            let why = instance.reason.clone();
-            tracing::warn!(order.id = %order.id, instance.reason = ?why, "building was given up");
-            self.take(tx, order, OrderEvent::GaveUp, Some(reason::BUILD_FAILED)).await?;
+        if by_itself && let Some(why) = self.given_up(tx, &order, &instance).await? {
+            tracing::warn!(order.id = %order.id, instance.reason = ?instance.reason, why, "building was given up");
+            self.take(tx, order, OrderEvent::GaveUp, Some(why)).await?;
             return Ok(Next::Again);
         }
         self.place(tx, order, instance).await
+    }
+
+    /// Why trying on makes no sense without a person. A node that was busy or a VMID that was taken is not the
+    /// order's fault: only time ends that.
+    async fn given_up(
+        &self,
+        tx: &mut AnyConnection,
+        order: &Order,
+        instance: &Instance,
+    ) -> Result<Option<&'static str>, AdvanceError> {
+        let (mut failed, mut passing) = (0, false);
+        for build in dispatch::history_of(tx, instance.id).await?.iter().filter(|b| b.verb == "ensure") {
+            let refusal = build.refusal.as_deref().unwrap_or_default();
+            passing = dispatch::is_passing_refusal(refusal);
+            failed += u32::from(!passing && refusal != "VMID_TAKEN");
+        }
+        let late = self.at.since(order.paid_at.unwrap_or(order.placed_at)) >= PLACE_FOR;
+        Ok(match (failed >= MOST_ATTEMPTS, passing && late) {
+            (true, _) => Some(reason::BUILD_FAILED),
+            (false, true) => Some(reason::NO_CAPACITY),
+            (false, false) => None,
+        })
     }
 
     async fn place(
@@ -108,8 +129,14 @@ impl Desk<'_> {
     ) -> Result<Next, AdvanceError> {
         let (tried, state) = (instance.tried_nodes.clone(), instance.state);
         let assigned = match instances::assign(tx, self.at, self.entropy, instance.clone(), "system").await {
-            // Every node was tried: a passing fault deserves a second try on the same ones.
+            // Every node was tried: a passing fault deserves a second try on the same ones, busy ones a little later.
             Err(AssignError::NoPlace(NoPlace::AllTried)) if !tried.is_empty() => {
+                let last = dispatch::latest_for(tx, instance.id).await?;
+                let busy = last.filter(|b| b.refusal.as_deref().is_some_and(dispatch::is_passing_refusal));
+                let again = busy.map(|b| b.finished_at.unwrap_or(b.issued_at).plus(PLACE_AGAIN));
+                if let Some(again) = again.filter(|again| self.at < *again) {
+                    return Ok(Next::LookAt(again));
+                }
                 let afresh = Instance { tried_nodes: Vec::new(), ..instance };
                 instances::assign(tx, self.at, self.entropy, afresh, "system").await
             }
@@ -174,8 +201,11 @@ impl Desk<'_> {
         };
         let record = record.ok_or(AdvanceError::NoServer)?;
         if record.state.is_undelivered() {
-            if self.at <= record.expires_at {
-                return Ok(Next::LookAt(UnixMillis(record.expires_at.0 + 1)));
+            // What never left is taken back as soon as its node is known to be away; else it has its time.
+            let never_left = record.attempts == 0 && self.is_away(tx, record.node).await?;
+            if self.at <= record.expires_at && !never_left {
+                let soon = self.at.plus(PLACE_AGAIN);
+                return Ok(Next::LookAt(UnixMillis(record.expires_at.0 + 1).min(soon)));
             }
             dispatch::cancel_unaccepted(tx, self.at, record.id).await?;
         }
@@ -187,6 +217,11 @@ impl Desk<'_> {
             (true, Some(at)) => Ok(Next::LookAt(UnixMillis(at.0 + 1))),
             (true, None) => self.attempt_over(tx, order, instance, &record).await,
         }
+    }
+
+    async fn is_away(&self, tx: &mut AnyConnection, node: NodeId) -> Result<bool, AdvanceError> {
+        let node = fleet::node(tx, node).await?;
+        Ok(node.is_none_or(|node| matches!(node.presence(self.at), Presence::Offline | Presence::Never)))
     }
 
     /// A node has, or had, orders to build it in its journal; the newest comes first.

@@ -61,6 +61,8 @@ pub struct AlarmRow {
     pub severity: &'static str,
     /// Stable word; text `fleet-alarm-<kind>` or the general one.
     pub kind: String,
+    /// What it is about, as stored: with the kind it names the alarm.
+    pub about: String,
     /// Name of the node or of the server.
     pub subject: String,
     /// One sentence.
@@ -232,6 +234,7 @@ fn sample_node(name: &str, state: &'static str, presence: &'static str, ago: Opt
 
 fn sample_alarm(severity: &'static str, kind: &str, subject: &str, detail: &str) -> AlarmRow {
     AlarmRow {
+        about: subject.to_owned(),
         severity,
         kind: kind.to_owned(),
         subject: subject.to_owned(),
