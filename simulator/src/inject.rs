@@ -129,11 +129,12 @@ pub(crate) fn is_zero(count: &u32) -> bool {
 pub(crate) struct Away {
     state: watch::Sender<bool>,
     absences: AtomicU64,
+    resets: AtomicU64,
 }
 
 impl Default for Away {
     fn default() -> Self {
-        Self { state: watch::Sender::new(false), absences: AtomicU64::new(0) }
+        Self { state: watch::Sender::new(false), absences: AtomicU64::new(0), resets: AtomicU64::new(0) }
     }
 }
 
@@ -171,19 +172,37 @@ impl Away {
         *self.state.borrow()
     }
 
+    /// Is there again, and nothing was ever wrong.
+    pub(crate) fn clear(&self) {
+        self.come_back();
+        self.resets.store(0, Ordering::SeqCst);
+    }
+
+    /// How many connections were cut or turned away.
+    pub(crate) fn resets(&self) -> u64 {
+        self.resets.load(Ordering::SeqCst)
+    }
+
+    /// Turns a connection away as the kernel does for a process that is gone: with a reset.
+    pub(crate) fn reset(&self, stream: TcpStream) {
+        self.resets.fetch_add(1, Ordering::SeqCst);
+        // Without it the peer sees an orderly end instead, which is as good as gone.
+        let _orderly_at_worst = stream.set_zero_linger();
+        drop(stream);
+    }
+
+    /// Ends when an open connection has to be cut.
+    pub(crate) async fn cut(&self) {
+        self.gone().await;
+        self.resets.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Waits until it goes away; returns at once if it is.
-    pub(crate) async fn gone(&self) {
+    async fn gone(&self) {
         let mut state = self.state.subscribe();
         // The sender lives as long as `self`, so the wait cannot fail.
         let _away = state.wait_for(|away| *away).await;
     }
-}
-
-/// Closes a connection as the kernel does for a process that is gone: with a reset.
-pub(crate) fn reset(stream: TcpStream) {
-    // Without it the peer sees an orderly end instead, which is as good as gone.
-    let _orderly_at_worst = stream.set_zero_linger();
-    drop(stream);
 }
 
 #[cfg(test)]
@@ -244,5 +263,10 @@ mod tests {
         assert!(away.is_away());
         away.end(later);
         assert!(!away.is_away());
+        away.leave();
+        away.cut().await;
+        assert_eq!(away.resets(), 1);
+        away.clear();
+        assert!(!away.is_away() && away.resets() == 0);
     }
 }

@@ -133,12 +133,12 @@ impl Injector {
 
     /// All rules.
     pub(crate) fn list(&self) -> Value {
-        json!({ "rules": self.rules.list(), "down": self.away.is_away() })
+        json!({ "rules": self.rules.list(), "down": self.away.is_away(), "resets": self.away.resets() })
     }
 
     /// Everything is well again.
     pub(crate) fn clear(&self) {
         self.rules.clear();
-        self.away.come_back();
+        self.away.clear();
     }
 }

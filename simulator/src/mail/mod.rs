@@ -109,13 +109,13 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if faults.away.is_away() => crate::inject::reset(stream),
+            Ok((stream, _)) if faults.away.is_away() => faults.away.reset(stream),
             Ok((stream, peer)) => {
                 let talk = smtp::talk(stream, peer, store.clone(), faults.clone());
                 let away = faults.away.clone();
                 clients.spawn(async move {
                     tokio::select! {
-                        () = away.gone() => {}
+                        () = away.cut() => {}
                         done = talk => if let Err(error) = done {
                             tracing::debug!(%error, %peer, "an SMTP client has gone");
                         }

@@ -239,7 +239,8 @@ async fn a_server_that_is_down_resets_open_dialogues_and_new_ones() {
     assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
     let mut fresh = BufReader::new(TcpStream::connect(running.smtp).await.unwrap()).lines();
     assert!(fresh.next_line().await.is_err(), "a reset, no orderly end");
-    assert_eq!(list(&running, "/faults").await["down"], true);
+    let said = list(&running, "/faults").await;
+    assert_eq!((&said["down"], &said["resets"]), (&json!(true), &json!(2)));
     assert_eq!(get(&running, "/").await.0, 200, "the page is another service");
     fault(&running, json!({"down": false})).await;
     assert!(Client::greet(&running).await.send("a").await.unwrap().starts_with("250 "));

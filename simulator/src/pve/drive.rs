@@ -229,7 +229,7 @@ impl State {
     /// Refuses to let a volume grow on a full storage.
     pub(crate) fn room_to_grow(&self, node: &str, volid: &str) -> Result<(), String> {
         let id = volid.split(':').next().unwrap_or_default();
-        match self.storages.get(id).filter(|st| self.is_full(node, &st.id)) {
+        match self.storages.get(id).filter(|st| self.does_not_fit(node, &st.id)) {
             Some(st) => Err(st.no_room_to_grow(volid)),
             None => Ok(()),
         }
@@ -256,7 +256,7 @@ impl State {
             }
             number += 1;
         };
-        if self.is_full(new.node, &new.storage.id) {
+        if self.does_not_fit(new.node, &new.storage.id) {
             return Err(new.storage.no_room(&volid, new.size));
         }
         self.volumes.insert(

@@ -203,7 +203,7 @@ impl NodeFaults {
     /// Takes every rule back; who was away is there again.
     pub(crate) fn clear(&self) {
         self.rules.clear();
-        self.away.come_back();
+        self.away.clear();
     }
 }
 

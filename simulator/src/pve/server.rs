@@ -22,7 +22,6 @@ use super::foreign::Foreign;
 use super::inject::{Kind, NodeFaults};
 use super::params::Params;
 use super::reply::{ApiError, ApiResult, Response, render, transport, unauthorized};
-use crate::inject::reset;
 use crate::serve::Withheld;
 
 const BODY_LIMIT: usize = 512 * 1024;
@@ -63,7 +62,7 @@ pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<r
             },
         };
         if server.faults.away.is_away() {
-            reset(stream);
+            server.faults.away.reset(stream);
             continue;
         }
         let (server, acceptor, stop) = (server.clone(), acceptor.clone(), stop.clone());
@@ -71,7 +70,7 @@ pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<r
             let away = server.faults.away.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = away.gone() => {}
+                () = away.cut() => {}
                 () = connection(server, stream, acceptor) => {}
             }
         });

@@ -1,6 +1,7 @@
 //! What a cluster knows: configurations, volumes, tasks, users. Plain data; the rules are elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -227,8 +228,9 @@ pub(crate) struct State {
     pub(crate) clones: Table<CloneRecord>,
     /// Counters and cluster-wide options.
     pub(crate) meta: Table<String>,
-    /// Storages on which nothing more fits: an injected fault, never written down.
-    full: BTreeSet<(String, String)>,
+    /// Storages on which nothing more fits, and how often something did not: an injected fault, never
+    /// written down.
+    full: BTreeMap<(String, String), AtomicU64>,
     seed: u64,
 }
 
@@ -247,7 +249,7 @@ impl State {
             pools: Table::new("pool"),
             clones: Table::new("clone"),
             meta: Table::new("meta"),
-            full: BTreeSet::new(),
+            full: BTreeMap::new(),
             seed,
         }
     }
@@ -356,34 +358,39 @@ impl State {
         self.pools.iter().find(|(_, p)| p.vms.contains(&vmid)).map(|(id, _)| id.as_str())
     }
 
-    /// Whether nothing more fits on a node's storage.
-    pub(crate) fn is_full(&self, node: &str, storage: &str) -> bool {
-        self.full.iter().any(|(n, id)| n == node && id == storage)
+    fn refusals(&self, node: &str, storage: &str) -> Option<&AtomicU64> {
+        self.full.iter().find(|((n, id), _)| n == node && id == storage).map(|(_, refused)| refused)
+    }
+
+    /// Whether something does not fit on a node's storage because it is full.
+    pub(crate) fn does_not_fit(&self, node: &str, storage: &str) -> bool {
+        self.refusals(node, storage).map(|refused| refused.fetch_add(1, Ordering::SeqCst)).is_some()
     }
 
     /// Fills a node's storage to the brim, or makes room again; false if there is no such storage.
     pub(crate) fn set_full(&mut self, node: &str, storage: &str, full: bool) -> bool {
         let place = (node.to_owned(), storage.to_owned());
         if full && self.storages.contains(storage) {
-            self.full.insert(place);
+            self.full.entry(place).or_default();
         } else {
             self.full.remove(&place);
         }
         self.storages.contains(storage)
     }
 
-    /// The full storages of a node.
-    pub(crate) fn full_storages(&self, node: &str) -> Vec<String> {
-        self.full.iter().filter(|(n, _)| n == node).map(|(_, id)| id.clone()).collect()
+    /// The full storages of a node and how often something did not fit.
+    pub(crate) fn full_storages(&self, node: &str) -> Vec<(String, u64)> {
+        let here = self.full.iter().filter(|((n, _), _)| n == node);
+        here.map(|((_, id), refused)| (id.clone(), refused.load(Ordering::SeqCst))).collect()
     }
 
     /// Makes room on every storage of a node.
     pub(crate) fn empty_storages(&mut self, node: &str) {
-        self.full.retain(|(n, _)| n != node);
+        self.full.retain(|(n, _), _| n != node);
     }
 
     pub(crate) fn used_on(&self, node: &str, storage: &str) -> u64 {
-        if self.is_full(node, storage) {
+        if self.refusals(node, storage).is_some() {
             return self.storages.get(storage).map_or(0, |st| st.total);
         }
         // Thin everywhere: an image takes a tenth of its size.

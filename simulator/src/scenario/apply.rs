@@ -146,16 +146,19 @@ pub async fn faults(targets: &Targets) -> Result<Vec<(String, Value)>, ScenarioE
     Ok(all)
 }
 
-/// How often the rules that are armed have struck, all together. A daemon that is away and a storage that
-/// is full are states and not counted.
+/// How often the faults that are armed have struck, all together: rules, connections that were turned away,
+/// volumes that did not fit.
 ///
 /// # Errors
 /// A simulator does not answer.
 pub async fn hits(targets: &Targets) -> Result<u64, ScenarioError> {
     let all = faults(targets).await?;
-    let lists = all.iter().flat_map(|(_, answer)| ["rules", "webhooks", "api"].map(|key| &answer[key]));
-    let rules = lists.filter_map(Value::as_array).flatten();
-    Ok(rules.filter_map(|rule| rule["hits"].as_u64()).sum())
+    let lists = ["rules", "webhooks", "api", "full_storages"];
+    let listed = all.iter().flat_map(|(_, answer)| lists.map(|key| &answer[key]));
+    let each = listed.filter_map(Value::as_array).flatten();
+    let struck = each.flat_map(|one| [&one["hits"], &one["refused"]]).filter_map(Value::as_u64);
+    let resets = all.iter().filter_map(|(_, answer)| answer["resets"].as_u64());
+    Ok(struck.chain(resets).sum())
 }
 
 /// Waits until somebody has paid who had not when this was called.

@@ -26,7 +26,7 @@ pub(crate) async fn clear(state_dir: &Path) -> anyhow::Result<()> {
     let targets = Targets::read(state_dir)?;
     let hits = scenario::hits(&targets).await?;
     scenario::clear(&targets).await?;
-    say(&format!("Everything is well again. The rules that were armed have struck {hits} times."))
+    say(&format!("Everything is well again. The faults have struck {hits} times."))
 }
 
 fn say(line: &str) -> anyhow::Result<()> {

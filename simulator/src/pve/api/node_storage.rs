@@ -177,7 +177,7 @@ async fn allocate(ctx: Ctx) -> ApiResult {
             if s.volume(&ctx.node, &volid).is_some() {
                 return Err(ApiError::died(format!("disk image '{}' already exists", st.path_of(&volid))));
             }
-            if s.is_full(&ctx.node, storage) {
+            if s.does_not_fit(&ctx.node, storage) {
                 return Err(ApiError::died(st.no_room(&volid, bytes)));
             }
             let volume = Volume {

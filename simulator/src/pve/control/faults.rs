@@ -37,8 +37,12 @@ pub(super) fn routes() -> Router<Control> {
 }
 
 async fn list(Shared(c): Shared<Control>) -> Json<Value> {
-    let full = c.cluster.read(|s| s.full_storages(&c.node)).await;
-    Json(json!({ "rules": c.faults.rules.list(), "full_storages": full, "down": c.faults.away.is_away() }))
+    let full = c.cluster.read(|s| s.full_storages(&c.node)).await.into_iter();
+    let full: Vec<Value> = full.map(|(id, refused)| json!({ "storage": id, "refused": refused })).collect();
+    let away = &c.faults.away;
+    Json(json!({
+        "rules": c.faults.rules.list(), "full_storages": full, "down": away.is_away(), "resets": away.resets(),
+    }))
 }
 
 async fn arm(Shared(c): Shared<Control>, Json(rule): Json<Rule>) -> Response {

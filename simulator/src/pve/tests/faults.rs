@@ -201,6 +201,7 @@ async fn while_the_daemon_restarts_connections_are_reset_and_workers_go_on() {
     assert!(w.clone_to("102", "0").await.is_err());
     // The worker ends although nobody can ask.
     w.made(101).await;
+    assert!(w.control("/faults").await["resets"].as_u64() >= Some(2), "both were turned away");
     let patience = tokio::time::Instant::now() + Duration::from_secs(30);
     while w.control("/faults").await["down"] == true {
         assert!(tokio::time::Instant::now() < patience, "the daemon does not come back");
@@ -210,7 +211,11 @@ async fn while_the_daemon_restarts_connections_are_reset_and_workers_go_on() {
     assert!(!w.there_is(102).await);
     let other = w.running.clusters[0].nodes[1].control_url.clone();
     let said = World::read(w.client().get(format!("{other}/faults"))).await.body;
-    assert_eq!(said, json!({"rules": [], "full_storages": [], "down": false}), "faults are one node's");
+    assert_eq!(
+        said,
+        json!({"rules": [], "full_storages": [], "down": false, "resets": 0}),
+        "faults are one node's"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,9 +277,10 @@ async fn nothing_more_fits_on_a_full_storage() {
     assert_eq!(unknown["error"], "no storage none");
     w.control_post("/storages/local-lvm/full", json!({"full": false})).await;
     assert_eq!(w.task(Method::POST, CLONE, &[("newid", "102"), ("full", "1")]).await, "OK");
+    let refused = |storage: &str| json!({"storage": storage, "refused": 1});
     assert_eq!(
         w.control("/faults").await["full_storages"],
-        json!(["local", "lvm", "rbd", "zfspool"]),
+        json!(["local", "lvm", "rbd", "zfspool"].map(refused)),
         "the others are still full"
     );
 }
@@ -303,7 +309,7 @@ fn faults_live_in_memory_only() {
     runtime().block_on(async {
         let w = World::at(directory.path(), &config("9.2")).await;
         let said = w.control("/faults").await;
-        assert_eq!(said, json!({"rules": [], "full_storages": [], "down": false}));
+        assert_eq!(said, json!({"rules": [], "full_storages": [], "down": false, "resets": 0}));
         assert_eq!(w.task(Method::POST, CLONE, &[("newid", "101"), ("full", "1")]).await, "OK");
     });
 }
