@@ -27,27 +27,31 @@ const GRACE_SECS: u32 = 60;
 
 struct Press(ActionVerb);
 
+/// Its one step.
+pub(super) fn steps(verb: ActionVerb) -> Vec<Box<dyn Step>> {
+    vec![Box::new(Press(verb))]
+}
+
 /// Carries the action out.
 pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
     let Op::Action(action) = &cx.order().op else {
         return Err(Trouble::Stuck("an action without a verb".to_owned()));
     };
     allowed(cx, action.verb)?;
-    let steps: Vec<Box<dyn Step>> = vec![Box::new(Press(action.verb))];
-    saga::run(cx, &steps, 1).await?;
+    saga::run(cx, &steps(action.verb), 1).await?;
     if action.verb == ActionVerb::Reboot {
-        came_back(cx).await?;
+        came_back(cx).await;
     }
     Ok(())
 }
 
-/// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right after.
-async fn came_back(cx: &Cx) -> Result<(), Trouble> {
+/// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right
+/// after. The reboot is done by then; a host that does not answer is no reason to say otherwise.
+async fn came_back(cx: &Cx) {
     let deadline = tokio::time::Instant::now() + COMES_BACK;
-    while !cx.runs().await? && tokio::time::Instant::now() < deadline {
+    while !cx.runs().await.unwrap_or(false) && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Ok(())
 }
 
 /// A suspended or retired server stays off, whoever asks.

@@ -19,6 +19,8 @@ pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
                 tokio::time::sleep(cx.pace().again(looks)).await;
                 looks += 1;
             }
+            // Nothing was touched: the books forget it, so that it can be ordered again.
+            Err(Trouble::Look(why)) => return Err(Trouble::fail(Class::Retryable, why)),
             // Somebody else's VM is not ours to worry about: the order fails, nothing is stuck.
             Err(Trouble::Stuck(why)) => return Err(Trouble::fail(Class::Bug, why)),
             Err(trouble) => return Err(trouble),

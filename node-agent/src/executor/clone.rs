@@ -199,6 +199,8 @@ pub(super) async fn template_of(cx: &Cx) -> Result<ImageTemplate, Trouble> {
                 tokio::time::sleep(cx.pace().again(looks)).await;
                 looks += 1;
             }
+            // Nothing has been called: another node may be tried.
+            Err(Trouble::Look(why)) => return Err(Trouble::fail(Class::Retryable, why)),
             Err(trouble) => return Err(trouble),
         }
     }

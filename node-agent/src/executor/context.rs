@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     journal::{Journal, OrderRow, ResourceRow, StepRow, StepState},
-    pve::{ConfigRead, GuestConfig, Hypervisor, Power, Vmid},
+    pve::{ConfigRead, GuestConfig, Hypervisor, Power, PveError, Vmid},
     report::EventDraft,
 };
 
@@ -153,6 +153,20 @@ impl Cx {
     pub(super) async fn present(&self) -> Result<GuestConfig, Trouble> {
         let gone = || Trouble::fail(Class::Bug, format!("VM {} is not there (any more)", self.vmid()));
         self.own_config().await?.ok_or_else(gone)
+    }
+
+    /// What it means that a call about our VM did not go through. Ours and forbidden: its pool, the last
+    /// act of a clone, may be what is missing, and only root can add it.
+    pub(super) fn refused(&self, error: PveError) -> Trouble {
+        if !error.is_forbidden() {
+            return error.into();
+        }
+        let (vmid, pool) = (self.vmid(), &self.engine.rules.pool);
+        let way_out = format!(
+            "{error}. If VM {vmid} is not in pool {pool}: as root on the host, `pveum pool modify {pool} --vms {vmid}`, \
+             then the order once more"
+        );
+        Trouble::fail(Class::Policy, way_out)
     }
 
     /// Whether the VM runs.

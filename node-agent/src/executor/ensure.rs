@@ -16,7 +16,7 @@ use super::{
     repair,
     saga::{self, Step},
 };
-use crate::journal::Phase;
+use crate::{journal::Phase, pve::ImageTemplate};
 
 /// How long a guest may take to shut down when its service is suspended.
 const SUSPEND_GRACE_SECS: u32 = 60;
@@ -28,40 +28,50 @@ pub(super) fn creates(cx: &Cx) -> bool {
 
 /// Carries the ensure out; answers the result's facts.
 pub(super) async fn run(cx: &Cx) -> Result<Value, Trouble> {
-    let steps = if creates(cx) { create(cx).await? } else { converge(cx)? };
+    let service = cx.spec()?.service;
+    let steps = if creates(cx) {
+        create_steps(template_of(cx).await?, service)
+    } else {
+        converge_steps(service, was_off(cx))
+    };
     saga::run(cx, &steps, 1).await?;
     repair::withdraw(cx);
     Ok(json!({ "confirmed": confirmed(cx).await? }))
 }
 
 /// The steps a customer watches.
-async fn create(cx: &Cx) -> Result<Vec<Box<dyn Step>>, Trouble> {
+pub(super) fn create_steps(template: ImageTemplate, service: Service) -> Vec<Box<dyn Step>> {
     let mut steps: Vec<Box<dyn Step>> = vec![
-        Box::new(Clone { template: template_of(cx).await? }),
+        Box::new(Clone { template }),
         Box::new(Configure::Serve),
         Box::new(Resize),
         Box::new(CloudInit),
         Box::new(Firewall),
     ];
-    if cx.spec()?.service == Service::Active {
+    if service == Service::Active {
         steps.push(Box::new(Start));
         steps.push(Box::new(AwaitUsable));
     }
-    Ok(steps)
+    steps
 }
 
-/// Power changes only where suspension begins or ends, or a retired server comes back.
-fn converge(cx: &Cx) -> Result<Vec<Box<dyn Step>>, Trouble> {
+/// The steps that bring what exists nearer. Power changes only where suspension begins or ends, or a
+/// retired server comes back.
+pub(super) fn converge_steps(service: Service, was_off: bool) -> Vec<Box<dyn Step>> {
     let mut steps: Vec<Box<dyn Step>> =
         vec![Box::new(Configure::Serve), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)];
-    let was_retired = cx.resource().is_some_and(|row| row.phase == Phase::Retired);
-    let was_suspended = cx.applied().is_some_and(|spec| spec.service == Service::Suspended);
-    match cx.spec()?.service {
+    match service {
         Service::Suspended => steps.push(Box::new(Stop { grace_secs: SUSPEND_GRACE_SECS })),
-        Service::Active if was_retired || was_suspended => steps.push(Box::new(Start)),
+        Service::Active if was_off => steps.push(Box::new(Start)),
         Service::Active => {}
     }
-    Ok(steps)
+    steps
+}
+
+/// Whether the server is off because it was suspended or retired.
+fn was_off(cx: &Cx) -> bool {
+    cx.resource().is_some_and(|row| row.phase == Phase::Retired)
+        || cx.applied().is_some_and(|spec| spec.service == Service::Suspended)
 }
 
 /// What the step `await_usable` found, also when it was done before a restart.

@@ -103,6 +103,11 @@ pub(super) fn of_task(what: &str, exit: &str) -> Trouble {
     if text::is_lock_timeout(exit) || text::is_locked(exit) || exit == "unexpected status" {
         return Trouble::Look(detail);
     }
+    // The VM went while the task waited for it: whether that is as it should be, looking tells. A
+    // destroy whose answer was lost ends like this when it is called once more.
+    if text::is_absent(exit) {
+        return Trouble::Look(detail);
+    }
     Trouble::fail(class_of(exit), detail)
 }
 
@@ -135,5 +140,7 @@ mod tests {
         assert!(matches!(of_task("clone", "no space left on device"), Trouble::Fail(Class::Capacity, _)));
         assert!(matches!(of_task("clone", "unexpected status"), Trouble::Look(_)));
         assert!(matches!(of_task("start", "start failed: QEMU exited with code 1"), Trouble::Fail(..)));
+        let gone = "Configuration file 'nodes/pve1/qemu-server/101.conf' does not exist";
+        assert!(matches!(of_task("destroy", gone), Trouble::Look(_)));
     }
 }

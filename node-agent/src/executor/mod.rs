@@ -49,7 +49,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
-    journal::{BookEntry, Journal, OrderRow, OrderState, Space, StepRow, Verb},
+    journal::{BookEntry, Journal, OrderRow, OrderState, Phase, Space, StepRow, Verb},
     policy::Policy,
     pve::{CloneMode, Hypervisor, TaskState, Upid},
 };
@@ -220,11 +220,8 @@ impl Engine {
         if self.clock.now() <= row.expires_at {
             return Ok(None);
         }
-        let never_made = self
-            .journal
-            .resource(row.instance)
-            .await?
-            .is_some_and(|r| r.phase == crate::journal::Phase::Reserved);
+        let never_made =
+            self.journal.resource(row.instance).await?.is_some_and(|r| r.phase == Phase::Reserved);
         let gone = BookEntry::Gone { instance: row.instance, generation: row.generation };
         Ok(Some(End {
             state: OrderState::Failed,
@@ -236,7 +233,8 @@ impl Engine {
         }))
     }
 
-    /// Takes back what a failed create made. Without a clone intent there is nothing to take back.
+    /// Takes back what a failed create made. Without a clone intent, of this order or of one before it
+    /// that got stuck, there is nothing to take back.
     async fn undo(
         self: &Arc<Self>,
         cx: &mut Cx,
@@ -246,7 +244,8 @@ impl Engine {
         let steps = self.journal.steps(row.order_id).await?;
         let (class, detail) = why.unwrap_or_else(|| failure_of(&steps));
         let gone = BookEntry::Gone { instance: row.instance, generation: row.generation };
-        if !steps.iter().any(|step| step.k == 1 && step.attempt > 0) {
+        let from_before = cx.resource().is_some_and(|row| row.phase == Phase::Creating);
+        if !from_before && !steps.iter().any(|step| step.k == 1 && step.attempt > 0) {
             let (state, kind) = (OrderState::Failed, EventKind::Failed);
             return Ok(End { state, kind, class, detail, facts: None, books: gone });
         }

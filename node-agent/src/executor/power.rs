@@ -62,17 +62,20 @@ impl Step for Stop {
             if let Some(running) = running_task(cx, row).await? {
                 return Ok(Look::Adopt(running));
             }
-            Ok(if cx.runs().await? { Look::Todo } else { Look::Done(json!({ "power": "stopped" })) })
+            // A VM that does not run is told to stop once all the same: a start of which no answer came
+            // may still wait for its lock, and the stop waits behind it.
+            let told = row.is_some_and(|row| row.attempt > 0);
+            Ok(if told && !cx.runs().await? { Look::Done(json!({ "power": "stopped" })) } else { Look::Todo })
         })
     }
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
-            let upid = match self.grace_secs {
-                0 => cx.pve().stop(cx.vmid()).await?,
-                secs => cx.pve().shutdown(cx.vmid(), secs, true).await?,
+            let called = match self.grace_secs {
+                0 => cx.pve().stop(cx.vmid()).await,
+                secs => cx.pve().shutdown(cx.vmid(), secs, true).await,
             };
-            Ok(Act::Task(upid))
+            called.map(Act::Task).map_err(|error| cx.refused(error))
         })
     }
 }

@@ -16,10 +16,14 @@ use crate::journal::StepRow;
 /// Destroys the VM with its disks, after checking that it is ours and does not run.
 pub(super) struct Destroy;
 
+/// Its steps.
+pub(super) fn steps() -> Vec<Box<dyn Step>> {
+    vec![Box::new(Destroy)]
+}
+
 /// Carries the purge out.
 pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
-    let steps: Vec<Box<dyn Step>> = vec![Box::new(Destroy)];
-    saga::run(cx, &steps, 1).await?;
+    saga::run(cx, &steps(), 1).await?;
     firstboot::forget(cx);
     Ok(())
 }
@@ -59,7 +63,7 @@ impl Step for Destroy {
                 Err(error) if error.is_forbidden() && cx.own_config().await?.is_none() => {
                     Ok(Act::Done(json!({ "absent": true })))
                 }
-                Err(error) => Err(error.into()),
+                Err(error) => Err(cx.refused(error)),
             }
         })
     }

@@ -10,10 +10,14 @@ use super::{
     saga::{self, Step},
 };
 
+/// Its steps.
+pub(super) fn steps() -> Vec<Box<dyn Step>> {
+    vec![Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)]
+}
+
 /// Removes the VM of a failed create. Steps count downwards in the journal.
 pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
-    let steps: Vec<Box<dyn Step>> = vec![Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)];
-    saga::run(cx, &steps, -1).await?;
+    saga::run(cx, &steps(), -1).await?;
     firstboot::forget(cx);
     Ok(())
 }

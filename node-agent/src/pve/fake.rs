@@ -3,7 +3,9 @@
 //! It keeps the rules that decide the executor's correctness: a VMID is taken from the moment a clone
 //! is accepted, the target is locked and carries a placeholder while the clone runs, the pool comes
 //! last, a killed clone leaves the lock behind, resizing only grows, starting a running VM fails in
-//! the task. Tasks end after a number of polls, never by time. Faults are planted per verb.
+//! the task, the tasks of one VM wait for each other, a token changes nothing outside its pool. Tasks
+//! end after a number of polls, never by time; a clone goes on too while somebody looks at its target.
+//! Faults are planted per verb, or for a call by its number ([`script`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,6 +31,12 @@ pub(crate) enum Fault {
     TaskFails(String),
     /// The call is accepted and its worker is killed: `unexpected status`, half-made things stay.
     TaskKilled,
+    /// Refused with this status and message, and yet it took effect.
+    RefusedLate(u16, String),
+    /// The task ends with this text, and yet it took effect (a clone without its pool).
+    TaskFailsLate(String),
+    /// The worker is killed when it had done everything (but a clone's pool).
+    TaskKilledLate,
 }
 
 /// One VM.
@@ -48,7 +56,19 @@ enum Effect {
     Resize(Vmid, String, u32),
     Power(Vmid, bool, Option<&'static str>),
     Destroy(Vmid),
-    None,
+    Restart(&'static str, Vmid),
+}
+
+impl Effect {
+    /// The VM whose lock the worker holds.
+    fn vmid(&self) -> Vmid {
+        match self {
+            Self::Clone(request) => request.newid,
+            Self::Resize(vmid, ..) | Self::Power(vmid, ..) | Self::Destroy(vmid) | Self::Restart(_, vmid) => {
+                *vmid
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +81,7 @@ struct FakeTask {
     log: Vec<String>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     guests: BTreeMap<Vmid, FakeGuest>,
     tasks: Vec<FakeTask>,
@@ -69,6 +89,10 @@ struct State {
     calls: Vec<String>,
     polls: u32,
     start_secs: i64,
+    hasty: bool,
+    effects: Vec<String>,
+    trace: Vec<Call>,
+    plans: Vec<Plan>,
 }
 
 /// See the module's text.
@@ -123,6 +147,11 @@ impl FakeHypervisor {
         }
     }
 
+    /// The same host once more.
+    pub(crate) fn fork(&self) -> Self {
+        Self { state: Mutex::new(self.state().clone()) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -164,6 +193,23 @@ impl FakeHypervisor {
         }
     }
 
+    /// From now on every task is over before the next call.
+    pub(crate) fn be_hasty(&self) {
+        self.state().hasty = true;
+    }
+
+    /// Every change that happened so far, in order; a call that changed nothing is none.
+    pub(crate) fn effects(&self) -> Vec<String> {
+        self.state().effects.clone()
+    }
+
+    /// All VMs as they stand, without the counters behind their digests.
+    pub(crate) fn guests(&self) -> BTreeMap<Vmid, FakeGuest> {
+        let mut guests = self.state().guests.clone();
+        guests.values_mut().for_each(|guest| guest.version = 0);
+        guests
+    }
+
     /// Lets all tasks end now.
     pub(crate) fn finish_tasks(&self) {
         let mut state = self.state();
@@ -174,8 +220,13 @@ impl FakeHypervisor {
 }
 
 impl State {
-    fn fault(&mut self, verb: &'static str) -> Option<Fault> {
-        self.faults.get_mut(verb).and_then(VecDeque::pop_front)
+    /// A call comes in: it is noted, time goes on, and a fault may be due.
+    fn enter(&mut self, verb: &'static str, kind: Kind) -> Option<Fault> {
+        if self.hasty {
+            (0..self.tasks.len()).for_each(|index| self.finish(index));
+        }
+        let planned = self.due(verb, kind);
+        planned.or_else(|| self.faults.get_mut(verb).and_then(VecDeque::pop_front))
     }
 
     /// Runs a call that takes effect at once, with the faults planted for it.
@@ -186,12 +237,23 @@ impl State {
         act: impl FnOnce(&mut Self) -> Result<T, PveError>,
     ) -> Result<T, PveError> {
         self.calls.push(format!("{verb} {vmid}"));
+        let fault = self.enter(verb, Kind::Change);
+        self.with(verb, fault, act)
+    }
+
+    fn with<T>(
+        &mut self,
+        verb: &'static str,
+        fault: Option<Fault>,
+        act: impl FnOnce(&mut Self) -> Result<T, PveError>,
+    ) -> Result<T, PveError> {
         let lost = || PveError::OutcomeUnknown { call: verb.into(), reason: "connection reset".into() };
-        match self.fault(verb) {
+        match fault {
             Some(Fault::Refused(status, message)) => Err(refused(verb, status, message)),
             Some(Fault::Unreachable) => Err(unreachable_host(verb)),
             Some(Fault::LostBefore) => Err(lost()),
             Some(Fault::LostAfter) => act(self).and(Err(lost())),
+            Some(Fault::RefusedLate(status, message)) => act(self).and(Err(refused(verb, status, message))),
             _ => act(self),
         }
     }
@@ -203,10 +265,9 @@ impl State {
         vmid: Vmid,
         check: impl FnOnce(&mut Self) -> Result<(&'static str, Vmid, Effect), PveError>,
     ) -> Result<Upid, PveError> {
-        let task_fault = |f: &Fault| matches!(f, Fault::TaskFails(_) | Fault::TaskKilled);
-        let planted = self.faults.get(verb).and_then(VecDeque::front).is_some_and(task_fault);
-        let fault = if planted { self.fault(verb) } else { None };
-        self.now(verb, vmid, |state| {
+        self.calls.push(format!("{verb} {vmid}"));
+        let fault = self.enter(verb, Kind::Task);
+        self.with(verb, fault.clone(), |state| {
             let (kind, subject, effect) = check(state)?;
             let number = state.tasks.len() + 1;
             let start = state.start_secs + i64::try_from(number).unwrap_or(0);
@@ -219,6 +280,31 @@ impl State {
             state.tasks.push(task);
             Ok(upid)
         })
+    }
+
+    /// A token may change what is in its pool; for everything else, missing VMs included, it has no right.
+    fn permitted(&self, call: &str, vmid: Vmid) -> Result<(), PveError> {
+        match self.guests.get(&vmid).and_then(|guest| guest.pool.as_deref()) {
+            Some("ez") => Ok(()),
+            _ => Err(refused(call, 403, format!("Permission check failed (/vms/{vmid}, VM.PowerMgmt)"))),
+        }
+    }
+
+    /// Somebody looks at a VM: the clone that makes it goes on by one poll.
+    fn looked_at(&mut self, vmid: Vmid) {
+        let clone = |t: &FakeTask| matches!(t.effect, Effect::Clone(_)) && t.effect.vmid() == vmid;
+        if let Some(index) = self.tasks.iter().position(|t| t.exit.is_none() && clone(t)) {
+            self.poll(index);
+        }
+    }
+
+    /// A task goes on by one poll.
+    fn poll(&mut self, index: usize) {
+        match self.tasks[index].polls {
+            u32::MAX => {}
+            0 | 1 => self.finish(index),
+            _ => self.tasks[index].polls -= 1,
+        }
     }
 
     fn present(&mut self, call: &str, vmid: Vmid) -> Result<&mut FakeGuest, PveError> {
@@ -238,6 +324,13 @@ impl State {
         if task.exit.is_some() {
             return;
         }
+        // The workers of one VM wait for its lock.
+        for earlier in 0..index {
+            if self.tasks[earlier].effect.vmid() == task.effect.vmid() {
+                self.finish(earlier);
+            }
+        }
+        let text = |done: Result<(), String>| done.map_or_else(TaskExit::Failed, |()| TaskExit::Ok);
         let exit = match (task.fault, &task.effect) {
             (Some(Fault::TaskFails(text)), effect) => {
                 if let Effect::Clone(request) = effect {
@@ -245,15 +338,32 @@ impl State {
                 }
                 TaskExit::Failed(text)
             }
-            (Some(_), _) => TaskExit::Killed,
-            (None, effect) => self.apply(effect).map_or_else(TaskExit::Failed, |()| TaskExit::Ok),
+            (Some(Fault::TaskKilled), _) => TaskExit::Killed,
+            (Some(Fault::TaskFailsLate(text)), effect) => {
+                let _done_all_the_same = self.apply(effect, false);
+                TaskExit::Failed(text)
+            }
+            (Some(Fault::TaskKilledLate), effect) => {
+                let _done_all_the_same = self.apply(effect, false);
+                TaskExit::Killed
+            }
+            (_, effect) => text(self.apply(effect, true)),
         };
         self.tasks[index].exit = Some(exit);
     }
 
-    fn apply(&mut self, effect: &Effect) -> Result<(), String> {
+    fn happened(&mut self, what: &str, vmid: Vmid) {
+        self.effects.push(format!("{what} {vmid}"));
+    }
+
+    /// Does what the task does; a clone may not come as far as its pool.
+    fn apply(&mut self, effect: &Effect, to_the_end: bool) -> Result<(), String> {
+        let gone = |e: PveError| e.text();
         match effect {
-            Effect::None => {}
+            Effect::Restart(what, vmid) => {
+                self.present(what, *vmid).map_err(gone)?;
+                self.happened(what, *vmid);
+            }
             Effect::Clone(request) => {
                 let mut guest = self.guests.get(&request.template).cloned().unwrap_or_default();
                 guest.config.remove("template");
@@ -264,11 +374,12 @@ impl State {
                 let drive = format!("local-lvm:vm-{}-cloudinit,media=cdrom", request.newid);
                 guest.config.insert("ide2".into(), drive);
                 guest.config.insert("net0".into(), "virtio=BC:24:11:FF:FF:FF,bridge=vmbr0".into());
-                guest.pool = Some(request.pool.clone());
+                guest.pool = to_the_end.then(|| request.pool.clone());
                 self.guests.insert(request.newid, guest);
+                self.happened("clone", request.newid);
             }
             Effect::Resize(vmid, disk, gib) => {
-                let guest = self.unlocked("resize", *vmid).map_err(|e| e.text())?;
+                let guest = self.unlocked("resize", *vmid).map_err(gone)?;
                 let config = GuestConfig { values: guest.config.clone(), digest: String::new() };
                 let old = config.disk_bytes(disk).ok_or(format!("disk '{disk}' does not exist"))?;
                 let new = u64::from(*gib) << 30;
@@ -277,16 +388,27 @@ impl State {
                 }
                 let volume = guest.config[disk].split(',').next().unwrap_or_default().to_owned();
                 guest.config.insert(disk.clone(), format!("{volume},size={gib}G"));
+                if new > old {
+                    self.happened("resize", *vmid);
+                }
             }
             Effect::Power(vmid, on, error) => {
-                let guest = self.unlocked("power", *vmid).map_err(|e| e.text())?;
+                let guest = self.unlocked("power", *vmid).map_err(gone)?;
                 match error {
                     Some(text) if guest.running == *on => return Err(format!("VM {vmid} {text}")),
-                    _ => guest.running = *on,
+                    _ if guest.running == *on => {}
+                    _ => {
+                        guest.running = *on;
+                        self.happened(if *on { "on" } else { "off" }, *vmid);
+                    }
                 }
             }
             Effect::Destroy(vmid) => {
+                if self.present("destroy", *vmid).map_err(gone)?.running {
+                    return Err(format!("VM {vmid} is running - destroy failed"));
+                }
                 self.guests.remove(vmid);
+                self.happened("destroy", *vmid);
             }
         }
         Ok(())
@@ -297,4 +419,7 @@ fn unreachable_host(verb: &str) -> PveError {
     PveError::Unreachable { call: verb.into(), reason: "connection refused".into() }
 }
 
+mod script;
 mod verbs;
+
+pub(crate) use script::{Call, Kind, Plan, at_work};

@@ -113,6 +113,19 @@ impl Books {
         Self { dir, journal }
     }
 
+    /// A journal, new or the copy of another, in memory where the machine has a file system for that:
+    /// for tests that try every way there is, and not what an fsync keeps.
+    pub(crate) async fn quick(copy_of: Option<&std::path::Path>) -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let dir = Arc::new(dir.unwrap());
+        if let Some(file) = copy_of {
+            std::fs::copy(file, dir.path().join("journal.sqlite")).unwrap();
+        }
+        let journal = open(&dir).await;
+        Self { dir, journal }
+    }
+
     /// The same file, opened anew, as after a crash.
     pub(crate) async fn again(&self) -> Self {
         Self { dir: Arc::clone(&self.dir), journal: open(&self.dir).await }

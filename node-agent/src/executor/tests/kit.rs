@@ -46,9 +46,8 @@ creates_per_minute = 100
 creates_per_day = 1000
 "#;
 
-/// First-boot files as a set of VMIDs that have some.
-#[derive(Debug, Default)]
-pub(crate) struct Files(pub(crate) Mutex<BTreeSet<Vmid>>);
+/// First-boot files as a set of VMIDs that have some. What happens to them is a call like any other.
+pub(crate) struct Files(pub(crate) Mutex<BTreeSet<Vmid>>, pub(crate) Arc<FakeHypervisor>);
 
 impl FirstBoot for Files {
     fn write(
@@ -58,11 +57,15 @@ impl FirstBoot for Files {
         _instance: InstanceId,
         _spec: &InstanceSpec,
     ) -> Result<String, FirstBootError> {
+        if self.1.local("write_files").is_some() {
+            return Err(FirstBootError::Write("no space left on device".to_owned()));
+        }
         self.0.lock().unwrap().insert(vmid);
         Ok(format!("user=ez-ci:snippets/ez-{vmid}-{generation}-user.yaml"))
     }
 
     fn remove(&self, vmid: Vmid) -> Result<(), FirstBootError> {
+        self.1.local("remove_files");
         self.0.lock().unwrap().remove(&vmid);
         Ok(())
     }
@@ -76,32 +79,43 @@ pub(crate) struct Host {
     pub(crate) clock: ManualClock,
     pub(crate) engine: Arc<Engine>,
     pub(crate) repair_dir: Option<std::path::PathBuf>,
+    patience: Duration,
 }
 
 impl Host {
     /// A host with one template; its tasks end at the first look.
     pub(crate) async fn new() -> Self {
-        let pve = Arc::new(FakeHypervisor::with_template(9_000));
+        let pve = FakeHypervisor::with_template(9_000);
         pve.set_polls(1);
-        let files = Arc::new(Files::default());
-        let books = Books::new().await;
+        Self::over(pve, BTreeSet::new(), Books::quick(None).await, Pace::default().task)
+    }
+
+    /// A host as given, with so much patience in every step.
+    pub(crate) fn over(pve: FakeHypervisor, files: BTreeSet<Vmid>, books: Books, patience: Duration) -> Self {
+        let pve = Arc::new(pve);
+        let files = Arc::new(Files(Mutex::new(files), Arc::clone(&pve)));
         let clock = ManualClock::at(NOW);
-        let engine = engine(&pve, &files, &books, &clock, None);
-        Self { pve, files, books, clock, engine, repair_dir: None }
+        let engine = engine(&pve, &files, &books, &clock, None, patience);
+        Self { pve, files, books, clock, engine, repair_dir: None, patience }
     }
 
     /// The same host after a crash of the agent.
     pub(crate) async fn restart(&mut self) {
         self.books = self.books.again().await;
-        self.engine = engine(&self.pve, &self.files, &self.books, &self.clock, self.repair_dir.clone());
+        self.new_engine();
     }
 
     /// The repair unit gets installed.
-    pub(crate) async fn install_repair(&mut self) {
+    pub(crate) fn install_repair(&mut self) {
         let dir = self.books.dir.path().join("repair");
         std::fs::create_dir(&dir).unwrap();
         self.repair_dir = Some(dir);
-        self.restart().await;
+        self.new_engine();
+    }
+
+    fn new_engine(&mut self) {
+        let repair = self.repair_dir.clone();
+        self.engine = engine(&self.pve, &self.files, &self.books, &self.clock, repair, self.patience);
     }
 
     /// Accepts an order and runs it to its end.
@@ -147,6 +161,7 @@ fn engine(
     books: &Books,
     clock: &ManualClock,
     repair_dir: Option<std::path::PathBuf>,
+    patience: Duration,
 ) -> Arc<Engine> {
     let tiny = Duration::from_millis(1);
     let pve: Arc<dyn Hypervisor> = Arc::<FakeHypervisor>::clone(pve);
@@ -172,6 +187,8 @@ fn engine(
             crashed_after: Duration::ZERO,
             between_starts: Duration::ZERO,
             usable_poll: tiny,
+            task: patience,
+            overall: 10 * patience,
             ..Pace::default()
         },
         boot_id: "boot-1".to_owned(),

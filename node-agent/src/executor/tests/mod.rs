@@ -1,5 +1,8 @@
 //! Stories of the executor against a Proxmox VE in memory.
 
 mod crash;
+mod disturbed;
+mod every_step;
 pub(crate) mod kit;
+mod scenes;
 mod stories;

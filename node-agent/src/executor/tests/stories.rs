@@ -151,7 +151,7 @@ async fn a_killed_clone_without_the_repair_unit_is_stuck_with_the_way_out() {
 #[tokio::test]
 async fn a_killed_clone_is_cleaned_by_the_repair_and_made_again() {
     let mut host = Host::new().await;
-    host.install_repair().await;
+    host.install_repair();
     host.pve.fail_next("clone_template", Fault::TaskKilled);
     let request = host.repair_dir.clone().unwrap().join("clean-clone-1000.json");
     let order = ensure(1, 1);
@@ -325,7 +325,7 @@ async fn a_retry_after_a_stuck_create_goes_on_from_what_is_there() {
     let mut other = Host::new().await;
     other.pve.fail_next("clone_template", Fault::TaskKilled);
     assert_eq!(other.carry_out(&ensure(1, 1)).await.state, OrderState::Stuck);
-    other.install_repair().await;
+    other.install_repair();
     let request = other.repair_dir.clone().unwrap().join("clean-clone-1000.json");
     other.books.accept(&ensure(2, 2)).await;
     let engine = std::sync::Arc::clone(&other.engine);
@@ -338,6 +338,22 @@ async fn a_retry_after_a_stuck_create_goes_on_from_what_is_there() {
     assert_eq!(other.row(&ensure(2, 2)).await.state, OrderState::Succeeded);
     assert!(!request.exists(), "a request that has been served is withdrawn");
     host.restart().await;
+}
+
+#[tokio::test]
+async fn a_retry_that_fails_at_once_takes_back_what_the_stuck_try_before_it_made() {
+    let host = Host::new().await;
+    // Whole, and out of reach: the worker died before the pool.
+    host.pve.fail_next("clone_template", Fault::TaskKilledLate);
+    let end = host.carry_out(&ensure(1, 1)).await;
+    assert_eq!(end.state, OrderState::Stuck);
+    assert!(end.result.unwrap().contains("pveum pool modify ez --vms 1000"));
+    // The operator does as it says; meanwhile the template has gone.
+    host.pve.put_guest(VMID, |guest| guest.pool = Some("ez".to_owned()));
+    host.pve.forget(9_000);
+    assert_eq!(host.carry_out(&ensure(2, 2)).await.state, OrderState::Undone);
+    assert!(host.pve.guest(VMID).is_none());
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
 }
 
 #[tokio::test]

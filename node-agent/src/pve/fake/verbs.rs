@@ -15,8 +15,10 @@ impl FakeHypervisor {
         read: impl FnOnce(&mut State) -> Result<T, PveError>,
     ) -> Result<T, PveError> {
         let mut state = self.state();
-        match state.fault(verb) {
-            Some(Fault::Refused(status, message)) => Err(refused(verb, status, message)),
+        match state.enter(verb, Kind::Look) {
+            Some(Fault::Refused(status, message) | Fault::RefusedLate(status, message)) => {
+                Err(refused(verb, status, message))
+            }
             Some(Fault::Unreachable) => Err(unreachable_host(verb)),
             Some(_) => Err(PveError::OutcomeUnknown { call: verb.into(), reason: "timed out".into() }),
             None => read(&mut state),
@@ -24,7 +26,8 @@ impl FakeHypervisor {
     }
 
     fn power(&self, verb: &'static str, kind: &'static str, vmid: Vmid, on: bool) -> Result<Upid, PveError> {
-        self.state().begin(verb, vmid, |_| {
+        self.state().begin(verb, vmid, |state| {
+            state.permitted(verb, vmid)?;
             let error = on.then_some("already running");
             Ok((kind, vmid, Effect::Power(vmid, on, error)))
         })
@@ -32,10 +35,11 @@ impl FakeHypervisor {
 
     fn restart(&self, verb: &'static str, kind: &'static str, vmid: Vmid) -> Result<Upid, PveError> {
         self.state().begin(verb, vmid, |state| {
+            state.permitted(verb, vmid)?;
             if !state.present(verb, vmid)?.running {
                 return Err(refused(verb, 500, format!("VM {vmid} not running")));
             }
-            Ok((kind, vmid, Effect::None))
+            Ok((kind, vmid, Effect::Restart(verb, vmid)))
         })
     }
 }
@@ -87,13 +91,15 @@ impl Hypervisor for FakeHypervisor {
     }
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
         ready(self.look("guest_config", |state| {
-            Ok(match state.guests.get(&vmid) {
+            let seen = match state.guests.get(&vmid) {
                 None => ConfigRead::Absent,
                 Some(guest) => {
                     let digest = format!("{:040}", guest.version);
                     ConfigRead::Present(GuestConfig { values: guest.config.clone(), digest })
                 }
-            })
+            };
+            state.looked_at(vmid);
+            Ok(seen)
         }))
     }
     fn guest_status(&self, vmid: Vmid) -> Answer<'_, GuestStatus> {
@@ -129,30 +135,42 @@ impl Hypervisor for FakeHypervisor {
     }
     fn set_config(&self, vmid: Vmid, change: ConfigChange) -> Answer<'_, ()> {
         ready(self.state().now("set_config", vmid, |state| {
+            state.permitted("set_config", vmid)?;
             let guest = state.unlocked("set_config", vmid)?;
             if change.digest.is_some_and(|d| d != format!("{:040}", guest.version)) {
                 return Err(refused("set_config", 500, "checksum mismatch (file change by other user?)"));
             }
+            let before = guest.config.clone();
             guest.config.extend(change.set);
             guest.config.retain(|key, _| !change.delete.contains(key));
             guest.version += 1;
+            if guest.config != before {
+                state.happened("config", vmid);
+            }
             Ok(())
         }))
     }
     fn resize(&self, vmid: Vmid, disk: &str, gib: u32) -> Answer<'_, Option<Upid>> {
         let disk = disk.to_owned();
-        let begun =
-            self.state().begin("resize", vmid, |_| Ok(("resize", vmid, Effect::Resize(vmid, disk, gib))));
+        let begun = self.state().begin("resize", vmid, |state| {
+            state.permitted("resize", vmid)?;
+            Ok(("resize", vmid, Effect::Resize(vmid, disk, gib)))
+        });
         ready(begun.map(Some))
     }
     fn regenerate_cloudinit(&self, vmid: Vmid) -> Answer<'_, ()> {
         ready(self.state().now("regenerate_cloudinit", vmid, |state| {
+            state.permitted("regenerate_cloudinit", vmid)?;
             state.unlocked("regenerate_cloudinit", vmid).map(|_| ())
         }))
     }
     fn set_firewall(&self, vmid: Vmid, setup: FirewallSetup) -> Answer<'_, ()> {
         ready(self.state().now("set_firewall", vmid, |state| {
-            state.present("set_firewall", vmid)?.firewall = Some(setup.addresses);
+            state.permitted("set_firewall", vmid)?;
+            let guest = state.present("set_firewall", vmid)?;
+            if guest.firewall.replace(setup.addresses.clone()) != Some(setup.addresses) {
+                state.happened("firewall", vmid);
+            }
             Ok(())
         }))
     }
@@ -173,6 +191,7 @@ impl Hypervisor for FakeHypervisor {
     }
     fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid> {
         ready(self.state().begin("destroy", vmid, |state| {
+            state.permitted("destroy", vmid)?;
             if state.unlocked("destroy", vmid)?.running {
                 return Err(refused("destroy", 500, format!("VM {vmid} is running - destroy failed")));
             }
@@ -185,11 +204,7 @@ impl Hypervisor for FakeHypervisor {
             let Some(index) = state.tasks.iter().position(|t| t.upid == upid) else {
                 return Ok(TaskState::Unknown);
             };
-            match state.tasks[index].polls {
-                u32::MAX => {}
-                0 | 1 => state.finish(index),
-                _ => state.tasks[index].polls -= 1,
-            }
+            state.poll(index);
             Ok(state.tasks[index].exit.clone().map_or(TaskState::Running, TaskState::Ended))
         }))
     }

@@ -1,0 +1,340 @@
+//! Disturbances and what a scene comes to under one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ez_protocol::{message::EventKind, order::ProvisioningOrder};
+use sqlx::Connection as _;
+
+use super::{kit::Host, scenes::Scene};
+use crate::{
+    journal::{OrderRow, Phase, fuse::Cut},
+    pve::{
+        Vmid,
+        fake::{Call, FakeGuest, FakeHypervisor, Fault, Kind, Plan},
+    },
+    testing::{Books, VMID, instance},
+};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Disturbance {
+    /// The call is refused, and nothing has happened.
+    Refused,
+    /// The call is refused, and yet it has happened.
+    RefusedLate,
+    /// There is no connection.
+    Unreachable,
+    /// The answer is lost, the call never came.
+    LostBefore,
+    /// The answer is lost, the call has happened.
+    LostAfter,
+    /// The task fails.
+    TaskFails,
+    /// The task fails, and yet it has happened.
+    TaskFailsLate,
+    /// The worker is killed.
+    WorkerKilled,
+    /// The worker is killed at the very end.
+    WorkerKilledLate,
+    /// The agent is killed while the call is under way.
+    AgentKilled,
+    /// The agent is killed there, and again when it makes the same call.
+    AgentKilledTwice,
+    /// Refused as often as it is called.
+    AlwaysRefused,
+    /// Its answer is lost as often as it is called.
+    AlwaysLost,
+    /// Without connection as often as it is called.
+    AlwaysUnreachable,
+    /// The step's result is forgotten after the order's end: it is done once more.
+    Repeated,
+    /// The same, and the journal does not know the task either.
+    RepeatedUnanswered,
+}
+
+use Disturbance::*;
+
+impl Disturbance {
+    /// What can happen to a call.
+    pub(super) fn of(call: &Call) -> Vec<Disturbance> {
+        let killed = [AgentKilled, AgentKilledTwice];
+        let unanswered = [Unreachable, LostBefore, AlwaysUnreachable];
+        let changes = [RefusedLate, LostAfter, AlwaysRefused, AlwaysLost];
+        let tasks = [TaskFails, TaskFailsLate, WorkerKilled, WorkerKilledLate];
+        let also: Vec<Disturbance> = match call.kind {
+            // What cannot be removed is said in the log, and stays.
+            Kind::Local if call.verb == "remove_files" => Vec::new(),
+            Kind::Local => vec![Refused, AlwaysRefused],
+            Kind::Look => [&[Refused], &unanswered[..]].concat(),
+            Kind::Change => [&[Refused], &unanswered[..], &changes].concat(),
+            Kind::Task => [&[Refused], &unanswered[..], &changes, &tasks].concat(),
+        };
+        killed.into_iter().chain(also).collect()
+    }
+
+    /// Whether it matters how far a task has come when nobody waits for it.
+    pub(super) fn depends_on_haste(self, call: &Call) -> bool {
+        let unwatched = matches!(self, RefusedLate | LostAfter | AlwaysLost | AgentKilled | AgentKilledTwice);
+        unwatched && (call.kind == Kind::Task || call.verb == "task_status")
+    }
+
+    /// Nothing was said that is final: the order has to come to its own end.
+    pub(super) fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Unreachable
+                | LostBefore
+                | LostAfter
+                | WorkerKilled
+                | WorkerKilledLate
+                | AgentKilled
+                | AgentKilledTwice
+                | Repeated
+                | RepeatedUnanswered
+        )
+    }
+
+    fn fault(self) -> Option<Fault> {
+        let refusal = || (500, "something went wrong".to_owned());
+        let text = || "something went wrong".to_owned();
+        Some(match self {
+            Refused | AlwaysRefused => Fault::Refused(refusal().0, refusal().1),
+            RefusedLate => Fault::RefusedLate(refusal().0, refusal().1),
+            Unreachable | AlwaysUnreachable => Fault::Unreachable,
+            LostBefore => Fault::LostBefore,
+            LostAfter | AlwaysLost => Fault::LostAfter,
+            TaskFails => Fault::TaskFails(text()),
+            TaskFailsLate => Fault::TaskFailsLate(text()),
+            WorkerKilled => Fault::TaskKilled,
+            WorkerKilledLate => Fault::TaskKilledLate,
+            AgentKilled | AgentKilledTwice | Repeated | RepeatedUnanswered => return None,
+        })
+    }
+}
+
+/// How fast the host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// A task goes on when it is asked for.
+    Patient,
+    /// A task is over before the next call.
+    Hasty,
+}
+
+/// Everything that is there at an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Picture {
+    pub(super) guests: BTreeMap<Vmid, FakeGuest>,
+    pub(super) files: Vec<Vmid>,
+    pub(super) books: Option<(Phase, bool)>,
+}
+
+/// A scene at its end.
+pub(super) struct Played {
+    pub(super) host: Host,
+    pub(super) row: OrderRow,
+    /// Number of the first call of the order that was disturbed.
+    pub(super) first: usize,
+    /// What had been done before it.
+    pub(super) effects_before: usize,
+    pub(super) foreign: BTreeMap<Vmid, FakeGuest>,
+}
+
+/// VMs of somebody else: one without any marker, one of another installation, one that runs.
+fn neighbours(host: &Host) {
+    let other = "ez:v1 0192d3c0-0000-7000-8000-000000000001 0192d3c0-0000-7000-8000-000000000002 \
+                 0192d3c0-0000-7000-8000-000000000003 1";
+    for (vmid, description, running) in
+        [(101, "the operator's own", true), (1_001, other, false), (1_002, "", true)]
+    {
+        host.pve.put_guest(vmid, |guest| {
+            guest.config.insert("description".to_owned(), description.to_owned());
+            guest.config.insert("memory".to_owned(), "512".to_owned());
+            guest.running = running;
+        });
+    }
+}
+
+fn foreign(host: &Host) -> BTreeMap<Vmid, FakeGuest> {
+    let all = host.pve.guests().into_keys().filter(|vmid| *vmid != VMID);
+    all.filter_map(|vmid| Some((vmid, host.pve.guest(vmid)?))).collect()
+}
+
+/// A scene before its order comes, to be played from as often as one likes.
+pub(super) struct Stage {
+    pve: FakeHypervisor,
+    files: BTreeSet<Vmid>,
+    dir: tempfile::TempDir,
+    foreign: BTreeMap<Vmid, FakeGuest>,
+}
+
+impl Stage {
+    pub(super) async fn of(scene: &Scene) -> Self {
+        let host = Host::new().await;
+        neighbours(&host);
+        scene.set(&host).await;
+        let dir = tempfile::tempdir().unwrap();
+        let mut conn = open(&host).await;
+        let whole = format!("VACUUM INTO '{}'", dir.path().join("journal.sqlite").display());
+        sqlx::query(sqlx::AssertSqlSafe(whole)).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let (files, foreign) = (host.files.0.lock().unwrap().clone(), foreign(&host));
+        Self { pve: host.pve.fork(), files, dir, foreign }
+    }
+}
+
+/// A connection of our own to a journal.
+async fn open(host: &Host) -> sqlx::SqliteConnection {
+    let file = host.books.dir.path().join("journal.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+    sqlx::SqliteConnection::connect_with(&options).await.unwrap()
+}
+
+/// Plays a scene to its end with one disturbance at call number `at`, counted from the order's first.
+pub(super) async fn play(
+    scene: &Scene,
+    stage: &Stage,
+    pace: Haste,
+    what: Option<(Disturbance, usize, Call)>,
+) -> Played {
+    let always = what.is_some_and(|(d, _, call)| d == AlwaysUnreachable && call.kind == Kind::Look);
+    let patience = Duration::from_millis(if always { 100 } else { 20_000 });
+    let books = Books::quick(Some(&stage.dir.path().join("journal.sqlite"))).await;
+    let mut host = Host::over(stage.pve.fork(), stage.files.clone(), books, patience);
+    host.install_repair();
+    if pace == Haste::Hasty {
+        host.pve.be_hasty();
+    }
+    host.books.accept(&scene.target).await;
+    let (first, effects_before) = (host.pve.trace().len(), host.pve.effects().len());
+    if let Some((disturbance, at, call)) = what {
+        plan(&host, disturbance, first + at, call);
+    }
+    let mut killed = 0;
+    loop {
+        let outcome = with_repair(&host, &scene.target).await;
+        if outcome.is_ok() {
+            break;
+        }
+        killed += 1;
+        assert!(killed <= 2, "{}: {outcome:?}", scene.name);
+        host.restart().await;
+        if let Some((AgentKilledTwice, _, call)) = what.filter(|_| killed == 1) {
+            host.pve.plan(Plan::StrikeStep(call.step, call.verb, strike(&host)));
+        }
+    }
+    let row = host.row(&scene.target).await;
+    Played { host, row, first, effects_before, foreign: stage.foreign.clone() }
+}
+
+/// The agent dies before it can write another word into its journal.
+fn strike(host: &Host) -> Arc<dyn Fn() + Send + Sync> {
+    let fuse = host.books.journal.fuse.clone();
+    Arc::new(move || fuse.set(1, Cut::BeforeCommit))
+}
+
+fn plan(host: &Host, disturbance: Disturbance, at: usize, call: Call) {
+    let plan = match (disturbance, disturbance.fault()) {
+        (AlwaysRefused | AlwaysLost | AlwaysUnreachable, Some(fault)) => {
+            Plan::Always(call.step, call.verb, fault)
+        }
+        (_, Some(fault)) => Plan::At(at, fault),
+        (AgentKilled | AgentKilledTwice, None) => Plan::Strike(at, strike(host)),
+        (_, None) => return,
+    };
+    host.pve.plan(plan);
+}
+
+/// Runs the order while root's repair unit does its one duty.
+pub(super) async fn with_repair(host: &Host, order: &ProvisioningOrder) -> Result<(), String> {
+    let request = host.repair_dir.clone().unwrap().join(format!("clean-clone-{VMID}.json"));
+    let repair = async {
+        loop {
+            if request.exists() {
+                let locked = |g: FakeGuest| g.config.get("lock").is_some_and(|lock| lock == "clone");
+                assert!(host.pve.guest(VMID).is_some_and(locked), "the repair is asked for without need");
+                host.pve.forget(VMID);
+                std::fs::remove_file(&request).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        outcome = host.engine.run_order(order.order_id) => outcome,
+        () = repair => unreachable!("the repair does not end"),
+    }
+}
+
+impl Played {
+    pub(super) async fn picture(&self) -> Picture {
+        let books = self.host.books.journal.resource(instance(10)).await.unwrap();
+        Picture {
+            guests: self.host.pve.guests(),
+            files: self.host.files.0.lock().unwrap().iter().copied().collect(),
+            books: books.map(|row| (row.phase, row.observed_generation == row.generation)),
+        }
+    }
+
+    /// What the order did.
+    pub(super) fn effects(&self) -> Vec<String> {
+        let mut effects = self.host.pve.effects().split_off(self.effects_before);
+        effects.sort();
+        effects
+    }
+
+    pub(super) fn foreign_now(&self) -> BTreeMap<Vmid, FakeGuest> {
+        foreign(&self.host)
+    }
+
+    /// How many ends of the order were told.
+    pub(super) async fn ends_told(&self, order: &ProvisioningOrder) -> usize {
+        let id = order.order_id.to_string();
+        let events = self.host.events().await;
+        events
+            .iter()
+            .filter(|e| e.order_id == id && EventKind::try_from(e.kind).is_ok_and(EventKind::is_final))
+            .count()
+    }
+
+    /// Forgets what the journal knows of a step's end, and lets the order go on.
+    pub(super) async fn repeat(&mut self, scene: &Scene, k: i64, forget_task: bool) {
+        let mut conn = open(&self.host).await;
+        let id = scene.target.order_id.to_string();
+        let state = if k < 0 { "undoing" } else { "running" };
+        let step = if forget_task {
+            "UPDATE steps SET state = 'intent', attempt = MAX(attempt, 1), upid = NULL WHERE order_id = $1 AND k = $2"
+        } else {
+            "UPDATE steps SET state = CASE WHEN upid IS NULL THEN 'intent' ELSE 'called' END, \
+             attempt = MAX(attempt, 1) WHERE order_id = $1 AND k = $2"
+        };
+        sqlx::query(step).bind(&id).bind(k).execute(&mut conn).await.unwrap();
+        let order = "UPDATE orders SET state = $2, finished_at = NULL WHERE order_id = $1";
+        sqlx::query(order).bind(&id).bind(state).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        with_repair(&self.host, &scene.target).await.unwrap();
+        self.row = self.host.row(&scene.target).await;
+    }
+
+    /// Undoes what has been undone, as if the journal had never heard that it was.
+    pub(super) async fn undo_again(&mut self, scene: &Scene) {
+        let mut conn = open(&self.host).await;
+        let id = scene.target.order_id.to_string();
+        let steps = "DELETE FROM steps WHERE order_id = $1 AND k < 0";
+        sqlx::query(steps).bind(&id).execute(&mut conn).await.unwrap();
+        let order = "UPDATE orders SET state = 'undoing', finished_at = NULL WHERE order_id = $1";
+        sqlx::query(order).bind(&id).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        with_repair(&self.host, &scene.target).await.unwrap();
+        self.row = self.host.row(&scene.target).await;
+    }
+
+    /// Steps of the order as the journal has them.
+    pub(super) async fn steps(&self) -> Vec<(i64, String)> {
+        let rows = self.host.books.journal.steps(self.row.order_id).await.unwrap();
+        rows.into_iter().map(|row| (row.k, row.name)).collect()
+    }
+}
