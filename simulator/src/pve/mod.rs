@@ -3,6 +3,8 @@
 //! Each node answers over HTTPS like the real thing: same statuses, reason phrases, bodies and delays,
 //! tasks that take time, locks that are waited for, permissions judged before existence. What is
 //! answered was looked up in recordings of a real installation; rules that no recording covers say so.
+//! A test asks every recorded call again; the few answers that differ, and the calls that are not
+//! compared, stand with their reasons in `simulator/known-differences.toml`.
 //!
 //! A cluster's whole state is in SQLite (`<state_dir>/<cluster>/state.sqlite`), written before an
 //! effect can be seen: after a `kill -9` a task that was running has ended with `unexpected status`
