@@ -12,6 +12,7 @@ use crate::{
     cli::StatusFile,
     clock::Clock,
     config::Config,
+    contact::Contact,
     entropy::Entropy,
     executor::Actors,
     identity::{Identity, files},
@@ -40,6 +41,8 @@ pub struct Agent {
     pub space: Space,
     /// Own clock against the control plane's.
     pub offset: ClockOffset,
+    /// When the control plane was last heard.
+    pub contact: Arc<Contact>,
     /// The kernel's boot id.
     pub boot_id: String,
     /// Random per process; numbers the state reports.

@@ -11,6 +11,7 @@
 //! | [`pve`] | Proxmox VE behind one small trait |
 //! | [`cloudinit`] | first-boot files, by serialiser and read back |
 //! | [`observe`] | what the host and its servers look like |
+//! | [`contact`] | when the control plane was last heard |
 //! | [`identity`] | joining, certificates, trust |
 //! | [`setup`] | users, rights and storages on the Proxmox side |
 //! | [`config`], [`cli`] | settings and commands |
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod cloudinit;
 pub mod config;
+pub mod contact;
 pub mod entropy;
 pub mod executor;
 pub mod identity;

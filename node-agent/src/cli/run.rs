@@ -22,6 +22,7 @@ use crate::{
     agent::{Agent, ClockOffset, StatusBoard, Works},
     clock::{Clock, SystemClock},
     config::{Config, LogFormat},
+    contact::Contact,
     entropy::{self, SystemEntropy},
     executor::{Actors, Engine, Limits, Pace, Rules},
     identity,
@@ -45,6 +46,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let identity = identity::load(&config)?;
     let told = Arc::new(Notify::new());
     let changed = Arc::new(Notify::new());
+    let contact = Arc::new(Contact::default());
     let boot_id = boot_id();
     let space = Space::of(&config.state_dir);
     if let Err(error) = space.keep_reserve() {
@@ -62,6 +64,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
                 rules: rules(&config, &policy)?,
                 limits: Limits::default(),
                 pace: Pace::default(),
+                contact: Arc::clone(&contact),
                 boot_id: boot_id.clone(),
                 space: space.clone(),
                 told: Arc::clone(&told),
@@ -88,6 +91,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         report_epoch: HEXLOWER.encode(&entropy::bytes::<8>(&SystemEntropy)),
         entropy: Arc::new(SystemEntropy),
         offset: ClockOffset::default(),
+        contact,
         config,
         clock,
         policy,

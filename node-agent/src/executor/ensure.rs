@@ -49,7 +49,7 @@ pub(super) fn create_steps(template: ImageTemplate, service: Service) -> Vec<Box
         Box::new(Firewall),
     ];
     if service == Service::Active {
-        steps.push(Box::new(Start));
+        steps.push(Box::new(Start::First));
         steps.push(Box::new(AwaitUsable));
     }
     steps
@@ -62,7 +62,7 @@ pub(super) fn converge_steps(service: Service, was_off: bool) -> Vec<Box<dyn Ste
         vec![Box::new(Configure::Serve), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)];
     match service {
         Service::Suspended => steps.push(Box::new(Stop { grace_secs: SUSPEND_GRACE_SECS })),
-        Service::Active if was_off => steps.push(Box::new(Start)),
+        Service::Active if was_off => steps.push(Box::new(Start::Again)),
         Service::Active => {}
     }
     steps

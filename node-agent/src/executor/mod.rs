@@ -49,6 +49,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
+    contact::Contact,
     journal::{BookEntry, Journal, OrderRow, OrderState, Phase, Space, StepRow, Verb},
     policy::Policy,
     pve::{CloneMode, Hypervisor, TaskState, Upid},
@@ -94,6 +95,8 @@ pub struct Engine {
     pub limits: Limits,
     /// Intervals and time-outs.
     pub pace: Pace,
+    /// When the control plane was last heard.
+    pub contact: Arc<Contact>,
     /// The kernel's boot id.
     pub boot_id: String,
     /// The journal's disk.

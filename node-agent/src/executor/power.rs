@@ -1,12 +1,14 @@
 //! Steps that change the power state: `start`, `stop`, `await_usable`.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
     context::Cx,
-    fault::{Trouble, of_task},
+    fault::{Class, Trouble, of_task},
     limits::Load,
     running_task,
     saga::{Act, Look, Step},
@@ -14,7 +16,21 @@ use super::{
 use crate::{journal::StepRow, pve::text};
 
 /// Starts the VM; a running one is done.
-pub(super) struct Start;
+pub(super) enum Start {
+    /// A new server: from here on its customer may see it, so the control plane has to want it still.
+    First,
+    /// One that was suspended or retired.
+    Again,
+}
+
+/// What a revoked node says of a server it was building.
+fn no_longer_ours(cx: &Cx) -> Result<(), Trouble> {
+    if cx.engine().contact.is_revoked() {
+        let text = "this node was revoked before the server was handed over";
+        return Err(Trouble::fail(Class::Retryable, text.to_owned()));
+    }
+    Ok(())
+}
 
 impl Step for Start {
     fn name(&self) -> &'static str {
@@ -27,8 +43,27 @@ impl Step for Start {
             if let Some(running) = running_task(cx, row).await? {
                 return Ok(Look::Adopt(running));
             }
-            Ok(if cx.runs().await? { Look::Done(json!({ "power": "running" })) } else { Look::Todo })
+            if cx.runs().await? {
+                return Ok(Look::Done(json!({ "power": "running" })));
+            }
+            if matches!(self, Self::First) {
+                no_longer_ours(cx)?;
+                if !cx.engine().contact.is_fresh(cx.now()) {
+                    let why = "the control plane has not been heard for ten minutes; it may have given up on this node";
+                    return Ok(Look::Wait(why.to_owned()));
+                }
+            }
+            Ok(Look::Todo)
         })
+    }
+
+    fn patience(&self, cx: &Cx) -> Duration {
+        // Waiting for a word of the control plane is bounded by the order's own time alone.
+        if matches!(self, Self::First) && !cx.engine().contact.is_fresh(cx.now()) {
+            cx.pace().overall
+        } else {
+            cx.pace().task
+        }
     }
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
@@ -100,6 +135,7 @@ impl Step for AwaitUsable {
         Box::pin(async move {
             let began = Instant::now();
             loop {
+                no_longer_ours(cx)?;
                 // Errors are silence: nothing depends on this answer but what is told.
                 if cx.pve().agent_ping(cx.vmid()).await.unwrap_or(false) {
                     return Ok(Act::Done(json!({ "confirmed": true })));

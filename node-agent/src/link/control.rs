@@ -83,6 +83,7 @@ pub(super) async fn read(
     ending: watch::Sender<Option<Ending>>,
 ) -> Result<(), StreamError> {
     while let Some(frame) = receiver.next(None).await? {
+        agent.contact.heard(agent.clock.now());
         let body = frame.body.as_slice();
         match frame.kind() {
             Some(FrameType::Ping) => {

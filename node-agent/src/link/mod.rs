@@ -84,6 +84,15 @@ impl Dialler {
         self.agent.status.update(self.agent.clock.now(), |status| link.clone_into(&mut status.link));
     }
 
+    /// What a revoked node was building it takes back, see [`crate::contact`].
+    fn note_revocation(&self, error: &ConnectionError) {
+        if let ConnectionError::ApplicationClosed(close) = error
+            && CloseCode::from_code(close.error_code.into_inner()) == Some(CloseCode::Revoked)
+        {
+            self.agent.contact.revoke();
+        }
+    }
+
     /// How long to wait before the next attempt.
     fn pause_after(&mut self, ending: Option<Ending>) -> Duration {
         match ending {
@@ -93,6 +102,7 @@ impl Dialler {
                 return after;
             }
             Some(Ending::Lost(error)) => {
+                self.note_revocation(&error);
                 let words = reason(&error);
                 tracing::warn!(words, "the connection is gone");
                 self.say(&words);
@@ -141,8 +151,11 @@ impl Dialler {
         let session = match session::greet(&agent, dialled.connection.clone()).await {
             Ok(session) => session,
             Err(error) => {
-                let words =
-                    dialled.connection.close_reason().map_or_else(|| error.to_string(), |e| reason(&e));
+                let ended = dialled.connection.close_reason();
+                if let Some(ended) = &ended {
+                    self.note_revocation(ended);
+                }
+                let words = ended.map_or_else(|| error.to_string(), |e| reason(&e));
                 tracing::warn!(words, "the control plane did not welcome this node");
                 self.say(&words);
                 dialled.connection.close(code(CloseCode::Finished), b"not welcomed");

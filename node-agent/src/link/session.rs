@@ -86,6 +86,7 @@ pub(super) async fn greet(agent: &Agent, connection: Connection) -> Result<Sessi
     let answer = receiver.expect(FrameType::Welcome, WELCOME).await?;
     let welcome = Welcome::decode(answer.as_slice()).map_err(StreamError::from)?;
     agent.offset.heard(agent.clock.now(), UnixMillis(welcome.now_ms));
+    agent.contact.heard(agent.clock.now());
     accept_version(agent, &connection, welcome.proto).await?;
     if let Some(works) = &agent.works {
         works.journal.welcome(welcome.ratchet.clone(), u64::from(welcome.proto)).await?;

@@ -72,6 +72,7 @@ async fn story() -> Story {
         works: Some(works),
         space: engine.space.clone(),
         offset: ClockOffset::default(),
+        contact: Arc::default(),
         boot_id: "boot-1".to_owned(),
         report_epoch: "0011223344556677".to_owned(),
         pve_version: "9.2.11".to_owned(),

@@ -21,5 +21,6 @@ mod normal;
 mod operating;
 mod planting;
 mod purchase;
+mod scenarios;
 mod strace;
 mod support;

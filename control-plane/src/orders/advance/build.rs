@@ -110,7 +110,7 @@ impl Desk<'_> {
         let (mut failed, mut passing) = (0, false);
         for build in dispatch::history_of(tx, instance.id).await?.iter().filter(|b| b.verb == "ensure") {
             let refusal = build.refusal.as_deref().unwrap_or_default();
-            passing = dispatch::is_passing_refusal(refusal);
+            passing = dispatch::is_passing_refusal(refusal) || build.class.as_deref() == Some("capacity");
             failed += u32::from(!passing && refusal != "VMID_TAKEN");
         }
         let late = self.at.since(order.paid_at.unwrap_or(order.placed_at)) >= PLACE_FOR;
@@ -132,7 +132,10 @@ impl Desk<'_> {
             // Every node was tried: a passing fault deserves a second try on the same ones, busy ones a little later.
             Err(AssignError::NoPlace(NoPlace::AllTried)) if !tried.is_empty() => {
                 let last = dispatch::latest_for(tx, instance.id).await?;
-                let busy = last.filter(|b| b.refusal.as_deref().is_some_and(dispatch::is_passing_refusal));
+                let busy = last.filter(|b| {
+                    b.refusal.as_deref().is_some_and(dispatch::is_passing_refusal)
+                        || b.class.as_deref() == Some("capacity")
+                });
                 let again = busy.map(|b| b.finished_at.unwrap_or(b.issued_at).plus(PLACE_AGAIN));
                 if let Some(again) = again.filter(|again| self.at < *again) {
                     return Ok(Next::LookAt(again));

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::ManualClock,
+    contact::Contact,
     executor::{Engine, FirstBoot, FirstBootError, Limits, Pace, Rules},
     journal::{OrderRow, Space},
     policy,
@@ -79,6 +80,7 @@ pub(crate) struct Host {
     pub(crate) clock: ManualClock,
     pub(crate) engine: Arc<Engine>,
     pub(crate) repair_dir: Option<std::path::PathBuf>,
+    pub(crate) contact: Arc<Contact>,
     patience: Duration,
 }
 
@@ -95,8 +97,9 @@ impl Host {
         let pve = Arc::new(pve);
         let files = Arc::new(Files(Mutex::new(files), Arc::clone(&pve)));
         let clock = ManualClock::at(NOW);
-        let engine = engine(&pve, &files, &books, &clock, None, patience);
-        Self { pve, files, books, clock, engine, repair_dir: None, patience }
+        let contact = Arc::new(Contact::always());
+        let engine = engine(&pve, &files, &books, &clock, &contact, None, patience);
+        Self { pve, files, books, clock, engine, repair_dir: None, contact, patience }
     }
 
     /// The same host after a crash of the agent.
@@ -113,9 +116,16 @@ impl Host {
         self.new_engine();
     }
 
+    /// The agent was started anew and has heard nothing yet.
+    pub(crate) fn hears_nothing(&mut self) {
+        self.contact = Arc::default();
+        self.new_engine();
+    }
+
     fn new_engine(&mut self) {
         let repair = self.repair_dir.clone();
-        self.engine = engine(&self.pve, &self.files, &self.books, &self.clock, repair, self.patience);
+        self.engine =
+            engine(&self.pve, &self.files, &self.books, &self.clock, &self.contact, repair, self.patience);
     }
 
     /// Accepts an order and runs it to its end.
@@ -160,6 +170,7 @@ fn engine(
     files: &Arc<Files>,
     books: &Books,
     clock: &ManualClock,
+    contact: &Arc<Contact>,
     repair_dir: Option<std::path::PathBuf>,
     patience: Duration,
 ) -> Arc<Engine> {
@@ -191,6 +202,7 @@ fn engine(
             overall: 10 * patience,
             ..Pace::default()
         },
+        contact: Arc::clone(contact),
         boot_id: "boot-1".to_owned(),
         space: Space::of(books.dir.path()),
         told: Arc::new(Notify::new()),

@@ -381,3 +381,33 @@ async fn a_retired_server_comes_back_by_an_ensure() {
     let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
     assert_eq!((row.phase, row.retired_at), (Phase::Present, None));
 }
+
+/// After a quarter of an hour of silence an operator may have the server built elsewhere: a new server is
+/// started only on a young word of the control plane (I1).
+#[tokio::test]
+async fn a_new_server_is_not_started_before_the_control_plane_is_heard() {
+    let mut host = Host::new().await;
+    host.hears_nothing();
+    host.books.accept(&ensure(1, 1)).await;
+    let held = async {
+        while !host.steps_done().await.iter().any(|step| step == "firewall") {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..20 {
+            assert_eq!(host.count("start"), 0, "started although nobody may want it");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        host.contact.heard(NOW);
+    };
+    let (row, ()) = tokio::join!(host.run(&ensure(1, 1)), held);
+    assert_eq!((row.state, host.count("start")), (OrderState::Succeeded, 1));
+}
+
+#[tokio::test]
+async fn a_revoked_node_takes_back_what_it_was_building() {
+    let host = Host::new().await;
+    host.contact.revoke();
+    let row = host.carry_out(&ensure(1, 1)).await;
+    assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
+    assert!(host.pve.guest(VMID).is_none());
+}
