@@ -111,6 +111,25 @@ impl Services {
         }))
     }
 
+    /// The same services over another connection to a database, as a process that starts anew has them.
+    #[cfg(test)]
+    pub(crate) fn on(&self, db: Db, seed: u64) -> App {
+        Arc::new(Self {
+            wake: db.wake().clone(),
+            db,
+            clock: self.clock.clone(),
+            entropy: Arc::new(crate::entropy::SeededEntropy::new(seed)),
+            config: self.config.clone(),
+            templates: self.templates.clone(),
+            stripe: self.stripe.clone(),
+            keys: self.keys.clone(),
+            mailer: self.mailer.clone(),
+            passwords: self.passwords.clone(),
+            ready: telemetry::Readiness::default(),
+            links: link::Registry::default(),
+        })
+    }
+
     /// Services over a test database, with a clock that stands still and repeatable randomness.
     #[cfg(test)]
     pub(crate) fn for_tests(db: Db, clock: Arc<crate::clock::ManualClock>) -> App {

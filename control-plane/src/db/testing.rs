@@ -38,6 +38,51 @@ pub async fn sqlite() -> (Db, tempfile::TempDir) {
     (db, directory)
 }
 
+/// The address of a fresh, migrated database, for stories in which its process dies and another one opens it.
+pub struct Fresh {
+    /// What `Db::open` takes.
+    pub url: String,
+    directory: Option<tempfile::TempDir>,
+    schema: Option<Schema>,
+}
+
+impl Fresh {
+    /// A file. In memory where the system has room for that: these stories are about processes, not about power cuts.
+    pub async fn sqlite() -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let directory = directory.unwrap();
+        let url = format!("sqlite:{}", directory.path().join("test.sqlite").display());
+        Self::migrated(url, Some(directory), None).await
+    }
+
+    /// A schema on the PostgreSQL server, if one is named.
+    pub async fn postgres() -> Option<Self> {
+        let server = std::env::var(POSTGRES).ok()?;
+        let schema = Schema::create(&server).await;
+        Some(Self::migrated(schema.url.clone(), None, Some(schema)).await)
+    }
+
+    async fn migrated(url: String, directory: Option<tempfile::TempDir>, schema: Option<Schema>) -> Self {
+        let db = Db::open(&url).await.unwrap();
+        db.migrate().await.unwrap();
+        db.close().await;
+        Self { url, directory, schema }
+    }
+
+    /// Where the file lies.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.as_ref().unwrap().path()
+    }
+
+    /// Takes it away again.
+    pub async fn remove(self) {
+        if let Some(schema) = self.schema {
+            schema.remove().await;
+        }
+    }
+}
+
 /// A schema of its own on the PostgreSQL server.
 struct Schema {
     server: String,

@@ -175,8 +175,13 @@ pub(crate) fn need() -> Need {
 
 /// Greets and reports for a node, without a connection.
 pub(crate) async fn report(app: &App, node: &TestNode, first_vmid: u32, servers: u64) {
+    report_as(app, node, hello(node, first_vmid), servers).await;
+}
+
+/// The same for one that says this of itself.
+pub(crate) async fn report_as(app: &App, node: &TestNode, hello: Hello, servers: u64) {
     let (at, entropy) = (app.clock.now(), app.entropy.clone());
-    let (id, hello, host) = (node.id, hello(node, first_vmid), host(servers));
+    let (id, host) = (node.id, host(servers));
     let connection = sessions::Connection {
         process: "p1".into(),
         id: format!("c-{id}"),

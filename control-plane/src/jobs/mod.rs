@@ -24,6 +24,8 @@ use crate::db::{self, DbError, Topic};
 
 pub use model::{BACKOFF_CAP, DeadJob, JobError, JobRun, backoff};
 pub use registry::{Handler, JobRegistry};
+#[cfg(test)]
+pub(crate) use worker::{arm_periodic, let_leases_end};
 pub use worker::{drain, run_until_stopped};
 
 /// Asks for a job, in the caller's transaction.

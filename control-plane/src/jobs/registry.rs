@@ -54,6 +54,12 @@ impl JobRegistry {
         self.kinds.insert(kind, Registered { handler, period: Some(period) });
     }
 
+    /// What runs a kind; for tests that stand between.
+    #[cfg(test)]
+    pub(crate) fn handler(&self, kind: &str) -> Handler {
+        self.kinds[kind].handler.clone()
+    }
+
     /// The registered kinds.
     pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.kinds.keys().copied()

@@ -273,3 +273,10 @@ pub(super) async fn depth(connection: &mut AnyConnection, now: UnixMillis) -> Re
     let row = Cols::of("jobs", &row);
     Ok((row.int("due")?, row.int("dead")?))
 }
+
+/// Ends every lease, as time does when a process has died.
+#[cfg(test)]
+pub(super) async fn end_leases(tx: &mut AnyConnection) -> Result<(), DbError> {
+    sqlx::query("UPDATE jobs SET lease_until = 0 WHERE lease_until IS NOT NULL").execute(tx).await?;
+    Ok(())
+}

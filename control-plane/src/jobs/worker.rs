@@ -79,7 +79,7 @@ pub async fn drain(app: &App, registry: &JobRegistry) -> Result<usize, DbError> 
 }
 
 /// Makes sure every reconciler has its row.
-pub(super) async fn arm_periodic(app: &App, registry: &JobRegistry) -> Result<(), DbError> {
+pub(crate) async fn arm_periodic(app: &App, registry: &JobRegistry) -> Result<(), DbError> {
     let now = app.clock.now();
     let kinds: Vec<&'static str> =
         registry.kinds.iter().filter(|(_, r)| r.period.is_some()).map(|(kind, _)| *kind).collect();
@@ -224,4 +224,10 @@ async fn book(app: &App, job: &Claimed, period: Option<Duration>, result: Result
     if let Err(error) = booked {
         tracing::error!(%error, "cannot book the end of a job; it will run again");
     }
+}
+
+/// Ends every lease, as time does when a process has died.
+#[cfg(test)]
+pub(crate) async fn let_leases_end(app: &App) {
+    app.db.write(|tx| Box::pin(async move { store::end_leases(tx).await })).await.unwrap();
 }

@@ -45,6 +45,7 @@ pub fn api_version() -> String {
 pub struct StripeGate {
     client: Client,
     livemode: bool,
+    pause: fn(Duration) -> tokio::time::Sleep,
 }
 
 impl std::fmt::Debug for StripeGate {
@@ -74,7 +75,13 @@ impl StripeGate {
             .build()
             .map_err(|_| refuse())?;
         let livemode = secret_key.starts_with("sk_live_") || secret_key.starts_with("rk_live_");
-        Ok(Self { client, livemode })
+        Ok(Self { client, livemode, pause: tokio::time::sleep })
+    }
+
+    /// The same without pauses between tries.
+    #[cfg(test)]
+    fn hurried(self) -> Self {
+        Self { pause: |_| tokio::time::sleep(Duration::ZERO), ..self }
     }
 
     /// Whether the key moves real money.
@@ -87,8 +94,7 @@ impl StripeGate {
     /// # Errors
     /// What Stripe or the way to it said, see [`StripeFault`].
     pub(crate) async fn get(&self, entropy: &dyn Entropy, request: &Prepared) -> Result<Value, StripeFault> {
-        retry::run(|| self.once(request, RequestStrategy::Once), tokio::time::sleep, || entropy_unit(entropy))
-            .await
+        retry::run(|| self.once(request, RequestStrategy::Once), self.pause, || entropy_unit(entropy)).await
     }
 
     /// Changes something, under our own idempotency key. The caller has written key and request
@@ -104,8 +110,7 @@ impl StripeGate {
     ) -> Result<Value, StripeFault> {
         let key = IdempotencyKey::new(key).map_err(|_| StripeFault::of(FaultKind::OurMistake))?;
         let strategy = RequestStrategy::Idempotent(key);
-        retry::run(|| self.once(request, strategy.clone()), tokio::time::sleep, || entropy_unit(entropy))
-            .await
+        retry::run(|| self.once(request, strategy.clone()), self.pause, || entropy_unit(entropy)).await
     }
 
     async fn once(&self, request: &Prepared, strategy: RequestStrategy) -> Result<Value, StripeFault> {

@@ -30,18 +30,49 @@ pub(crate) struct Call {
     pub(crate) key: Option<String>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct State {
     pub(crate) objects: BTreeMap<String, Value>,
     pub(crate) calls: Vec<Call>,
     pub(crate) events: Vec<Value>,
     /// Answers to give before anything is looked at: (status, after the effect?).
     pub(crate) failures: Vec<(u16, bool)>,
+    /// How refunds end; `succeeded` if nothing is said.
+    pub(crate) refunds_end: Option<&'static str>,
     replies: HashMap<String, (u16, Value)>,
     made: u32,
 }
 
+/// What one order's customer has paid and got back, in minor units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    pub(crate) paid: i64,
+    pub(crate) returned: i64,
+    /// Subscriptions that would be charged again.
+    pub(crate) running: usize,
+}
+
 impl State {
+    /// The books about one order, by the metadata of its subscriptions.
+    pub(crate) fn ledger(&self, order: &str) -> Ledger {
+        let of_kind = |kind: &'static str| self.objects.values().filter(move |o| o["object"] == kind);
+        let mut ledger = Ledger::default();
+        for subscription in of_kind("subscription").filter(|s| s["metadata"]["order_id"] == order) {
+            ledger.running += usize::from(subscription["status"] != "canceled");
+            let mine = |i: &&Value| i["parent"]["subscription_details"]["subscription"] == subscription["id"];
+            for invoice in of_kind("invoice").filter(mine) {
+                ledger.paid += invoice["amount_paid"].as_i64().unwrap();
+                for payment in of_kind("invoice_payment").filter(|p| p["invoice"] == invoice["id"]) {
+                    let intent = &payment["payment"]["payment_intent"];
+                    let back = of_kind("refund")
+                        .filter(|r| r["payment_intent"] == *intent && r["status"] == "succeeded");
+                    ledger.returned += back.map(|r| r["amount"].as_i64().unwrap()).sum::<i64>();
+                }
+            }
+        }
+        ledger
+    }
+
     fn id(&mut self, prefix: &str) -> String {
         self.made += 1;
         format!("{prefix}_{}", self.made)
@@ -89,7 +120,7 @@ impl FakeStripe {
     }
 
     pub(crate) fn gate(&self) -> StripeGate {
-        StripeGate::new(&self.base, "sk_test_fake").unwrap()
+        StripeGate::new(&self.base, "sk_test_fake").unwrap().hurried()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -130,6 +161,21 @@ impl FakeStripe {
             "payment": {"type": "payment_intent", "payment_intent": pi},
         }));
         state.put(object);
+    }
+
+    /// Another page for the same order, open to be paid.
+    pub(crate) fn second_page(&self, session: &str) -> String {
+        let mut state = self.state();
+        let id = state.id("cs");
+        let mut object = state.objects[session].clone();
+        object["id"] = json!(id);
+        object["status"] = json!("open");
+        object["payment_status"] = json!("unpaid");
+        for unset in ["subscription", "invoice"] {
+            object.as_object_mut().unwrap().remove(unset);
+        }
+        state.put(object);
+        id
     }
 
     /// The session runs out.
@@ -248,10 +294,29 @@ impl State {
                 session["url"] = Value::Null;
                 session
             }
-            ("POST", ["refunds"]) => json!({
-                "id": self.id("re"), "object": "refund", "status": "succeeded", "amount": 900, "currency": "eur",
-                "payment_intent": get("payment_intent"), "metadata": metadata,
-            }),
+            ("POST", ["refunds"]) => {
+                let intent = get("payment_intent");
+                let stands = |o: &&Value| {
+                    o["object"] == "refund"
+                        && o["payment_intent"] == intent.as_str()
+                        && o["status"] != "failed"
+                };
+                if self.objects.values().any(|o| stands(&o)) {
+                    return (
+                        400,
+                        json!({"error": {"type": "invalid_request_error", "code": "charge_already_refunded", "message": "x"}}),
+                    );
+                }
+                let paid = self.objects.values().find(|o| o["payment"]["payment_intent"] == intent.as_str());
+                let Some(invoice) = paid.and_then(|payment| payment["invoice"].as_str()) else {
+                    return missing();
+                };
+                let amount = self.objects[invoice]["amount_paid"].clone();
+                json!({
+                    "id": self.id("re"), "object": "refund", "status": self.refunds_end.unwrap_or("succeeded"),
+                    "amount": amount, "currency": "eur", "payment_intent": intent, "metadata": metadata,
+                })
+            }
             ("POST", [_, id]) => {
                 let Some(object) = self.objects.get(*id) else { return missing() };
                 let mut object = object.clone();

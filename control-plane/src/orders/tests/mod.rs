@@ -1,22 +1,30 @@
 //! Stories of purchases: real database, real fleet and dispatch, a Stripe in this process.
 
+mod browser;
 mod building;
+mod exits;
+mod model;
+mod pay_again;
 mod purchase;
+mod races;
+mod surplus;
+mod twice;
 mod unpaid;
 
 use std::{sync::Arc, time::Duration};
 
 use ez_protocol::{
-    AccountId, OrderId, UserId,
-    message::{Event, EventKind, Facts},
+    AccountId, OrderId, ProvisioningOrderId, UserId,
+    message::{AnswerKind, Event, EventKind, Facts, OrderAnswer},
 };
 
 use super::*;
 use crate::{
+    accounts::{Principal, TERMS_VERSION},
     app::{App, job_registry},
     billing::{
         self, Intake,
-        stripe::testing::{FakeStripe, sign},
+        stripe::testing::{FakeStripe, Ledger, sign},
     },
     catalog::{self, Interval},
     clock::ManualClock,
@@ -41,12 +49,47 @@ struct Shop {
     node: TestNode,
 }
 
+/// What the n-th customer orders.
+fn request(n: u8) -> PlaceRequest {
+    let me = customer(n);
+    PlaceRequest {
+        account: me.account_id,
+        user: me.user_id,
+        email: me.email,
+        location: "fsn".into(),
+        plan: "s".into(),
+        interval: Interval::Month,
+        image: "debian-13".into(),
+        hostname: "web-1".parse().unwrap(),
+        ssh_keys: vec![SSH_KEY.parse().unwrap()],
+        terms_version: TERMS_VERSION.into(),
+        quoted_minor: Some(900),
+        again_of: None,
+    }
+}
+
+/// The n-th customer.
+fn customer(n: u8) -> Principal {
+    Principal {
+        user_id: UserId::generate(fleet::testing::AT, [n; 10]),
+        account_id: AccountId::generate(fleet::testing::AT, [n; 10]),
+        email: format!("jane{n}@example.com"),
+        account_name: "Jane".into(),
+        staff: None,
+    }
+}
+
 impl Shop {
     async fn open(db: Db, room: u64) -> Self {
+        Self::open_with(db, room, 50).await
+    }
+
+    /// The same with so many IPv4 addresses.
+    async fn open_with(db: Db, room: u64, addresses: u8) -> Self {
         let stripe = FakeStripe::start().await;
         let (mut app, clock) = fleet::testing::services(db);
         Arc::get_mut(&mut app).unwrap().stripe = stripe.gate();
-        locations(&app, 50).await;
+        locations(&app, addresses).await;
         let file = format!(
             r#"
             [[images]]
@@ -76,20 +119,7 @@ impl Shop {
     }
 
     fn request(&self, n: u8) -> PlaceRequest {
-        PlaceRequest {
-            account: AccountId::generate(fleet::testing::AT, [n; 10]),
-            user: UserId::generate(fleet::testing::AT, [n; 10]),
-            email: format!("jane{n}@example.com"),
-            location: "fsn".into(),
-            plan: "s".into(),
-            interval: Interval::Month,
-            image: "debian-13".into(),
-            hostname: "web-1".parse().unwrap(),
-            ssh_keys: vec![SSH_KEY.parse().unwrap()],
-            terms_version: "2026-11".into(),
-            quoted_minor: Some(900),
-            again_of: None,
-        }
+        request(n)
     }
 
     async fn order(&self, id: OrderId) -> Order {
@@ -143,12 +173,27 @@ impl Shop {
     }
 
     async fn node_fails(&self, order: &Order, seq: u64, kind: EventKind, step: &str, class: &str) {
-        let instance = self.server(order).await;
-        let place = self.place_of(order).await.unwrap();
+        let provisioning = self.server(order).await.provisioning_order.unwrap();
+        self.node_says_of(order, provisioning, seq, kind, step, class).await;
+    }
+
+    /// The node says something about one of the order's provisioning orders.
+    async fn node_says_of(
+        &self,
+        order: &Order,
+        provisioning: ProvisioningOrderId,
+        seq: u64,
+        kind: EventKind,
+        step: &str,
+        class: &str,
+    ) {
+        let mut connection = self.app.db.read().await.unwrap();
+        let record = dispatch::show(&mut connection, provisioning).await.unwrap().unwrap();
+        drop(connection);
         let event = Event {
             event_seq: seq,
-            order_id: instance.provisioning_order.unwrap().to_string(),
-            instance_id: instance.id.to_string(),
+            order_id: provisioning.to_string(),
+            instance_id: order.instance.to_string(),
             at_ms: self.app.clock.now().0,
             kind: kind.into(),
             step: step.into(),
@@ -156,25 +201,97 @@ impl Shop {
             detail: String::new(),
             class: class.into(),
             facts: (kind == EventKind::Succeeded).then(|| Facts {
-                vmid: place.vmid,
+                vmid: record.vmid,
                 power: "running".into(),
-                addresses: vec![place.ipv4.address.to_string()],
+                addresses: Vec::new(),
                 confirmed: true,
                 host_keys: vec!["SHA256:abc (ED25519)".into()],
             }),
-            generation: 1,
+            generation: record.generation,
         };
-        let (at, node) = (self.app.clock.now(), instance.node.unwrap());
+        let (at, node) = (self.app.clock.now(), record.node);
         self.app
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    dispatch::record(tx, at, node, "journal", &event).await?;
+                    dispatch::record(tx, at, node, &format!("journal-{node}"), &event).await?;
                     Ok::<_, db::DbError>(())
                 })
             })
             .await
             .unwrap();
+    }
+
+    /// The node refuses the order's current provisioning order.
+    async fn node_refuses(&self, order: &Order, code: &str) {
+        let server = self.server(order).await;
+        let (at, node, id) = (self.app.clock.now(), server.node.unwrap(), server.provisioning_order.unwrap());
+        let answer = OrderAnswer {
+            kind: AnswerKind::Refused.into(),
+            code: code.to_owned(),
+            order_id: id.to_string(),
+            ..OrderAnswer::default()
+        };
+        self.app
+            .db
+            .write(move |tx| {
+                Box::pin(async move { dispatch::record_answer(tx, at, node, id, &answer).await })
+            })
+            .await
+            .unwrap();
+    }
+
+    /// A paid order whose provisioning order is out.
+    async fn provisioning(&self, n: u8) -> Order {
+        let (order, session) = self.pay_for(n).await;
+        self.deliver("checkout.session.completed", &session).await;
+        self.work().await;
+        let order = self.order(order.id).await;
+        assert_eq!(order.state, OrderState::Provisioning);
+        order
+    }
+
+    /// A node has accepted the order and has been silent since: a person is asked.
+    async fn silent(&self, n: u8) -> Order {
+        let order = self.provisioning(n).await;
+        self.node_says(&order, 1, EventKind::Accepted, "").await;
+        self.work().await;
+        self.clock.advance(Duration::from_secs(16 * 60));
+        advance::advance(&self.app, order.id).await.unwrap();
+        let order = self.order(order.id).await;
+        assert_eq!(
+            (order.state, order.reason.as_deref()),
+            (OrderState::NeedsOperator, Some(reason::NODE_SILENT))
+        );
+        order
+    }
+
+    async fn change_node(&self, name: &str, change: fleet::NodeChange) {
+        fleet::change_node(&self.app, "operator:test", name, change).await.unwrap();
+    }
+
+    /// The provisioning orders of an order, oldest first.
+    async fn told(&self, order: &Order) -> Vec<dispatch::ProvisioningRecord> {
+        let mut connection = self.app.db.read().await.unwrap();
+        dispatch::history_of(&mut connection, order.instance).await.unwrap()
+    }
+
+    /// Open alarms: kind and what they say.
+    async fn alarms(&self) -> Vec<(String, String)> {
+        let mut connection = self.app.db.read().await.unwrap();
+        let all = fleet::alarms::list(&mut connection, 100).await.unwrap();
+        all.into_iter().filter(|a| a.cleared_at.is_none()).map(|a| (a.kind, a.detail)).collect()
+    }
+
+    /// What the audit log says about an order.
+    async fn audited(&self, order: &Order) -> Vec<String> {
+        let mut connection = self.app.db.read().await.unwrap();
+        let rows = crate::audit::history(&mut connection, "order", &order.id.to_string()).await.unwrap();
+        rows.into_iter().map(|row| row.entry.action).collect()
+    }
+
+    fn ledger(&self, order: &Order) -> Ledger {
+        self.stripe.state().ledger(&order.id.to_string())
     }
 
     async fn letters(&self) -> Vec<String> {
