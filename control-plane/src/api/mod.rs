@@ -21,6 +21,7 @@ use std::time::Duration;
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 
 pub use auth::{Caller, Operator};
+pub use idempotency::{Claim, Keyed, made};
 pub use page::{Page, PageQuery};
 pub use problem::{FieldProblem, Input, Problem};
 
@@ -29,6 +30,8 @@ use crate::{
     jobs::{JobError, JobRegistry},
 };
 
+/// How long an endpoint may take, its body's arrival included.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest body an endpoint reads.
 const MAX_BODY: usize = 64 * 1024;
 

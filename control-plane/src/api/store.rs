@@ -5,7 +5,8 @@ use std::time::Duration;
 use ez_protocol::{AccountId, UnixMillis};
 use sqlx::AnyConnection;
 
-use crate::db::{Cols, DbError, one_row};
+use super::idempotency::Claim;
+use crate::db::{Cols, ConflictKind, DbError, one_row};
 
 /// An answer that is replayed.
 pub(super) struct Answer {
@@ -18,6 +19,9 @@ pub(super) struct Answer {
 pub(super) struct Known {
     pub(super) fingerprint: String,
     pub(super) answer: Option<Answer>,
+    /// What the first request made before it ended or died.
+    pub(super) made: Option<String>,
+    pub(super) claimed_at: UnixMillis,
 }
 
 /// Whether this request is the first with its key.
@@ -39,7 +43,8 @@ pub(super) async fn begin(
         "INSERT INTO idempotency_keys (account_id, key, fingerprint, created_at)
          VALUES ($1, $2, $3, $4)
          ON CONFLICT (account_id, key) DO UPDATE SET created_at = excluded.created_at
-             WHERE idempotency_keys.status IS NULL AND idempotency_keys.created_at <= $5
+             WHERE idempotency_keys.status IS NULL AND idempotency_keys.made IS NULL
+               AND idempotency_keys.created_at <= $5
                AND idempotency_keys.fingerprint = excluded.fingerprint",
     )
     .bind(account.to_string())
@@ -53,7 +58,7 @@ pub(super) async fn begin(
         return Ok(Begun::Ours);
     }
     let row = sqlx::query(
-        "SELECT key, fingerprint, status, content_type, body FROM idempotency_keys
+        "SELECT key, fingerprint, status, content_type, body, made, created_at FROM idempotency_keys
          WHERE account_id = $1 AND key = $2",
     )
     .bind(account.to_string())
@@ -69,21 +74,42 @@ pub(super) async fn begin(
             body: row.bytes("body")?,
         }),
     };
-    Ok(Begun::Other(Known { fingerprint: row.text("fingerprint")?, answer }))
+    Ok(Begun::Other(Known {
+        fingerprint: row.text("fingerprint")?,
+        answer,
+        made: row.get("made")?,
+        claimed_at: row.millis("created_at")?,
+    }))
 }
 
-pub(super) async fn finish(
-    tx: &mut AnyConnection,
-    account: AccountId,
-    key: &str,
-    answer: &Answer,
-) -> Result<(), DbError> {
+/// Writes down what the request made. Refused when another request has taken the key over.
+pub(super) async fn made(tx: &mut AnyConnection, claim: &Claim, id: &str) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE idempotency_keys SET made = $4
+         WHERE account_id = $1 AND key = $2 AND created_at = $3 AND made IS NULL",
+    )
+    .bind(claim.account.to_string())
+    .bind(&claim.key)
+    .bind(claim.at.0)
+    .bind(id)
+    .execute(tx)
+    .await?;
+    one_row(done).map_err(|error| match error {
+        DbError::NotFound => DbError::Conflict {
+            kind: ConflictKind::Other,
+            what: "another request carries out this Idempotency-Key".to_owned(),
+        },
+        other => other,
+    })
+}
+
+pub(super) async fn finish(tx: &mut AnyConnection, claim: &Claim, answer: &Answer) -> Result<(), DbError> {
     let done = sqlx::query(
         "UPDATE idempotency_keys SET status = $3, content_type = $4, body = $5
          WHERE account_id = $1 AND key = $2",
     )
-    .bind(account.to_string())
-    .bind(key)
+    .bind(claim.account.to_string())
+    .bind(&claim.key)
     .bind(i64::from(answer.status))
     .bind(&answer.kind)
     .bind(answer.body.clone())
@@ -92,13 +118,18 @@ pub(super) async fn finish(
     one_row(done)
 }
 
-pub(super) async fn forget(tx: &mut AnyConnection, account: AccountId, key: &str) -> Result<(), DbError> {
-    let done = sqlx::query("DELETE FROM idempotency_keys WHERE account_id = $1 AND key = $2")
-        .bind(account.to_string())
-        .bind(key)
-        .execute(tx)
-        .await?;
-    one_row(done)
+/// Frees a key whose request made nothing.
+pub(super) async fn forget(tx: &mut AnyConnection, claim: &Claim) -> Result<(), DbError> {
+    sqlx::query(
+        "DELETE FROM idempotency_keys
+         WHERE account_id = $1 AND key = $2 AND created_at = $3 AND made IS NULL AND status IS NULL",
+    )
+    .bind(claim.account.to_string())
+    .bind(&claim.key)
+    .bind(claim.at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Removes keys after a day.

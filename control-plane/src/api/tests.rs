@@ -1,5 +1,7 @@
 //! Stories of what every endpoint shares, told through `/api/v1/ssh_keys`.
 
+mod buying;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -39,7 +41,10 @@ struct Answer {
 impl Story {
     async fn begin(db: &Db, scopes: Vec<Scope>) -> Self {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
-        let app = Services::for_tests(db.clone(), clock.clone());
+        Self::with(Services::for_tests(db.clone(), clock.clone()), clock, scopes).await
+    }
+
+    async fn with(app: App, clock: Arc<ManualClock>, scopes: Vec<Scope>) -> Self {
         let new = NewUser {
             email: "ada@example.org".into(),
             password: "correct horse battery".into(),
@@ -187,7 +192,8 @@ async fn a_key_in_use_is_told_and_a_dead_request_is_taken_over() {
         .unwrap();
         let busy = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
         assert_eq!((busy.status.as_u16(), &busy.body["code"]), (409, &json!("idempotency_in_progress")));
-        story.clock.advance(Duration::from_secs(60));
+        assert_eq!(busy.headers["retry-after"], "35");
+        story.clock.advance(Duration::from_secs(35));
         let taken = story.call("POST", "/api/v1/ssh_keys", Some("k"), body()).await;
         assert_eq!(taken.status, StatusCode::CREATED);
     })

@@ -13,6 +13,7 @@ use super::{
     store,
 };
 use crate::{
+    api,
     app::Services,
     db::DbError,
     dispatch::{self, Intent, IssueError},
@@ -48,7 +49,8 @@ pub enum ActError {
     Db(#[from] DbError),
 }
 
-/// Tells a server's node to do something at most once. The answer is the action that reports its progress.
+/// Tells a server's node to do something at most once. The answer is the action that reports its progress;
+/// `claim` is the idempotency key of the request, if it had one.
 ///
 /// # Errors
 /// [`ActError`]; nothing was told to the node.
@@ -57,6 +59,7 @@ pub async fn act(
     id: InstanceId,
     verb: ActionVerb,
     actor: &str,
+    claim: Option<api::Claim>,
 ) -> Result<ActionRow, ActError> {
     let (at, entropy, keys, actor) =
         (app.clock.now(), app.entropy.clone(), app.keys.clone(), actor.to_owned());
@@ -83,8 +86,11 @@ pub async fn act(
                     ttl: Some(WAIT),
                 };
                 let order = dispatch::issue(tx, &keys, at, entropy.as_ref(), intent).await?;
-                Ok(build::note_action(tx, at, entropy.as_ref(), &instance, verb.as_str(), order, &actor)
-                    .await?)
+                let kind = verb.as_str();
+                let action =
+                    build::note_action(tx, at, entropy.as_ref(), &instance, kind, order, &actor).await?;
+                api::made(tx, claim.as_ref(), action.id).await?;
+                Ok(action)
             })
         })
         .await

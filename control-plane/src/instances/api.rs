@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     accounts::ApiCaller,
-    api::{Caller, Input, Page, Problem},
+    api::{self, Caller, Input, Keyed, Page, Problem},
     app::App,
     fleet,
 };
@@ -263,6 +263,7 @@ struct NewAction {
 async fn begin(
     Caller(caller): Caller,
     State(app): State<App>,
+    Keyed(claim): Keyed,
     Path(id): Path<String>,
     Input(new): Input<NewAction>,
 ) -> Result<(StatusCode, Json<ActionBody>), Problem> {
@@ -273,7 +274,13 @@ async fn begin(
         let mut connection = app.db.read().await?;
         mine(&mut connection, &caller, &id).await?.id
     };
-    let action = match act(&app, id, verb, &caller.principal.actor()).await {
+    if let Some(begun) = claim.as_ref().and_then(api::Claim::made) {
+        // An earlier request with this key began it and was cut off before it could say so.
+        let mut connection = app.db.read().await?;
+        let action = super::action(&mut connection, begun).await?.ok_or_else(Problem::not_found)?;
+        return Ok((StatusCode::ACCEPTED, Json(action_body(&mut connection, action).await?)));
+    }
+    let action = match act(&app, id, verb, &caller.principal.actor(), claim).await {
         Ok(action) => action,
         Err(ActError::Unknown) => return Err(Problem::not_found()),
         Err(error @ ActError::DoesNotFit { .. }) => {

@@ -94,7 +94,7 @@ async fn power(
     let instance = mine(&app, &me, &id).await?;
     let verb: ActionVerb = sent.text("action").parse().map_err(|_| Error::NotFound)?;
     let page = format!("/servers/{}", instance.id);
-    match act(&app, instance.id, verb, &actor(&me)).await {
+    match act(&app, instance.id, verb, &actor(&me), None).await {
         Ok(_) => ctx.redirect(&page),
         Err(ActError::Unknown) => Err(Error::NotFound),
         Err(ActError::Db(error)) => Err(error.into()),

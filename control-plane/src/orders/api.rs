@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     accounts::{self, ApiCaller, TERMS_VERSION},
-    api::{Caller, FieldProblem, Input, Page, Problem},
+    api::{self, Caller, FieldProblem, Input, Keyed, Page, Problem},
     app::App,
     billing,
     catalog::{Interval, QuoteError},
@@ -178,10 +178,22 @@ async fn list(Caller(caller): Caller, State(app): State<App>) -> Result<Json<Pag
 async fn create(
     Caller(caller): Caller,
     State(app): State<App>,
+    Keyed(claim): Keyed,
     Input(new): Input<NewOrder>,
 ) -> Result<(StatusCode, Json<OrderBody>), Problem> {
-    let request = read(&app, &caller, new).await?;
-    let order = place(&app, request).await.map_err(refusal)?;
+    let order = match claim.as_ref().and_then(api::Claim::made::<OrderId>) {
+        // An earlier request with this key placed it and was cut off before it could say so.
+        Some(placed) => {
+            let mut connection = app.db.read().await?;
+            owned(&mut connection, caller.principal.account_id, placed)
+                .await?
+                .ok_or_else(Problem::not_found)?
+        }
+        None => {
+            let request = PlaceRequest { claim, ..read(&app, &caller, new).await? };
+            place(&app, request).await.map_err(refusal)?
+        }
+    };
     let url = match pay(&app, &order).await {
         Ok(url) => Some(url),
         Err(error) => {
@@ -250,6 +262,7 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
         terms_version: terms,
         quoted_minor: None,
         again_of: None,
+        claim: None,
     })
 }
 

@@ -109,6 +109,7 @@ async fn read(
         terms_version: terms.to_owned(),
         quoted_minor: Some(sent.text("quoted").parse().unwrap_or(0)),
         again_of: None,
+        claim: None,
     }))
 }
 

@@ -12,6 +12,7 @@ use super::{
     store,
 };
 use crate::{
+    api,
     app::Services,
     audit,
     billing::{self, BillingError, CheckoutState, Expectation},
@@ -53,6 +54,8 @@ pub struct PlaceRequest {
     pub quoted_minor: Option<i64>,
     /// The order that ended unpaid and is repeated; repeating it twice is once.
     pub again_of: Option<OrderId>,
+    /// The idempotency key of the request, if it had one: noted together with the order.
+    pub claim: Option<api::Claim>,
 }
 
 /// Why an order was not placed. Nothing was written and nothing charged.
@@ -171,6 +174,7 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                     version: 1,
                 };
                 store::insert(tx, &order, slot).await?;
+                api::made(tx, request.claim.as_ref(), order.id).await?;
                 let instance = wanted(&order, &quote, &request.ssh_keys);
                 instances::create(tx, &instance).await?;
                 let need = quote.need(&request.location);

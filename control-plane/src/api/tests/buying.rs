@@ -1,0 +1,117 @@
+//! Stories of buying by API, with a catalogue, a node and a Stripe in this process.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Answer, KEY, Story};
+use crate::{
+    accounts::Scope,
+    billing::stripe::testing::FakeStripe,
+    catalog,
+    db::{Db, DbError, testing::each_database},
+    fleet::testing::{IMAGE, locations, ready_node, services},
+};
+
+/// A story in a shop with room for a few servers.
+struct Shop {
+    story: Story,
+    _stripe: FakeStripe,
+}
+
+impl Shop {
+    async fn open(db: &Db) -> Self {
+        let stripe = FakeStripe::start().await;
+        let (mut app, clock) = services(db.clone());
+        Arc::get_mut(&mut app).unwrap().stripe = stripe.gate();
+        locations(&app, 50).await;
+        let file = format!(
+            r#"
+            images = [{{ code = "debian-13", name = "Debian 13", version = "13", digest = "{IMAGE}" }}]
+            [[plans]]
+            code = "s"
+            name = "S"
+            vcpu = 1
+            memory_mib = 4096
+            disk_gib = 20
+            traffic_gib = 1000
+            prices = [{{ interval = "month", currency = "eur", amount_minor = 900 }}]
+            "#
+        );
+        catalog::apply_file(&app, &file, "operator:test").await.unwrap();
+        ready_node(&app, "fsn-1", 1_000, 5).await;
+        let story = Story::with(app, clock, vec![Scope::Read, Scope::Write]).await;
+        Self { story, _stripe: stripe }
+    }
+
+    fn wish(location: &str) -> Value {
+        json!({
+            "location": location, "plan": "s", "image": "debian-13", "ssh_keys": [KEY], "accept_terms": true
+        })
+    }
+
+    async fn buy(&self, key: Option<&str>) -> Answer {
+        self.story.call("POST", "/api/v1/orders", key, Some(Self::wish("fsn"))).await
+    }
+
+    async fn orders(&self) -> usize {
+        let list = self.story.call("GET", "/api/v1/orders", None, None).await;
+        list.body["data"].as_array().unwrap().len()
+    }
+}
+
+/// What a crash between the commit and the answer leaves behind.
+async fn crash_before_the_answer(db: &Db) {
+    db.write::<_, DbError, _>(|tx| {
+        Box::pin(async move {
+            sqlx::query("UPDATE idempotency_keys SET status = NULL, content_type = NULL, body = NULL")
+                .execute(tx)
+                .await?;
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn an_order_cut_off_by_a_crash_is_found_again_by_its_key() {
+    each_database(async |db| {
+        let shop = Shop::open(&db).await;
+        let first = shop.buy(Some("k")).await;
+        assert_eq!(first.status, StatusCode::CREATED, "{}", first.body);
+        crash_before_the_answer(&db).await;
+        let again = shop.buy(Some("k")).await;
+        assert_eq!(
+            (again.status, &again.body),
+            (StatusCode::CREATED, &first.body),
+            "at once, the same order"
+        );
+        assert_eq!(shop.orders().await, 1, "no second order holds a place");
+        let replayed = shop.buy(Some("k")).await;
+        assert_eq!(
+            (&replayed.body, replayed.headers["idempotent-replayed"].as_bytes()),
+            (&first.body, &b"true"[..])
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_passes_is_not_kept_under_the_key() {
+    each_database(async |db| {
+        let shop = Shop::open(&db).await;
+        let mut placed = Vec::new();
+        for _ in 0..3 {
+            placed.push(shop.buy(None).await.body["id"].as_str().unwrap().to_owned());
+        }
+        let full = shop.buy(Some("k")).await;
+        assert_eq!((full.status, &full.body["code"]), (StatusCode::CONFLICT, &json!("too_many_unpaid")));
+        let cancel = format!("/api/v1/orders/{}/cancel", placed[0]);
+        assert_eq!(shop.story.call("POST", &cancel, None, None).await.status, StatusCode::OK);
+        let later = shop.buy(Some("k")).await;
+        assert_eq!(later.status, StatusCode::CREATED, "the slot is free now: {}", later.body);
+    })
+    .await;
+}
