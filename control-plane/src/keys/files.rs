@@ -58,15 +58,16 @@ struct LinkMeta {
 /// Makes all keys in `dir` and returns the pin of the new trust document.
 ///
 /// # Errors
-/// [`KeysError::Exists`] when there are keys already; nothing is ever overwritten.
+/// [`KeysError::Exists`] when any file of a key is there already, even if others are missing; nothing is ever
+/// overwritten.
 pub fn init(
     dir: &Path,
     options: &InitOptions,
     at: UnixMillis,
     entropy: &dyn Entropy,
 ) -> Result<Pin, KeysError> {
-    if dir.join(TRUST).exists() {
-        return Err(KeysError::Exists(dir.display().to_string()));
+    if let Some(there) = first_key_file(dir)? {
+        return Err(KeysError::Exists(dir.join(there).display().to_string()));
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| file_error(dir, e))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|e| file_error(dir, e))?;
@@ -99,6 +100,23 @@ pub fn init(
     // Last: a directory with this file is complete.
     write(dir, TRUST, &document)?;
     Ok(Pin::of(&document))
+}
+
+/// The first of the files that `init` writes which is there already. A link that points nowhere counts, too.
+fn first_key_file(dir: &Path) -> Result<Option<String>, KeysError> {
+    let pairs = [AGENT_CA, LINK_CA, LINK]
+        .iter()
+        .flat_map(|stem| [format!("{stem}.key.pem"), format!("{stem}.crt.pem")]);
+    let singles = [TRUST, ORDER_KEY, TRUST_KEY, LINK_RESET, LINK_META].iter().map(|name| (*name).to_owned());
+    for name in singles.chain(pairs) {
+        let path = dir.join(&name);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => return Ok(Some(name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(file_error(&path, error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Reads all keys. The link's certificate is made anew when it is about to end or its names have changed.

@@ -36,8 +36,11 @@ pub use files::{InitOptions, init, load};
 /// Why keys cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The directory holds keys already; nothing was changed.
-    #[error("{0} already holds keys; nothing was changed")]
+    /// A file of a key is there already; nothing was changed.
+    #[error(
+        "{0} is there already; nothing was changed. If files are missing beside it, restore them from your backup: \
+         nodes trust these keys. Only if no node has ever joined, remove the directory and run this again"
+    )]
     Exists(String),
     /// There are no keys: `keys init` has not run, or the directory is another one.
     #[error("no keys in {0}: run `ez-control-plane keys init` first")]

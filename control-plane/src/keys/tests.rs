@@ -37,6 +37,32 @@ fn keys_are_made_once_and_read_back() {
 }
 
 #[test]
+fn whatever_is_left_of_keys_is_never_overwritten() {
+    let whole = tempfile::tempdir().unwrap();
+    let entropy = SeededEntropy::new(1);
+    init(whole.path(), &options(), AT, &entropy).unwrap();
+    load(whole.path(), &[], AT, &entropy).unwrap();
+    let mut names: Vec<_> =
+        std::fs::read_dir(whole.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 11, "{names:?}");
+    for name in names {
+        // A directory in which this file alone is left of all.
+        let left = tempfile::tempdir().unwrap();
+        let path = left.path().join(&name);
+        std::fs::copy(whole.path().join(&name), &path).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let refused = init(left.path(), &options(), AT, &entropy).unwrap_err();
+        assert!(
+            matches!(&refused, KeysError::Exists(what) if *what == path.display().to_string()),
+            "{refused}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert_eq!(std::fs::read_dir(left.path()).unwrap().count(), 1, "{name:?}");
+    }
+}
+
+#[test]
 fn keys_that_others_may_read_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let entropy = SeededEntropy::new(1);
