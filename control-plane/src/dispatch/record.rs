@@ -64,9 +64,13 @@ pub async fn record(
             store::apply_event(tx, at, &order, next, event).await?;
             after(tx, at, &order, next, &text(&event.detail)).await?;
         }
+        // The answer to the delivery said so already.
+        Err(_) if order.state == next => {
+            tracing::debug!(provisioning_order.id = %order.id, node.id = %node, event = event_word(kind), "known already");
+        }
         Err(refused) => {
             // A late step of an order that has ended: kept as an event, nothing to move.
-            tracing::warn!(order.id = %order.id, node.id = %node, event = event_word(kind), %refused, "event did not fit");
+            tracing::warn!(provisioning_order.id = %order.id, node.id = %node, event = event_word(kind), %refused, "event did not fit");
         }
     }
     Ok(Recorded::New)

@@ -107,7 +107,7 @@ async fn send_due(
         flying.spawn(async move {
             let id = delivery.id;
             if let Err(error) = deliver(&peer, delivery).await {
-                tracing::warn!(order.id = %id, node.id = %peer.identity.node, %error, "a delivery failed; it comes again");
+                tracing::warn!(provisioning_order.id = %id, node.id = %peer.identity.node, %error, "a delivery failed; it comes again");
             }
             id
         });
