@@ -68,7 +68,7 @@ text_enum! {
         Done = "done",
         /// Nothing of ours.
         Ignored = "ignored",
-        /// Genuine, but without an id or object to read.
+        /// Genuine, but without an id or object that could be read: for a person to look at.
         Failed = "failed",
     }
 }
