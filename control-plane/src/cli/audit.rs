@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::{open_database, say};
-use crate::{audit, config::Config};
+use crate::{audit, config::Storage};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
@@ -18,9 +18,9 @@ pub(super) enum AuditCommand {
     },
 }
 
-pub(super) async fn audit(config: Config, command: AuditCommand) -> anyhow::Result<ExitCode> {
+pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> anyhow::Result<ExitCode> {
     let AuditCommand::Verify { json } = command;
-    let db = open_database(&config).await?;
+    let db = open_database(storage).await?;
     let verdict = audit::verify(&db).await.context("cannot read the audit log")?;
     if json {
         say(serde_json::to_string(&verdict)?)?;

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::say;
 use crate::{
     clock::{Clock as _, SystemClock},
-    config::Config,
+    config::{Link, Storage},
     entropy::SystemEntropy,
     keys::{self, InitOptions},
 };
@@ -19,10 +19,10 @@ pub(super) enum KeysCommand {
     Init,
 }
 
-pub(super) fn keys(config: &Config, command: &KeysCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn keys(storage: &Storage, link: &Link, command: &KeysCommand) -> anyhow::Result<ExitCode> {
     let KeysCommand::Init = command;
-    let options = InitOptions { names: config.link.names.clone(), port: config.link.listen.port() };
-    let dir = &config.storage.keys_dir;
+    let options = InitOptions { names: link.names.clone(), port: link.listen.port() };
+    let dir = &storage.keys_dir;
     let pin = keys::init(dir, &options, SystemClock.now(), &SystemEntropy)?;
     say(format_args!("keys          {}", dir.display()))?;
     say(format_args!("trust         {pin}"))?;

@@ -16,13 +16,13 @@ mod users;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
     app::{App, Services},
-    config::{Config, Vars},
-    db::Db,
+    config::{Config, Link, Storage, Vars},
+    db::{Db, sqlite_path},
 };
 
 /// Sells virtual servers and tells node agents to build them.
@@ -86,15 +86,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CheckConfig => check::check_config(&Vars::from_environment()),
         Command::Doctor(command) => doctor::doctor(&Vars::from_environment(), command).await,
         Command::Serve => serve::serve(config()?).await,
-        Command::Migrate => storage::migrate(config()?).await,
+        Command::Migrate => storage::migrate(&storage()?).await,
         Command::Apply { file } => catalog::apply(open().await?, &file).await,
         Command::Order(command) => orders::order(open().await?, command).await,
         Command::User(command) => users::user(open().await?, command).await,
         Command::Token(command) => users::token(open().await?, command).await,
-        Command::Keys(command) => keys::keys(&config()?, &command),
+        Command::Keys(command) => keys::keys(&storage()?, &link()?, &command),
         Command::Node(command) => nodes::node(open().await?, command).await,
-        Command::Audit(command) => audit::audit(config()?, command).await,
-        Command::Backup { file } => storage::backup(config()?, &file).await,
+        Command::Audit(command) => audit::audit(&storage()?, command).await,
+        Command::Backup { file } => storage::backup(&storage()?, &file).await,
     }
 }
 
@@ -103,14 +103,55 @@ fn config() -> anyhow::Result<Config> {
     Ok(Config::read(&Vars::from_environment())?)
 }
 
+/// What concerns database and key files: whoever makes a backup need not know Stripe's keys.
+fn storage() -> anyhow::Result<Storage> {
+    Ok(Config::read_storage(&Vars::from_environment())?)
+}
+
+/// What concerns the link.
+fn link() -> anyhow::Result<Link> {
+    Ok(Config::read_link(&Vars::from_environment())?)
+}
+
 /// The services, for commands that act on them.
 async fn open() -> anyhow::Result<App> {
-    Ok(Services::open(config()?).await?)
+    let config = config()?;
+    must_be_there(&config.storage)?;
+    let app = Services::open(config).await?;
+    must_be_migrated(&app.db).await?;
+    Ok(app)
 }
 
 /// The database alone, for commands that need no keys.
-async fn open_database(config: &Config) -> anyhow::Result<Db> {
-    Db::open(config.storage.database_url.expose()).await.context("cannot open the database")
+async fn open_database(storage: &Storage) -> anyhow::Result<Db> {
+    must_be_there(storage)?;
+    let db = make_database(storage).await?;
+    must_be_migrated(&db).await?;
+    Ok(db)
+}
+
+/// The same, and makes an SQLite file that is not there.
+async fn make_database(storage: &Storage) -> anyhow::Result<Db> {
+    Db::open(storage.database_url.expose()).await.context("cannot open the database")
+}
+
+/// Refuses to make an empty database out of a wrong path.
+fn must_be_there(storage: &Storage) -> anyhow::Result<()> {
+    match sqlite_path(storage.database_url.expose()) {
+        Some(path) if !path.exists() => bail!(
+            "there is no database at {}; nothing was done. Check DATABASE_URL, or make one: ez-control-plane migrate",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+async fn must_be_migrated(db: &Db) -> anyhow::Result<()> {
+    let pending = db.pending().await.context("cannot see which migrations are pending")?.0.len();
+    if pending > 0 {
+        bail!("{pending} migrations are pending; nothing was done. Run: ez-control-plane migrate");
+    }
+    Ok(())
 }
 
 /// Writes a line to standard output.

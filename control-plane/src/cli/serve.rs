@@ -5,13 +5,14 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::{must_be_migrated, must_be_there};
 use crate::{
     agents,
     app::{App, Services, job_registry, serve_http},
@@ -26,11 +27,11 @@ const GRACE: Duration = Duration::from_secs(20);
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log);
     telemetry::install_metrics();
+    must_be_there(&config.storage)?;
     let app = Services::open(config).await?;
-    let pending = app.db.pending().await.context("cannot see which migrations are pending")?;
-    if !pending.0.is_empty() {
-        bail!("{} migrations are pending; run: ez-control-plane migrate", pending.0.len());
-    }
+    let _alone = app.db.serve_alone()?;
+    must_be_migrated(&app.db).await?;
+    warn_of_lost_names(&app)?;
     let listener = TcpListener::bind(app.config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN)", app.config.http.listen))?;
@@ -59,9 +60,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 fn spawn_http(app: &App, listener: TcpListener, stop: &CancellationToken, tasks: &TaskTracker) {
     let (app, stop) = (app.clone(), stop.clone());
     tasks.spawn(async move {
-        if let Err(error) = serve_http(&app, listener, stop.clone()).await {
-            tracing::error!(%error, "the portal's listener failed");
-        }
+        serve_http(&app, listener, stop.clone()).await;
         stop.cancel();
     });
 }
@@ -90,12 +89,35 @@ async fn wait_for_the_end(stop: &CancellationToken) -> anyhow::Result<bool> {
     }
 }
 
+/// Nodes that have joined dial the addresses of the trust document, whatever LINK_NAMES says now.
+fn warn_of_lost_names(app: &App) -> anyhow::Result<()> {
+    let names = &app.config.link.names;
+    let dialled = app.keys.trust()?.link;
+    let lost: Vec<&String> = dialled.iter().filter(|address| !names.contains(&host_of(address))).collect();
+    if !lost.is_empty() {
+        tracing::warn!(
+            addresses = ?lost,
+            "nodes dial addresses that LINK_NAMES does not name: the link's certificate is not made for them, and \
+             such nodes cannot connect. Add them to LINK_NAMES"
+        );
+    }
+    Ok(())
+}
+
+fn host_of(address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// A terminal that goes away (SIGHUP) ends it as cleanly as being told to.
 async fn wait_for_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
     }
     Ok(())
 }

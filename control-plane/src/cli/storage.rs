@@ -4,11 +4,11 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::Context;
 
-use super::{open_database, say};
-use crate::config::Config;
+use super::{make_database, must_be_there, say};
+use crate::config::Storage;
 
-pub(super) async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
-    let db = open_database(&config).await?;
+pub(super) async fn migrate(storage: &Storage) -> anyhow::Result<ExitCode> {
+    let db = make_database(storage).await?;
     let pending = db.pending().await.context("cannot see what is pending")?;
     db.migrate().await.context("cannot migrate")?;
     for migration in &pending.0 {
@@ -18,9 +18,10 @@ pub(super) async fn migrate(config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn backup(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
-    let db = open_database(&config).await?;
+pub(super) async fn backup(storage: &Storage, file: &Path) -> anyhow::Result<ExitCode> {
+    must_be_there(storage)?;
+    let db = make_database(storage).await?;
     db.backup_to(file).await.context("cannot copy the database")?;
-    say(format_args!("wrote {}; keep a copy of {} too", file.display(), config.storage.keys_dir.display()))?;
+    say(format_args!("wrote {}; keep a copy of {} too", file.display(), storage.keys_dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -36,9 +36,7 @@ impl Link {
         }
         let listen = listen?;
         let address = match reader.optional("LINK_ADDRESS") {
-            Some(text) if format!("https://{text}").parse::<Url>().is_ok_and(|url| url.path() == "/") => {
-                text.to_owned()
-            }
+            Some(text) if is_address(text) => text.to_owned(),
             Some(text) => {
                 reader
                     .problem("LINK_ADDRESS", format!("{text:?} is not host:port, such as link.example:7443"));
@@ -53,4 +51,21 @@ impl Link {
 /// `host:port`, with brackets around an IPv6 address.
 fn written_address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Whether this is a host and a port and nothing else.
+fn is_address(text: &str) -> bool {
+    // The port is looked for in the text: a URL forgets the one of its scheme.
+    let has_port =
+        text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+    has_port
+        && format!("https://{text}").parse::<Url>().is_ok_and(|url| {
+            url.host_str().is_some_and(|host| !host.is_empty())
+                && url.path() == "/"
+                && !text.ends_with('/')
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        })
 }

@@ -49,6 +49,34 @@ impl Config {
         Self::read_with(read::Reader::new(vars)).0
     }
 
+    /// What concerns the database and the key files, for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Every problem with these variables.
+    pub fn read_storage(vars: &Vars) -> Result<Storage, Problems> {
+        Self::read_part(vars, Storage::read)
+    }
+
+    /// What concerns the link, for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Every problem with these variables.
+    pub fn read_link(vars: &Vars) -> Result<Link, Problems> {
+        Self::read_part(vars, Link::read)
+    }
+
+    fn read_part<T>(
+        vars: &Vars,
+        read: impl FnOnce(&mut read::Reader<'_>) -> Option<T>,
+    ) -> Result<T, Problems> {
+        let mut reader = read::Reader::new(vars);
+        let part = read(&mut reader);
+        match (part, reader.problems()) {
+            (Some(part), problems) if problems.0.is_empty() => Ok(part),
+            (_, problems) => Err(problems),
+        }
+    }
+
     /// The same, and which variables were asked for.
     fn read_with(mut reader: read::Reader<'_>) -> (Result<Self, Problems>, Vec<&'static str>) {
         let http = Http::read(&mut reader);

@@ -48,6 +48,12 @@ impl Stripe {
         }) {
             reader.problem("STRIPE_SECRET_KEY", "must begin with sk_test_, sk_live_, rk_test_ or rk_live_");
         }
+        if key.is_some_and(|key| !key.bytes().all(|byte| byte.is_ascii_graphic())) {
+            reader.problem("STRIPE_SECRET_KEY", "holds a character that no key has; copy it again");
+        }
+        if secrets.iter().any(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
+            reader.problem("STRIPE_WEBHOOK_SECRETS", "holds a character that no secret has; copy it again");
+        }
         let (api_base, key) = (api_base?, key?);
         let stripe = Self {
             checkout_origins: checkout_origins(&api_base),

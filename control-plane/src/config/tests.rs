@@ -57,7 +57,18 @@ fn single_values_are_judged() {
         ("STRIPE_WEBHOOK_SECRETS", "whsec_a,oops", false),
         ("STRIPE_API_BASE", "http://stripe.example", false),
         ("STRIPE_API_BASE", "http://127.0.0.1:18200", true),
+        ("STRIPE_SECRET_KEY", "sk_test_schl\u{fc}ssel", false),
+        ("STRIPE_SECRET_KEY", "sk_test_a b", false),
+        ("STRIPE_WEBHOOK_SECRETS", "whsec_\u{e9}", false),
         ("DATABASE_URL", "mysql://x", false),
+        ("DATABASE_URL", "sqlite:", false),
+        ("DATABASE_URL", "sqlite://", false),
+        ("DATABASE_URL", "sqlite:?mode=rw", false),
+        ("DATABASE_URL", "sqlite:///var/lib/ez/ez.sqlite", true),
+        ("DATABASE_URL", "postgres://", false),
+        ("DATABASE_URL", "postgres:///ez", false),
+        ("DATABASE_URL", "postgres:///ez?host=/run/postgresql", true),
+        ("DATABASE_URL", "postgresql://ez@db.example/ez", true),
         ("SMTP_URL", "mail.example:25", false),
         ("SMTP_URL", "smtp://mail.example:25", true),
         ("MAIL_FROM", "nobody", false),
@@ -65,7 +76,15 @@ fn single_values_are_judged() {
         ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8", true),
         ("TRUSTED_PROXIES", "everyone", false),
         ("LINK_ADDRESS", "link.example:7443", true),
+        ("LINK_ADDRESS", "link.example:443", true),
+        ("LINK_ADDRESS", "[2001:db8::1]:7443", true),
         ("LINK_ADDRESS", "https://link.example", false),
+        ("LINK_ADDRESS", "x", false),
+        ("LINK_ADDRESS", "link.example:0", false),
+        ("LINK_ADDRESS", "link.example:99999", false),
+        ("LINK_ADDRESS", ":7443", false),
+        ("LINK_ADDRESS", "me@link.example:7443", false),
+        ("LINK_ADDRESS", "link.example:7443/", false),
         ("LOG", "info,ez_control_plane=debug", true),
         ("LOG", "in fo=,=", false),
     ];
@@ -74,6 +93,15 @@ fn single_values_are_judged() {
         assert_eq!(keys.is_empty(), accepted, "{key}={value}: {keys:?}");
         assert!(keys.iter().all(|named| *named == key), "{key}={value}: {keys:?}");
     }
+}
+
+#[test]
+fn a_part_needs_its_own_variables_alone() {
+    let vars = Vars::from_pairs([("DATABASE_URL", "sqlite:ez.sqlite"), ("LINK_LISTEN", "0.0.0.0:7000")]);
+    assert_eq!(Config::read_storage(&vars).unwrap().database_url.expose(), "sqlite:ez.sqlite");
+    assert_eq!(Config::read_link(&vars).unwrap().listen.port(), 7000);
+    assert!(Config::read(&vars).is_err());
+    assert!(Config::read_storage(&vars.with("DATABASE_URL", "sqlite:")).is_err());
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 mod cols;
 mod error;
+mod files;
 #[cfg(test)]
 mod linter;
 mod lock;
@@ -38,6 +39,8 @@ use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, pool::PoolCo
 pub use cols::{Cols, one_row, opt_id};
 pub use error::{ConflictKind, DbError};
 pub use lock::{lock, pick};
+pub use files::{ServesAlone, sqlite_path};
+pub use lock::lock;
 pub use migrate::Pending;
 pub use scope::{Topic, wake_after_commit};
 pub(crate) use text::text_enum;
@@ -57,6 +60,8 @@ pub enum Backend {
 #[derive(Clone)]
 pub struct Db {
     target: open::Target,
+    /// Of SQLite.
+    file: Option<std::path::PathBuf>,
     readers: AnyPool,
     writer: Writer,
     wake: Wake,
@@ -87,13 +92,21 @@ impl Db {
         let counters = Arc::new(WriteCounters::default());
         let writer = match target.backend {
             Backend::Sqlite => {
-                // The first connection makes the file, so that readers find it.
+                if let Some(path) = sqlite_path(url) {
+                    files::make_private(&path)?;
+                }
+                // The first connection makes it a database, so that readers find one.
                 migrate::touch(&target).await?;
                 Writer::Sqlite(writer::Queue::start(target.options.clone(), wake.clone(), counters.clone()))
             }
-            Backend::Postgres => Writer::Postgres(target.writers()),
+            Backend::Postgres => {
+                // The pool would try again until its patience ends and then not say what was wrong.
+                target.greet().await?;
+                Writer::Postgres(target.writers())
+            }
         };
-        let db = Self { readers: target.readers(), target, writer, wake, counters };
+        let file = sqlite_path(url);
+        let db = Self { readers: target.readers(), target, file, writer, wake, counters };
         db.ping().await?;
         Ok(db)
     }
@@ -131,17 +144,34 @@ impl Db {
         Ok(())
     }
 
-    /// Copies an SQLite database into a new file, consistently, while everything runs.
+    /// Makes sure that no other process serves from the same SQLite file, as long as the answer is kept. Several may
+    /// serve from one PostgreSQL.
     ///
     /// # Errors
-    /// [`DbError::Unavailable`] on PostgreSQL, which has tools of its own, or if the file cannot be written.
+    /// [`DbError::Unavailable`] if another one does.
+    pub fn serve_alone(&self) -> Result<Option<ServesAlone>, DbError> {
+        self.file.as_deref().map(files::serve_alone).transpose()
+    }
+
+    /// Copies an SQLite database into a new file that only its owner reads, consistently, while everything runs.
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`] on PostgreSQL, which has tools of its own, or if the file is there already or cannot
+    /// be written.
     pub async fn backup_to(&self, file: &std::path::Path) -> Result<(), DbError> {
         if self.target.backend == Backend::Postgres {
             return Err(DbError::Unavailable("use pg_dump for a PostgreSQL database".into()));
         }
         // The readers' connections refuse even this, which changes nothing of theirs.
         let mut connection = self.target.options.connect().await?;
-        sqlx::query("VACUUM INTO $1").bind(file.display().to_string()).execute(&mut connection).await?;
+        // SQLite writes into an empty file as into a new one.
+        files::make_new(file)?;
+        let copied =
+            sqlx::query("VACUUM INTO $1").bind(file.display().to_string()).execute(&mut connection).await;
+        if let Err(error) = copied {
+            files::remove(file);
+            return Err(error.into());
+        }
         connection.close().await?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use futures::future::BoxFuture;
 use sqlx::{
-    AnyConnection, AnyPool, ConnectOptions,
+    AnyConnection, AnyPool, ConnectOptions, Connection as _,
     any::{AnyConnectOptions, AnyPoolOptions},
 };
 
@@ -38,6 +38,9 @@ impl Target {
                 (false, true) => "&mode=rwc",
                 (false, false) => "?mode=rwc",
             };
+            if path.split('?').next().unwrap_or_default().trim_start_matches('/').is_empty() {
+                return Err(wrong("the database's address names no file; write sqlite:PATH".into()));
+            }
             (Backend::Sqlite, format!("{url}{mode}"))
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             (Backend::Postgres, url.to_owned())
@@ -50,6 +53,20 @@ impl Target {
             // Spans around the verbs tell what was slow; the driver's own log would quote statements.
             .disable_statement_logging();
         Ok(Self { backend, options })
+    }
+
+    /// Connects once, to learn why it does not work if it does not.
+    pub(super) async fn greet(&self) -> Result<(), DbError> {
+        let greeting = async {
+            let connection = self.options.connect().await?;
+            connection.close().await
+        };
+        match tokio::time::timeout(ACQUIRE, greeting).await {
+            Ok(Ok(())) => Ok(()),
+            // Whatever the reason is, it is the server's address, its state or our place in it.
+            Ok(Err(error)) => Err(DbError::Unavailable(error.to_string())),
+            Err(_) => Err(DbError::Unavailable(format!("no answer for {} s", ACQUIRE.as_secs()))),
+        }
     }
 
     /// A pool for reading; nothing can be written through it.

@@ -334,8 +334,28 @@ async fn sqlite_connections_are_durable_and_checked() {
 
 #[tokio::test]
 async fn addresses_we_cannot_use_are_refused() {
-    for url in ["sqlite::memory:", "mysql://x", "", "sqlite:x?mode=memory"] {
+    for url in [
+        "sqlite::memory:",
+        "mysql://x",
+        "",
+        "sqlite:x?mode=memory",
+        "sqlite:",
+        "sqlite://",
+        "sqlite:?mode=rw",
+    ] {
         let refused = Db::open(url).await.map(|_| ());
         assert!(matches!(refused, Err(DbError::Unavailable(_))), "{url}: {refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_at_once_and_why() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let began = tokio::time::Instant::now();
+    let refused =
+        Db::open(&format!("postgres://ez:hidden@127.0.0.1:{port}/ez")).await.unwrap_err().to_string();
+    assert!(refused.contains("refused") && !refused.contains("hidden"), "{refused}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(8), "no waiting for a pool");
 }

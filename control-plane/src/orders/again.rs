@@ -47,6 +47,7 @@ pub(super) async fn again(app: &Services, ended: &Order, me: &Principal) -> Resu
         terms_version: ended.terms_version.clone(),
         quoted_minor: Some(ended.amount_minor),
         again_of: Some(ended.id),
+        claim: None,
     };
     match place(app, request).await {
         Ok(order) => Ok(Some(order)),
