@@ -40,7 +40,6 @@ pub use cols::{Cols, one_row, opt_id};
 pub use error::{ConflictKind, DbError};
 pub use lock::{lock, pick};
 pub use files::{ServesAlone, sqlite_path};
-pub use lock::lock;
 pub use migrate::Pending;
 pub use scope::{Topic, wake_after_commit};
 pub(crate) use text::text_enum;

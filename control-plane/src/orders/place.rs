@@ -267,8 +267,13 @@ pub async fn pay(app: &Services, order: &Order) -> Result<String, BillingError> 
 /// held. `false` when a payment was quicker.
 ///
 /// # Errors
-/// What Stripe or the database said; the order stays as it is then.
+/// What Stripe or the database said; the order stays as it is then, and ends as cancelled with its payment page.
 pub async fn cancel(app: &Services, order: &Order) -> Result<bool, BillingError> {
+    let (id, actor) = (order.id, format!("user:{}", order.user));
+    app.db
+        .write(move |tx| Box::pin(async move { store::want_cancel(tx, id, &actor).await }))
+        .await
+        .map_err(BillingError::Db)?;
     match billing::expire_session(app, order.id).await? {
         CheckoutState::Expired => {
             super::settle::let_go(

@@ -101,6 +101,13 @@ pub(super) async fn let_go(
         .write(move |tx| {
             Box::pin(async move {
                 let Some(order) = store::get_to_change(tx, id).await? else { return Ok(()) };
+                // Stripe only says that the page is over; why, the customer said before.
+                let (event, actor) = match store::cancel_wanted(tx, id).await? {
+                    Some(wisher) if event == OrderEvent::CheckoutExpired => {
+                        (OrderEvent::CustomerCancelled, wisher)
+                    }
+                    _ => (event, actor),
+                };
                 let cause = Cause { event, reason: None, actor: &actor };
                 match take(tx, &config, at, order, cause).await {
                     Ok(Taken::Moved(order)) => release(tx, at, &order, &actor).await,

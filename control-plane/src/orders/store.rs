@@ -195,6 +195,29 @@ pub(super) async fn open(connection: &mut AnyConnection) -> Result<Vec<OrderId>,
     rows.iter().map(|row| Cols::of("orders", row).id("id")).collect()
 }
 
+/// Notes that an unpaid order is to be cancelled, and for whom.
+pub(super) async fn want_cancel(tx: &mut AnyConnection, id: OrderId, actor: &str) -> Result<(), DbError> {
+    // None when it is not unpaid any more: then there is nothing to wish.
+    sqlx::query("UPDATE orders SET cancel_wanted_by = $2 WHERE id = $1 AND state = 'awaiting_payment'")
+        .bind(id.to_string())
+        .bind(actor)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Who wanted an order cancelled.
+pub(super) async fn cancel_wanted(
+    connection: &mut AnyConnection,
+    id: OrderId,
+) -> Result<Option<String>, DbError> {
+    let row = sqlx::query("SELECT id, cancel_wanted_by FROM orders WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map_or(Ok(None), |row| Cols::of("orders", row).get("cancel_wanted_by"))
+}
+
 pub(super) async fn insert_transition(
     tx: &mut AnyConnection,
     id: OrderId,
