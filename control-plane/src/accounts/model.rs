@@ -187,6 +187,9 @@ pub enum AccountsError {
     /// The name is empty or too long.
     #[error("give a name of 1 to 64 characters")]
     Name,
+    /// A scope that this user's role does not allow.
+    #[error("only an operator's token can have the scope operator; no token was made")]
+    Scope,
     /// An account holds only so many.
     #[error("an account holds at most {0} of these")]
     TooMany(usize),

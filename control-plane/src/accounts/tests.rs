@@ -188,6 +188,8 @@ async fn tokens_work_until_revoked_and_belong_to_their_account() {
     each_database(async |db| {
         let (app, _clock) = app(&db);
         let (ada, bob) = (made(&app, EMAIL, None).await, made(&app, "bob@example.org", None).await);
+        let refused = create_token(&app, &ada, "laptop", vec![Scope::Read, Scope::Operator]).await;
+        assert!(matches!(refused, Err(AccountsError::Scope)), "a customer is no operator");
         let (token, secret) = create_token(&app, &ada, " laptop ", vec![Scope::Read]).await.unwrap();
         assert!(secret.starts_with("ezt_") && token.name == "laptop");
         let caller = token_principal(&app, &secret).await.unwrap().unwrap();

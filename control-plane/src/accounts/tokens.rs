@@ -5,7 +5,7 @@ use std::time::Duration;
 use ez_protocol::ApiTokenId;
 
 use super::{
-    AccountsError, ApiCaller, ApiToken, Principal, Scope,
+    AccountsError, ApiCaller, ApiToken, Principal, Scope, StaffRole,
     model::{check_name, token_hash},
     store,
 };
@@ -21,7 +21,7 @@ const USED_EVERY: Duration = Duration::from_secs(600);
 /// Makes a token and returns it with its secret, which is not kept.
 ///
 /// # Errors
-/// [`AccountsError::Name`], [`AccountsError::TooMany`], [`AccountsError::Db`].
+/// [`AccountsError::Name`], [`AccountsError::Scope`], [`AccountsError::TooMany`], [`AccountsError::Db`].
 pub async fn create_token(
     app: &Services,
     principal: &Principal,
@@ -29,6 +29,9 @@ pub async fn create_token(
     scopes: Vec<Scope>,
 ) -> Result<(ApiToken, String), AccountsError> {
     let name = check_name(name)?;
+    if scopes.contains(&Scope::Operator) && !principal.is_staff(StaffRole::Operator) {
+        return Err(AccountsError::Scope);
+    }
     let at = app.clock.now();
     let secret = app.entropy.token(PREFIX);
     let hash = token_hash(&secret);

@@ -83,3 +83,12 @@ pub async fn contact(connection: &mut AnyConnection, account: AccountId) -> Resu
 pub async fn operators(connection: &mut AnyConnection) -> Result<Vec<String>, DbError> {
     store::operators(connection).await
 }
+
+/// Whether a user has proven that mail reaches them.
+///
+/// # Errors
+/// Those of the query.
+pub async fn is_verified(connection: &mut AnyConnection, principal: &Principal) -> Result<bool, DbError> {
+    let user = store::user_by_email(connection, &principal.email).await?;
+    Ok(user.is_some_and(|user| user.id == principal.user_id && user.verified))
+}
