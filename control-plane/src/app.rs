@@ -1,6 +1,6 @@
 //! The composition root: every service made once, every slice's routes and jobs mounted once.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
@@ -161,24 +161,21 @@ pub fn router(app: &App) -> Router {
         .merge(web::protect(pages, app))
         .nest("/api/v1", api::protect(endpoints, app))
         // Stripe's webhooks prove themselves by signature: neither session nor bearer token around them.
-        .merge(billing::api_routes())
+        .merge(billing::api_routes(app))
         .merge(telemetry::routes())
         .layer(middleware::from_fn_with_state(app.clone(), telemetry::trace))
         .with_state(app.clone())
 }
 
 /// Answers on a listener until told to stop, then lets running requests end.
-///
-/// # Errors
-/// What the listener said.
-pub async fn serve_http(app: &App, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let stopped = async move {
+pub async fn serve_http(app: &App, listener: TcpListener, stop: CancellationToken) {
+    let serving = web::serve(listener, router(app), stop.clone());
+    let streams = async {
         stop.cancelled().await;
         // A browser holds its stream open for ever; the others are let end by themselves.
         web::close_streams();
     };
-    axum::serve(listener, service).with_graceful_shutdown(stopped).await
+    tokio::join!(serving, streams);
 }
 
 /// The job handlers of all slices.

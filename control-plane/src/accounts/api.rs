@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     routing::{delete, get},
 };
@@ -11,7 +11,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::{AccountsError, SshKey, add_ssh_key, remove_ssh_key, ssh_key, ssh_keys};
 use crate::{
-    api::{Caller, Input, Page, Problem},
+    api::{Caller, Input, Named, Page, Problem},
     app::App,
     entropy::EntropyExt,
 };
@@ -113,7 +113,7 @@ async fn create(
 async fn show(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Json<SshKeyBody>, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found())?;
     let mut connection = app.db.read().await?;
@@ -127,7 +127,7 @@ async fn show(
 async fn remove(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<StatusCode, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found())?;
     let account = caller.principal.account_id;

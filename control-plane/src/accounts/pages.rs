@@ -11,7 +11,7 @@ use ez_protocol::{ApiTokenId, SshKeyId};
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::{AccountsError, ApiToken, PasswordProblem, Principal, Scope, SshKey};
+use super::{AccountsError, ApiToken, PasswordProblem, Principal, Scope, SshKey, StaffRole};
 use crate::{
     app::App,
     entropy::EntropyExt,
@@ -266,7 +266,7 @@ async fn make_token(
     sent: Submission,
 ) -> web::Result {
     let mut scopes = vec![Scope::Read, Scope::Write];
-    if me.staff.is_some() {
+    if me.is_staff(StaffRole::Operator) {
         scopes.push(Scope::Operator);
     }
     match super::create_token(&app, &me, sent.text("token_name"), scopes).await {

@@ -88,9 +88,7 @@ async fn run_once(app: &App, request: Request, next: Next, key: &HeaderValue) ->
     let caller = request.extensions().get::<ApiCaller>().ok_or_else(Problem::not_found)?;
     let (account, key) = (caller.principal.account_id, key.to_owned());
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is larger than 64 KiB.")
-    })?;
+    let body = to_bytes(body, MAX_BODY).await.map_err(|_| Problem::too_large())?;
     let fingerprint = fingerprint(parts.uri.path(), &body);
     let at = app.clock.now();
     let begun = {

@@ -3,12 +3,14 @@
 //! Bearer tokens (`Authorization: Bearer ezt_…`) on everything but the OpenAPI document: [`protect`] refuses
 //! what presents none, [`Caller`] and [`Operator`] hand the rest to handlers. Errors are problem documents
 //! (RFC 9457) with a stable `code` and the request's id: [`Problem`]. A POST with an `Idempotency-Key` is
-//! carried out once and answered alike afterwards ([`idempotency`]). Lists are [`Page`]s with a cursor.
+//! carried out once and answered alike afterwards ([`idempotency`]). Lists are [`Page`]s.
 //!
 //! A slice's `api.rs` has `routes()` and `docs()`; `app.rs` mounts the one, [`openapi`] gathers the other.
 
 mod auth;
+mod guard;
 mod idempotency;
+mod input;
 pub(crate) mod openapi;
 mod page;
 mod problem;
@@ -22,8 +24,9 @@ use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 
 pub use auth::{Caller, Operator};
 pub use idempotency::{Claim, Keyed, made};
-pub use page::{Page, PageQuery};
-pub use problem::{FieldProblem, Input, Problem};
+pub use input::{Input, Named};
+pub use page::Page;
+pub use problem::{FieldProblem, Problem};
 
 use crate::{
     app::App,
@@ -35,15 +38,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest body an endpoint reads.
 const MAX_BODY: usize = 64 * 1024;
 
-/// Puts the defaults around all endpoints: bearer token, idempotency, limits, problems for what nobody answers.
+/// Puts the defaults around all endpoints: rate limit, time-out, bearer token, body limit, idempotency, problems for
+/// what nobody answers and for what panics.
 pub(crate) fn protect(endpoints: Router<App>, app: &App) -> Router<App> {
-    endpoints
+    protect_with(endpoints, app, PATIENCE)
+}
+
+/// The same with another time-out.
+fn protect_with(endpoints: Router<App>, app: &App, patience: Duration) -> Router<App> {
+    let endpoints = endpoints
         .fallback(problem::no_such_endpoint)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), idempotency::once))
         .layer(middleware::from_fn_with_state(app.clone(), auth::require))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .route("/openapi.json", get(openapi::document))
+        .route("/openapi.json", get(openapi::document));
+    guard::guard(endpoints, app, patience)
 }
 
 /// Names this slice's job handlers.

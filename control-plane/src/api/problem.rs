@@ -2,11 +2,10 @@
 
 use axum::{
     Json,
-    extract::{FromRequest, Request, rejection::JsonRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{db::DbError, telemetry};
@@ -85,7 +84,25 @@ impl Problem {
     /// 422 because of several fields.
     pub fn fields(errors: Vec<FieldProblem>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
-        Self { errors, ..Self::new(status, "invalid_input", "Some fields are not acceptable.") }
+        Self {
+            errors,
+            ..Self::new(
+                status,
+                "invalid_input",
+                "Nothing was done. Some fields are not acceptable; see errors.",
+            )
+        }
+    }
+
+    /// 422 because of the body as a whole.
+    pub fn input(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_input", detail)
+    }
+
+    /// 413.
+    pub fn too_large() -> Self {
+        let detail = "Nothing was done. The body is larger than 64 KiB; send less.";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     }
 
     /// 500; the cause goes to the log, not to the caller.
@@ -146,37 +163,6 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
-    }
-}
-
-/// A JSON body; what does not parse becomes a [`Problem`]. Bodies should `deny_unknown_fields`.
-#[derive(Clone, Copy, Debug)]
-pub struct Input<T>(pub T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::MissingJsonContentType(_)) => Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "not_json",
-                "Send the body with Content-Type: application/json.",
-            )),
-            Err(JsonRejection::JsonDataError(error)) => {
-                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_input", error.body_text()))
-            }
-            Err(JsonRejection::JsonSyntaxError(error)) => {
-                Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", error.body_text()))
-            }
-            Err(other) if other.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                "The body is larger than 64 KiB.",
-            )),
-            Err(other) => Err(Problem::new(StatusCode::BAD_REQUEST, "unreadable_body", other.body_text())),
-        }
     }
 }
 

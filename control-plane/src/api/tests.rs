@@ -66,11 +66,25 @@ impl Story {
         }
         let request =
             request.body(body.map_or_else(Body::empty, |body| Body::from(body.to_string()))).unwrap();
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.unwrap();
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
         Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Posts a body as it is.
+    async fn post_text(&self, body: &'static str) -> Answer {
+        let request = Request::post("/api/v1/ssh_keys")
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", "application/json")
+            .body(Body::from(body))
+            .unwrap();
+        self.answer(request).await
     }
 
     async fn call(&self, method: &str, path: &str, key: Option<&str>, body: Option<Value>) -> Answer {
@@ -136,6 +150,72 @@ async fn ssh_keys_are_added_shown_and_removed() {
         assert_eq!(refused.body["errors"][0]["field"], "public_key");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_told_by_field() {
+    each_database(async |db| {
+        let story = Story::begin(&db, vec![Scope::Read, Scope::Write]).await;
+        for (body, field, code) in [
+            (json!({}), "public_key", "missing"),
+            (json!({ "public_key": 5 }), "public_key", "wrong_type"),
+            (json!({ "public_key": KEY, "name": ["x"] }), "name", "wrong_type"),
+            (json!({ "public_key": KEY, "surprise": 1 }), "surprise", "unknown"),
+            (json!({ "public_key": KEY, "name": "a\0b" }), "name", "control_character"),
+        ] {
+            let refused = story.call("POST", "/api/v1/ssh_keys", None, Some(body.clone())).await;
+            let error = &refused.body["errors"][0];
+            assert_eq!(
+                (refused.status.as_u16(), error["field"].as_str(), error["code"].as_str()),
+                (422, Some(field), Some(code)),
+                "{body}: {}",
+                refused.body
+            );
+        }
+        // By position there is no contract.
+        for body in [json!(["laptop", KEY]), json!(KEY), json!(null)] {
+            let refused = story.call("POST", "/api/v1/ssh_keys", None, Some(body.clone())).await;
+            assert_eq!(
+                (refused.status.as_u16(), &refused.body["code"]),
+                (422, &json!("invalid_input")),
+                "{body}"
+            );
+        }
+        assert_eq!(story.call("GET", "/api/v1/ssh_keys", None, None).await.body["data"], json!([]));
+        for (text, status, code) in [
+            ("{", 400, "invalid_json"),
+            ("", 400, "invalid_json"),
+            (r#"{"public_key": "x"} y"#, 400, "invalid_json"),
+            (r#"{"public_key": "x", "public_key": "y"}"#, 422, "invalid_input"),
+        ] {
+            let refused = story.post_text(text).await;
+            assert_eq!((refused.status.as_u16(), &refused.body["code"]), (status, &json!(code)), "{text}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_text_names_nothing() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let story = Story::begin(&db, vec![Scope::Read, Scope::Write]).await;
+    let document = story.send("GET", "/api/v1/openapi.json", &[], None).await.body;
+    let mut asked = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys().filter(|_| path.contains('{')) {
+            let path = path.replace("{id}", "%FF").replace("{action}", "%FF%FE");
+            let body = (method == "post").then(|| json!({ "action": "start" }));
+            let answer = story.call(&method.to_uppercase(), &path, None, body).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.body["code"]),
+                (404, &json!("not_found")),
+                "{method} {path}"
+            );
+            assert_eq!(answer.headers["content-type"], "application/problem+json");
+            asked += 1;
+        }
+    }
+    assert!(asked >= 10, "{asked}");
 }
 
 #[tokio::test]
@@ -208,6 +288,8 @@ async fn the_document_describes_what_is_there() {
     assert_eq!(answer.status, StatusCode::OK);
     let paths = answer.body["paths"].as_object().unwrap();
     assert!(paths.contains_key("/api/v1/ssh_keys/{id}"), "{paths:?}");
+    let words = &answer.body["components"]["schemas"]["ActionWord"]["enum"];
+    assert_eq!(words, &json!(["start", "shutdown", "reboot", "stop", "reset"]));
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys() {
             // Whatever is described exists: without a token it is refused, not unknown.
@@ -217,6 +299,24 @@ async fn the_document_describes_what_is_there() {
             let answer = story.call(&method.to_uppercase(), &path, None, None).await;
             let code = answer.body["code"].as_str().unwrap_or_default();
             assert!(!["no_such_endpoint", "method_not_allowed"].contains(&code), "{method} {path}: {code}");
+            let told = &methods[method]["responses"];
+            assert!(
+                told.get(answer.status.as_str()).is_some(),
+                "{method} {path}: {} is not told",
+                answer.status
+            );
+            let mut expected = vec!["401", "403", "429", "500", "503"];
+            expected.extend((method == "post").then_some(["400", "409", "413", "422"]).into_iter().flatten());
+            expected.extend(methods[method].get("requestBody").map(|_| "415"));
+            for status in expected {
+                assert!(told.get(status).is_some(), "{method} {path}: {status} is not told");
+            }
+            for (status, response) in
+                told.as_object().unwrap().iter().filter(|(status, _)| status.as_str() >= "400")
+            {
+                let kinds: Vec<_> = response["content"].as_object().unwrap().keys().collect();
+                assert_eq!(kinds, ["application/problem+json"], "{method} {path} {status}");
+            }
         }
     }
 }
@@ -235,4 +335,45 @@ async fn health_is_told_and_metrics_are_not_for_strangers() {
     let ready = story.send("GET", "/readyz", &[], None).await;
     assert_eq!((ready.status, &ready.body["migrations"]), (StatusCode::OK, &json!("ok")));
     assert_eq!(story.send("GET", "/metrics", &[], None).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn asking_too_often_is_told_and_passes() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let story = Story::begin(&db, vec![Scope::Read]).await;
+    let mut told = Vec::new();
+    for _ in 0..310 {
+        // Guessing tokens counts, too.
+        told.push(story.send("GET", "/api/v1/ssh_keys", &[], None).await);
+    }
+    assert_eq!(told.iter().filter(|answer| answer.status == StatusCode::UNAUTHORIZED).count(), 300);
+    let last = &told[309];
+    assert_eq!(
+        (last.status, &last.body["code"], last.headers["retry-after"].as_bytes()),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("rate_limited"), &b"1"[..])
+    );
+    story.clock.advance(Duration::from_secs(1));
+    assert_eq!(story.call("GET", "/api/v1/ssh_keys", None, None).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_takes_too_long_and_what_panics_is_answered() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let mut story = Story::begin(&db, vec![Scope::Read, Scope::Write]).await;
+    let endpoints = axum::Router::new()
+        .route("/panic", axum::routing::get(async || -> StatusCode { panic!("a bug") }))
+        .route("/echo", axum::routing::post(async |_: axum::body::Bytes| StatusCode::OK));
+    let patience = Duration::from_millis(200);
+    story.router = super::protect_with(endpoints, &story.app, patience).with_state(story.app.clone());
+    let answer = story.call("GET", "/panic", None, None).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["code"]), (500, &json!("internal")));
+    for key in [None, Some("k")] {
+        let never = futures::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
+        let mut request = Request::post("/echo").header("authorization", format!("Bearer {}", story.token));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let answer = story.answer(request.body(Body::from_stream(never)).unwrap()).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["code"]), (503, &json!("timed_out")), "{key:?}");
+    }
 }

@@ -1,27 +1,56 @@
 //! `POST /webhooks/stripe`: a reviewed exception from the router's defaults. No login and no token: a delivery
-//! proves itself by its signature, on the raw bytes.
+//! proves itself by its signature, on the raw bytes. Genuine deliveries have no rate limit, however many come at
+//! once; who sends forged ones is told to stop. Body limit, time-out and the catcher of panics are as anywhere.
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, StatusCode},
+    extract::{DefaultBodyLimit, FromRequest as _, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
     routing::post,
 };
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use super::{Intake, intake};
-use crate::app::App;
+use crate::{
+    app::App,
+    web::{self, Ask, Limits},
+};
 
 /// Stripe's events are a few kilobytes; a subscription with everything expanded stays far below this.
 const MAX_BODY: usize = 1024 * 1024;
+/// How long a delivery may take, its body's arrival included. Stripe itself gives up after about as long.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The routes; nothing is put around them.
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/webhooks/stripe", post(receive)).layer(DefaultBodyLimit::max(MAX_BODY))
+pub(crate) fn routes(app: &App) -> Router<App> {
+    routes_with(app, PATIENCE)
 }
 
-async fn receive(State(app): State<App>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let signature = headers.get("stripe-signature").and_then(|value| value.to_str().ok());
+fn routes_with(app: &App, patience: Duration) -> Router<App> {
+    Router::new()
+        .route("/webhooks/stripe", post(receive))
+        .layer(Extension(Arc::new(Limits::of(app))))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(CatchPanicLayer::new())
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience))
+}
+
+async fn receive(
+    State(app): State<App>,
+    Extension(limits): Extension<Arc<Limits>>,
+    request: Request,
+) -> Response {
+    let caller = web::caller_of(&request, &app.config.http.trusted_proxies);
+    let signature = request.headers().get("stripe-signature").cloned();
+    let body = match Bytes::from_request(request, &app).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let signature = signature.as_ref().and_then(|value| value.to_str().ok());
     let (word, status) = match intake(&app, &body, signature).await {
         Ok(Intake::Stored) => ("stored", StatusCode::OK),
         Ok(Intake::Known) => ("known", StatusCode::OK),
@@ -34,5 +63,56 @@ async fn receive(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Sta
         }
     };
     metrics::counter!("ez_billing_webhooks_total", "outcome" => word).increment(1);
-    status
+    if status == StatusCode::BAD_REQUEST
+        && let Err(wait) = limits.take(Ask::Forgery, caller, app.clock.now())
+    {
+        return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, HeaderValue::from(wait))])
+            .into_response();
+    }
+    status.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use ez_protocol::UnixMillis;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{app::Services, billing::stripe::testing::sign, clock::ManualClock, db::testing::sqlite};
+
+    fn delivery(body: Body, signature: &str) -> Request {
+        Request::post("/webhooks/stripe").header("stripe-signature", signature).body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn forgers_are_slowed_down_and_stripe_is_not() {
+        let (db, _directory) = sqlite().await;
+        let clock = Arc::new(ManualClock::at(UnixMillis(1_790_000_000_000)));
+        let app = Services::for_tests(db, clock);
+        let router = routes(&app).with_state(app.clone());
+        let secret = app.config.stripe.webhook_secrets[0].expose().to_owned();
+        let mut told = Vec::new();
+        for _ in 0..70 {
+            let forged = delivery(Body::from("{}"), "t=1,v1=00");
+            told.push(router.clone().oneshot(forged).await.unwrap().status().as_u16());
+        }
+        assert_eq!((told.iter().filter(|status| **status == 400).count(), told[69]), (60, 429));
+        for n in 0..100 {
+            let body = format!(r#"{{"id":"evt_{n}","object":"event","type":"ping","data":{{}}}}"#);
+            let signature = sign(&body, &secret, app.clock.now());
+            let answer = router.clone().oneshot(delivery(Body::from(body), &signature)).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "from the same address");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_whose_body_does_not_come_is_given_up() {
+        let (db, _directory) = sqlite().await;
+        let app = Services::for_tests(db, Arc::new(ManualClock::at(UnixMillis(1_790_000_000_000))));
+        let router = routes_with(&app, Duration::from_millis(50)).with_state(app.clone());
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let answer = router.oneshot(delivery(never, "t=1,v1=00")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

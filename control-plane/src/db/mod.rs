@@ -38,8 +38,8 @@ use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, pool::PoolCo
 
 pub use cols::{Cols, one_row, opt_id};
 pub use error::{ConflictKind, DbError};
-pub use lock::{lock, pick};
 pub use files::{ServesAlone, sqlite_path};
+pub use lock::{lock, pick};
 pub use migrate::Pending;
 pub use scope::{Topic, wake_after_commit};
 pub(crate) use text::text_enum;

@@ -1,11 +1,6 @@
 //! `/api/v1/servers` and the actions on them.
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    http::StatusCode,
-    routing::get,
-};
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use ez_protocol::{UnixMillis, order::ActionVerb};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
@@ -17,7 +12,7 @@ use super::{
 };
 use crate::{
     accounts::ApiCaller,
-    api::{self, Caller, Input, Keyed, Page, Problem},
+    api::{self, Caller, Input, Keyed, Named, Page, Problem},
     app::App,
     fleet,
 };
@@ -36,7 +31,7 @@ pub(crate) fn docs() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
     #[openapi(
         paths(servers, server, end, actions_of, begin, action_of),
-        components(schemas(ServerBody, ActionBody, StepBody, NewAction))
+        components(schemas(ServerBody, ActionBody, StepBody, NewAction, ActionWord))
     )]
     struct Docs;
     Docs::openapi()
@@ -214,7 +209,7 @@ async fn servers(Caller(caller): Caller, State(app): State<App>) -> Result<Json<
 async fn server(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Json<ServerBody>, Problem> {
     let mut connection = app.db.read().await?;
     let instance = mine(&mut connection, &caller, &id).await?;
@@ -229,7 +224,7 @@ async fn server(
 async fn end(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<(StatusCode, Json<ServerBody>), Problem> {
     let id = {
         let mut connection = app.db.read().await?;
@@ -252,8 +247,20 @@ async fn end(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewAction {
-    /// `start`, `shutdown`, `reboot`, `stop` or `reset`.
+    #[schema(value_type = ActionWord)]
     action: String,
+}
+
+/// The power actions there are.
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only describes NewAction")]
+enum ActionWord {
+    Start,
+    Shutdown,
+    Reboot,
+    Stop,
+    Reset,
 }
 
 /// Begins a power action. It is done at most once; look at the answer's `id` for its progress.
@@ -264,7 +271,7 @@ async fn begin(
     Caller(caller): Caller,
     State(app): State<App>,
     Keyed(claim): Keyed,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
     Input(new): Input<NewAction>,
 ) -> Result<(StatusCode, Json<ActionBody>), Problem> {
     let verb: ActionVerb = new.action.parse().map_err(|_| {
@@ -300,7 +307,7 @@ async fn begin(
 async fn actions_of(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Json<Page<ActionBody>>, Problem> {
     let mut connection = app.db.read().await?;
     let instance = mine(&mut connection, &caller, &id).await?;
@@ -318,7 +325,7 @@ async fn actions_of(
 async fn action_of(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path((id, action)): Path<(String, String)>,
+    Named((id, action)): Named<(String, String)>,
 ) -> Result<Json<ActionBody>, Problem> {
     let mut connection = app.db.read().await?;
     let instance = mine(&mut connection, &caller, &id).await?;

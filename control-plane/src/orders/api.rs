@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     routing::{get, post},
 };
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     accounts::{self, ApiCaller, TERMS_VERSION},
-    api::{self, Caller, FieldProblem, Input, Keyed, Page, Problem},
+    api::{self, Caller, FieldProblem, Input, Keyed, Named, Page, Problem},
     app::App,
     billing,
     catalog::{Interval, QuoteError},
@@ -172,7 +172,8 @@ async fn list(Caller(caller): Caller, State(app): State<App>) -> Result<Json<Pag
     Ok(Json(Page::whole(data)))
 }
 
-/// Orders a server. Its place is held while it is unpaid; a sold-out location is refused here.
+/// Orders a server. Its place is held while it is unpaid; a sold-out location is refused here. The user's mail
+/// address must be confirmed (`email_unverified` otherwise).
 #[utoipa::path(post, path = "/api/v1/orders", tag = "orders", request_body = NewOrder,
     responses((status = 201, body = OrderBody), (status = 409, body = Problem), (status = 422, body = Problem)))]
 async fn create(
@@ -214,6 +215,12 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
     };
     let (stored, suggested) = {
         let mut connection = app.db.read().await?;
+        // As in the portal, where nobody logs in before: what we write about the order must reach its buyer.
+        if !accounts::is_verified(&mut connection, me).await? {
+            let detail = "Nothing was ordered. Your mail address is not confirmed; log in to the portal once, which sends \
+                          the link anew, and follow it.";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "email_unverified", detail));
+        }
         let stored = accounts::ssh_keys(&mut connection, me.account_id).await?;
         (stored, instances::suggest_name(&mut connection, me.account_id).await?)
     };
@@ -290,7 +297,7 @@ fn refusal(error: PlaceError) -> Problem {
 async fn show(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order = {
         let mut connection = app.db.read().await?;
@@ -308,7 +315,7 @@ async fn show(
 async fn checkout(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order = {
         let mut connection = app.db.read().await?;
@@ -331,7 +338,7 @@ async fn checkout(
 async fn cancel(
     Caller(caller): Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order = {
         let mut connection = app.db.read().await?;

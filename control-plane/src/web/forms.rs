@@ -29,7 +29,10 @@ impl Submission {
     /// Reads an `application/x-www-form-urlencoded` body.
     pub fn parse(body: &[u8]) -> Self {
         Self {
-            pairs: url::form_urlencoded::parse(body).map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
+            // Not every database can keep a NUL; as in HTML itself, the replacement character stands for it.
+            pairs: url::form_urlencoded::parse(body)
+                .map(|(k, v)| (k.into_owned(), v.replace('\0', "\u{fffd}")))
+                .collect(),
         }
     }
 
@@ -161,5 +164,12 @@ mod tests {
         assert_eq!(form.errors["email"].code, "email-invalid");
         assert!(form.is_refused());
         assert_eq!(sent.raw("password"), "hunter2");
+    }
+
+    #[test]
+    fn no_value_holds_a_nul() {
+        let sent = Submission::parse(b"location=a%00b&key=%00");
+        assert_eq!(sent.text("location"), "a\u{fffd}b");
+        assert!(sent.all("key").all(|key| !key.contains('\0')));
     }
 }

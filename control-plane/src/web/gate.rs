@@ -4,15 +4,11 @@
 //! staff only below `/operator`, then the handler under a time-out; afterwards errors become pages and
 //! every answer gets the headers of [`super::headers`].
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     middleware::{Next, from_fn_with_state},
     response::{Html, IntoResponse, Response},
 };
@@ -81,7 +77,7 @@ pub(crate) fn protect(pages: Router<App>, app: &App) -> Router<App> {
 pub(super) fn protect_with(pages: Router<App>, app: &App, patience: Duration) -> Router<App> {
     let config = &app.config;
     let gate = Arc::new(Gate {
-        limits: Limits::new(u64::from_be_bytes(app.entropy.bytes::<8>())),
+        limits: Limits::of(app),
         headers: Headers::new(config),
         cookies: Cookies::new(config.http.is_secure()),
         origin: config.http.public_url.origin().ascii_serialization(),
@@ -164,7 +160,7 @@ impl Gate {
         route: Option<&str>,
         shell: &mut Shell,
     ) -> Result<(), Response> {
-        let caller = self.caller(request);
+        let caller = limit::caller_of(request, &self.app.config.http.trusted_proxies);
         let ask = Ask::of(request.method(), request.uri().path());
         self.limits.take(ask, caller, shell.now).map_err(|wait| Error::TooMany(wait).into_response())?;
         if !csrf::is_ours(request.method(), request.headers(), &self.origin) {
@@ -261,12 +257,6 @@ impl Gate {
         };
         let known = self.app.templates.texts().has(&format!("flash-{code}"));
         known.then(|| Flash { tone, code: code.to_owned() })
-    }
-
-    fn caller(&self, request: &Request) -> IpAddr {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
-        limit::caller(peer, request.headers(), &self.app.config.http.trusted_proxies)
     }
 }
 

@@ -7,27 +7,34 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
+use axum::extract::ConnectInfo;
 use ez_protocol::UnixMillis;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Request};
 use ipnet::IpNet;
+
+use crate::{app::App, entropy::EntropyExt as _};
 
 /// Slots per limit: 16,384 of eight bytes.
 const SLOTS: usize = 1 << 14;
 
 /// What is asked for; each has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(crate) enum Ask {
     /// A page or an asset.
     Look,
     /// A change by a form.
     Change,
     /// Login, sign-up, password: what a guesser repeats.
     Credentials,
+    /// An endpoint of the API.
+    Endpoint,
+    /// A webhook that nobody signed.
+    Forgery,
 }
 
 /// Paths whose forms take or send credentials.
@@ -75,28 +82,37 @@ impl Limit {
     }
 }
 
-/// All limits of the portal.
+/// All limits; each part of the router has its own.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Mixed into every slot, so that nobody can pick addresses that share one.
     seed: u64,
     look: Limit,
     change: Limit,
     credentials: Limit,
+    endpoint: Limit,
+    forgery: Limit,
 }
 
 impl Limits {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Limits whose slots nobody can guess.
+    pub(crate) fn of(app: &App) -> Self {
+        Self::new(u64::from_be_bytes(app.entropy.bytes::<8>()))
+    }
+
+    fn new(seed: u64) -> Self {
         Self {
             seed,
             look: Limit::new(800, Duration::from_micros(2_500)),
             change: Limit::new(60, Duration::from_millis(200)),
             credentials: Limit::new(20, Duration::from_secs(3)),
+            endpoint: Limit::new(300, Duration::from_millis(20)),
+            forgery: Limit::new(60, Duration::from_secs(1)),
         }
     }
 
     /// Takes one request of `ask` from the caller's allowance; the wait in seconds when it is used up.
-    pub(super) fn take(&self, ask: Ask, caller: IpAddr, now: UnixMillis) -> Result<(), u64> {
+    pub(crate) fn take(&self, ask: Ask, caller: IpAddr, now: UnixMillis) -> Result<(), u64> {
         let mut hasher = DefaultHasher::new();
         (self.seed, network(caller)).hash(&mut hasher);
         let slot = hasher.finish();
@@ -104,6 +120,8 @@ impl Limits {
             Ask::Look => self.look.take(slot, now),
             Ask::Change => self.change.take(slot, now),
             Ask::Credentials => self.credentials.take(slot, now),
+            Ask::Endpoint => self.endpoint.take(slot, now),
+            Ask::Forgery => self.forgery.take(slot, now),
         }
     }
 }
@@ -117,7 +135,13 @@ fn network(caller: IpAddr) -> u128 {
 }
 
 /// Who asks: the peer, or, behind a trusted proxy, the nearest address that is not a trusted proxy.
-pub(super) fn caller(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub(crate) fn caller_of<B>(request: &Request<B>, trusted: &[IpNet]) -> IpAddr {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+    caller(peer, request.headers(), trusted)
+}
+
+fn caller(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     if !is_trusted(&peer) {
         return peer;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, KEY, Story};
 use crate::{
-    accounts::Scope,
+    accounts::{self, NewUser, Scope},
     billing::stripe::testing::FakeStripe,
     catalog,
     db::{Db, DbError, testing::each_database},
@@ -112,6 +112,56 @@ async fn a_refusal_that_passes_is_not_kept_under_the_key() {
         assert_eq!(shop.story.call("POST", &cancel, None, None).await.status, StatusCode::OK);
         let later = shop.buy(Some("k")).await;
         assert_eq!(later.status, StatusCode::CREATED, "the slot is free now: {}", later.body);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn text_that_cannot_be_stored_is_refused_by_field() {
+    each_database(async |db| {
+        let shop = Shop::open(&db).await;
+        for field in ["location", "plan", "image", "hostname", "terms_version", "interval"] {
+            let mut wish = Shop::wish("fsn");
+            wish[field] = json!("a\0b");
+            let refused = shop.story.call("POST", "/api/v1/orders", None, Some(wish)).await;
+            assert_eq!(
+                (refused.status.as_u16(), &refused.body["errors"][0]["field"]),
+                (422, &json!(field)),
+                "{}",
+                refused.body
+            );
+        }
+        for (location, status) in [("x".repeat(60_000), 422), ("fsn\u{7f}".to_owned(), 422)] {
+            let refused = shop.story.call("POST", "/api/v1/orders", None, Some(Shop::wish(&location))).await;
+            assert_eq!(
+                (refused.status.as_u16(), &refused.body["errors"][0]["code"]),
+                (status, &json!("location_unknown"))
+            );
+        }
+        assert_eq!(shop.orders().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_has_not_confirmed_an_address_buys_nothing() {
+    each_database(async |db| {
+        let shop = Shop::open(&db).await;
+        let new = NewUser {
+            email: "eve@example.org".into(),
+            password: "correct horse battery".into(),
+            staff: None,
+            verified: false,
+        };
+        let eve = accounts::create_user(&shop.story.app, new).await.unwrap();
+        let scopes = vec![Scope::Read, Scope::Write];
+        let (_, token) = accounts::create_token(&shop.story.app, &eve, "test", scopes).await.unwrap();
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let refused = shop.story.send("POST", "/api/v1/orders", &headers, Some(Shop::wish("fsn"))).await;
+        assert_eq!((refused.status.as_u16(), &refused.body["code"]), (403, &json!("email_unverified")));
+        let list = shop.story.send("GET", "/api/v1/orders", &headers, None).await;
+        assert_eq!((list.status, &list.body["data"]), (StatusCode::OK, &json!([])));
     })
     .await;
 }

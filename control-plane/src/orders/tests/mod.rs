@@ -65,7 +65,7 @@ fn request(n: u8) -> PlaceRequest {
         terms_version: TERMS_VERSION.into(),
         quoted_minor: Some(900),
         again_of: None,
-            claim: None,
+        claim: None,
     }
 }
 

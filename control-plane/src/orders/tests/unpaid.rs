@@ -68,3 +68,43 @@ async fn an_order_nobody_ever_paid_gives_its_place_back_on_time() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_order_whose_cancelling_was_cut_off_ends_as_cancelled() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = place(&shop.app, shop.request(1)).await.unwrap();
+        pay(&shop.app, &order).await.unwrap();
+        let session = shop.session_of(&order).await;
+        // The wish is written, Stripe closes the page, the process dies before the order moves.
+        let (id, actor) = (order.id, format!("user:{}", order.user));
+        shop.app
+            .db
+            .write(move |tx| Box::pin(async move { store::want_cancel(tx, id, &actor).await }))
+            .await
+            .unwrap();
+        shop.stripe.let_expire(&session);
+        shop.deliver("checkout.session.expired", &session).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Cancelled);
+        let mut connection = shop.app.db.read().await.unwrap();
+        let last = history(&mut connection, order.id).await.unwrap().pop().unwrap();
+        assert_eq!(last.cause, "customer_cancelled");
+        drop(connection);
+        // Without a wish it runs out.
+        let order = place(&shop.app, shop.request(1)).await.unwrap();
+        pay(&shop.app, &order).await.unwrap();
+        let session = shop.session_of(&order).await;
+        shop.stripe.let_expire(&session);
+        shop.deliver("checkout.session.expired", &session).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Expired);
+        // One whose page is closed at once is cancelled, whichever job looks first.
+        let order = place(&shop.app, shop.request(1)).await.unwrap();
+        pay(&shop.app, &order).await.unwrap();
+        assert!(cancel(&shop.app, &order).await.unwrap());
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Cancelled);
+    })
+    .await;
+}

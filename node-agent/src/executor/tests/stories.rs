@@ -399,7 +399,8 @@ async fn a_new_server_is_not_started_before_the_control_plane_is_heard() {
         }
         host.contact.heard(NOW);
     };
-    let (row, ()) = tokio::join!(host.run(&ensure(1, 1)), held);
+    let order = ensure(1, 1);
+    let (row, ()) = tokio::join!(host.run(&order), held);
     assert_eq!((row.state, host.count("start")), (OrderState::Succeeded, 1));
 }
 

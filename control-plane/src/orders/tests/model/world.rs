@@ -201,7 +201,7 @@ impl World {
             H::Deletes(n) => self.deletes(*n).await,
             H::Presses(n, verb) => {
                 let Some(server) = self.server(*n).await else { return Ok(()) };
-                match instances::act(&self.app, server.id, *verb, "customer").await {
+                match instances::act(&self.app, server.id, *verb, "customer", None).await {
                     Ok(_) | Err(ActError::DoesNotFit { .. } | ActError::Busy(_) | ActError::Issue(_)) => {
                         Ok(())
                     }
