@@ -8,7 +8,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -26,6 +26,8 @@ const GRACE: Duration = Duration::from_secs(20);
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log);
+    // First: a signal during the start is not lost, and never ends the process as if it were not handled.
+    let mut signals = Signals::listen()?;
     telemetry::install_metrics();
     must_be_there(&config.storage)?;
     let app = Services::open(config).await?;
@@ -46,12 +48,12 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     tasks.spawn(jobs::run_until_stopped(app.clone(), job_registry(), stop.clone()));
     tasks.spawn(audit::run_until_stopped(app.clone(), stop.clone()));
     tasks.close();
-    let failed = wait_for_the_end(&stop).await?;
+    let failed = wait_for_the_end(&stop, &mut signals).await;
     stop.cancel();
     tokio::select! {
         () = tasks.wait() => tracing::info!("stopped"),
         () = tokio::time::sleep(GRACE) => tracing::warn!("stopped before everything had ended"),
-        _ = wait_for_signal() => tracing::warn!("stopped at once"),
+        () = signals.next() => tracing::warn!("stopped at once"),
     }
     app.db.close().await;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -82,10 +84,10 @@ fn spawn_link(app: &App, stop: &CancellationToken, tasks: &TaskTracker) {
 }
 
 /// Waits for a signal or for a part to fail; says whether it was a failure.
-async fn wait_for_the_end(stop: &CancellationToken) -> anyhow::Result<bool> {
+async fn wait_for_the_end(stop: &CancellationToken, signals: &mut Signals) -> bool {
     tokio::select! {
-        signal = wait_for_signal() => signal.map(|()| false),
-        () = stop.cancelled() => Ok(true),
+        () = signals.next() => false,
+        () = stop.cancelled() => true,
     }
 }
 
@@ -109,15 +111,27 @@ fn host_of(address: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-/// A terminal that goes away (SIGHUP) ends it as cleanly as being told to.
-async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
+/// What tells the process to end. A terminal that goes away (SIGHUP) ends it as cleanly as being told to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
+        })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }

@@ -86,14 +86,14 @@ pub(super) fn serve_alone(database: &Path) -> Result<ServesAlone, DbError> {
         }
         Err(TryLockError::Error(error)) => return Err(unavailable(&path, &error)),
     }
-    // Only for the message above.
+    // Only for the message above, so not worth failing for on a full disk.
     let note = || -> io::Result<()> {
         let mut file = &file;
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())
     };
-    note().map_err(|error| unavailable(&path, &error))?;
+    let _unnamed_then = note();
     Ok(ServesAlone(file))
 }
 
