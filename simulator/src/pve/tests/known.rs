@@ -11,7 +11,7 @@ pub(super) const MOST: usize = 20;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Known {
-    pub(super) skip: Vec<Skip>,
+    skip: Vec<Skip>,
     pub(super) difference: Vec<Difference>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Skip {
     first: Option<usize>,
     reason: String,
     #[serde(skip)]
-    pub(super) seen: usize,
+    seen: usize,
 }
 
 /// Why an exchange is not judged.
@@ -118,14 +118,13 @@ impl Known {
     }
 
     /// The entry by which an exchange is not judged, counted.
-    pub(super) fn skips(&mut self, line: &Value) -> Option<(usize, Why)> {
+    pub(super) fn skips(&mut self, line: &Value) -> Option<Why> {
         let named = Named::of(line);
-        let (at, entry) =
-            self.skip.iter_mut().enumerate().find(|(_, s)| {
-                s.first.is_none_or(|n| s.seen < n) && named.fits(&s.group, &s.note, &s.call)
-            })?;
+        let fitting =
+            |s: &&mut Skip| s.first.is_none_or(|n| s.seen < n) && named.fits(&s.group, &s.note, &s.call);
+        let entry = self.skip.iter_mut().find(fitting)?;
         entry.seen += 1;
-        Some((at, entry.why))
+        Some(entry.why)
     }
 
     /// Whether the points in which an exchange differs are listed for it; counted.
@@ -139,8 +138,8 @@ impl Known {
         found.map(|d| d.seen += 1).is_some()
     }
 
-    /// What is wrong with the list itself after everything was asked.
-    pub(super) fn complaints(&self) -> Vec<String> {
+    /// What is wrong with the list as it is written.
+    fn form(&self) -> Vec<String> {
         let mut out = Vec::new();
         if self.difference.len() > MOST {
             out.push(format!("{} differences are listed, {MOST} are allowed", self.difference.len()));
@@ -149,6 +148,12 @@ impl Known {
         if reasons.into_iter().any(|r| r.split_whitespace().count() < 3) {
             out.push("every entry needs a reason".into());
         }
+        out
+    }
+
+    /// What is wrong with the list after everything was asked.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let mut out = self.form();
         for s in self.skip.iter().filter(|s| s.seen == 0) {
             out.push(format!(
                 "no recorded exchange is skipped by {:?} {:?} {:?} any more",
@@ -163,6 +168,11 @@ impl Known {
         }
         out
     }
+}
+
+#[test]
+fn the_list_is_short_and_gives_a_reason_for_everything() {
+    assert_eq!(Known::read().form(), Vec::<String>::new());
 }
 
 #[test]

@@ -84,7 +84,7 @@ async fn the_recordings_are_answered_as_they_were() {
             *skipped.entry(why).or_default() += 1;
             continue;
         }
-        if let Some((_, why)) = known.skips(line) {
+        if let Some(why) = known.skips(line) {
             if why == Why::NotSimulated && has(&router, line) {
                 wrong.push(format!("{what}: listed as not simulated, but the simulator has the call"));
             }
