@@ -20,8 +20,6 @@ use crate::{
     pve::{TaskState, Upid, text},
 };
 
-/// How long a rebooted guest may be off before its result says so.
-const COMES_BACK: Duration = Duration::from_secs(10);
 /// How long a guest may take to obey, seconds.
 const GRACE_SECS: u32 = 60;
 
@@ -48,7 +46,7 @@ pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
 /// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right
 /// after. The reboot is done by then; a host that does not answer is no reason to say otherwise.
 async fn came_back(cx: &Cx) {
-    let deadline = tokio::time::Instant::now() + COMES_BACK;
+    let deadline = tokio::time::Instant::now() + cx.pace().comes_back;
     while !cx.runs().await.unwrap_or(false) && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -84,6 +84,8 @@ pub struct Pace {
     pub usable: Duration,
     /// Interval between two questions to the guest agent.
     pub usable_poll: Duration,
+    /// How long a rebooted guest may be off before its result says so.
+    pub comes_back: Duration,
     /// Gap between two starts on this host.
     pub between_starts: Duration,
     /// How old a lock of a dead clone has to be before the repair is asked for.
@@ -102,6 +104,7 @@ impl Default for Pace {
             task: Duration::from_secs(30 * 60),
             usable: Duration::from_secs(90),
             usable_poll: Duration::from_millis(500),
+            comes_back: Duration::from_secs(10),
             between_starts: Duration::from_millis(500),
             crashed_after: Duration::from_secs(20),
             repair: Duration::from_secs(600),

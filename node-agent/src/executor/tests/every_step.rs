@@ -258,7 +258,7 @@ async fn every_step_of_every_saga_stands_every_disturbance() {
         let cases = cases(&scene, &plain);
         let count = cases.len();
         let mut at_work = tokio::task::JoinSet::new();
-        let room = Arc::new(tokio::sync::Semaphore::new(4));
+        let room = Arc::new(tokio::sync::Semaphore::new(8));
         for case in cases {
             let (scene, stage) = (Arc::clone(&scene), Arc::clone(&stage));
             let (plain, room) = (Arc::clone(&plain), Arc::clone(&room));

@@ -195,6 +195,7 @@ fn engine(
             again_first: tiny,
             again_longest: tiny,
             usable: Duration::ZERO,
+            comes_back: tiny,
             crashed_after: Duration::ZERO,
             between_starts: Duration::ZERO,
             usable_poll: tiny,
