@@ -105,6 +105,7 @@ fn any_fleet() -> impl Strategy<Value = Vec<NodeView>> {
 fn able(node: &NodeView, need: &Need, exclude: &[NodeId]) -> bool {
     node.location == need.location
         && !node.cordoned
+        && !node.away
         && node.known
         && !exclude.contains(&node.id)
         && node.images.contains(&need.image_digest)
