@@ -23,7 +23,8 @@ async fn a_retry_on_a_silent_node_never_lets_another_one_build_while_the_first_m
         let told = shop.told(&order).await;
         assert!(told.iter().all(|record| Some(record.node) == first.node), "{told:?}");
         let server = shop.server(&order).await;
-        assert_ne!(server.state, InstanceState::Failed, "it may stand there");
+        let kept = matches!(server.state, InstanceState::NeedsOperator | InstanceState::Retiring);
+        assert!(kept && shop.place_of(&order).await.is_some(), "it may stand there: {}", server.state);
     })
     .await;
 }

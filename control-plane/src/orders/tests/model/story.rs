@@ -17,7 +17,8 @@ pub(super) enum Line {
     OrderLost,
 }
 
-/// One thing that happens. Numbers are taken modulo what there is.
+/// One thing that happens. Numbers are taken modulo what there is of the kind: unpaid orders, orders that ended unpaid,
+/// servers that live, orders that wait for an operator; of any if there is none.
 #[derive(Clone)]
 pub(super) enum Happening {
     Orders(usize),
@@ -56,17 +57,19 @@ impl fmt::Debug for Happening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Orders(who) => write!(f, "customer {who} orders a server and opens the payment page"),
-            Self::OrdersAgain(n) => write!(f, "order {n}: the customer orders the same again"),
-            Self::OpensPage(n) => write!(f, "order {n}: the customer opens the payment page"),
-            Self::Pays(n) => write!(f, "order {n}: the customer pays"),
+            Self::OrdersAgain(n) => write!(f, "the customer of ended order {n} orders the same again"),
+            Self::OpensPage(n) => write!(f, "unpaid order {n}: its customer opens the payment page"),
+            Self::Pays(n) => write!(f, "unpaid order {n}: its customer pays"),
             Self::PaysOnAnExpiredPage(n) => {
-                write!(f, "order {n}: the page that has run out is paid all the same")
+                write!(f, "ended order {n}: the page that has run out is paid all the same")
             }
             Self::PaysOnASecondPage(n) => write!(f, "order {n}: another page of it is paid"),
-            Self::ComesBack(n) => write!(f, "order {n}: the customer comes back from the payment page"),
-            Self::Cancels(n) => write!(f, "order {n}: the customer cancels"),
-            Self::Deletes(n) => write!(f, "order {n}: the customer deletes the server"),
-            Self::Presses(n, verb) => write!(f, "order {n}: the customer presses {}", verb.as_str()),
+            Self::ComesBack(n) => {
+                write!(f, "unpaid order {n}: its customer comes back from the payment page")
+            }
+            Self::Cancels(n) => write!(f, "unpaid order {n}: its customer cancels"),
+            Self::Deletes(n) => write!(f, "server {n}: its customer deletes it"),
+            Self::Presses(n, verb) => write!(f, "server {n}: its customer presses {}", verb.as_str()),
             Self::Webhook(n, 1) => write!(f, "webhook {n} of those on their way arrives"),
             Self::Webhook(n, times) => write!(f, "webhook {n} of those on their way arrives {times} times"),
             Self::WebhookLost(n) => write!(f, "webhook {n} of those on their way is lost"),
@@ -85,13 +88,13 @@ impl fmt::Debug for Happening {
             Self::Tells(node, false) => write!(f, "node {node} tells what happened"),
             Self::Tells(node, true) => write!(f, "node {node} tells everything it ever told again"),
             Self::Reports(node) => write!(f, "node {node} reports what it sees"),
-            Self::GuestStops(n) => write!(f, "order {n}: the guest shuts itself down"),
-            Self::Retries(n) => write!(f, "order {n}: an operator tries again"),
+            Self::GuestStops(n) => write!(f, "server {n}: it shuts itself down"),
+            Self::Retries(n) => write!(f, "waiting order {n}: an operator tries again"),
             Self::RePlaces(n) => {
-                write!(f, "order {n}: an operator tries elsewhere, revoking the node if need be")
+                write!(f, "waiting order {n}: an operator tries elsewhere, revoking the node if need be")
             }
-            Self::Abandons(n) => write!(f, "order {n}: an operator lets go of it"),
-            Self::Refunds(n) => write!(f, "order {n}: an operator gives the money back"),
+            Self::Abandons(n) => write!(f, "waiting order {n}: an operator lets go of it"),
+            Self::Refunds(n) => write!(f, "waiting order {n}: an operator gives the money back"),
             Self::Cordons(node) => write!(f, "node {node} is cordoned"),
             Self::Uncordons(node) => write!(f, "node {node} is uncordoned"),
             Self::Revokes(node) => write!(f, "node {node} is revoked"),
@@ -144,21 +147,19 @@ fn span() -> impl Strategy<Value = u64> {
 }
 
 /// Something that happens in the life of a shop, the usual more often than the odd.
-pub(super) fn happening() -> impl Strategy<Value = Happening> {
+fn happening() -> impl Strategy<Value = Happening> {
     use Happening as H;
-    let order = || 0..6_usize;
-    let node = || 0..2_usize;
     let sale = prop_oneof![
-        6 => (0..3_usize).prop_map(H::Orders),
-        8 => order().prop_map(H::Pays),
-        1 => order().prop_map(H::OpensPage),
-        2 => order().prop_map(H::ComesBack),
-        1 => order().prop_map(H::Cancels),
-        1 => order().prop_map(H::OrdersAgain),
-        1 => order().prop_map(H::PaysOnAnExpiredPage),
-        1 => order().prop_map(H::PaysOnASecondPage),
-        2 => order().prop_map(H::Deletes),
-        1 => (order(), prop_oneof![Just(ActionVerb::Stop), Just(ActionVerb::Start), Just(ActionVerb::Reboot)])
+        4 => who().prop_map(H::Orders),
+        6 => which().prop_map(H::Pays),
+        1 => which().prop_map(H::OpensPage),
+        2 => which().prop_map(H::ComesBack),
+        1 => which().prop_map(H::Cancels),
+        1 => which().prop_map(H::OrdersAgain),
+        1 => which().prop_map(H::PaysOnAnExpiredPage),
+        1 => which().prop_map(H::PaysOnASecondPage),
+        2 => which().prop_map(H::Deletes),
+        1 => (which(), prop_oneof![Just(ActionVerb::Stop), Just(ActionVerb::Start), Just(ActionVerb::Reboot)])
             .prop_map(|(n, verb)| H::Presses(n, verb)),
     ];
     let stripe = prop_oneof![
@@ -174,27 +175,112 @@ pub(super) fn happening() -> impl Strategy<Value = Happening> {
         8 => (node(), outcome()).prop_map(|(n, outcome)| H::Works(n, outcome)),
         7 => (node(), prop_oneof![5 => Just(false), 1 => Just(true)]).prop_map(|(n, all)| H::Tells(n, all)),
         2 => node().prop_map(H::Reports),
-        1 => order().prop_map(H::GuestStops),
+        1 => which().prop_map(H::GuestStops),
     ];
     let staff = prop_oneof![
-        4 => order().prop_map(H::Retries),
-        3 => order().prop_map(H::RePlaces),
-        2 => order().prop_map(H::Abandons),
-        2 => order().prop_map(H::Refunds),
+        5 => exit(),
         2 => node().prop_map(H::Cordons),
         2 => node().prop_map(H::Uncordons),
         1 => node().prop_map(H::Revokes),
     ];
     let machine = prop_oneof![8 => Just(H::JobsRun), 6 => span().prop_map(H::Passes)];
-    let alive = prop_oneof![5 => sale, 4 => stripe, 8 => nodes, 3 => staff, 7 => machine];
-    (alive, prop_oneof![6 => Just(0_usize), 1 => 1..12_usize]).prop_map(|(what, effects)| {
-        match (effects, &what) {
-            (0, _) | (_, Happening::Passes(_)) => what,
-            (effects, _) => H::Dies(effects, Box::new(what)),
-        }
-    })
+    prop_oneof![5 => sale, 4 => stripe, 8 => nodes, 3 => staff, 7 => machine]
 }
 
+fn who() -> impl Strategy<Value = usize> {
+    0..3_usize
+}
+
+fn which() -> impl Strategy<Value = usize> {
+    0..4_usize
+}
+
+fn node() -> impl Strategy<Value = usize> {
+    0..2_usize
+}
+
+fn exit() -> impl Strategy<Value = Happening> {
+    use Happening as H;
+    prop_oneof![
+        4 => which().prop_map(H::Retries),
+        3 => which().prop_map(H::RePlaces),
+        1 => which().prop_map(H::Abandons),
+        1 => which().prop_map(H::Refunds),
+    ]
+}
+
+/// Some things that belong together, so that a story gets somewhere.
+fn scene() -> impl Strategy<Value = Vec<Happening>> {
+    use Happening as H;
+    let bought = who().prop_map(|who| vec![H::Orders(who), H::Pays(0), H::Webhook(0, 1), H::JobsRun]);
+    let served = (node(), line(), outcome()).prop_map(|(n, line, outcome)| {
+        vec![H::Takes(n, line), H::Works(n, outcome), H::Tells(n, false), H::JobsRun]
+    });
+    let silent =
+        (node(), line()).prop_map(|(n, line)| vec![H::Takes(n, line), H::Passes(16 * 60), H::JobsRun]);
+    let unheard = prop_oneof![Just(301), Just(602), Just(1_000)]
+        .prop_map(|span| vec![H::Passes(span), H::JobsRun, H::Passes(301), H::JobsRun]);
+    let decided = exit().prop_map(|exit| vec![exit, H::JobsRun]);
+    let drained = (node(), exit()).prop_map(|(n, exit)| vec![H::Cordons(n), exit, H::JobsRun]);
+    prop_oneof![
+        6 => happening().prop_map(|what| vec![what]),
+        3 => bought,
+        4 => served,
+        3 => silent,
+        1 => unheard,
+        3 => decided,
+        1 => drained,
+    ]
+}
+
+/// A scene, in which the control plane may die at some point.
+fn scene_or_death() -> impl Strategy<Value = Vec<Happening>> {
+    (scene(), prop_oneof![3 => Just(None), 1 => (0..4_usize, 1..12_usize).prop_map(Some)]).prop_map(
+        |(mut scene, death)| {
+            if let Some((at, effects)) = death
+                && let Some(what) = scene.get_mut(at)
+                && !matches!(what, Happening::Passes(_))
+            {
+                *what = Happening::Dies(effects, Box::new(what.clone()));
+            }
+            scene
+        },
+    )
+}
+
+/// A story of so many scenes.
 pub(super) fn story(longest: usize) -> impl Strategy<Value = Story> {
-    prop::collection::vec(happening(), 5..longest).prop_map(Story)
+    prop::collection::vec(scene_or_death(), 3..longest).prop_map(|scenes| Story(scenes.concat()))
+}
+
+impl Story {
+    /// The shortest story that can be had by leaving things out and that still goes wrong.
+    pub(super) fn shortest(self, goes_wrong: impl Fn(&Self) -> bool) -> Self {
+        let mut story = self;
+        let mut piece = story.0.len() / 2;
+        while piece > 0 {
+            let mut at = 0;
+            while at < story.0.len() {
+                let mut less = story.clone();
+                less.0.drain(at..(at + piece).min(story.0.len()));
+                if goes_wrong(&less) {
+                    story = less;
+                } else {
+                    at += piece;
+                }
+            }
+            piece /= 2;
+        }
+        // Without the death, if that is not what it is about.
+        for at in 0..story.0.len() {
+            if let Happening::Dies(_, during) = &story.0[at] {
+                let mut less = story.clone();
+                less.0[at] = (**during).clone();
+                if goes_wrong(&less) {
+                    story = less;
+                }
+            }
+        }
+        story
+    }
 }

@@ -169,7 +169,7 @@ impl World {
             H::OrdersAgain(n) => self.orders_again(*n).await,
             H::OpensPage(n) => self.opens_page(*n).await,
             H::Pays(n) => {
-                if let Some(session) = self.session(*n).await
+                if let Some(session) = self.session(*n, is_unpaid).await
                     && self.stripe.state().objects[&session]["status"] == "open"
                 {
                     self.stripe.pay(&session);
@@ -177,7 +177,7 @@ impl World {
                 Ok(())
             }
             H::PaysOnAnExpiredPage(n) => {
-                if let Some(session) = self.session(*n).await
+                if let Some(session) = self.session(*n, again::is_offered).await
                     && self.stripe.state().objects[&session]["status"] == "expired"
                 {
                     self.stripe.pay(&session);
@@ -185,14 +185,14 @@ impl World {
                 Ok(())
             }
             H::PaysOnASecondPage(n) => {
-                if let Some(session) = self.session(*n).await {
+                if let Some(session) = self.session(*n, |_| true).await {
                     let second = self.stripe.second_page(&session);
                     self.stripe.pay(&second);
                 }
                 Ok(())
             }
             H::ComesBack(n) => {
-                if let Some(order) = self.order(*n).await {
+                if let Some(order) = self.order(*n, is_unpaid).await {
                     look_at_payment(&self.app, &order).await;
                 }
                 Ok(())
@@ -250,14 +250,14 @@ impl World {
                 Ok(())
             }
             H::Retries(n) => {
-                let Some(id) = self.id(*n) else { return Ok(()) };
-                tolerate(orders::retry(&self.app, id, "operator:test").await)
+                let Some(order) = self.order(*n, waits).await else { return Ok(()) };
+                tolerate(orders::retry(&self.app, order.id, "operator:test").await)
             }
             H::RePlaces(n) => self.leaves(*n, false).await,
             H::Abandons(n) => self.leaves(*n, true).await,
             H::Refunds(n) => {
-                let Some(id) = self.id(*n) else { return Ok(()) };
-                tolerate(orders::refund(&self.app, id, "operator:test").await)
+                let Some(order) = self.order(*n, waits).await else { return Ok(()) };
+                tolerate(orders::refund(&self.app, order.id, "operator:test").await)
             }
             H::Cordons(node) => self.change(*node, NodeChange::Cordon).await,
             H::Uncordons(node) => self.change(*node, NodeChange::Uncordon).await,
@@ -297,9 +297,8 @@ impl World {
     }
 
     async fn orders_again(&mut self, n: usize) -> Result<(), Broken> {
-        let Some(order) = self.order(n).await.filter(|_| self.orders.len() < MOST_ORDERS) else {
-            return Ok(());
-        };
+        let ended = self.order(n, again::is_offered).await;
+        let Some(order) = ended.filter(|_| self.orders.len() < MOST_ORDERS) else { return Ok(()) };
         let me = Principal { user_id: order.user, account_id: order.account, ..customer(0) };
         match again::again(&self.app, &order, &me).await {
             Ok(Some(next)) => {
@@ -315,7 +314,7 @@ impl World {
     }
 
     async fn opens_page(&mut self, n: usize) -> Result<(), Broken> {
-        let Some(order) = self.order(n).await else { return Ok(()) };
+        let Some(order) = self.order(n, is_unpaid).await else { return Ok(()) };
         match pay(&self.app, &order).await {
             Err(billing::BillingError::Db(error)) => Err(format!("opening a page: {error:?}")),
             _ => Ok(()),
@@ -323,8 +322,7 @@ impl World {
     }
 
     async fn cancels(&mut self, n: usize) -> Result<(), Broken> {
-        let waits = |order: &Order| order.state == OrderState::AwaitingPayment;
-        let Some(order) = self.order(n).await.filter(waits) else { return Ok(()) };
+        let Some(order) = self.order(n, is_unpaid).await.filter(is_unpaid) else { return Ok(()) };
         match cancel(&self.app, &order).await {
             Err(billing::BillingError::Db(error)) => Err(format!("cancelling: {error:?}")),
             _ => Ok(()),
@@ -341,9 +339,9 @@ impl World {
 
     // ---- Stripe -------------------------------------------------------------------------------------
 
-    async fn session(&self, n: usize) -> Option<String> {
-        let id = self.id(n)?;
-        read(&self.app, async |c| billing::checkout_of(c, id).await).await?.session_id
+    async fn session(&self, n: usize, which: impl Fn(&Order) -> bool) -> Option<String> {
+        let order = self.order(n, which).await?;
+        read(&self.app, async |c| billing::checkout_of(c, order.id).await).await?.session_id
     }
 
     async fn deliver(&self, body: &str) -> Result<(), Broken> {
@@ -511,11 +509,8 @@ impl World {
     /// The ways out that give the place up. As on the operator's page: what may still be built is put out of reach
     /// by the same click, and then somebody goes there and looks.
     async fn leaves(&mut self, n: usize, for_good: bool) -> Result<(), Broken> {
-        let Some(order) = self.order(n).await else { return Ok(()) };
-        if order.state != OrderState::NeedsOperator {
-            return Ok(());
-        }
-        let Some(server) = self.server(n).await else { return Ok(()) };
+        let Some(order) = self.order(n, waits).await.filter(waits) else { return Ok(()) };
+        let server = read(&self.app, async |c| instances::get(c, order.instance).await).await.unwrap();
         let now = self.now();
         let may_act = read(&self.app, async |c| {
             let builds = dispatch::builds_of(c, now, server.id).await?;
@@ -600,17 +595,24 @@ impl World {
 
     // ---- looking ------------------------------------------------------------------------------------
 
-    fn id(&self, n: usize) -> Option<OrderId> {
-        nth(n, self.orders.len()).map(|at| self.orders[at])
+    /// The n-th order of a kind, or of all if there is none of that kind.
+    async fn order(&self, n: usize, which: impl Fn(&Order) -> bool) -> Option<Order> {
+        let all = read(&self.app, async |c| {
+            let mut all = Vec::new();
+            for id in &self.orders {
+                all.extend(orders::get(c, *id).await?);
+            }
+            Ok(all)
+        })
+        .await;
+        let fitting: Vec<&Order> = all.iter().filter(|order| which(order)).collect();
+        let from = if fitting.is_empty() { all.iter().collect() } else { fitting };
+        nth(n, from.len()).map(|at| from[at].clone())
     }
 
-    async fn order(&self, n: usize) -> Option<Order> {
-        let id = self.id(n)?;
-        read(&self.app, async |c| orders::get(c, id).await).await
-    }
-
+    /// The n-th server that lives, or of all if none does.
     async fn server(&self, n: usize) -> Option<Instance> {
-        let order = self.order(n).await?;
+        let order = self.order(n, |order| order.state == OrderState::Fulfilled).await?;
         read(&self.app, async |c| instances::get(c, order.instance).await).await
     }
 
@@ -618,6 +620,14 @@ impl World {
     pub(super) fn standing(&self) -> Vec<(&Host, InstanceId)> {
         self.hosts.iter().flat_map(|host| host.vms.keys().map(move |id| (host, *id))).collect()
     }
+}
+
+fn is_unpaid(order: &Order) -> bool {
+    order.state == OrderState::AwaitingPayment
+}
+
+fn waits(order: &Order) -> bool {
+    order.state == OrderState::NeedsOperator
 }
 
 fn nth(n: usize, of: usize) -> Option<usize> {
