@@ -37,7 +37,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
         }
         match Bytes::from_request(request, state).await {
-            Ok(body) => read(&body).map(Self),
+            Ok(body) => read(&body).map(Self).map_err(|problem| *problem),
             Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::too_large()),
             Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, "unreadable_body", error.body_text())),
         }
@@ -50,29 +50,34 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
+<<<<<<< HEAD
 #[expect(clippy::result_large_err, reason = "a problem is made once per refused request")]
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+=======
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Problem>> {
+>>>>>>> e488a94 (Keep refusals of bodies small)
     if body.trim_ascii_start().first() != Some(&b'{') {
         // An array would be taken for the fields in their order, which is nobody's contract.
-        serde_json::from_slice::<IgnoredAny>(body).map_err(|error| unreadable(&error))?;
-        return Err(Problem::input("The body must be a JSON object with the fields by name."));
+        serde_json::from_slice::<IgnoredAny>(body).map_err(|error| Box::new(unreadable(&error)))?;
+        let detail = "Nothing was done. The body must be a JSON object with the fields by name.";
+        return Err(Box::new(Problem::input(detail)));
     }
     let mut source = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut source).map_err(|error| {
         let path = error.path().to_string();
         match error.inner().classify() {
-            Category::Data => wrong_field(&path, error.inner()),
-            _ => unreadable(error.inner()),
+            Category::Data => Box::new(wrong_field(&path, error.inner())),
+            _ => Box::new(unreadable(error.inner())),
         }
     })?;
-    source.end().map_err(|error| unreadable(&error))?;
+    source.end().map_err(|error| Box::new(unreadable(&error)))?;
     // Only an escape can bring one in; the parser refuses it as it is.
     if body.windows(6).any(|six| six == br"\u0000") {
-        let whole: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+        let whole: Value = serde_json::from_slice(body).map_err(|error| Box::new(unreadable(&error)))?;
         let mut wrong = Vec::new();
         find_nul(&whole, String::new(), &mut wrong);
         if !wrong.is_empty() {
-            return Err(Problem::fields(wrong));
+            return Err(Box::new(Problem::fields(wrong)));
         }
     }
     Ok(value)
