@@ -1,4 +1,5 @@
 //! Stories of the program itself: what commands need, what they refuse, how `serve` begins and ends.
+#![allow(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -46,24 +47,42 @@ fn shop(home: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Starts `serve` and waits until it says that it serves.
-fn serve(home: &Path) -> Child {
-    let mut child = shop(home, &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let (tell, told) = mpsc::channel();
-    // Reads on to the end, so that the pipe never fills.
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let _nobody_waits = tell.send(line);
+/// A running `serve`; ends with the story that started it.
+struct Serve(Child);
+
+impl Serve {
+    /// Starts it and waits until it says that it serves.
+    fn start(home: &Path) -> Self {
+        let mut serve = Self(shop(home, &["serve"]).stderr(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(serve.0.stderr.take().unwrap()).lines();
+        let (tell, told) = mpsc::channel();
+        // Reads on to the end, so that the pipe never fills.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _nobody_waits = tell.send(line);
+            }
+        });
+        let mut seen = Vec::new();
+        loop {
+            let line = told.recv_timeout(SOON).unwrap_or_else(|_| panic!("serve does not serve: {seen:?}"));
+            if line.contains("serving") {
+                return serve;
+            }
+            seen.push(line);
         }
-    });
-    let mut seen = Vec::new();
-    loop {
-        let line = told.recv_timeout(SOON).unwrap_or_else(|_| panic!("serve does not serve: {seen:?}"));
-        if line.contains("serving") {
-            return child;
-        }
-        seen.push(line);
+    }
+
+    /// Sends a signal; the exit code, or nothing if the signal killed it.
+    fn end(mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ended_before = self.0.kill();
+        let _status = self.0.wait();
     }
 }
 
@@ -113,18 +132,13 @@ fn one_process_serves_and_a_hangup_ends_it_cleanly() {
     for arguments in [&["keys", "init"][..], &["migrate"]] {
         assert!(run(home.path(), arguments).0);
     }
-    let mut first = serve(home.path());
+    let first = Serve::start(home.path());
     let second = shop(home.path(), &["serve"]).output().unwrap();
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success());
-    assert!(said.contains("ez.sqlite.lock") && said.contains(&first.id().to_string()), "{said}");
-    kill_process(Pid::from_child(&first), Signal::HUP).unwrap();
-    assert_eq!(first.wait().unwrap().code(), Some(0), "a clean stop");
+    assert!(said.contains("ez.sqlite.lock") && said.contains(&first.0.id().to_string()), "{said}");
+    assert_eq!(first.end(Signal::HUP), Some(0), "a clean stop");
     // A killed one leaves nothing that has to be cleaned up.
-    let mut third = serve(home.path());
-    third.kill().unwrap();
-    third.wait().unwrap();
-    let mut fourth = serve(home.path());
-    kill_process(Pid::from_child(&fourth), Signal::TERM).unwrap();
-    assert_eq!(fourth.wait().unwrap().code(), Some(0));
+    assert_eq!(Serve::start(home.path()).end(Signal::KILL), None);
+    assert_eq!(Serve::start(home.path()).end(Signal::TERM), Some(0));
 }
