@@ -50,12 +50,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-<<<<<<< HEAD
-#[expect(clippy::result_large_err, reason = "a problem is made once per refused request")]
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-=======
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Problem>> {
->>>>>>> e488a94 (Keep refusals of bodies small)
     if body.trim_ascii_start().first() != Some(&b'{') {
         // An array would be taken for the fields in their order, which is nobody's contract.
         serde_json::from_slice::<IgnoredAny>(body).map_err(|error| Box::new(unreadable(&error)))?;
