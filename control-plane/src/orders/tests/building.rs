@@ -43,7 +43,7 @@ async fn a_silent_node_keeps_everything_reserved_until_a_person_decides() {
         shop.work().await;
         shop.node_says(&order, 1, EventKind::Accepted, "").await;
         shop.work().await;
-        shop.clock.advance(Duration::from_secs(16 * 60));
+        shop.passes(Duration::from_secs(16 * 60)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         let silent = shop.order(order.id).await;
         assert_eq!(
@@ -82,10 +82,10 @@ async fn paid_without_a_place_is_tried_for_a_quarter_of_an_hour() {
         shop.deliver("checkout.session.completed", &session).await;
         shop.work().await;
         assert_eq!(shop.order(order.id).await.state, OrderState::Paid);
-        shop.clock.advance(Duration::from_secs(14 * 60));
+        shop.passes(Duration::from_secs(14 * 60)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         assert_eq!(shop.order(order.id).await.state, OrderState::Paid);
-        shop.clock.advance(Duration::from_secs(2 * 60));
+        shop.passes(Duration::from_secs(2 * 60)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         let stopped = shop.order(order.id).await;
         assert_eq!(
@@ -113,14 +113,14 @@ async fn an_order_the_node_never_took_is_tried_elsewhere_only_once_it_is_fenced(
             .write(move |tx| Box::pin(async move { dispatch::leaving(tx, at, provisioning, 0).await }))
             .await
             .unwrap();
-        shop.clock.advance(Duration::from_secs(10 * 60 + 290));
+        shop.passes(Duration::from_secs(10 * 60 + 290)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         assert_eq!(
             shop.server(&order).await.provisioning_order,
             Some(provisioning),
             "it may still act on it"
         );
-        shop.clock.advance(Duration::from_secs(20));
+        shop.passes(Duration::from_secs(20)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         let second = shop.server(&order).await;
         assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning);
@@ -152,7 +152,7 @@ async fn a_deleted_server_stops_costing_keeps_its_disk_and_then_goes() {
         assert_eq!(retired.purge_at, Some(shop.app.clock.now().plus(Duration::from_secs(72 * 3_600))));
         assert!(shop.place_of(&order).await.is_some(), "the disk still takes its place");
 
-        shop.clock.advance(Duration::from_secs(72 * 3_600));
+        shop.passes(Duration::from_secs(72 * 3_600)).await;
         instances::sweep(&shop.app).await.unwrap();
         assert_eq!(shop.server(&order).await.state, InstanceState::Purging);
         shop.node_says(&order, 3, EventKind::Succeeded, "").await;
@@ -160,6 +160,59 @@ async fn a_deleted_server_stops_costing_keeps_its_disk_and_then_goes() {
         assert_eq!(shop.server(&order).await.state, InstanceState::Purged);
         assert!(shop.place_of(&order).await.is_none());
         assert_eq!(shop.order(order.id).await.state, OrderState::Fulfilled);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_is_neither_sold_nor_waited_for() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (order, session) = shop.pay_for(1).await;
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        let first = shop.server(&order).await;
+        assert_eq!(first.state, InstanceState::Provisioning);
+
+        // Nothing is heard any more: nobody is sold a place there …
+        shop.clock.advance(Duration::from_secs(120));
+        let refused = place(&shop.app, shop.request(2)).await.unwrap_err();
+        assert!(matches!(refused, PlaceError::NoPlace(NoPlace::NoneAccepting)), "{refused:?}");
+        // … and what never left is taken back long before its time is over, and waits for a node.
+        advance::advance(&shop.app, order.id).await.unwrap();
+        assert_eq!(shop.order(order.id).await.state, OrderState::Paid);
+        assert_eq!(shop.told(&order).await[0].state, dispatch::State::Cancelled);
+        let second = ready_node(&shop.app, "fsn-2", 5_000, 3).await;
+        shop.clock.advance(Duration::from_secs(16));
+        advance::advance(&shop.app, order.id).await.unwrap();
+        assert_eq!(shop.server(&order).await.node, Some(second.id));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_busy_node_costs_time_and_no_attempt() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = shop.provisioning(1).await;
+        for _ in 0..5 {
+            shop.node_refuses_for(&order, "POLICY", "limits.creates_per_minute").await;
+            shop.work().await;
+            shop.passes(Duration::from_secs(16)).await;
+            advance::advance(&shop.app, order.id).await.unwrap();
+            assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning);
+        }
+        assert!(shop.alarms().await.is_empty(), "an ordinary refusal wakes nobody");
+        // Not for ever: after a quarter of an hour a person is asked.
+        shop.node_refuses_for(&order, "POLICY", "limits.creates_per_minute").await;
+        shop.passes(Duration::from_secs(16 * 60)).await;
+        shop.work().await;
+        advance::advance(&shop.app, order.id).await.unwrap();
+        let order = shop.order(order.id).await;
+        assert_eq!(
+            (order.state, order.reason.as_deref()),
+            (OrderState::NeedsOperator, Some(reason::NO_CAPACITY))
+        );
     })
     .await;
 }

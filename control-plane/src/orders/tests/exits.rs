@@ -16,7 +16,7 @@ async fn a_retry_on_a_silent_node_never_lets_another_one_build_while_the_first_m
         let second = shop.server(&order).await;
         assert_eq!((second.state, second.node), (InstanceState::Provisioning, first.node), "the same place");
         assert_ne!(second.provisioning_order, first.provisioning_order);
-        shop.clock.advance(Duration::from_secs(25 * 3_600));
+        shop.passes(Duration::from_secs(25 * 3_600)).await;
         for _ in 0..3 {
             advance::advance(&shop.app, order.id).await.unwrap();
         }
@@ -45,14 +45,14 @@ async fn a_server_that_may_stand_on_a_cordoned_or_revoked_node_is_not_moved_by_a
         assert_eq!(shop.server(&order).await.node, first.node);
 
         shop.change_node(here, fleet::NodeChange::Revoke).await;
-        shop.clock.advance(Duration::from_secs(25 * 60));
+        shop.passes(Duration::from_secs(25 * 60)).await;
         for _ in 0..3 {
             advance::advance(&shop.app, order.id).await.unwrap();
         }
         assert_eq!(shop.order(order.id).await.state, OrderState::NeedsOperator);
         retry(&shop.app, order.id, "operator:test").await.unwrap();
         shop.work().await;
-        shop.clock.advance(Duration::from_secs(16 * 60));
+        shop.passes(Duration::from_secs(16 * 60)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         let waits = shop.order(order.id).await;
         assert_eq!(
@@ -100,7 +100,7 @@ async fn an_order_that_comes_back_to_life_elsewhere_rings_until_it_is_undone() {
         let left =
             shop.app.db.write(move |tx| Box::pin(async move { dispatch::leaving(tx, at, first, 0).await }));
         left.await.unwrap();
-        shop.clock.advance(Duration::from_secs(10 * 60 + 310));
+        shop.passes(Duration::from_secs(10 * 60 + 310)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         assert_ne!(shop.server(&order).await.provisioning_order, Some(first), "it was given up");
 
@@ -180,7 +180,7 @@ async fn a_refunded_server_that_never_came_about_gives_its_place_back() {
         shop.node_says_of(&order, first, 2, EventKind::Undone, "", "retryable").await;
         shop.node_refuses(&order, "CONFLICT").await;
         shop.work().await;
-        shop.clock.advance(Duration::from_secs(61));
+        shop.passes(Duration::from_secs(61)).await;
         instances::sweep(&shop.app).await.unwrap();
         assert_eq!(shop.server(&order).await.state, InstanceState::Released);
         assert!(shop.place_of(&order).await.is_none());

@@ -225,11 +225,17 @@ impl Shop {
 
     /// The node refuses the order's current provisioning order.
     async fn node_refuses(&self, order: &Order, code: &str) {
+        self.node_refuses_for(order, code, "").await;
+    }
+
+    /// The node refuses by a rule of its policy.
+    async fn node_refuses_for(&self, order: &Order, code: &str, rule: &str) {
         let server = self.server(order).await;
         let (at, node, id) = (self.app.clock.now(), server.node.unwrap(), server.provisioning_order.unwrap());
         let answer = OrderAnswer {
             kind: AnswerKind::Refused.into(),
             code: code.to_owned(),
+            rule: rule.to_owned(),
             order_id: id.to_string(),
             ..OrderAnswer::default()
         };
@@ -257,7 +263,7 @@ impl Shop {
         let order = self.provisioning(n).await;
         self.node_says(&order, 1, EventKind::Accepted, "").await;
         self.work().await;
-        self.clock.advance(Duration::from_secs(16 * 60));
+        self.passes(Duration::from_secs(16 * 60)).await;
         advance::advance(&self.app, order.id).await.unwrap();
         let order = self.order(order.id).await;
         assert_eq!(
@@ -265,6 +271,17 @@ impl Shop {
             (OrderState::NeedsOperator, Some(reason::NODE_SILENT))
         );
         order
+    }
+
+    /// Time passes; the nodes stay connected, whatever they say of an order.
+    async fn passes(&self, time: Duration) {
+        self.clock.advance(time);
+        let at = self.app.clock.now();
+        self.app
+            .db
+            .write(move |tx| Box::pin(async move { fleet::sessions::beat(tx, at, "p1").await }))
+            .await
+            .unwrap();
     }
 
     async fn change_node(&self, name: &str, change: fleet::NodeChange) {

@@ -132,7 +132,7 @@ async fn the_wrong_money_waits_for_a_person_and_goes_back_after_a_day() {
         );
         assert!(shop.letters().await.contains(&"order-needs-attention".to_owned()));
 
-        shop.clock.advance(Duration::from_secs(24 * 3_600 + 1));
+        shop.passes(Duration::from_secs(24 * 3_600 + 1)).await;
         advance::advance(&shop.app, order.id).await.unwrap();
         advance::advance(&shop.app, order.id).await.unwrap();
         shop.work().await;
@@ -155,7 +155,7 @@ async fn money_that_comes_after_the_end_is_never_lost() {
         shop.deliver("checkout.session.expired", &session).await;
         shop.work().await;
         // Against all expectation the page was paid after all.
-        shop.clock.advance(Duration::from_secs(5));
+        shop.passes(Duration::from_secs(5)).await;
         shop.stripe.pay(&session);
         shop.deliver("checkout.session.completed", &session).await;
         shop.work().await;

@@ -87,7 +87,7 @@ async fn a_second_payment_that_cannot_go_back_yet_rings_and_is_tried_every_day()
         assert_eq!(shop.ledger(&order), Ledger { paid: 1_800, returned: 0, running: 1 });
 
         shop.stripe.state().refunds_end = Some("pending");
-        shop.clock.advance(Duration::from_secs(24 * 3_600));
+        shop.passes(Duration::from_secs(24 * 3_600)).await;
         shop.work().await;
         assert!(shop.rings().await, "on its way is not there");
         {
@@ -96,7 +96,7 @@ async fn a_second_payment_that_cannot_go_back_yet_rings_and_is_tried_every_day()
                 state.objects.values_mut().find(|o| o["object"] == "refund" && o["status"] == "pending");
             waits.unwrap()["status"] = serde_json::json!("succeeded");
         }
-        shop.clock.advance(Duration::from_secs(5 * 60));
+        shop.passes(Duration::from_secs(5 * 60)).await;
         shop.work().await;
         assert!(!shop.rings().await);
         assert_eq!(shop.ledger(&order), Ledger { paid: 1_800, returned: 900, running: 1 });
@@ -120,7 +120,7 @@ async fn a_late_payment_goes_back_at_once_when_the_same_was_ordered_again() {
         pay(&shop.app, &newer).await.unwrap();
 
         shop.stripe.pay(&session);
-        shop.clock.advance(Duration::from_secs(5));
+        shop.passes(Duration::from_secs(5)).await;
         shop.stripe.state().refunds_end = Some("pending");
         shop.deliver("checkout.session.completed", &session).await;
         shop.work().await;

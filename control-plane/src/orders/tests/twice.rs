@@ -302,7 +302,7 @@ async fn giving_up_on_a_silent_node_repeated_is_once() {
         let order = shop.provisioning(1).await;
         shop.node_says(&order, 1, EventKind::Accepted, "").await;
         shop.work().await;
-        shop.clock.advance(Duration::from_secs(16 * 60));
+        shop.passes(Duration::from_secs(16 * 60)).await;
         let silent = shop
             .twice(&order, "a node is silent", async || {
                 advance::advance(&shop.app, order.id).await.unwrap();

@@ -49,12 +49,12 @@ async fn an_order_nobody_ever_paid_gives_its_place_back_on_time() {
         let never_opened = place(&shop.app, shop.request(1)).await.unwrap();
         let opened = place(&shop.app, shop.request(2)).await.unwrap();
         pay(&shop.app, &opened).await.unwrap();
-        shop.clock.advance(Duration::from_secs(31 * 60));
+        shop.passes(Duration::from_secs(31 * 60)).await;
         for order in [&never_opened, &opened] {
             let again = advance::advance(&shop.app, order.id).await.unwrap();
             assert_eq!(again, Some(advance::unpaid_due(order)), "not before its time");
         }
-        shop.clock.advance(Duration::from_secs(61));
+        shop.passes(Duration::from_secs(61)).await;
         for order in [&never_opened, &opened] {
             advance::advance(&shop.app, order.id).await.unwrap();
         }
