@@ -45,6 +45,8 @@ const OF_ONE_RUN: &[&str] = &[
     "firewall",
     "detail",
     "updated_at",
+    "purge_at",
+    "retired_at",
     "built_at",
     "usable_at",
     "since",

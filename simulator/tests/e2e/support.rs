@@ -324,8 +324,11 @@ impl Postgres {
             not_run(&format!("{story} on PostgreSQL"), "TEST_POSTGRES_URL is not set");
             return None;
         };
-        let name =
-            format!("ez_e2e_{}_{}", std::process::id(), story.replace(|c: char| !c.is_alphanumeric(), "_"));
+        let name = format!(
+            "ez_e2e_{}_{}",
+            std::process::id(),
+            story.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "_")
+        );
         let (base, _) = admin.rsplit_once('/').unwrap();
         let this = Self { url: format!("{base}/{name}"), admin: admin.clone(), name };
         this.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", this.name)).await;
