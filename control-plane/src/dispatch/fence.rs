@@ -54,14 +54,7 @@ impl Builds {
 
     /// The same without what an operator has settled: a server was moved away from another node only after that
     /// node was revoked and what stood there was known to be gone. It may have been enrolled again since.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn since_moved_to(
-        self,
-        conn: &mut AnyConnection,
-        node: Option<NodeId>,
-    ) -> Result<Self, DbError> {
+    async fn since_moved_to(self, conn: &mut AnyConnection, node: Option<NodeId>) -> Result<Self, DbError> {
         let mut kept = Self::default();
         for order in self.held {
             if node == Some(order.node) || reach(conn, &order).await? == Reach::Same {
@@ -129,12 +122,22 @@ pub async fn cancel_unaccepted(
     Ok(order.fence(at))
 }
 
-/// Judges every order to build a server that was ever issued. One that ended well for the fence says nothing about
-/// an earlier one: a retry on a silent node leaves the first order where it is, and the node may have built by it.
+/// Judges every order to build a server that was ever issued and still matters now that its place is on this node.
+/// One that ended well for the fence says nothing about an earlier one: a retry on a silent node leaves the first
+/// order where it is, and the node may have built by it.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn builds_of(
+pub async fn builds_at(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    instance: InstanceId,
+    node: Option<NodeId>,
+) -> Result<Builds, DbError> {
+    builds_of(conn, at, instance).await?.since_moved_to(conn, node).await
+}
+
+async fn builds_of(
     conn: &mut AnyConnection,
     at: UnixMillis,
     instance: InstanceId,

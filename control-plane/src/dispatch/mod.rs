@@ -33,7 +33,7 @@ use sqlx::AnyConnection;
 use crate::db::DbError;
 
 pub use crate::keys::Keys;
-pub use fence::{Builds, builds_of, cancel_unaccepted};
+pub use fence::{Builds, builds_at, cancel_unaccepted};
 pub use issue::issue;
 pub use model::{
     Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord, Refused, State,

@@ -8,7 +8,7 @@ use axum::{
 use ez_protocol::{OrderId, ProvisioningOrderId};
 use serde::Deserialize;
 
-use super::{ProvisioningRecord, builds_of, latest_for, shown};
+use super::{ProvisioningRecord, builds_at, latest_for, shown};
 use crate::{
     app::App,
     fleet::{self, NodeChange},
@@ -132,8 +132,7 @@ async fn is_fenced(app: &App, id: OrderId) -> Result<bool, Error> {
     let mut conn = app.db.read().await?;
     let purchase = orders::get(&mut conn, id).await?.ok_or(Error::NotFound)?;
     let instance = instances::get(&mut conn, purchase.instance).await?.ok_or(Error::NotFound)?;
-    let builds = builds_of(&mut conn, app.clock.now(), purchase.instance).await?;
-    let builds = builds.since_moved_to(&mut conn, instance.node).await?;
+    let builds = builds_at(&mut conn, app.clock.now(), instance.id, instance.node).await?;
     Ok(builds.without_revoked(&mut conn).await?.is_fenced())
 }
 
@@ -143,8 +142,7 @@ async fn revoke_if_needed(app: &App, id: OrderId, actor: &str) -> Result<bool, E
     let mut conn = app.db.read().await?;
     let purchase = orders::get(&mut conn, id).await?.ok_or(Error::NotFound)?;
     let instance = instances::get(&mut conn, purchase.instance).await?.ok_or(Error::NotFound)?;
-    let builds = builds_of(&mut conn, app.clock.now(), purchase.instance).await?;
-    let builds = builds.since_moved_to(&mut conn, instance.node).await?;
+    let builds = builds_at(&mut conn, app.clock.now(), instance.id, instance.node).await?;
     if builds.is_fenced() {
         return Ok(false);
     }

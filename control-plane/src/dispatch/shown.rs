@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ez_protocol::{InstanceId, NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
-use super::{EventRecord, Filter, ProvisioningRecord, State, builds_of, events_of, history_of, list};
+use super::{EventRecord, Filter, ProvisioningRecord, State, builds_at, events_of, history_of, list};
 use crate::{
     db::DbError,
     fleet, instances,
@@ -121,8 +121,8 @@ pub(super) async fn order(
         }
     }
     let row = names.row(conn, order).await?;
-    let builds = builds_of(conn, now, order.instance).await?;
-    let builds = builds.since_moved_to(conn, instance.as_ref().and_then(|i| i.node)).await?;
+    let here = instance.as_ref().and_then(|instance| instance.node);
+    let builds = builds_at(conn, now, order.instance, here).await?;
     let fenced = builds.without_revoked(conn).await?.is_fenced();
     Ok(Show {
         exits_at: purchase.as_ref().map(|p| format!("/operator/orders/{}", p.id)),

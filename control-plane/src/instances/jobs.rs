@@ -109,7 +109,7 @@ async fn again(app: &App, seen: Instance) -> Result<(), EndError> {
                 }
                 if instance.state == InstanceState::Purging {
                     end::purge(tx, &keys, now, entropy.as_ref(), instance, "system").await?;
-                } else if dispatch::builds_of(tx, now, instance.id).await?.is_fenced() {
+                } else if dispatch::builds_at(tx, now, instance.id, instance.node).await?.is_fenced() {
                     // It was to end while nobody knew whether it exists; now it is certain that it does not.
                     fleet::release(tx, now, instance.id, Release::Gone).await?;
                     let instance = change::attempt_fenced(tx, now, instance, None, "system").await?;

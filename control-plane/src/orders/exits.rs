@@ -148,8 +148,7 @@ async fn leave_node(
     if let Some(provisioning) = instance.provisioning_order {
         dispatch::cancel_unaccepted(tx, at, provisioning).await?;
     }
-    let builds = dispatch::builds_of(tx, at, instance.id).await?;
-    let builds = builds.since_moved_to(tx, instance.node).await?;
+    let builds = dispatch::builds_at(tx, at, instance.id, instance.node).await?;
     // On a node that was revoked nothing more can be done; what stands there is the operator's word.
     let left = if node_revoked { builds.clone().without_revoked(tx).await? } else { builds.clone() };
     if let Some(build) = left.held.first() {

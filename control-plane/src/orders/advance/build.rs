@@ -213,8 +213,7 @@ impl Desk<'_> {
             dispatch::cancel_unaccepted(tx, self.at, record.id).await?;
         }
         // The newest order says nothing about the ones before it: a retry leaves them with the node.
-        let builds = dispatch::builds_of(tx, self.at, instance.id).await?;
-        let builds = builds.since_moved_to(tx, instance.node).await?;
+        let builds = dispatch::builds_at(tx, self.at, instance.id, instance.node).await?;
         match (builds.held.is_empty(), builds.not_before()) {
             (false, _) => self.held(tx, order, instance, &builds.held).await,
             (true, Some(at)) => Ok(Next::LookAt(UnixMillis(at.0 + 1))),
@@ -362,7 +361,7 @@ impl Desk<'_> {
         if instance.state == InstanceState::NeedsOperator
             && let Some(place) = fleet::placement_of(tx, instance.id).await?
         {
-            let builds = dispatch::builds_of(tx, self.at, instance.id).await?;
+            let builds = dispatch::builds_at(tx, self.at, instance.id, instance.node).await?;
             let done = builds.held.iter().find(|build| {
                 build.state == State::Succeeded && (build.node, build.vmid) == (place.node, place.vmid)
             });

@@ -52,7 +52,7 @@ async fn end_server(app: &Services, now: UnixMillis, id: OrderId) -> Result<(), 
                 };
                 // Every order to build it counts: a retry leaves the ones before it with the node.
                 let fenced = instance.state == InstanceState::NeedsOperator
-                    && dispatch::builds_of(tx, now, instance.id).await?.is_fenced();
+                    && dispatch::builds_at(tx, now, instance.id, instance.node).await?.is_fenced();
                 if fenced {
                     fleet::release(tx, now, instance.id, Release::Gone).await?;
                     let instance = instances::attempt_fenced(tx, now, instance, None, "system").await?;

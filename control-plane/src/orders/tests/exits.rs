@@ -190,6 +190,37 @@ async fn a_refunded_server_that_never_came_about_gives_its_place_back() {
 }
 
 #[tokio::test]
+async fn a_refunded_server_that_was_moved_before_and_never_came_about_gives_its_place_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        ready_node(&shop.app, "fsn-2", 5_000, 3).await;
+        let order = shop.silent(1).await;
+        let first = shop.server(&order).await;
+        let here = if first.node == Some(shop.node.id) { "fsn-1" } else { "fsn-2" };
+        shop.change_node(here, fleet::NodeChange::Revoke).await;
+        re_place(&shop.app, order.id, "operator:test", true).await.unwrap();
+        shop.work().await;
+        shop.node_says(&order, 1, EventKind::Accepted, "").await;
+        shop.work().await;
+        shop.clock.advance(Duration::from_secs(16 * 60));
+        advance::advance(&shop.app, order.id).await.unwrap();
+        refund(&shop.app, order.id, "operator:test").await.unwrap();
+        shop.work().await;
+
+        let told = shop.told(&order).await;
+        let second =
+            told.iter().filter(|record| record.verb == "ensure").max_by_key(|record| record.generation);
+        shop.node_says_of(&order, second.unwrap().id, 2, EventKind::Failed, "", "retryable").await;
+        shop.node_refuses(&order, "CONFLICT").await;
+        shop.work().await;
+        shop.clock.advance(Duration::from_secs(61));
+        instances::sweep(&shop.app).await.unwrap();
+        assert_eq!(shop.server(&order).await.state, InstanceState::Released);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn after_a_refund_was_begun_only_a_refund_follows() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

@@ -301,11 +301,15 @@ impl Host {
         format!("j-{}-{}", self.name, self.epoch)
     }
 
-    /// What it has not said yet, or all it ever said; from then on it has.
-    pub(super) fn speak(&mut self, all: bool) -> Vec<Event> {
+    /// What has not been acknowledged, or all it ever said.
+    pub(super) fn speak(&self, all: bool) -> Vec<Event> {
         let from = if all { 0 } else { self.told };
-        self.told = self.outbox.len();
         self.outbox[from..].to_vec()
+    }
+
+    /// An event is stored; it need not be told again.
+    pub(super) fn heard(&mut self, event: u64) {
+        self.told = self.told.max(usize::try_from(event).unwrap());
     }
 
     /// Whether it has something to say.

@@ -463,7 +463,7 @@ impl World {
         }
         let (id, journal, events) = (host.id, host.journal(), host.speak(all));
         for event in events {
-            let journal = journal.clone();
+            let (journal, seq) = (journal.clone(), event.event_seq);
             let stored = self.app.db.write(move |tx| {
                 Box::pin(async move {
                     dispatch::record(tx, now, id, &journal, &event).await?;
@@ -471,6 +471,7 @@ impl World {
                 })
             });
             stored.await.map_err(|error: DbError| format!("storing an event: {error:?}"))?;
+            self.host(node).heard(seq);
         }
         Ok(())
     }
@@ -512,11 +513,9 @@ impl World {
         let Some(order) = self.order(n, waits).await.filter(waits) else { return Ok(()) };
         let server = read(&self.app, async |c| instances::get(c, order.instance).await).await.unwrap();
         let now = self.now();
-        let may_act = read(&self.app, async |c| {
-            let builds = dispatch::builds_of(c, now, server.id).await?;
-            Ok(builds.since_moved_to(c, server.node).await?.nodes())
-        })
-        .await;
+        let may_act =
+            read(&self.app, async |c| Ok(dispatch::builds_at(c, now, server.id, server.node).await?.nodes()))
+                .await;
         for at in 0..self.hosts.len() {
             if may_act.contains(&self.hosts[at].id) {
                 self.change(at, NodeChange::Revoke).await?;
