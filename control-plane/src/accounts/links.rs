@@ -10,7 +10,13 @@ use super::{
     model::{LinkPurpose, check_password, email_address, token_hash},
     store,
 };
-use crate::{app::Services, audit, db::DbError, entropy::EntropyExt, notify};
+use crate::{
+    app::Services,
+    audit,
+    db::{self, DbError},
+    entropy::EntropyExt,
+    notify,
+};
 
 /// How long a link that proves an address is good for.
 const VERIFY_LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -40,6 +46,8 @@ pub async fn sign_up(app: &Services, email: &str, password: &str) -> Result<(), 
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                // Twice at once is twice in a row: nobody sees an error that tells something.
+                db::lock(tx, "email", &email).await?;
                 let known = store::user_by_email(tx, &email).await?;
                 if let Some(user) = &known
                     && user.verified

@@ -4,7 +4,7 @@ use ez_protocol::{AccountId, SshKeyId, UnixMillis, input::SshPublicKey};
 use sqlx::AnyConnection;
 
 use super::{AccountsError, model::check_name, store};
-use crate::db::DbError;
+use crate::db::{self, DbError};
 
 /// Keys per account.
 const MAX_KEYS: usize = 50;
@@ -44,6 +44,7 @@ pub async fn add_ssh_key(
         ("", comment) => comment.chars().take(64).collect(),
         (name, _) => check_name(name)?,
     };
+    db::lock(tx, "account", account).await?;
     let there = store::ssh_keys(tx, account).await?;
     let fingerprint = key.fingerprint();
     if let Some(same) = there.iter().find(|known| known.fingerprint == fingerprint) {

@@ -308,3 +308,28 @@ fn passwords_are_judged() {
     assert_eq!(check_password(&"ab".repeat(300), EMAIL), Err(PasswordProblem::TooLong));
     assert_eq!(check_password(PASSWORD, EMAIL), Ok(()));
 }
+
+#[tokio::test]
+async fn twice_at_once_is_twice_in_a_row() {
+    each_database(async |db| {
+        let (app, _clock) = app(&db);
+        let signed_up = futures::future::join_all((0..4).map(|_| sign_up(&app, EMAIL, PASSWORD))).await;
+        assert!(signed_up.iter().all(Result::is_ok), "{signed_up:?}");
+        let mut connection = db.read().await.unwrap();
+        let users: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(users, 1);
+        drop(connection);
+
+        let ada = made(&app, "ada2@example.org", None).await;
+        let text = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl t";
+        let added = futures::future::join_all((0..4_u8).map(|n| {
+            let (at, account) = (app.clock.now(), ada.account_id);
+            db.write(move |tx| Box::pin(async move { add_ssh_key(tx, at, [n; 10], account, "", text).await }))
+        }))
+        .await;
+        let ids: Vec<_> = added.into_iter().map(|key| key.unwrap().id).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "one key: {ids:?}");
+    })
+    .await;
+}

@@ -8,7 +8,12 @@ use super::{
     model::{check_password, email_address},
     store,
 };
-use crate::{app::Services, audit, db::DbError, entropy::EntropyExt};
+use crate::{
+    app::Services,
+    audit,
+    db::{self, DbError},
+    entropy::EntropyExt,
+};
 
 /// Makes a user with an account of their own; for operators.
 ///
@@ -26,6 +31,7 @@ pub async fn create_user(app: &Services, new: NewUser) -> Result<Principal, Acco
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                db::lock(tx, "email", &email).await?;
                 if store::user_by_email(tx, &email).await?.is_some() {
                     return Err(AccountsError::Exists);
                 }

@@ -63,8 +63,12 @@ pub(super) async fn begin(
     )
     .bind(account.to_string())
     .bind(key)
-    .fetch_one(tx)
+    .fetch_optional(tx)
     .await?;
+    let Some(row) = row else {
+        // The first request failed and was forgotten at this very moment: this one may come again.
+        return Ok(Begun::Other(Known { fingerprint: fingerprint.to_owned(), answer: None }));
+    };
     let row = Cols::of("idempotency_keys", &row);
     let answer = match row.get::<Option<i64>>("status")? {
         None => None,

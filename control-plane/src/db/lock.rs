@@ -2,7 +2,7 @@
 //!
 //! Whoever locks several things takes them in one order, so that nobody waits in a circle: `order`, `instance`,
 //! `provisioning_order`, and `places` last. After them come rows, in this order: servers, provisioning orders,
-//! the node's capacity, pools and addresses, the node, VMIDs. `checkout` and `account` are taken before all others.
+//! the node's capacity, pools and addresses, the node, VMIDs. `checkout`, `account`, `email` and `node` are taken before all others and never two of them.
 
 use std::fmt::Display;
 

@@ -4,3 +4,4 @@ mod client;
 mod doors;
 mod enrolment;
 mod talk;
+mod two;

@@ -14,7 +14,7 @@ use super::model::{
 };
 use crate::{
     audit,
-    db::DbError,
+    db::{self, DbError},
     entropy::{Entropy, EntropyExt as _},
     placement::Room,
 };
@@ -223,6 +223,7 @@ pub async fn change(
     node: NodeId,
     change: NodeChange,
 ) -> Result<(NodeState, NodeState), NodeError> {
+    db::lock(tx, "node", node).await?;
     let before = store::state(tx, node).await?.ok_or_else(|| NodeError::Unknown(node.to_string()))?;
     let after = before.after(change)?;
     if before == after {

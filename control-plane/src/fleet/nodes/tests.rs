@@ -3,7 +3,7 @@ use crate::{
     fleet::{
         self, NodeChange, NodeState,
         nodes::{self, NodeError},
-        testing::{locations, read, services},
+        testing::{enrolled, locations, read, services},
     },
 };
 
@@ -27,6 +27,32 @@ async fn what_does_not_fit_is_said() {
         assert!(matches!(change("fsn-9", NodeChange::Cordon).await, Err(NodeError::Unknown(_))));
         let by_id = read(&app, async |c| nodes::by_id(c, joining.node).await).await.unwrap();
         assert_eq!((by_id.name.as_str(), by_id.state), ("fsn-1", NodeState::Pending));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn operators_who_change_a_node_at_once_are_each_told_what_came_of_it() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        for n in 1..=3 {
+            let name = format!("fsn-{n}");
+            enrolled(&app, &name, "fsn").await;
+            let change = |change| fleet::change_node(&app, "operator:test", &name, change);
+            let answers = futures::join!(
+                change(NodeChange::Cordon),
+                change(NodeChange::Revoke),
+                change(NodeChange::Uncordon),
+                change(NodeChange::Revoke),
+                change(NodeChange::Cordon),
+            );
+            for answer in [answers.0, answers.1, answers.2, answers.3, answers.4] {
+                assert!(matches!(answer, Ok(_) | Err(NodeError::Refused(_))), "{answer:?}");
+            }
+            let row = read(&app, async |c| Ok(nodes::find(c, &name).await.unwrap())).await;
+            assert_eq!(row.state, NodeState::Revoked);
+        }
     })
     .await;
 }

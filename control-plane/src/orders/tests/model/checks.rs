@@ -57,6 +57,8 @@ impl Books {
 /// What the checks remember from step to step.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// States that orders were in.
+    pub(super) reached: Vec<OrderState>,
     /// Orders to build that were seen, and the highest numbers of each node and server.
     known: BTreeSet<ProvisioningOrderId>,
     sequence: BTreeMap<NodeId, u64>,
@@ -70,6 +72,11 @@ fn that(holds: bool, words: impl FnOnce() -> String) -> Result<(), Broken> {
 /// What holds at every moment.
 pub(super) async fn always(world: &World, memory: &mut Memory) -> Result<(), Broken> {
     let books = Books::open(world).await.map_err(|error| format!("reading the books: {error:?}"))?;
+    for (order, ..) in &books.orders {
+        if !memory.reached.contains(&order.state) {
+            memory.reached.push(order.state);
+        }
+    }
     one_vm(world)?;
     unique_addresses(world)?;
     fenced_first(world, &books, memory)?;

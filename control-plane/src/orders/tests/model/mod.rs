@@ -13,7 +13,7 @@ mod host;
 mod story;
 mod world;
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 
@@ -22,7 +22,10 @@ use self::{
     story::{Story, story},
     world::{Beginning, Broken, World, copy},
 };
-use crate::db::{Db, testing::Fresh};
+use crate::{
+    db::{Db, testing::Fresh},
+    orders::OrderState,
+};
 
 /// Stories told on SQLite unless `PROPTEST_CASES` says otherwise.
 const STORIES: u32 = 60;
@@ -34,27 +37,27 @@ const LONGEST: usize = 16;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-async fn tell(beginning: &Beginning, url: String, story: &Story) -> Result<(), Broken> {
+/// Tells a story; the memory of it is what it reached.
+async fn tell(beginning: &Beginning, url: String, story: &Story, memory: &mut Memory) -> Result<(), Broken> {
     let mut world = World::begin(beginning, url).await;
-    let told = tell_in(&mut world, story).await;
+    let told = tell_in(&mut world, story, memory).await;
     world.end().await;
     told
 }
 
-async fn tell_in(world: &mut World, story: &Story) -> Result<(), Broken> {
-    let mut memory = Memory::default();
+async fn tell_in(world: &mut World, story: &Story, memory: &mut Memory) -> Result<(), Broken> {
     for (at, what) in story.0.iter().enumerate() {
         let at = at + 1;
         world.happen(what).await.map_err(|broken| format!("step {at}, {what:?}: {broken}"))?;
-        checks::always(world, &mut memory)
+        checks::always(world, memory)
             .await
             .map_err(|broken| format!("after step {at}, {what:?}: {broken}"))?;
     }
     world.quiet(48 * MINUTE, 4 * MINUTE).await?;
-    checks::always(world, &mut memory).await?;
+    checks::always(world, memory).await?;
     checks::at_rest(world).await.map_err(|broken| format!("when it was quiet: {broken}"))?;
     world.quiet(50 * HOUR, 5 * HOUR).await?;
-    checks::always(world, &mut memory).await?;
+    checks::always(world, memory).await?;
     world.quiet(76 * HOUR, 19 * HOUR).await?;
     checks::in_the_end(world).await.map_err(|broken| format!("days later: {broken}"))
 }
@@ -102,15 +105,30 @@ fn whatever_happens_every_paid_order_ends_in_a_server_a_refund_or_on_a_desk() {
     });
     let (from, to) =
         (template.directory().join("template.sqlite"), template.directory().join("story.sqlite"));
+    let reached = RefCell::new(Vec::new());
     let retell = |story: &Story| {
         for left in ["", "-wal", "-shm"] {
             let _absent_at_first = std::fs::remove_file(format!("{}{left}", to.display()));
         }
-        let url = copy(&from, &to);
-        runtime.block_on(tell(&beginning, url, story))
+        let (url, mut memory) = (copy(&from, &to), Memory::default());
+        let told = runtime.block_on(tell(&beginning, url, story, &mut memory));
+        reached.borrow_mut().extend(memory.reached);
+        told
     };
     let told = runner(STORIES).run(&story(LONGEST), |story| retell(&story).map_err(TestCaseError::fail));
     judge(told, retell);
+    // Stories that get nowhere prove nothing.
+    let reached = reached.into_inner();
+    for state in [
+        OrderState::AwaitingPayment,
+        OrderState::Provisioning,
+        OrderState::Fulfilled,
+        OrderState::NeedsOperator,
+        OrderState::Refunded,
+        OrderState::Expired,
+    ] {
+        assert!(reached.contains(&state), "no story got to {state}");
+    }
 }
 
 #[test]
@@ -120,7 +138,7 @@ fn the_same_holds_on_postgresql() {
         runtime.block_on(async {
             let Some(fresh) = Fresh::postgres().await else { return Ok(()) };
             let beginning = Beginning::set_up(Db::open(&fresh.url).await.unwrap()).await;
-            let told = tell(&beginning, fresh.url.clone(), story).await;
+            let told = tell(&beginning, fresh.url.clone(), story, &mut Memory::default()).await;
             beginning.app.db.close().await;
             fresh.remove().await;
             told
