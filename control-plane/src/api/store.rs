@@ -67,7 +67,8 @@ pub(super) async fn begin(
     .await?;
     let Some(row) = row else {
         // The first request failed and was forgotten at this very moment: this one may come again.
-        return Ok(Begun::Other(Known { fingerprint: fingerprint.to_owned(), answer: None }));
+        let fingerprint = fingerprint.to_owned();
+        return Ok(Begun::Other(Known { fingerprint, answer: None, made: None, claimed_at: at }));
     };
     let row = Cols::of("idempotency_keys", &row);
     let answer = match row.get::<Option<i64>>("status")? {

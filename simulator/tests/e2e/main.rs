@@ -24,3 +24,4 @@ mod purchase;
 mod scenarios;
 mod strace;
 mod support;
+mod torn;

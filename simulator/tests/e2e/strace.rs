@@ -4,7 +4,7 @@
 //! makes the call fail. The journal and the database are each written by one thread, so the n-th call
 //! of that thread is the n-th write or sync of what matters.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -33,6 +33,14 @@ impl Tracer {
         let mut command = Command::new("strace");
         command.args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]);
         command.args(["-e", &format!("trace={syscalls}"), "-e", &format!("inject={syscalls}:{injection}")]);
+        Self::start(command).await
+    }
+
+    /// Attaches and records calls with their data and the files behind descriptors.
+    pub async fn record(pid: i64, syscalls: &str, file: &Path) -> Self {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-y", "-xx", "-s", "1048576", "-o"]).arg(file);
+        command.args(["-p", &pid.to_string(), "-e", &format!("trace={syscalls}")]);
         Self::start(command).await
     }
 

@@ -311,6 +311,22 @@ impl Demo {
     }
 }
 
+impl Drop for Demo {
+    /// A story that fails leaves nothing running: the demo's children would outlive it.
+    fn drop(&mut self) {
+        let Some(demo) = self.process.id() else { return };
+        let children = std::fs::read_to_string(self.path("pids.json")).unwrap_or_default();
+        let children: std::collections::BTreeMap<String, u32> =
+            serde_json::from_str(&children).unwrap_or_default();
+        // The demo first: it would start again what it sees die.
+        for pid in std::iter::once(demo).chain(children.into_values()) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
 /// A database of one story on the PostgreSQL that `TEST_POSTGRES_URL` names.
 struct Postgres {
     admin: String,
