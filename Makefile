@@ -1,6 +1,6 @@
 # Targets are documented by the comment behind their name; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-host crash lint bench setup clean build
+.PHONY: help demo test test-postgres test-host crash lint bench setup clean build
 
 # Tests end their output with this list: what was not run, and why.
 NOT_RUN := $(CURDIR)/target/not-run.txt
@@ -9,7 +9,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 ARGS ?=
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 build: ## Build every program (debug)
 	cargo build --workspace --bins --locked
@@ -31,6 +31,10 @@ endif
 crash: ## Kill every program at every write and commit of a purchase (an hour or so)
 	cargo build --workspace --bins --locked
 	EZ_CRASH_EVERY=1 EZ_CRASH_SHARDS=4 cargo nextest run --workspace --locked --no-capture --profile long -E 'test(crash_points)'
+
+test-postgres: ## The stories end to end once more, all on PostgreSQL (TEST_POSTGRES_URL)
+	EZ_E2E_DATABASE=postgres cargo nextest run --workspace --locked --no-fail-fast \
+		-E 'package(ez-simulator) and kind(test) and not (test(crash_points) or test(scenarios) or test(torn))'
 
 test-host: ## Checks that need root or Debian tools: units, package files
 	packaging/test-host

@@ -80,9 +80,11 @@ impl Demo {
 
     /// Starts a demo with further arguments.
     pub async fn start_with(story: &str, database: Database, nodes: u16, more: &[&str]) -> Option<Self> {
+        // With `EZ_E2E_DATABASE=postgres` every story is told on PostgreSQL.
+        let forced = std::env::var("EZ_E2E_DATABASE").is_ok_and(|name| name == "postgres");
         let postgres = match database {
-            Database::Sqlite => None,
-            Database::Postgres => Some(Postgres::create(story).await?),
+            Database::Sqlite if !forced => None,
+            Database::Sqlite | Database::Postgres => Some(Postgres::create(story).await?),
         };
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
         let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
