@@ -30,11 +30,11 @@ endif
 
 crash: ## Kill every program at every write and commit of a purchase (an hour or so)
 	cargo build --workspace --bins --locked
-	EZ_CRASH_EVERY=1 EZ_CRASH_SHARDS=4 cargo nextest run --workspace --locked --no-capture --profile long -E 'test(crash_points)'
+	EZ_CRASH_EVERY=1 EZ_CRASH_SHARDS=4 cargo nextest run --workspace --locked --no-capture --profile long -E 'test(crash_points) or test(purging)'
 
 test-postgres: ## The stories end to end once more, all on PostgreSQL (TEST_POSTGRES_URL)
 	EZ_E2E_DATABASE=postgres cargo nextest run --workspace --locked --no-fail-fast \
-		-E 'package(ez-simulator) and kind(test) and not (test(crash_points) or test(scenarios) or test(torn))'
+		-E 'package(ez-simulator) and kind(test) and not (test(crash_points) or test(scenarios) or test(torn) or test(purging))'
 
 test-host: ## Checks that need root or Debian tools: units, package files
 	packaging/test-host

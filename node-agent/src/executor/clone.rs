@@ -21,7 +21,7 @@ use crate::{
     journal::{Phase, StepRow},
     pve::{
         CloneMode, CloneRequest, CloneSearch, ConfigRead, GuestConfig, ImageTemplate, TaskExit, TaskState,
-        Upid,
+        Upid, Vmid,
     },
 };
 
@@ -39,37 +39,6 @@ impl Clone {
             CloneMode::Linked => &self.template.storage,
         }
     }
-
-    /// Our clone task, wherever it is known from.
-    async fn task(&self, cx: &Cx, row: Option<&StepRow>, since: UnixMillis) -> Result<CloneSearch, Trouble> {
-        if let Some(upid) = row.and_then(|row| row.upid.as_deref()).and_then(|text| text.parse::<Upid>().ok())
-        {
-            match cx.pve().task_status(&upid).await? {
-                TaskState::Running => return Ok(CloneSearch::Running(upid)),
-                TaskState::Ended(exit) => return Ok(CloneSearch::Ended(upid, exit)),
-                TaskState::Unknown => {}
-            }
-        }
-        // The host's clock wrote the intent; a minute of slack costs nothing, the log decides.
-        let since = since.minus(Duration::from_secs(60)).as_secs();
-        Ok(cx.pve().find_clone_task(self.template.vmid, since, cx.vmid()).await?)
-    }
-
-    /// Locked for cloning and no worker of ours is alive: left over by a dead one, or somebody else's.
-    async fn locked(&self, cx: &Cx, seen: Seen, config: &GuestConfig) -> Result<Look, Trouble> {
-        let Seen::Over { since, exit } = seen else {
-            return Err(taken(cx, "another clone is at work on it"));
-        };
-        if !config.is_clone_placeholder() && !cx.is_ours(config) {
-            return Err(taken(cx, "a clone of somebody else is at work on it"));
-        }
-        // A worker that is not to be found may only just have begun: the request may be on its way.
-        if exit.is_none() && cx.now().since(since) < cx.pace().crashed_after {
-            return Ok(Look::Wait("the VM is locked for cloning and no task is to be seen yet".to_owned()));
-        }
-        repair::clean_clone(cx).await?;
-        Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
-    }
 }
 
 /// What is known of our own clone call. It is asked for *before* the configuration is read: what is
@@ -85,6 +54,41 @@ enum Seen {
 fn intended(cx: &Cx, row: Option<&StepRow>) -> Option<UnixMillis> {
     let earlier = || cx.resource().is_some_and(|r| r.phase == Phase::Creating);
     row.map(|row| row.at).or_else(|| earlier().then(|| cx.now().minus(Duration::from_secs(24 * 3_600))))
+}
+
+/// Our clone task, wherever it is known from.
+async fn task(
+    cx: &Cx,
+    template: Vmid,
+    row: Option<&StepRow>,
+    since: UnixMillis,
+) -> Result<CloneSearch, Trouble> {
+    if let Some(upid) = row.and_then(|row| row.upid.as_deref()).and_then(|text| text.parse::<Upid>().ok()) {
+        match cx.pve().task_status(&upid).await? {
+            TaskState::Running => return Ok(CloneSearch::Running(upid)),
+            TaskState::Ended(exit) => return Ok(CloneSearch::Ended(upid, exit)),
+            TaskState::Unknown => {}
+        }
+    }
+    // The host's clock wrote the intent; a minute of slack costs nothing, the log decides.
+    let since = since.minus(Duration::from_secs(60)).as_secs();
+    Ok(cx.pve().find_clone_task(template, since, cx.vmid()).await?)
+}
+
+/// Locked for cloning and no worker of ours is alive: left over by a dead one, or somebody else's.
+async fn locked(cx: &Cx, seen: &Seen, config: &GuestConfig) -> Result<Look, Trouble> {
+    let Seen::Over { since, exit } = seen else {
+        return Err(taken(cx, "another clone is at work on it"));
+    };
+    if !config.is_clone_placeholder() && !cx.is_ours(config) {
+        return Err(taken(cx, "a clone of somebody else is at work on it"));
+    }
+    // A worker that is not to be found may only just have begun: the request may be on its way.
+    if exit.is_none() && cx.now().since(*since) < cx.pace().crashed_after {
+        return Ok(Look::Wait("the VM is locked for cloning and no task is to be seen yet".to_owned()));
+    }
+    repair::clean_clone(cx).await?;
+    Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
 }
 
 fn taken(cx: &Cx, why: &str) -> Trouble {
@@ -121,7 +125,7 @@ impl Step for Clone {
         Box::pin(async move {
             let seen = match intended(cx, row) {
                 None => Seen::NoIntent,
-                Some(since) => match self.task(cx, row, since).await? {
+                Some(since) => match task(cx, self.template.vmid, row, since).await? {
                     CloneSearch::Running(upid) => return Ok(Look::Adopt(upid)),
                     CloneSearch::Undecided => {
                         let why = "a clone of the template runs, and for whom is not said yet";
@@ -134,7 +138,7 @@ impl Step for Clone {
             match cx.pve().guest_config(cx.vmid()).await? {
                 ConfigRead::Absent => Ok(Look::Todo),
                 ConfigRead::Present(config) if config.lock() == Some("clone") => {
-                    self.locked(cx, seen, &config).await
+                    locked(cx, &seen, &config).await
                 }
                 ConfigRead::Present(config) if cx.is_ours(&config) => {
                     Ok(Look::Done(json!({ "vmid": cx.vmid() })))
@@ -178,6 +182,60 @@ impl Step for Clone {
                 Err(error) => Err(error.into()),
             }
         })
+    }
+}
+
+/// First step of undoing a create: whatever its clone is about comes to its end. A worker is waited for, the
+/// locked rest of a dead one removed by root's repair; what is whole is left to the steps behind this one.
+pub(super) struct SettleClone;
+
+impl Step for SettleClone {
+    fn name(&self) -> &'static str {
+        "settle_clone"
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let done = || Ok(Look::Done(json!({})));
+            let rows = cx.journal().steps(cx.id()).await?;
+            let row = rows.iter().find(|row| row.k > 0 && row.name == "clone");
+            let Some(since) = intended(cx, row) else { return done() };
+            let intent: Value =
+                row.and_then(|row| serde_json::from_str(&row.intent_json).ok()).unwrap_or_default();
+            let template = intent["template"].as_u64().and_then(|vmid| Vmid::try_from(vmid).ok());
+            let search = match template {
+                Some(template) => task(cx, template, row, since).await?,
+                // The clone of an earlier order, of which only the VM is left.
+                None => CloneSearch::NotFound,
+            };
+            let exit = match search {
+                CloneSearch::Running(_) | CloneSearch::Undecided => {
+                    return Ok(Look::Wait("the clone is still at work".to_owned()));
+                }
+                CloneSearch::NotFound => None,
+                CloneSearch::Ended(_, exit) => Some(exit),
+            };
+            let killed = exit == Some(TaskExit::Killed);
+            match cx.pve().guest_config(cx.vmid()).await? {
+                ConfigRead::Present(config) if config.lock() == Some("clone") => {
+                    match locked(cx, &Seen::Over { since, exit }, &config).await {
+                        // Somebody else's VM holds the number: there is nothing of ours to take back.
+                        Err(Trouble::Fail(..)) => done(),
+                        other => other,
+                    }
+                }
+                ConfigRead::Forbidden if killed && cx.pve().vmid_taken(cx.vmid()).await? => {
+                    repair::clean_clone(cx).await?;
+                    Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
+                }
+                ConfigRead::Absent | ConfigRead::Present(_) | ConfigRead::Forbidden => done(),
+            }
+        })
+    }
+
+    fn act<'a>(&'a self, _cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        // Looking is all there is to do.
+        Box::pin(async { Ok(Act::Done(json!({}))) })
     }
 }
 

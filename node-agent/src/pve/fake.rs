@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     LostAfter,
     /// The call is accepted, its task ends with this text and without effect (a clone cleans up).
     TaskFails(String),
+    /// The same, and a clone does not clean up: its target stays locked.
+    TaskFailsHalf(String),
     /// The call is accepted and its worker is killed: `unexpected status`, half-made things stay.
     TaskKilled,
     /// Refused with this status and message, and yet it took effect.
@@ -338,6 +340,7 @@ impl State {
                 }
                 TaskExit::Failed(text)
             }
+            (Some(Fault::TaskFailsHalf(text)), _) => TaskExit::Failed(text),
             (Some(Fault::TaskKilled), _) => TaskExit::Killed,
             (Some(Fault::TaskFailsLate(text)), effect) => {
                 let _done_all_the_same = self.apply(effect, false);

@@ -129,18 +129,28 @@ pub enum TaskExit {
     Ok,
     /// `WARNINGS: n`: success with something to read in the log.
     Warnings(u32),
-    /// `unexpected status`: the worker was killed; what it did is half done.
+    /// The log does not tell its end (`unexpected status`, or no line at all): the worker was killed; what
+    /// it did is half done.
     Killed,
     /// The error text.
     Failed(String),
 }
 
 impl TaskExit {
-    /// Reads Proxmox's exit status.
+    /// Reads Proxmox's exit status, which it takes from the last line of the task's log. A worker that was
+    /// killed left no such line; one that was killed at once left no line, or no log (pve-common,
+    /// `PVE::Tools::upid_read_status`).
     pub fn parse(text: &str) -> Self {
         match text {
             "OK" => Self::Ok,
-            "unexpected status" => Self::Killed,
+            "unexpected status" | "unable to extract last line" => Self::Killed,
+            early
+                if ["unable to read tail (got ", "unable to open file - "]
+                    .iter()
+                    .any(|s| early.starts_with(s)) =>
+            {
+                Self::Killed
+            }
             other => match other.strip_prefix("WARNINGS: ").map(str::parse) {
                 Some(Ok(count)) => Self::Warnings(count),
                 _ => Self::Failed(other.to_owned()),
@@ -328,7 +338,14 @@ mod tests {
     fn exit_texts_are_sorted() {
         assert!(TaskExit::parse("OK").is_success());
         assert_eq!(TaskExit::parse("WARNINGS: 3"), TaskExit::Warnings(3));
-        assert_eq!(TaskExit::parse("unexpected status"), TaskExit::Killed);
+        for killed in [
+            "unexpected status",
+            "unable to read tail (got 0 bytes)",
+            "unable to extract last line",
+            "unable to open file - No such file or directory",
+        ] {
+            assert_eq!(TaskExit::parse(killed), TaskExit::Killed);
+        }
         assert_eq!(TaskExit::parse("VM is locked (backup)").error(), Some("VM is locked (backup)"));
     }
 

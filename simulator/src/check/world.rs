@@ -39,6 +39,8 @@ pub struct World {
     pub mirror: Vec<MirrorSubscription>,
     /// Refunds by the control plane's books: `(order, amount, state)`.
     pub refunds: Vec<(String, i64, String)>,
+    /// Payments made twice, by the control plane's books.
+    pub surplus: Vec<Surplus>,
     /// Hosts with their VMs.
     pub hosts: Vec<Host>,
     /// Journals, one per node.
@@ -49,6 +51,19 @@ pub struct World {
     pub delivered: Vec<String>,
     /// Places in logs where a secret stands: `(file, which secret)`.
     pub leaks: Vec<(String, String)>,
+}
+
+/// A payment that an order did not need, as it had been paid on another page.
+#[derive(Clone, Debug, Default)]
+pub struct Surplus {
+    /// The purchase.
+    pub order: String,
+    /// The subscription it began.
+    pub subscription: Option<String>,
+    /// How its refund stands.
+    pub state: String,
+    /// When it last changed.
+    pub updated_at: i64,
 }
 
 /// A purchase.

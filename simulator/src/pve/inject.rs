@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Fail,
     /// The task's worker is killed in the middle of its work; what it did stays, with its lock.
     Kill,
+    /// The task's worker is killed before it has logged a line, and before it does anything.
+    KillEarly,
     /// The task ends with a warning, which is a success.
     Warnings,
 }
@@ -51,12 +53,13 @@ impl Kind {
             Kind::VmidTaken => "vmid_taken",
             Kind::Fail => "task_fail",
             Kind::Kill => "task_kill",
+            Kind::KillEarly => "task_kill_early",
             Kind::Warnings => "task_warnings",
         }
     }
 
     fn is_about_tasks(self) -> bool {
-        matches!(self, Kind::Fail | Kind::Kill | Kind::Warnings)
+        matches!(self, Kind::Fail | Kind::Kill | Kind::KillEarly | Kind::Warnings)
     }
 }
 
@@ -111,7 +114,7 @@ impl Rule {
         must(self.times > 0, "`times` must be at least 1")?;
         must(
             is_about_tasks == self.task.is_some(),
-            "`task` goes with fail, kill and warnings, and they need it",
+            "`task` goes with fail, kill, kill_early and warnings, and they need it",
         )?;
         match self.fault {
             Kind::VmidTaken => {}
@@ -218,12 +221,17 @@ pub(crate) struct TaskFault {
 impl TaskFault {
     /// Whether this piece of work is the one in which it happens, and what happens.
     pub(crate) fn strikes(&self) -> Option<Kind> {
-        if self.rule.fault == Kind::Warnings {
+        if matches!(self.rule.fault, Kind::Warnings | Kind::KillEarly) {
             return None;
         }
         let passes = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         let first = passes.is_err() && !self.struck.swap(true, Ordering::SeqCst);
         first.then_some(self.rule.fault)
+    }
+
+    /// Whether the worker is killed before its first line.
+    pub(crate) fn kills_early(&self) -> bool {
+        self.rule.fault == Kind::KillEarly
     }
 
     /// The text a failing task fails with.

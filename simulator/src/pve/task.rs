@@ -121,6 +121,9 @@ impl Cluster {
         let (go, ready) = tokio::sync::oneshot::channel::<()>();
         let handle = tokio::spawn(async move {
             let _started = ready.await;
+            if fault.as_ref().is_some_and(|fault| fault.kills_early()) {
+                worker.die().await;
+            }
             let done = work.await;
             let done = fault.as_ref().map_or(done.clone(), |fault| fault.end(done));
             if let Some(line) = fault.as_ref().and_then(|fault| fault.warning()).filter(|_| warns(&done)) {
@@ -189,13 +192,19 @@ impl Worker {
         match strikes {
             None => Ok(()),
             Some((_, Kind::Kill)) => {
-                let (cluster, upid) = (self.cluster.clone(), self.upid.clone());
-                // From outside, as the kernel would; nothing of this worker runs on.
-                tokio::spawn(async move { cluster.kill(&upid).await });
-                std::future::pending().await
+                self.die().await;
+                Ok(())
             }
             Some((fault, _)) => Err(fault.exit()),
         }
+    }
+
+    /// Is killed; never resolves.
+    async fn die(&self) {
+        let (cluster, upid) = (self.cluster.clone(), self.upid.clone());
+        // From outside, as the kernel would; nothing of this worker runs on.
+        tokio::spawn(async move { cluster.kill(&upid).await });
+        std::future::pending().await
     }
 
     /// Works as long as a task of no special kind does.

@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// A point no purchase reaches; strace counts in 16 bits.
-const NEVER: u32 = 65_535;
+pub const NEVER: u32 = 65_535;
 
 /// How SQLite makes a commit durable, by its build; files of their own are synced the same way.
-const SYNC: &str = "fsync,fdatasync";
+pub const SYNC: &str = "fsync,fdatasync";
 
 /// Every how many points one is visited; all of them with `EZ_CRASH_EVERY=1`. `dear` makes the ordinary run
 /// skip more where there are many points or each takes long.
-fn every(dear: u32) -> u32 {
+pub fn every(dear: u32) -> u32 {
     match std::env::var("EZ_CRASH_EVERY").ok().and_then(|text| text.parse().ok()) {
         Some(every) => every,
         None => 9 * dear,
@@ -37,11 +37,11 @@ fn shards() -> u32 {
 }
 
 /// Whom it kills, by its place in the demo's summary.
-const AGENT: &str = "/pids/agents/0";
-const CONTROL_PLANE: &str = "/pids/control_plane";
+pub const AGENT: &str = "/pids/agents/0";
+pub const CONTROL_PLANE: &str = "/pids/control_plane";
 
 /// What kills.
-enum Killer<'a> {
+pub enum Killer<'a> {
     /// The n-th call of this kind by one thread.
     Syscall(&'static str),
     /// The n-th commit on the wire.
@@ -49,13 +49,13 @@ enum Killer<'a> {
 }
 
 /// A kill that waits for its moment.
-enum Trap<'a> {
+pub enum Trap<'a> {
     Tracer(Tracer),
     Proxy(&'a CommitProxy),
 }
 
 impl Killer<'_> {
-    async fn set(&self, n: u32, victim: i64) -> Trap<'_> {
+    pub async fn set(&self, n: u32, victim: i64) -> Trap<'_> {
         match self {
             Self::Syscall(name) => {
                 Trap::Tracer(Tracer::attach(victim, name, &format!("signal=SIGKILL:when={n}")).await)
@@ -69,7 +69,7 @@ impl Killer<'_> {
 }
 
 impl Trap<'_> {
-    async fn remove(self) {
+    pub async fn remove(self) {
         match self {
             Self::Tracer(tracer) => tracer.detach().await,
             Self::Proxy(proxy) => drop(proxy.disarm()),
@@ -234,7 +234,7 @@ async fn visit_all(what: &str, dear: u32, on_system: impl AsyncFn(u32, Share) ->
     );
 }
 
-const LARGE_AND_FAST: [&str; 4] = ["--host-memory", "1024", "--speed", "100"];
+pub const LARGE_AND_FAST: [&str; 4] = ["--host-memory", "1024", "--speed", "100"];
 
 async fn killed_at_a_call(what: &str, target: (Flow, &str), call: &'static str, dear: u32) {
     if !strace::available(what) {
@@ -315,7 +315,7 @@ async fn full_disk(story: &str, victim: &str) {
     let demo = Demo::start_with(story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
     demo.allow_many_creates(0).await;
     let (api, stripe) = (demo.api("customer"), demo.stripe());
-    let mut visited = 0;
+    let (mut visited, mut refused) = (0, 0);
     for n in (1..60).step_by(usize::try_from(every(2)).unwrap()) {
         stripe.post("/webhooks/pause", json!({})).await;
         let order = place(&api, &format!("web-{n}"), "fsn").await;
@@ -324,15 +324,19 @@ async fn full_disk(story: &str, victim: &str) {
         let injection = format!("error=ENOSPC:when={n}+");
         let tracer = Tracer::attach(demo.pid(victim), "pwrite64", &injection).await;
         stripe.post("/webhooks/resume", json!({})).await;
-        // Full for as long as a purchase takes.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        // It stays full until the program has met it more than once: a first refusal, and a try after it.
+        until("the disk to refuse writes", PATIENCE, || async { (tracer.injected() > 1).then_some(()) })
+            .await;
+        refused += tracer.injected();
         tracer.detach().await;
         let order = order_is(&api, &id, "fulfilled").await;
         server_is(&api, order["server_id"].as_str().unwrap(), "running").await;
         demo.check().await;
         visited += 1;
     }
-    println!("{story}: {visited} points visited; each purchase ended in one running server");
+    println!(
+        "{story}: {visited} points visited, {refused} writes refused; each purchase ended in one running server"
+    );
     demo.stop().await;
 }
 

@@ -111,6 +111,7 @@ macro_rules! stories {
 stories! {
     a_clone_task_that_fails_is_undone_and_tried_again: "clone-task-fails",
     a_clone_whose_worker_is_killed_is_cleaned_up_and_made_anew: "clone-worker-killed",
+    a_clone_that_died_before_its_first_line_is_cleaned_up_and_made_anew: "clone-worker-killed-early",
     a_letter_whose_receipt_is_lost_comes_all_the_same: "mail-answer-dropped",
     no_server_waits_for_a_mail_server: "mail-down",
     a_clone_whose_answer_is_lost_is_found_not_repeated: "pve-clone-answer-dropped",

@@ -16,6 +16,8 @@ use crate::support::not_run;
 /// A tracer that is attached.
 pub struct Tracer {
     child: Child,
+    /// What it saw, if it was told to write that down for itself.
+    seen: Option<tempfile::TempPath>,
 }
 
 /// Whether strace can be used here.
@@ -30,10 +32,19 @@ pub fn available(story: &str) -> bool {
 impl Tracer {
     /// Attaches to a process; `injection` is what strace's `-e inject=` takes.
     pub async fn attach(pid: i64, syscalls: &str, injection: &str) -> Self {
+        let seen = tempfile::NamedTempFile::new().unwrap().into_temp_path();
         let mut command = Command::new("strace");
-        command.args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]);
+        command.args(["-f", "-o"]).arg(&seen).args(["-p", &pid.to_string()]);
         command.args(["-e", &format!("trace={syscalls}"), "-e", &format!("inject={syscalls}:{injection}")]);
-        Self::start(command).await
+        let mut this = Self::start(command).await;
+        this.seen = Some(seen);
+        this
+    }
+
+    /// How many calls it made fail so far.
+    pub fn injected(&self) -> usize {
+        let text = self.seen.as_ref().map(|path| std::fs::read_to_string(path).unwrap()).unwrap_or_default();
+        text.lines().filter(|line| line.ends_with("(INJECTED)")).count()
     }
 
     /// Attaches and records calls with their data and the files behind descriptors.
@@ -60,7 +71,7 @@ impl Tracer {
         };
         tokio::time::timeout(Duration::from_secs(20), attached).await.unwrap();
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child }
+        Self { child, seen: None }
     }
 
     /// Lets go of the process, which goes on undisturbed if it still lives.

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{process::Command, time::Instant};
 
-use crate::commits::CommitProxy;
+use crate::{clock::Clock, commits::CommitProxy};
 
 /// Which database the control plane uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +26,15 @@ pub struct Demo {
     directory: tempfile::TempDir,
     postgres: Option<Postgres>,
     arguments: Vec<String>,
+    clock: Option<Clock>,
 }
 
-fn spawn(directory: &Path, arguments: &[String], postgres: Option<&Postgres>) -> tokio::process::Child {
+fn spawn(
+    directory: &Path,
+    arguments: &[String],
+    postgres: Option<&Postgres>,
+    clock: Option<&Clock>,
+) -> tokio::process::Child {
     let mut command = Command::new(program("ez-demo"));
     command.args(["--speed", "10", "--quiet", "--any-port", "--state-dir"]).arg(directory.join("state"));
     command.args(arguments);
@@ -36,6 +42,7 @@ fn spawn(directory: &Path, arguments: &[String], postgres: Option<&Postgres>) ->
         command.args(["--database-url", &postgres.url]);
     }
     let log = std::fs::File::create(directory.join("demo.log")).unwrap();
+    command.envs(clock.map(Clock::environment).unwrap_or_default());
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
     command.spawn().unwrap()
 }
@@ -89,8 +96,8 @@ impl Demo {
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
         let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let process = spawn(directory.path(), &arguments, postgres.as_ref());
-        let mut demo = Self { process, directory, postgres, arguments };
+        let process = spawn(directory.path(), &arguments, postgres.as_ref(), None);
+        let mut demo = Self { process, directory, postgres, arguments, clock: None };
         demo.ready().await;
         Some(demo)
     }
@@ -109,14 +116,34 @@ impl Demo {
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
         let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let process = spawn(directory.path(), &arguments, Some(&postgres));
-        let mut demo = Self { process, directory, postgres: Some(postgres), arguments };
+        let process = spawn(directory.path(), &arguments, Some(&postgres), None);
+        let mut demo = Self { process, directory, postgres: Some(postgres), arguments, clock: None };
         demo.ready().await;
         Some((demo, proxy))
     }
 
+    /// Starts a demo on SQLite whose programs all live by a clock that the story sets.
+    pub async fn start_with_clock(story: &str, nodes: u16, more: &[&str]) -> Option<(Self, Clock)> {
+        let clock = Clock::install(story)?;
+        let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
+        let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let process = spawn(directory.path(), &arguments, None, Some(&clock));
+        let mut demo = Self { process, directory, postgres: None, arguments, clock: Some(clock.clone()) };
+        demo.ready().await;
+        Some((demo, clock))
+    }
+
+    /// A program as the demo runs it: by the story's clock, if there is one.
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        command.envs(self.clock.as_ref().map(Clock::environment).unwrap_or_default());
+        command
+    }
+
     async fn launch(&mut self) {
-        self.process = spawn(self.directory.path(), &self.arguments, self.postgres.as_ref());
+        self.process =
+            spawn(self.directory.path(), &self.arguments, self.postgres.as_ref(), self.clock.as_ref());
         self.ready().await;
     }
 
@@ -174,11 +201,18 @@ impl Demo {
 
     /// Runs a command of the control plane as an operator on its machine would.
     pub async fn control_plane(&self, arguments: &[&str]) -> std::process::Output {
+        self.control_plane_with_input(arguments, "").await
+    }
+
+    /// The same, with something to read on standard input.
+    pub async fn control_plane_with_input(&self, arguments: &[&str], input: &str) -> std::process::Output {
+        use tokio::io::AsyncWriteExt as _;
         let layout: Value =
             serde_json::from_str(&std::fs::read_to_string(self.path("demo.json")).unwrap()).unwrap();
         let state = self.state();
         let ports = &layout["ports"];
-        Command::new(program("ez-control-plane"))
+        let mut command = self.command("ez-control-plane");
+        command
             .args(arguments)
             .env("DATABASE_URL", state["database_url"].as_str().unwrap())
             .env("PUBLIC_URL", state["portal_url"].as_str().unwrap())
@@ -190,9 +224,13 @@ impl Demo {
             .env("STRIPE_WEBHOOK_SECRETS", state["stripe"]["webhook_secret"].as_str().unwrap())
             .env("SMTP_URL", format!("smtp://127.0.0.1:{}", ports["smtp"]))
             .env("MAIL_FROM", "servers@example.com")
-            .output()
-            .await
-            .unwrap()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that reads nothing closes its end; that is no fault.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+        child.wait_with_output().await.unwrap()
     }
 
     /// The process at a place of the summary, such as `/pids/agents/0`.
@@ -255,7 +293,7 @@ impl Demo {
 
     /// Runs the invariant checker once.
     pub async fn run_check(&self) -> std::process::Output {
-        let mut command = Command::new(program("ez-simulator"));
+        let mut command = self.command("ez-simulator");
         command.args(["check", "--json", "--state-dir"]).arg(self.path("")).output().await.unwrap()
     }
 
@@ -393,6 +431,12 @@ impl Api {
         let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
         answer(request).await
     }
+
+    /// Posts with an `Idempotency-Key`, which makes it harmless to do it again.
+    pub async fn post_with_key(&self, path: &str, body: Value, key: &str) -> (u16, Value) {
+        let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
+        answer(request.header("idempotency-key", key)).await
+    }
 }
 
 /// Status and body; status 0 while the program is away.
@@ -423,11 +467,17 @@ impl Stripe {
 
     /// Pays a checkout session with the card that works.
     pub async fn pay(&self, checkout_url: &str) {
+        let (status, answer) = self.try_pay(checkout_url, "4242").await;
+        assert!(status == 200 && answer["result"] == "paid", "{status} {answer}");
+    }
+
+    /// Pays a checkout session with a card; status 0 while Stripe is away.
+    pub async fn try_pay(&self, checkout_url: &str, card: &str) -> (u16, Value) {
         let start = checkout_url.find("cs_").unwrap_or_else(|| panic!("no session in {checkout_url}"));
         let id: String =
             checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        let answer = self.post(&format!("/sessions/{id}/complete"), json!({"card": "4242"})).await;
-        assert_eq!(answer["result"], "paid", "{answer}");
+        let url = format!("{}/_sim/sessions/{id}/complete", self.base);
+        answer(self.client.post(url).json(&json!({ "card": card }))).await
     }
 }
 

@@ -1,7 +1,8 @@
-//! A power cut at any moment of the agent's journal. Killing a process keeps what the system has buffered; a
-//! power cut does not. So the writes and syncs of a purchase are recorded, and disks are made as they could be
-//! after a cut: everything that was synced, and of the rest any subset, some of it torn. SQLite must open each,
-//! and find exactly what one of the commits had written, none older than the last one that was synced.
+//! A power cut at any moment of the agent's journal and of the control plane's database. Killing a process keeps
+//! what the system has buffered; a power cut does not. So the writes and syncs of a purchase are recorded, and
+//! disks are made as they could be after a cut: everything that was synced, and of the rest any subset, some of
+//! it torn. SQLite must open each, and find exactly what the last synced commit had left, or the one commit that
+//! was on its way. That the story can fail is shown by the same disks made as if nothing had been synced.
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +12,7 @@ use std::{
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
+    dice::Dice,
     purchase,
     strace::{self, Tracer},
     support::{Database, Demo},
@@ -58,32 +60,21 @@ fn file_of(op: &Op) -> &str {
     }
 }
 
-/// Small, repeatable dice.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 /// The bytes of a string as strace writes it with `-xx`.
 fn bytes_of(text: &str) -> Option<Vec<u8>> {
     text.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
 }
 
-/// One line of the record: `pid call(args) = result`, with the file behind each descriptor.
-fn parse(line: &str) -> Option<Op> {
+/// One line of the record: `pid call(args) = result`, with the file behind each descriptor. Only calls on a file
+/// called `name`, or its write-ahead log.
+fn parse(line: &str, name: &str) -> Option<Op> {
     let call = line.split_once(' ')?.1.trim_start();
-    let (name, rest) = call.split_once('(')?;
+    let (call, rest) = call.split_once('(')?;
     let path = rest.split_once('<')?.1.split_once('>')?.0;
     let path = String::from_utf8(bytes_of(path)?).ok()?;
-    let file = Path::new(&path).file_name()?.to_str()?;
-    let file = ["journal.sqlite", "journal.sqlite-wal"].into_iter().find(|known| *known == file)?.to_owned();
-    match name {
+    let file = Path::new(&path).file_name()?.to_str()?.to_owned();
+    file.strip_prefix(name).filter(|rest| ["", "-wal"].contains(rest))?;
+    match call {
         "fsync" | "fdatasync" => Some(Op::Sync { file }),
         "ftruncate" => {
             let to = rest.split_once(">, ")?.1.split_once(')')?.0.parse().ok()?;
@@ -99,104 +90,188 @@ fn parse(line: &str) -> Option<Op> {
     }
 }
 
-/// Everything the journal says, as text.
-async fn content(disk: &Disk, directory: &Path) -> String {
-    for name in ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"] {
-        let _ = std::fs::remove_file(directory.join(name));
-        if let Some(bytes) = disk.get(name) {
-            std::fs::write(directory.join(name), bytes).unwrap();
-        }
-    }
-    let options = SqliteConnectOptions::new().filename(directory.join("journal.sqlite"));
-    let mut db = SqliteConnection::connect_with(&options).await.unwrap();
-    let whole: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut db).await.unwrap();
-    assert_eq!(whole, "ok");
-    let mut text = String::new();
-    for sql in [
+/// Whose power is cut.
+struct Subject {
+    story: &'static str,
+    /// The process, by its place in the demo's summary.
+    process: &'static str,
+    /// What of the content is compared: one text per row.
+    rows: &'static [&'static str],
+}
+
+const AGENT: Subject = Subject {
+    story: "power cut of the agent",
+    process: "/pids/agents/0",
+    rows: &[
         "SELECT order_id || ' ' || state || ' ' || coalesce(result, '') FROM orders ORDER BY order_id",
         "SELECT order_id || ' ' || k || ' ' || attempt || ' ' || state FROM steps ORDER BY order_id, k",
         "SELECT CAST(event_seq AS TEXT) || ' ' || hex(body) FROM outbox ORDER BY event_seq",
-    ] {
-        for row in sqlx::query(sql).fetch_all(&mut db).await.unwrap() {
-            text.push_str(&row.get::<String, _>(0));
-            text.push('\n');
+    ],
+};
+
+const CONTROL_PLANE: Subject = Subject {
+    story: "power cut of the control plane",
+    process: "/pids/control_plane",
+    rows: &[
+        "SELECT id || ' ' || state FROM orders ORDER BY id",
+        "SELECT id || ' ' || state FROM instances ORDER BY id",
+        "SELECT id || ' ' || state || ' ' || hex(envelope) FROM provisioning_orders ORDER BY id",
+        "SELECT id || ' ' || state FROM stripe_events ORDER BY id",
+        "SELECT address || ' ' || state FROM addresses ORDER BY address",
+        "SELECT node_id || ' ' || memory_mib_sold FROM node_capacity ORDER BY node_id",
+        "SELECT id || ' ' || coalesce(hash, '') FROM audit ORDER BY id",
+        "SELECT id || ' ' || coalesce(sent_at, 0) FROM mail_outbox ORDER BY id",
+        "SELECT kind || ' ' || key FROM jobs ORDER BY kind, key",
+    ],
+};
+
+/// The writes and syncs of a purchase, and the disk before them.
+struct Record {
+    subject: Subject,
+    name: String,
+    before: Disk,
+    ops: Vec<Op>,
+    /// What each sync had made safe: the content with everything before it, by the number of operations.
+    commits: Vec<(usize, String)>,
+    last: String,
+    directory: tempfile::TempDir,
+}
+
+impl Record {
+    /// Buys a server while the subject's file operations are written down.
+    async fn of_a_purchase(demo: &Demo, subject: Subject) -> Self {
+        let state = demo.state();
+        let path = match state["database_url"].as_str().unwrap().strip_prefix("sqlite:") {
+            Some(path) if subject.process == CONTROL_PLANE.process => path,
+            _ => state["nodes"][0]["journal"].as_str().unwrap(),
+        };
+        let path = PathBuf::from(path);
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let file = demo.path("record.strace");
+        let tracer =
+            Tracer::record(demo.pid(subject.process), "pwrite64,fsync,fdatasync,ftruncate", &file).await;
+        let mut before = Disk::new();
+        for name in [name.clone(), format!("{name}-wal")] {
+            before.insert(name.clone(), std::fs::read(path.with_file_name(&name)).unwrap_or_default());
         }
+        purchase::buy(demo, "web-1", "fsn").await;
+        tracer.detach().await;
+        let lines = std::fs::read_to_string(&file).unwrap();
+        // A call that was interrupted by another thread's is told in two lines; what it did stands in the first.
+        let whole = lines.lines().filter(|line| !line.contains(" resumed>"));
+        let ops: Vec<Op> = whole.filter_map(|line| parse(line, &name)).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let (commits, last) = (Vec::new(), String::new());
+        let mut this = Self { subject, name, before, ops, commits, last, directory };
+        let mut whole = this.before.clone();
+        this.commits.push((0, this.content(&whole).await));
+        for (index, op) in this.ops.iter().enumerate() {
+            apply(&mut whole, op, None);
+            if matches!(op, Op::Sync { .. }) {
+                this.commits.push((index + 1, this.content(&whole).await));
+            }
+        }
+        assert!(this.commits.len() > 20, "a purchase syncs more than {} times", this.commits.len());
+        this.last = this.content(&whole).await;
+        this
     }
-    db.close().await.unwrap();
-    text
+
+    /// What a database on this disk says, as text.
+    async fn content(&self, disk: &Disk) -> String {
+        for name in [self.name.clone(), format!("{}-wal", self.name), format!("{}-shm", self.name)] {
+            let path = self.directory.path().join(&name);
+            let _ = std::fs::remove_file(&path);
+            if let Some(bytes) = disk.get(&name) {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        let options = SqliteConnectOptions::new().filename(self.directory.path().join(&self.name));
+        let mut db = SqliteConnection::connect_with(&options).await.unwrap();
+        let text = match self.read(&mut db).await {
+            Ok(text) => text,
+            Err(error) => format!("damaged: {error}"),
+        };
+        // A damaged file may not close well either.
+        let _ = db.close().await;
+        text
+    }
+
+    async fn read(&self, db: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+        let whole: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut *db).await?;
+        let mut text = format!("{whole}\n");
+        for sql in self.subject.rows {
+            for row in sqlx::query(*sql).fetch_all(&mut *db).await? {
+                text.push_str(&row.try_get::<String, _>(0)?);
+                text.push('\n');
+            }
+        }
+        Ok(text)
+    }
+
+    /// Cuts the power many times; how many disks lost something that was safe, or have half of a commit.
+    /// `syncing = false` makes the disks as if no sync had ever been asked for.
+    async fn cut(&self, syncing: bool) -> u64 {
+        let mut dice = Dice::of(0);
+        let mut lost = 0;
+        for _ in 0..IMAGES {
+            let cut = usize::try_from(dice.below(self.ops.len() as u64 + 1)).unwrap();
+            let mut disk = self.before.clone();
+            for (index, op) in self.ops[..cut].iter().enumerate() {
+                let mut later = self.ops[index..cut].iter();
+                let synced =
+                    syncing && later.any(|op2| matches!(op2, Op::Sync { file } if file == file_of(op)));
+                let sectors = match op {
+                    Op::Write { bytes, .. } => bytes.len().div_ceil(SECTOR),
+                    _ => 1,
+                };
+                // Two of five unsynced writes reach the disk, one of five of those in part.
+                let kept: Vec<bool> = match (synced, dice.below(5), dice.below(5)) {
+                    (true, ..) => vec![true; sectors],
+                    (false, 0 | 1, 0) => (0..sectors).map(|_| dice.below(2) == 0).collect(),
+                    (false, 0 | 1, _) => vec![true; sectors],
+                    (false, ..) => vec![false; sectors],
+                };
+                if matches!(op, Op::Write { .. }) || kept[0] {
+                    apply(&mut disk, op, Some(&kept));
+                }
+            }
+            let found = self.content(&disk).await;
+            let safe = self.commits.iter().rposition(|(index, _)| *index <= cut).unwrap();
+            let on_its_way = self.commits.get(safe + 1).map_or(&self.last, |(_, text)| text);
+            if found != self.commits[safe].1 && found != *on_its_way {
+                lost += 1;
+            }
+        }
+        lost
+    }
+}
+
+async fn survives_power_cuts(subject: Subject) {
+    if !strace::available(subject.story) {
+        return;
+    }
+    let Some(demo) = Demo::start(subject.story, Database::Sqlite, 1).await else { return };
+    let record = Record::of_a_purchase(&demo, subject).await;
+    let story = record.subject.story;
+    assert_eq!(record.cut(true).await, 0, "{story}: what was synced is lost, or half of a commit is there");
+    let unsynced = record.cut(false).await;
+    assert!(unsynced > 0, "{story}: disks without any sync look as good as synced ones: this proves nothing");
+    println!(
+        "{story}: {IMAGES} disks after a cut at any of {} writes and syncs, {} syncs: nothing that was synced is \
+         lost. Without the syncs {unsynced} of {IMAGES} lose something",
+        record.ops.len(),
+        record.commits.len() - 1,
+    );
+    demo.check().await;
+    demo.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_journal_synced_survives_a_power_cut_at_any_moment() {
-    let story = "power cut of the agent";
-    if !strace::available(story) {
-        return;
-    }
-    let Some(demo) = Demo::start(story, Database::Sqlite, 1).await else { return };
-    let journal = PathBuf::from(demo.state()["nodes"][0]["journal"].as_str().unwrap());
-    let record = demo.path("journal.strace");
-    let tracer =
-        Tracer::record(demo.pid("/pids/agents/0"), "pwrite64,fsync,fdatasync,ftruncate", &record).await;
-    let mut disk = Disk::new();
-    for name in ["journal.sqlite", "journal.sqlite-wal"] {
-        disk.insert(name.to_owned(), std::fs::read(journal.with_file_name(name)).unwrap_or_default());
-    }
-    purchase::buy(&demo, "web-1", "fsn").await;
-    tracer.detach().await;
-    let lines = std::fs::read_to_string(&record).unwrap();
-    // A call that was interrupted by another thread's is told in two lines; what it did stands in the first.
-    let ops: Vec<Op> = lines.lines().filter(|line| !line.contains(" resumed>")).filter_map(parse).collect();
-    let syncs = ops.iter().filter(|op| matches!(op, Op::Sync { .. })).count();
-    assert!(syncs > 20, "a purchase syncs more than {syncs} times");
+    survives_power_cuts(AGENT).await;
+}
 
-    let directory = tempfile::tempdir().unwrap();
-    // What each commit had written: the content at each sync, with everything before it.
-    let mut at_sync = Vec::new();
-    let mut whole = disk.clone();
-    at_sync.push((0, content(&whole, directory.path()).await));
-    for (index, op) in ops.iter().enumerate() {
-        apply(&mut whole, op, None);
-        if matches!(op, Op::Sync { .. }) {
-            at_sync.push((index + 1, content(&whole, directory.path()).await));
-        }
-    }
-    let last = content(&whole, directory.path()).await;
-
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    for image in 0..IMAGES {
-        let cut = usize::try_from(dice.below(ops.len() as u64 + 1)).unwrap();
-        let mut cut_disk = disk.clone();
-        for (index, op) in ops[..cut].iter().enumerate() {
-            let synced =
-                ops[index..cut].iter().any(|later| matches!(later, Op::Sync { file } if file == file_of(op)));
-            let sectors = match op {
-                Op::Write { bytes, .. } => bytes.len().div_ceil(SECTOR),
-                _ => 1,
-            };
-            // Two of five unsynced writes reach the disk, one of five of those in part.
-            let kept: Vec<bool> = match (synced, dice.below(5), dice.below(5)) {
-                (true, ..) => vec![true; sectors],
-                (false, 0 | 1, 0) => (0..sectors).map(|_| dice.below(2) == 0).collect(),
-                (false, 0 | 1, _) => vec![true; sectors],
-                (false, ..) => vec![false; sectors],
-            };
-            if matches!(op, Op::Write { .. }) || kept[0] {
-                apply(&mut cut_disk, op, Some(&kept));
-            }
-        }
-        let found = content(&cut_disk, directory.path()).await;
-        let safe = at_sync.iter().rposition(|(index, _)| *index <= cut).unwrap();
-        let possible = at_sync[safe..].iter().map(|(_, text)| text).chain([&last]);
-        assert!(
-            possible.into_iter().any(|text| *text == found),
-            "image {image}, cut at {cut} of {}: something that was synced is lost, or half of a commit is there",
-            ops.len()
-        );
-    }
-    println!(
-        "{IMAGES} disks after a power cut at any of {} writes and syncs: nothing that was synced is lost",
-        ops.len()
-    );
-    demo.check().await;
-    demo.stop().await;
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_control_plane_synced_survives_a_power_cut_at_any_moment() {
+    survives_power_cuts(CONTROL_PLANE).await;
 }

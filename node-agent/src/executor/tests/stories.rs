@@ -356,6 +356,41 @@ async fn a_retry_that_fails_at_once_takes_back_what_the_stuck_try_before_it_made
     assert!(host.books.journal.resources().await.unwrap().is_empty());
 }
 
+/// Carries an order out and plays root's repair unit as soon as it is asked.
+async fn with_repair(host: &Host, order: &ez_protocol::order::ProvisioningOrder) -> OrderState {
+    let request = host.repair_dir.clone().unwrap().join("clean-clone-1000.json");
+    host.books.accept(order).await;
+    let repaired = async {
+        while !request.exists() {
+            tokio::task::yield_now().await;
+        }
+        host.pve.forget(VMID);
+        std::fs::remove_file(&request).unwrap();
+    };
+    let (row, ()) = tokio::join!(host.run(order), repaired);
+    row.state
+}
+
+#[tokio::test]
+async fn a_clone_that_failed_and_left_its_lock_is_cleaned_up_by_the_repair() {
+    let mut host = Host::new().await;
+    host.install_repair();
+    host.pve.fail_next("clone_template", Fault::TaskFailsHalf("clone failed: and its cleanup, too".into()));
+    assert_eq!(with_repair(&host, &ensure(1, 1)).await, OrderState::Undone);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_retry_that_fails_at_once_has_the_dead_clone_before_it_removed() {
+    let mut host = Host::new().await;
+    host.pve.fail_next("clone_template", Fault::TaskKilled);
+    assert_eq!(host.carry_out(&ensure(1, 1)).await.state, OrderState::Stuck);
+    host.install_repair();
+    host.pve.forget(9_000);
+    assert_eq!(with_repair(&host, &ensure(2, 2)).await, OrderState::Undone);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn what_was_superseded_before_it_began_can_be_retired_and_purged() {
     let host = Host::new().await;

@@ -1,6 +1,7 @@
 //! I2, I3, I6: money and what it pays for.
 
 use super::{Violation, World, found};
+use crate::check::world::{StripeOrder, Surplus};
 
 /// States of an order in which its server may run.
 const LIVE: [&str; 4] = ["paid", "provisioning", "fulfilled", "needs_operator"];
@@ -25,7 +26,7 @@ pub(super) fn no_free_vm(world: &World) -> Vec<Violation> {
             out.push(found("I2", subject, format!("it runs, but order {} is {}", order.id, order.state)));
             continue;
         }
-        let paying = world.stripe.iter().find(|s| s.order == order.id);
+        let paying = world.stripe.iter().find(|s| s.order == order.id && surplus_of(world, s).is_none());
         let status = paying.and_then(|s| s.status.as_deref()).unwrap_or("missing");
         if !PAYING.contains(&status) && world.settled(order.updated_at) {
             out.push(found("I2", subject, format!("it runs, but the subscription at Stripe is {status}")));
@@ -59,11 +60,35 @@ pub(super) fn paid_orders_end(world: &World) -> Vec<Violation> {
     out
 }
 
-/// I6: the mirror says of every subscription and refund what Stripe says.
+/// The payment as one that was made twice, if the books say so.
+fn surplus_of<'w>(world: &'w World, payment: &StripeOrder) -> Option<&'w Surplus> {
+    world.surplus.iter().find(|s| s.subscription.is_some() && s.subscription == payment.subscription)
+}
+
+/// A payment made twice is given back whole, and the subscription it began has ended.
+fn given_back(world: &World, payment: &StripeOrder, surplus: &Surplus) -> Option<Violation> {
+    let status = payment.status.as_deref().unwrap_or("missing");
+    let whole = payment.refunded == payment.paid && status == "canceled" && surplus.state == "succeeded";
+    let why = || {
+        let (paid, refunded, state) = (payment.paid, payment.refunded, &surplus.state);
+        format!(
+            "paid twice: Stripe took {paid} and gave back {refunded}, its subscription is {status}, the books \
+             say {state}"
+        )
+    };
+    (!whole && world.settled(surplus.updated_at))
+        .then(|| found("I6", format!("order {}", payment.order), why()))
+}
+
+/// I6: the mirror says of every subscription and refund what Stripe says, and nothing paid twice is kept.
 pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
     let mut out = Vec::new();
     for payment in &world.stripe {
         let subject = format!("order {}", payment.order);
+        if let Some(surplus) = surplus_of(world, payment) {
+            out.extend(given_back(world, payment, surplus));
+            continue;
+        }
         let mirrored = world.mirror.iter().find(|m| m.order == payment.order);
         let settled = payment.paid_at.is_none_or(|at| world.settled(at));
         match (&payment.subscription, mirrored) {

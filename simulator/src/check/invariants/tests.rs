@@ -223,6 +223,39 @@ fn i6_sees_a_mirror_and_refunds_that_differ_from_stripe() {
 }
 
 #[test]
+fn i6_sees_a_payment_made_twice_that_is_kept_and_none_that_went_back() {
+    let twice = |refunded: i64, status: &str, state: &str| {
+        plant(|w| {
+            w.stripe.insert(
+                0,
+                StripeOrder {
+                    subscription: Some("sub_2".into()),
+                    status: Some(status.into()),
+                    refunded,
+                    ..w.stripe[0].clone()
+                },
+            );
+            w.surplus.push(Surplus {
+                order: "order-1".into(),
+                subscription: Some("sub_2".into()),
+                state: state.into(),
+                updated_at: LONG_AGO,
+            });
+        })
+    };
+    assert!(twice(900, "canceled", "succeeded").is_empty());
+    for kept in
+        [twice(0, "canceled", "wanted"), twice(900, "active", "succeeded"), twice(0, "canceled", "failed")]
+    {
+        assert_eq!(kept, ["I6"]);
+    }
+    let unnoticed = plant(|w| {
+        w.stripe.push(StripeOrder { subscription: Some("sub_2".into()), ..w.stripe[0].clone() });
+    });
+    assert_eq!(unnoticed, ["I6"]);
+}
+
+#[test]
 fn i7_sees_an_edited_a_removed_an_unsealed_and_a_missing_row() {
     assert_eq!(plant(|w| w.audit[0].entry.push(' ')), ["I7"]);
     assert_eq!(plant(|w| drop(w.audit.remove(0))), ["I7"]);

@@ -175,6 +175,16 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
         Ok((r.try_get(0)?, r.try_get::<Option<i64>, _>(1)?.unwrap_or(0), r.try_get(2)?))
     })
     .await?;
+    world.surplus =
+        rows(db, "SELECT order_id, subscription_id, state, updated_at FROM billing_surplus", |r| {
+            Ok(Surplus {
+                order: r.try_get(0)?,
+                subscription: r.try_get(1)?,
+                state: r.try_get(2)?,
+                updated_at: r.try_get(3)?,
+            })
+        })
+        .await?;
     Ok(())
 }
 

@@ -1,0 +1,56 @@
+//! A wall clock that a story sets, for programs that know nothing of it: `libfaketime` answers for the system.
+//! Monotonic time goes on as it is, so connections and time-outs do not notice.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use crate::support::not_run;
+
+/// Hours that have passed beyond the real ones.
+#[derive(Clone)]
+pub struct Clock {
+    library: PathBuf,
+    /// The offset, read at every look at the clock.
+    file: Arc<tempfile::TempPath>,
+    hours: Arc<Mutex<u32>>,
+}
+
+impl Clock {
+    /// `None`, and a note, where the library is not installed.
+    pub fn install(story: &str) -> Option<Self> {
+        let architectures = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+        let candidates = architectures.map(|path| path.join("faketime/libfaketimeMT.so.1"));
+        let Some(library) = candidates.into_iter().find(|path| path.is_file()) else {
+            not_run(story, "libfaketime is not installed");
+            return None;
+        };
+        let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        std::fs::write(&file, "+0").unwrap();
+        Some(Self { library, file: Arc::new(file), hours: Arc::default() })
+    }
+
+    /// What a program needs in its environment to live by this clock.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let file = self.file.display().to_string();
+        let pairs = [
+            ("LD_PRELOAD", self.library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", file),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+            ("FAKETIME_DISABLE_SHM", "1".into()),
+            ("NO_FAKE_STAT", "1".into()),
+        ];
+        pairs.map(|(key, value)| (key.to_owned(), value)).into()
+    }
+
+    /// Lets hours pass at once, for everybody at the same moment.
+    pub fn pass(&self, hours: u32) {
+        let mut all = self.hours.lock().unwrap();
+        *all += hours;
+        let next = self.file.with_extension("next");
+        std::fs::write(&next, format!("+{}h", *all)).unwrap();
+        std::fs::rename(next, self.file.as_ref()).unwrap();
+    }
+}

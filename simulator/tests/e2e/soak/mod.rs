@@ -1,0 +1,219 @@
+//! Many purchases over many nodes while everything goes wrong at random, with the invariant checker running all
+//! the while. What may never be broken is asked throughout; that everything has converged, at the end.
+//!
+//! `make soak SECONDS=600 SEED=1`; the ordinary test run has a short form. A failure prints the seed and the
+//! story, and keeps the state of the system below `target/soak`.
+
+mod customers;
+mod diary;
+mod faults;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use self::{customers::End, diary::Diary};
+use crate::{
+    dice::Dice,
+    support::{Database, Demo, until},
+};
+
+/// Invariants that hold at every moment, whatever is going wrong (I2, I3, I6 and I12 allow for a minute after
+/// the faults have ended).
+const ALWAYS: [&str; 8] = ["I1", "I4", "I5", "I7", "I8", "I9", "I10", "I11"];
+/// VMID of somebody else's VM on each host.
+const OTHERS: u32 = 9_999;
+/// What stands still at the end may take so long to come to its end: a dead clone waits for the repair, an
+/// ending that did not work out is tried again after a minute and a half.
+const SETTLING: Duration = Duration::from_secs(300);
+
+/// How large a soak is.
+#[derive(Clone, Copy)]
+struct Size {
+    seconds: u64,
+    seed: u64,
+    nodes: u16,
+    purchases: u32,
+}
+
+impl Size {
+    /// As the environment says; without it a short one.
+    fn of_environment() -> Self {
+        let number = |name: &str, or: u64| {
+            std::env::var(name).ok().map_or(or, |text| {
+                text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a whole number"))
+            })
+        };
+        Self {
+            seconds: number("EZ_SOAK_SECONDS", 30),
+            seed: number("EZ_SOAK_SEED", 1),
+            nodes: u16::try_from(number("EZ_SOAK_NODES", 3)).unwrap(),
+            purchases: u32::try_from(number("EZ_SOAK_PURCHASES", 15)).unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_goes_wrong_at_random_and_nothing_is_lost_or_doubled() {
+    let size = Size::of_environment();
+    let nodes = size.nodes;
+    let more = ["--speed", "20", "--host-memory", "256"];
+    let Some(demo) = Demo::start_with(&format!("soak {}", size.seed), Database::Sqlite, nodes, &more).await
+    else {
+        return;
+    };
+    let demo = Arc::new(demo);
+    let diary = Diary::begin();
+    let told = tokio::spawn(soak(Arc::clone(&demo), size, diary.clone())).await;
+    match told {
+        Ok(summary) => println!("{summary}"),
+        Err(failure) => {
+            let kept = keep(&demo, size.seed, &diary);
+            println!("{}", diary.last(80));
+            println!("SEED={} failed; the whole story and the state are in {}", size.seed, kept.display());
+            std::panic::resume_unwind(failure.into_panic());
+        }
+    }
+    Arc::into_inner(demo).expect("nobody else holds the demo").stop().await;
+}
+
+/// Copies the state of a system that failed to where it outlives the test.
+fn keep(demo: &Demo, seed: u64, diary: &Diary) -> PathBuf {
+    let target = crate::support::program("ez-demo").ancestors().nth(2).unwrap().join(format!("soak/{seed}"));
+    let _ = std::fs::remove_dir_all(&target);
+    std::fs::create_dir_all(&target).unwrap();
+    copy(&demo.path(""), &target.join("state"));
+    std::fs::write(target.join("story.txt"), diary.last(usize::MAX)).unwrap();
+    target
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            // Sockets and files that vanish meanwhile are no loss.
+            let _ = std::fs::copy(entry.path(), target);
+        }
+    }
+}
+
+/// Everything about VMs of others, on every host.
+async fn foreign(demo: &Demo, nodes: u16) -> Vec<Value> {
+    let mut all = Vec::new();
+    for index in 0..usize::from(nodes) {
+        let theirs = until("the host to say what others have", SETTLING, || async {
+            let digest = demo.host(index).get("/digest").await["foreign"][OTHERS.to_string()].clone();
+            digest.is_string().then_some(digest)
+        });
+        all.push(theirs.await);
+    }
+    all
+}
+
+async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
+    for index in 0..usize::from(size.nodes) {
+        let vm = json!({ "vmid": OTHERS, "name": "theirs", "running": true });
+        demo.host(index).control("/foreign-vm", vm).await;
+    }
+    let theirs = foreign(&demo, size.nodes).await;
+    let people = customers::sign_up(&demo, 12.min(size.purchases)).await;
+    let began = Instant::now();
+    let over = began + Duration::from_secs(size.seconds);
+
+    let watch = tokio::spawn(watch(Arc::clone(&demo), diary.clone()));
+    let monkey =
+        tokio::spawn(faults::rage(Arc::clone(&demo), Dice::of(size.seed), size.nodes, over, diary.clone()));
+    let mut buying = tokio::task::JoinSet::new();
+    for number in 0..size.purchases {
+        // Spread over nine tenths of the time.
+        let share = f64::from(number) / f64::from(size.purchases) * 0.9;
+        let at = began + Duration::from_secs(size.seconds).mul_f64(share);
+        let customer = Arc::clone(&people[usize::try_from(number).unwrap() % people.len()]);
+        let dice = Dice::of(size.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
+        buying.spawn(customers::one(Arc::clone(&demo), customer, number, at, dice, diary.clone()));
+    }
+    let struck = monkey.await.expect("the faults go on to their end");
+    diary.note("the faults have ended");
+    let mut ends: BTreeMap<End, u32> = BTreeMap::new();
+    let waited = tokio::time::timeout(SETTLING + Duration::from_secs(u64::from(size.purchases)), async {
+        while let Some(end) = buying.join_next().await {
+            match end {
+                Ok(end) => *ends.entry(end).or_default() += 1,
+                Err(failure) => std::panic::resume_unwind(failure.into_panic()),
+            }
+        }
+    });
+    assert!(waited.await.is_ok(), "{} purchases have come to no end; others: {ends:?}", buying.len());
+    diary.note(&format!("every purchase has ended: {ends:?}"));
+    let mut last = Vec::new();
+    let settled = Instant::now() + SETTLING;
+    loop {
+        if let Some(found) = violations(&demo).await {
+            last = found;
+            if last.is_empty() {
+                break;
+            }
+        }
+        assert!(Instant::now() < settled, "it does not converge: {last:#?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    watch.abort();
+    let looks = match watch.await {
+        Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+        _ => diary.count("looked"),
+    };
+    assert_eq!(foreign(&demo, size.nodes).await, theirs, "VMs of others were touched");
+    let seconds = began.elapsed().as_secs();
+    format!(
+        "soak SEED={}: {} purchases over {} nodes in {seconds} s: {ends:?}; {struck} faults; looked at {looks} times \
+         meanwhile; at the end every invariant holds and VMs of others are as they were",
+        size.seed, size.purchases, size.nodes
+    )
+}
+
+/// What the checker finds; `None` while a part of the world is away and cannot be asked.
+async fn violations(demo: &Demo) -> Option<Vec<Value>> {
+    let output = demo.run_check().await;
+    let report: Value = serde_json::from_slice(&output.stdout).ok()?;
+    report["violations"].as_array().cloned()
+}
+
+/// Asks all the while whether what may never be broken holds. What is found twice in a row is real; once may be
+/// the seam between two readings of a moving system.
+async fn watch(demo: Arc<Demo>, diary: Diary) {
+    let mut before: Vec<Value> = Vec::new();
+    loop {
+        if let Some(found) = violations(&demo).await {
+            let broken: Vec<Value> = found
+                .into_iter()
+                .filter(|v| ALWAYS.contains(&v["invariant"].as_str().unwrap_or("")))
+                .collect();
+            diary.count_up("looked");
+            let still: Vec<&Value> = broken
+                .iter()
+                .filter(|v| {
+                    before
+                        .iter()
+                        .any(|b| (&b["invariant"], &b["subject"]) == (&v["invariant"], &v["subject"]))
+                })
+                .collect();
+            if !still.is_empty() {
+                diary.note(&format!("BROKEN: {still:?}"));
+                panic!("broken while faults last: {still:#?}");
+            }
+            for violation in &broken {
+                diary.note(&format!("seen once: {violation}"));
+            }
+            before = broken;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
