@@ -71,10 +71,13 @@ pub async fn sign_up(demo: &Demo, count: u32) -> Vec<Arc<Customer>> {
 
 impl Customer {
     /// Asks until there is an answer that is no "later": away, too many requests, a fault on our side.
-    async fn ask(&self, what: &str, ask: impl AsyncFn(&Api) -> (u16, Value)) -> (u16, Value) {
+    async fn ask<F>(&self, what: &str, mut ask: impl FnMut() -> F) -> (u16, Value)
+    where
+        F: Future<Output = (u16, Value)>,
+    {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (status, body) = ask(&self.api).await;
+            let (status, body) = ask().await;
             if status != 0 && status != 429 && status < 500 {
                 return (status, body);
             }
@@ -91,11 +94,8 @@ impl Customer {
         });
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let answer = self
-                .ask("place an order", async |api| {
-                    api.post_with_key("/orders", order.clone(), &format!("soak-{name}")).await
-                })
-                .await;
+            let answer =
+                self.ask("place an order", || self.api.post_with_key("/orders", order.clone(), name)).await;
             // Three unpaid orders at a time: the others have to be paid first.
             let later = answer.0 == 409 && answer.1["code"] != "sold_out" || answer.0 == 422;
             if !later {
@@ -113,7 +113,7 @@ impl Customer {
         let deadline = Instant::now() + PATIENCE;
         while !known.is_string() {
             let path = format!("/orders/{id}/checkout");
-            let (_, body) = self.ask("a payment page", async |api| api.post(&path, json!({})).await).await;
+            let (_, body) = self.ask("a payment page", || self.api.post(&path, json!({}))).await;
             known = body["checkout_url"].clone();
             assert!(Instant::now() < deadline, "no payment page for {id}: {body}");
             if !known.is_string() {
@@ -124,14 +124,15 @@ impl Customer {
     }
 
     async fn order(&self, id: &str) -> Value {
-        self.ask("an order", async |api| api.try_get(&format!("/orders/{id}")).await).await.1
+        let path = format!("/orders/{id}");
+        self.ask("an order", || self.api.try_get(&path)).await.1
     }
 
     /// Waits until the server is in a state.
     async fn server_is(&self, id: &str, wanted: &str) {
+        let path = format!("/servers/{id}");
         until(&format!("server {id} to be {wanted}"), PATIENCE, || async {
-            let (_, body) =
-                self.ask("a server", async |api| api.try_get(&format!("/servers/{id}")).await).await;
+            let (_, body) = self.ask("a server", || self.api.try_get(&path)).await;
             if body["state"] == wanted {
                 return Some(());
             }
@@ -181,7 +182,7 @@ pub async fn one(
     let page = customer.payment_page(&order).await;
     if dice.happens(4) {
         let path = format!("/orders/{id}/cancel");
-        customer.ask("to leave", async |api| api.post(&path, json!({})).await).await;
+        customer.ask("to leave", || customer.api.post(&path, json!({}))).await;
         return End::Left;
     }
     if dice.happens(10) {
@@ -223,7 +224,7 @@ pub async fn one(
         return end;
     }
     let path = format!("/servers/{server}");
-    customer.ask("to delete", async |api| (api.delete(&path).await, Value::Null)).await;
+    customer.ask("to delete", || async { (customer.api.delete(&path).await, Value::Null) }).await;
     customer.server_is(server, "retired").await;
     diary.note(&format!("{name} deleted"));
     End::Deleted
