@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::support::Demo;
+use crate::{
+    purchase::PATIENCE,
+    support::{Demo, until},
+};
 
 /// Keys whose values are ids, times or names of one run.
 const OF_ONE_RUN: &[&str] = &[
@@ -88,7 +91,13 @@ fn plain(value: &Value) -> Value {
 pub async fn end_state(demo: &Demo, who: &str, order: &str) -> Value {
     let api = demo.api(who);
     let order = api.get(&format!("/orders/{order}")).await;
-    let server = api.get(&format!("/servers/{}", order["server_id"].as_str().unwrap())).await;
+    // A server whose node has said that it runs is running; that its action has ended is told a moment later.
+    let path = format!("/servers/{}", order["server_id"].as_str().unwrap());
+    let server = until("the server's action to end", PATIENCE, || async {
+        let (status, server) = api.try_get(&path).await;
+        (status == 200 && server["action"].is_null()).then_some(server)
+    })
+    .await;
     let marker = server["id"].as_str().unwrap();
     let mut vms = Vec::new();
     for index in 0..demo.state()["nodes"].as_array().unwrap().len() {
