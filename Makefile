@@ -1,12 +1,15 @@
 # Targets are documented by the comment behind their name; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-postgres test-host crash lint bench setup clean build
+.PHONY: help demo test test-postgres test-host crash soak lint bench setup clean build
 
 # Tests end their output with this list: what was not run, and why.
 NOT_RUN := $(CURDIR)/target/not-run.txt
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 # `make demo ARGS="--nodes 5"`
 ARGS ?=
+# `make soak SECONDS=600 SEED=2`
+SECONDS ?= 600
+SEED ?= 1
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,9 +35,14 @@ crash: ## Kill every program at every write and commit of a purchase (an hour or
 	cargo build --workspace --bins --locked
 	EZ_CRASH_EVERY=1 EZ_CRASH_SHARDS=4 cargo nextest run --workspace --locked --no-capture --profile long -E 'test(crash_points) or test(purging)'
 
+soak: ## Random faults over 20 nodes and 500 purchases: make soak SECONDS=600 SEED=1
+	cargo build --workspace --bins --locked
+	EZ_SOAK_SECONDS=$(SECONDS) EZ_SOAK_SEED=$(SEED) EZ_SOAK_NODES=20 EZ_SOAK_PURCHASES=500 \
+		cargo nextest run --workspace --locked --no-capture --profile long -E 'test(soak)'
+
 test-postgres: ## The stories end to end once more, all on PostgreSQL (TEST_POSTGRES_URL)
 	EZ_E2E_DATABASE=postgres cargo nextest run --workspace --locked --no-fail-fast \
-		-E 'package(ez-simulator) and kind(test) and not (test(crash_points) or test(scenarios) or test(torn) or test(purging))'
+		-E 'package(ez-simulator) and kind(test) and not (test(crash_points) or test(scenarios) or test(torn) or test(purging) or test(soak))'
 
 test-host: ## Checks that need root or Debian tools: units, package files
 	packaging/test-host
