@@ -209,8 +209,9 @@ impl Step for SettleClone {
                 None => CloneSearch::NotFound,
             };
             let exit = match search {
-                CloneSearch::Running(_) | CloneSearch::Undecided => {
-                    return Ok(Look::Wait("the clone is still at work".to_owned()));
+                CloneSearch::Running(upid) => return Ok(Look::Adopt(upid)),
+                CloneSearch::Undecided => {
+                    return Ok(Look::Wait("a clone of the template is still at work".to_owned()));
                 }
                 CloneSearch::NotFound => None,
                 CloneSearch::Ended(_, exit) => Some(exit),
@@ -231,6 +232,11 @@ impl Step for SettleClone {
                 ConfigRead::Absent | ConfigRead::Present(_) | ConfigRead::Forbidden => done(),
             }
         })
+    }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        // However it ended: what it left tells what is to be done.
+        Trouble::Look(format!("the clone ended: {exit}"))
     }
 
     fn act<'a>(&'a self, _cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
