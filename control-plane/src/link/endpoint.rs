@@ -199,8 +199,28 @@ async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
             .await;
         if let Err(error) = written {
             tracing::error!(%error, "the sign of life was not written");
+            continue;
+        }
+        if let Err(error) = heal(&shared).await {
+            tracing::warn!(%error, "the sessions could not be read");
         }
     }
+}
+
+/// Lets agents dial again whose session is gone although their connection lives: after a step of a clock this
+/// process looked dead for a moment, and its sessions were ended. Without a session a node gets no orders.
+async fn heal(shared: &Shared) -> Result<(), DbError> {
+    let mut conn = shared.app.db.read().await?;
+    let connected = shared.app.links.nodes();
+    let held = sessions::held_by(&mut conn, &shared.process).await?;
+    for node in connected.into_iter().filter(|node| !held.contains(node)) {
+        // Another connection of the node may have a session by now, with another process.
+        if !sessions::is_held(&mut conn, node).await? {
+            tracing::warn!(node.id = %node, "its session is gone: it dials again");
+            shared.app.links.reauthenticate(node);
+        }
+    }
+    Ok(())
 }
 
 /// Rings for nodes with waiting orders, and closes connections whose certificate no longer counts.

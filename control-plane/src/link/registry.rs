@@ -35,6 +35,11 @@ impl Registry {
         self.all().len()
     }
 
+    /// The nodes that are connected to this process.
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        self.all().keys().copied().collect()
+    }
+
     /// Closes a node's connection at once, if this process holds it: its certificate or row was revoked.
     pub fn revoke(&self, node: NodeId) {
         self.close(node, CloseCode::Revoked, b"revoked");

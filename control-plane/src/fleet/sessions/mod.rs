@@ -14,6 +14,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use ez_protocol::{NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
@@ -156,6 +158,22 @@ pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence
 /// Those of the database.
 pub async fn fallen(conn: &mut AnyConnection, at: UnixMillis, process: &str) -> Result<Vec<NodeId>, DbError> {
     store::fallen(conn, at, process).await
+}
+
+/// The nodes that have a session with this process.
+///
+/// # Errors
+/// Those of the database.
+pub async fn held_by(conn: &mut AnyConnection, process: &str) -> Result<HashSet<NodeId>, DbError> {
+    store::held_by(conn, process).await
+}
+
+/// Whether a node has a session with any process.
+///
+/// # Errors
+/// Those of the database.
+pub async fn is_held(conn: &mut AnyConnection, node: NodeId) -> Result<bool, DbError> {
+    store::is_held(conn, node).await
 }
 
 /// The value a node must present next time.

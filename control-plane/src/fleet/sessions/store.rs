@@ -1,5 +1,7 @@
 //! SQL of sessions.
 
+use std::collections::HashSet;
+
 use ez_protocol::{NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
@@ -123,6 +125,22 @@ pub(super) async fn fallen(
     .fetch_all(conn)
     .await?;
     rows.iter().map(|row| Cols::of("node_sessions", row).id("node_id")).collect()
+}
+
+pub(super) async fn held_by(conn: &mut AnyConnection, process: &str) -> Result<HashSet<NodeId>, DbError> {
+    let rows = sqlx::query("SELECT node_id FROM node_sessions WHERE process = $1")
+        .bind(process.to_owned())
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(|row| Cols::of("node_sessions", row).id("node_id")).collect()
+}
+
+pub(super) async fn is_held(conn: &mut AnyConnection, node: NodeId) -> Result<bool, DbError> {
+    let row = sqlx::query("SELECT node_id FROM node_sessions WHERE node_id = $1")
+        .bind(node.to_string())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.is_some())
 }
 
 /// What we remember of an agent's history.
