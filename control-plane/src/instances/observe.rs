@@ -138,6 +138,8 @@ pub(super) async fn provisioning(
         "purge"
             if current && record.state == State::Succeeded && instance.state == InstanceState::Purging =>
         {
+            // Before its place is given back: only reports from where a server lives count.
+            store::put_observed(tx, instance.id, record.node, "absent", at).await?;
             fleet::release(tx, at, instance.id, Release::Gone).await?;
             let instance = Instance { purged_at: Some(at), ..instance };
             change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())

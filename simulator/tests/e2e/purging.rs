@@ -98,5 +98,5 @@ async fn a_purge_survives_the_agent_killed_at_every_sync() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_survives_the_control_plane_killed_at_every_sync() {
-    a_purge_survives("purge, control plane at a sync", CONTROL_PLANE, 1, 40).await;
+    a_purge_survives("purge, control plane at a sync", CONTROL_PLANE, 2, 40).await;
 }

@@ -256,14 +256,22 @@ impl Demo {
         .await;
     }
 
-    /// Lets a host make more servers than it would in a day of real use; its agent is started again.
+    /// Lets a host make, and remove, more servers than it would in a day of real use; its agent is started again.
     pub async fn allow_many_creates(&self, index: usize) {
         let name = self.state()["nodes"][index]["name"].as_str().unwrap().to_owned();
         let policy = self.path(&format!("nodes/{name}/policy.toml"));
         let text = std::fs::read_to_string(&policy).unwrap();
-        let wider = text.replace("creates_per_minute = 10", "creates_per_minute = 10000");
-        let wider = wider.replace("creates_per_day    = 200", "creates_per_day    = 10000");
-        assert_ne!(text, wider);
+        let mut wider = text;
+        for (limit, usual) in [
+            ("creates_per_minute = ", 10),
+            ("creates_per_day    = ", 200),
+            ("purges_per_10_minutes = ", 5),
+            ("purge_floor_per_day   = ", 3),
+        ] {
+            let line = format!("{limit}{usual}\n");
+            assert!(wider.contains(&line), "{line} is not in {wider}");
+            wider = wider.replace(&line, &format!("{limit}10000\n"));
+        }
         std::fs::write(&policy, wider).unwrap();
         self.kill(&format!("/pids/agents/{index}")).await;
         self.nodes_online().await;

@@ -157,7 +157,8 @@ async fn a_deleted_server_stops_costing_keeps_its_disk_and_then_goes() {
         assert_eq!(shop.server(&order).await.state, InstanceState::Purging);
         shop.node_says(&order, 3, EventKind::Succeeded, "").await;
         shop.work().await;
-        assert_eq!(shop.server(&order).await.state, InstanceState::Purged);
+        let purged = shop.server(&order).await;
+        assert_eq!((purged.state, purged.observed_state.as_deref()), (InstanceState::Purged, Some("absent")));
         assert!(shop.place_of(&order).await.is_none());
         assert_eq!(shop.order(order.id).await.state, OrderState::Fulfilled);
     })
