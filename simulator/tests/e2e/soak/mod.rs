@@ -26,8 +26,8 @@ use crate::{
 /// Invariants that hold at every moment, whatever is going wrong (I2, I3, I6 and I12 allow for a minute after
 /// the faults have ended).
 const ALWAYS: [&str; 8] = ["I1", "I4", "I5", "I7", "I8", "I9", "I10", "I11"];
-/// VMID of somebody else's VM on each host.
-const OTHERS: u32 = 9_999;
+/// VMID of somebody else's VM on the first host; the next hosts' follow, as a VMID is unique in a cluster.
+const OTHERS: usize = 9_900;
 /// What stands still at the end may take so long to come to its end: a dead clone waits for the repair, an
 /// ending that did not work out is tried again after a minute and a half.
 const SETTLING: Duration = Duration::from_secs(300);
@@ -110,7 +110,7 @@ async fn foreign(demo: &Demo, nodes: u16) -> Vec<Value> {
     let mut all = Vec::new();
     for index in 0..usize::from(nodes) {
         let theirs = until("the host to say what others have", SETTLING, || async {
-            let digest = demo.host(index).get("/digest").await["foreign"][OTHERS.to_string()].clone();
+            let digest = demo.host(index).get("/digest").await["foreign"][(OTHERS + index).to_string()].clone();
             digest.is_string().then_some(digest)
         });
         all.push(theirs.await);
@@ -120,7 +120,7 @@ async fn foreign(demo: &Demo, nodes: u16) -> Vec<Value> {
 
 async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
     for index in 0..usize::from(size.nodes) {
-        let vm = json!({ "vmid": OTHERS, "name": "theirs", "running": true });
+        let vm = json!({ "vmid": OTHERS + index, "name": "theirs", "running": true });
         demo.host(index).control("/foreign-vm", vm).await;
     }
     let theirs = foreign(&demo, size.nodes).await;
