@@ -1,6 +1,6 @@
 //! Installs one agent as an operator would: setup, join, run.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -10,6 +10,11 @@ use crate::{
     layout::{Layout, NodePlan},
     seed::{self, Host},
 };
+
+/// The control plane counts the attempts of an address in windows of ten seconds.
+const JOIN_AGAIN: Duration = Duration::from_secs(4);
+/// More than a window's worth.
+const JOIN_TRIES: u32 = 5;
 
 /// A node with its agent running.
 #[derive(Clone, Debug)]
@@ -84,7 +89,17 @@ pub(crate) async fn install(
         let answer: Value = serde_json::from_str(&supervisor.run_once(&add, None).await?)?;
         let join_token = answer["token"].as_str().context("node add printed no token")?;
         let url = format!("https://127.0.0.1:{}", layout.ports.link);
-        supervisor.run_once(&agent(&["join", "--config", &config_path, &url]), Some(join_token)).await?;
+        let join = agent(&["join", "--config", &config_path, &url]);
+        // All of the demo's hosts have one address, which may not join as fast as they come; the token stays good.
+        let mut tries = 1;
+        while let Err(error) = supervisor.run_once(&join, Some(join_token)).await {
+            let too_fast = error.to_string().contains("(429)");
+            if !too_fast || tries == JOIN_TRIES {
+                return Err(error);
+            }
+            tries += 1;
+            tokio::time::sleep(JOIN_AGAIN).await;
+        }
     }
     let identity = std::fs::read_to_string(dir.join("state/identity/node.json"))?;
     let identity: Value = serde_json::from_str(&identity)?;
