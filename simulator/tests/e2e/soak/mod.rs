@@ -191,6 +191,7 @@ async fn violations(demo: &Demo) -> Option<Vec<Value>> {
 async fn watch(demo: Arc<Demo>, diary: Diary) {
     let mut before: Vec<Value> = Vec::new();
     loop {
+        let began = Instant::now();
         if let Some(found) = violations(&demo).await {
             let broken: Vec<Value> = found
                 .into_iter()
@@ -214,6 +215,7 @@ async fn watch(demo: Arc<Demo>, diary: Diary) {
             }
             before = broken;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Looking is work, too: it must not become the main load of the machine.
+        tokio::time::sleep(began.elapsed().mul_f64(2.0).max(Duration::from_millis(500))).await;
     }
 }
