@@ -89,7 +89,9 @@ fn simulator_config(layout: &Layout, speed: u32, host_memory: u32) -> anyhow::Re
             }));
         }
         if !nodes.is_empty() {
-            clusters.push(json!({"name": location, "version": version, "seed": 1, "nodes": nodes}));
+            // Seeds of their own: two clusters that draw the same MACs would look like one address on two VMs.
+            let seed = clusters.len() + 1;
+            clusters.push(json!({"name": location, "version": version, "seed": seed, "nodes": nodes}));
         }
     }
     let portal = layout.portal_url();
