@@ -1,6 +1,7 @@
 //! The commands. Data goes to standard output, messages to standard error; `--json` wherever a
 //! script may read. Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not there.
 
+mod alone;
 mod host;
 mod join;
 mod journal;

@@ -1,7 +1,6 @@
 //! `run`: the agent itself. Everything is built here once and handed down.
 
 use std::{
-    path::Path,
     process::ExitCode,
     sync::{Arc, RwLock},
     time::Duration,
@@ -17,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{StatusFile, host, notify::Notifier};
+use super::{StatusFile, alone::alone, host, notify::Notifier};
 use crate::{
     agent::{Agent, ClockOffset, StatusBoard, Works},
     clock::{Clock, SystemClock},
@@ -39,10 +38,12 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     log_to_stderr(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let policy = policy::load(&config.policy_file)?;
-    let pve = host::connect(&config)?;
-    let pve_version = supported_version(pve.as_ref()).await?;
     identity::files::private_dir(&config.state_dir)
         .with_context(|| format!("the state directory {}", config.state_dir.display()))?;
+    // Held until the process ends.
+    let _alone = alone(&config.lock_file())?;
+    let pve = host::connect(&config)?;
+    let pve_version = supported_version(pve.as_ref()).await?;
     let identity = identity::load(&config)?;
     let told = Arc::new(Notify::new());
     let changed = Arc::new(Notify::new());
@@ -86,7 +87,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let agent = Arc::new(Agent {
         status: StatusBoard::new(config.status_file(), status),
         cluster: cluster_identity(&config)?,
-        fingerprint: identity::fingerprint(Path::new("/")),
+        fingerprint: identity::fingerprint(&config.host_root),
         identity: RwLock::new(Arc::new(identity)),
         report_epoch: HEXLOWER.encode(&entropy::bytes::<8>(&SystemEntropy)),
         entropy: Arc::new(SystemEntropy),

@@ -48,6 +48,11 @@ pub struct Config {
     pub snippet_storage: String,
     /// The cluster's CA; its SHA-256 is the identity of the cluster.
     pub cluster_ca_file: PathBuf,
+    /// `host:port` to dial instead of the link addresses of the trust document. Whom it reaches there is checked
+    /// all the same.
+    pub link_address: Option<String>,
+    /// Where this machine's own `/etc` and `/sys` are, from which it is told from a copy of its disk.
+    pub host_root: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Log filter, e.g. `info` or `ez_node_agent=debug,info`.
@@ -68,6 +73,11 @@ impl Config {
     /// The trust document in use, exact bytes.
     pub fn trust_file(&self) -> PathBuf {
         self.state_dir.join("trust.json")
+    }
+
+    /// What the process that runs from the state directory holds locked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.state_dir.join("run.lock")
     }
 
     /// What `status` reads.

@@ -11,7 +11,7 @@ use url::Url;
 use super::{Config, ConfigError, LogFormat, Place, Problem};
 
 /// Key, default (none: required), meaning.
-const KEYS: [(&str, Option<&str>); 11] = [
+const KEYS: [(&str, Option<&str>); 13] = [
     ("pve_url", Some("https://127.0.0.1:8006")),
     ("pve_fingerprint", None),
     ("pve_token_file", Some("/etc/ez-node-agent/pve-token")),
@@ -21,6 +21,8 @@ const KEYS: [(&str, Option<&str>); 11] = [
     ("snippet_dir", Some("/var/lib/ez-node-agent/ci/snippets")),
     ("snippet_storage", None),
     ("cluster_ca_file", Some("/etc/pve/pve-root-ca.pem")),
+    ("link_address", None),
+    ("host_root", Some("/")),
     ("log_format", Some("text")),
     ("log", Some("info")),
 ];
@@ -205,6 +207,23 @@ impl Reader {
         Some(Some(upper))
     }
 
+    /// Outer `None`: a problem was noted.
+    fn link_address(&mut self) -> Option<Option<String>> {
+        let Some((text, place)) = self.text("link_address").filter(|(text, _)| !text.trim().is_empty())
+        else {
+            return Some(None);
+        };
+        let good = crate::link::split(&text).is_some_and(|(host, port)| {
+            port != 0 && !host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@'))
+        });
+        if !good {
+            let reason = format!("must be host:port, such as \"link.example:7443\", not {text:?}");
+            self.problem(place, "link_address", reason);
+            return None;
+        }
+        Some(Some(text))
+    }
+
     fn log_format(&mut self) -> Option<LogFormat> {
         let (text, place) = self.text("log_format")?;
         match text.as_str() {
@@ -232,6 +251,8 @@ impl Reader {
             (_, true) => self.name("snippet_storage", "the name of the snippet storage"),
         };
         let cluster_ca_file = self.path("cluster_ca_file");
+        let link_address = self.link_address();
+        let host_root = self.path("host_root");
         let log_format = self.log_format();
         let log = self.text("log").map(|(text, _)| text);
         Some(Config {
@@ -244,6 +265,8 @@ impl Reader {
             snippet_dir: snippet_dir?,
             snippet_storage: snippet_storage?,
             cluster_ca_file: cluster_ca_file?,
+            link_address: link_address?,
+            host_root: host_root?,
             log_format: log_format?,
             log: log?,
         })

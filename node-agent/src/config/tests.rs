@@ -57,6 +57,20 @@ fn broken_toml_says_where() {
 }
 
 #[test]
+fn another_link_address_is_host_and_port() {
+    let with = |address: &str| format!("pve_node = \"n\"\nlink_address = \"{address}\"");
+    for address in ["relay.example:7443", "[2001:db8::1]:443"] {
+        let config = parse(Path::new("a"), &with(address), NOTHING).unwrap();
+        assert_eq!(config.link_address.as_deref(), Some(address));
+    }
+    assert_eq!(parse(Path::new("a"), &with(""), NOTHING).unwrap().link_address, None);
+    for wrong in ["relay.example", "relay.example:0", ":7443", "https://relay.example:7443", "a b:1"] {
+        let found = problems(&with(wrong));
+        assert!(found[0].starts_with("agent.toml:2:16: link_address: must be host:port"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_fingerprint_is_checked_and_written_in_one_way() {
     let pairs = vec!["ab"; 32].join(":");
     let config =

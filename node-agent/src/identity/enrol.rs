@@ -121,7 +121,7 @@ pub async fn join(
         token_id: token.id_text(),
         secret: token.secret_text(),
         csr_pem,
-        fingerprint: super::fingerprint(std::path::Path::new("/")),
+        fingerprint: super::fingerprint(&config.host_root),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         pve_node: config.pve_node.clone(),
         cluster: host.cluster.clone(),

@@ -78,7 +78,7 @@ fn client_config(trust: &TrustDocument, pair: &Pair) -> Result<ClientConfig, Dia
 }
 
 /// Host and port of `host:port` or `[v6]:port`.
-fn split(address: &str) -> Option<(&str, u16)> {
+pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     (!host.is_empty()).then_some((host, port.parse().ok()?))

@@ -27,11 +27,14 @@ use crate::{
     agent::Agent,
     identity::{Identity, Pair, renew},
 };
+pub(crate) use endpoint::split;
 use states::Reports;
 use stream::code;
 
 /// First and longest pause between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// Pause of a node that was closed out by its quarantine, which only a person ends.
+const QUARANTINED: Duration = Duration::from_secs(60);
 
 /// How a session ended.
 #[derive(Debug, Clone)]
@@ -86,9 +89,7 @@ impl Dialler {
 
     /// What a revoked node was building it takes back, see [`crate::contact`].
     fn note_revocation(&self, error: &ConnectionError) {
-        if let ConnectionError::ApplicationClosed(close) = error
-            && CloseCode::from_code(close.error_code.into_inner()) == Some(CloseCode::Revoked)
-        {
+        if closed_with(error) == Some(CloseCode::Revoked) {
             self.agent.contact.revoke();
         }
     }
@@ -106,6 +107,9 @@ impl Dialler {
                 let words = reason(&error);
                 tracing::warn!(words, "the connection is gone");
                 self.say(&words);
+                if closed_with(&error) == Some(CloseCode::Quarantined) {
+                    return QUARANTINED + self.jittered();
+                }
             }
             Some(Ending::Broken(words)) => {
                 tracing::error!(words, "the connection was given up");
@@ -133,7 +137,10 @@ impl Dialler {
         let identity = agent.identity();
         let turn = self.attempts;
         self.attempts = turn.wrapping_add(1);
-        let address = identity.trust.link.get(turn % identity.trust.link.len().max(1))?;
+        let address = match &agent.config.link_address {
+            Some(other) => other,
+            None => identity.trust.link.get(turn % identity.trust.link.len().max(1))?,
+        };
         let (pair, staged) = self.pair(&identity, turn);
         agent.status.update(agent.clock.now(), |status| {
             status.link = "connecting".to_owned();
@@ -206,6 +213,12 @@ impl Dialler {
             connection.close(code(CloseCode::Finished), b"done");
         }
     }
+}
+
+/// The code with which the other side closed, if it did.
+fn closed_with(error: &ConnectionError) -> Option<CloseCode> {
+    let ConnectionError::ApplicationClosed(close) = error else { return None };
+    CloseCode::from_code(close.error_code.into_inner())
 }
 
 /// The words of the other side, where it said any.
