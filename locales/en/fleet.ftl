@@ -51,6 +51,7 @@ fleet-alarm-token_reused = Join token used again
 fleet-alarm-clock_skew = Clock is off
 fleet-alarm-generation_conflict = Conflicting order
 fleet-alarm-node_quarantined = Node quarantined
+fleet-alarm-identity_copied = Two agents with one identity
 fleet-alarm-vmid_overlap = VMID ranges overlap
 fleet-alarm-key_known = Key used twice
 fleet-alarm-order_stuck = Order stuck

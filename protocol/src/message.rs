@@ -3,10 +3,12 @@
 //! Fields are added, never renumbered. Ids travel in canonical text form, times as UTC unix
 //! milliseconds. A message is a claim of its sender: receivers check it against what they know.
 
+mod challenge;
 mod control;
 mod event;
 mod state;
 
+pub use challenge::*;
 pub use control::*;
 pub use event::*;
 pub use state::*;

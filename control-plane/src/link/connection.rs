@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    challenge::{self, Asker, Newcomer, Verdict},
     endpoint::Shared,
     events,
     identity::Identity,
@@ -56,6 +57,8 @@ pub(super) struct Peer {
     pub(super) control: mpsc::Sender<Frame>,
     /// Rung when an order waits.
     pub(super) orders: Arc<Notify>,
+    /// The way to ask who it is.
+    pub(super) challenge: Asker,
 }
 
 /// Why a connection is closed by us.
@@ -75,6 +78,8 @@ enum Goodbye {
     Drain,
     #[error("another connection took over")]
     Replaced,
+    #[error("two agents have this identity")]
+    Copied,
 }
 
 impl Goodbye {
@@ -87,6 +92,7 @@ impl Goodbye {
             Self::Reauth => CloseCode::Reauth,
             Self::Drain => CloseCode::Drain,
             Self::Replaced => CloseCode::Replaced,
+            Self::Copied => CloseCode::Quarantined,
         }
     }
 }
@@ -166,6 +172,7 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         journal: hello.journal_id.clone(),
         id,
         identity,
+        challenge: Asker::new(control.clone()),
         control,
         shared,
     });
@@ -173,10 +180,21 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         Ok(()) => {
             let node = peer.identity.node;
             tracing::info!(node.id = %node, node.name = %welcome.node_name, agent = %hello.agent_version, "agent connected");
-            let live =
-                Live { id: peer.id.clone(), connection: connection.clone(), orders: peer.orders.clone() };
-            peer.shared.app.links.enter(node, live);
-            let outcome = talk(&peer, reader, writer, queue, welcome.quarantined).await;
+            let live = Live {
+                id: peer.id.clone(),
+                connection: connection.clone(),
+                orders: peer.orders.clone(),
+                challenge: peer.challenge.clone(),
+            };
+            let newcomer = Newcomer {
+                node,
+                remote: connection.remote_address().to_string(),
+                fingerprint: hello.fingerprint.clone(),
+                ratchet: welcome.ratchet.clone(),
+                quarantined: welcome.quarantined,
+            };
+            let old = peer.shared.app.links.enter(node, live);
+            let outcome = talk(&peer, reader, writer, queue, newcomer, old).await;
             peer.shared.app.links.leave(node, &peer.id);
             outcome
         }
@@ -257,7 +275,8 @@ async fn talk(
     reader: Reader,
     writer: Writer,
     queue: mpsc::Receiver<Frame>,
-    quarantined: bool,
+    newcomer: Newcomer,
+    old: Option<Live>,
 ) -> Result<(), Goodbye> {
     let left = Duration::from_millis(
         u64::try_from(peer.identity.not_after.0 - peer.shared.app.clock.now().0).unwrap_or(0),
@@ -271,11 +290,28 @@ async fn talk(
         outcome = speak(peer, writer, queue) => outcome,
         outcome = streams(peer, reports) => outcome,
         () = keep_reports(peer, queue_of_reports) => Ok(()),
-        outcome = orders::run(peer, quarantined) => Err(match outcome? {
-            orders::Stop::Revoked => Goodbye::Revoked,
-            orders::Stop::Replaced => Goodbye::Replaced,
-        }),
+        outcome = send_orders(peer, newcomer, old) => outcome,
         () = tokio::time::sleep(left.min(LONGEST + jitter)) => Err(Goodbye::Reauth),
+    }
+}
+
+/// Sends orders once it is settled that this connection is the node's.
+async fn send_orders(peer: &Arc<Peer>, newcomer: Newcomer, old: Option<Live>) -> Result<(), Goodbye> {
+    let quarantined = newcomer.quarantined;
+    if let Some(old) = old {
+        // A task of its own: a copy that leaves before the answer is found out all the same.
+        let settling = tokio::spawn(challenge::settle(peer.shared.app.clone(), newcomer, old));
+        if settling.await.map_err(|_| StreamError::Broken)?? == Verdict::Copied {
+            return Err(Goodbye::Copied);
+        }
+    }
+    match orders::run(peer, quarantined).await? {
+        orders::Stop::Revoked => Err(Goodbye::Revoked),
+        orders::Stop::Replaced => {
+            // In this process the successor asks this connection who it is, and closes it.
+            tokio::time::sleep(challenge::PATIENCE * 2).await;
+            Err(Goodbye::Replaced)
+        }
     }
 }
 
@@ -311,6 +347,10 @@ async fn listen(peer: &Peer, mut reader: Reader) -> Result<(), Goodbye> {
             }
             FrameType::CertRenew => Frame::new(FrameType::CertIssued, &renew(peer, &parse(&body)?).await?),
             FrameType::Pong => continue,
+            FrameType::ChallengeAnswer => {
+                peer.challenge.answered(parse(&body)?);
+                continue;
+            }
             other => return Err(StreamError::Unexpected(other).into()),
         };
         if peer.control.send(answer).await.is_err() {

@@ -9,10 +9,12 @@
 //! 2. The database decides whether this certificate of this node is let in: before a byte is exchanged, at
 //!    the greeting, and again before each dispatch.
 //! 3. Hello and Welcome on the control stream. Only now the node is connected: its session row names this
-//!    process, and a newer connection of the same node replaces this one.
+//!    process, and a newer connection of the same node replaces this one; one that still lives is asked first
+//!    whether both are the same agent (`challenge`).
 //! 4. Orders go out oldest first, at most eight in flight; events are acknowledged after their commit.
 //! 5. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
 
+mod challenge;
 mod connection;
 mod endpoint;
 mod events;

@@ -9,6 +9,8 @@ use ez_protocol::{NodeId, frame::CloseCode};
 use quinn::VarInt;
 use tokio::sync::Notify;
 
+use super::challenge::Asker;
+
 /// The agents connected to this process; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Registry(Arc<Mutex<HashMap<NodeId, Live>>>);
@@ -21,6 +23,8 @@ pub(super) struct Live {
     pub(super) connection: quinn::Connection,
     /// Rung when an order waits.
     pub(super) orders: Arc<Notify>,
+    /// The way to ask who it is.
+    pub(super) challenge: Asker,
 }
 
 impl std::fmt::Debug for Registry {
@@ -64,11 +68,9 @@ impl Registry {
         }
     }
 
-    /// Enters a connection; the one it replaces is closed.
-    pub(super) fn enter(&self, node: NodeId, live: Live) {
-        if let Some(old) = self.all().insert(node, live) {
-            old.connection.close(VarInt::from_u32(CloseCode::Replaced.code()), b"replaced");
-        }
+    /// Enters a connection; gives the one whose place it takes, which is still open.
+    pub(super) fn enter(&self, node: NodeId, live: Live) -> Option<Live> {
+        self.all().insert(node, live)
     }
 
     /// Removes a connection, unless a newer one took its place.

@@ -1,5 +1,6 @@
 //! The link as an agent meets it: a QUIC client of its own, over the loopback interface.
 
+mod challenge;
 mod client;
 mod doors;
 mod enrolment;

@@ -13,7 +13,10 @@ use super::{
     running_task,
     saga::{Act, Look, Step},
 };
-use crate::{journal::StepRow, pve::text};
+use crate::{
+    journal::{Confirmation, StepRow},
+    pve::text,
+};
 
 /// Starts the VM; a running one is done.
 pub(super) enum Start {
@@ -21,6 +24,25 @@ pub(super) enum Start {
     First,
     /// One that was suspended or retired.
     Again,
+}
+
+/// Whether the control plane knows that this node builds the server; why not yet, if it does not.
+///
+/// One that never heard of the acceptance has the server built elsewhere once the order is over (and five minutes of
+/// clock tolerance, which is why a confirmation counts up to the end alone).
+async fn unheard(cx: &Cx) -> Result<Option<&'static str>, Trouble> {
+    let end = cx.order().exp;
+    let over = match cx.journal().confirmation(cx.id()).await? {
+        Confirmation::Unasked => return Ok(None),
+        Confirmation::At(at) if at <= end => return Ok(None),
+        Confirmation::At(_) => true,
+        Confirmation::Missing => cx.now() > end,
+    };
+    if over {
+        let text = "the control plane did not learn in time that this node had the order";
+        return Err(Trouble::fail(Class::Retryable, text.to_owned()));
+    }
+    Ok(Some("the control plane does not know yet that this node has the order"))
 }
 
 /// What a revoked node says of a server it was building.
@@ -48,6 +70,9 @@ impl Step for Start {
             }
             if matches!(self, Self::First) {
                 no_longer_ours(cx)?;
+                if let Some(why) = unheard(cx).await? {
+                    return Ok(Look::Wait(why.to_owned()));
+                }
                 if !cx.engine().contact.is_fresh(cx.now()) {
                     let why = "the control plane has not been heard for ten minutes; it may have given up on this node";
                     return Ok(Look::Wait(why.to_owned()));

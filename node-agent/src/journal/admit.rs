@@ -7,8 +7,8 @@ use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, refusal::Refusal}
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, meta,
-    orders, outbox, parsed, refusals, resources, stored, unsigned,
+    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, confirm,
+    meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
 };
 use crate::report::EventDraft;
 
@@ -187,7 +187,8 @@ impl Journal {
                     Admission::Accept(order, event) => {
                         orders::insert(conn, order, at).await?;
                         resources::promise(conn, order, at).await?;
-                        outbox::push(conn, event.clone()).await?;
+                        let said = outbox::push(conn, event.clone()).await?;
+                        confirm::expect(conn, order.order_id, said).await?;
                     }
                     Admission::Duplicate(_) => {}
                     Admission::Refuse(note) => refusals::note(conn, note, at).await?,

@@ -16,6 +16,7 @@
 //! have a small pool of their own and see a write as soon as its answer has come.
 
 mod admit;
+mod confirm;
 #[cfg(test)]
 pub(crate) mod fuse;
 mod meta;
@@ -40,6 +41,7 @@ use sqlx::{
 };
 
 pub use admit::{Admission, Facts, Known, Question};
+pub use confirm::Confirmation;
 pub use meta::Meta;
 pub use orders::{NewOrder, OrderRow, OrderState, Verb};
 pub use outbox::OutboxItem;

@@ -1,8 +1,9 @@
 //! Events on their way to the control plane. A row goes only when it was acknowledged.
 
+use ez_protocol::UnixMillis;
 use sqlx::{Row, SqliteConnection};
 
-use super::{Journal, JournalError, stored, unsigned};
+use super::{Journal, JournalError, confirm, stored, unsigned};
 use crate::report::EventDraft;
 
 /// An event that waits for its acknowledgement.
@@ -60,11 +61,11 @@ impl Journal {
     }
 
     /// Everything up to `seq` has arrived durably at the other side. Acknowledgements of events that
-    /// were never sent are ignored: they cannot be true.
+    /// were never sent are ignored: they cannot be true. Orders whose acceptance is among them are confirmed.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub async fn acknowledge(&self, seq: u64) -> Result<(), JournalError> {
+    pub async fn acknowledge(&self, seq: u64, at: UnixMillis) -> Result<(), JournalError> {
         self.write(move |conn| {
             Box::pin(async move {
                 sqlx::query(
@@ -79,7 +80,7 @@ impl Journal {
                 )
                 .execute(&mut *conn)
                 .await?;
-                Ok(())
+                confirm::note(conn, at).await
             })
         })
         .await

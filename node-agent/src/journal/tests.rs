@@ -112,13 +112,30 @@ async fn events_are_numbered_without_a_gap_and_go_only_when_acknowledged() {
     let numbers: Vec<u64> = events.iter().map(|e| e.event_seq).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
     assert_eq!(Event::decode(events[4].body.as_slice()).unwrap().event_seq, 5);
-    journal.acknowledge(3).await.unwrap();
-    journal.acknowledge(2).await.unwrap();
+    journal.acknowledge(3, NOW).await.unwrap();
+    journal.acknowledge(2, NOW).await.unwrap();
     assert_eq!(journal.outbox_after(0, 10).await.unwrap().len(), 2);
     // Nobody can have stored what was never sent.
-    journal.acknowledge(99).await.unwrap();
+    journal.acknowledge(99, NOW).await.unwrap();
     assert_eq!(journal.outbox_len().await.unwrap(), 2);
     assert_eq!(journal.push_event(event(EventKind::StepDone)).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn an_order_is_confirmed_by_the_acknowledgement_of_its_acceptance_and_stays_so() {
+    let books = Books::new().await;
+    let [one, two] = [ensure(1, 1), ensure(2, 2)];
+    for order in [&one, &two] {
+        assert!(matches!(books.admit(order).await, Admission::Accept(..)));
+        assert_eq!(books.journal.confirmation(order.order_id).await.unwrap(), Confirmation::Missing);
+    }
+    let later = NOW.plus(std::time::Duration::from_secs(5));
+    books.journal.acknowledge(1, NOW).await.unwrap();
+    books.journal.acknowledge(2, later).await.unwrap();
+    books.journal.acknowledge(2, later.plus(std::time::Duration::from_secs(5))).await.unwrap();
+    let journal = books.again().await.journal;
+    assert_eq!(journal.confirmation(one.order_id).await.unwrap(), Confirmation::At(NOW));
+    assert_eq!(journal.confirmation(two.order_id).await.unwrap(), Confirmation::At(later));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use ez_protocol::{
     UnixMillis,
     envelope::{Envelope, PayloadType},
     frame::{Frame, FrameType},
-    message::{CertIssued, CertRenew, Drain, EventAck, Ping, Pong, Resync},
+    message::{CertIssued, CertRenew, Challenge, ChallengeAnswer, Drain, EventAck, Ping, Pong, Resync},
     trust::TrustDocument,
 };
 use prost::Message as _;
@@ -33,14 +33,23 @@ const RENEW_PATIENCE: Duration = Duration::from_secs(120);
 /// A key whose certificate has been asked for.
 pub(super) type Pending = Arc<Mutex<Option<renew::Pending>>>;
 
-/// What the reader of the control stream asks its writer to answer: the nonce of a ping.
-pub(super) type Pongs = mpsc::Sender<u64>;
+/// What the reader of the control stream asks its writer to answer.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// A ping, by its nonce.
+    Time(u64),
+    /// A challenge, by its nonce.
+    Who(Vec<u8>),
+}
+
+/// The way of questions.
+pub(super) type Questions = mpsc::Sender<Question>;
 
 /// Writes to the control stream: the time now and then, a certificate request when it is due.
 pub(super) async fn write(
     agent: Arc<Agent>,
     mut sender: Sender,
-    mut pongs: mpsc::Receiver<u64>,
+    mut questions: mpsc::Receiver<Question>,
     pending: Pending,
 ) -> Result<(), StreamError> {
     let jitter = agent.entropy.up_to(1_000);
@@ -50,10 +59,16 @@ pub(super) async fn write(
     let mut nonce = 0;
     loop {
         tokio::select! {
-            asked = pongs.recv() => {
-                let Some(nonce) = asked else { return Ok(()) };
-                sender.send(FrameType::Pong, &Pong { nonce, now_ms: agent.clock.now().0 }).await?;
-            }
+            asked = questions.recv() => match asked {
+                None => return Ok(()),
+                Some(Question::Time(nonce)) => {
+                    sender.send(FrameType::Pong, &Pong { nonce, now_ms: agent.clock.now().0 }).await?;
+                }
+                Some(Question::Who(nonce)) => {
+                    let Some(answer) = who(&agent, nonce).await else { continue };
+                    sender.send(FrameType::ChallengeAnswer, &answer).await?;
+                }
+            },
             _ = ping.tick() => {
                 nonce += 1;
                 sender.send(FrameType::Ping, &Ping { nonce, now_ms: agent.clock.now().0 }).await?;
@@ -73,12 +88,33 @@ pub(super) async fn write(
     }
 }
 
+/// Which agent this is. An unreadable journal makes no answer: to be taken for dead does less harm than a wrong word.
+async fn who(agent: &Agent, nonce: Vec<u8>) -> Option<ChallengeAnswer> {
+    let ratchet = match &agent.works {
+        None => Vec::new(),
+        Some(works) => match works.journal.meta().await {
+            Ok(meta) => meta.ratchet.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "a challenge is not answered: the journal cannot be read");
+                return None;
+            }
+        },
+    };
+    tracing::warn!("another agent came with this node's identity; the control plane asks who is who");
+    Some(ChallengeAnswer {
+        nonce,
+        fingerprint: agent.fingerprint.clone(),
+        ratchet,
+        report_epoch: agent.report_epoch.clone(),
+    })
+}
+
 /// Reads the control stream until the connection ends or something wants another connection.
 pub(super) async fn read(
     agent: Arc<Agent>,
     reports: Arc<Reports>,
     mut receiver: Receiver,
-    pongs: Pongs,
+    questions: Questions,
     pending: Pending,
     ending: watch::Sender<Option<Ending>>,
 ) -> Result<(), StreamError> {
@@ -89,7 +125,10 @@ pub(super) async fn read(
             Some(FrameType::Ping) => {
                 let ping = Ping::decode(body)?;
                 agent.offset.heard(agent.clock.now(), UnixMillis(ping.now_ms));
-                let _ = pongs.send(ping.nonce).await;
+                let _ = questions.send(Question::Time(ping.nonce)).await;
+            }
+            Some(FrameType::Challenge) => {
+                let _ = questions.send(Question::Who(Challenge::decode(body)?.nonce)).await;
             }
             Some(FrameType::Pong) => {
                 agent.offset.heard(agent.clock.now(), UnixMillis(Pong::decode(body)?.now_ms));
@@ -123,7 +162,7 @@ pub(super) async fn read(
 
 async fn acknowledge(agent: &Agent, event_seq: u64) {
     let Some(works) = &agent.works else { return };
-    if let Err(error) = works.journal.acknowledge(event_seq).await {
+    if let Err(error) = works.journal.acknowledge(event_seq, agent.clock.now()).await {
         tracing::warn!(%error, "an acknowledgement could not be written; it comes again");
     }
 }

@@ -90,7 +90,7 @@ pub(super) async fn greet(agent: &Agent, connection: Connection) -> Result<Sessi
     accept_version(agent, &connection, welcome.proto).await?;
     if let Some(works) = &agent.works {
         works.journal.welcome(welcome.ratchet.clone(), u64::from(welcome.proto)).await?;
-        works.journal.acknowledge(welcome.acked_event_seq).await?;
+        works.journal.acknowledge(welcome.acked_event_seq, agent.clock.now()).await?;
     }
     let both = Sha256::new().chain_update(&hello).chain_update(&answer).finalize();
     let mut binding = vec![0; 32];
@@ -117,11 +117,18 @@ async fn accept_version(agent: &Agent, connection: &Connection, proto: u32) -> R
 pub(super) async fn serve(agent: Arc<Agent>, reports: Arc<Reports>, session: Session) -> Ending {
     let Session { connection, sender, receiver, .. } = session;
     let (ending, mut ended) = watch::channel(None);
-    let (pongs, asked) = mpsc::channel(16);
+    let (questions, asked) = mpsc::channel(16);
     let pending = control::Pending::default();
     let mut tasks: JoinSet<Result<(), StreamError>> = JoinSet::new();
     tasks.spawn(control::write(Arc::clone(&agent), sender, asked, Arc::clone(&pending)));
-    tasks.spawn(control::read(Arc::clone(&agent), Arc::clone(&reports), receiver, pongs, pending, ending));
+    tasks.spawn(control::read(
+        Arc::clone(&agent),
+        Arc::clone(&reports),
+        receiver,
+        questions,
+        pending,
+        ending,
+    ));
     tasks.spawn(states::run(Arc::clone(&agent), reports, connection.clone()));
     tasks.spawn(accept(Arc::clone(&agent), connection.clone()));
     if let Some(works) = &agent.works {

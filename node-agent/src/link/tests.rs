@@ -9,8 +9,8 @@ use std::{
 use ez_protocol::{
     frame::{CloseCode, Decoder, Frame, FrameType, StreamKind},
     message::{
-        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, Hello, OrderAnswer, Ready,
-        StateSnapshot, Welcome,
+        AnswerKind, CertIssued, CertRenew, Challenge, ChallengeAnswer, Event, EventAck, EventKind, Hello,
+        OrderAnswer, Ready, StateSnapshot, Welcome,
     },
 };
 use prost::Message as _;
@@ -24,6 +24,7 @@ use crate::{
     agent::{Agent, ClockOffset, StatusBoard, Works},
     cli::StatusFile,
     clock::ManualClock,
+    config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
     identity::{self, NodeFile, files},
@@ -43,16 +44,24 @@ struct Story {
 }
 
 async fn story() -> Story {
+    story_with(|_, _| {}).await
+}
+
+/// The same; `set` is given the configuration and where the control plane really listens, and if it names another
+/// address, that of the trust document leads nowhere.
+async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
     let pki = Pki::new();
     let server = pki.endpoint();
     let host = testkit::Host::new().await;
     let dir = host.books.dir.path().to_owned();
     let text = format!("pve_node = \"pve1\"\nstate_dir = {dir:?}\n");
-    let config = crate::config::parse(Path::new("agent.toml"), &text, &|_| None).unwrap();
+    let mut config = crate::config::parse(Path::new("agent.toml"), &text, &|_| None).unwrap();
+    let listens = server.local_addr().unwrap().to_string();
+    set(&mut config, &listens);
     let identity_dir = config.identity_dir();
     files::private_dir(&identity_dir).unwrap();
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let trust = pki.trust(&server.local_addr().unwrap().to_string());
+    let trust = pki.trust(if config.link_address.is_some() { "127.0.0.1:1" } else { &listens });
     let node =
         NodeFile { install: install(), node: node_id(), name: "fsn-1".to_owned(), epoch: 3, joined_at: NOW };
     std::fs::write(identity_dir.join("key.pem"), key.serialize_pem()).unwrap();
@@ -208,6 +217,11 @@ async fn an_order_goes_in_its_events_come_out_and_stay_until_they_are_acknowledg
     let end = loop {
         let event = next_event(&mut events).await;
         seqs.push(event.event_seq);
+        if event.kind() == EventKind::Accepted {
+            // Before that nothing is started.
+            let ack = EventAck { event_seq: event.event_seq };
+            first.control.say(Frame::new(FrameType::EventAck, &ack)).await;
+        }
         if event.kind().is_final() {
             break event;
         }
@@ -302,5 +316,38 @@ async fn a_server_of_another_authority_gets_nothing() {
         .map(|_| ())
         .unwrap_err();
     assert!(dialled.to_string().contains("certificate"), "{dialled}");
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_challenge_is_answered_with_what_the_journal_holds_now_and_frames_of_later_versions_are_skipped() {
+    let story = story().await;
+    let mut welcomed = welcome(&story, 7, 0).await;
+    welcomed.control.say(Frame { code: 0x8fff, body: vec![1, 2, 3] }).await;
+    let nonce = vec![9; 16];
+    welcomed.control.say(Frame::new(FrameType::Challenge, &Challenge { nonce: nonce.clone() })).await;
+    let answer = welcomed.control.until(FrameType::ChallengeAnswer).await;
+    let answer = ChallengeAnswer::decode(answer.as_slice()).unwrap();
+    assert_eq!(
+        answer,
+        ChallengeAnswer {
+            nonce,
+            fingerprint: "cd".repeat(32),
+            ratchet: vec![7; 16],
+            report_epoch: "0011223344556677".to_owned(),
+        }
+    );
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn another_link_address_is_dialled_and_the_server_there_checked_all_the_same() {
+    // Nobody listens where the trust document says.
+    let story = story_with(|config, listens| {
+        config.link_address = Some(listens.to_owned());
+    })
+    .await;
+    let welcomed = welcome(&story, 1, 0).await;
+    assert!(welcomed.connection.close_reason().is_none());
     story.stop.cancel();
 }

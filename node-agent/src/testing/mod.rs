@@ -147,6 +147,12 @@ impl Books {
 
     /// As [`Books::admit`], where nothing but acceptance will do.
     pub(crate) async fn accept(&self, order: &ProvisioningOrder) {
+        self.accept_unheard(order).await;
+        self.journal.confirm(order.order_id, NOW).await;
+    }
+
+    /// Accepts an order; the control plane does not get to know.
+    pub(crate) async fn accept_unheard(&self, order: &ProvisioningOrder) {
         let verdict = self.admit(order).await;
         assert!(matches!(verdict, Admission::Accept(..)), "{verdict:?}");
     }

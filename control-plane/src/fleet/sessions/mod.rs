@@ -21,7 +21,7 @@ use sqlx::AnyConnection;
 
 use super::{
     alarms,
-    model::{NodeState, Presence, START_GRACE_MS, Severity},
+    model::{NodeChange, NodeState, Presence, START_GRACE_MS, Severity},
     nodes,
 };
 use crate::db::DbError;
@@ -104,6 +104,33 @@ pub async fn admitted(
 ) -> Result<bool, DbError> {
     let found = store::standing(conn, node, serial).await?;
     Ok(found.is_some_and(|f| f.state.may_connect() && f.valid_until >= at))
+}
+
+/// Two agents with one identity are connected at once: the node is quarantined, and an alarm says what was seen.
+///
+/// # Errors
+/// Those of the database.
+pub async fn copied(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    detail: &str,
+) -> Result<(), DbError> {
+    match nodes::change(tx, at, "system", node, NodeChange::Quarantine).await {
+        Ok(_) => {}
+        Err(nodes::NodeError::Db(error)) => return Err(error),
+        // Revoked in the meantime: it gets nothing any more anyway.
+        Err(_) => return Ok(()),
+    }
+    let name = nodes::by_id(tx, node).await?.map_or_else(|| node.to_string(), |row| row.name);
+    let alarm = alarms::New {
+        kind: "identity_copied",
+        subject: &name,
+        severity: Severity::Critical,
+        node: Some(node),
+        detail,
+    };
+    alarms::raise(tx, at, alarm).await
 }
 
 /// A node that went silent or came back.

@@ -35,7 +35,7 @@ fn close_code(error: &ConnectionError) -> Option<CloseCode> {
     CloseCode::from_code(close.error_code.into_inner())
 }
 
-async fn closed(connection: &Connection) -> Option<CloseCode> {
+pub(super) async fn closed(connection: &Connection) -> Option<CloseCode> {
     close_code(&connection.closed().await)
 }
 

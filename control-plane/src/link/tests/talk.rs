@@ -35,14 +35,14 @@ async fn served(db: db::Db) -> (App, Served, TestNode) {
     (app, served, node)
 }
 
-async fn report(agent: &Agent, frame: Frame) {
+pub(super) async fn report(agent: &Agent, frame: Frame) {
     let mut stream = agent.connection.open_uni().await.unwrap();
     stream.write_all(&[StreamKind::State.byte()]).await.unwrap();
     write(&mut stream, StreamKind::State, frame).await;
     stream.finish().unwrap();
 }
 
-fn snapshot(seq: u64) -> Frame {
+pub(super) fn snapshot(seq: u64) -> Frame {
     let message = StateSnapshot {
         report_epoch: "r1".into(),
         seq,

@@ -3,7 +3,7 @@
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Action, ActionVerb, Empty, Op, Service},
+    order::{Action, ActionVerb, Empty, Op, ProvisioningOrder, Service},
 };
 
 use super::kit::Host;
@@ -446,4 +446,64 @@ async fn a_revoked_node_takes_back_what_it_was_building() {
     let row = host.carry_out(&ensure(1, 1)).await;
     assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
     assert!(host.pve.guest(VMID).is_none());
+}
+
+/// What the control plane never heard of is built elsewhere once it is over (I1): nothing is started before the
+/// control plane has confirmed that this node has the order.
+#[tokio::test]
+async fn a_new_server_is_not_started_before_the_control_plane_knows_who_builds_it() {
+    let host = Host::new().await;
+    let order = ensure(1, 1);
+    host.books.accept_unheard(&order).await;
+    let confirmed = async {
+        while !host.steps_done().await.iter().any(|step| step == "firewall") {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..20 {
+            assert_eq!(host.count("start"), 0, "started although another node may be building it");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        host.books.journal.confirm(order.order_id, order.exp).await;
+    };
+    let (row, ()) = tokio::join!(host.run(&order), confirmed);
+    assert_eq!((row.state, host.count("start")), (OrderState::Succeeded, 1));
+}
+
+#[tokio::test]
+async fn what_the_control_plane_did_not_hear_of_in_time_is_taken_back() {
+    let after = |order: &ProvisioningOrder| order.exp.plus(std::time::Duration::from_millis(1));
+    // Never confirmed; and confirmed when the order was over.
+    for late in [false, true] {
+        let host = Host::new().await;
+        let order = ensure(1, 1);
+        host.books.accept_unheard(&order).await;
+        if late {
+            host.books.journal.confirm(order.order_id, after(&order)).await;
+        }
+        let passes = async {
+            while !host.steps_done().await.iter().any(|step| step == "firewall") {
+                tokio::task::yield_now().await;
+            }
+            host.clock.set(after(&order));
+        };
+        let (row, ()) = tokio::join!(host.run(&order), passes);
+        assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
+        assert!(host.pve.guest(VMID).is_none());
+    }
+}
+
+/// A server whose building took longer than the order lives was confirmed long before.
+#[tokio::test]
+async fn a_confirmed_order_may_outlive_its_end() {
+    let host = Host::new().await;
+    let order = ensure(1, 1);
+    host.books.accept(&order).await;
+    let passes = async {
+        while !host.steps_done().await.iter().any(|step| step == "clone") {
+            tokio::task::yield_now().await;
+        }
+        host.clock.set(order.exp.plus(std::time::Duration::from_secs(60)));
+    };
+    let (row, ()) = tokio::join!(host.run(&order), passes);
+    assert_eq!((row.state, host.count("start")), (OrderState::Succeeded, 1), "{:?}", row.result);
 }
