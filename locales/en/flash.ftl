@@ -13,6 +13,7 @@ flash-node-revoked = The node is revoked: its certificates are void. Its servers
 flash-node-refused = That is not possible in the node's present state. Nothing was changed.
 flash-exit-taken = Done. The order goes on from here.
 flash-exit-held = The node may still be working on it. Wait a few minutes, or revoke the node first. Nothing was changed.
+flash-exit-lately = The node is revoked, but may not have heard of it, and could still start the server. Try again fifteen minutes after it was last seen. Nothing was changed.
 flash-exit-refused = That is not possible in the order's present state. Nothing was changed.
 flash-order-chosen-anew = Something has changed since: the price, the terms or what is left. Nothing was ordered; check your choices and order again.
 flash-alarm-closed = The alarm is closed. It comes back if its cause does.

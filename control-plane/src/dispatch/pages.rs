@@ -120,6 +120,7 @@ async fn exit(
         Err(ExitError::NotFencedBefore(_) | ExitError::HeldByNode(_)) => {
             ctx.redirect_saying(&back, Tone::Bad, "exit-held")
         }
+        Err(ExitError::RevokedLately(_)) => ctx.redirect_saying(&back, Tone::Bad, "exit-lately"),
         Err(ExitError::Order(_) | ExitError::Instance(_) | ExitError::RefundBegan | ExitError::Built) => {
             ctx.redirect_saying(&back, Tone::Bad, "exit-refused")
         }

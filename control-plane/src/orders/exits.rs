@@ -5,6 +5,7 @@ use sqlx::AnyConnection;
 
 use super::{
     OrderError,
+    advance::SILENT_AFTER,
     model::{Order, OrderEvent, OrderState, reason},
     store,
     transition::{Cause, take},
@@ -33,6 +34,12 @@ pub enum ExitError {
     /// The node accepted the provisioning order and may have built the server.
     #[error("node {0} holds the order; another node may only be used once this one is revoked")]
     HeldByNode(NodeId),
+    /// The node was revoked while it was building, and its agent may not have heard of it.
+    #[error(
+        "the node was revoked while it was building and may not have heard of it; another node may build the server \
+         from {0} (unix ms) on"
+    )]
+    RevokedLately(UnixMillis),
     /// A refund was begun, which ended the subscription: only a refund can follow.
     #[error("a refund was begun and the subscription has ended; refund it again")]
     RefundBegan,
@@ -59,7 +66,8 @@ pub async fn retry(app: &Services, id: OrderId, actor: &str) -> Result<Order, Ex
 /// with `node_revoked` the operator has revoked the node, so that it can no longer be told to do anything.
 ///
 /// # Errors
-/// [`ExitError::HeldByNode`] and [`ExitError::NotFencedBefore`] when the node could still build the server.
+/// [`ExitError::HeldByNode`], [`ExitError::NotFencedBefore`] and [`ExitError::RevokedLately`] when the node could
+/// still build the server.
 pub async fn re_place(
     app: &Services,
     id: OrderId,
@@ -157,6 +165,11 @@ async fn leave_node(
     if let Some(time) = left.not_before() {
         return Err(ExitError::NotFencedBefore(time));
     }
+    if let Some(time) = may_start_until(tx, &builds).await?
+        && at < time
+    {
+        return Err(ExitError::RevokedLately(time));
+    }
     let how = match instance.provisioning_order {
         _ if !builds.is_fenced() => Release::Unknown,
         Some(_) => Release::Gone,
@@ -176,6 +189,23 @@ async fn leave_node(
         instances::give_up_place(tx, at, instance, how, actor).await?;
     }
     Ok(())
+}
+
+/// Until when a revoked node may start what it was building, as one that has not heard of the revocation; `None`
+/// if none was building, or it is not known when it was revoked.
+async fn may_start_until(
+    tx: &mut AnyConnection,
+    builds: &dispatch::Builds,
+) -> Result<Option<UnixMillis>, DbError> {
+    let mut latest = None;
+    // One that is stuck has ended there; one that was never accepted is not started without our knowing.
+    let at_work = |state| matches!(state, dispatch::State::Accepted | dispatch::State::Running);
+    for build in builds.held.iter().filter(|build| at_work(build.state)) {
+        let node = fleet::node(tx, build.node).await?;
+        let heard = node.and_then(|node| node.heard_until());
+        latest = latest.max(heard.map(|heard| heard.plus(SILENT_AFTER)));
+    }
+    Ok(latest)
 }
 
 /// A revoked node hears nothing any more: whether its half-built server runs there, only a person can see.

@@ -62,6 +62,8 @@ pub struct NodeRow {
     pub reported_at: Option<UnixMillis>,
     /// When it was last heard of; while it is connected this is the sign of life of the process that holds it.
     pub last_seen_at: Option<UnixMillis>,
+    /// When it was revoked, if it is.
+    pub revoked_at: Option<UnixMillis>,
     /// Since when it is connected.
     pub connected_at: Option<UnixMillis>,
     /// From where it is connected.
@@ -87,6 +89,12 @@ pub struct NodeRow {
 }
 
 impl NodeRow {
+    /// Until when its agent may have heard something of this installation; `None` while it still may.
+    pub fn heard_until(&self) -> Option<UnixMillis> {
+        let revoked_at = self.revoked_at?;
+        Some(self.last_seen_at.map_or(revoked_at, |seen| seen.min(revoked_at)))
+    }
+
     /// How recently it was heard of.
     pub fn presence(&self, now: UnixMillis) -> Presence {
         presence(self.last_seen_at, now)
@@ -229,7 +237,8 @@ pub async fn change(
     if before == after {
         return Ok((before, after));
     }
-    store::set_state(tx, node, before, after).await?;
+    let revoked_at = (after == NodeState::Revoked).then_some(at);
+    store::set_state(tx, node, before, after, revoked_at).await?;
     if change == NodeChange::Revoke {
         store::revoke_certificates(tx, node).await?;
     }

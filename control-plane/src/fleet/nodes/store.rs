@@ -13,7 +13,7 @@ use crate::{
 /// Everything about a node. A node that is connected was last seen when its process last beat.
 const SELECT: &str = "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
      n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.warnings,
-     n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.created_at, s.connected_at, s.remote, p.beat_at,
+     n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.revoked_at, n.created_at, s.connected_at, s.remote, p.beat_at,
      c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold, c.disk_gib_capacity, c.disk_gib_sold,
      c.cores_observed, c.memory_mib_observed, c.memory_mib_used, c.disk_gib_observed, c.disk_gib_used,
      c.servers, c.servers_capacity, c.cpu_permille
@@ -65,6 +65,7 @@ fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
         certificate_not_after: row.opt_millis("certificate_not_after")?,
         reported_at: row.opt_millis("reported_at")?,
         last_seen_at: live.max(row.opt_millis("last_seen_at")?),
+        revoked_at: row.opt_millis("revoked_at")?,
         connected_at,
         remote: row.get("remote")?,
         vcpu: Room { capacity: row.num("vcpu_capacity")?, sold: row.num("vcpu_sold")? },
@@ -179,11 +180,13 @@ pub(super) async fn set_state(
     id: NodeId,
     before: NodeState,
     after: NodeState,
+    revoked_at: Option<UnixMillis>,
 ) -> Result<(), DbError> {
-    let done = sqlx::query("UPDATE nodes SET state = $1 WHERE id = $2 AND state = $3")
+    let done = sqlx::query("UPDATE nodes SET state = $1, revoked_at = $4 WHERE id = $2 AND state = $3")
         .bind(after)
         .bind(id.to_string())
         .bind(before)
+        .bind(revoked_at.map(|at| at.0))
         .execute(tx)
         .await?;
     one_row(done)

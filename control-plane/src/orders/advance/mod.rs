@@ -29,8 +29,9 @@ const UNPAID_GRACE: Duration = Duration::from_secs(60);
 const PLACE_AGAIN: Duration = Duration::from_secs(15);
 /// … and for this long.
 const PLACE_FOR: Duration = Duration::from_secs(15 * 60);
-/// A node that accepted and has said nothing for this long is silent.
-const SILENT_AFTER: Duration = Duration::from_secs(15 * 60);
+/// A node that accepted and has said nothing for this long is silent. Its agent starts no new server when it has
+/// heard nothing for ten minutes, so after this time it starts none either; the difference is room for clocks.
+pub(super) const SILENT_AFTER: Duration = Duration::from_secs(15 * 60);
 /// So many nodes (or times) are tried before a person is asked.
 const MOST_ATTEMPTS: u32 = 3;
 /// How often a refund, or an ending for it, is tried.

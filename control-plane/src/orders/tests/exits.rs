@@ -73,6 +73,37 @@ async fn a_server_that_may_stand_on_a_cordoned_or_revoked_node_is_not_moved_by_a
     .await;
 }
 
+/// An agent starts a new server within ten minutes of our last word, and it may not have heard that it is revoked.
+#[tokio::test]
+async fn a_node_that_was_revoked_a_moment_ago_may_still_start_what_it_was_building() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        ready_node(&shop.app, "fsn-2", 5_000, 3).await;
+        // Silent about this order for a quarter of an hour, and connected all the time.
+        let order = shop.silent(1).await;
+        let first = shop.server(&order).await;
+        let here = if first.node == Some(shop.node.id) { "fsn-1" } else { "fsn-2" };
+        shop.change_node(here, fleet::NodeChange::Revoke).await;
+        let revoked_at = shop.app.clock.now();
+        for minutes in [0, 14] {
+            shop.passes(Duration::from_secs(minutes * 60)).await;
+            for exit in [
+                re_place(&shop.app, order.id, "operator:test", true).await,
+                abandon(&shop.app, order.id, "operator:test", true).await,
+            ] {
+                let refused = exit.unwrap_err();
+                let until = revoked_at.plus(Duration::from_secs(15 * 60));
+                assert!(matches!(refused, ExitError::RevokedLately(at) if at == until), "{refused:?}");
+            }
+        }
+        shop.passes(Duration::from_secs(60)).await;
+        re_place(&shop.app, order.id, "operator:test", true).await.unwrap();
+        shop.work().await;
+        assert_ne!(shop.server(&order).await.node, first.node);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_earlier_order_that_built_the_server_counts_after_a_retry() {
     db::testing::each_database(async |db| {
@@ -198,6 +229,7 @@ async fn a_refunded_server_that_was_moved_before_and_never_came_about_gives_its_
         let first = shop.server(&order).await;
         let here = if first.node == Some(shop.node.id) { "fsn-1" } else { "fsn-2" };
         shop.change_node(here, fleet::NodeChange::Revoke).await;
+        shop.passes(Duration::from_secs(15 * 60)).await;
         re_place(&shop.app, order.id, "operator:test", true).await.unwrap();
         shop.work().await;
         shop.node_says(&order, 1, EventKind::Accepted, "").await;
