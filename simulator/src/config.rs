@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::pve::PveConfig;
+use crate::{link_proxy::LinkProxyConfig, pve::PveConfig};
 
 /// Everything `serve` starts. Paths are absolute or relative to the file.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -24,6 +24,9 @@ pub struct Config {
     /// The mail sink; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mail: Option<MailConfig>,
+    /// The network between agents and the control plane's link; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_proxy: Option<LinkProxyConfig>,
     /// Where request logs go; `<state_dir>/logs` if absent.
     #[serde(default)]
     pub request_log_dir: PathBuf,
@@ -120,6 +123,9 @@ impl Config {
             |key: &str, reason: &str| Err(ConfigError::Value { key: key.into(), reason: reason.into() });
         if self.state_dir.as_os_str().is_empty() {
             return refuse("state_dir", "must name a directory");
+        }
+        if let Some(Err(reason)) = self.link_proxy.as_ref().map(LinkProxyConfig::check) {
+            return refuse("link_proxy.nodes", &reason);
         }
         if let Some(stripe) = &self.stripe {
             if !stripe.secret_key.starts_with("sk_test_") {

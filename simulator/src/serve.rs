@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 use crate::{
     config::{Config, write_atomically},
-    mail, pve, stripe,
+    link_proxy, mail, pve, stripe,
     wall::WallClock,
 };
 
@@ -31,6 +31,9 @@ pub enum ServeError {
     /// The mail server.
     #[error(transparent)]
     Mail(#[from] mail::StartError),
+    /// The network in front of the link.
+    #[error(transparent)]
+    LinkProxy(#[from] link_proxy::StartError),
     /// The state directory or `ready.json` cannot be written.
     #[error("cannot write {path}: {source}")]
     Files {
@@ -50,6 +53,8 @@ pub struct Simulator {
     pub stripe: Option<stripe::Running>,
     /// The mail server, if configured.
     pub mail: Option<mail::Running>,
+    /// The network in front of the link, if configured.
+    pub link_proxy: Option<link_proxy::Running>,
     /// What `ready.json` says: the configuration with the actual addresses.
     pub ready: Value,
     ready_file: PathBuf,
@@ -73,7 +78,8 @@ impl Simulator {
             _ => {}
         }
         let mut actual = config.clone();
-        let mut simulator = Self { pve: None, stripe: None, mail: None, ready: Value::Null, ready_file };
+        let (pve, stripe, mail, link_proxy) = (None, None, None, None);
+        let mut simulator = Self { pve, stripe, mail, link_proxy, ready: Value::Null, ready_file };
         if let Err(error) = simulator.start_all(config, &mut actual, wall).await {
             simulator.stop().await;
             return Err(error);
@@ -110,6 +116,11 @@ impl Simulator {
             (actual.smtp_listen, actual.http_listen) = (running.smtp, running.http);
             self.mail = Some(running);
         }
+        if let (Some(wanted), Some(actual)) = (&config.link_proxy, &mut actual.link_proxy) {
+            let running = link_proxy::start(wanted).await?;
+            (actual.control_listen, actual.nodes) = (running.control, running.nodes.clone());
+            self.link_proxy = Some(running);
+        }
         Ok(())
     }
 
@@ -125,6 +136,9 @@ impl Simulator {
         }
         if let Some(mail) = self.mail {
             mail.stop().await;
+        }
+        if let Some(link_proxy) = self.link_proxy {
+            link_proxy.stop().await;
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Targets {
     pub stripe: Option<String>,
     /// Of the mail server.
     pub mail: Option<String>,
+    /// Of the network of each node, in the order of the demo's nodes; none without a link proxy.
+    pub link: Vec<String>,
 }
 
 impl Targets {
@@ -35,7 +37,16 @@ impl Targets {
             let clusters = ready["pve"]["clusters"].as_array().into_iter().flatten();
             pve = clusters.flat_map(|cluster| nodes(&cluster["nodes"])).collect();
         }
+        let of_node = |node: &Value| url(&node["link_control_url"]);
+        let mut link: Vec<String> =
+            state["nodes"].as_array().into_iter().flatten().filter_map(of_node).collect();
+        if let (true, Some(base)) = (link.is_empty(), listens(&ready["link_proxy"]["control_listen"])) {
+            let lanes = ready["link_proxy"]["nodes"].as_array().into_iter().flatten();
+            link =
+                lanes.filter_map(|lane| Some(format!("{base}/nodes/{}", lane["name"].as_str()?))).collect();
+        }
         Self {
+            link,
             pve,
             stripe: url(&state["stripe"]["control_url"])
                 .or_else(|| listens(&ready["stripe"]["control_listen"])),
@@ -71,6 +82,12 @@ impl Targets {
             }
             Target::Pve(None) if self.pve.is_empty() => Err(missing("Proxmox VE".into())),
             Target::Pve(None) => Ok(self.pve.iter().map(String::as_str).collect()),
+            Target::Link(Some(node)) => {
+                let base = self.link.get(node).ok_or_else(|| missing(format!("network of node {node}")))?;
+                Ok(vec![base])
+            }
+            Target::Link(None) if self.link.is_empty() => Err(missing("link proxy".into())),
+            Target::Link(None) => Ok(self.link.iter().map(String::as_str).collect()),
             Target::Stripe => Ok(vec![self.stripe.as_deref().ok_or_else(|| missing("Stripe".into()))?]),
             Target::Mail => Ok(vec![self.mail.as_deref().ok_or_else(|| missing("mail server".into()))?]),
         }
@@ -81,7 +98,8 @@ impl Targets {
         let pve = self.pve.iter().map(|base| format!("{base}/faults"));
         let stripe = self.stripe.iter().map(|base| format!("{base}/_sim/faults"));
         let mail = self.mail.iter().map(|base| format!("{base}/faults"));
-        pve.chain(stripe).chain(mail).collect()
+        let link = self.link.iter().map(|base| format!("{base}/faults"));
+        pve.chain(stripe).chain(mail).chain(link).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::{At, Planned, Scenario, ScenarioError, Target};
 use crate::{
+    link_proxy::LinkFault,
     mail::MailFaults,
     pve::{FaultRule, Full, Restart},
     stripe::{ApiRule, WebhookFaults},
@@ -27,6 +28,7 @@ enum Who {
     Pve,
     Stripe,
     Mail,
+    Link,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,6 +51,7 @@ struct Entry {
     webhooks: Option<Spanned<WebhookFaults>>,
     api: Option<Spanned<ApiRule>>,
     smtp: Option<Spanned<MailFaults>>,
+    network: Option<Spanned<LinkFault>>,
 }
 
 /// A complaint: byte position and reason.
@@ -117,10 +120,15 @@ fn planned(entry: Spanned<Entry>) -> Result<Planned, Complaint> {
         judge(&smtp, |wanted| wanted.wish().map(drop))?;
         asked.push((smtp.span().start, Who::Mail, "smtp", "/faults".into(), body(smtp.get_ref())));
     }
+    if let Some(network) = entry.network {
+        judge(&network, LinkFault::check)?;
+        asked.push((network.span().start, Who::Link, "network", "/faults".into(), body(network.get_ref())));
+    }
     let what = match entry.target {
         Who::Pve => "rule, restart or storage_full",
         Who::Stripe => "webhooks or api",
         Who::Mail => "smtp",
+        Who::Link => "network",
     };
     if let Some((at, _, key, ..)) = asked.iter().find(|(_, who, ..)| *who != entry.target) {
         return Err((*at, format!("`{key}` is not for this target; it knows {what}")));
@@ -133,7 +141,8 @@ fn planned(entry: Spanned<Entry>) -> Result<Planned, Complaint> {
     };
     let target = match (entry.target, entry.node) {
         (Who::Pve, node) => Target::Pve(node.map(Spanned::into_inner)),
-        (_, Some(node)) => return Err((node.span().start, "`node` is for target pve".into())),
+        (Who::Link, node) => Target::Link(node.map(Spanned::into_inner)),
+        (_, Some(node)) => return Err((node.span().start, "`node` is for targets pve and link".into())),
         (Who::Stripe, None) => Target::Stripe,
         (Who::Mail, None) => Target::Mail,
     };

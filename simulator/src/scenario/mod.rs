@@ -8,6 +8,7 @@
 //! | `pve` (every host, or the one of `node = 0`) | `rule`, `restart`, `storage_full` | [`crate::pve`]'s control API |
 //! | `stripe` | `webhooks`, `api` | [`crate::stripe`]'s control API |
 //! | `mail` | `smtp` | [`crate::mail`]'s control API |
+//! | `link` (of every node, or the one of `node = 0`) | `network` | [`crate::link_proxy`]'s control API |
 //!
 //! `at = "order_paid"` holds a fault back until a customer has paid; without it, it holds from the start.
 //! [`apply`] posts what holds from the start, [`apply_at`] the rest, [`clear`] makes everything well again,
@@ -59,6 +60,8 @@ pub enum Target {
     Stripe,
     /// The mail server.
     Mail,
+    /// The network between the agent of one node, or of all, and the control plane.
+    Link(Option<usize>),
 }
 
 /// Since when a fault holds.

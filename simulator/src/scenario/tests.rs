@@ -34,6 +34,10 @@ async fn simulator(dir: &Path) -> Simulator {
             "webhook_url": "http://127.0.0.1:1/w", "webhook_secret": "whsec_x",
         },
         "mail": { "smtp_listen": any, "http_listen": any },
+        "link_proxy": {
+            "control_listen": any, "upstream": "127.0.0.1:1",
+            "nodes": [{ "name": "fsn-1", "listen": any }, { "name": "hel-1", "listen": any }],
+        },
     });
     let file = dir.join("simulator.json");
     std::fs::write(&file, config.to_string()).unwrap();
@@ -54,6 +58,14 @@ fn there_is_a_scenario_for_each_named_fault() {
         [
             "clone-task-fails",
             "clone-worker-killed",
+            "link-address-change",
+            "link-delay",
+            "link-duplicate",
+            "link-loss",
+            "link-partition-down",
+            "link-partition-up",
+            "link-partition",
+            "link-reorder",
             "mail-answer-dropped",
             "mail-down",
             "pve-clone-answer-dropped",
@@ -90,14 +102,18 @@ async fn every_scenario_can_be_applied_to_a_running_simulator_and_taken_back() {
     let dir = tempfile::tempdir().unwrap();
     let simulator = simulator(dir.path()).await;
     let targets = Targets::read(dir.path()).unwrap();
-    assert_eq!(targets.pve.len(), 3);
+    assert_eq!((targets.pve.len(), targets.link.len()), (3, 2));
     for scenario in shipped() {
         let posted = apply(&scenario, &targets).await.unwrap()
             + apply_at(&scenario, &targets, At::OrderPaid).await.unwrap();
         let wanted: usize = scenario
             .faults
             .iter()
-            .map(|fault| if fault.target == Target::Pve(None) { targets.pve.len() } else { 1 })
+            .map(|fault| match fault.target {
+                Target::Pve(None) => targets.pve.len(),
+                Target::Link(None) => targets.link.len(),
+                _ => 1,
+            })
             .sum();
         assert_eq!(posted, wanted, "{}", scenario.name);
         let struck: Vec<String> = faults(&targets)
@@ -111,6 +127,7 @@ async fn every_scenario_can_be_applied_to_a_running_simulator_and_taken_back() {
             Target::Pve(_) => targets.pve.iter().map(|base| format!("{base}/faults")).collect(),
             Target::Stripe => vec![format!("{}/_sim/faults", targets.stripe.as_ref().unwrap())],
             Target::Mail => vec![format!("{}/faults", targets.mail.as_ref().unwrap())],
+            Target::Link(_) => targets.link.iter().map(|base| format!("{base}/faults")).collect(),
         };
         assert_eq!(struck, kind, "{}", scenario.name);
         clear(&targets).await.unwrap();
@@ -193,13 +210,19 @@ fn a_wrong_file_is_told_where_and_why() {
         (
             format!("{head}[[faults]]\ntarget = \"mail\"\nnode = 1\n[faults.smtp]\ndown = true\n"),
             "5:8",
-            "`node` is for target pve",
+            "`node` is for targets pve and link",
         ),
         (
             format!("{head}[[faults]]\ntarget = \"stripe\"\n[faults.webhooks]\nlose = 0\n"),
             "5:1",
             "at least 1",
         ),
+        (
+            format!("{head}[[faults]]\ntarget = \"link\"\n[faults.network]\nfault = \"loss\"\npercent = 0\n"),
+            "5:1",
+            "1 to 100",
+        ),
+        (format!("{head}[[faults]]\ntarget = \"link\"\n{rule}"), "5:1", "`rule` is not for this target"),
         (format!("{head}faults = 1\n"), "3:10", "expected a sequence"),
     ] {
         let refused = file::parse(&PathBuf::from("dir/x.toml"), &text).unwrap_err().to_string();

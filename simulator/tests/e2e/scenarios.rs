@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// VMID of somebody else's VM on the first host.
-const OTHERS: &str = "9999";
+pub const OTHERS: &str = "9999";
 
 /// The hash of everything about somebody else's VM.
-async fn foreign(demo: &Demo) -> Value {
+pub async fn foreign(demo: &Demo) -> Value {
     let hash = demo.host(0).get("/digest").await["foreign"][OTHERS].clone();
     assert!(hash.is_string(), "there is a VM of somebody else");
     hash
@@ -101,6 +101,7 @@ macro_rules! stories {
             let mut there: Vec<String> =
                 Scenario::read_all(&directory).unwrap().into_iter().map(|scenario| scenario.name).collect();
             let mut told = vec![$($scenario.to_owned()),+];
+            told.extend(crate::link_faults::SCENARIOS.map(str::to_owned));
             there.sort_unstable();
             told.sort_unstable();
             assert_eq!(there, told);

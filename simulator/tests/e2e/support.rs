@@ -322,6 +322,52 @@ impl Demo {
         sqlx::query_scalar("SELECT count(*) FROM stripe_events").fetch_one(&mut db).await.unwrap()
     }
 
+    /// Pairs of texts that the control plane has stored.
+    pub async fn rows(&self, sql: &'static str) -> Vec<(String, String)> {
+        let mut db = open(self.state()["database_url"].as_str().unwrap()).await;
+        sqlx::query_as(sql).fetch_all(&mut db).await.unwrap()
+    }
+
+    /// Changes what the control plane has stored, behind its back.
+    pub async fn execute(&self, sql: &'static str) {
+        let mut db = open(self.state()["database_url"].as_str().unwrap()).await;
+        sqlx::query(sql).execute(&mut db).await.unwrap();
+    }
+
+    /// Pairs of texts that a node's agent has in its journal.
+    pub async fn journal_rows(&self, index: usize, sql: &'static str) -> Vec<(String, String)> {
+        let mut db = open(&format!("sqlite:{}", self.journal(index))).await;
+        sqlx::query_as(sql).fetch_all(&mut db).await.unwrap()
+    }
+
+    fn journal(&self, index: usize) -> String {
+        self.state()["nodes"][index]["journal"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends a signal to the process at a place of the summary.
+    pub fn signal(&self, pointer: &str, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid(pointer)).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Enrols a node's host again, with the token of an operator.
+    pub async fn join(&self, index: usize, token: &str) -> std::process::Output {
+        use tokio::io::AsyncWriteExt as _;
+        let node = self.state()["nodes"][index].clone();
+        let layout = std::fs::read_to_string(self.path("demo.json")).unwrap();
+        let layout: Value = serde_json::from_str(&layout).unwrap();
+        let mut child = Command::new(program("ez-node-agent"))
+            .args(["join", "--config", node["config"].as_str().unwrap()])
+            .arg(format!("https://127.0.0.1:{}", layout["ports"]["link"]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(token.as_bytes()).await.unwrap();
+        child.wait_with_output().await.unwrap()
+    }
+
     /// The simulated host of a node, as its administrator sees it.
     pub fn host(&self, index: usize) -> Host {
         let node = self.state()["nodes"][index].clone();
@@ -357,6 +403,13 @@ impl Demo {
         let status = tokio::time::timeout(Duration::from_secs(40), self.process.wait()).await;
         assert!(matches!(status, Ok(Ok(s)) if s.success()), "the demo does not stop: {}", self.log());
     }
+}
+
+/// A connection of one's own to a database that others use.
+async fn open(url: &str) -> sqlx::AnyConnection {
+    use sqlx::Connection as _;
+    sqlx::any::install_default_drivers();
+    sqlx::AnyConnection::connect(url).await.unwrap()
 }
 
 impl Drop for Demo {

@@ -39,6 +39,9 @@ pub(crate) struct Ports {
     pub(crate) smtp: u16,
     /// Mail to read.
     pub(crate) mail: u16,
+    /// Control of the network in front of the link; 0 in a plan of an older demo.
+    #[serde(default)]
+    pub(crate) link_proxy: u16,
 }
 
 /// Keys and passwords of this demo.
@@ -67,6 +70,9 @@ pub(crate) struct NodePlan {
     pub(crate) pve_port: u16,
     /// Port of its simulator's control API.
     pub(crate) control_port: u16,
+    /// Where its agent dials with `--link-proxy`; 0 in a plan of an older demo.
+    #[serde(default)]
+    pub(crate) link_port: u16,
     /// First VMID it may use; 1,000 from there.
     pub(crate) vmid_first: u32,
 }
@@ -111,6 +117,7 @@ impl Layout {
             stripe_control: taken.port(0)?,
             smtp: taken.port(0)?,
             mail: taken.port(wish(8082))?,
+            link_proxy: taken.port(0)?,
         };
         let mut counters = [0_u32; LOCATIONS.len()];
         let mut plans = Vec::new();
@@ -123,6 +130,7 @@ impl Layout {
                 location: LOCATIONS[at].0.to_owned(),
                 pve_port: taken.port(0)?,
                 control_port: taken.port(0)?,
+                link_port: taken.port(0)?,
                 vmid_first: 20_000 + 1_000 * counters[at],
             });
         }

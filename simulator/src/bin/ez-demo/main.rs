@@ -7,6 +7,7 @@
 
 mod child;
 mod layout;
+mod network;
 mod node;
 mod portal;
 mod repair;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Hosts without root's repair unit: a clone whose worker was killed ends on an operator's desk.
     #[arg(long)]
     no_repair: bool,
+    /// Put a network between the agents and the control plane that goes wrong on request.
+    #[arg(long)]
+    link_proxy: bool,
     /// Do not print the summary, only errors.
     #[arg(long)]
     quiet: bool,
@@ -113,13 +117,14 @@ async fn start(layout: &Layout, supervisor: &Arc<Supervisor>, arguments: &Argume
     let ready = seed::simulator(layout, supervisor, arguments.speed, arguments.host_memory).await?;
     progress("Starting the control plane …");
     let people = seed::control_plane(layout, supervisor).await?;
+    let network = if arguments.link_proxy { Some(network::start(layout, supervisor).await?) } else { None };
     let mut nodes = Vec::new();
     // Dropped with this future, and with them the units.
     let mut repairs = tokio::task::JoinSet::new();
     for plan in &layout.nodes {
         progress(&format!("Installing the agent on {} …", plan.name));
         let host = ready.host(&plan.name)?;
-        let node = node::install(layout, supervisor, plan, host).await?;
+        let node = node::install(layout, supervisor, plan, host, network.as_ref()).await?;
         if !arguments.no_repair {
             repairs.spawn(RepairUnit::install(&node, &layout.node_dir(&plan.name))?.run());
         }
@@ -127,7 +132,7 @@ async fn start(layout: &Layout, supervisor: &Arc<Supervisor>, arguments: &Argume
     }
     progress("Waiting until every node is ready to sell …");
     portal::nodes_online(layout, supervisor, &nodes).await?;
-    let state = StateFile::new(layout, &people, &nodes);
+    let state = StateFile::new(layout, &people, &nodes, network);
     state.write(&supervisor.pids())?;
     if !arguments.quiet {
         say(&state.summary());

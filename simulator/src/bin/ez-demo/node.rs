@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     child::{Program, Supervisor},
     layout::{Layout, NodePlan},
+    network::Network,
     seed::{self, Host},
 };
 
@@ -40,16 +41,20 @@ pub(crate) async fn install(
     supervisor: &Arc<Supervisor>,
     plan: &NodePlan,
     host: Host,
+    network: Option<&Network>,
 ) -> anyhow::Result<Installed> {
     let dir = layout.node_dir(&plan.name);
     std::fs::create_dir_all(&dir)?;
     let path = |name: &str| dir.join(name).display().to_string();
     let config_path = path("agent.toml");
+    let dials = network.map(|_| Network::address(plan));
+    let mut environment = vec![("EZ_AGENT_LOG_FORMAT".to_owned(), "json".to_owned())];
+    environment.extend(dials.clone().map(|address| ("EZ_AGENT_LINK_ADDRESS".to_owned(), address)));
     let agent = |arguments: &[&str]| Program {
         name: format!("agent-{}", plan.name),
         binary: "ez-node-agent",
         arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
-        environment: vec![("EZ_AGENT_LOG_FORMAT".into(), "json".into())],
+        environment: environment.clone(),
     };
     if !dir.join("setup.done").exists() {
         let token = dir.join("admin-token");
@@ -88,7 +93,7 @@ pub(crate) async fn install(
         let add = seed::command(layout, &["node", "add", &plan.name, "--location", &plan.location, "--json"]);
         let answer: Value = serde_json::from_str(&supervisor.run_once(&add, None).await?)?;
         let join_token = answer["token"].as_str().context("node add printed no token")?;
-        let url = format!("https://127.0.0.1:{}", layout.ports.link);
+        let url = format!("https://{}", dials.unwrap_or_else(|| format!("127.0.0.1:{}", layout.ports.link)));
         let join = agent(&["join", "--config", &config_path, &url]);
         // All of the demo's hosts have one address, which may not join as fast as they come; the token stays good.
         let mut tries = 1;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     layout::Layout,
+    network::{self, Network},
     node::Installed,
     seed::{CUSTOMER, OPERATOR, People},
 };
@@ -19,16 +20,23 @@ pub(crate) struct StateFile {
     layout: Layout,
     people: People,
     nodes: Vec<Installed>,
+    network: Option<Network>,
 }
 
 impl StateFile {
     /// Collects what does not change while the demo runs.
-    pub(crate) fn new(layout: &Layout, people: &People, nodes: &[Installed]) -> Self {
+    pub(crate) fn new(
+        layout: &Layout,
+        people: &People,
+        nodes: &[Installed],
+        network: Option<Network>,
+    ) -> Self {
         Self {
             path: layout.state_dir.join("state.json"),
             layout: layout.clone(),
             people: people.clone(),
             nodes: nodes.to_vec(),
+            network,
         }
     }
 
@@ -62,6 +70,8 @@ impl StateFile {
                 "pve_token_id": "root@pam!demo",
                 "pve_token_secret": layout.secrets.pve_root,
                 "control_url": node.host.control_url,
+                "link_control_url": self.network.as_ref().map(|n| n.control_of(&node.plan.name)),
+                "config": layout.node_dir(&node.plan.name).join("agent.toml"),
                 "journal": layout.node_dir(&node.plan.name).join("state/journal.sqlite"),
                 "pid": pid(&node.process()),
             })
@@ -73,6 +83,7 @@ impl StateFile {
             "pids": {
                 "control_plane": pid("control-plane"),
                 "simulator": pid("simulator"),
+                "link_proxy": pid(network::PROCESS),
                 "agents": self.nodes.iter().map(|n| pid(&n.process())).collect::<Vec<_>>(),
             },
             "operator": {
@@ -95,6 +106,7 @@ impl StateFile {
                 "url": format!("http://localhost:{}", ports.mail),
                 "list_url": format!("http://localhost:{}/messages.json", ports.mail),
             },
+            "link_proxy": self.network.as_ref().map(|n| json!({ "control_url": n.control_url })),
             "nodes": nodes.collect::<Vec<_>>(),
         })
     }
