@@ -8,13 +8,13 @@ use std::{
 
 use crate::support::not_run;
 
-/// Hours that have passed beyond the real ones.
+/// Time that has passed beyond the real one.
 #[derive(Clone)]
 pub struct Clock {
     library: PathBuf,
     /// The offset, read at every look at the clock.
     file: Arc<tempfile::TempPath>,
-    hours: Arc<Mutex<u32>>,
+    minutes: Arc<Mutex<u32>>,
 }
 
 impl Clock {
@@ -28,7 +28,7 @@ impl Clock {
         };
         let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
         std::fs::write(&file, "+0").unwrap();
-        Some(Self { library, file: Arc::new(file), hours: Arc::default() })
+        Some(Self { library, file: Arc::new(file), minutes: Arc::default() })
     }
 
     /// What a program needs in its environment to live by this clock.
@@ -47,10 +47,15 @@ impl Clock {
 
     /// Lets hours pass at once, for everybody at the same moment.
     pub fn pass(&self, hours: u32) {
-        let mut all = self.hours.lock().unwrap();
-        *all += hours;
+        self.pass_minutes(hours * 60);
+    }
+
+    /// Lets minutes pass at once, for everybody at the same moment.
+    pub fn pass_minutes(&self, minutes: u32) {
+        let mut all = self.minutes.lock().unwrap();
+        *all += minutes;
         let next = self.file.with_extension("next");
-        std::fs::write(&next, format!("+{}h", *all)).unwrap();
+        std::fs::write(&next, format!("+{}m", *all)).unwrap();
         std::fs::rename(next, self.file.as_ref()).unwrap();
     }
 }

@@ -246,7 +246,15 @@ impl Demo {
 
     /// Waits until every node's agent is connected.
     pub async fn nodes_online(&self) {
-        let wanted = self.state()["nodes"].as_array().unwrap().len();
+        self.so_many_online(self.state()["nodes"].as_array().unwrap().len()).await;
+    }
+
+    /// The same, but for one that cannot.
+    pub async fn nodes_but_one_online(&self) {
+        self.so_many_online(self.state()["nodes"].as_array().unwrap().len() - 1).await;
+    }
+
+    async fn so_many_online(&self, wanted: usize) {
         until("every node to be online", Duration::from_secs(60), || async {
             let output = self.control_plane(&["node", "list", "--json"]).await;
             let list: Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -328,12 +336,6 @@ impl Demo {
         sqlx::query_as(sql).fetch_all(&mut db).await.unwrap()
     }
 
-    /// Changes what the control plane has stored, behind its back.
-    pub async fn execute(&self, sql: &'static str) {
-        let mut db = open(self.state()["database_url"].as_str().unwrap()).await;
-        sqlx::query(sql).execute(&mut db).await.unwrap();
-    }
-
     /// Pairs of texts that a node's agent has in its journal.
     pub async fn journal_rows(&self, index: usize, sql: &'static str) -> Vec<(String, String)> {
         let mut db = open(&format!("sqlite:{}", self.journal(index))).await;
@@ -356,7 +358,8 @@ impl Demo {
         let node = self.state()["nodes"][index].clone();
         let layout = std::fs::read_to_string(self.path("demo.json")).unwrap();
         let layout: Value = serde_json::from_str(&layout).unwrap();
-        let mut child = Command::new(program("ez-node-agent"))
+        let mut child = self
+            .command("ez-node-agent")
             .args(["join", "--config", node["config"].as_str().unwrap()])
             .arg(format!("https://127.0.0.1:{}", layout["ports"]["link"]))
             .stdin(Stdio::piped())
@@ -366,6 +369,12 @@ impl Demo {
             .unwrap();
         child.stdin.take().unwrap().write_all(token.as_bytes()).await.unwrap();
         child.wait_with_output().await.unwrap()
+    }
+
+    /// The network of a node, as the simulator's control has it.
+    pub fn network(&self, index: usize) -> Network {
+        let url = self.state()["nodes"][index]["link_control_url"].as_str().unwrap().to_owned();
+        Network { client: reqwest::Client::new(), url: format!("{url}/faults") }
     }
 
     /// The simulated host of a node, as its administrator sees it.
@@ -539,6 +548,32 @@ impl Stripe {
             checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let url = format!("{}/_sim/sessions/{id}/complete", self.base);
         answer(self.client.post(url).json(&json!({ "card": card }))).await
+    }
+}
+
+/// The network between a node and the control plane.
+pub struct Network {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Network {
+    /// Makes something go wrong.
+    pub async fn post(&self, fault: Value) {
+        let (status, body) = answer(self.client.post(&self.url).json(&fault)).await;
+        assert_eq!(status, 200, "{fault}: {body}");
+    }
+
+    /// How many datagrams were struck by what is wrong now.
+    pub async fn hits(&self) -> u64 {
+        let (_, body) = answer(self.client.get(&self.url)).await;
+        body["rules"].as_array().unwrap().iter().filter_map(|rule| rule["hits"].as_u64()).sum()
+    }
+
+    /// Everything is well.
+    pub async fn clear(&self) {
+        let (status, body) = answer(self.client.delete(&self.url)).await;
+        assert_eq!(status, 204, "{body}");
     }
 }
 

@@ -534,7 +534,8 @@ impl World {
 
     async fn passes(&mut self, span: Duration) -> Result<(), Broken> {
         let then = self.now().plus(span);
-        // The design's assumption: whoever took an order says so before its end and the clocks' tolerance are over.
+        // Whoever took an order says so before its end and the clocks' tolerance are over, or starts nothing: an agent
+        // waits for the acknowledgement.
         for at in 0..self.hosts.len() {
             let latest = self.hosts[at].must_speak_before();
             if latest.is_some_and(|exp| exp.plus(ez_protocol::order::CLOCK_TOLERANCE) <= then) {
