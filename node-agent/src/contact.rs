@@ -4,6 +4,9 @@
 //! silence an operator may revoke the node and build the server elsewhere. So a new server is *started* only
 //! within [`LEASE`] of the last word; an agent that slept through its revocation (a frozen host, a long
 //! partition) holds the half-built server until it is told that it is still wanted, or takes it back.
+//!
+//! The other half of this is [`crate::journal::Confirmation`]: what the control plane never heard of is started
+//! within no time at all.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicI64, Ordering},

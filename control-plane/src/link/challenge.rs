@@ -86,7 +86,10 @@ pub(super) enum Verdict {
     Copied,
 }
 
-/// Settles who is the node, and closes the connections that are not.
+/// The task in which it is settled.
+pub(super) type Settling = tokio::task::JoinHandle<Result<Verdict, DbError>>;
+
+/// Settles who is the node. The older connection is closed in any case.
 pub(super) async fn settle(app: App, newcomer: Newcomer, old: Live) -> Result<Verdict, DbError> {
     let close = |code: CloseCode, words: &[u8]| {
         old.connection.close(quinn::VarInt::from_u32(code.code()), words);
@@ -113,7 +116,13 @@ pub(super) async fn settle(app: App, newcomer: Newcomer, old: Live) -> Result<Ve
     );
     tracing::error!(node.id = %newcomer.node, old = %old_remote, new = %newcomer.remote, difference, "an identity was copied");
     let (at, node) = (app.clock.now(), newcomer.node);
-    app.db.write(move |tx| Box::pin(async move { sessions::copied(tx, at, node, &detail).await })).await?;
+    let written =
+        app.db.write(move |tx| Box::pin(async move { sessions::copied(tx, at, node, &detail).await })).await;
+    if let Err(error) = written {
+        // Neither is served; both dial again, and it is found out anew.
+        close(CloseCode::Timeout, b"what was found out could not be stored");
+        return Err(error);
+    }
     close(CloseCode::Quarantined, b"two agents have this identity");
     Ok(Verdict::Copied)
 }

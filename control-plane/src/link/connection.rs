@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    challenge::{self, Asker, Newcomer, Verdict},
+    challenge::{self, Asker, Newcomer, Settling, Verdict},
     endpoint::Shared,
     events,
     identity::Identity,
@@ -193,8 +193,11 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
                 ratchet: welcome.ratchet.clone(),
                 quarantined: welcome.quarantined,
             };
+            // A task of its own: a copy that leaves before the answer is found out all the same.
             let old = peer.shared.app.links.enter(node, live);
-            let outcome = talk(&peer, reader, writer, queue, newcomer, old).await;
+            let settling =
+                old.map(|old| tokio::spawn(challenge::settle(peer.shared.app.clone(), newcomer, old)));
+            let outcome = talk(&peer, reader, writer, queue, settling, welcome.quarantined).await;
             peer.shared.app.links.leave(node, &peer.id);
             outcome
         }
@@ -275,8 +278,8 @@ async fn talk(
     reader: Reader,
     writer: Writer,
     queue: mpsc::Receiver<Frame>,
-    newcomer: Newcomer,
-    old: Option<Live>,
+    settling: Option<Settling>,
+    quarantined: bool,
 ) -> Result<(), Goodbye> {
     let left = Duration::from_millis(
         u64::try_from(peer.identity.not_after.0 - peer.shared.app.clock.now().0).unwrap_or(0),
@@ -290,20 +293,17 @@ async fn talk(
         outcome = speak(peer, writer, queue) => outcome,
         outcome = streams(peer, reports) => outcome,
         () = keep_reports(peer, queue_of_reports) => Ok(()),
-        outcome = send_orders(peer, newcomer, old) => outcome,
+        outcome = send_orders(peer, settling, quarantined) => outcome,
         () = tokio::time::sleep(left.min(LONGEST + jitter)) => Err(Goodbye::Reauth),
     }
 }
 
 /// Sends orders once it is settled that this connection is the node's.
-async fn send_orders(peer: &Arc<Peer>, newcomer: Newcomer, old: Option<Live>) -> Result<(), Goodbye> {
-    let quarantined = newcomer.quarantined;
-    if let Some(old) = old {
-        // A task of its own: a copy that leaves before the answer is found out all the same.
-        let settling = tokio::spawn(challenge::settle(peer.shared.app.clone(), newcomer, old));
-        if settling.await.map_err(|_| StreamError::Broken)?? == Verdict::Copied {
-            return Err(Goodbye::Copied);
-        }
+async fn send_orders(peer: &Arc<Peer>, settling: Option<Settling>, quarantined: bool) -> Result<(), Goodbye> {
+    if let Some(settling) = settling
+        && settling.await.map_err(|_| StreamError::Broken)?? == Verdict::Copied
+    {
+        return Err(Goodbye::Copied);
     }
     match orders::run(peer, quarantined).await? {
         orders::Stop::Revoked => Err(Goodbye::Revoked),
