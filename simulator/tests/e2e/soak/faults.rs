@@ -99,9 +99,11 @@ async fn weather(demo: &Demo, scenario: &Scenario, node: usize, lasts: Duration)
     let targets = targets(demo);
     let mut here = scenario.clone();
     for fault in &mut here.faults {
-        if fault.target == Target::Pve(None) {
-            fault.target = Target::Pve(Some(node));
-        }
+        fault.target = match fault.target {
+            Target::Pve(None) => Target::Pve(Some(node)),
+            Target::Link(None) => Target::Link(Some(node)),
+            other => other,
+        };
     }
     let started = scenario::apply(&here, &targets).await.is_ok();
     let started = started && scenario::apply_at(&here, &targets, At::OrderPaid).await.is_ok();

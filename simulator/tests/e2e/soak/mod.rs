@@ -62,7 +62,7 @@ impl Size {
 async fn everything_goes_wrong_at_random_and_nothing_is_lost_or_doubled() {
     let size = Size::of_environment();
     let nodes = size.nodes;
-    let more = ["--speed", "20", "--host-memory", "256"];
+    let more = ["--speed", "20", "--host-memory", "256", "--link-proxy"];
     let Some(demo) = Demo::start_with(&format!("soak {}", size.seed), Database::Sqlite, nodes, &more).await
     else {
         return;
@@ -105,12 +105,28 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
+/// Addresses for everybody: the demo's pools hold 250.
+async fn make_room(demo: &Demo) {
+    let path = demo.path("catalog.toml");
+    let mut catalog = std::fs::read_to_string(&path).unwrap();
+    for (location, third) in [("fsn", 0), ("hel", 4)] {
+        catalog.push_str(&format!(
+            "\n[[address_pools]]\nlocation = \"{location}\"\nbridge = \"vmbr0\"\nprefix = \"198.18.{third}.0/22\"\n\
+             gateway = \"198.18.{third}.1\"\ndns = [\"9.9.9.9\"]\n"
+        ));
+    }
+    std::fs::write(&path, catalog).unwrap();
+    let applied = demo.control_plane(&["apply", path.to_str().unwrap()]).await;
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+}
+
 /// Everything about VMs of others, on every host.
 async fn foreign(demo: &Demo, nodes: u16) -> Vec<Value> {
     let mut all = Vec::new();
     for index in 0..usize::from(nodes) {
         let theirs = until("the host to say what others have", SETTLING, || async {
-            let digest = demo.host(index).get("/digest").await["foreign"][(OTHERS + index).to_string()].clone();
+            let digest =
+                demo.host(index).get("/digest").await["foreign"][(OTHERS + index).to_string()].clone();
             digest.is_string().then_some(digest)
         });
         all.push(theirs.await);
@@ -124,6 +140,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
         demo.host(index).control("/foreign-vm", vm).await;
     }
     let theirs = foreign(&demo, size.nodes).await;
+    make_room(&demo).await;
     let people = customers::sign_up(&demo, 12.min(size.purchases)).await;
     let began = Instant::now();
     let over = began + Duration::from_secs(size.seconds);
