@@ -1,8 +1,9 @@
 //! Webhooks in: how many a second, and how many syncs for each.
 //!
 //! Sixty-four senders post signed, distinct events as Stripe sends them for purchases, each waiting for its
-//! 200 before the next. The same senders then post the same to a program that only answers 200: what is
-//! the generator's own limit, on the same cores.
+//! 200 before the next. The payments are read again meanwhile, as fast as a Stripe far away allows. The same
+//! senders then post the same to a program that only answers 200: what is the generator's own limit, on the
+//! same cores.
 
 use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
@@ -31,6 +32,10 @@ use crate::{
 const SENDERS: u64 = 64;
 const WARM_UP: Duration = Duration::from_secs(3);
 
+/// How long a call to Stripe takes from a server in another place. Without it the simulated one, on the same cores,
+/// would be read as fast as they can.
+const STRIPE_FAR_AWAY_MS: u32 = 150;
+
 /// What Stripe sends for one purchase: type of the event, kind and prefix of its object.
 const EVENTS: [(&str, &str, &str); 8] = [
     ("customer.created", "customer", "cus"),
@@ -51,6 +56,9 @@ pub(crate) async fn run(options: &Options, machine: &Machine, report: &mut Repor
     let secret = demo.text("/stripe/webhook_secret")?;
     let pid = demo.pid("/pids/control_plane")?;
     let lasts = options.seconds();
+    let slow = json!({"call": {"path": "/v1/"}, "fault": "slow", "delay_ms": STRIPE_FAR_AWAY_MS, "times": 1_000_000});
+    let faults = format!("{}/_sim/faults/api", demo.text("/stripe/control_url")?);
+    reqwest::Client::new().post(faults).json(&slow).send().await?.error_for_status()?;
     machine.sync_here(&directory)?;
     if options.wants("webhook_rate") {
         let cpu = process::cpu_seconds(pid)?;

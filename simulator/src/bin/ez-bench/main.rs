@@ -144,19 +144,18 @@ async fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     let mut report = Report::begun(now.format(&Rfc3339)?);
     let machine = Machine::default();
     let load_before = process::load();
-    for (part, _) in PARTS {
-        if !options.wants_part(part) {
-            continue;
-        }
-        say(&format!("Measuring {part} …"));
-        match part {
-            "intake" => intake::run(options, &machine, &mut report).await?,
-            "purchase" | "pages" if part == "purchase" || !options.wants_part("purchase") => {
-                purchase::run(options, &machine, &mut report).await?;
-            }
-            "agents" => agents::run(options, &machine, &mut report).await?,
-            _ => {}
-        }
+    if options.wants_part("intake") {
+        say("Measuring webhooks …");
+        intake::run(options, &machine, &mut report).await?;
+    }
+    // Pages are asked for where the purchases have left their servers.
+    if options.wants_part("purchase") || options.wants_part("pages") {
+        say("Measuring purchases …");
+        purchase::run(options, &machine, &mut report).await?;
+    }
+    if options.wants_part("agents") {
+        say("Measuring agents …");
+        agents::run(options, &machine, &mut report).await?;
     }
     machine.rows(&mut report, load_before);
     let path = options.directory.join("report.json");

@@ -27,12 +27,16 @@ use quinn::{
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::identity::Identity;
 
-/// How often an agent asks for the time and tells about its host.
+/// How often an agent asks for the time and looks at its host.
 const BEAT: Duration = Duration::from_secs(60);
+/// One look in so many finds that a gauge of the host has moved far enough to be told.
+const NEWS: u32 = 5;
+/// How often it tells everything.
+const FULL: Duration = Duration::from_secs(600);
 /// First and longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// How long dialling and greeting may take.
@@ -77,6 +81,16 @@ struct Memory {
     spread: Duration,
     failed: u32,
     random: StdRng,
+}
+
+impl Memory {
+    /// Ticks that began at some time in the past: real agents were started at different times.
+    fn somewhen(&mut self, every: Duration) -> Interval {
+        let first = Instant::now() + every.mul_f64(self.random.random_range(0.0..1.0));
+        let mut ticks = interval_at(first, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    }
 }
 
 impl Agent {
@@ -168,6 +182,23 @@ impl Agent {
         let (mut events, _answers_come_on_control) = connection.open_bi().await?;
         events.set_priority(StreamKind::Events.priority())?;
         events.write_all(&[StreamKind::Events.byte()]).await?;
+        self.everything(connection, memory).await?;
+        let (mut beat, mut full) = (memory.somewhen(BEAT), memory.somewhen(FULL));
+        // Reading must not be cut off in the middle of a frame, so it has a task of its own.
+        let mut listening = tokio::spawn(listen(recv, self.board.clone(), self.index));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut listening => break ended.context("reading")?,
+                _ = beat.tick() => self.beat(connection, &mut send, memory).await?,
+                _ = full.tick() => self.everything(connection, memory).await?,
+            }
+        };
+        drop(events);
+        ended
+    }
+
+    /// A full report.
+    async fn everything(&self, connection: &Connection, memory: &mut Memory) -> anyhow::Result<()> {
         memory.report_seq += 1;
         let snapshot = StateSnapshot {
             report_epoch: self.name(),
@@ -176,24 +207,10 @@ impl Agent {
             instances: Vec::new(),
             host: Some(host()),
         };
-        report(connection, FrameType::StateSnapshot, &snapshot).await?;
-        // Real agents were started at different times.
-        let first = Instant::now() + BEAT.mul_f64(memory.random.random_range(0.0..1.0));
-        let mut beat = interval_at(first, BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Reading must not be cut off in the middle of a frame, so it has a task of its own.
-        let mut listening = tokio::spawn(listen(recv, self.board.clone(), self.index));
-        let ended = loop {
-            tokio::select! {
-                ended = &mut listening => break ended.context("reading")?,
-                _ = beat.tick() => self.beat(connection, &mut send, memory).await?,
-            }
-        };
-        drop(events);
-        ended
+        report(connection, FrameType::StateSnapshot, &snapshot).await
     }
 
-    /// Asks for the time and tells about the host.
+    /// Asks for the time and, where a gauge has moved far enough, tells about the host.
     async fn beat(
         &self,
         connection: &Connection,
@@ -202,6 +219,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let now_ms = SystemWall.now_ms();
         write(send, StreamKind::Control, FrameType::Ping, &Ping { nonce: memory.report_seq, now_ms }).await?;
+        if !memory.random.random_ratio(1, NEWS) {
+            return Ok(());
+        }
         memory.report_seq += 1;
         let delta = StateDelta {
             report_epoch: self.name(),

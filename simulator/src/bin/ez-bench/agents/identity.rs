@@ -52,7 +52,7 @@ pub(super) struct Doors {
 impl Doors {
     /// Reads them from what the demo's own node has pinned when it joined.
     pub(super) fn of(demo: &Demo) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(demo.path("nodes/fsn-1/state/identity/trust.json"))?;
+        let bytes = std::fs::read(demo.path("nodes/fsn-1/state/trust.json"))?;
         let document = TrustDocument::from_bytes(&bytes)?;
         let mut roots = RootCertStore::empty();
         for authority in document.link_ca_der()? {
