@@ -14,6 +14,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use ez_protocol::{NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
@@ -125,9 +127,12 @@ pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence
         .await?
         .is_some_and(|started| at.0 - started.0 >= START_GRACE_MS);
     let mut gone = Vec::new();
+    let kind = "node_offline";
+    // Nearly every node is well and rings no alarm: nothing is written for it.
+    let ringing: HashSet<String> = alarms::open_subjects(tx, kind).await?.into_iter().collect();
     for node in nodes::list(tx, None).await? {
-        let kind = "node_offline";
         match node.presence(at) {
+            Presence::Online if !ringing.contains(&node.name) => {}
             _ if !node.state.may_connect() => alarms::clear(tx, at, kind, &node.name).await?,
             Presence::Online => alarms::clear(tx, at, kind, &node.name).await?,
             Presence::Offline if settled => {
