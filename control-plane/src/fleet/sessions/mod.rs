@@ -21,8 +21,7 @@ use sqlx::AnyConnection;
 
 use super::{
     alarms,
-    model::{NodeState, Presence, START_GRACE_MS, Severity},
-    nodes,
+    model::{NodeState, Presence, START_GRACE_MS, Severity, presence},
 };
 use crate::db::DbError;
 
@@ -130,8 +129,8 @@ pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence
     let kind = "node_offline";
     // Nearly every node is well and rings no alarm: nothing is written for it.
     let ringing: HashSet<String> = alarms::open_subjects(tx, kind).await?.into_iter().collect();
-    for node in nodes::list(tx, None).await? {
-        match node.presence(at) {
+    for node in store::heard(tx).await? {
+        match presence(node.last_seen_at, at) {
             Presence::Online if !ringing.contains(&node.name) => {}
             _ if !node.state.may_connect() => alarms::clear(tx, at, kind, &node.name).await?,
             Presence::Online => alarms::clear(tx, at, kind, &node.name).await?,
