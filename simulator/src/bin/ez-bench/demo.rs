@@ -124,6 +124,8 @@ impl Demo {
             ("PUBLIC_URL", self.text("/portal_url")?),
             ("LISTEN", format!("127.0.0.1:{}", self.port("portal")?)),
             ("LINK_LISTEN", link.clone()),
+            // As the running control plane has them: other names would ask for another certificate.
+            ("LINK_NAMES", "localhost,127.0.0.1".to_owned()),
             ("LINK_ADDRESS", link),
             ("KEYS_DIR", self.path("keys").display().to_string()),
             ("STRIPE_API_BASE", format!("{}/", stripe("url")?)),

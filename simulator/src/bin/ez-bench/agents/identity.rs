@@ -58,7 +58,7 @@ impl Doors {
         for authority in document.link_ca_der()? {
             roots.add(CertificateDer::from(authority))?;
         }
-        let address = document.link.first().context("no link address")?.parse()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], demo.port("link")?));
         Ok(Self { address, roots: Arc::new(roots), pin: Pin::of(&bytes) })
     }
 
