@@ -53,8 +53,9 @@ lint: ## Formatting, clippy, licences (with cargo-deny, if installed)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed; licences are not checked (make setup)"; fi
 
-bench: ## Numbers of the system against its own disk and cores
-	@echo "No bench yet: the figures of the design arrive with the bench program."
+bench: ## Numbers of the system against its own disk and cores (release build; ARGS="--only pages")
+	cargo build --release --workspace --bins --locked
+	@./target/release/ez-bench $(ARGS)
 
 setup: ## Install what tests and lints use beside Rust and a C compiler (Debian)
 	packaging/setup-dev

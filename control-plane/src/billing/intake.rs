@@ -100,7 +100,8 @@ pub(super) fn judged(text: &str, source: Source, livemode: bool) -> StoredEvent 
     let state = match (&envelope.object_id, &envelope.object_kind) {
         _ if foreign => EventState::Ignored,
         _ if !wrong.is_empty() => EventState::Failed,
-        (Some(_), Some(_)) => EventState::Received,
+        // Kinds that decide nothing here are not read again, so there is nothing to do for them.
+        (Some(_), Some(_)) if read_again => EventState::Received,
         _ => EventState::Ignored,
     };
     let error = (!wrong.is_empty()).then(|| format!("not of Stripe's form: {}", wrong.join(", ")));

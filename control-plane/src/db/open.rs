@@ -102,17 +102,18 @@ const SQLITE_ALWAYS: &[&str] = &[
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA cache_size = -16384",
 ];
 
 async fn prepare_sqlite_reader(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     run(connection, SQLITE_ALWAYS).await?;
-    run(connection, &["PRAGMA query_only = ON"]).await
+    // Small caches: each reader would keep its own copy of every page, and the system's cache holds them all once.
+    run(connection, &["PRAGMA cache_size = -2048", "PRAGMA query_only = ON"]).await
 }
 
 /// Settings of the one connection that writes.
 pub(super) async fn prepare_sqlite_writer(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    run(connection, SQLITE_ALWAYS).await
+    run(connection, SQLITE_ALWAYS).await?;
+    run(connection, &["PRAGMA cache_size = -16384"]).await
 }
 
 async fn run(connection: &mut AnyConnection, statements: &[&'static str]) -> Result<(), sqlx::Error> {

@@ -172,12 +172,11 @@ impl Writer {
         };
         let mut topics = Vec::new();
         let alone = batch.len() == 1;
-        execute(connection, "BEGIN IMMEDIATE").await?;
+        // Each statement is a way to the database's thread and back, so what belongs together goes together.
+        let mut before = if alone { "BEGIN IMMEDIATE" } else { "BEGIN IMMEDIATE; SAVEPOINT unit" };
         let mut kept = false;
         for unit in batch {
-            if !alone {
-                execute(connection, "SAVEPOINT unit").await?;
-            }
+            execute(connection, before).await?;
             let run = scope::with_notes(unit.run(connection));
             let (ended, notes) = tokio::time::timeout(UNIT_LIMIT, run)
                 .await
@@ -190,22 +189,21 @@ impl Writer {
                     kept = true;
                     topics.extend(notes.topics());
                 }
-                // If the transaction died unnoticed, these fail and the whole batch is "unknown".
+                // If the transaction died unnoticed, this fails and the whole batch is "unknown".
                 Ended::RolledBack | Ended::Panicked if !alone => {
                     execute(connection, "ROLLBACK TO unit").await?;
                 }
                 Ended::RolledBack | Ended::Panicked => {}
             }
-            if !alone {
-                execute(connection, "RELEASE unit").await?;
-            }
+            before = "RELEASE unit; SAVEPOINT unit";
         }
+        // A commit releases the last savepoint.
         execute(connection, if kept { "COMMIT" } else { "ROLLBACK" }).await?;
         Ok((kept, topics))
     }
 }
 
-/// Runs one statement of the transaction's own, outside any closure.
+/// Runs statements of the transaction's own, outside any closure.
 async fn execute(connection: &mut AnyConnection, sql: &'static str) -> Result<(), DbError> {
     sqlx::raw_sql(sql).execute(connection).await?;
     Ok(())

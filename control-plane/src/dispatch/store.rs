@@ -5,7 +5,11 @@ use ez_protocol::{
     message::Event,
     order::{CLOCK_TOLERANCE, InstanceRef, ProvisioningOrder},
 };
-use sqlx::{AnyConnection, any::AnyRow};
+use sqlx::{
+    Any, AnyConnection,
+    any::{AnyArguments, AnyRow},
+    query::Query,
+};
 
 use super::{
     Filter,
@@ -14,41 +18,24 @@ use super::{
 };
 use crate::db::{self, Cols, DbError, one_row, opt_id};
 
-/// All columns but the bytes; a NULL parameter does not filter.
-const SELECT: &str = "SELECT id, node_id, epoch, seq, instance_id, vmid, generation, verb, order_id, actor, state, step,
-     refusal, detail, class, facts, issued_at, expires_at, queued_at, accepted_at, finished_at, attempts
- FROM provisioning_orders
- WHERE (CAST($1 AS TEXT) IS NULL OR id = $1) AND (CAST($2 AS TEXT) IS NULL OR instance_id = $2)
-     AND (CAST($3 AS TEXT) IS NULL OR node_id = $3)
-     AND ($4 = 0 OR state IN ('signed', 'queued', 'accepted', 'running', 'stuck'))
-     AND ($4 < 2 OR (state IN ('signed', 'queued') AND ((attempts = 0 AND expires_at < $5) OR expires_at < $6)))
- ORDER BY issued_at DESC, id DESC LIMIT $7";
-
-/// What [`select`] looks for.
-#[derive(Default)]
-struct Want {
-    id: Option<ProvisioningOrderId>,
-    instance: Option<InstanceId>,
-    node: Option<NodeId>,
-    /// 0 all, 1 open, 2 overdue.
-    which: i64,
-    overdue_at: Option<UnixMillis>,
-    limit: i64,
+/// All columns but the bytes, with what follows. One text for each question: a condition that a NULL parameter
+/// switches off would read the whole table for a single row.
+macro_rules! select_records {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, node_id, epoch, seq, instance_id, vmid, generation, verb, order_id, actor, state, step,
+                 refusal, detail, class, facts, issued_at, expires_at, queued_at, accepted_at, finished_at, attempts
+             FROM provisioning_orders ",
+            $rest
+        )
+    };
 }
 
-async fn select(conn: &mut AnyConnection, want: Want) -> Result<Vec<ProvisioningRecord>, DbError> {
-    let now = want.overdue_at.unwrap_or_default();
-    let rows = sqlx::query(SELECT)
-        .bind(opt_id(want.id.as_ref()))
-        .bind(opt_id(want.instance.as_ref()))
-        .bind(opt_id(want.node.as_ref()))
-        .bind(want.which)
-        .bind(now.0)
-        .bind(now.minus(CLOCK_TOLERANCE).0)
-        .bind(want.limit)
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(build).collect()
+async fn all(
+    conn: &mut AnyConnection,
+    query: Query<'_, Any, AnyArguments>,
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    query.fetch_all(conn).await?.iter().map(build).collect()
 }
 
 fn build(row: &AnyRow) -> Result<ProvisioningRecord, DbError> {
@@ -87,7 +74,8 @@ pub(super) async fn by_id(
     conn: &mut AnyConnection,
     id: ProvisioningOrderId,
 ) -> Result<Option<ProvisioningRecord>, DbError> {
-    Ok(select(conn, Want { id: Some(id), limit: 1, ..Want::default() }).await?.pop())
+    let query = sqlx::query(select_records!("WHERE id = $1")).bind(id.to_string());
+    Ok(all(conn, query).await?.pop())
 }
 
 /// The order, and nobody else changes it until this transaction ends.
@@ -103,16 +91,20 @@ pub(super) async fn latest_for(
     conn: &mut AnyConnection,
     instance: InstanceId,
 ) -> Result<Option<ProvisioningRecord>, DbError> {
-    Ok(select(conn, Want { instance: Some(instance), limit: 1, ..Want::default() }).await?.pop())
+    let query =
+        sqlx::query(select_records!("WHERE instance_id = $1 ORDER BY issued_at DESC, id DESC LIMIT 1"));
+    Ok(all(conn, query.bind(instance.to_string())).await?.pop())
 }
 
 pub(super) async fn history_of(
     conn: &mut AnyConnection,
     instance: InstanceId,
 ) -> Result<Vec<ProvisioningRecord>, DbError> {
-    let mut all = select(conn, Want { instance: Some(instance), limit: 1_000, ..Want::default() }).await?;
-    all.reverse();
-    Ok(all)
+    let query =
+        sqlx::query(select_records!("WHERE instance_id = $1 ORDER BY issued_at DESC, id DESC LIMIT 1000"));
+    let mut history = all(conn, query.bind(instance.to_string())).await?;
+    history.reverse();
+    Ok(history)
 }
 
 pub(super) async fn list(
@@ -120,14 +112,24 @@ pub(super) async fn list(
     filter: &Filter,
 ) -> Result<Vec<ProvisioningRecord>, DbError> {
     let limit = if filter.limit > 0 { filter.limit } else { 200 };
-    select(conn, Want { node: filter.node, which: i64::from(filter.open), limit, ..Want::default() }).await
+    let query = sqlx::query(select_records!(
+        "WHERE (CAST($1 AS TEXT) IS NULL OR node_id = $1)
+             AND ($2 = 0 OR state IN ('signed', 'queued', 'accepted', 'running', 'stuck'))
+         ORDER BY issued_at DESC, id DESC LIMIT $3"
+    ));
+    let node = opt_id(filter.node.as_ref());
+    all(conn, query.bind(node).bind(i64::from(filter.open)).bind(limit)).await
 }
 
 pub(super) async fn overdue(
     conn: &mut AnyConnection,
     at: UnixMillis,
 ) -> Result<Vec<ProvisioningRecord>, DbError> {
-    select(conn, Want { which: 2, overdue_at: Some(at), limit: 500, ..Want::default() }).await
+    let query = sqlx::query(select_records!(
+        "WHERE state IN ('signed', 'queued') AND ((attempts = 0 AND expires_at < $1) OR expires_at < $2)
+         ORDER BY issued_at DESC, id DESC LIMIT 500"
+    ));
+    all(conn, query.bind(at.0).bind(at.minus(CLOCK_TOLERANCE).0)).await
 }
 
 pub(super) async fn waiting(conn: &mut AnyConnection) -> Result<(u64, Option<UnixMillis>), DbError> {

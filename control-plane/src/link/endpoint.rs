@@ -22,8 +22,11 @@ const WAITING: usize = 512;
 const BUFFER: usize = 4 * 1024 * 1024;
 /// How often a process says that it lives.
 const BEAT: Duration = Duration::from_secs(10);
-/// How often the outbox and the sessions are looked at without being asked.
+/// How often the outbox is looked at without being asked.
 const POLL: Duration = Duration::from_secs(1);
+/// How often all connections' certificates are looked up. A revocation in this process closes at once, one in another
+/// process (or by a command) within this time; either way no order is sent any more.
+const JUDGE: Duration = Duration::from_secs(3);
 /// How long a shutdown waits for connections to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -182,10 +185,16 @@ impl Serving {
     }
 }
 
+/// Ticks that a late one moves on.
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Says every ten seconds that this process, and so every node connected to it, is there.
 async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(BEAT);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = ticks(BEAT);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -223,26 +232,29 @@ async fn heal(shared: &Shared) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Rings for nodes with waiting orders, and closes connections whose certificate no longer counts.
+/// Rings for nodes with waiting orders, and closes connections whose certificate no longer counts. However often it
+/// is rung itself, both have their turn.
 async fn ring(shared: Arc<Shared>, stop: CancellationToken) {
+    let (mut poll, mut judge) = (ticks(POLL), ticks(JUDGE));
     loop {
-        let orders = tokio::select! {
+        let certificates = tokio::select! {
             () = stop.cancelled() => return,
-            () = shared.app.wake.dispatch.notified() => true,
-            () = tokio::time::sleep(POLL) => false,
+            _ = judge.tick() => true,
+            _ = poll.tick() => false,
+            () = shared.app.wake.dispatch.notified() => false,
         };
-        if let Err(error) = look(&shared, orders).await {
+        if let Err(error) = look(&shared, certificates).await {
             tracing::warn!(%error, "the outbox could not be read");
         }
     }
 }
 
-async fn look(shared: &Shared, orders_only: bool) -> Result<(), DbError> {
+async fn look(shared: &Shared, certificates: bool) -> Result<(), DbError> {
     let at = shared.app.clock.now();
     let mut conn = shared.app.db.read().await?;
     let due: Vec<NodeId> = dispatch::due_nodes(&mut conn, at).await?;
     shared.app.links.ring(&due);
-    if !orders_only {
+    if certificates {
         for node in sessions::fallen(&mut conn, at, &shared.process).await? {
             shared.app.links.revoke(node);
         }

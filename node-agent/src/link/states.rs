@@ -12,13 +12,16 @@ use tokio::{
 };
 
 use super::stream::{Sender, StreamError};
-use crate::{agent::Agent, observe::Observer};
+use crate::{
+    agent::Agent,
+    observe::{Observer, is_news},
+};
 
 /// Changes that come together are told together.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Without a sign of change the servers are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// The host is looked at this often.
+/// The host is looked at this often; what changed is told.
 const HOST_EVERY: Duration = Duration::from_secs(60);
 /// Everything is sent this often, ± 20 %.
 const FULL_EVERY: Duration = Duration::from_secs(600);
@@ -33,11 +36,16 @@ pub(super) struct Reports {
 struct Inner {
     observer: Observer,
     seq: u64,
+    /// The host as it was told last.
+    host: HostState,
 }
 
 impl Reports {
     pub(super) fn new(agent: &Agent) -> Self {
-        Self { inner: Mutex::new(Inner { observer: Observer::new(agent), seq: 0 }), resync: Notify::new() }
+        Self {
+            inner: Mutex::new(Inner { observer: Observer::new(agent), seq: 0, host: HostState::default() }),
+            resync: Notify::new(),
+        }
     }
 }
 
@@ -66,7 +74,8 @@ pub(super) async fn run(
             }
             let host = if Instant::now() >= host_at {
                 host_at = Instant::now() + HOST_EVERY;
-                Some(inner.observer.look_at_host(&agent).await)
+                let host = inner.observer.look_at_host(&agent).await;
+                is_news(&inner.host, &host).then_some(host)
             } else {
                 None
             };
@@ -82,6 +91,7 @@ async fn snapshot(
 ) -> Result<(), StreamError> {
     let host = inner.observer.look_at_host(agent).await;
     inner.observer.look(agent, true).await;
+    inner.host.clone_from(&host);
     inner.seq += 1;
     let message = StateSnapshot {
         report_epoch: agent.report_epoch.clone(),
@@ -102,6 +112,9 @@ async fn delta(
     let changes = inner.observer.look(agent, false).await;
     if changes.is_empty() && host.is_none() {
         return Ok(());
+    }
+    if let Some(host) = &host {
+        inner.host.clone_from(host);
     }
     let base_seq = inner.seq;
     inner.seq += 1;

@@ -66,6 +66,26 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
     host
 }
 
+/// Whether a host differs from what was told of it last by so much that it is worth a report: anything but the gauges,
+/// or a gauge by more than its noise. Small movements come with the next full report.
+pub fn is_news(told: &HostState, now: &HostState) -> bool {
+    let fixed = |host: &HostState| HostState {
+        memory_used_mib: 0,
+        cpu_permille: 0,
+        clock_offset_ms: 0,
+        storages: host.storages.iter().map(|s| StorageState { used_mib: 0, ..s.clone() }).collect(),
+        ..host.clone()
+    };
+    if fixed(told) != fixed(now) {
+        return true;
+    }
+    let filled = told.storages.iter().zip(&now.storages);
+    now.memory_used_mib.abs_diff(told.memory_used_mib) > now.memory_mib / 50
+        || now.cpu_permille.abs_diff(told.cpu_permille) > 100
+        || now.clock_offset_ms.abs_diff(told.clock_offset_ms) > 1_000
+        || filled.into_iter().any(|(told, now)| now.used_mib.abs_diff(told.used_mib) > now.total_mib / 100)
+}
+
 fn permille(share: f64) -> u32 {
     // A share of the CPUs between 0 and 1; anything else is nonsense from outside.
     let bounded = (share.clamp(0.0, 1.0) * 1_000.0).round();
@@ -126,4 +146,40 @@ fn own(agent: &Agent) -> Vec<Warning> {
         warnings.push(warning("CERTIFICATE_ENDS", text));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_are_told_when_they_move_and_facts_at_once() {
+        let storage = StorageState { id: "a".into(), kind: "dir".into(), total_mib: 1_000, used_mib: 500 };
+        let told = HostState {
+            memory_mib: 64_000,
+            memory_used_mib: 8_000,
+            cpu_permille: 20,
+            storages: vec![storage.clone()],
+            ..HostState::default()
+        };
+        let quiet = HostState {
+            memory_used_mib: 9_000,
+            cpu_permille: 90,
+            clock_offset_ms: 40,
+            storages: vec![StorageState { used_mib: 509, ..storage.clone() }],
+            ..told.clone()
+        };
+        assert!(!is_news(&told, &told) && !is_news(&told, &quiet));
+        for news in [
+            HostState { memory_used_mib: 10_000, ..told.clone() },
+            HostState { cpu_permille: 400, ..told.clone() },
+            HostState { clock_offset_ms: -2_000, ..told.clone() },
+            HostState { storages: vec![StorageState { used_mib: 600, ..storage }], ..told.clone() },
+            HostState { storages: Vec::new(), ..told.clone() },
+            HostState { warnings: vec![warning("NO_SPACE", "x")], ..told.clone() },
+            HostState { images: vec![ImageState::default()], ..told.clone() },
+        ] {
+            assert!(is_news(&told, &news), "{news:?}");
+        }
+    }
 }

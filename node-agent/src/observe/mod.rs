@@ -21,7 +21,7 @@ use crate::{
     pve::{ConfigRead, GuestSummary, Power, Vmid, settings},
 };
 
-pub use host::look as look_at_host;
+pub use host::{is_news, look as look_at_host};
 
 /// What is remembered between two looks.
 #[derive(Debug, Default)]

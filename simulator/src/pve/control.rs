@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `GET /vms` | every VM of the node, and every clone that ever ended well |
 //! | `GET /vms/{vmid}` | one VM with its rendered cloud-init files |
-//! | `GET /tasks` | all tasks of the node with their logs |
+//! | `GET /tasks` | all tasks of the node with their logs and their times in milliseconds |
 //! | `GET /digest` | a hash of each foreign VM's whole state |
 //! | `POST /foreign-vm` | `{"vmid","name"?,"memory"?,"cores"?,"running"?,"description"?}` |
 //! | `POST /tasks/kill` | `{"upid"}` or `{}` for all: SIGKILL of the worker |
@@ -153,7 +153,7 @@ async fn tasks(Shared(c): Shared<Control>) -> Json<Value> {
         .read(|s| {
             let rows = s.tasks.values().filter(|t| t.node == c.node).map(|t| {
                 json!({"upid": t.upid, "type": t.kind, "id": t.id, "user": t.user, "starttime": t.starttime,
-                       "endtime": t.endtime, "exit": t.exit, "log": t.log, "running": running.contains(&t.upid)})
+                       "endtime": t.endtime, "began_ms": t.began_ms, "ended_ms": t.ended_ms, "exit": t.exit, "log": t.log, "running": running.contains(&t.upid)})
             });
             rows.collect::<Vec<_>>()
         })

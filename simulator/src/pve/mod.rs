@@ -178,7 +178,7 @@ pub async fn start(
         let mut state = State::load(given.seed, &mut disk).await?;
         let now = clock.now();
         seed::fill(&mut state, config, given, &directory, now);
-        state.bury_workers(now / 1000);
+        state.bury_workers(now);
         let mut facts = BTreeMap::new();
         let mut listeners = Vec::new();
         let mut nodes = Vec::new();

@@ -96,6 +96,11 @@ pub(crate) struct Task {
     pub(crate) log: Vec<String>,
     pub(crate) exit: Option<String>,
     pub(crate) endtime: Option<i64>,
+    /// Begin and end in milliseconds, for measurements; Proxmox VE itself tells seconds.
+    #[serde(default)]
+    pub(crate) began_ms: i64,
+    #[serde(default)]
+    pub(crate) ended_ms: Option<i64>,
 }
 
 /// A disk image, ISO or the like on one node's storage.

@@ -66,12 +66,14 @@ impl State {
                 log: Vec::new(),
                 exit: None,
                 endtime: None,
+                began_ms: now,
+                ended_ms: None,
             },
         );
         upid
     }
 
-    fn end_task(&mut self, upid: &str, exit: &str, at: i64) {
+    fn end_task(&mut self, upid: &str, exit: &str, at_ms: i64) {
         if let Some(task) = self.tasks.get_mut(upid).filter(|t| t.exit.is_none()) {
             if exit == "OK" {
                 task.log.push("TASK OK".into());
@@ -82,16 +84,17 @@ impl State {
             }
             let exit = if exit == KILLED && task.log.is_empty() { KILLED_EARLY } else { exit };
             task.exit = Some(exit.replace('\n', " "));
-            task.endtime = Some(at);
+            task.endtime = Some(at_ms.div_euclid(1_000));
+            task.ended_ms = Some(at_ms);
         }
     }
 
     /// After a restart of the simulator: whoever was at work is dead.
-    pub(crate) fn bury_workers(&mut self, at: i64) {
+    pub(crate) fn bury_workers(&mut self, at_ms: i64) {
         let open: Vec<String> =
             self.tasks.values().filter(|t| t.exit.is_none()).map(|t| t.upid.clone()).collect();
         for upid in open {
-            self.end_task(&upid, KILLED, at);
+            self.end_task(&upid, KILLED, at_ms);
         }
     }
 }
@@ -133,8 +136,8 @@ impl Cluster {
                 Ok(()) => "OK".to_owned(),
                 Err(text) => text,
             };
-            let at = worker.cluster.clock.seconds();
-            worker.cluster.change("task.end", |s| s.end_task(&worker.upid, &exit, at)).await;
+            let at_ms = worker.cluster.clock.now();
+            worker.cluster.change("task.end", |s| s.end_task(&worker.upid, &exit, at_ms)).await;
             worker.cluster.worker_gone(&worker.upid);
         });
         self.worker_started(upid, Running { abort: handle.abort_handle(), interrupt });
@@ -161,8 +164,8 @@ impl Cluster {
     pub(crate) async fn kill(&self, upid: &str) -> bool {
         let Some(running) = self.worker_gone(upid) else { return false };
         running.abort.abort();
-        let at = self.clock.seconds();
-        self.change("task.killed", |s| s.end_task(upid, KILLED, at)).await;
+        let at_ms = self.clock.now();
+        self.change("task.killed", |s| s.end_task(upid, KILLED, at_ms)).await;
         true
     }
 }

@@ -104,6 +104,7 @@ pub(crate) async fn handle(
     let key = header("idempotency-key").filter(|_| method == Method::POST);
     let version = header("stripe-version");
     let request_id = face.request_id();
+    let (at_ms, began) = (face.engine.wall_ms(), tokio::time::Instant::now());
     let mut struck = None;
     let answer = match authorize(&face, header("authorization").as_deref())
         .and_then(|()| check_head(&version, key.as_deref()))
@@ -121,6 +122,8 @@ pub(crate) async fn handle(
     if let Some(rule) = &struck {
         line["fault"] = rule.fault.word().into();
     }
+    line["at_ms"] = at_ms.into();
+    line["took_us"] = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX).into();
     face.journal.call(&line);
     if struck.is_some_and(|rule| rule.fault == ApiKind::DropAnswer) {
         return withheld();

@@ -101,7 +101,8 @@ pub(crate) async fn send(
         Some(Spoil::Stale) => (now - STALE, post.secrets.clone()),
     };
     let header = signature(t, &post.body, &secrets);
-    let mut line = json!({ "body": post.body, "header": header, "secret": secrets });
+    let mut line =
+        json!({ "body": post.body, "header": header, "secret": secrets, "at_ms": engine.wall_ms() });
     // What is stale on purpose is no finding of whoever checks the log.
     if manner.spoil != Some(Spoil::Stale) {
         line["now"] = now.into();

@@ -92,9 +92,14 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The computer's clock, in seconds.
+    /// The computer's clock, in milliseconds since 1970.
+    pub(crate) fn wall_ms(&self) -> i64 {
+        self.wall.now_ms()
+    }
+
+    /// The same in seconds.
     pub(crate) fn wall_secs(&self) -> i64 {
-        self.wall.now_ms().div_euclid(1_000)
+        self.wall_ms().div_euclid(1_000)
     }
 
     /// Runs one transaction. Timers that have come due run first, each in its own.

@@ -46,6 +46,14 @@ pub async fn hold(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Res
     Ok(true)
 }
 
+/// What the open alarms of a kind are about.
+///
+/// # Errors
+/// Those of the database.
+pub async fn open_subjects(conn: &mut AnyConnection, kind: &str) -> Result<Vec<String>, DbError> {
+    store::open_subjects(conn, kind).await
+}
+
 /// The cause is gone.
 ///
 /// # Errors

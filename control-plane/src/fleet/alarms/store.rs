@@ -38,6 +38,14 @@ pub(super) async fn is_open(conn: &mut AnyConnection, kind: &str, subject: &str)
     Ok(row.is_some())
 }
 
+pub(super) async fn open_subjects(conn: &mut AnyConnection, kind: &str) -> Result<Vec<String>, DbError> {
+    let rows = sqlx::query("SELECT subject FROM alarms WHERE kind = $1 AND cleared_at IS NULL")
+        .bind(kind.to_owned())
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(|row| Cols::of("alarms", row).text("subject")).collect()
+}
+
 pub(super) async fn clear(
     tx: &mut AnyConnection,
     at: UnixMillis,

@@ -10,32 +10,22 @@ use crate::{
     placement::Room,
 };
 
-/// Everything about a node. A node that is connected was last seen when its process last beat.
-const SELECT: &str = "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
-     n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.warnings,
-     n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.revoked_at, n.created_at, s.connected_at, s.remote, p.beat_at,
-     c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold, c.disk_gib_capacity, c.disk_gib_sold,
-     c.cores_observed, c.memory_mib_observed, c.memory_mib_used, c.disk_gib_observed, c.disk_gib_used,
-     c.servers, c.servers_capacity, c.cpu_permille
- FROM nodes n JOIN node_capacity c ON c.node_id = n.id
-     LEFT JOIN node_sessions s ON s.node_id = n.id LEFT JOIN link_processes p ON p.id = s.process
- WHERE (CAST($1 AS TEXT) IS NULL OR n.location = $1) AND (CAST($2 AS TEXT) IS NULL OR n.id = $2)
-     AND (CAST($3 AS TEXT) IS NULL OR n.name = $3)
- ORDER BY n.location, n.name";
-
-async fn select(
-    conn: &mut AnyConnection,
-    location: Option<&str>,
-    id: Option<NodeId>,
-    name: Option<&str>,
-) -> Result<Vec<NodeRow>, DbError> {
-    let rows = sqlx::query(SELECT)
-        .bind(location.map(str::to_owned))
-        .bind(id.map(|id| id.to_string()))
-        .bind(name.map(str::to_owned))
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(build).collect()
+/// Everything about nodes, with what follows. A node that is connected was last seen when its process last beat.
+/// One text for each question: a condition that a NULL parameter switches off would read every node for one.
+macro_rules! select_nodes {
+    ($rest:literal) => {
+        concat!(
+            "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
+                 n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.warnings,
+                 n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.revoked_at, n.created_at, s.connected_at,
+                 s.remote, p.beat_at, c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold,
+                 c.disk_gib_capacity, c.disk_gib_sold, c.cores_observed, c.memory_mib_observed, c.memory_mib_used,
+                 c.disk_gib_observed, c.disk_gib_used, c.servers, c.servers_capacity, c.cpu_permille
+             FROM nodes n JOIN node_capacity c ON c.node_id = n.id
+                 LEFT JOIN node_sessions s ON s.node_id = n.id LEFT JOIN link_processes p ON p.id = s.process ",
+            $rest
+        )
+    };
 }
 
 fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
@@ -81,15 +71,23 @@ fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
 }
 
 pub(super) async fn list(conn: &mut AnyConnection, location: Option<&str>) -> Result<Vec<NodeRow>, DbError> {
-    select(conn, location, None, None).await
+    let query = match location {
+        None => sqlx::query(select_nodes!("ORDER BY n.location, n.name")),
+        Some(code) => {
+            sqlx::query(select_nodes!("WHERE n.location = $1 ORDER BY n.name")).bind(code.to_owned())
+        }
+    };
+    query.fetch_all(conn).await?.iter().map(build).collect()
 }
 
 pub(super) async fn by_id(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodeRow>, DbError> {
-    Ok(select(conn, None, Some(id), None).await?.pop())
+    let query = sqlx::query(select_nodes!("WHERE n.id = $1")).bind(id.to_string());
+    query.fetch_optional(conn).await?.as_ref().map(build).transpose()
 }
 
 pub(super) async fn by_name(conn: &mut AnyConnection, name: &str) -> Result<Option<NodeRow>, DbError> {
-    Ok(select(conn, None, None, Some(name)).await?.pop())
+    let query = sqlx::query(select_nodes!("WHERE n.name = $1")).bind(name.to_owned());
+    query.fetch_optional(conn).await?.as_ref().map(build).transpose()
 }
 
 pub(super) async fn locations(conn: &mut AnyConnection) -> Result<Vec<Location>, DbError> {

@@ -21,7 +21,7 @@ use sqlx::AnyConnection;
 
 use super::{
     alarms,
-    model::{NodeChange, NodeState, Presence, START_GRACE_MS, Severity},
+    model::{NodeChange, NodeState, Presence, START_GRACE_MS, Severity, presence},
     nodes,
 };
 use crate::db::DbError;
@@ -154,9 +154,12 @@ pub async fn watch(tx: &mut AnyConnection, at: UnixMillis) -> Result<Vec<Silence
         .await?
         .is_some_and(|started| at.0 - started.0 >= START_GRACE_MS);
     let mut gone = Vec::new();
-    for node in nodes::list(tx, None).await? {
-        let kind = "node_offline";
-        match node.presence(at) {
+    let kind = "node_offline";
+    // Nearly every node is well and rings no alarm: nothing is written for it.
+    let ringing: HashSet<String> = alarms::open_subjects(tx, kind).await?.into_iter().collect();
+    for node in store::heard(tx).await? {
+        match presence(node.last_seen_at, at) {
+            Presence::Online if !ringing.contains(&node.name) => {}
             _ if !node.state.may_connect() => alarms::clear(tx, at, kind, &node.name).await?,
             Presence::Online => alarms::clear(tx, at, kind, &node.name).await?,
             Presence::Offline if settled => {

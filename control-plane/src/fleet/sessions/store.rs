@@ -76,6 +76,41 @@ pub(super) async fn end(
     Ok(())
 }
 
+/// A node as far as its silence is concerned.
+pub(super) struct Heard {
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    pub(super) state: NodeState,
+    pub(super) last_seen_at: Option<UnixMillis>,
+    pub(super) created_at: UnixMillis,
+}
+
+/// Every node and when it was heard of last: while it is connected, when its process last beat.
+pub(super) async fn heard(conn: &mut AnyConnection) -> Result<Vec<Heard>, DbError> {
+    let rows = sqlx::query(
+        "SELECT n.id, n.name, n.state, n.last_seen_at, n.created_at, s.connected_at, p.beat_at FROM nodes n
+             LEFT JOIN node_sessions s ON s.node_id = n.id LEFT JOIN link_processes p ON p.id = s.process
+         ORDER BY n.name",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("nodes", row);
+            let (since, beat) = (row.opt_millis("connected_at")?, row.opt_millis("beat_at")?);
+            // A session whose process never beat counts from its beginning.
+            let live = since.map(|since| beat.map_or(since, |beat| beat.max(since)));
+            Ok(Heard {
+                id: row.id("id")?,
+                name: row.text("name")?,
+                state: row.get("state")?,
+                last_seen_at: live.max(row.opt_millis("last_seen_at")?),
+                created_at: row.millis("created_at")?,
+            })
+        })
+        .collect()
+}
+
 /// What decides about a connection.
 pub(super) struct Found {
     pub(super) state: NodeState,
