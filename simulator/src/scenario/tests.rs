@@ -57,6 +57,7 @@ fn there_is_a_scenario_for_each_named_fault() {
         names,
         [
             "clone-task-fails",
+            "clone-worker-killed-early",
             "clone-worker-killed",
             "link-address-change",
             "link-delay",
