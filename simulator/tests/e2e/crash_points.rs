@@ -50,16 +50,16 @@ pub enum Killer<'a> {
 
 /// A kill that waits for its moment.
 pub enum Trap<'a> {
-    Tracer(Tracer),
+    Tracer(Box<Tracer>),
     Proxy(&'a CommitProxy),
 }
 
 impl Killer<'_> {
     pub async fn set(&self, n: u32, victim: i64) -> Trap<'_> {
         match self {
-            Self::Syscall(name) => {
-                Trap::Tracer(Tracer::attach(victim, name, &format!("signal=SIGKILL:when={n}")).await)
-            }
+            Self::Syscall(name) => Trap::Tracer(Box::new(
+                Tracer::attach(victim, name, &format!("signal=SIGKILL:when={n}")).await,
+            )),
             Self::Commit(proxy, side) => {
                 proxy.arm(n, *side, victim);
                 Trap::Proxy(proxy)

@@ -1,11 +1,9 @@
 //! People who buy, use and give back servers while things go wrong, and who try again as people do.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::diary::Diary;
 use crate::{
@@ -169,7 +167,7 @@ pub async fn one(
     mut dice: Dice,
     diary: Diary,
 ) -> End {
-    tokio::time::sleep_until(at.into()).await;
+    tokio::time::sleep_until(at).await;
     let name = format!("soak-{number}");
     let location = *dice.pick(&LOCATIONS);
     let (status, order) = customer.place(&name, location).await;

@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Instant,
 };
+
+use tokio::time::Instant;
 
 /// A diary that everybody writes into.
 #[derive(Clone)]

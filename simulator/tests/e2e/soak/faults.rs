@@ -1,13 +1,10 @@
 //! What goes wrong at random: every scenario on any host, and programs that are killed or stand still.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use ez_simulator::scenario::{self, At, Scenario, Target, Targets};
 use rustix::process::{Pid, Signal};
+use tokio::time::Instant;
 
 use super::diary::Diary;
 use crate::{dice::Dice, support::Demo};

@@ -8,14 +8,10 @@ mod customers;
 mod diary;
 mod faults;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use self::{customers::End, diary::Diary};
 use crate::{
@@ -79,7 +75,7 @@ async fn everything_goes_wrong_at_random_and_nothing_is_lost_or_doubled() {
             std::panic::resume_unwind(failure.into_panic());
         }
     }
-    Arc::into_inner(demo).expect("nobody else holds the demo").stop().await;
+    Arc::into_inner(demo).unwrap().stop().await;
 }
 
 /// Copies the state of a system that failed to where it outlives the test.
@@ -157,7 +153,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
         let dice = Dice::of(size.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
         buying.spawn(customers::one(Arc::clone(&demo), customer, number, at, dice, diary.clone()));
     }
-    let struck = monkey.await.expect("the faults go on to their end");
+    let struck = monkey.await.unwrap();
     diary.note("the faults have ended");
     let mut ends: BTreeMap<End, u32> = BTreeMap::new();
     let waited = tokio::time::timeout(SETTLING + Duration::from_secs(u64::from(size.purchases)), async {
