@@ -90,7 +90,13 @@ fn plain(value: &Value) -> Value {
 /// The end state of one purchase: the order with its steps, the server, and its VM on the host.
 pub async fn end_state(demo: &Demo, who: &str, order: &str) -> Value {
     let api = demo.api(who);
-    let order = api.get(&format!("/orders/{order}")).await;
+    // A program that was killed at the very end of the flow may still be on its way back.
+    let path = format!("/orders/{order}");
+    let order = until("an answer about the order", PATIENCE, || async {
+        let (status, order) = api.try_get(&path).await;
+        (status == 200).then_some(order)
+    })
+    .await;
     // A server whose node has said that it runs is running; that its action has ended is told a moment later.
     let path = format!("/servers/{}", order["server_id"].as_str().unwrap());
     let server = until("the server's action to end", PATIENCE, || async {
