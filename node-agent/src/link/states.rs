@@ -89,6 +89,8 @@ async fn snapshot(
     inner: &mut Inner,
     connection: &quinn::Connection,
 ) -> Result<(), StreamError> {
+    // From before the look: what it saw may be older than what an order reported meanwhile.
+    let observed_at = agent.clock.now();
     let host = inner.observer.look_at_host(agent).await;
     inner.observer.look(agent, true).await;
     inner.host.clone_from(&host);
@@ -96,7 +98,7 @@ async fn snapshot(
     let message = StateSnapshot {
         report_epoch: agent.report_epoch.clone(),
         seq: inner.seq,
-        observed_at_ms: agent.clock.now().0,
+        observed_at_ms: observed_at.0,
         instances: inner.observer.all(),
         host: Some(host),
     };
@@ -109,6 +111,7 @@ async fn delta(
     host: Option<HostState>,
     connection: &quinn::Connection,
 ) -> Result<(), StreamError> {
+    let observed_at = agent.clock.now();
     let changes = inner.observer.look(agent, false).await;
     if changes.is_empty() && host.is_none() {
         return Ok(());
@@ -122,7 +125,7 @@ async fn delta(
         report_epoch: agent.report_epoch.clone(),
         base_seq,
         seq: inner.seq,
-        observed_at_ms: agent.clock.now().0,
+        observed_at_ms: observed_at.0,
         changed: changes.changed,
         removed: changes.removed,
         host,
