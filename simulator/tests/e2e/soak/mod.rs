@@ -183,6 +183,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
         Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
         _ => diary.count("looked"),
     };
+    assert!(struck > 0 && looks > 0, "{struck} faults and {looks} looks prove nothing");
     assert_eq!(foreign(&demo, size.nodes).await, theirs, "VMs of others were touched");
     let seconds = began.elapsed().as_secs();
     format!(
