@@ -171,9 +171,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let link = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (link, tcp) = both_on_one_port().await;
         let upstream = link.local_addr().unwrap();
-        let tcp = TcpListener::bind(upstream).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let lane = |name: &str| LaneConfig { name: name.to_owned(), listen: any };
         let config =
@@ -211,6 +210,16 @@ impl World {
 
     async fn show(&self, node: &str) -> Value {
         self.http.get(self.url(&format!("/nodes/{node}"))).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+/// A free UDP port may be taken for TCP, by a connection of another test for instance.
+async fn both_on_one_port() -> (UdpSocket, TcpListener) {
+    loop {
+        let link = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(link.local_addr().unwrap()).await {
+            return (link, tcp);
+        }
     }
 }
 
