@@ -5,6 +5,8 @@
 //! instead of ignoring it. The bytes that were signed are stored and passed on verbatim; nothing is
 //! ever serialised again.
 
+mod action;
+mod firewall;
 mod spec;
 
 use std::time::Duration;
@@ -13,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{InstallId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis};
 
+pub use action::{Action, MAX_BACKUPS, PowerVerb, SnapshotName};
+pub use firewall::{Direction, FirewallRule, FirewallRules, MAX_PEERS, MAX_RULES, Ports, Protocol, Verdict};
 pub use spec::{
-    AddressAssignment, ImageDigest, ImageRef, InstanceSpec, MacAddress, NetworkSpec, PasswordHash, Service,
-    SpecError, UserData,
+    AddressAssignment, ImageDigest, ImageRef, InstanceSpec, InvalidText, IsoName, MacAddress, NetworkSpec,
+    PasswordHash, Service, SpecError, Tag, UserData,
 };
 
 /// Longest payload in bytes.
@@ -106,54 +110,6 @@ pub enum Op {
 #[serde(deny_unknown_fields)]
 pub struct Empty {}
 
-/// An action that is done at most once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Action {
-    /// Which.
-    pub verb: ActionVerb,
-}
-
-/// Power actions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ActionVerb {
-    /// Power on.
-    Start,
-    /// Ask the guest to shut down, power off after a while.
-    Shutdown,
-    /// Ask the guest to restart.
-    Reboot,
-    /// Power off at once.
-    Stop,
-    /// Press the reset button.
-    Reset,
-}
-
-impl ActionVerb {
-    /// Every verb there is.
-    pub const ALL: [Self; 5] = [Self::Start, Self::Shutdown, Self::Reboot, Self::Stop, Self::Reset];
-
-    /// The word as it travels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Shutdown => "shutdown",
-            Self::Reboot => "reboot",
-            Self::Stop => "stop",
-            Self::Reset => "reset",
-        }
-    }
-}
-
-impl std::str::FromStr for ActionVerb {
-    type Err = PayloadError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|v| v.as_str() == text);
-        found.ok_or_else(|| PayloadError::Unreadable(format!("unknown action {text:?}")))
-    }
-}
-
 impl Op {
     /// The word for the kind of op: `ensure`, `action`, `retire`, `purge` or `adopt`.
     pub const fn kind(&self) -> &'static str {
@@ -169,7 +125,7 @@ impl Op {
     /// The word people see: the action's verb for an action, else the kind.
     pub const fn verb(&self) -> &'static str {
         match self {
-            Self::Action(action) => action.verb.as_str(),
+            Self::Action(action) => action.verb(),
             other => other.kind(),
         }
     }
@@ -271,10 +227,11 @@ impl ProvisioningOrder {
         if self.cause.actor.is_empty() || self.cause.actor.len() > 100 || !actor_is_plain {
             return Err(PayloadError::OutOfRange("cause.actor"));
         }
-        if let Op::Ensure(spec) = &self.op {
-            spec.check()?;
+        match &self.op {
+            Op::Ensure(spec) => Ok(spec.check()?),
+            Op::Action(action) => action.check(),
+            Op::Retire(_) | Op::Purge(_) | Op::Adopt(_) => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use ez_protocol::{
     InstanceId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, PayloadType},
     message::{AnswerKind, Event, EventKind, Facts, OrderAnswer},
-    order::{Action, ActionVerb, Empty, ImageRef, InstanceSpec, Op, ProvisioningOrder, Service},
+    order::{Action, Empty, ImageRef, InstanceSpec, Op, PowerVerb, ProvisioningOrder, Service},
 };
 
 use super::{FenceOutcome, Intent, IssueError, Recorded, State};
@@ -208,7 +208,7 @@ async fn sequence_and_generation_only_rise() {
 
         let first = &places[0];
         let again = issue(&app, first, ensure(first), "rebuild").await.unwrap();
-        let reboot = Op::Action(Action { verb: ActionVerb::Reboot });
+        let reboot = Op::Action(Action::Reboot {});
         let action = issue(&app, first, reboot, "click").await.unwrap();
         let retire = issue(&app, first, Op::Retire(Empty {}), "end").await.unwrap();
         let (again, action, retire) = (
@@ -285,7 +285,7 @@ async fn what_must_not_be_signed_is_not() {
         open.network.firewall = false;
         let open = Op::Ensure(Box::new(open));
         assert!(matches!(issue(&app, &place, open, "x").await, Err(IssueError::WrongSpec(_))));
-        let stop = Op::Action(Action { verb: ActionVerb::Stop });
+        let stop = Op::Action(Action::Stop {});
         assert!(matches!(issue(&app, &place, stop, "x").await, Err(IssueError::NothingBuilt)));
         let purge = Op::Purge(Empty {});
         assert!(matches!(issue(&app, &place, purge, "x").await, Err(IssueError::NotRetired)));

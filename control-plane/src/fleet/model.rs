@@ -186,6 +186,7 @@ impl Placement {
             dns: self.dns.clone(),
             rate_mbit,
             firewall: true,
+            rules: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ez_protocol::{
     InstanceId,
-    order::{Action, ActionVerb, Op},
+    order::{Action, Op, PowerVerb},
 };
 
 use super::{
@@ -36,7 +36,7 @@ pub enum ActError {
         /// What it is.
         state: InstanceState,
         /// What was wanted.
-        verb: ActionVerb,
+        verb: PowerVerb,
     },
     /// Another action is under way.
     #[error("the server is busy with {0}")]
@@ -57,7 +57,7 @@ pub enum ActError {
 pub async fn act(
     app: &Services,
     id: InstanceId,
-    verb: ActionVerb,
+    verb: PowerVerb,
     actor: &str,
     claim: Option<api::Claim>,
 ) -> Result<ActionRow, ActError> {
@@ -78,7 +78,7 @@ pub async fn act(
                 let intent = Intent {
                     instance: id,
                     placement,
-                    op: Op::Action(Action { verb }),
+                    op: Op::Action(verb.into()),
                     // Each press of the button is its own cause.
                     cause_key: format!("act:{}:{}", at.0, data_encoding::HEXLOWER.encode(&nonce)),
                     order: Some(instance.order),
@@ -96,7 +96,7 @@ pub async fn act(
         .await
 }
 
-fn check(instance: &Instance, verb: ActionVerb) -> Result<(), ActError> {
+fn check(instance: &Instance, verb: PowerVerb) -> Result<(), ActError> {
     if verb_fits(verb, instance.state) {
         Ok(())
     } else {

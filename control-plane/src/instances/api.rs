@@ -1,7 +1,7 @@
 //! `/api/v1/servers` and the actions on them.
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use ez_protocol::{UnixMillis, order::ActionVerb};
+use ez_protocol::{UnixMillis, order::PowerVerb};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
@@ -274,7 +274,7 @@ async fn begin(
     Named(id): Named<String>,
     Input(new): Input<NewAction>,
 ) -> Result<(StatusCode, Json<ActionBody>), Problem> {
-    let verb: ActionVerb = new.action.parse().map_err(|_| {
+    let verb: PowerVerb = new.action.parse().map_err(|_| {
         Problem::field("action", "action_unknown", "One of start, shutdown, reboot, stop and reset.")
     })?;
     let id = {

@@ -55,6 +55,10 @@ pub(super) fn spec(instance: &Instance, place: &Placement) -> Result<InstanceSpe
         ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| BuildError::Spec("SSH key"))?,
         password_hash: None,
         user_data: None,
+        build: 0,
+        rescue: None,
+        iso: None,
+        tags: Vec::new(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! A customer's server: its life as a state machine, and its plain data.
 
 use ez_protocol::{
-    AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis, order::ActionVerb,
+    AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis, order::PowerVerb,
 };
 
 use crate::{db::text_enum, placement::Need};
@@ -249,10 +249,10 @@ pub struct ActionRow {
 }
 
 /// Whether a power verb makes sense for a server that was last seen like this.
-pub fn verb_fits(verb: ActionVerb, state: InstanceState) -> bool {
+pub fn verb_fits(verb: PowerVerb, state: InstanceState) -> bool {
     match verb {
-        ActionVerb::Start => state == InstanceState::Stopped,
-        ActionVerb::Shutdown | ActionVerb::Reboot | ActionVerb::Stop | ActionVerb::Reset => {
+        PowerVerb::Start => state == InstanceState::Stopped,
+        PowerVerb::Shutdown | PowerVerb::Reboot | PowerVerb::Stop | PowerVerb::Reset => {
             state == InstanceState::Running
         }
     }

@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, Query, State},
     routing::{get, post},
 };
-use ez_protocol::{InstanceId, order::ActionVerb};
+use ez_protocol::{InstanceId, order::PowerVerb};
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -92,7 +92,7 @@ async fn power(
     sent: Submission,
 ) -> web::Result {
     let instance = mine(&app, &me, &id).await?;
-    let verb: ActionVerb = sent.text("action").parse().map_err(|_| Error::NotFound)?;
+    let verb: PowerVerb = sent.text("action").parse().map_err(|_| Error::NotFound)?;
     let page = format!("/servers/{}", instance.id);
     match act(&app, instance.id, verb, &actor(&me), None).await {
         Ok(_) => ctx.redirect(&page),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ez_protocol::{AccountId, UnixMillis, order::ActionVerb};
+use ez_protocol::{AccountId, UnixMillis, order::PowerVerb};
 use sqlx::AnyConnection;
 
 use super::{
@@ -226,12 +226,12 @@ pub(super) async fn page(
 }
 
 fn power(instance: &Instance, busy: bool) -> Vec<Action> {
-    ActionVerb::ALL
+    PowerVerb::ALL
         .into_iter()
         .map(|verb| Action {
             code: verb.as_str(),
             enabled: !busy && verb_fits(verb, instance.state),
-            asks: verb != ActionVerb::Start,
+            asks: verb != PowerVerb::Start,
         })
         .collect()
 }
@@ -303,7 +303,7 @@ fn kind(kind: &str) -> &'static str {
     match kind {
         "create" => "create",
         "delete" => "delete",
-        other => other.parse::<ActionVerb>().map_or("reset", ActionVerb::as_str),
+        other => other.parse::<PowerVerb>().map_or("reset", PowerVerb::as_str),
     }
 }
 

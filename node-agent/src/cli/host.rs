@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use ez_protocol::{InstanceId, order::InstanceSpec};
 
 use crate::{
-    cloudinit::{self, SnippetStore},
+    cloudinit::{self, PasswordReset, SnippetStore},
     config::Config,
     executor::{FirstBoot, FirstBootError},
     pve::{Hypervisor, ProxmoxHypervisor, PveAddress, Vmid},
@@ -49,13 +49,18 @@ impl FirstBoot for Snippets {
         generation: u64,
         instance: InstanceId,
         spec: &InstanceSpec,
+        reset: Option<&PasswordReset>,
     ) -> Result<String, FirstBootError> {
-        let files =
-            cloudinit::build(instance, spec).map_err(|error| FirstBootError::Input(error.to_string()))?;
+        let files = cloudinit::build(instance, spec, reset)
+            .map_err(|error| FirstBootError::Input(error.to_string()))?;
         self.0.write(vmid, generation, &files).map_err(|error| FirstBootError::Write(error.to_string()))
     }
 
-    fn remove(&self, vmid: Vmid) -> Result<(), FirstBootError> {
-        self.0.remove(vmid, None).map_err(|error| FirstBootError::Write(error.to_string()))
+    fn cicustom(&self, vmid: Vmid, generation: u64) -> String {
+        self.0.cicustom(vmid, generation)
+    }
+
+    fn remove(&self, vmid: Vmid, keep: Option<u64>) -> Result<(), FirstBootError> {
+        self.0.remove(vmid, keep).map_err(|error| FirstBootError::Write(error.to_string()))
     }
 }

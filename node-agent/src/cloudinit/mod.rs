@@ -25,6 +25,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use snippets::{SnippetError, SnippetStore};
+pub use user_data::PasswordReset;
 
 /// The files of one instance, ready to be written.
 #[derive(Clone, PartialEq, Eq)]
@@ -72,8 +73,12 @@ const HEADER: &str = "#cloud-config\n";
 ///
 /// # Errors
 /// See [`CloudInitError`]; then nothing of it may be used.
-pub fn build(instance: InstanceId, spec: &InstanceSpec) -> Result<CloudInit, CloudInitError> {
-    let user = cloud_config("user", &user_data::base(spec)?)?;
+pub fn build(
+    instance: InstanceId,
+    spec: &InstanceSpec,
+    reset: Option<&PasswordReset>,
+) -> Result<CloudInit, CloudInitError> {
+    let user = cloud_config("user", &user_data::base(spec, reset)?)?;
     let user = match &spec.user_data {
         None => user,
         Some(own) => user_data::multipart(instance, &user, own.as_str()),

@@ -1,7 +1,10 @@
 //! user-data: our cloud-config, and the customer's own part beside it.
 
 use data_encoding::BASE64;
-use ez_protocol::{InstanceId, order::InstanceSpec};
+use ez_protocol::{
+    InstanceId, ProvisioningOrderId,
+    order::{InstanceSpec, PasswordHash},
+};
 use serde::Serialize;
 
 use super::{CloudInitError, plain};
@@ -17,6 +20,24 @@ pub(super) struct Base<'a> {
     users: Vec<User<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     write_files: Vec<File>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bootcmd: Vec<Vec<String>>,
+}
+
+/// A password that root gets at the next boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PasswordReset {
+    /// The order that asked for it. The guest does each order once.
+    pub order: ProvisioningOrderId,
+    /// Its crypt hash.
+    pub hash: PasswordHash,
+}
+
+/// `bootcmd` runs at every boot, early; `cloud-init-per once` lets a command run once in the life of a disk.
+/// First-boot modules would not run again, because the instance-id is pinned.
+fn at_boot(reset: &PasswordReset) -> Result<Vec<String>, CloudInitError> {
+    let (name, hash) = (format!("ez-password-{}", reset.order), plain("password_hash", reset.hash.as_str())?);
+    Ok(["cloud-init-per", "once", &name, "usermod", "--password", hash, "root"].map(str::to_owned).to_vec())
 }
 
 #[derive(Debug, Serialize)]
@@ -44,7 +65,10 @@ const ALLOW_ROOT_PASSWORD: File = File {
 };
 
 /// Root with its keys; password login only where a hash was ordered.
-pub(super) fn base(spec: &InstanceSpec) -> Result<Base<'_>, CloudInitError> {
+pub(super) fn base<'a>(
+    spec: &'a InstanceSpec,
+    reset: Option<&PasswordReset>,
+) -> Result<Base<'a>, CloudInitError> {
     let hash = spec.password_hash.as_ref().map(|hash| plain("password_hash", hash.as_str())).transpose()?;
     let mut keys = Vec::new();
     for key in &spec.ssh_keys {
@@ -55,14 +79,16 @@ pub(super) fn base(spec: &InstanceSpec) -> Result<Base<'_>, CloudInitError> {
         fqdn: plain("hostname", spec.hostname.as_str())?,
         manage_etc_hosts: true,
         disable_root: false,
-        ssh_pwauth: hash.is_some(),
+        // Whoever orders a password, now or later, means to use it.
+        ssh_pwauth: hash.is_some() || reset.is_some(),
         users: vec![User {
             name: "root",
             lock_passwd: hash.is_none(),
             hashed_passwd: hash,
             ssh_authorized_keys: keys,
         }],
-        write_files: if hash.is_some() { vec![ALLOW_ROOT_PASSWORD] } else { Vec::new() },
+        bootcmd: reset.map(at_boot).transpose()?.into_iter().collect(),
+        write_files: if hash.is_some() || reset.is_some() { vec![ALLOW_ROOT_PASSWORD] } else { Vec::new() },
     })
 }
 

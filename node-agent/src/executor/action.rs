@@ -1,33 +1,33 @@
-//! `action`: a power button, pressed at most once.
-//!
-//! The intent is journalled before the call. If the answer is lost, the button is not pressed again:
-//! what can be seen is reported, and what cannot be seen is called unknown.
+//! `action`: what is done at most once. Which steps an action has, and when it may not be.
 
-use std::time::Duration;
-
-use ez_protocol::order::{ActionVerb, Op, Service};
-use futures::future::BoxFuture;
-use serde_json::json;
+use ez_protocol::order::{Action, Op, PowerVerb, Service};
 
 use super::{
+    backup,
     context::Cx,
     fault::{Class, Trouble},
-    running_task,
-    saga::{self, Act, Look, Step},
+    password, press,
+    saga::{self, Step},
+    snapshot,
 };
-use crate::{
-    journal::{Phase, StepRow},
-    pve::{TaskState, Upid, text},
-};
+use crate::journal::Phase;
 
-/// How long a guest may take to obey, seconds.
-const GRACE_SECS: u32 = 60;
-
-struct Press(ActionVerb);
-
-/// Its one step.
-pub(super) fn steps(verb: ActionVerb) -> Vec<Box<dyn Step>> {
-    vec![Box::new(Press(verb))]
+/// The action's steps.
+pub(super) fn steps(action: &Action) -> Vec<Box<dyn Step>> {
+    match action {
+        Action::SnapshotCreate { name } => snapshot::take(name),
+        Action::SnapshotRollback { name } => snapshot::roll_back(name),
+        Action::SnapshotDelete { name } => snapshot::drop(name),
+        Action::BackupCreate { keep } => backup::create(*keep),
+        Action::BackupRestore { backup } => backup::restore(*backup),
+        Action::BackupDelete { backup } => backup::delete(*backup),
+        Action::SetPassword { hash } => password::steps(hash),
+        Action::Start {} => press::steps(PowerVerb::Start),
+        Action::Shutdown {} => press::steps(PowerVerb::Shutdown),
+        Action::Reboot {} => press::steps(PowerVerb::Reboot),
+        Action::Stop {} => press::steps(PowerVerb::Stop),
+        Action::Reset {} => press::steps(PowerVerb::Reset),
+    }
 }
 
 /// Carries the action out.
@@ -35,106 +35,34 @@ pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
     let Op::Action(action) = &cx.order().op else {
         return Err(Trouble::Stuck("an action without a verb".to_owned()));
     };
-    allowed(cx, action.verb)?;
-    saga::run(cx, &steps(action.verb), 1).await?;
-    if action.verb == ActionVerb::Reboot {
-        came_back(cx).await;
-    }
-    Ok(())
-}
-
-/// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right
-/// after. The reboot is done by then; a host that does not answer is no reason to say otherwise.
-async fn came_back(cx: &Cx) {
-    let deadline = tokio::time::Instant::now() + cx.pace().comes_back;
-    while !cx.runs().await.unwrap_or(false) && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// A suspended or retired server stays off, whoever asks.
-fn allowed(cx: &Cx, verb: ActionVerb) -> Result<(), Trouble> {
-    let turns_on = matches!(verb, ActionVerb::Start | ActionVerb::Reboot | ActionVerb::Reset);
-    let retired = cx.resource().is_some_and(|row| row.phase == Phase::Retired);
-    let suspended = cx.applied().is_some_and(|spec| spec.service == Service::Suspended);
-    if turns_on && (retired || suspended) {
-        let why = if retired { "retired" } else { "suspended" };
-        return Err(Trouble::fail(Class::Policy, format!("the server is {why} and stays off")));
-    }
-    Ok(())
-}
-
-impl Press {
-    /// The state that shows that the button has worked, where a state can show it.
-    fn shown_by(&self, runs: bool) -> bool {
-        match self.0 {
-            ActionVerb::Start => runs,
-            ActionVerb::Shutdown | ActionVerb::Stop => !runs,
-            ActionVerb::Reboot | ActionVerb::Reset => false,
+    let begun = !cx.journal().steps(cx.id()).await?.is_empty();
+    // What has begun goes on: half of it may be done.
+    if !begun {
+        allowed(cx, action)?;
+        if let Action::BackupRestore { backup } = action {
+            backup::require(cx, *backup).await?;
         }
     }
+    saga::run(cx, &steps(action), 1).await?;
+    if matches!(action, Action::Reboot {}) {
+        press::came_back(cx).await;
+    }
+    Ok(())
 }
 
-impl Step for Press {
-    fn name(&self) -> &'static str {
-        self.0.as_str()
-    }
-
-    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
-        Box::pin(async move {
-            cx.present().await?;
-            let Some(row) = row else {
-                let runs = cx.runs().await?;
-                return Ok(if self.shown_by(runs) {
-                    Look::Done(json!({ "already": true }))
-                } else {
-                    Look::Todo
-                });
-            };
-            if let Some(running) = running_task(cx, Some(row)).await? {
-                return Ok(Look::Adopt(running));
-            }
-            // Pressed, or perhaps pressed, and the task is over or unknown.
-            if let Some(upid) = row.upid.as_deref().and_then(|text| text.parse::<Upid>().ok())
-                && let TaskState::Ended(exit) = cx.pve().task_status(&upid).await?
-            {
-                return match exit.error() {
-                    None => Ok(Look::Done(json!({ "upid": upid.as_str() }))),
-                    Some(error) => Err(self.judge(error)),
-                };
-            }
-            if self.shown_by(cx.runs().await?) {
-                return Ok(Look::Done(json!({ "seen": true })));
-            }
-            let detail = format!(
-                "unknown: whether {} was carried out cannot be seen; it is not repeated",
-                self.name()
-            );
-            Err(Trouble::fail(Class::Retryable, detail))
-        })
-    }
-
-    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
-        Box::pin(async move {
-            let vmid = cx.vmid();
-            let upid = match self.0 {
-                ActionVerb::Start => cx.pve().start(vmid).await?,
-                ActionVerb::Shutdown => cx.pve().shutdown(vmid, GRACE_SECS, false).await?,
-                ActionVerb::Reboot => cx.pve().reboot(vmid, GRACE_SECS).await?,
-                ActionVerb::Stop => cx.pve().stop(vmid).await?,
-                ActionVerb::Reset => cx.pve().reset(vmid).await?,
-            };
-            Ok(Act::Task(upid))
-        })
-    }
-
-    /// Every failure is final: a second press would be a second action.
-    fn judge(&self, exit: &str) -> Trouble {
-        let class = if text::is_shutdown_timeout(exit) { Class::User } else { Class::Retryable };
-        Trouble::fail(class, format!("{}: {exit}", self.name()))
-    }
-
-    fn attempts(&self) -> u32 {
-        1
-    }
+/// A suspended or retired server stays off and as it is, whoever asks.
+fn allowed(cx: &Cx, action: &Action) -> Result<(), Trouble> {
+    let retired = cx.resource().is_some_and(|row| row.phase == Phase::Retired);
+    let suspended = cx.applied().is_some_and(|spec| spec.service == Service::Suspended);
+    let why = match action {
+        Action::Start {} | Action::Reboot {} | Action::Reset {} if suspended => "suspended and stays off",
+        Action::Start {} | Action::Reboot {} | Action::Reset {} if retired => "retired and stays off",
+        Action::SnapshotRollback { .. } | Action::BackupRestore { .. } | Action::SetPassword { .. }
+            if retired =>
+        {
+            "retired and stays as it is"
+        }
+        _ => return Ok(()),
+    };
+    Err(Trouble::fail(Class::Policy, format!("the server is {why}")))
 }

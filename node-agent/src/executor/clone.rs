@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ez_protocol::UnixMillis;
+use ez_protocol::{UnixMillis, order::ImageRef};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -245,9 +245,8 @@ impl Step for SettleClone {
     }
 }
 
-/// The template that realises an image digest on this node.
-pub(super) async fn template_of(cx: &Cx) -> Result<ImageTemplate, Trouble> {
-    let image = &cx.spec()?.image;
+/// The template that realises an image on this node, by the image's digest.
+pub(super) async fn template_for(cx: &Cx, image: &ImageRef) -> Result<ImageTemplate, Trouble> {
     let mut looks = 0;
     loop {
         match cx.pve().templates().await.map_err(Trouble::from) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use ez_protocol::order::InstanceSpec;
 use futures::future::BoxFuture;
 use serde_json::json;
 
@@ -21,6 +22,8 @@ use crate::{
 pub(super) enum Configure {
     /// Everything a server in service needs.
     Serve,
+    /// The same without the rescue system that could not be brought about.
+    ServeWithoutRescue,
     /// The signs of a retired server.
     Retire,
 }
@@ -28,10 +31,14 @@ pub(super) enum Configure {
 impl Configure {
     async fn change(&self, cx: &Cx) -> Result<Option<ConfigChange>, Trouble> {
         let config = cx.present().await?;
+        let media = cx.engine().rules.policy.iso_storage.as_deref();
+        let served = |spec: &InstanceSpec| {
+            let wanted = settings::served(spec, &config, media);
+            settings::change(&config, &wanted, settings::leftovers(&config, spec))
+        };
         Ok(match self {
-            Self::Serve => {
-                settings::change(&config, &settings::served(cx.spec()?), settings::leftovers(&config))
-            }
+            Self::Serve => served(cx.spec()?),
+            Self::ServeWithoutRescue => served(&InstanceSpec { rescue: None, ..cx.spec()?.clone() }),
             Self::Retire => settings::change(&config, &settings::retired(), BTreeSet::new()),
         })
     }
@@ -49,6 +56,7 @@ impl Step for Configure {
     fn name(&self) -> &'static str {
         match self {
             Self::Serve => "configure",
+            Self::ServeWithoutRescue => "configure_again",
             Self::Retire => "mark_retired",
         }
     }

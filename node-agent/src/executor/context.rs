@@ -6,15 +6,16 @@ use ez_protocol::{
     ProvisioningOrderId, UnixMillis,
     marker::Marker,
     message::{EventKind, Facts},
-    order::{InstanceSpec, Op, ProvisioningOrder},
+    order::{Action, InstanceSpec, Op, ProvisioningOrder},
 };
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    Engine, Pace,
+    Engine, Pace, backup,
     fault::{Class, Trouble},
     limits::Limits,
+    password, snapshot,
 };
 use crate::{
     journal::{Journal, OrderRow, ResourceRow, StepRow, StepState},
@@ -27,6 +28,7 @@ pub(super) struct Cx {
     engine: Arc<Engine>,
     order: ProvisioningOrder,
     resource: Option<ResourceRow>,
+    applied: Option<InstanceSpec>,
     began: Instant,
     undoing: bool,
 }
@@ -39,7 +41,9 @@ impl Cx {
     ) -> Result<Self, Trouble> {
         let order = ProvisioningOrder::from_bytes(&row.payload)
             .map_err(|error| Trouble::Stuck(format!("the journalled order cannot be read: {error}")))?;
-        Ok(Self { engine, order, resource, began: Instant::now(), undoing: false })
+        let applied =
+            resource.as_ref().and_then(|row| serde_json::from_str(row.applied_json.as_deref()?).ok());
+        Ok(Self { engine, order, resource, applied, began: Instant::now(), undoing: false })
     }
 
     /// From now on a VM that is not ours counts as "nothing of ours is there": an undo has nothing
@@ -93,17 +97,28 @@ impl Cx {
         self.resource.as_ref()
     }
 
-    /// The wished spec of an ensure.
+    /// The spec that shall hold after this order: an ensure's own, else the one carried out last.
     pub(super) fn spec(&self) -> Result<&InstanceSpec, Trouble> {
         match &self.order.op {
             Op::Ensure(spec) => Ok(spec),
-            _ => Err(Trouble::Stuck("a step of an ensure in another order".to_owned())),
+            _ => self.applied.as_ref().ok_or_else(|| {
+                let text =
+                    "this node was not told yet what the server shall be like: an `ensure` has to come first";
+                Trouble::fail(Class::Retryable, text)
+            }),
         }
     }
 
     /// The spec that was carried out last, if this agent knows it.
-    pub(super) fn applied(&self) -> Option<InstanceSpec> {
-        serde_json::from_str(self.resource.as_ref()?.applied_json.as_deref()?).ok()
+    pub(super) fn applied(&self) -> Option<&InstanceSpec> {
+        self.applied.as_ref()
+    }
+
+    /// What a step of this order came to, by its name; null before its end.
+    pub(super) async fn step_result_of(&self, name: &str) -> Result<Value, Trouble> {
+        let steps = self.journal().steps(self.id()).await?;
+        let result = steps.into_iter().rev().find(|row| row.name == name).and_then(|row| row.result_json);
+        Ok(result.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
     }
 
     /// The marker a VM made by this order carries.
@@ -187,18 +202,41 @@ impl Cx {
             Err(error) if error.is_absent() => "absent",
             Err(_) => "",
         };
-        let spec = match &self.order.op {
-            Op::Ensure(spec) => Some(spec.as_ref().clone()),
-            _ => self.applied(),
-        };
-        let addresses = spec.map(|spec| spec.network.addresses).unwrap_or_default();
+        let addresses = self.spec().map(|spec| spec.network.addresses.clone()).unwrap_or_default();
         Facts {
             vmid: self.vmid(),
             power: power.to_owned(),
             addresses: addresses.iter().map(|a| a.cidr.addr().to_string()).collect(),
             confirmed,
             host_keys: Vec::new(),
+            ..self.kept().await
         }
+    }
+
+    /// What an order about snapshots, backups, a password or the configuration came to.
+    async fn kept(&self) -> Facts {
+        let mut facts = Facts::default();
+        match &self.order.op {
+            Op::Action(
+                Action::SnapshotCreate { .. }
+                | Action::SnapshotRollback { .. }
+                | Action::SnapshotDelete { .. }
+                // A restore makes the disks anew: what was kept of the old ones is gone.
+                | Action::BackupRestore { .. },
+            ) => facts.snapshots = snapshot::shown(self).await,
+            Op::Action(Action::BackupCreate { .. } | Action::BackupDelete { .. }) => {
+                facts.backups = backup::shown(self).await;
+            }
+            Op::Action(Action::SetPassword { .. }) => {
+                let result = self.step_result_of(password::STEP).await.unwrap_or_default();
+                facts.password = result["applied"].as_str().unwrap_or_default().to_owned();
+            }
+            Op::Ensure(_) => {
+                facts.restart_needed = self.pve().pending(self.vmid()).await.is_ok_and(|all| !all.is_empty());
+            }
+            _ => {}
+        }
+        facts
     }
 
     pub(super) async fn say(&self, event: EventDraft) -> Result<(), Trouble> {

@@ -1,69 +1,144 @@
 //! `ensure`: make the instance be like this. What does not exist is created by the saga; what
 //! exists is brought nearer, difference by difference.
 
-use ez_protocol::order::Service;
+use ez_protocol::order::{ImageRef, Service};
 use serde_json::{Value, json};
 
 use super::{
-    clone::{Clone, template_of},
+    clone::{Clone, template_for},
     configure::Configure,
     context::Cx,
     disk::Resize,
-    fault::Trouble,
+    fault::{Class, Trouble},
     firewall::Firewall,
     firstboot::CloudInit,
-    power::{AwaitUsable, Start, Stop},
-    repair,
+    power::{AwaitUsable, NotePower, Start, Stop},
+    purge::Destroy,
+    repair, rescue,
     saga::{self, Step},
 };
 use crate::{journal::Phase, pve::ImageTemplate};
 
 /// How long a guest may take to shut down when its service is suspended.
 const SUSPEND_GRACE_SECS: u32 = 60;
+/// How long before its disk is thrown away.
+const REBUILD_GRACE_SECS: u32 = 10;
 
 /// Whether this ensure has to create the VM.
 pub(super) fn creates(cx: &Cx) -> bool {
     cx.resource().is_none_or(|row| matches!(row.phase, Phase::Reserved | Phase::Creating))
 }
 
+/// What an ensure has to do, by what is wished and what was carried out last.
+pub(super) enum Shape {
+    /// Make the server.
+    Create(ImageTemplate),
+    /// Make its disk anew; everything on it is lost.
+    Rebuild(ImageTemplate),
+    /// Boot a rescue system, in place of another one if one is there.
+    RescueOn(ImageTemplate, bool),
+    /// Back to its own system.
+    RescueOff,
+    /// Bring what exists nearer; the server is off for a suspension, or retired.
+    Converge {
+        /// Whether it has to be started again.
+        was_off: bool,
+    },
+}
+
 /// Carries the ensure out; answers the result's facts.
 pub(super) async fn run(cx: &Cx) -> Result<Value, Trouble> {
-    let service = cx.spec()?.service;
-    let steps = if creates(cx) {
-        create_steps(template_of(cx).await?, service)
-    } else {
-        converge_steps(service, was_off(cx))
-    };
-    saga::run(cx, &steps, 1).await?;
+    let shape = shape(cx).await?;
+    saga::run(cx, &steps(shape, cx.spec()?.service), 1).await?;
     repair::withdraw(cx);
     Ok(json!({ "confirmed": confirmed(cx).await? }))
 }
 
-/// The steps a customer watches.
-pub(super) fn create_steps(template: ImageTemplate, service: Service) -> Vec<Box<dyn Step>> {
-    let mut steps: Vec<Box<dyn Step>> = vec![
-        Box::new(Clone { template }),
-        Box::new(Configure::Serve),
-        Box::new(Resize),
-        Box::new(CloudInit),
-        Box::new(Firewall),
-    ];
-    if service == Service::Active {
-        steps.push(Box::new(Start::First));
-        steps.push(Box::new(AwaitUsable));
+/// Nothing is touched before every image it needs is known to be here. A restart comes to the same shape:
+/// the books change only with the order's end.
+async fn shape(cx: &Cx) -> Result<Shape, Trouble> {
+    let spec = cx.spec()?;
+    let wrong = |text: &str| Err(Trouble::fail(Class::User, text));
+    if creates(cx) {
+        if spec.rescue.is_some() {
+            return wrong("a server that is not there yet cannot boot a rescue system");
+        }
+        return Ok(Shape::Create(template_for(cx, &spec.image).await?));
     }
-    steps
+    let Some(applied) = cx.applied() else { return Ok(Shape::Converge { was_off: was_off(cx) }) };
+    if spec.build > applied.build {
+        if spec.rescue.is_some() {
+            return wrong("a server that is rebuilt cannot boot a rescue system meanwhile");
+        }
+        return Ok(Shape::Rebuild(template_for(cx, &spec.image).await?));
+    }
+    if spec.build < applied.build || spec.image.digest != applied.image.digest {
+        return wrong("the image of a server changes only with a rebuild");
+    }
+    let digest = |image: &Option<ImageRef>| image.as_ref().map(|image| image.digest.clone());
+    match (&spec.rescue, digest(&spec.rescue) == digest(&applied.rescue)) {
+        (_, true) => Ok(Shape::Converge { was_off: was_off(cx) }),
+        (None, false) => Ok(Shape::RescueOff),
+        (Some(image), false) => {
+            Ok(Shape::RescueOn(rescue::template(cx, image).await?, applied.rescue.is_some()))
+        }
+    }
 }
 
-/// The steps that bring what exists nearer. Power changes only where suspension begins or ends, or a
-/// retired server comes back.
-pub(super) fn converge_steps(service: Service, was_off: bool) -> Vec<Box<dyn Step>> {
-    let mut steps: Vec<Box<dyn Step>> =
-        vec![Box::new(Configure::Serve), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)];
-    match service {
-        Service::Suspended => steps.push(Box::new(Stop { grace_secs: SUSPEND_GRACE_SECS })),
-        Service::Active if was_off => steps.push(Box::new(Start::Again)),
-        Service::Active => {}
+/// What makes an existing VM be as ordered, without touching its power.
+pub(super) fn settle() -> Vec<Box<dyn Step>> {
+    vec![Box::new(Configure::Serve), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)]
+}
+
+/// The steps a customer watches. Power changes only where a server is made, where suspension or rescue
+/// begins or ends, or a retired server comes back.
+pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
+    let active = service == Service::Active;
+    let mut steps: Vec<Box<dyn Step>> = Vec::new();
+    let stop = |grace_secs| Box::new(Stop { grace_secs });
+    match shape {
+        Shape::Create(template) => {
+            steps.push(Box::new(Clone { template }));
+            steps.extend(settle());
+            if active {
+                steps.extend([Box::new(Start::First) as Box<dyn Step>, Box::new(AwaitUsable)]);
+            }
+        }
+        Shape::Rebuild(template) => {
+            steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(REBUILD_GRACE_SECS), Box::new(Destroy)]);
+            steps.push(Box::new(Clone { template }));
+            steps.extend(settle());
+            if active {
+                steps.extend([Box::new(Start::Again) as Box<dyn Step>, Box::new(AwaitUsable)]);
+            }
+        }
+        Shape::RescueOn(template, another) => {
+            steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(rescue::GRACE_SECS)]);
+            if another {
+                steps.push(Box::new(rescue::Detach));
+            }
+            steps.push(Box::new(rescue::Attach { template }));
+            steps.extend(settle());
+            if active {
+                steps.push(Box::new(Start::Again));
+            }
+        }
+        Shape::RescueOff => {
+            steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(rescue::GRACE_SECS)]);
+            steps.push(Box::new(rescue::Detach));
+            steps.extend(settle());
+            if active {
+                steps.push(Box::new(Start::AsBefore));
+            }
+        }
+        Shape::Converge { was_off } => {
+            steps.extend(settle());
+            if !active {
+                steps.push(stop(SUSPEND_GRACE_SECS));
+            } else if was_off {
+                steps.push(Box::new(Start::Again));
+            }
+        }
     }
     steps
 }
@@ -76,8 +151,5 @@ fn was_off(cx: &Cx) -> bool {
 
 /// What the step `await_usable` found, also when it was done before a restart.
 async fn confirmed(cx: &Cx) -> Result<bool, Trouble> {
-    let steps = cx.journal().steps(cx.id()).await?;
-    let result = steps.iter().find(|row| row.name == "await_usable").and_then(|row| row.result_json.clone());
-    let value: Value = result.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    Ok(value["confirmed"].as_bool().unwrap_or(false))
+    Ok(cx.step_result_of("await_usable").await?["confirmed"].as_bool().unwrap_or(false))
 }

@@ -17,8 +17,9 @@ use super::{
     saga::{Act, Look, Step},
 };
 use crate::{
+    cloudinit::PasswordReset,
     journal::StepRow,
-    pve::{GuestConfig, Vmid, settings},
+    pve::{Vmid, settings},
 };
 
 /// Why first-boot files could not be made.
@@ -44,22 +45,56 @@ pub trait FirstBoot: Send + Sync {
         generation: u64,
         instance: InstanceId,
         spec: &InstanceSpec,
+        reset: Option<&PasswordReset>,
     ) -> Result<String, FirstBootError>;
 
-    /// Removes every file of a VMID; none is no error.
+    /// The value of `cicustom` that names the files of a generation, whether or not they are there.
+    fn cicustom(&self, vmid: Vmid, generation: u64) -> String;
+
+    /// Removes the files of a VMID but those of the generation `keep`; none is no error.
     ///
     /// # Errors
     /// If one is there and cannot be removed.
-    fn remove(&self, vmid: Vmid) -> Result<(), FirstBootError>;
+    fn remove(&self, vmid: Vmid, keep: Option<u64>) -> Result<(), FirstBootError>;
 }
 
 /// Tells the guest its name, keys and addresses.
 pub(super) struct CloudInit;
 
-/// Whether the configuration already names files of this VM.
-fn names_files(cx: &Cx, config: &GuestConfig) -> bool {
-    let mine = format!("{}:snippets/ez-{}-", cx.engine().rules.snippet_storage, cx.vmid());
-    config.get("cicustom").is_some_and(|value| value.contains(&mine))
+/// Writes the files of the order's generation, with a password that waits for the next boot.
+async fn write(cx: &Cx) -> Result<String, Trouble> {
+    let (spec, instance) = (cx.spec()?, cx.order().instance.uuid);
+    let reset = cx.journal().reset_of(instance).await?;
+    let files =
+        cx.engine().first_boot.write(cx.vmid(), cx.order().generation, instance, spec, reset.as_ref());
+    files.map_err(|error| match error {
+        FirstBootError::Input(_) => Trouble::fail(Class::User, error.to_string()),
+        FirstBootError::Write(_) => Trouble::fail(Class::Retryable, error.to_string()),
+    })
+}
+
+/// Writes them once more, and the drive.
+pub(super) async fn write_again(cx: &Cx) -> Result<(), Trouble> {
+    let cicustom = write(cx).await?;
+    name_them(cx, cicustom).await
+}
+
+/// Names the files in the configuration, makes the drive anew, and forgets those of other generations.
+async fn name_them(cx: &Cx, cicustom: String) -> Result<(), Trouble> {
+    let config = cx.present().await?;
+    let mut options = settings::first_boot(cx.spec()?);
+    options.insert("cicustom", cicustom);
+    if let Some(change) = settings::change(&config, &options, BTreeSet::new()) {
+        configure::send(cx, change).await?;
+    }
+    if config.cloudinit_drives().is_empty() {
+        return Err(Trouble::fail(Class::Template, "the template has no cloud-init drive"));
+    }
+    cx.pve().regenerate_cloudinit(cx.vmid()).await?;
+    if let Err(error) = cx.engine().first_boot.remove(cx.vmid(), Some(cx.order().generation)) {
+        tracing::warn!(vmid = cx.vmid(), %error, "first-boot files of an earlier generation could not be removed");
+    }
+    Ok(())
 }
 
 impl Step for CloudInit {
@@ -70,7 +105,9 @@ impl Step for CloudInit {
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let config = cx.present().await?;
-            let good = names_files(cx, &config)
+            // The files of this very generation: a snapshot's or a backup's configuration names older ones.
+            let named = cx.engine().first_boot.cicustom(cx.vmid(), cx.order().generation);
+            let good = config.get("cicustom") == Some(named.as_str())
                 && settings::change(&config, &settings::first_boot(cx.spec()?), BTreeSet::new()).is_none();
             Ok(if good { Look::Done(json!({})) } else { Look::Todo })
         })
@@ -78,24 +115,8 @@ impl Step for CloudInit {
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
-            let spec = cx.spec()?;
-            let generation = cx.order().generation;
-            let files = cx.engine().first_boot.write(cx.vmid(), generation, cx.order().instance.uuid, spec);
-            let cicustom = files.map_err(|error| match error {
-                FirstBootError::Input(_) => Trouble::fail(Class::User, error.to_string()),
-                FirstBootError::Write(_) => Trouble::fail(Class::Retryable, error.to_string()),
-            })?;
-            let config = cx.present().await?;
-            let mut options = settings::first_boot(spec);
-            options.insert("cicustom", cicustom);
-            if let Some(change) = settings::change(&config, &options, BTreeSet::new()) {
-                configure::send(cx, change).await?;
-            }
-            if config.cloudinit_drives().is_empty() {
-                return Err(Trouble::fail(Class::Template, "the template has no cloud-init drive"));
-            }
-            cx.pve().regenerate_cloudinit(cx.vmid()).await?;
-            Ok(Act::Done(json!({ "generation": generation })))
+            write_again(cx).await?;
+            Ok(Act::Done(json!({ "generation": cx.order().generation })))
         })
     }
 }
@@ -103,7 +124,7 @@ impl Step for CloudInit {
 /// Removes the files of a VM that is gone.
 pub(super) fn forget(cx: &Cx) {
     debug_assert!(!matches!(cx.order().op, Op::Action(_)));
-    if let Err(error) = cx.engine().first_boot.remove(cx.vmid()) {
+    if let Err(error) = cx.engine().first_boot.remove(cx.vmid(), None) {
         tracing::warn!(vmid = cx.vmid(), %error, "first-boot files of a VM that is gone could not be removed");
     }
 }

@@ -20,6 +20,8 @@ pub enum Load {
     Light,
     /// Much disk traffic: resize, destroy.
     Heavy,
+    /// A backup: Proxmox makes one per host at a time.
+    Backup,
     /// A clone onto this storage: parallel ones run into each other's lock.
     Clone(String),
 }
@@ -29,6 +31,7 @@ pub enum Load {
 pub struct Limits {
     light: Arc<Semaphore>,
     heavy: Arc<Semaphore>,
+    backup: Arc<Semaphore>,
     clones: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// When the next start may be called.
     next_start: tokio::sync::Mutex<Option<Instant>>,
@@ -39,6 +42,7 @@ impl Default for Limits {
         Self {
             light: Arc::new(Semaphore::new(8)),
             heavy: Arc::new(Semaphore::new(2)),
+            backup: Arc::new(Semaphore::new(1)),
             clones: Mutex::new(HashMap::new()),
             next_start: tokio::sync::Mutex::new(None),
         }
@@ -52,6 +56,7 @@ impl Limits {
             Load::None => return None,
             Load::Light => Arc::clone(&self.light),
             Load::Heavy => Arc::clone(&self.heavy),
+            Load::Backup => Arc::clone(&self.backup),
             Load::Clone(storage) => {
                 let mut clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
                 Arc::clone(clones.entry(storage.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))

@@ -18,6 +18,7 @@
 mod action;
 mod actors;
 mod adopt;
+mod backup;
 mod clone;
 mod configure;
 mod context;
@@ -27,11 +28,16 @@ mod fault;
 mod firewall;
 mod firstboot;
 mod limits;
+mod password;
 mod power;
+mod press;
 mod purge;
 mod repair;
+mod rescue;
 mod retire;
 mod saga;
+mod snapshot;
+mod task;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -159,7 +165,9 @@ impl Engine {
         let resource = self.journal.resource(row.instance).await?;
         let mut cx = Cx::new(Arc::clone(self), row, resource)?;
         if row.state == OrderState::Undoing {
-            return self.undo(&mut cx, row, None).await;
+            let steps = self.journal.steps(row.order_id).await?;
+            let kind = undo::kind(&cx, row.verb, &steps).unwrap_or(undo::Kind::Power);
+            return self.undo(&mut cx, row, kind, failure_of(&steps)).await;
         }
         self.journal.begin_order(row.order_id, OrderState::Running, self.clock.now(), None).await?;
         let (instance, generation) = (row.instance, row.generation);
@@ -190,12 +198,13 @@ impl Engine {
                 })
             }
             Err(Trouble::Fail(class, detail)) => {
-                let made_something = row.verb == Verb::Ensure && ensure::creates(&cx);
-                if made_something {
-                    return self.undo(&mut cx, row, Some((class.as_str(), detail))).await;
+                let steps = self.journal.steps(row.order_id).await?;
+                if let Some(kind) = undo::kind(&cx, row.verb, &steps) {
+                    return self.undo(&mut cx, row, kind, (class.as_str(), detail)).await;
                 }
                 let books = match row.verb {
                     Verb::Adopt => BookEntry::Gone { instance, generation },
+                    Verb::Ensure if ensure::creates(&cx) => BookEntry::Gone { instance, generation },
                     _ => BookEntry::Nothing,
                 };
                 let facts = Some(cx.facts(false).await);
@@ -236,22 +245,18 @@ impl Engine {
         }))
     }
 
-    /// Takes back what a failed create made. Without a clone intent, of this order or of one before it
-    /// that got stuck, there is nothing to take back.
+    /// Takes back what a failed order did.
     async fn undo(
         self: &Arc<Self>,
         cx: &mut Cx,
         row: &OrderRow,
-        why: Option<(&'static str, String)>,
+        kind: undo::Kind,
+        (class, detail): (&'static str, String),
     ) -> Result<End, Trouble> {
-        let steps = self.journal.steps(row.order_id).await?;
-        let (class, detail) = why.unwrap_or_else(|| failure_of(&steps));
-        let gone = BookEntry::Gone { instance: row.instance, generation: row.generation };
-        let from_before = cx.resource().is_some_and(|row| row.phase == Phase::Creating);
-        if !from_before && !steps.iter().any(|step| step.k == 1 && step.attempt > 0) {
-            let (state, kind) = (OrderState::Failed, EventKind::Failed);
-            return Ok(End { state, kind, class, detail, facts: None, books: gone });
-        }
+        let books = match kind {
+            undo::Kind::Made => BookEntry::Gone { instance: row.instance, generation: row.generation },
+            undo::Kind::MadeAnew | undo::Kind::Rescue | undo::Kind::Power => BookEntry::Nothing,
+        };
         if row.state != OrderState::Undoing {
             let event = cx.event(EventKind::Undoing).class(class).detail(detail.clone());
             let now = self.clock.now();
@@ -259,14 +264,14 @@ impl Engine {
             self.told.notify_one();
         }
         cx.set_undoing();
-        match undo::run(cx).await {
+        match undo::run(cx, kind).await {
             Ok(()) => Ok(End {
                 state: OrderState::Undone,
                 kind: EventKind::Undone,
                 class,
                 detail,
                 facts: Some(cx.facts(false).await),
-                books: gone,
+                books,
             }),
             Err(Trouble::Journal(error)) => Err(Trouble::Journal(error)),
             Err(Trouble::Fail(_, text) | Trouble::Stuck(text) | Trouble::Look(text)) => {

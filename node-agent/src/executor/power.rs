@@ -24,6 +24,36 @@ pub(super) enum Start {
     First,
     /// One that was suspended or retired.
     Again,
+    /// One that was running when [`NotePower`] looked, and only that.
+    AsBefore,
+}
+
+/// Notes whether the server runs, for [`Start::AsBefore`].
+pub(super) struct NotePower;
+
+/// Name of the step.
+pub(super) const NOTE_POWER: &str = "note_power";
+
+impl Step for NotePower {
+    fn name(&self) -> &'static str {
+        NOTE_POWER
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::None
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            // A server that is not there any more, after a rebuild that failed, does not run either.
+            let runs = cx.own_config().await?.is_some() && cx.runs().await?;
+            Ok(Look::Done(json!({ "runs": runs })))
+        })
+    }
+
+    fn act<'a>(&'a self, _cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async { Ok(Act::Done(json!({}))) })
+    }
 }
 
 /// Whether the control plane knows that this node builds the server; why not yet, if it does not.
@@ -67,6 +97,9 @@ impl Step for Start {
             }
             if cx.runs().await? {
                 return Ok(Look::Done(json!({ "power": "running" })));
+            }
+            if matches!(self, Self::AsBefore) && cx.step_result_of(NOTE_POWER).await?["runs"] != json!(true) {
+                return Ok(Look::Done(json!({ "power": "stopped" })));
             }
             if matches!(self, Self::First) {
                 no_longer_ours(cx)?;

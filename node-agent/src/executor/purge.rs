@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use super::{
+    backup::Prune,
     context::Cx,
     fault::{Class, Trouble},
     firstboot,
@@ -16,9 +17,9 @@ use crate::journal::StepRow;
 /// Destroys the VM with its disks, after checking that it is ours and does not run.
 pub(super) struct Destroy;
 
-/// Its steps.
+/// Its steps. Backups go with the server they are of.
 pub(super) fn steps() -> Vec<Box<dyn Step>> {
-    vec![Box::new(Destroy)]
+    vec![Box::new(Destroy), Box::new(Prune { keep: 0 })]
 }
 
 /// Carries the purge out.

@@ -1,26 +1,85 @@
-//! Takes back what a create made, before the customer saw it. Repeatable; what cannot be taken back
-//! ends `stuck` with the facts, never silently.
+//! Takes back what an order did before it failed. Repeatable; what cannot be taken back ends `stuck` with
+//! the facts, never silently.
+
+use serde_json::json;
 
 use super::{
     clone::SettleClone,
+    configure::Configure,
     context::Cx,
+    ensure,
     fault::Trouble,
     firstboot,
-    power::Stop,
+    power::{NOTE_POWER, Start, Stop},
     purge::Destroy,
-    repair,
+    repair, rescue,
     saga::{self, Step},
 };
+use crate::journal::{StepRow, Verb};
 
-/// Its steps.
-pub(super) fn steps() -> Vec<Box<dyn Step>> {
-    vec![Box::new(SettleClone), Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)]
+/// What there is to take back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A VM that was being made, before the customer saw it.
+    Made,
+    /// The same, of a server that is being made anew: its place in the books stays.
+    MadeAnew,
+    /// A rescue system.
+    Rescue,
+    /// The power: the server was on, and was stopped for something that did not come about.
+    Power,
 }
 
-/// Removes the VM of a failed create. Steps count downwards in the journal.
-pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
-    saga::run(cx, &steps(), -1).await?;
-    firstboot::forget(cx);
-    repair::withdraw(cx);
+impl Kind {
+    /// Every kind.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 4] = [Self::Made, Self::MadeAnew, Self::Rescue, Self::Power];
+
+    /// Its steps.
+    pub(super) fn steps(self) -> Vec<Box<dyn Step>> {
+        match self {
+            Self::Made | Self::MadeAnew => {
+                vec![Box::new(SettleClone), Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)]
+            }
+            Self::Rescue => vec![
+                Box::new(Stop { grace_secs: 0 }),
+                Box::new(rescue::Detach),
+                Box::new(Configure::ServeWithoutRescue),
+                Box::new(Start::AsBefore),
+            ],
+            Self::Power => vec![Box::new(Start::AsBefore)],
+        }
+    }
+}
+
+/// What a failed order left that is to be taken back. It depends on the journal alone, so that a restart
+/// comes to the same.
+pub(super) fn kind(cx: &Cx, verb: Verb, steps: &[StepRow]) -> Option<Kind> {
+    let tried = |name: &str| steps.iter().any(|step| step.k > 0 && step.name == name && step.attempt > 0);
+    let was_on = steps.iter().filter(|step| step.name == NOTE_POWER).any(|step| {
+        let result = step.result_json.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        result.is_some_and(|result: serde_json::Value| result["runs"] == json!(true))
+    });
+    if verb == Verb::Ensure && ensure::creates(cx) {
+        let from_before = cx.resource().is_some_and(|row| row.phase == crate::journal::Phase::Creating);
+        return (from_before || tried("clone")).then_some(Kind::Made);
+    }
+    if tried("clone") {
+        return Some(Kind::MadeAnew);
+    }
+    if tried("attach_rescue") {
+        return Some(Kind::Rescue);
+    }
+    // A disk that is gone, or half another one, is not started.
+    (was_on && !tried("destroy") && !tried("restore")).then_some(Kind::Power)
+}
+
+/// Takes it back. Steps count downwards in the journal.
+pub(super) async fn run(cx: &Cx, kind: Kind) -> Result<(), Trouble> {
+    saga::run(cx, &kind.steps(), -1).await?;
+    if matches!(kind, Kind::Made | Kind::MadeAnew) {
+        firstboot::forget(cx);
+        repair::withdraw(cx);
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 use ez_protocol::{
     InstallId, NodeId, UnixMillis,
     envelope::{Envelope, KeyRole, PayloadType},
-    order::{Action, ActionVerb, Empty, Op, ProvisioningOrder},
+    order::{Action, Empty, Op, PowerVerb, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn action(seq: u64, generation: u64) -> ProvisioningOrder {
-    order(seq, generation, Op::Action(Action { verb: ActionVerb::Reboot }))
+    order(seq, generation, Op::Action(Action::Reboot {}))
 }
 
 /// The code of a refusal over an order and facts; `None` if it comes in or is known.

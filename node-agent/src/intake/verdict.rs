@@ -5,7 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Op, ProvisioningOrder},
+    order::{Action, InstanceSpec, Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 
@@ -70,7 +70,7 @@ fn checks(read: &Read, node: &Node, bounds: Bounds<'_>, facts: &Facts) -> Result
     stage(read, facts)?;
     room(node, facts)?;
     bounds(order, facts, node.now)?;
-    Ok(new_order(read, first))
+    Ok(new_order(read, first, facts))
 }
 
 /// An order that was delivered before: the same bytes get the same answer, whatever the time.
@@ -178,7 +178,7 @@ fn room(node: &Node, facts: &Facts) -> Result<(), Stop> {
     Ok(())
 }
 
-fn new_order(read: &Read, first: bool) -> NewOrder {
+fn new_order(read: &Read, first: bool, facts: &Facts) -> NewOrder {
     let order = &read.order;
     let spec_json = match &order.op {
         Op::Ensure(spec) => serde_json::to_string(spec).ok(),
@@ -199,5 +199,22 @@ fn new_order(read: &Read, first: bool) -> NewOrder {
         marker: read.marker().to_string(),
         expires_at: order.exp,
         reserves: first || read.verb() == Verb::Adopt,
+        replaces: replaces(order, facts),
+    }
+}
+
+/// Whether the order puts another disk in the place of one that a customer uses.
+fn replaces(order: &ProvisioningOrder, facts: &Facts) -> bool {
+    match &order.op {
+        Op::Action(action) => {
+            matches!(action, Action::BackupRestore { .. } | Action::SnapshotRollback { .. })
+        }
+        Op::Ensure(spec) => {
+            let known = facts.resources.iter().find(|row| row.instance == order.instance.uuid);
+            let before = known.and_then(|row| row.spec_json.as_deref());
+            let before = before.and_then(|json| serde_json::from_str::<InstanceSpec>(json).ok());
+            before.is_some_and(|before| spec.build > before.build)
+        }
+        Op::Retire(_) | Op::Purge(_) | Op::Adopt(_) => false,
     }
 }

@@ -81,6 +81,8 @@ pub struct Facts {
     pub purges_10min: u64,
     /// Purges accepted in the last 24 h.
     pub purges_day: u64,
+    /// Rebuilds, rollbacks and restores accepted in the last hour.
+    pub replaces_hour: u64,
     /// Events that wait for their acknowledgement.
     pub outbox_len: u64,
 }
@@ -125,6 +127,7 @@ async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Resu
         creates_day: resources::acts_since(conn, "create", minutes(24 * 60)).await?,
         purges_10min: resources::acts_since(conn, "purge", minutes(10)).await?,
         purges_day: resources::acts_since(conn, "purge", minutes(24 * 60)).await?,
+        replaces_hour: resources::acts_since(conn, "replace", minutes(60)).await?,
         outbox_len: unsigned("outbox", "count", outbox_len)?,
     })
 }

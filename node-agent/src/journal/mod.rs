@@ -23,6 +23,7 @@ mod meta;
 mod orders;
 mod outbox;
 mod refusals;
+mod resets;
 mod resources;
 mod retention;
 mod space;

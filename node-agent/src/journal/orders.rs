@@ -133,6 +133,8 @@ pub struct NewOrder {
     pub expires_at: UnixMillis,
     /// True if accepting reserves a new resource row.
     pub reserves: bool,
+    /// Whether the server's disk is replaced by another: what is on it is lost.
+    pub replaces: bool,
 }
 
 /// An accepted order.

@@ -166,6 +166,9 @@ pub(super) async fn promise(
     if order.verb == super::Verb::Purge {
         act(conn, "purge", at).await?;
     }
+    if order.replaces {
+        act(conn, "replace", at).await?;
+    }
     Ok(())
 }
 
@@ -256,8 +259,11 @@ async fn gone(
     .bind(at.0)
     .execute(&mut *conn)
     .await?;
-    sqlx::query("DELETE FROM resources WHERE uuid = $1").bind(instance.to_string()).execute(conn).await?;
-    Ok(())
+    sqlx::query("DELETE FROM resources WHERE uuid = $1")
+        .bind(instance.to_string())
+        .execute(&mut *conn)
+        .await?;
+    super::resets::forget(conn, instance).await
 }
 
 impl Journal {

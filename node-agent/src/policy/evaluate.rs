@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ez_protocol::{
     UnixMillis,
-    order::{InstanceSpec, NetworkSpec, Op, ProvisioningOrder},
+    order::{Action, ImageRef, InstanceSpec, NetworkSpec, Op, ProvisioningOrder},
 };
 
 use super::{Policy, PolicyRefusal, Usage, UsedInstance};
@@ -29,14 +29,26 @@ pub fn evaluate(
         Op::Ensure(spec) => {
             network(policy, &spec.network)?;
             sizes(policy, spec)?;
-            if present.is_none() {
-                rates(policy, usage)?;
-                image(policy, spec)?;
+            media(policy, spec)?;
+            match present {
+                None => {
+                    rates(policy, usage)?;
+                    image(policy, &spec.image)?;
+                }
+                Some(used) if spec.build > used.build => {
+                    image(policy, &spec.image)?;
+                    replaces(policy, usage)?;
+                }
+                Some(_) => {}
+            }
+            if let Some(rescue) = &spec.rescue {
+                image(policy, rescue)?;
             }
             sums(policy, usage, order, spec)
         }
         Op::Purge(_) => purge(policy, usage, present, now),
-        Op::Action(_) | Op::Retire(_) | Op::Adopt(_) => Ok(()),
+        Op::Action(action) => self::action(policy, usage, action),
+        Op::Retire(_) | Op::Adopt(_) => Ok(()),
     }
 }
 
@@ -66,12 +78,47 @@ pub(super) fn network(policy: &Policy, network: &NetworkSpec) -> Result<(), Poli
     Ok(())
 }
 
-fn image(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
-    let digest = spec.image.digest.as_str();
+fn image(policy: &Policy, image: &ImageRef) -> Result<(), PolicyRefusal> {
+    let digest = image.digest.as_str();
     if policy.digests.is_empty() || policy.digests.contains(digest) {
         return Ok(());
     }
-    refuse("images.digests", format!("image {} ({digest}) is not allowed here", spec.image.name))
+    refuse("images.digests", format!("image {} ({digest}) is not allowed here", image.name))
+}
+
+fn media(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
+    match (&spec.iso, &policy.iso_storage) {
+        (Some(iso), None) => {
+            refuse("media.storage", format!("no media may be inserted here, asked is {}", iso.as_str()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn action(policy: &Policy, usage: &Usage, action: &Action) -> Result<(), PolicyRefusal> {
+    let backup = matches!(
+        action,
+        Action::BackupCreate { .. } | Action::BackupRestore { .. } | Action::BackupDelete { .. }
+    );
+    if backup && policy.backup_storage.is_none() {
+        return refuse("backups.storage", "this host keeps no backups".to_owned());
+    }
+    if matches!(action, Action::BackupRestore { .. } | Action::SnapshotRollback { .. }) {
+        return replaces(policy, usage);
+    }
+    Ok(())
+}
+
+/// What is on a disk is lost when another takes its place: a thief of the signing key must not do to a whole
+/// fleet by rebuilding it what the budget for purges forbids.
+fn replaces(policy: &Policy, usage: &Usage) -> Result<(), PolicyRefusal> {
+    let most = u64::from(policy.destroy.replaces_per_hour);
+    if usage.replaces_hour < most {
+        return Ok(());
+    }
+    let done = usage.replaces_hour;
+    let detail = format!("{done} disks were replaced in the last hour, {most} are allowed");
+    Err(PolicyRefusal { rule: "destroy.replaces_per_hour", detail, circuit: true })
 }
 
 fn sizes(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {

@@ -24,6 +24,12 @@ struct File {
     network: Network,
     #[serde(default)]
     images: Images,
+    #[serde(default)]
+    backups: Store,
+    #[serde(default)]
+    media: Store,
+    #[serde(default)]
+    guest: Guest,
     limits: FileLimits,
     #[serde(default)]
     destroy: FileDestroy,
@@ -47,6 +53,19 @@ struct Images {
     digests: Vec<Spanned<String>>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Store {
+    storage: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Guest {
+    #[serde(default)]
+    set_passwords: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileLimits {
@@ -68,6 +87,7 @@ struct FileDestroy {
     purges_per_10_minutes: Option<u32>,
     purge_percent_per_day: Option<Spanned<u32>>,
     purge_floor_per_day: Option<u32>,
+    replaces_per_hour: Option<u32>,
 }
 
 /// Reads the policy file.
@@ -228,12 +248,16 @@ fn build(raw: File, note: Note<'_>) -> Policy {
         )
         .into_iter()
         .collect(),
+        backup_storage: raw.backups.storage.map(|name| plain_name(note, "backups.storage", name)),
+        iso_storage: raw.media.storage.map(|name| plain_name(note, "media.storage", name)),
+        guest_passwords: raw.guest.set_passwords,
         limits,
         destroy: DestroyLimits {
             purge_after_hours: value(raw.destroy.purge_after_hours).unwrap_or(MIN_PURGE_HOURS),
             purges_per_10_minutes: raw.destroy.purges_per_10_minutes.unwrap_or(5),
             purge_percent_per_day: value(raw.destroy.purge_percent_per_day).unwrap_or(10),
             purge_floor_per_day: raw.destroy.purge_floor_per_day.unwrap_or(3),
+            replaces_per_hour: raw.destroy.replaces_per_hour.unwrap_or(10),
         },
     }
 }

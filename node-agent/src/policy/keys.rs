@@ -4,10 +4,10 @@
 //! that found a way around the types, ends here.
 
 use super::{Policy, PolicyRefusal};
-use crate::pve::{ConfigChange, Vmid};
+use crate::pve::{ConfigChange, ISO_DRIVE, Vmid};
 
 /// Options the agent sets.
-const SETTABLE: [&str; 19] = [
+const SETTABLE: [&str; 21] = [
     "name",
     "description",
     "tags",
@@ -27,6 +27,8 @@ const SETTABLE: [&str; 19] = [
     "ciupgrade",
     "citype",
     "agent",
+    "boot",
+    ISO_DRIVE,
 ];
 /// Options it may remove beside those: what a template must not pass on.
 const REMOVABLE: [&str; 4] = ["ciuser", "cipassword", "sshkeys", "startup"];
@@ -48,6 +50,12 @@ pub fn check_change(
         }
         if key == "cicustom" && !is_own_cicustom(value, vmid, snippet_storage) {
             return refuse("cicustom may name only this VM's own snippets".to_owned());
+        }
+        if key == "boot" && !is_boot_order(value) {
+            return refuse("boot may only put drives into an order".to_owned());
+        }
+        if key == ISO_DRIVE && !is_medium(value, policy.iso_storage.as_deref()) {
+            return refuse(format!("{ISO_DRIVE} may only hold a medium of the storage for media"));
         }
         if key == "net0" {
             let bridge = value.split(',').find_map(|part| part.strip_prefix("bridge="));
@@ -83,4 +91,19 @@ fn is_own_cicustom(value: &str, vmid: Vmid, storage: &str) -> bool {
         Some(digits && matches!(kind, "user" | "vendor" | "meta"))
     };
     !value.is_empty() && value.split(',').all(|part| own(part) == Some(true))
+}
+
+/// `order=` and names of drives, nothing else.
+fn is_boot_order(value: &str) -> bool {
+    let drive = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    value.strip_prefix("order=").is_some_and(|drives| drives.split(';').all(drive))
+}
+
+/// `<storage>:iso/<name>.iso,media=cdrom`, nothing else.
+fn is_medium(value: &str, storage: Option<&str>) -> bool {
+    let file = storage
+        .and_then(|storage| value.strip_prefix(storage))
+        .and_then(|rest| rest.strip_prefix(":iso/"))
+        .and_then(|rest| rest.strip_suffix(",media=cdrom"));
+    file.is_some_and(|name| ez_protocol::order::IsoName::parse(name).is_ok())
 }

@@ -57,6 +57,13 @@ pub struct Policy {
     pub require_firewall: bool,
     /// Image digests it may clone; none means any template in the template pool.
     pub digests: BTreeSet<String>,
+    /// Storage for backups; none means that there are no backups here.
+    pub backup_storage: Option<String>,
+    /// Storage whose media customers may insert; none means none.
+    pub iso_storage: Option<String>,
+    /// Whether a password may be set inside a running guest, through its guest agent. The right for it lets
+    /// the token do anything inside a guest, so it is the host's owner who gives it.
+    pub guest_passwords: bool,
     /// Sizes and counts.
     pub limits: Limits,
     /// When and how much may be destroyed.
@@ -97,6 +104,8 @@ pub struct DestroyLimits {
     pub purge_percent_per_day: u32,
     /// … but always at least this many.
     pub purge_floor_per_day: u32,
+    /// Most disks that may be replaced by others (rebuild, rollback, restore) in any hour.
+    pub replaces_per_hour: u32,
 }
 
 /// Why the policy refuses an order.

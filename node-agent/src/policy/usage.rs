@@ -15,6 +15,8 @@ pub struct UsedInstance {
     pub memory_mib: u32,
     /// Its disk as ordered, GiB.
     pub disk_gib: u32,
+    /// Which build of its disk was ordered last.
+    pub build: u32,
     /// When it was retired; `None` while it serves.
     pub retired_at: Option<UnixMillis>,
 }
@@ -32,6 +34,8 @@ pub struct Usage {
     pub purges_10min: u64,
     /// Purges accepted in the last 24 h.
     pub purges_day: u64,
+    /// Rebuilds, rollbacks and restores accepted in the last hour.
+    pub replaces_hour: u64,
 }
 
 impl From<&Facts> for Usage {
@@ -44,6 +48,7 @@ impl From<&Facts> for Usage {
                 vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
                 memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),
                 disk_gib: spec.as_ref().map_or(0, |s| s.disk_gib),
+                build: spec.as_ref().map_or(0, |s| s.build),
                 retired_at: row.retired_at.filter(|_| row.phase == Phase::Retired),
             }
         };
@@ -53,6 +58,7 @@ impl From<&Facts> for Usage {
             creates_day: facts.creates_day,
             purges_10min: facts.purges_10min,
             purges_day: facts.purges_day,
+            replaces_hour: facts.replaces_hour,
         }
     }
 }

@@ -47,9 +47,23 @@ pub(crate) struct FakeGuest {
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) running: bool,
     pub(crate) pool: Option<String>,
-    pub(crate) firewall: Option<BTreeSet<ipnet::IpNet>>,
+    pub(crate) firewall: Option<FirewallSetup>,
     pub(crate) agent_answers: bool,
+    /// What is on its disk, in a word.
+    pub(crate) disk: String,
+    pub(crate) snapshots: BTreeMap<String, FakeKept>,
+    /// Whose password was set from inside, and to what.
+    pub(crate) passwords: BTreeMap<String, String>,
     version: u32,
+}
+
+/// What a snapshot or a backup keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FakeKept {
+    pub(crate) text: String,
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) disk: String,
+    pub(crate) at_secs: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +73,7 @@ enum Effect {
     Power(Vmid, bool, Option<&'static str>),
     Destroy(Vmid),
     Restart(&'static str, Vmid),
+    Keep(keep::Keep),
 }
 
 impl Effect {
@@ -69,6 +84,7 @@ impl Effect {
             Self::Resize(vmid, ..) | Self::Power(vmid, ..) | Self::Destroy(vmid) | Self::Restart(_, vmid) => {
                 *vmid
             }
+            Self::Keep(keep) => keep.vmid(),
         }
     }
 }
@@ -95,6 +111,8 @@ struct State {
     effects: Vec<String>,
     trace: Vec<Call>,
     plans: Vec<Plan>,
+    /// Backups by volume, with the VM they are of.
+    backups: BTreeMap<String, (Vmid, FakeKept)>,
 }
 
 /// See the module's text.
@@ -341,6 +359,10 @@ impl State {
                 TaskExit::Failed(text)
             }
             (Some(Fault::TaskFailsHalf(text)), _) => TaskExit::Failed(text),
+            (Some(Fault::TaskKilled), Effect::Keep(keep)) => {
+                self.left_behind(keep);
+                TaskExit::Killed
+            }
             (Some(Fault::TaskKilled), _) => TaskExit::Killed,
             (Some(Fault::TaskFailsLate(text)), effect) => {
                 let _done_all_the_same = self.apply(effect, false);
@@ -363,6 +385,7 @@ impl State {
     fn apply(&mut self, effect: &Effect, to_the_end: bool) -> Result<(), String> {
         let gone = |e: PveError| e.text();
         match effect {
+            Effect::Keep(keep) => return self.apply_keep(keep),
             Effect::Restart(what, vmid) => {
                 self.present(what, *vmid).map_err(gone)?;
                 self.happened(what, *vmid);
@@ -377,6 +400,7 @@ impl State {
                 let drive = format!("local-lvm:vm-{}-cloudinit,media=cdrom", request.newid);
                 guest.config.insert("ide2".into(), drive);
                 guest.config.insert("net0".into(), "virtio=BC:24:11:FF:FF:FF,bridge=vmbr0".into());
+                guest.disk = format!("fresh from {}", request.template);
                 guest.pool = to_the_end.then(|| request.pool.clone());
                 self.guests.insert(request.newid, guest);
                 self.happened("clone", request.newid);
@@ -422,6 +446,7 @@ fn unreachable_host(verb: &str) -> PveError {
     PveError::Unreachable { call: verb.into(), reason: "connection refused".into() }
 }
 
+mod keep;
 mod script;
 mod verbs;
 

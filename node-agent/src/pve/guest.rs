@@ -79,6 +79,11 @@ pub struct GuestConfig {
     pub digest: String,
 }
 
+/// Drive of a rescue system: the last SCSI slot Proxmox has, which no template uses.
+pub const RESCUE_DRIVE: &str = "scsi30";
+/// Drive of a customer's medium.
+pub const ISO_DRIVE: &str = "sata5";
+
 /// Description of a clone's target before Proxmox has written the real one.
 pub const CLONE_PLACEHOLDER: &str = "qmclone temporary file";
 
@@ -150,9 +155,11 @@ impl GuestConfig {
         drives.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Name of the disk the system boots from: the first in `boot: order=…`, else the first disk.
+    /// Name of the disk the server's own system boots from: the first in `boot: order=…`, else the first
+    /// disk. A rescue system's is none of its own.
     pub fn boot_disk(&self) -> Option<String> {
-        let disks = self.disks();
+        let mut disks = self.disks();
+        disks.remove(RESCUE_DRIVE);
         let order = self.get("boot").and_then(|b| b.split(',').find_map(|p| p.strip_prefix("order=")));
         let named = order.and_then(|o| o.split(';').find(|d| disks.contains_key(*d)).map(str::to_owned));
         named.or_else(|| disks.keys().next().cloned())
@@ -219,12 +226,39 @@ pub struct ConfigChange {
     pub digest: Option<String>,
 }
 
-/// The guest's firewall as we want it: whatever it sends must come from these addresses.
+/// The guest's firewall as we want it: whatever it sends must come from these addresses, and what the
+/// customer's rules say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirewallSetup {
     /// Exact members of the ipset `ipfilter-net0`: addresses or prefixes.
     pub addresses: BTreeSet<ipnet::IpNet>,
+    /// What comes in and fits no rule: `ACCEPT`, `DROP` or `REJECT`.
+    pub inbound: &'static str,
+    /// The customer's rules in the order in which they are tried, in Proxmox's words.
+    pub rules: Vec<GuestRule>,
 }
+
+/// One rule in Proxmox's words. It is ours by its comment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GuestRule {
+    /// `in` or `out`.
+    pub direction: &'static str,
+    /// `ACCEPT`, `DROP` or `REJECT`.
+    pub action: &'static str,
+    /// `tcp`, `udp`, `icmp`, `ipv6-icmp`; none is every protocol.
+    pub proto: Option<&'static str>,
+    /// `22` or `8000:8080`.
+    pub dport: Option<String>,
+    /// Sender of what comes in: networks of one family with commas between them.
+    pub source: Option<String>,
+    /// Receiver of what goes out.
+    pub dest: Option<String>,
+    /// Says that it is ours, and which of them.
+    pub comment: String,
+}
+
+/// How the comment of every rule of ours begins.
+pub const RULE_COMMENT: &str = "ez:";
 
 #[cfg(test)]
 mod tests {

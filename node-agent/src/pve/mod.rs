@@ -20,6 +20,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod guest;
+mod keep;
 mod proxmox;
 mod raw;
 pub mod settings;
@@ -32,6 +33,7 @@ use futures::future::BoxFuture;
 pub use client::PveAddress;
 pub use error::{PveError, text};
 pub use guest::*;
+pub use keep::*;
 pub use proxmox::ProxmoxHypervisor;
 pub use tls::{Fingerprint, ParseFingerprintError};
 pub use types::*;
@@ -85,6 +87,13 @@ pub trait Hypervisor: Send + Sync {
     fn task_log(&self, upid: &Upid, from: u64) -> Answer<'_, Vec<LogLine>>;
     /// Looks for a clone of `template`, begun at `since_secs` (unix seconds) or later, that makes `newid`.
     fn find_clone_task(&self, template: Vmid, since_secs: i64, newid: Vmid) -> Answer<'_, CloneSearch>;
+    /// Tasks of a kind about a VM, begun at `since_secs` (unix seconds) or later, newest first.
+    fn find_tasks(
+        &self,
+        kind: &'static str,
+        vmid: Vmid,
+        since_secs: i64,
+    ) -> Answer<'_, Vec<(Upid, TaskState)>>;
     /// Interrupts a task. Harmless for one that has ended.
     fn stop_task(&self, upid: &Upid) -> Answer<'_, ()>;
     /// The storages of this node.
@@ -101,4 +110,29 @@ pub trait Hypervisor: Send + Sync {
     fn agent_ping(&self, vmid: Vmid) -> Answer<'_, bool>;
     /// Addresses the guest agent reports; loopback left out.
     fn agent_addresses(&self, vmid: Vmid) -> Answer<'_, Vec<GuestAddress>>;
+    /// The VM's snapshots.
+    fn snapshots(&self, vmid: Vmid) -> Answer<'_, Vec<Snapshot>>;
+    /// Takes a snapshot of the disks. A name that is taken fails in the task.
+    fn take_snapshot(&self, vmid: Vmid, name: &str, description: String) -> Answer<'_, Upid>;
+    /// Makes disks and configuration be as in a snapshot; a running VM is stopped and stays so.
+    fn roll_back(&self, vmid: Vmid, name: &str) -> Answer<'_, Upid>;
+    /// Removes a snapshot.
+    fn drop_snapshot(&self, vmid: Vmid, name: &str) -> Answer<'_, Upid>;
+    /// Backups of a VM on a storage, those of other makers included.
+    fn backups(&self, storage: &str, vmid: Vmid) -> Answer<'_, Vec<Backup>>;
+    /// Copies the whole VM to a storage; the notes are written when it is whole.
+    fn back_up(&self, vmid: Vmid, storage: &str, notes: String) -> Answer<'_, Upid>;
+    /// Replaces a stopped VM, its configuration included, by a backup of it.
+    fn restore(&self, vmid: Vmid, volume: &str, storage: &str) -> Answer<'_, Upid>;
+    /// Removes a volume that belongs to no VM. One that is missing is a success.
+    fn delete_volume(&self, volume: &str) -> Answer<'_, Option<Upid>>;
+    /// Gives a stopped VM a new disk with the content of a template's.
+    fn import_disk(&self, vmid: Vmid, drive: &'static str, storage: &str, volume: &str) -> Answer<'_, Upid>;
+    /// Takes a disk from a stopped VM and removes it for good.
+    fn remove_disk(&self, vmid: Vmid, drive: &'static str) -> Answer<'_, ()>;
+    /// Gives a user of the guest a password by its crypt hash, through the guest agent; `false` where
+    /// nobody answers.
+    fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool>;
+    /// Options whose change waits for the next cold start.
+    fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>>;
 }

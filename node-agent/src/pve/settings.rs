@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ez_protocol::order::{AddressAssignment, InstanceSpec, NetworkSpec, Service};
+use ez_protocol::order::{
+    AddressAssignment, Direction, FirewallRules, InstanceSpec, NetworkSpec, Protocol, Service, Verdict,
+};
 use ipnet::IpNet;
 
-use super::{ConfigChange, FirewallSetup, GuestConfig};
+use super::{ConfigChange, FirewallSetup, GuestConfig, GuestRule, ISO_DRIVE, RESCUE_DRIVE, RULE_COMMENT};
 
 /// Tag by which people recognise our servers; decisions never rest on it.
 pub const TAG: &str = "ez";
@@ -22,8 +24,32 @@ const NOT_PASSED_ON: [&str; 5] = ["ciuser", "cipassword", "sshkeys", "searchdoma
 /// Options by name.
 pub type Options = BTreeMap<&'static str, String>;
 
-/// Size, name and card of a server in service, or of a suspended one, which does not start by itself.
-pub fn served(spec: &InstanceSpec) -> Options {
+/// Size, name, card and drives of a server in service, or of a suspended one, which does not start by
+/// itself. `media` is the storage of the media that customers may insert.
+pub fn served(spec: &InstanceSpec, present: &GuestConfig, media: Option<&str>) -> Options {
+    let mut options = plain(spec);
+    if let (Some(iso), Some(storage)) = (&spec.iso, media) {
+        options.insert(ISO_DRIVE, format!("{storage}:iso/{},media=cdrom", iso.as_str()));
+    }
+    options.extend(boot(spec, present).map(|order| ("boot", order)));
+    options
+}
+
+/// What to boot from: a rescue system before a medium before the server's own disk. A template's own
+/// order is left alone until one of them has come or gone.
+fn boot(spec: &InstanceSpec, present: &GuestConfig) -> Option<String> {
+    let order = present.property("boot", "order").unwrap_or("");
+    let had = order.split(';').any(|drive| drive == RESCUE_DRIVE || drive == ISO_DRIVE);
+    if spec.rescue.is_none() && spec.iso.is_none() && !had {
+        return None;
+    }
+    let rescue = spec.rescue.as_ref().map(|_| RESCUE_DRIVE.to_owned());
+    let iso = spec.iso.as_ref().map(|_| ISO_DRIVE.to_owned());
+    let drives: Vec<String> = rescue.into_iter().chain(iso).chain(present.boot_disk()).collect();
+    Some(format!("order={}", drives.join(";")))
+}
+
+fn plain(spec: &InstanceSpec) -> Options {
     let onboot = if spec.service == Service::Active { "1" } else { "0" };
     BTreeMap::from([
         ("name", spec.hostname.as_str().to_owned()),
@@ -35,8 +61,14 @@ pub fn served(spec: &InstanceSpec) -> Options {
         ("net0", net0(&spec.network)),
         ("onboot", onboot.to_owned()),
         ("agent", "enabled=1".to_owned()),
-        ("tags", TAG.to_owned()),
+        ("tags", tags(spec)),
     ])
+}
+
+/// Our tag and the ordered ones, sorted as Proxmox keeps them.
+fn tags(spec: &InstanceSpec) -> String {
+    let all: BTreeSet<&str> = spec.tags.iter().map(|tag| tag.as_str()).chain([TAG]).collect();
+    all.into_iter().collect::<Vec<_>>().join(";")
 }
 
 /// The signs of a retired server.
@@ -96,12 +128,63 @@ pub fn firewall(network: &NetworkSpec) -> FirewallSetup {
         let routed = address.cidr.addr().is_ipv6() && address.gateway.is_some_and(outside);
         if routed { address.cidr.trunc() } else { IpNet::from(address.cidr.addr()) }
     };
-    FirewallSetup { addresses: network.addresses.iter().map(allowed).collect() }
+    let rules = network.rules.as_ref();
+    FirewallSetup {
+        addresses: network.addresses.iter().map(allowed).collect(),
+        inbound: verdict(rules.map_or(Verdict::Accept, |rules| rules.inbound)),
+        rules: rules.map(guest_rules).unwrap_or_default(),
+    }
 }
 
-/// What a template left in a configuration that a server must not have.
-pub fn leftovers(present: &GuestConfig) -> BTreeSet<String> {
+const fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept => "ACCEPT",
+        Verdict::Drop => "DROP",
+        Verdict::Reject => "REJECT",
+    }
+}
+
+/// The customer's rules in Proxmox's words. A rule of Proxmox has networks of one family only, so one of
+/// ours may become two.
+fn guest_rules(rules: &FirewallRules) -> Vec<GuestRule> {
+    let mut out = Vec::new();
+    for (number, rule) in rules.rules.iter().enumerate() {
+        let family = |v6: bool| {
+            let of = rule.peers.iter().filter(|net| net.addr().is_ipv6() == v6);
+            let list: Vec<String> = of.map(|net| net.trunc().to_string()).collect();
+            (!list.is_empty()).then(|| list.join(","))
+        };
+        let peers = match (family(false), family(true)) {
+            (None, None) => vec![None],
+            (four, six) => four.into_iter().chain(six).map(Some).collect(),
+        };
+        for peer in peers {
+            let inward = rule.direction == Direction::In;
+            out.push(GuestRule {
+                direction: if inward { "in" } else { "out" },
+                action: verdict(rule.verdict),
+                proto: rule.protocol.map(|protocol| match protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                    Protocol::Icmp => "icmp",
+                    Protocol::Icmpv6 => "ipv6-icmp",
+                }),
+                dport: rule.ports.map(|ports| ports.to_string()),
+                source: peer.clone().filter(|_| inward),
+                dest: peer.filter(|_| !inward),
+                comment: format!("{RULE_COMMENT}{number}"),
+            });
+        }
+    }
+    out
+}
+
+/// What a template left in a configuration that a server must not have, and a medium that was taken out.
+pub fn leftovers(present: &GuestConfig, spec: &InstanceSpec) -> BTreeSet<String> {
     let unwanted = |key: &&String| {
+        if key.as_str() == ISO_DRIVE {
+            return spec.iso.is_none();
+        }
         let family = key.trim_end_matches(|c: char| c.is_ascii_digit());
         let card = matches!(family, "net" | "ipconfig") && !matches!(key.as_str(), "net0" | "ipconfig0");
         card || NOT_PASSED_ON.contains(&key.as_str())
@@ -121,7 +204,7 @@ pub fn change(present: &GuestConfig, wanted: &Options, unwanted: BTreeSet<String
 
 /// What a server's size and card differ in, one short line each; to be reported, not repaired.
 pub fn drift(present: &GuestConfig, spec: &InstanceSpec) -> Vec<String> {
-    let wanted = served(spec);
+    let wanted = plain(spec);
     let line = |key: &str| {
         let value = wanted.get(key)?;
         let is = present.get(key).unwrap_or("(nothing)");
@@ -136,6 +219,8 @@ fn same(present: &GuestConfig, key: &str, wanted: &str) -> bool {
     let Some(is) = present.get(key) else { return false };
     let parts = |text: &str| -> BTreeSet<String> { text.split(',').map(str::to_ascii_lowercase).collect() };
     match key {
+        // Proxmox adds the medium's size.
+        ISO_DRIVE => is.split(',').next() == wanted.split(',').next(),
         "tags" => {
             let wanted: BTreeSet<String> = wanted.split(';').map(str::to_owned).collect();
             let has = present.tags();
@@ -173,7 +258,7 @@ mod tests {
             "addresses": [{"cidr": "203.0.113.10/24", "gateway": "203.0.113.1"},
                           {"cidr": "2001:db8:1:2::1/64", "gateway": "fe80::1"}],
         }));
-        let wanted = served(&spec);
+        let wanted = served(&spec, &config(&[]), None);
         assert_eq!(wanted["net0"], "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,rate=12.5,tag=5");
         let told = first_boot(&spec);
         assert_eq!(told["ipconfig0"], "ip=203.0.113.10/24,gw=203.0.113.1,ip6=2001:db8:1:2::1/64,gw6=fe80::1");
@@ -187,7 +272,7 @@ mod tests {
             ("sshkeys", "x"),
             ("ide2", "d"),
         ]);
-        let first = change(&template, &wanted, leftovers(&template)).unwrap();
+        let first = change(&template, &wanted, leftovers(&template, &spec)).unwrap();
         assert_eq!(first.set.len(), wanted.len());
         assert_eq!(first.delete, ["net1", "ipconfig1", "sshkeys"].map(str::to_owned).into());
         assert_eq!(first.digest.as_deref(), Some("abc"));
@@ -199,13 +284,60 @@ mod tests {
             .insert("net0".into(), "virtio=bc:24:11:00:00:01,tag=5,bridge=vmbr0,rate=12.5,firewall=1".into());
         after.values.insert("memory".into(), "current=4096".into());
         after.values.insert("tags".into(), "ez;mine".into());
-        assert_eq!(change(&after, &wanted, leftovers(&after)), None);
+        assert_eq!(change(&after, &wanted, leftovers(&after, &spec)), None);
         assert!(drift(&after, &spec).is_empty());
         after.values.insert("cores".into(), "8".into());
         assert_eq!(drift(&after, &spec), ["cores is 8, should be 2"]);
         after.values.insert("tags".into(), "ez;ez-retired".into());
         assert!(change(&after, &wanted, BTreeSet::new()).unwrap().set.contains_key("tags"));
         assert_eq!(change(&after, &retired(), BTreeSet::new()).unwrap().set.len(), 1);
+    }
+
+    #[test]
+    fn a_rescue_system_boots_before_a_medium_before_the_own_disk_and_all_is_taken_back() {
+        let mut spec = spec(serde_json::json!({
+            "bridge": "vmbr0", "mac": "BC:24:11:00:00:01", "firewall": true, "dns": [], "addresses": [],
+        }));
+        let mut present = config(&[("scsi0", "s:vm-1-disk-0,size=20G"), ("boot", "order=scsi0;net0")]);
+        assert!(!served(&spec, &present, Some("local")).contains_key("boot"));
+        spec.iso = ez_protocol::order::IsoName::parse("grml.iso").ok();
+        spec.rescue = Some(spec.image.clone());
+        present.values.insert(RESCUE_DRIVE.into(), "s:vm-1-disk-1,size=3G".into());
+        let wanted = served(&spec, &present, Some("local"));
+        assert_eq!(wanted["boot"], "order=scsi30;sata5;scsi0");
+        assert_eq!(wanted[ISO_DRIVE], "local:iso/grml.iso,media=cdrom");
+        present.values.insert("boot".into(), wanted["boot"].clone());
+        present.values.insert(ISO_DRIVE.into(), "local:iso/grml.iso,media=cdrom,size=4K".into());
+        assert!(!change(&present, &wanted, BTreeSet::new()).unwrap().set.contains_key(ISO_DRIVE));
+        (spec.iso, spec.rescue) = (None, None);
+        assert_eq!(served(&spec, &present, Some("local"))["boot"], "order=scsi0");
+        assert_eq!(leftovers(&present, &spec), [ISO_DRIVE.to_owned()].into());
+    }
+
+    #[test]
+    fn a_rule_for_both_families_becomes_two_of_proxmox() {
+        let spec = spec(serde_json::json!({
+            "bridge": "vmbr0", "mac": "BC:24:11:00:00:01", "firewall": true, "dns": [], "addresses": [],
+            "rules": { "inbound": "drop", "rules": [
+                { "direction": "in", "verdict": "accept", "protocol": "tcp", "ports": {"first": 22, "last": 22},
+                  "peers": ["198.51.100.0/24", "2001:db8::/32", "192.0.2.7/32"] },
+                { "direction": "out", "verdict": "reject", "protocol": "udp", "ports": {"first": 1, "last": 9} },
+            ]},
+        }));
+        let setup = firewall(&spec.network);
+        assert_eq!(setup.inbound, "DROP");
+        let shown = |r: &GuestRule| {
+            let port = r.dport.clone().unwrap_or_default();
+            format!("{} {} {} {:?} {}", r.direction, r.action, port, r.source.as_deref(), r.comment)
+        };
+        assert_eq!(
+            setup.rules.iter().map(shown).collect::<Vec<_>>(),
+            [
+                "in ACCEPT 22 Some(\"198.51.100.0/24,192.0.2.7/32\") ez:0",
+                "in ACCEPT 22 Some(\"2001:db8::/32\") ez:0",
+                "out REJECT 1:9 None ez:1",
+            ]
+        );
     }
 
     #[test]

@@ -236,6 +236,8 @@ pub struct ImageTemplate {
     pub image: String,
     /// Digest the order names (`sha256:…`).
     pub digest: String,
+    /// Its boot disk's volume, `<storage>:<name>`.
+    pub volume: String,
     /// Storage of its boot disk.
     pub storage: String,
     /// Size of its boot disk, bytes.

@@ -114,7 +114,9 @@ fn pools(wanted: &Wanted, world: &World, plan: &mut Plan) {
 }
 
 fn access(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupError> {
-    for (role, privileges) in roles::roles(&world.version) {
+    let granted: BTreeSet<&str> =
+        roles::grants(wanted, &world.node).into_iter().map(|(_, role)| role).collect();
+    for (role, privileges) in roles::roles(&world.version).into_iter().filter(|(r, _)| granted.contains(r)) {
         match world.roles.get(role) {
             None => plan.changes.push(Change::AddRole { role, privileges }),
             Some(has) if !has.is_superset(&privileges) => {

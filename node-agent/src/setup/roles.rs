@@ -18,15 +18,28 @@ pub(super) const STORE_ROLE: &str = "EzStore";
 pub(super) const NET_ROLE: &str = "EzNet";
 /// Reads the host's state.
 pub(super) const NODE_ROLE: &str = "EzNode";
+/// Backs servers up and restores them; where the policy names a storage for backups.
+pub(super) const BACKUP_ROLE: &str = "EzBackup";
+/// Takes space for backups and removes them. Removing is a right on the whole storage.
+pub(super) const BACKUP_STORE_ROLE: &str = "EzBackupStore";
+/// Changes the medium in a CD drive; where the policy names a storage for media.
+pub(super) const CDROM_ROLE: &str = "EzCdrom";
+/// Reads media.
+pub(super) const MEDIA_ROLE: &str = "EzMedia";
+/// Sets passwords inside guests; where the policy lets it.
+pub(super) const GUEST_ROLE: &str = "EzGuest";
 /// Built into Proxmox: clone and read templates.
 pub(super) const TEMPLATE_ROLE: &str = "PVETemplateUser";
 
 const AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Config.Disk VM.Config.CPU \
                      VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit";
 
-/// Our roles and their privileges for a version.
-pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 5] {
-    let guest_agent = if version.major >= 9 { "VM.GuestAgent.Audit" } else { "VM.Monitor" };
+/// Our roles and their privileges for a version. What only some hosts allow is a role of its own: roles
+/// belong to the cluster, policies to a host.
+pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 10] {
+    let new = version.major >= 9;
+    let guest_agent = if new { "VM.GuestAgent.Audit" } else { "VM.Monitor" };
+    let guest = if new { "VM.GuestAgent.Unrestricted" } else { "VM.Monitor" };
     let privileges = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
     let mut agent = privileges(AGENT);
     agent.insert(guest_agent.to_owned());
@@ -36,6 +49,11 @@ pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 5] 
         (STORE_ROLE, privileges("Datastore.AllocateSpace")),
         (NET_ROLE, privileges("SDN.Use")),
         (NODE_ROLE, privileges("Sys.Audit")),
+        (BACKUP_ROLE, privileges("VM.Backup")),
+        (BACKUP_STORE_ROLE, privileges("Datastore.Allocate Datastore.AllocateSpace")),
+        (CDROM_ROLE, privileges("VM.Config.CDROM")),
+        (MEDIA_ROLE, privileges("Datastore.Audit")),
+        (GUEST_ROLE, privileges(guest)),
     ]
 }
 
@@ -51,6 +69,18 @@ pub(super) fn grants(wanted: &Wanted, node: &str) -> Vec<(String, &'static str)>
         (format!("/nodes/{node}"), NODE_ROLE),
         ("/".to_owned(), NODE_ROLE),
     ];
+    let pool = format!("/pool/{}", wanted.pool);
+    if let Some(storage) = wanted.policy.as_ref().and_then(|policy| policy.backup_storage.as_ref()) {
+        grants.push((pool.clone(), BACKUP_ROLE));
+        grants.push((format!("/storage/{storage}"), BACKUP_STORE_ROLE));
+    }
+    if let Some(storage) = wanted.policy.as_ref().and_then(|policy| policy.iso_storage.as_ref()) {
+        grants.push((pool.clone(), CDROM_ROLE));
+        grants.push((format!("/storage/{storage}"), MEDIA_ROLE));
+    }
+    if wanted.policy.as_ref().is_some_and(|policy| policy.guest_passwords) {
+        grants.push((pool, GUEST_ROLE));
+    }
     grants.extend(wanted.storages.iter().map(|id| (format!("/storage/{id}"), STORE_ROLE)));
     grants.extend(wanted.bridges.iter().map(|id| (format!("/sdn/zones/localnetwork/{id}"), NET_ROLE)));
     grants

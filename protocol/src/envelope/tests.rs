@@ -49,13 +49,18 @@ fn vector(name: &str, payload: Vec<u8>) -> Vector {
 
 #[test]
 fn the_golden_vectors_are_what_this_version_writes_and_reads() {
-    use crate::order::{Action, ActionVerb, Empty, Op, ProvisioningOrder, tests};
+    use crate::order::{Action, Empty, Op, ProvisioningOrder, SnapshotName, tests};
     let written: Vec<Vector> = [
         ("ensure", Op::Ensure(Box::new(tests::spec()))),
-        ("action", Op::Action(Action { verb: ActionVerb::Reboot })),
+        ("action", Op::Action(Action::Reboot {})),
         ("retire", Op::Retire(Empty {})),
         ("purge", Op::Purge(Empty {})),
         ("adopt", Op::Adopt(Empty {})),
+        ("ensure_full", Op::Ensure(Box::new(tests::full_spec()))),
+        (
+            "snapshot",
+            Op::Action(Action::SnapshotCreate { name: SnapshotName::parse("before-upgrade").unwrap() }),
+        ),
     ]
     .into_iter()
     .map(|(name, op)| vector(name, tests::order(op).to_bytes().unwrap()))

@@ -135,4 +135,57 @@ pub struct Facts {
     /// Host key fingerprints, where the first-boot console showed them.
     #[prost(string, repeated, tag = "5")]
     pub host_keys: Vec<String>,
+    /// After an order about snapshots: all there are.
+    #[prost(message, optional, tag = "6")]
+    pub snapshots: Option<Snapshots>,
+    /// After an order about backups: all there are.
+    #[prost(message, optional, tag = "7")]
+    pub backups: Option<Backups>,
+    /// After a new password: `now` or `next_boot`; empty otherwise.
+    #[prost(string, tag = "8")]
+    pub password: String,
+    /// Whether something that was changed takes effect only with the next cold start.
+    #[prost(bool, tag = "9")]
+    pub restart_needed: bool,
+}
+
+/// A list that may be empty and still says something.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Snapshots {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub list: Vec<SnapshotFact>,
+}
+
+/// One snapshot.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SnapshotFact {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// When it was taken, by the host's clock.
+    #[prost(int64, tag = "2")]
+    pub taken_at_ms: i64,
+}
+
+/// A list that may be empty and still says something.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Backups {
+    /// Newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub list: Vec<BackupFact>,
+}
+
+/// One backup.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct BackupFact {
+    /// The provisioning order that made it.
+    #[prost(string, tag = "1")]
+    pub order_id: String,
+    /// When it was begun, by the host's clock.
+    #[prost(int64, tag = "2")]
+    pub made_at_ms: i64,
+    /// Bytes it takes.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
 }

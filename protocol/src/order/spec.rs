@@ -5,12 +5,15 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::FirewallRules;
 use crate::input::{Hostname, MAX_SSH_KEYS, SshPublicKey};
 
 /// Most addresses one instance has.
 const MAX_ADDRESSES: usize = 16;
 /// Most DNS servers one instance is told.
 const MAX_DNS: usize = 4;
+/// Most tags beside our own.
+const MAX_TAGS: usize = 8;
 /// Longest user-data in bytes.
 const MAX_USER_DATA: usize = 32 * 1024;
 
@@ -32,6 +35,9 @@ pub enum SpecError {
     /// A gateway of another family than its address.
     #[error("gateway {0} does not fit its address")]
     Gateway(IpAddr),
+    /// Firewall rules for a card that the host does not filter.
+    #[error("firewall rules need the host's filter on the card")]
+    Unfiltered,
     /// Something that must be a plain word is not.
     #[error("{0} is not a plain name")]
     Name(&'static str),
@@ -73,6 +79,25 @@ pub struct InstanceSpec {
     /// The customer's own cloud-init part, merged as a part of its own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub user_data: Option<UserData>,
+    /// Counts how often the disk was made anew from `image`. A higher number than the one that was
+    /// carried out last is a rebuild: everything on the disk is lost. The image changes only so.
+    #[serde(skip_serializing_if = "is_first_build", default)]
+    pub build: u32,
+    /// Boot from this rescue image, with the server's own disk beside it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rescue: Option<ImageRef>,
+    /// The medium in its CD drive.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub iso: Option<IsoName>,
+    /// Tags for the eyes of the host's owner, beside our own; at most 8.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tags: Vec<Tag>,
+}
+
+/// Orders from before rebuilds existed do not name a build.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_first_build(build: &u32) -> bool {
+    *build == 0
 }
 
 /// An image by name, for people, and by digest, which decides.
@@ -105,6 +130,9 @@ pub struct NetworkSpec {
     pub rate_mbit: Option<u32>,
     /// Whether the host filters this card (anti-spoofing included).
     pub firewall: bool,
+    /// The customer's own rules; none lets everything in and out.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rules: Option<FirewallRules>,
 }
 
 /// One address of the guest.
@@ -143,6 +171,12 @@ impl InstanceSpec {
         if !is_word(&self.image.name, 64) {
             return Err(SpecError::Name("image.name"));
         }
+        if self.rescue.as_ref().is_some_and(|image| !is_word(&image.name, 64)) {
+            return Err(SpecError::Name("rescue.name"));
+        }
+        if self.tags.len() > MAX_TAGS {
+            return Err(SpecError::TooMany("tags"));
+        }
         self.network.check()
     }
 }
@@ -163,6 +197,13 @@ impl NetworkSpec {
         }
         if self.dns.len() > MAX_DNS {
             return Err(SpecError::TooMany("DNS servers"));
+        }
+        if let Some(rules) = &self.rules {
+            // Rules without the filter would be a promise that nobody keeps.
+            if !self.firewall {
+                return Err(SpecError::Unfiltered);
+            }
+            rules.check()?;
         }
         let mut gateways = [0; 2];
         for (index, address) in self.addresses.iter().enumerate() {
@@ -231,6 +272,8 @@ macro_rules! checked_text {
         }
     };
 }
+
+pub(super) use checked_text;
 
 /// Text that is not what its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -302,3 +345,27 @@ impl fmt::Debug for UserData {
         write!(f, "UserData({} bytes)", self.0.len())
     }
 }
+
+/// File name of a medium on the host's ISO storage, such as `debian-13.1.0-amd64-netinst.iso`; no path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IsoName(String);
+
+checked_text!(IsoName, "the plain file name of an .iso medium", |text| {
+    is_word(text, 120) && text.len() > 4 && text.ends_with(".iso") && !text.contains("..")
+});
+
+/// A tag as Proxmox takes them, lower case. Those that begin with `ez` are ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(String);
+
+checked_text!(
+    Tag,
+    "a tag of at most 40 lower-case letters, digits, -, + and ., not beginning with ez",
+    |text| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.');
+        (1..=40).contains(&text.len())
+            && text.bytes().all(plain)
+            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && !text.starts_with("ez")
+    }
+);

@@ -42,10 +42,15 @@ pub(crate) fn spec() -> InstanceSpec {
             dns: vec!["192.0.2.53".parse().unwrap()],
             rate_mbit: Some(1000),
             firewall: true,
+            rules: None,
         },
         ssh_keys: vec![key()],
         password_hash: None,
         user_data: None,
+        build: 0,
+        rescue: None,
+        iso: None,
+        tags: Vec::new(),
     }
 }
 
@@ -67,9 +72,29 @@ pub(crate) fn order(op: Op) -> ProvisioningOrder {
 }
 
 fn every_op() -> Vec<Op> {
-    let mut ops =
-        vec![Op::Ensure(Box::new(spec())), Op::Retire(Empty {}), Op::Purge(Empty {}), Op::Adopt(Empty {})];
-    ops.extend(ActionVerb::ALL.map(|verb| Op::Action(Action { verb })));
+    let mut ops = vec![
+        Op::Ensure(Box::new(spec())),
+        Op::Ensure(Box::new(full_spec())),
+        Op::Retire(Empty {}),
+        Op::Purge(Empty {}),
+        Op::Adopt(Empty {}),
+    ];
+    let name = || SnapshotName::parse("before-upgrade").unwrap();
+    let backup = ProvisioningOrderId::from_uuid(Uuid::from_u128(0x0193_5000_0000_7000_8000_0000_0000_0009));
+    let hash = PasswordHash::parse("$6$saltsaltsalt$hashhashhashhash").unwrap();
+    ops.extend(PowerVerb::ALL.map(|verb| Op::Action(verb.into())));
+    ops.extend(
+        [
+            Action::SnapshotCreate { name: name() },
+            Action::SnapshotRollback { name: name() },
+            Action::SnapshotDelete { name: name() },
+            Action::BackupCreate { keep: 7 },
+            Action::BackupRestore { backup },
+            Action::BackupDelete { backup },
+            Action::SetPassword { hash },
+        ]
+        .map(Op::Action),
+    );
     ops
 }
 
@@ -100,6 +125,34 @@ fn a_constraint_that_is_not_understood_makes_the_whole_order_unreadable() {
 }
 
 #[test]
+fn an_action_has_its_own_parameters_and_no_others() {
+    let text = |op: &str| {
+        let sample = String::from_utf8(order(Op::Retire(Empty {})).to_bytes().unwrap()).unwrap();
+        sample.replacen(r#"{"retire":{}}"#, &format!(r#"{{"action":{op}}}"#), 1)
+    };
+    let read = |op: &str| ProvisioningOrder::from_bytes(text(op).as_bytes());
+    assert_eq!(read(r#"{"verb":"reboot"}"#).unwrap().op, Op::Action(Action::Reboot {}));
+    assert!(read(r#"{"verb":"snapshot_delete","name":"before-upgrade"}"#).is_ok());
+    for wrong in [
+        r#"{"verb":"reboot","hard":true}"#,
+        r#"{"verb":"reboot","verb":"stop"}"#,
+        r#"{"verb":"explode"}"#,
+        r#"{}"#,
+        r#"{"verb":"snapshot_create"}"#,
+        r#"{"verb":"snapshot_create","name":"current"}"#,
+        r#"{"verb":"snapshot_create","name":"../x"}"#,
+        r#"{"verb":"snapshot_create","name":"ok","name":"ok"}"#,
+        r#"{"verb":"snapshot_create","name":"ok","vmstate":true}"#,
+        r#"{"verb":"backup_create","keep":0}"#,
+        r#"{"verb":"backup_create","keep":101}"#,
+        r#"{"verb":"set_password","hash":"secret"}"#,
+        r#"{"verb":"backup_restore","backup":"local:backup/x"}"#,
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn bytes_around_the_object_doubled_keys_and_odd_numbers_are_refused() {
     let text = String::from_utf8(order(Op::Retire(Empty {})).to_bytes().unwrap()).unwrap();
     for wrong in [
@@ -125,6 +178,37 @@ fn bytes_around_the_object_doubled_keys_and_odd_numbers_are_refused() {
     }
 }
 
+fn rules(protocol: Option<Protocol>, (first, last): (u16, u16)) -> FirewallRules {
+    let ports = Some(Ports { first, last });
+    let (direction, verdict) = (Direction::In, Verdict::Accept);
+    let rule = FirewallRule { direction, verdict, protocol, ports, peers: Vec::new() };
+    FirewallRules { inbound: Verdict::Drop, rules: vec![rule] }
+}
+
+/// A specification in which nothing is left out.
+pub(crate) fn full_spec() -> InstanceSpec {
+    let mut spec = spec();
+    spec.build = 3;
+    spec.rescue = Some(ImageRef { name: "rescue".into(), ..spec.image.clone() });
+    spec.iso = Some(IsoName::parse("debian-13.1.0-amd64-netinst.iso").unwrap());
+    spec.tags = vec![Tag::parse("web").unwrap()];
+    spec.network.rules = Some(rules(Some(Protocol::Tcp), (22, 22)));
+    spec
+}
+
+#[test]
+fn names_of_media_tags_and_snapshots_are_plain() {
+    for wrong in ["../x.iso", "x.iso/..", ".iso", "a b.iso", "x.img", "-x.iso", "a..b.iso"] {
+        assert!(IsoName::parse(wrong).is_err(), "{wrong}");
+    }
+    for wrong in ["", "ez", "ez-retired", "Web", "a;b", "-a"] {
+        assert!(Tag::parse(wrong).is_err(), "{wrong}");
+    }
+    for wrong in ["a", "A1", "1a", "pending", "a b", "a.b"] {
+        assert!(SnapshotName::parse(wrong).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn specs_that_contradict_themselves_are_refused() {
     let with = |change: fn(&mut InstanceSpec)| {
@@ -132,7 +216,7 @@ fn specs_that_contradict_themselves_are_refused() {
         change(&mut spec);
         order(Op::Ensure(Box::new(spec))).to_bytes()
     };
-    let cases: [fn(&mut InstanceSpec); 12] = [
+    let cases: [fn(&mut InstanceSpec); 18] = [
         |s| s.vcpus = 0,
         |s| s.memory_mib = 64,
         |s| s.disk_gib = 0,
@@ -145,6 +229,12 @@ fn specs_that_contradict_themselves_are_refused() {
         |s| s.network.addresses[0].cidr = "127.0.0.1/8".parse().unwrap(),
         |s| s.image.name = "../debian".into(),
         |s| s.network.rate_mbit = Some(0),
+        |s| s.rescue = Some(ImageRef { name: "-".into(), ..s.image.clone() }),
+        |s| s.tags = vec![Tag::parse("web").unwrap(); 9],
+        |s| (s.network.firewall, s.network.rules) = (false, Some(rules(Some(Protocol::Tcp), (22, 22)))),
+        |s| s.network.rules = Some(rules(Some(Protocol::Icmp), (22, 22))),
+        |s| s.network.rules = Some(rules(None, (22, 22))),
+        |s| s.network.rules = Some(rules(Some(Protocol::Tcp), (23, 22))),
     ];
     for (index, change) in cases.into_iter().enumerate() {
         assert!(matches!(with(change), Err(PayloadError::Spec(_))), "case {index}");

@@ -2,7 +2,7 @@
 //! commit. After a restart, at once or when the host's tasks are through, the order ends as if
 //! nothing had happened, and nothing was doubled.
 
-use ez_protocol::order::{Action, ActionVerb, Empty, Op, ProvisioningOrder};
+use ez_protocol::order::{Action, Empty, Op, PowerVerb, ProvisioningOrder};
 
 use super::kit::Host;
 use crate::{
@@ -125,7 +125,7 @@ async fn a_purge_survives_a_crash_at_every_write() {
 
 #[tokio::test]
 async fn a_button_is_pressed_at_most_once_whatever_crashes() {
-    let reboot = || order(2, 1, Op::Action(Action { verb: ActionVerb::Reboot }));
+    let reboot = || order(2, 1, Op::Action(Action::Reboot {}));
     at_every_write(&[ensure(1, 1)], &reboot(), None, async |host, at, _| {
         let row = host.row(&reboot()).await;
         assert!(matches!(row.state, OrderState::Succeeded | OrderState::Failed), "{at}: {}", row.state);

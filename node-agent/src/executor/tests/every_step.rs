@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Steps that change nothing, by their nature.
-const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone"];
+const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone", "note_power"];
 
 /// What a scene comes to without a disturbance.
 struct Plain {

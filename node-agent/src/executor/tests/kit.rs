@@ -17,11 +17,12 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::ManualClock,
+    cloudinit::PasswordReset,
     contact::Contact,
     executor::{Engine, FirstBoot, FirstBootError, Limits, Pace, Rules},
     journal::{OrderRow, Space},
     policy,
-    pve::{CloneMode, Hypervisor, Vmid, fake::FakeHypervisor},
+    pve::{CloneMode, Hypervisor, IMAGE_MARKER, Vmid, fake::FakeHypervisor},
     testing::{Books, NOW},
 };
 
@@ -34,6 +35,15 @@ storages = ["local-lvm"]
 
 [network]
 bridges = ["vmbr0"]
+
+[backups]
+storage = "backup"
+
+[media]
+storage = "local"
+
+[guest]
+set_passwords = true
 
 [limits]
 instances = 100
@@ -57,17 +67,24 @@ impl FirstBoot for Files {
         generation: u64,
         _instance: InstanceId,
         _spec: &InstanceSpec,
+        _reset: Option<&PasswordReset>,
     ) -> Result<String, FirstBootError> {
         if self.1.local("write_files").is_some() {
             return Err(FirstBootError::Write("no space left on device".to_owned()));
         }
         self.0.lock().unwrap().insert(vmid);
-        Ok(format!("user=ez-ci:snippets/ez-{vmid}-{generation}-user.yaml"))
+        Ok(self.cicustom(vmid, generation))
     }
 
-    fn remove(&self, vmid: Vmid) -> Result<(), FirstBootError> {
+    fn cicustom(&self, vmid: Vmid, generation: u64) -> String {
+        format!("user=ez-ci:snippets/ez-{vmid}-{generation}-user.yaml")
+    }
+
+    fn remove(&self, vmid: Vmid, keep: Option<u64>) -> Result<(), FirstBootError> {
         self.1.local("remove_files");
-        self.0.lock().unwrap().remove(&vmid);
+        if keep.is_none() {
+            self.0.lock().unwrap().remove(&vmid);
+        }
         Ok(())
     }
 }
@@ -88,6 +105,12 @@ impl Host {
     /// A host with one template; its tasks end at the first look.
     pub(crate) async fn new() -> Self {
         let pve = FakeHypervisor::with_template(9_000);
+        let rescue = pve.guest(9_000).unwrap();
+        pve.put_guest(9_001, |guest| {
+            *guest = rescue;
+            let marker = format!("{IMAGE_MARKER} rescue sha256:{}", "2".repeat(64));
+            guest.config.insert("description".to_owned(), marker);
+        });
         pve.set_polls(1);
         Self::over(pve, BTreeSet::new(), Books::quick(None).await, Pace::default().task)
     }

@@ -4,5 +4,6 @@ mod crash;
 mod disturbed;
 mod every_step;
 pub(crate) mod kit;
+mod life;
 mod scenes;
 mod stories;

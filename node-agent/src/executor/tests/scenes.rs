@@ -1,10 +1,17 @@
 //! One scene for every shape a saga can have: what was before, what is ordered, what is there.
 
-use ez_protocol::order::{Action, ActionVerb, Empty, Op, ProvisioningOrder, Service};
+use ez_protocol::order::{
+    Action, Empty, FirewallRules, ImageRef, InstanceSpec, IsoName, Op, PasswordHash, PowerVerb,
+    ProvisioningOrder, Service, SnapshotName, Tag, Verdict,
+};
 
 use super::kit::Host;
 use crate::{
-    executor::{action, ensure as sagas, purge, retire, undo},
+    executor::{
+        action,
+        ensure::{self as sagas, Shape},
+        purge, retire, undo,
+    },
     journal::Verb,
     pve::{
         ImageTemplate,
@@ -24,6 +31,8 @@ pub(super) struct Scene {
     pub(super) again: ProvisioningOrder,
     /// How the step `start` fails, in the scenes of an undo.
     pub(super) failing_start: Option<Fault>,
+    /// What else is true before the order comes.
+    prepare: Option<fn(&Host)>,
 }
 
 impl Scene {
@@ -33,7 +42,7 @@ impl Scene {
         let generation = before.last().map_or(0, |order| order.generation);
         let next = |n: u64| if matches!(op, Op::Action(_)) { generation } else { generation + n };
         let (target, again) = (order(seq, next(1), op.clone()), order(seq + 1, next(2), op));
-        Self { name: name.to_owned(), before, target, again, failing_start: None }
+        Self { name: name.to_owned(), before, target, again, failing_start: None, prepare: None }
     }
 
     /// Whether the order makes the server.
@@ -64,6 +73,9 @@ impl Scene {
                 guest.pool = Some("ez".to_owned());
             });
         }
+        if let Some(prepare) = self.prepare {
+            prepare(host);
+        }
         if let Some(fault) = &self.failing_start {
             host.pve.plan(Plan::Always(Some((6, "start")), "start", fault.clone()));
         }
@@ -90,7 +102,7 @@ pub(super) fn all() -> Vec<Scene> {
         before.push(order(n, n, op));
         before
     };
-    let press = |verb| Op::Action(Action { verb });
+    let press = |verb| Op::Action(verb.into());
     let mut scenes = vec![
         Scene::new("create", Vec::new(), ensure(1, 1).op),
         Scene::new("create, suspended at once", Vec::new(), suspended()),
@@ -109,10 +121,11 @@ pub(super) fn all() -> Vec<Scene> {
         Scene::new("purge", after(served(), Op::Retire(Empty {})), Op::Purge(Empty {})),
         Scene::new("adopt", Vec::new(), Op::Adopt(Empty {})),
     ];
-    for verb in ActionVerb::ALL {
+    scenes.extend(later_life());
+    for verb in PowerVerb::ALL {
         let mut before = served();
-        if verb == ActionVerb::Start {
-            before.push(order(2, 1, press(ActionVerb::Stop)));
+        if verb == PowerVerb::Start {
+            before.push(order(2, 1, press(PowerVerb::Stop)));
         }
         scenes.push(Scene::new(&format!("press {}", verb.as_str()), before, press(verb)));
     }
@@ -127,6 +140,77 @@ pub(super) fn all() -> Vec<Scene> {
     scenes
 }
 
+/// What a server meets after it was made.
+fn later_life() -> Vec<Scene> {
+    let served = || vec![ensure(1, 1)];
+    let name = || SnapshotName::parse("before-upgrade").unwrap();
+    let act = |action: Action| Op::Action(action);
+    let then = |mut before: Vec<ProvisioningOrder>, op: Op| {
+        let n = u64::try_from(before.len()).unwrap() + 1;
+        let generation = before.last().map_or(0, |order| order.generation);
+        let next = if matches!(op, Op::Action(_)) { generation } else { generation + 1 };
+        before.push(order(n, next, op));
+        before
+    };
+    let with_snapshot = || then(served(), act(Action::SnapshotCreate { name: name() }));
+    let with_backup = || then(served(), act(Action::BackupCreate { keep: 3 }));
+    let backup = || with_backup()[1].order_id;
+    let rescue = || with(|spec| spec.rescue = Some(spec.image.clone()));
+    let bigger = || with(|spec| (spec.vcpus, spec.disk_gib) = (4, 40));
+    let hash = || PasswordHash::parse("$6$saltsaltsalt$otherhashotherhash").unwrap();
+    vec![
+        Scene::new("rebuild", served(), with(|spec| spec.build = 1)),
+        Scene::new(
+            "rebuild, suspended",
+            then(served(), suspended()),
+            with(|spec| (spec.build, spec.service) = (1, Service::Suspended)),
+        ),
+        Scene::new("rescue", served(), rescue()),
+        Scene::new(
+            "another rescue",
+            then(served(), rescue()),
+            with(|spec| spec.rescue = Some(other_image(spec))),
+        ),
+        Scene::new("back from rescue", then(served(), rescue()), ensure(1, 1).op),
+        Scene::new(
+            "medium, tags and rules",
+            served(),
+            with(|spec| {
+                spec.iso = Some(IsoName::parse("grml.iso").unwrap());
+                spec.tags = vec![Tag::parse("web").unwrap()];
+                spec.network.rules = Some(FirewallRules { inbound: Verdict::Drop, rules: Vec::new() });
+            }),
+        ),
+        Scene::new("snapshot", served(), act(Action::SnapshotCreate { name: name() })),
+        Scene::new(
+            "roll back over a change",
+            then(with_snapshot(), bigger()),
+            act(Action::SnapshotRollback { name: name() }),
+        ),
+        Scene::new("drop a snapshot", with_snapshot(), act(Action::SnapshotDelete { name: name() })),
+        Scene::new("backup", served(), act(Action::BackupCreate { keep: 3 })),
+        Scene::new("backup, the oldest goes", with_backup(), act(Action::BackupCreate { keep: 1 })),
+        Scene::new(
+            "restore over a change",
+            then(with_backup(), bigger()),
+            act(Action::BackupRestore { backup: backup() }),
+        ),
+        Scene::new("remove a backup", with_backup(), act(Action::BackupDelete { backup: backup() })),
+        Scene::new("purge with a backup", then(with_backup(), Op::Retire(Empty {})), Op::Purge(Empty {})),
+        Scene::new("password at the next boot", served(), act(Action::SetPassword { hash: hash() })),
+        Scene {
+            prepare: Some(|host| host.pve.put_guest(VMID, |guest| guest.agent_answers = true)),
+            ..Scene::new("password at once", served(), act(Action::SetPassword { hash: hash() }))
+        },
+    ]
+}
+
+/// A second image; the host of the scenes has a template of it.
+fn other_image(spec: &InstanceSpec) -> ImageRef {
+    let digest = format!("sha256:{}", "2".repeat(64)).parse().unwrap();
+    ImageRef { name: "rescue".to_owned(), digest, ..spec.image.clone() }
+}
+
 /// The steps of every saga there is, as the executor makes them: numbers and names.
 pub(super) fn sagas_of_the_executor() -> Vec<Vec<(i64, &'static str)>> {
     // A new kind of order does not compile here until it has its scenes.
@@ -136,24 +220,50 @@ pub(super) fn sagas_of_the_executor() -> Vec<Vec<(i64, &'static str)>> {
                 vmid: 9_000,
                 image: String::new(),
                 digest: String::new(),
+                volume: String::new(),
                 storage: String::new(),
                 disk_bytes: 0,
             };
+            let shapes = || {
+                [
+                    Shape::Create(template()),
+                    Shape::Rebuild(template()),
+                    Shape::RescueOn(template(), false),
+                    Shape::RescueOn(template(), true),
+                    Shape::RescueOff,
+                    Shape::Converge { was_off: false },
+                    Shape::Converge { was_off: true },
+                ]
+            };
             let services = [Service::Active, Service::Suspended];
-            let creates = services.map(|service| sagas::create_steps(template(), service));
-            let converges = services
-                .iter()
-                .flat_map(|service| [true, false].map(|off| sagas::converge_steps(*service, off)));
-            creates.into_iter().chain(converges).collect()
+            let all = services
+                .into_iter()
+                .flat_map(|service| shapes().into_iter().map(move |shape| sagas::steps(shape, service)));
+            all.collect()
         }
-        Verb::Action => ActionVerb::ALL.into_iter().map(action::steps).collect(),
+        Verb::Action => {
+            let name = || SnapshotName::parse("before-upgrade").unwrap();
+            let backup = order(1, 1, Op::Retire(Empty {})).order_id;
+            let hash = PasswordHash::parse("$6$saltsaltsalt$otherhashotherhash").unwrap();
+            let mut all: Vec<Action> = PowerVerb::ALL.into_iter().map(Action::from).collect();
+            all.extend([
+                Action::SnapshotCreate { name: name() },
+                Action::SnapshotRollback { name: name() },
+                Action::SnapshotDelete { name: name() },
+                Action::BackupCreate { keep: 1 },
+                Action::BackupRestore { backup },
+                Action::BackupDelete { backup },
+                Action::SetPassword { hash },
+            ]);
+            all.iter().map(action::steps).collect()
+        }
         Verb::Retire => vec![retire::steps()],
         Verb::Purge => vec![purge::steps()],
         Verb::Adopt => Vec::new(),
     };
     let verbs = [Verb::Ensure, Verb::Action, Verb::Retire, Verb::Purge, Verb::Adopt];
     let forward = verbs.into_iter().flat_map(sagas).map(|steps| (1, steps));
-    let sagas = forward.chain([(-1, undo::steps())]);
+    let sagas = forward.chain(undo::Kind::ALL.map(|kind| (-1, kind.steps())));
     sagas
         .map(|(sign, steps)| (1i64..).map(|k| k * sign).zip(steps.iter().map(|s| s.name())).collect())
         .collect()

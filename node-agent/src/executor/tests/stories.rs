@@ -3,7 +3,7 @@
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Action, ActionVerb, Empty, Op, ProvisioningOrder, Service},
+    order::{Action, Empty, Op, PowerVerb, ProvisioningOrder, Service},
 };
 
 use super::kit::Host;
@@ -13,8 +13,8 @@ use crate::{
     testing::{NOW, VMID, ensure, instance, order},
 };
 
-fn press(seq: u64, generation: u64, verb: ActionVerb) -> ez_protocol::order::ProvisioningOrder {
-    order(seq, generation, Op::Action(Action { verb }))
+fn press(seq: u64, generation: u64, verb: PowerVerb) -> ez_protocol::order::ProvisioningOrder {
+    order(seq, generation, Op::Action(verb.into()))
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn a_create_goes_through_its_named_steps_and_ends_with_facts() {
     assert_eq!(option("ipconfig0"), "ip=203.0.113.10/24,gw=203.0.113.1");
     assert_eq!((option("cores"), option("memory"), option("tags")), ("2", "2048", "ez"));
     assert!(option("scsi0").ends_with("size=20G"));
-    assert_eq!(guest.firewall.unwrap().into_iter().next().unwrap().to_string(), "203.0.113.10/32");
+    assert_eq!(guest.firewall.unwrap().addresses.into_iter().next().unwrap().to_string(), "203.0.113.10/32");
     let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
     assert_eq!((row.phase, row.observed_generation), (Phase::Present, 1));
 }
@@ -225,7 +225,7 @@ async fn a_suspended_server_stops_stays_off_and_comes_back() {
     }
     host.carry_out(&unpaid).await;
     assert!(!host.pve.guest(VMID).unwrap().running);
-    let start = host.carry_out(&press(3, 2, ActionVerb::Start)).await;
+    let start = host.carry_out(&press(3, 2, PowerVerb::Start)).await;
     assert_eq!(start.state, OrderState::Failed);
     assert!(start.result.unwrap().contains("suspended"));
     host.carry_out(&ensure(4, 3)).await;
@@ -237,16 +237,16 @@ async fn buttons_are_pressed_once() {
     let host = Host::new().await;
     host.carry_out(&ensure(1, 1)).await;
     for (seq, verb, runs) in [
-        (2, ActionVerb::Reboot, true),
-        (3, ActionVerb::Reset, true),
-        (4, ActionVerb::Shutdown, false),
-        (5, ActionVerb::Start, true),
-        (6, ActionVerb::Stop, false),
+        (2, PowerVerb::Reboot, true),
+        (3, PowerVerb::Reset, true),
+        (4, PowerVerb::Shutdown, false),
+        (5, PowerVerb::Start, true),
+        (6, PowerVerb::Stop, false),
     ] {
         let end = host.carry_out(&press(seq, 1, verb)).await;
         assert_eq!(end.state, OrderState::Succeeded, "{verb:?}: {:?}", end.result);
         assert_eq!(host.pve.guest(VMID).unwrap().running, runs, "{verb:?}");
-        assert_eq!(host.count(verb.as_str()), if verb == ActionVerb::Start { 2 } else { 1 }, "{verb:?}");
+        assert_eq!(host.count(verb.as_str()), if verb == PowerVerb::Start { 2 } else { 1 }, "{verb:?}");
     }
 }
 
@@ -256,7 +256,7 @@ async fn a_button_whose_answer_was_lost_is_not_pressed_again() {
         let host = Host::new().await;
         host.carry_out(&ensure(1, 1)).await;
         host.pve.fail_next("reboot", fault);
-        let end = host.carry_out(&press(2, 1, ActionVerb::Reboot)).await;
+        let end = host.carry_out(&press(2, 1, PowerVerb::Reboot)).await;
         assert_eq!(end.state, OrderState::Failed);
         assert!(end.result.unwrap().contains("unknown"));
         assert_eq!(host.count("reboot"), 1);
@@ -271,7 +271,7 @@ async fn retire_keeps_the_disk_and_purge_removes_everything() {
     let guest = host.pve.guest(VMID).unwrap();
     assert!(!guest.running);
     assert_eq!((guest.config["tags"].as_str(), guest.config["onboot"].as_str()), ("ez;ez-retired", "0"));
-    let start = host.carry_out(&press(3, 2, ActionVerb::Start)).await;
+    let start = host.carry_out(&press(3, 2, PowerVerb::Start)).await;
     assert_eq!(start.state, OrderState::Failed);
 
     assert_eq!(host.carry_out(&order(4, 3, Op::Purge(Empty {}))).await.state, OrderState::Succeeded);

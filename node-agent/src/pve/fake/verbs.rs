@@ -1,6 +1,6 @@
 //! The fake's verbs.
 
-use super::*;
+use super::{keep::Keep, *};
 
 /// An answer that is ready at once.
 fn ready<'a, T: Send + 'a>(result: Result<T, PveError>) -> Answer<'a, T> {
@@ -168,7 +168,7 @@ impl Hypervisor for FakeHypervisor {
         ready(self.state().now("set_firewall", vmid, |state| {
             state.permitted("set_firewall", vmid)?;
             let guest = state.present("set_firewall", vmid)?;
-            if guest.firewall.replace(setup.addresses.clone()) != Some(setup.addresses) {
+            if guest.firewall.replace(setup.clone()) != Some(setup) {
                 state.happened("firewall", vmid);
             }
             Ok(())
@@ -262,7 +262,9 @@ impl Hypervisor for FakeHypervisor {
                 let config = GuestConfig { values: guest.config.clone(), digest: String::new() };
                 let (image, digest) = parse_image_marker(config.description())?;
                 let disk_bytes = config.disk_bytes("scsi0")?;
-                Some(ImageTemplate { vmid: *vmid, image, digest, storage: "local-lvm".into(), disk_bytes })
+                let volume = config.get("scsi0")?.split(',').next()?.to_owned();
+                let storage = "local-lvm".into();
+                Some(ImageTemplate { vmid: *vmid, image, digest, volume, storage, disk_bytes })
             };
             Ok(state.guests.iter().filter_map(template).collect())
         }))
@@ -290,5 +292,71 @@ impl Hypervisor for FakeHypervisor {
         ready(
             self.look("agent_addresses", |state| state.present("agent_addresses", vmid).map(|_| Vec::new())),
         )
+    }
+    fn find_tasks(
+        &self,
+        kind: &'static str,
+        vmid: Vmid,
+        since_secs: i64,
+    ) -> Answer<'_, Vec<(Upid, TaskState)>> {
+        ready(self.look("find_tasks", |state| Ok(state.tasks_of(kind, vmid, since_secs))))
+    }
+    fn snapshots(&self, vmid: Vmid) -> Answer<'_, Vec<Snapshot>> {
+        ready(self.look("snapshots", |state| state.list_snapshots(vmid)))
+    }
+    fn take_snapshot(&self, vmid: Vmid, name: &str, description: String) -> Answer<'_, Upid> {
+        let keep = Keep::Take(vmid, name.to_owned(), description);
+        ready(self.keep("take_snapshot", "qmsnapshot", vmid, keep))
+    }
+    fn roll_back(&self, vmid: Vmid, name: &str) -> Answer<'_, Upid> {
+        ready(self.keep("roll_back", "qmrollback", vmid, Keep::RollBack(vmid, name.to_owned())))
+    }
+    fn drop_snapshot(&self, vmid: Vmid, name: &str) -> Answer<'_, Upid> {
+        ready(self.keep("drop_snapshot", "qmdelsnapshot", vmid, Keep::Drop(vmid, name.to_owned())))
+    }
+    fn backups(&self, _storage: &str, vmid: Vmid) -> Answer<'_, Vec<Backup>> {
+        ready(self.look("backups", |state| Ok(state.list_backups(vmid))))
+    }
+    fn back_up(&self, vmid: Vmid, storage: &str, notes: String) -> Answer<'_, Upid> {
+        ready(self.keep("back_up", "vzdump", vmid, Keep::BackUp(vmid, storage.to_owned(), notes)))
+    }
+    fn restore(&self, vmid: Vmid, volume: &str, _storage: &str) -> Answer<'_, Upid> {
+        ready(self.keep("restore", "qmrestore", vmid, Keep::Restore(vmid, volume.to_owned())))
+    }
+    fn delete_volume(&self, volume: &str) -> Answer<'_, Option<Upid>> {
+        let volume = volume.to_owned();
+        let begun = self.state().begin("delete_volume", 0, |state| {
+            let vmid = state.backups.get(&volume).map_or(0, |(vmid, _)| *vmid);
+            Ok(("imgdel", vmid, Effect::Keep(Keep::Delete(vmid, volume))))
+        });
+        ready(begun.map(Some))
+    }
+    fn import_disk(&self, vmid: Vmid, drive: &'static str, _storage: &str, volume: &str) -> Answer<'_, Upid> {
+        ready(self.keep("import_disk", "qmconfig", vmid, Keep::Import(vmid, drive, volume.to_owned())))
+    }
+    fn remove_disk(&self, vmid: Vmid, drive: &'static str) -> Answer<'_, ()> {
+        ready(self.state().now("remove_disk", vmid, |state| {
+            state.permitted("remove_disk", vmid)?;
+            if state.unlocked("remove_disk", vmid)?.config.remove(drive).is_some() {
+                state.happened("remove_disk", vmid);
+            }
+            Ok(())
+        }))
+    }
+    fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool> {
+        ready(self.state().now("set_password", vmid, |state| {
+            state.permitted("set_password", vmid)?;
+            let guest = state.present("set_password", vmid)?;
+            if !(guest.running && guest.agent_answers) {
+                return Ok(false);
+            }
+            if guest.passwords.insert(user.to_owned(), hash.clone()) != Some(hash) {
+                state.happened("password", vmid);
+            }
+            Ok(true)
+        }))
+    }
+    fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>> {
+        ready(self.look("pending", |state| state.present("pending", vmid).map(|_| Vec::new())))
     }
 }

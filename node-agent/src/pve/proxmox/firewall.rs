@@ -1,20 +1,26 @@
 //! Anti-spoofing: what leaves the VM must come from its own addresses.
 //!
 //! Proxmox filters by an ipset named exactly `ipfilter-net0`; without it only link-local passes. The
-//! VM's inbound policy is opened (the default would drop everything), because a bought server is on
-//! the network like a rented machine; its own firewall is the customer's.
+//! VM's inbound policy is opened (the default would drop everything) unless the customer's rules say
+//! otherwise, because a bought server is on the network like a rented machine.
+//!
+//! Rules have no id in Proxmox, only positions, and a new one enters at the top. Ours are known by their
+//! comment; they are replaced as a whole where they differ, the last first. Rules of others stay, below.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use proxmox_api::nodes::node::qemu::vmid::firewall::{
-    ipset,
-    options::{PolicyIn, PolicyOut, PutParams},
+use proxmox_api::{
+    client::Client as _,
+    nodes::node::qemu::vmid::firewall::{
+        ipset,
+        options::{PolicyIn, PolicyOut, PutParams},
+    },
 };
 
 use super::ProxmoxHypervisor;
 use crate::pve::{
-    FirewallSetup, PveError, Vmid, encode,
+    FirewallSetup, GuestRule, PveError, RULE_COMMENT, Vmid, encode,
     raw::{self, Row},
 };
 
@@ -36,6 +42,13 @@ impl ProxmoxHypervisor {
     pub(super) async fn put_firewall(&self, vmid: Vmid, setup: FirewallSetup) -> Result<(), PveError> {
         let wanted: BTreeSet<IpNet> = setup.addresses.iter().map(IpNet::trunc).collect();
         self.put_ipfilter(vmid, &wanted).await?;
+        // Rules before the policy: what shall pass passes before the rest is dropped.
+        self.put_rules(vmid, &setup.rules).await?;
+        let inbound = match setup.inbound {
+            "DROP" => PolicyIn::DROP,
+            "REJECT" => PolicyIn::REJECT,
+            _ => PolicyIn::ACCEPT,
+        };
         let options = PutParams {
             enable: Some(true),
             ipfilter: Some(true),
@@ -43,11 +56,35 @@ impl ProxmoxHypervisor {
             dhcp: Some(false),
             ndp: Some(true),
             radv: Some(false),
-            policy_in: Some(PolicyIn::ACCEPT),
+            policy_in: Some(inbound),
             policy_out: Some(PolicyOut::ACCEPT),
             ..PutParams::default()
         };
         self.guest(vmid)?.firewall().options().put(options).await
+    }
+
+    async fn put_rules(&self, vmid: Vmid, wanted: &[GuestRule]) -> Result<(), PveError> {
+        let path = self.guest_path(vmid, "/firewall/rules")?;
+        let mut rows: Vec<Row> = self.read(&path, &[]).await?;
+        rows.sort_by_key(|row| raw::count(row, "pos"));
+        let is_ours = |row: &&Row| raw::text(row, "comment").is_some_and(|c| c.starts_with(RULE_COMMENT));
+        let ours: Vec<&Row> = rows.iter().filter(is_ours).collect();
+        // Ours stand on top, in order, switched on: anything else is written anew.
+        let on_top = rows.iter().take(ours.len()).all(|row| is_ours(&row));
+        if on_top
+            && ours.len() == wanted.len()
+            && ours.iter().zip(wanted).all(|(row, rule)| is_rule(row, rule))
+        {
+            return Ok(());
+        }
+        for row in ours.iter().rev() {
+            let path = format!("{path}/{}", raw::count(row, "pos"));
+            self.http.delete::<_, ()>(&path, &()).await?;
+        }
+        for rule in wanted.iter().rev() {
+            self.http.post::<_, ()>(&path, &body(rule)).await?;
+        }
+        Ok(())
     }
 
     /// Members first, switch second: between the two nothing is let through that should not be.
@@ -79,6 +116,31 @@ impl ProxmoxHypervisor {
         }
         Ok(())
     }
+}
+
+/// A rule as it is sent.
+fn body(rule: &GuestRule) -> Row {
+    let mut body = Row::new();
+    let mut put = |key: &str, value: Option<&str>| {
+        body.extend(value.map(|value| (key.to_owned(), value.into())));
+    };
+    put("type", Some(rule.direction));
+    put("action", Some(rule.action));
+    put("enable", Some("1"));
+    put("proto", rule.proto);
+    put("dport", rule.dport.as_deref());
+    put("source", rule.source.as_deref());
+    put("dest", rule.dest.as_deref());
+    put("comment", Some(&rule.comment));
+    body
+}
+
+/// Whether a stored rule is this one; what Proxmox adds (`pos`, `ipversion`, `digest`) does not count.
+fn is_rule(row: &Row, rule: &GuestRule) -> bool {
+    let wanted = body(rule);
+    ["type", "action", "enable", "proto", "dport", "source", "dest", "comment"]
+        .iter()
+        .all(|key| raw::text(row, key) == raw::text(&wanted, key))
 }
 
 fn says_exists(text: &str) -> bool {

@@ -101,6 +101,7 @@ impl ProxmoxHypervisor {
                 vmid: guest.vmid,
                 image,
                 digest,
+                volume: config.get(&disk).and_then(|v| v.split(',').next()).unwrap_or_default().to_owned(),
                 storage: config.get(&disk).and_then(|v| v.split(':').next()).unwrap_or_default().to_owned(),
                 disk_bytes: config.disk_bytes(&disk).unwrap_or(guest.disk_max),
             });

@@ -7,6 +7,7 @@
 mod firewall;
 mod guest;
 mod host;
+mod keep;
 mod tasks;
 
 use futures::FutureExt as _;
@@ -21,9 +22,9 @@ use proxmox_api::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    Answer, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, FirewallSetup, FirewallState,
-    GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, LogLine, NodeStatus, Permissions,
-    PveError, Storage, TaskState, Upid, Version, Vmid,
+    Answer, Backup, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, FirewallSetup,
+    FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, LogLine, NodeStatus,
+    Permissions, PveError, Snapshot, Storage, TaskState, Upid, Version, Vmid,
     client::{PveAddress, PveHttp},
     is_config_id, is_node_name,
 };
@@ -182,5 +183,49 @@ impl Hypervisor for ProxmoxHypervisor {
     }
     fn agent_addresses(&self, vmid: Vmid) -> Answer<'_, Vec<GuestAddress>> {
         self.read_agent_addresses(vmid).boxed()
+    }
+    fn find_tasks(
+        &self,
+        kind: &'static str,
+        vmid: Vmid,
+        since_secs: i64,
+    ) -> Answer<'_, Vec<(Upid, TaskState)>> {
+        self.read_tasks_of(kind, vmid, since_secs).boxed()
+    }
+    fn snapshots(&self, vmid: Vmid) -> Answer<'_, Vec<Snapshot>> {
+        self.read_snapshots(vmid).boxed()
+    }
+    fn take_snapshot(&self, vmid: Vmid, name: &str, description: String) -> Answer<'_, Upid> {
+        self.post_snapshot(vmid, name.to_owned(), description).boxed()
+    }
+    fn roll_back(&self, vmid: Vmid, name: &str) -> Answer<'_, Upid> {
+        self.post_rollback(vmid, name.to_owned()).boxed()
+    }
+    fn drop_snapshot(&self, vmid: Vmid, name: &str) -> Answer<'_, Upid> {
+        self.delete_snapshot_of(vmid, name.to_owned()).boxed()
+    }
+    fn backups(&self, storage: &str, vmid: Vmid) -> Answer<'_, Vec<Backup>> {
+        self.read_backups(storage.to_owned(), vmid).boxed()
+    }
+    fn back_up(&self, vmid: Vmid, storage: &str, notes: String) -> Answer<'_, Upid> {
+        self.post_backup(vmid, storage.to_owned(), notes).boxed()
+    }
+    fn restore(&self, vmid: Vmid, volume: &str, storage: &str) -> Answer<'_, Upid> {
+        self.post_restore(vmid, volume.to_owned(), storage.to_owned()).boxed()
+    }
+    fn delete_volume(&self, volume: &str) -> Answer<'_, Option<Upid>> {
+        self.delete_content(volume.to_owned()).boxed()
+    }
+    fn import_disk(&self, vmid: Vmid, drive: &'static str, storage: &str, volume: &str) -> Answer<'_, Upid> {
+        self.post_import(vmid, drive, storage.to_owned(), volume.to_owned()).boxed()
+    }
+    fn remove_disk(&self, vmid: Vmid, drive: &'static str) -> Answer<'_, ()> {
+        self.put_unlink(vmid, drive).boxed()
+    }
+    fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool> {
+        self.post_password(vmid, user, hash).boxed()
+    }
+    fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>> {
+        self.read_pending(vmid).boxed()
     }
 }

@@ -9,7 +9,7 @@ use ez_protocol::{
     InstanceId, NodeId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, PayloadType, TrustedKey},
     message::{AnswerKind, Event, EventKind, Facts, InstanceState, OrderAnswer},
-    order::{ActionVerb, InstanceSpec, Op, ProvisioningOrder},
+    order::{InstanceSpec, Op, PowerVerb, ProvisioningOrder},
 };
 
 /// How work ends.
@@ -231,7 +231,7 @@ impl Host {
             }
             Op::Action(action) => {
                 if let Some(vm) = self.vms.get_mut(&instance) {
-                    vm.running = !matches!(action.verb, ActionVerb::Shutdown | ActionVerb::Stop);
+                    vm.running = !matches!(action.verb, PowerVerb::Shutdown | PowerVerb::Stop);
                 }
             }
             Op::Retire(_) => {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ez_protocol::order::ActionVerb;
+use ez_protocol::order::PowerVerb;
 use proptest::prelude::*;
 
 use super::host::Outcome;
@@ -30,7 +30,7 @@ pub(super) enum Happening {
     ComesBack(usize),
     Cancels(usize),
     Deletes(usize),
-    Presses(usize, ActionVerb),
+    Presses(usize, PowerVerb),
     Webhook(usize, usize),
     WebhookLost(usize),
     RefundsWill(&'static str),
@@ -159,7 +159,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => which().prop_map(H::PaysOnAnExpiredPage),
         1 => which().prop_map(H::PaysOnASecondPage),
         2 => which().prop_map(H::Deletes),
-        1 => (which(), prop_oneof![Just(ActionVerb::Stop), Just(ActionVerb::Start), Just(ActionVerb::Reboot)])
+        1 => (which(), prop_oneof![Just(PowerVerb::Stop), Just(PowerVerb::Start), Just(PowerVerb::Reboot)])
             .prop_map(|(n, verb)| H::Presses(n, verb)),
     ];
     let stripe = prop_oneof![

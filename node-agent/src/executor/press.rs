@@ -1,0 +1,115 @@
+//! A power button, pressed at most once.
+//!
+//! The intent is journalled before the call. If the answer is lost, the button is not pressed again:
+//! what can be seen is reported, and what cannot be seen is called unknown.
+
+use std::time::Duration;
+
+use ez_protocol::order::PowerVerb;
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::{
+    context::Cx,
+    fault::{Class, Trouble},
+    running_task,
+    saga::{Act, Look, Step},
+};
+use crate::{
+    journal::StepRow,
+    pve::{TaskState, Upid, text},
+};
+
+/// How long a guest may take to obey, seconds.
+const GRACE_SECS: u32 = 60;
+
+struct Press(PowerVerb);
+
+/// The button's one step.
+pub(super) fn steps(verb: PowerVerb) -> Vec<Box<dyn Step>> {
+    vec![Box::new(Press(verb))]
+}
+
+/// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right
+/// after. The reboot is done by then; a host that does not answer is no reason to say otherwise.
+pub(super) async fn came_back(cx: &Cx) {
+    let deadline = tokio::time::Instant::now() + cx.pace().comes_back;
+    while !cx.runs().await.unwrap_or(false) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+impl Press {
+    /// The state that shows that the button has worked, where a state can show it.
+    fn shown_by(&self, runs: bool) -> bool {
+        match self.0 {
+            PowerVerb::Start => runs,
+            PowerVerb::Shutdown | PowerVerb::Stop => !runs,
+            PowerVerb::Reboot | PowerVerb::Reset => false,
+        }
+    }
+}
+
+impl Step for Press {
+    fn name(&self) -> &'static str {
+        self.0.as_str()
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            cx.present().await?;
+            let Some(row) = row else {
+                let runs = cx.runs().await?;
+                return Ok(if self.shown_by(runs) {
+                    Look::Done(json!({ "already": true }))
+                } else {
+                    Look::Todo
+                });
+            };
+            if let Some(running) = running_task(cx, Some(row)).await? {
+                return Ok(Look::Adopt(running));
+            }
+            // Pressed, or perhaps pressed, and the task is over or unknown.
+            if let Some(upid) = row.upid.as_deref().and_then(|text| text.parse::<Upid>().ok())
+                && let TaskState::Ended(exit) = cx.pve().task_status(&upid).await?
+            {
+                return match exit.error() {
+                    None => Ok(Look::Done(json!({ "upid": upid.as_str() }))),
+                    Some(error) => Err(self.judge(error)),
+                };
+            }
+            if self.shown_by(cx.runs().await?) {
+                return Ok(Look::Done(json!({ "seen": true })));
+            }
+            let detail = format!(
+                "unknown: whether {} was carried out cannot be seen; it is not repeated",
+                self.name()
+            );
+            Err(Trouble::fail(Class::Retryable, detail))
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let vmid = cx.vmid();
+            let upid = match self.0 {
+                PowerVerb::Start => cx.pve().start(vmid).await?,
+                PowerVerb::Shutdown => cx.pve().shutdown(vmid, GRACE_SECS, false).await?,
+                PowerVerb::Reboot => cx.pve().reboot(vmid, GRACE_SECS).await?,
+                PowerVerb::Stop => cx.pve().stop(vmid).await?,
+                PowerVerb::Reset => cx.pve().reset(vmid).await?,
+            };
+            Ok(Act::Task(upid))
+        })
+    }
+
+    /// Every failure is final: a second press would be a second action.
+    fn judge(&self, exit: &str) -> Trouble {
+        let class = if text::is_shutdown_timeout(exit) { Class::User } else { Class::Retryable };
+        Trouble::fail(class, format!("{}: {exit}", self.name()))
+    }
+
+    fn attempts(&self) -> u32 {
+        1
+    }
+}

@@ -1,0 +1,100 @@
+//! The rescue system: a disk of its own, made from a rescue image, that is booted instead of the server's.
+
+use ez_protocol::order::ImageRef;
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::{
+    clone,
+    context::Cx,
+    fault::{Class, Trouble, of_task},
+    limits::Load,
+    saga::{Act, Look, Step},
+    task::{self, Seen},
+};
+use crate::{
+    journal::StepRow,
+    pve::{ImageTemplate, RESCUE_DRIVE, TaskExit},
+};
+
+/// How long a guest may take to shut down before the rescue system, seconds: it may be broken.
+pub(super) const GRACE_SECS: u32 = 30;
+
+/// Puts the rescue disk in. The server is off.
+pub(super) struct Attach {
+    /// The template that realises the rescue image here.
+    pub(super) template: ImageTemplate,
+}
+
+/// The template of the wished rescue image, looked for before anything is touched.
+pub(super) async fn template(cx: &Cx, image: &ImageRef) -> Result<ImageTemplate, Trouble> {
+    clone::template_for(cx, image).await
+}
+
+impl Step for Attach {
+    fn name(&self) -> &'static str {
+        "attach_rescue"
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::Heavy
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let seen = task::own(cx, row, "qmconfig").await?;
+            if let Seen::Running(upid) = seen {
+                return Ok(Look::Adopt(upid));
+            }
+            let config = cx.present().await?;
+            if config.get(RESCUE_DRIVE).is_some() {
+                return Ok(Look::Done(json!({ "drive": RESCUE_DRIVE })));
+            }
+            match seen {
+                Seen::Ended(_, exit @ TaskExit::Failed(_)) => {
+                    Err(self.judge(exit.error().unwrap_or_default()))
+                }
+                _ => Ok(Look::Todo),
+            }
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let config = cx.present().await?;
+            let own =
+                config.boot_disk().and_then(|disk| Some(config.get(&disk)?.split(':').next()?.to_owned()));
+            let storage =
+                own.ok_or_else(|| Trouble::fail(Class::Template, "the VM has no disk to boot from"))?;
+            let called = cx.pve().import_disk(cx.vmid(), RESCUE_DRIVE, &storage, &self.template.volume).await;
+            called.map(Act::Task).map_err(|error| cx.refused(error))
+        })
+    }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        of_task(self.name(), exit)
+    }
+}
+
+/// Takes the rescue disk out and away. The server is off.
+pub(super) struct Detach;
+
+impl Step for Detach {
+    fn name(&self) -> &'static str {
+        "detach_rescue"
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let there = cx.present().await?.get(RESCUE_DRIVE).is_some();
+            Ok(if there { Look::Todo } else { Look::Done(json!({})) })
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            cx.pve().remove_disk(cx.vmid(), RESCUE_DRIVE).await.map_err(|error| cx.refused(error))?;
+            Ok(Act::Done(json!({})))
+        })
+    }
+}

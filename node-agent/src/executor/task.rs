@@ -1,0 +1,74 @@
+//! Finding one's own task again after an answer was lost, or after a crash between call and answer.
+
+use ez_protocol::UnixMillis;
+
+use super::{context::Cx, fault::Trouble, saga::Look};
+use crate::{
+    journal::StepRow,
+    pve::{TaskExit, TaskState, Upid},
+};
+
+/// What is known of the task of a step that may have been called.
+pub(super) enum Seen {
+    /// Nothing was intended yet.
+    NoIntent,
+    /// Nothing of it is at work, and none of it is known to have ended well: it has no effect.
+    Nothing,
+    /// It is at work.
+    Running(Upid),
+    /// It ended, and how. One that the journal does not name counts only if it went well.
+    Ended(Upid, TaskExit),
+}
+
+/// Looks for the task of a step: the one in the journal, else one that an unanswered call began. Proxmox
+/// shows a token its own tasks, so one that is not in its list was never begun.
+pub(super) async fn own(cx: &Cx, row: Option<&StepRow>, kind: &'static str) -> Result<Seen, Trouble> {
+    let Some(row) = row.filter(|row| row.attempt > 0) else { return Ok(Seen::NoIntent) };
+    if let Some(upid) = row.upid.as_deref().and_then(|text| text.parse::<Upid>().ok()) {
+        match cx.pve().task_status(&upid).await? {
+            TaskState::Running => return Ok(Seen::Running(upid)),
+            TaskState::Ended(exit) => return Ok(Seen::Ended(upid, exit)),
+            TaskState::Unknown => {}
+        }
+    }
+    let since = seconds(row.at);
+    for (upid, state) in cx.pve().find_tasks(kind, cx.vmid(), since).await? {
+        // The same second may hold the end of an earlier order.
+        if cx.journal().is_task_of_another(&upid, cx.id()).await? {
+            continue;
+        }
+        match state {
+            TaskState::Running => return Ok(Seen::Running(upid)),
+            TaskState::Ended(exit) if exit.is_success() => return Ok(Seen::Ended(upid, exit)),
+            TaskState::Ended(_) | TaskState::Unknown => {}
+        }
+    }
+    Ok(Seen::Nothing)
+}
+
+/// Task handles carry whole seconds of the same clock that wrote the intent.
+fn seconds(at: UnixMillis) -> i64 {
+    at.as_secs()
+}
+
+/// What a look comes to when the task alone tells whether the step is done.
+pub(super) fn look(seen: Seen, judge: impl FnOnce(&str) -> Trouble) -> Result<Look, Trouble> {
+    match seen {
+        Seen::NoIntent | Seen::Nothing => Ok(Look::Todo),
+        Seen::Running(upid) => Ok(Look::Adopt(upid)),
+        Seen::Ended(upid, exit) => match exit.error() {
+            None => Ok(Look::Done(serde_json::json!({ "upid": upid.as_str() }))),
+            Some(error) => Err(judge(error)),
+        },
+    }
+}
+
+/// A worker that died left its lock, which no token can take away.
+pub(super) fn left_locked(cx: &Cx, what: &str, lock: &str, then: &str) -> Trouble {
+    let vmid = cx.vmid();
+    Trouble::Stuck(format!(
+        "{what}: its worker died and left VM {vmid} locked ({lock}), which only root can undo: on the host, \
+         `qm unlock {vmid}`{then}, then `ez-node-agent order resume {}`",
+        cx.id()
+    ))
+}

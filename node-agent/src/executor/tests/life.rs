@@ -1,0 +1,249 @@
+//! What a server meets after it was made, told one by one.
+
+use ez_protocol::{
+    message::Facts,
+    order::{Action, IsoName, Op, PasswordHash, ProvisioningOrder, Service, SnapshotName},
+};
+
+use super::kit::Host;
+use crate::{
+    journal::OrderState,
+    pve::fake::Fault,
+    testing::{VMID, ensure, instance, order},
+};
+
+fn changed(
+    seq: u64,
+    generation: u64,
+    change: impl FnOnce(&mut ez_protocol::order::InstanceSpec),
+) -> ProvisioningOrder {
+    let mut order = ensure(seq, generation);
+    if let Op::Ensure(spec) = &mut order.op {
+        change(spec);
+    }
+    order
+}
+
+fn act(seq: u64, generation: u64, action: Action) -> ProvisioningOrder {
+    order(seq, generation, Op::Action(action))
+}
+
+fn name(text: &str) -> SnapshotName {
+    SnapshotName::parse(text).unwrap()
+}
+
+/// A host with one server in service.
+async fn served() -> Host {
+    let host = Host::new().await;
+    done(&host, &ensure(1, 1)).await;
+    host
+}
+
+async fn done(host: &Host, order: &ProvisioningOrder) {
+    let row = host.carry_out(order).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+}
+
+/// What the end of the newest order said.
+async fn facts(host: &Host) -> Facts {
+    host.events().await.into_iter().rev().find_map(|event| event.facts).unwrap()
+}
+
+fn disk(host: &Host) -> String {
+    host.pve.guest(VMID).unwrap().disk
+}
+
+fn written(host: &Host, text: &str) {
+    host.pve.put_guest(VMID, |guest| guest.disk = text.to_owned());
+}
+
+fn option(host: &Host, key: &str) -> String {
+    host.pve.guest(VMID).unwrap().config.get(key).cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_rollback_brings_the_disk_back_and_not_the_size_that_was_paid_for_since() {
+    let host = served().await;
+    written(&host, "monday");
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("monday") })).await;
+    assert_eq!(facts(&host).await.snapshots.unwrap().list[0].name, "monday");
+    written(&host, "tuesday");
+    done(&host, &changed(3, 2, |spec| (spec.vcpus, spec.disk_gib) = (4, 40))).await;
+    done(&host, &act(4, 2, Action::SnapshotRollback { name: name("monday") })).await;
+    assert_eq!(disk(&host), "monday");
+    assert_eq!(option(&host, "cores"), "4");
+    assert!(option(&host, "scsi0").ends_with("size=40G"), "{}", option(&host, "scsi0"));
+    assert!(option(&host, "cicustom").contains("ez-1000-2-"), "the first-boot files are today's");
+    assert!(host.pve.guest(VMID).unwrap().running, "it ran before");
+    done(&host, &act(5, 2, Action::SnapshotDelete { name: name("monday") })).await;
+    assert!(facts(&host).await.snapshots.unwrap().list.is_empty());
+}
+
+#[tokio::test]
+async fn a_snapshot_of_the_same_name_is_never_replaced() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("one") })).await;
+    let second = host.carry_out(&act(3, 1, Action::SnapshotCreate { name: name("one") })).await;
+    assert_eq!(second.state, OrderState::Failed);
+    assert!(second.result.unwrap().contains("there is a snapshot one already"));
+    let missing = host.carry_out(&act(4, 1, Action::SnapshotRollback { name: name("two") })).await;
+    assert!(missing.result.unwrap().contains("there is no snapshot two"));
+    assert!(host.pve.guest(VMID).unwrap().running, "nothing was stopped for it");
+}
+
+#[tokio::test]
+async fn a_rebuild_makes_the_disk_anew_and_keeps_number_card_and_addresses() {
+    let host = served().await;
+    written(&host, "mine");
+    let before = (option(&host, "net0"), option(&host, "ipconfig0"));
+    done(&host, &changed(2, 2, |spec| spec.build = 1)).await;
+    assert_eq!(disk(&host), "fresh from 9000");
+    assert_eq!((option(&host, "net0"), option(&host, "ipconfig0")), before);
+    assert!(host.pve.guest(VMID).unwrap().running);
+    // The same build once more is no rebuild.
+    written(&host, "mine again");
+    done(&host, &changed(3, 3, |spec| (spec.build, spec.vcpus) = (1, 4))).await;
+    assert_eq!(disk(&host), "mine again");
+    // And the image changes no other way.
+    let digest = format!("sha256:{}", "2".repeat(64));
+    let other = changed(4, 4, |spec| (spec.build, spec.image.digest) = (1, digest.parse().unwrap()));
+    let refused = host.carry_out(&other).await;
+    assert!(refused.result.unwrap().contains("only with a rebuild"));
+    assert_eq!(disk(&host), "mine again");
+}
+
+#[tokio::test]
+async fn a_rebuild_whose_image_is_not_here_touches_nothing() {
+    let host = served().await;
+    written(&host, "mine");
+    let digest = format!("sha256:{}", "9".repeat(64));
+    let missing = changed(2, 2, |spec| (spec.build, spec.image.digest) = (1, digest.parse().unwrap()));
+    let row = host.carry_out(&missing).await;
+    assert_eq!(row.state, OrderState::Failed);
+    assert_eq!(disk(&host), "mine");
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_fails_half_way_is_ordered_again_and_succeeds() {
+    let host = served().await;
+    host.pve.fail_next("clone_template", Fault::TaskFails("no space left on device".to_owned()));
+    let row = host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).is_none(), "nothing half-made is left");
+    let books = host.books.journal.resource(instance(10)).await.unwrap();
+    assert!(books.is_some(), "its place is kept");
+    done(&host, &changed(3, 3, |spec| spec.build = 1)).await;
+    assert_eq!(disk(&host), "fresh from 9000");
+}
+
+#[tokio::test]
+async fn a_rescue_system_boots_beside_the_own_disk_and_goes_without_a_trace() {
+    let host = served().await;
+    written(&host, "mine");
+    let boot = option(&host, "boot");
+    done(&host, &changed(2, 2, |spec| spec.rescue = Some(spec.image.clone()))).await;
+    assert_eq!(option(&host, "boot"), "order=scsi30;scsi0");
+    assert!(host.pve.guest(VMID).unwrap().running);
+    done(&host, &ensure(3, 3)).await;
+    assert_eq!((option(&host, "boot"), option(&host, "scsi30")), (boot, String::new()));
+    assert_eq!(disk(&host), "mine");
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn a_rescue_system_that_does_not_come_about_leaves_the_server_as_it_was() {
+    let host = served().await;
+    host.pve.fail_next("import_disk", Fault::TaskFails("no space left on device".to_owned()));
+    let row = host.carry_out(&changed(2, 2, |spec| spec.rescue = Some(spec.image.clone()))).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).unwrap().running, "it is started again");
+    assert_eq!(option(&host, "scsi30"), "");
+}
+
+#[tokio::test]
+async fn a_medium_is_inserted_and_taken_out() {
+    let host = served().await;
+    done(&host, &changed(2, 2, |spec| spec.iso = IsoName::parse("grml.iso").ok())).await;
+    assert_eq!(option(&host, "sata5"), "local:iso/grml.iso,media=cdrom");
+    assert_eq!(option(&host, "boot"), "order=sata5;scsi0");
+    done(&host, &ensure(3, 3)).await;
+    assert_eq!((option(&host, "sata5"), option(&host, "boot")), (String::new(), "order=scsi0".to_owned()));
+}
+
+#[tokio::test]
+async fn backups_are_kept_up_to_their_number_and_restored_by_the_order_that_made_them() {
+    let host = served().await;
+    let mut made = Vec::new();
+    for (seq, day) in [(2, "monday"), (3, "tuesday"), (4, "wednesday")] {
+        written(&host, day);
+        let backup = act(seq, 1, Action::BackupCreate { keep: 2 });
+        made.push(backup.order_id);
+        done(&host, &backup).await;
+    }
+    let listed: Vec<String> =
+        facts(&host).await.backups.unwrap().list.into_iter().map(|b| b.order_id).collect();
+    assert_eq!(listed, [made[2].to_string(), made[1].to_string()]);
+    let gone = host.carry_out(&act(5, 1, Action::BackupRestore { backup: made[0] })).await;
+    assert_eq!(gone.state, OrderState::Failed);
+    assert!(host.pve.guest(VMID).unwrap().running, "nothing was stopped for a backup that is not there");
+    done(&host, &act(6, 1, Action::BackupRestore { backup: made[1] })).await;
+    assert_eq!(disk(&host), "tuesday");
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn a_server_whose_restore_failed_is_not_started() {
+    let host = served().await;
+    let backup = act(2, 1, Action::BackupCreate { keep: 2 });
+    done(&host, &backup).await;
+    host.pve.fail_next("restore", Fault::TaskFails("error before or during data restore".to_owned()));
+    let row = host.carry_out(&act(3, 1, Action::BackupRestore { backup: backup.order_id })).await;
+    assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+    assert!(!host.pve.guest(VMID).unwrap().running, "who knows what is on its disk");
+    done(&host, &act(4, 1, Action::BackupRestore { backup: backup.order_id })).await;
+}
+
+#[tokio::test]
+async fn a_purge_takes_our_backups_along_and_leaves_those_of_the_hosts_owner() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::BackupCreate { keep: 2 })).await;
+    host.pve.add_backup(VMID, "nightly job of the owner");
+    done(&host, &order(3, 2, Op::Retire(Default::default()))).await;
+    done(&host, &order(4, 3, Op::Purge(Default::default()))).await;
+    assert_eq!(host.pve.backup_notes(), ["nightly job of the owner"]);
+}
+
+#[tokio::test]
+async fn a_password_is_set_at_once_where_the_guest_answers_and_else_waits_for_its_boot() {
+    let host = served().await;
+    let hash = |n: char| PasswordHash::parse(&format!("$6$saltsaltsalt$hashhashhash{n}")).unwrap();
+    let asleep = act(2, 1, Action::SetPassword { hash: hash('a') });
+    done(&host, &asleep).await;
+    assert_eq!(facts(&host).await.password, "next_boot");
+    let waits = host.books.journal.reset_of(instance(10)).await.unwrap().unwrap();
+    assert_eq!((waits.order, waits.hash), (asleep.order_id, hash('a')));
+    host.pve.put_guest(VMID, |guest| guest.agent_answers = true);
+    done(&host, &act(3, 1, Action::SetPassword { hash: hash('b') })).await;
+    assert_eq!(facts(&host).await.password, "now");
+    assert_eq!(host.pve.guest(VMID).unwrap().passwords["root"], hash('b').as_str());
+    let waits = host.books.journal.reset_of(instance(10)).await.unwrap().unwrap();
+    assert_eq!(waits.hash, hash('b'), "the older one must not come back with the next boot");
+}
+
+#[tokio::test]
+async fn a_suspended_server_stays_off_whatever_is_ordered() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("one") })).await;
+    done(&host, &changed(3, 2, |spec| spec.service = Service::Suspended)).await;
+    for (seq, action) in [(4, Action::Start {}), (5, Action::Reset {})] {
+        let row = host.carry_out(&act(seq, 2, action)).await;
+        assert_eq!(row.state, OrderState::Failed);
+    }
+    done(&host, &act(6, 2, Action::SnapshotRollback { name: name("one") })).await;
+    assert!(!host.pve.guest(VMID).unwrap().running);
+    done(&host, &changed(7, 3, |spec| (spec.service, spec.build) = (Service::Suspended, 1))).await;
+    assert!(!host.pve.guest(VMID).unwrap().running);
+    done(&host, &changed(8, 4, |spec| spec.build = 1)).await;
+    assert!(host.pve.guest(VMID).unwrap().running, "paid again");
+}
