@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ez_protocol::{
     InstanceId,
-    order::{Action, Op, PowerVerb},
+    order::{Op, PowerVerb},
 };
 
 use super::{

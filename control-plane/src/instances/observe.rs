@@ -97,13 +97,18 @@ pub async fn sight(
         Some(node) => fleet::node(connection, node).await?,
         None => None,
     };
-    let fresh = node.as_ref().is_some_and(|node| node.presence(now) == Presence::Online);
+    Ok(sight_from(instance, node.as_ref(), now))
+}
+
+/// The same for a server whose node was read before.
+pub(super) fn sight_from(instance: &Instance, node: Option<&fleet::NodeRow>, now: UnixMillis) -> Sight {
+    let fresh = node.is_some_and(|node| node.presence(now) == Presence::Online);
     let heard = node.and_then(|node| node.last_seen_at).map(|at| at.minus(LOOKS_EVERY));
     let at = match (instance.observed_at, heard) {
         (Some(seen), Some(heard)) if fresh => Some(seen.max(heard)),
         (seen, _) => seen,
     };
-    Ok(Sight { at, fresh: fresh && instance.observed_at.is_some() })
+    Sight { at, fresh: fresh && instance.observed_at.is_some() }
 }
 
 /// Takes over what came of a provisioning order. Idempotent.

@@ -31,6 +31,7 @@ pub(crate) fn routes() -> Router<App> {
 struct Filter {
     #[serde(default)]
     q: String,
+    page: Option<usize>,
 }
 
 async fn list(
@@ -41,7 +42,8 @@ async fn list(
 ) -> web::Result {
     let mut connection = app.db.read().await?;
     let unpaid = super::unpaid(&mut connection, me.account_id).await?;
-    let page = show::list(&mut connection, me.account_id, ctx.now(), &filter.q, unpaid).await?;
+    let wanted = (filter.q.as_str(), filter.page.unwrap_or(1).clamp(1, 10_000));
+    let page = show::list(&mut connection, me.account_id, ctx.now(), wanted, unpaid).await?;
     ctx.page(&page)
 }
 

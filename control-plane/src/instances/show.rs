@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ez_protocol::{AccountId, UnixMillis, order::PowerVerb};
+use ez_protocol::{AccountId, NodeId, UnixMillis, order::PowerVerb};
 use sqlx::AnyConnection;
 
 use super::{
-    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, progress, sight, store, verb_fits,
+    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, observe::sight_from, progress,
+    sight, store, verb_fits,
 };
 use crate::{
     accounts, billing, catalog,
@@ -91,44 +92,77 @@ pub(super) async fn list_mark(
         .collect())
 }
 
-/// The list of an account's servers that fit a filter.
+/// Servers on one page of the list.
+const PAGE: usize = 50;
+
+/// One page (from 1) of the list of an account's servers that fit a filter.
 pub(super) async fn list(
     connection: &mut AnyConnection,
     account: AccountId,
     now: UnixMillis,
-    query: &str,
+    (query, page): (&str, usize),
     unpaid: Vec<(String, String)>,
 ) -> Result<List, DbError> {
     let names = Names::read(connection).await?;
-    let mut servers = Vec::new();
     let all: Vec<Instance> = store::of_account(connection, account)
         .await?
         .into_iter()
         .filter(|instance| instance.state != InstanceState::Requested)
         .collect();
+    let total = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    let skipped = page.saturating_sub(1).saturating_mul(PAGE);
+    let mut nodes = BTreeMap::new();
+    let mut servers = Vec::new();
+    let mut fitting = 0_usize;
     for instance in &all {
-        let row = row(connection, &names, instance, now).await?;
+        // Without a filter only what is shown is looked up.
+        let shown = (skipped..skipped + PAGE).contains(&fitting);
+        if query.trim().is_empty() && !shown {
+            fitting += 1;
+            continue;
+        }
+        let row = row(connection, &names, &mut nodes, instance, now).await?;
         if fits(query, &row, instance) {
-            servers.push(row);
+            fitting += 1;
+            if shown {
+                servers.push(row);
+            }
         }
     }
-    Ok(List { query: query.to_owned(), total: u32::try_from(all.len()).unwrap_or(u32::MAX), servers, unpaid })
+    let address = |page: usize| {
+        let mut address = url::form_urlencoded::Serializer::new(String::new());
+        if !query.is_empty() {
+            address.append_pair("q", query);
+        }
+        format!("/servers?{}", address.append_pair("page", &page.to_string()).finish())
+    };
+    let newer = (page > 1).then(|| address(page - 1));
+    let older = (fitting > skipped + PAGE).then(|| address(page + 1));
+    Ok(List { query: query.to_owned(), total, servers, unpaid, newer, older })
 }
 
 async fn row(
     connection: &mut AnyConnection,
     names: &Names,
+    nodes: &mut BTreeMap<NodeId, Option<fleet::NodeRow>>,
     instance: &Instance,
     now: UnixMillis,
 ) -> Result<Row, DbError> {
     let place = fleet::placement_of(connection, instance.id).await?;
     let (ipv4, ipv6) = addresses(place.as_ref());
+    // Many servers live on few nodes.
+    if let Some(id) = instance.node
+        && !nodes.contains_key(&id)
+    {
+        nodes.insert(id, fleet::node(connection, id).await?);
+    }
+    let node = instance.node.and_then(|id| nodes.get(&id)?.as_ref());
     let live = instance.built_at.is_some();
     let path = if live { format!("/servers/{}", instance.id) } else { format!("/orders/{}", instance.order) };
     Ok(Row {
         href: path,
         name: instance.hostname.clone(),
-        state: state(instance, sight(connection, instance, now).await?),
+        state: state(instance, sight_from(instance, node, now)),
         ipv4,
         ipv6,
         plan: Names::of(&names.plans, &instance.plan_code),

@@ -56,8 +56,15 @@ impl FirstBoot for Snippets {
         self.0.write(vmid, generation, &files).map_err(|error| FirstBootError::Write(error.to_string()))
     }
 
-    fn cicustom(&self, vmid: Vmid, generation: u64) -> String {
-        self.0.cicustom(vmid, generation)
+    fn holds(
+        &self,
+        vmid: Vmid,
+        cicustom: &str,
+        instance: InstanceId,
+        spec: &InstanceSpec,
+        reset: Option<&PasswordReset>,
+    ) -> bool {
+        cloudinit::build(instance, spec, reset).is_ok_and(|files| self.0.holds(vmid, cicustom, &files))
     }
 
     fn remove(&self, vmid: Vmid, keep: Option<u64>) -> Result<(), FirstBootError> {

@@ -83,6 +83,18 @@ impl SnippetStore {
         KINDS.iter().map(volume).collect::<Vec<_>>().join(",")
     }
 
+    /// Whether `cicustom` names files of this VM that are there with exactly this content.
+    pub fn holds(&self, vmid: Vmid, cicustom: &str, files: &CloudInit) -> bool {
+        let first = cicustom.split(',').next().and_then(|part| part.rsplit('/').next());
+        let Some((owner, generation)) = first.and_then(parse_name) else { return false };
+        owner == vmid
+            && cicustom == self.cicustom(vmid, generation)
+            && KINDS.iter().zip([&files.user, &files.vendor, &files.meta]).all(|(kind, content)| {
+                let path = self.dir.join(file_name(vmid, generation, kind));
+                fs::read(path).is_ok_and(|there| there == content.as_bytes())
+            })
+    }
+
     /// Writes the files durably; repeatable. Blocks on the disk. Answers the value of `cicustom`.
     ///
     /// # Errors
@@ -165,6 +177,10 @@ mod tests {
              meta=ez-ci-n1:snippets/ez-101-3-meta.yaml"
         );
         store.write(101, 3, &files).unwrap();
+        assert!(store.holds(101, &custom, &files));
+        assert!(!store.holds(101, &custom, &CloudInit { user: "other".into(), ..files.clone() }));
+        assert!(!store.holds(102, &custom, &files) && !store.holds(101, "", &files));
+        assert!(!store.holds(101, &store.cicustom(101, 4), &files), "named and not there");
         store.write(101, 4, &files).unwrap();
         store.write(1012, 1, &files).unwrap();
         fs::write(dir.path().join("ez-101-3-user.yaml.bak"), "by hand").unwrap();

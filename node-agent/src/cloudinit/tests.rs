@@ -37,7 +37,7 @@ const BASE_KEYS: [&str; 6] = ["hostname", "fqdn", "manage_etc_hosts", "disable_r
 
 #[test]
 fn keys_only_means_root_without_a_password() {
-    let files = build(id(), &spec(|_| {}).unwrap()).unwrap();
+    let files = build(id(), &spec(|_| {}).unwrap(), None).unwrap();
     assert!(files.user.starts_with("#cloud-config\n"));
     let user = read(&files.user);
     assert_eq!(keys(&user), BASE_KEYS.into());
@@ -52,7 +52,7 @@ fn keys_only_means_root_without_a_password() {
 
 #[test]
 fn texts_that_yaml_would_take_for_something_else_stay_texts() {
-    let files = build(id(), &spec(|s| s["hostname"] = json!("1e3.on")).unwrap()).unwrap();
+    let files = build(id(), &spec(|s| s["hostname"] = json!("1e3.on")).unwrap(), None).unwrap();
     assert!(
         files.user.contains("hostname: \"1e3\"") || files.user.contains("hostname: '1e3'"),
         "{}",
@@ -64,7 +64,7 @@ fn texts_that_yaml_would_take_for_something_else_stay_texts() {
 #[test]
 fn an_ordered_password_opens_password_login() {
     let hash = "$6$saltsaltsalt$hashhashhashhash";
-    let files = build(id(), &spec(|s| s["password_hash"] = json!(hash)).unwrap()).unwrap();
+    let files = build(id(), &spec(|s| s["password_hash"] = json!(hash)).unwrap(), None).unwrap();
     let user = read(&files.user);
     assert_eq!(user["users"][0]["hashed_passwd"], hash);
     assert_eq!((&user["ssh_pwauth"], &user["users"][0]["lock_passwd"]), (&json!(true), &json!(false)));
@@ -75,7 +75,7 @@ fn an_ordered_password_opens_password_login() {
 #[test]
 fn own_user_data_is_a_part_of_its_own() {
     let own = "#cloud-config\nruncmd: [reboot]\n--=_ez_x--\n\u{2028}é\n";
-    let files = build(id(), &spec(|s| s["user_data"] = json!(own)).unwrap()).unwrap();
+    let files = build(id(), &spec(|s| s["user_data"] = json!(own)).unwrap(), None).unwrap();
     let boundary = files.user.split('"').nth(1).unwrap();
     let parts: Vec<&str> = files.user.split(&format!("--{boundary}")).collect();
     assert_eq!(parts.len(), 4, "{}", files.user);
@@ -88,7 +88,7 @@ fn own_user_data_is_a_part_of_its_own() {
     assert_eq!(keys(&read(&body(parts[1]))), BASE_KEYS.into());
     assert_eq!(body(parts[2]), own);
     assert!(parts[2].contains("text/cloud-config") && parts[2].contains("no_replace"));
-    let script = build(id(), &spec(|s| s["user_data"] = json!("#!/bin/sh\ntrue\n")).unwrap()).unwrap();
+    let script = build(id(), &spec(|s| s["user_data"] = json!("#!/bin/sh\ntrue\n")).unwrap(), None).unwrap();
     assert!(script.user.contains("Content-Type: text/x-shellscript;"));
 }
 
@@ -118,7 +118,7 @@ proptest! {
         let comment_only = spec(|s| s["ssh_keys"] = json!([format!("{KEY} {comment}")]));
         let name_only = spec(|s| s["hostname"] = json!(name));
         for spec in [made, comment_only, name_only].into_iter().flatten() {
-            let files = build(id(), &spec).unwrap();
+            let files = build(id(), &spec, None).unwrap();
             let user = read(&files.user);
             prop_assert_eq!(keys(&user), BASE_KEYS.into());
             prop_assert_eq!(user["users"][0].as_object().unwrap().len(), 3);
@@ -126,7 +126,7 @@ proptest! {
             prop_assert_eq!(read(&files.meta).as_object().unwrap().len(), 2);
         }
         if let Ok(spec) = spec(|s| s["user_data"] = json!(own)) {
-            let files = build(id(), &spec).unwrap();
+            let files = build(id(), &spec, None).unwrap();
             let boundary = files.user.split('"').nth(1).unwrap();
             prop_assert_eq!(files.user.matches(&format!("--{boundary}")).count(), 3);
             prop_assert!(files.user.is_ascii());
@@ -141,4 +141,19 @@ proptest! {
             prop_assert_eq!(read(&text), value);
         }
     }
+}
+
+#[test]
+fn a_password_that_waits_is_set_once_at_the_next_boot_without_a_shell() {
+    let order = ez_protocol::ProvisioningOrderId::from_uuid(uuid::Uuid::from_u128(5));
+    let hash = ez_protocol::order::PasswordHash::parse("$6$saltsaltsalt$hash;rm.-rf/hash").is_err();
+    assert!(hash, "a hash holds nothing that a shell could mistake");
+    let hash = ez_protocol::order::PasswordHash::parse("$6$saltsaltsalt$hashhashhashhash").unwrap();
+    let reset = PasswordReset { order, hash };
+    let files = build(id(), &spec(|_| {}).unwrap(), Some(&reset)).unwrap();
+    let read: Value = serde_saphyr::from_str(files.user.strip_prefix("#cloud-config\n").unwrap()).unwrap();
+    let name = format!("ez-password-{order}");
+    let command = ["cloud-init-per", "once", &name, "usermod", "--password", reset.hash.as_str(), "root"];
+    assert_eq!(read["bootcmd"], json!([command]));
+    assert_eq!(files.meta, build(id(), &spec(|_| {}).unwrap(), None).unwrap().meta, "the instance is the same");
 }

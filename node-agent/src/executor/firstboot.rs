@@ -48,8 +48,15 @@ pub trait FirstBoot: Send + Sync {
         reset: Option<&PasswordReset>,
     ) -> Result<String, FirstBootError>;
 
-    /// The value of `cicustom` that names the files of a generation, whether or not they are there.
-    fn cicustom(&self, vmid: Vmid, generation: u64) -> String;
+    /// Whether a value of `cicustom` names files of this VM that are there and say exactly this.
+    fn holds(
+        &self,
+        vmid: Vmid,
+        cicustom: &str,
+        instance: InstanceId,
+        spec: &InstanceSpec,
+        reset: Option<&PasswordReset>,
+    ) -> bool;
 
     /// Removes the files of a VMID but those of the generation `keep`; none is no error.
     ///
@@ -105,10 +112,12 @@ impl Step for CloudInit {
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let config = cx.present().await?;
-            // The files of this very generation: a snapshot's or a backup's configuration names older ones.
-            let named = cx.engine().first_boot.cicustom(cx.vmid(), cx.order().generation);
-            let good = config.get("cicustom") == Some(named.as_str())
-                && settings::change(&config, &settings::first_boot(cx.spec()?), BTreeSet::new()).is_none();
+            let (spec, instance) = (cx.spec()?, cx.order().instance.uuid);
+            let reset = cx.journal().reset_of(instance).await?;
+            // A snapshot's or a backup's configuration names older files, which say something else or are gone.
+            let named = config.get("cicustom").unwrap_or("");
+            let good = cx.engine().first_boot.holds(cx.vmid(), named, instance, spec, reset.as_ref())
+                && settings::change(&config, &settings::first_boot(spec), BTreeSet::new()).is_none();
             Ok(if good { Look::Done(json!({})) } else { Look::Todo })
         })
     }

@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 use ez_protocol::{
     InstallId, NodeId, UnixMillis,
     envelope::{Envelope, KeyRole, PayloadType},
-    order::{Action, Empty, Op, PowerVerb, ProvisioningOrder},
+    order::{Action, Empty, Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 use proptest::prelude::*;

@@ -77,7 +77,7 @@ fn order(op: Op) -> ProvisioningOrder {
 }
 
 fn used(n: u8, retired_at: Option<UnixMillis>) -> UsedInstance {
-    UsedInstance { instance: instance(n), vcpus: 2, memory_mib: 4096, disk_gib: 40, retired_at }
+    UsedInstance { instance: instance(n), vcpus: 2, memory_mib: 4096, disk_gib: 40, build: 0, retired_at }
 }
 
 fn rule(usage: &Usage, order: &ProvisioningOrder) -> Option<&'static str> {

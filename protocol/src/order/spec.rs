@@ -278,7 +278,7 @@ pub(super) use checked_text;
 /// Text that is not what its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not {0}")]
-pub struct InvalidText(&'static str);
+pub struct InvalidText(pub(super) &'static str);
 
 /// `sha256:` and 64 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -162,6 +162,10 @@ pub struct List {
     pub total: u32,
     /// Orders that wait for payment: (address, name of the server).
     pub unpaid: Vec<(String, String)>,
+    /// Address of the newer page.
+    pub newer: Option<String>,
+    /// Address of the older page.
+    pub older: Option<String>,
 }
 
 impl Page for Show {
@@ -273,8 +277,17 @@ impl Page for List {
             ],
             total: 5,
             unpaid: vec![("/orders/x".to_owned(), "staging-1".to_owned())],
+            newer: None,
+            older: Some("/servers?page=2".to_owned()),
         };
-        let none = Self { query: String::new(), servers: Vec::new(), total: 0, unpaid: Vec::new() };
+        let none = Self {
+            query: String::new(),
+            servers: Vec::new(),
+            total: 0,
+            unpaid: Vec::new(),
+            newer: None,
+            older: None,
+        };
         let filtered = Self { query: "state:failed".to_owned(), total: 5, ..none.clone() };
         vec![("several", several), ("none", none), ("nothing-matches", filtered)]
     }

@@ -2,9 +2,13 @@
 //! commit. After a restart, at once or when the host's tasks are through, the order ends as if
 //! nothing had happened, and nothing was doubled.
 
-use ez_protocol::order::{Action, Empty, Op, PowerVerb, ProvisioningOrder};
+use ez_protocol::order::{Action, Empty, Op, ProvisioningOrder};
 
-use super::kit::Host;
+use super::{
+    disturbed::{Haste, Stage, play, play_cut},
+    kit::Host,
+    scenes,
+};
 use crate::{
     journal::{OrderState, fuse::Cut},
     pve::fake::Fault,
@@ -135,4 +139,40 @@ async fn a_button_is_pressed_at_most_once_whatever_crashes() {
         }
     })
     .await;
+}
+
+/// Every scene there is, killed at every write of its journal: it ends as if nothing had happened, and
+/// nothing was done twice. Only a power button whose working cannot be seen may end as unknown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_saga_survives_a_crash_at_every_write() {
+    let mut points = 0;
+    for scene in scenes::all() {
+        let stage = Stage::of(&scene).await;
+        let plain = play(&scene, &stage, Haste::Patient, None).await;
+        let (end, effects) = (plain.picture().await, plain.effects());
+        for cut in [Cut::BeforeCommit, Cut::AfterCommit] {
+            for haste in [Haste::Patient, Haste::Hasty] {
+                for n in 1.. {
+                    let (played, crashed) = play_cut(&scene, &stage, haste, (n, cut)).await;
+                    let at = format!("{}: {cut:?} {haste:?} at write {n}", scene.name);
+                    assert_eq!(played.foreign_now(), played.foreign, "{at}: a foreign VM was changed");
+                    assert_eq!(played.ends_told(&scene.target).await, 1, "{at}: exactly one end is told");
+                    let unknown = played.row.state == OrderState::Failed
+                        && played.row.result.as_deref().is_some_and(|text| text.contains("unknown: whether"));
+                    // A start that failed may be forgotten with the crash; tried once more it works.
+                    let retried = scene.failing_start.is_some() && played.row.state == OrderState::Succeeded;
+                    if !unknown && !retried {
+                        assert_eq!(played.row.state, plain.row.state, "{at}: {:?}", played.row.result);
+                        assert_eq!(played.picture().await, end, "{at}");
+                        assert_eq!(played.effects(), effects, "{at}");
+                    }
+                    points += u32::from(crashed);
+                    if !crashed {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    println!("{points} crash points of {} scenes", scenes::all().len());
 }

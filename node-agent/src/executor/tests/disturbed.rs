@@ -1,7 +1,7 @@
 //! Disturbances and what a scene comes to under one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::Duration,
 };
@@ -9,7 +9,10 @@ use std::{
 use ez_protocol::{message::EventKind, order::ProvisioningOrder};
 use sqlx::Connection as _;
 
-use super::{kit::Host, scenes::Scene};
+use super::{
+    kit::{Host, Written},
+    scenes::Scene,
+};
 use crate::{
     journal::{OrderRow, Phase, fuse::Cut},
     pve::{
@@ -167,7 +170,7 @@ fn foreign(host: &Host) -> BTreeMap<Vmid, FakeGuest> {
 /// A scene before its order comes, to be played from as often as one likes.
 pub(super) struct Stage {
     pve: FakeHypervisor,
-    files: BTreeSet<Vmid>,
+    files: BTreeMap<Vmid, Written>,
     dir: tempfile::TempDir,
     foreign: BTreeMap<Vmid, FakeGuest>,
 }
@@ -231,6 +234,35 @@ pub(super) async fn play(
     Played { host, row, first, effects_before, foreign: stage.foreign.clone() }
 }
 
+/// Plays a scene with the journal failing for good at its `n`-th write, and once more after the restart.
+/// Whether it came to that.
+pub(super) async fn play_cut(
+    scene: &Scene,
+    stage: &Stage,
+    pace: Haste,
+    (n, cut): (u32, Cut),
+) -> (Played, bool) {
+    let books = Books::quick(Some(&stage.dir.path().join("journal.sqlite"))).await;
+    let mut host = Host::over(stage.pve.fork(), stage.files.clone(), books, Duration::from_secs(20));
+    host.install_repair();
+    if pace == Haste::Hasty {
+        host.pve.be_hasty();
+    }
+    host.books.accept(&scene.target).await;
+    let (first, effects_before) = (host.pve.trace().len(), host.pve.effects().len());
+    host.books.journal.fuse.set(n, cut);
+    let outcome = with_repair(&host, &scene.target).await;
+    let crashed = host.books.journal.fuse.blown();
+    assert_eq!(outcome.is_err(), crashed, "{}: write {n}: {outcome:?}", scene.name);
+    if crashed {
+        host.restart().await;
+        with_repair(&host, &scene.target).await.unwrap();
+    }
+    let row = host.row(&scene.target).await;
+    let foreign = stage.foreign.clone();
+    (Played { host, row, first, effects_before, foreign }, crashed)
+}
+
 /// The agent dies before it can write another word into its journal.
 fn strike(host: &Host) -> Arc<dyn Fn() + Send + Sync> {
     let fuse = host.books.journal.fuse.clone();
@@ -274,7 +306,7 @@ impl Played {
         let books = self.host.books.journal.resource(instance(10)).await.unwrap();
         Picture {
             guests: self.host.pve.guests(),
-            files: self.host.files.0.lock().unwrap().iter().copied().collect(),
+            files: self.host.files.0.lock().unwrap().keys().copied().collect(),
             books: books.map(|row| (row.phase, row.observed_generation == row.generation)),
         }
     }

@@ -1,7 +1,7 @@
 //! The saga kit of the tests: a host in memory, a journal that can crash, and runs to the end.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -57,8 +57,18 @@ creates_per_minute = 100
 creates_per_day = 1000
 "#;
 
-/// First-boot files as a set of VMIDs that have some. What happens to them is a call like any other.
-pub(crate) struct Files(pub(crate) Mutex<BTreeSet<Vmid>>, pub(crate) Arc<FakeHypervisor>);
+/// First-boot files: what the newest ones of a VMID are called and say. What happens to them is a call like
+/// any other.
+pub(crate) struct Files(pub(crate) Mutex<BTreeMap<Vmid, Written>>, pub(crate) Arc<FakeHypervisor>);
+
+/// `cicustom` and content.
+pub(crate) type Written = (String, String);
+
+/// What files say, as far as the tests care.
+fn content(spec: &InstanceSpec, reset: Option<&PasswordReset>) -> String {
+    let keys: Vec<String> = spec.ssh_keys.iter().map(ToString::to_string).collect();
+    format!("{} {keys:?} {reset:?}", spec.hostname.as_str())
+}
 
 impl FirstBoot for Files {
     fn write(
@@ -66,18 +76,27 @@ impl FirstBoot for Files {
         vmid: Vmid,
         generation: u64,
         _instance: InstanceId,
-        _spec: &InstanceSpec,
-        _reset: Option<&PasswordReset>,
+        spec: &InstanceSpec,
+        reset: Option<&PasswordReset>,
     ) -> Result<String, FirstBootError> {
         if self.1.local("write_files").is_some() {
             return Err(FirstBootError::Write("no space left on device".to_owned()));
         }
-        self.0.lock().unwrap().insert(vmid);
-        Ok(self.cicustom(vmid, generation))
+        let name = format!("user=ez-ci:snippets/ez-{vmid}-{generation}-user.yaml");
+        self.0.lock().unwrap().insert(vmid, (name.clone(), content(spec, reset)));
+        Ok(name)
     }
 
-    fn cicustom(&self, vmid: Vmid, generation: u64) -> String {
-        format!("user=ez-ci:snippets/ez-{vmid}-{generation}-user.yaml")
+    fn holds(
+        &self,
+        vmid: Vmid,
+        cicustom: &str,
+        _instance: InstanceId,
+        spec: &InstanceSpec,
+        reset: Option<&PasswordReset>,
+    ) -> bool {
+        let files = self.0.lock().unwrap();
+        files.get(&vmid).is_some_and(|(name, says)| name == cicustom && *says == content(spec, reset))
     }
 
     fn remove(&self, vmid: Vmid, keep: Option<u64>) -> Result<(), FirstBootError> {
@@ -112,11 +131,11 @@ impl Host {
             guest.config.insert("description".to_owned(), marker);
         });
         pve.set_polls(1);
-        Self::over(pve, BTreeSet::new(), Books::quick(None).await, Pace::default().task)
+        Self::over(pve, BTreeMap::new(), Books::quick(None).await, Pace::default().task)
     }
 
     /// A host as given, with so much patience in every step.
-    pub(crate) fn over(pve: FakeHypervisor, files: BTreeSet<Vmid>, books: Books, patience: Duration) -> Self {
+    pub(crate) fn over(pve: FakeHypervisor, files: BTreeMap<Vmid, Written>, books: Books, patience: Duration) -> Self {
         let pve = Arc::new(pve);
         let files = Arc::new(Files(Mutex::new(files), Arc::clone(&pve)));
         let clock = ManualClock::at(NOW);

@@ -73,7 +73,7 @@ async fn a_rollback_brings_the_disk_back_and_not_the_size_that_was_paid_for_sinc
     assert_eq!(disk(&host), "monday");
     assert_eq!(option(&host, "cores"), "4");
     assert!(option(&host, "scsi0").ends_with("size=40G"), "{}", option(&host, "scsi0"));
-    assert!(option(&host, "cicustom").contains("ez-1000-2-"), "the first-boot files are today's");
+    assert!(option(&host, "cicustom").contains("ez-1000-1-"), "what it says is still true");
     assert!(host.pve.guest(VMID).unwrap().running, "it ran before");
     done(&host, &act(5, 2, Action::SnapshotDelete { name: name("monday") })).await;
     assert!(facts(&host).await.snapshots.unwrap().list.is_empty());

@@ -102,7 +102,7 @@ pub(super) fn all() -> Vec<Scene> {
         before.push(order(n, n, op));
         before
     };
-    let press = |verb| Op::Action(verb.into());
+    let press = |verb: PowerVerb| Op::Action(verb.into());
     let mut scenes = vec![
         Scene::new("create", Vec::new(), ensure(1, 1).op),
         Scene::new("create, suspended at once", Vec::new(), suspended()),

@@ -3,7 +3,7 @@
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Action, Empty, Op, PowerVerb, ProvisioningOrder, Service},
+    order::{Empty, Op, PowerVerb, ProvisioningOrder, Service},
 };
 
 use super::kit::Host;
