@@ -154,6 +154,8 @@ pub struct Timing {
     pub console_ms: u64,
     /// How far `/cluster/resources` is behind.
     pub resources_lag_ms: u64,
+    /// One minute of waiting for another backup job of the node.
+    pub vzdump_minute_ms: u64,
 }
 
 impl Default for Timing {
@@ -166,6 +168,7 @@ impl Default for Timing {
             shutdown_second_ms: 1000,
             console_ms: 10_000,
             resources_lag_ms: 10_000,
+            vzdump_minute_ms: 60_000,
         }
     }
 }

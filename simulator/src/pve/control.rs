@@ -12,9 +12,10 @@
 //! | `POST /vms/{vmid}/unlock-destroy` | what root's repair tool does |
 //! | `POST /vms/{vmid}/deaf` | `{"deaf": bool}`: the guest ignores shutdown |
 //! | `POST /vms/{vmid}/lock` | `{"lock": "backup"}` or null: root's `qm set --lock`, `qm unlock` |
+//! | `POST /vms/{vmid}/write` | `{"text","drive"?}`: something is written to a disk, the one it boots from if none is named |
 //! | `POST /volumes` | `{"storage","name","content","size"}`: a file that an operator put there |
 //! | `POST /speed` | `{"clone_ms","start_ms","other_ms"}` |
-//! | `POST /guest-agent` | `{"after_ms"}`, or `{"vmid","answers": bool}` for one VM |
+//! | `POST /guest-agent` | `{"after_ms"}`, or `{"vmid","answers"?: bool,"bare"?: bool}` for one VM; a bare guest has no programs |
 //! | `POST /faults` | arms a rule: `{"call":{"method"?,"path"},"fault":"refuse_before"\|"refuse_after"\|"drop_answer"\|"drop_request"\|"slow"\|"restart","status"?,"reason"?,"delay_ms"?,"down_ms"?}`, `{"task","fault":"fail"\|"kill"\|"warnings","exit"?,"pieces"?}` or `{"fault":"vmid_taken"}`, each with `"times"?,"skip"?` |
 //! | `GET /faults`, `DELETE /faults` | the rules with what they struck; everything is well again |
 //! | `POST /restart` | `{"down_ms"}`: connections are reset for so long, workers go on |
@@ -32,6 +33,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+mod disks;
 pub(crate) mod faults;
 
 use super::cluster::Cluster;
@@ -62,6 +64,7 @@ pub(crate) async fn serve(
         .route("/vms/{vmid}/unlock-destroy", post(unlock_destroy))
         .route("/vms/{vmid}/deaf", post(deaf))
         .route("/vms/{vmid}/lock", post(lock))
+        .route("/vms/{vmid}/write", post(disks::write))
         .route("/volumes", post(volume))
         .route("/tasks", get(tasks))
         .route("/tasks/kill", post(kill))
@@ -115,8 +118,8 @@ fn show(s: &State, cluster: &Cluster, vm: &Vm) -> Value {
         "config": vm.config, "pending": vm.pending, "description": description, "marker": marker,
         "macs": macs, "ips": ips, "nets": bridges, "firewall": s.firewalls.get(vm.vmid),
         "snapshots": vm.snapshots.keys().collect::<Vec<_>>(),
-        "volumes": s.volumes.values().filter(|v| v.vmid == Some(vm.vmid) && v.node == vm.node)
-            .map(|v| json!({"volid": v.volid, "size": v.size, "parent": v.parent})).collect::<Vec<_>>(),
+        "volumes": disks::volumes(s, vm), "backups": disks::backups(s, vm),
+        "boots": disks::boots(s, vm), "booted": disks::booted(s, vm), "passwords": disks::passwords(s, vm),
         "cloudinit": cloudinit,
     })
 }
@@ -260,10 +263,13 @@ async fn volume(Shared(c): Shared<Control>, Json(f): Json<File>) -> Json<Value> 
         format,
         size: f.size,
         ctime: c.cluster.clock.seconds(),
-        parent: None,
+        ..Volume::default()
     };
     c.cluster
-        .change("control.volume", |s| s.volumes.insert(State::volume_key(&c.node, &volid), volume))
+        .change("control.volume", |s| {
+            let holds = s.new_image();
+            s.volumes.insert(State::volume_key(&c.node, &volid), Volume { holds, ..volume });
+        })
         .await;
     Json(json!({ "volid": volid }))
 }
@@ -286,6 +292,7 @@ struct GuestAgent {
     after_ms: Option<u64>,
     vmid: Option<u32>,
     answers: Option<bool>,
+    bare: Option<bool>,
 }
 
 async fn guest_agent(Shared(c): Shared<Control>, Json(g): Json<GuestAgent>) -> Json<Value> {
@@ -301,6 +308,15 @@ async fn guest_agent(Shared(c): Shared<Control>, Json(g): Json<GuestAgent>) -> J
                     if let Some(run) = vm.run.as_mut() {
                         run.agent_at = (answers && run.agent_device).then_some(now);
                     }
+                }
+            })
+            .await;
+    }
+    if let (Some(vmid), Some(bare)) = (g.vmid, g.bare) {
+        c.cluster
+            .change("control.guest", |s| {
+                if let Some(vm) = s.vms.get_mut(vmid) {
+                    vm.bare_guest = bare;
                 }
             })
             .await;

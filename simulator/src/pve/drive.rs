@@ -1,5 +1,6 @@
 //! Drives and volumes: names by storage type, sizes, allocation.
 
+use super::contents::Contents;
 use super::state::{State, Storage, Volume};
 
 /// A drive option taken apart.
@@ -192,6 +193,9 @@ impl Storage {
                 format!("{path}/template/{name}")
             }
             Some(path) if name.starts_with("import/") => format!("{path}/{name}"),
+            Some(path) if name.starts_with("backup/") => {
+                format!("{path}/dump/{}", name.trim_start_matches("backup/"))
+            }
             Some(path) if self.is_file() => format!("{path}/images/{tail}"),
             _ => format!("/dev/{}/{tail}", self.id),
         }
@@ -223,6 +227,8 @@ pub(crate) struct NewVolume<'a> {
     pub(crate) at: i64,
     pub(crate) parent: Option<String>,
     pub(crate) cloudinit: bool,
+    /// What is on it; none: it is empty.
+    pub(crate) holds: Option<Contents>,
 }
 
 impl State {
@@ -259,6 +265,11 @@ impl State {
         if self.does_not_fit(new.node, &new.storage.id) {
             return Err(new.storage.no_room(&volid, new.size));
         }
+        let holds = match &new.holds {
+            Some(holds) => holds.clone(),
+            None if new.cloudinit => Contents::default(),
+            None => self.new_image(),
+        };
         self.volumes.insert(
             State::volume_key(new.node, &volid),
             Volume {
@@ -271,6 +282,8 @@ impl State {
                 size: new.size,
                 ctime: new.at / 1000,
                 parent: new.parent.clone(),
+                holds,
+                archive: None,
             },
         );
         Ok(volid)

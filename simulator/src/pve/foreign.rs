@@ -50,6 +50,8 @@ impl State {
             paused: false,
             agent_device: false,
             agent_at: None,
+            prelaunch: false,
+            booted_from: None,
         });
         let vm = Vm {
             vmid: given.vmid,

@@ -14,11 +14,13 @@
 
 mod access;
 mod api;
+mod boot;
 mod call;
 mod clock;
 mod cloudinit;
 mod cluster;
 pub mod config;
+mod contents;
 mod control;
 mod drive;
 mod foreign;
@@ -35,6 +37,7 @@ mod task;
 mod tests;
 mod tls;
 mod vmconfig;
+mod volume_access;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

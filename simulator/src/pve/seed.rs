@@ -104,6 +104,7 @@ fn template_of(s: &mut State, node: &NodeConfig, given: &TemplateConfig, now: i6
         at: now,
         parent: None,
         cloudinit,
+        holds: None,
     };
     let made = s.allocate(&new(size, false)).and_then(|disk| Ok((disk, s.allocate(&new(4 << 20, true))?)));
     let (disk, cloudinit) = match made {

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::contents::{Archive, Contents, SavedDisk};
+use super::drive::Drive;
 use super::store::{Change, Disk, StoreError, Table};
 
 /// A VM's options as written in its configuration file.
@@ -26,6 +28,9 @@ pub(crate) struct Vm {
     pub(crate) foreign: bool,
     /// The image has the guest agent installed.
     pub(crate) guest_agent: bool,
+    /// The image is a kernel with a shell: its guest agent finds no programs.
+    #[serde(default)]
+    pub(crate) bare_guest: bool,
     /// What the cloud-init drive holds.
     pub(crate) drive: Option<CloudinitDrive>,
 }
@@ -43,6 +48,13 @@ impl Vm {
         self.config.get(option).is_some_and(|v| v == "1")
     }
 
+    /// Drives with disks, as the configuration has them.
+    pub(crate) fn disks(&self) -> Vec<(String, Drive)> {
+        let drives = self.config.iter().filter(|(k, _)| super::vmconfig::is_drive(k));
+        let drives = drives.map(|(k, v)| (k.clone(), Drive::parse(v)));
+        drives.filter(|(_, d)| !d.is_cdrom() && !d.is_cloudinit()).collect()
+    }
+
     pub(crate) fn name(&self) -> String {
         self.config.get("name").cloned().unwrap_or_else(|| format!("VM {}", self.vmid))
     }
@@ -58,6 +70,12 @@ pub(crate) struct Run {
     pub(crate) agent_device: bool,
     /// When the agent begins to answer; none: never.
     pub(crate) agent_at: Option<i64>,
+    /// Only the emulator was started, for a backup; the guest waits.
+    #[serde(default)]
+    pub(crate) prelaunch: bool,
+    /// The drive and the volume it booted from.
+    #[serde(default)]
+    pub(crate) booted_from: Option<(String, String)>,
 }
 
 /// One snapshot.
@@ -68,6 +86,12 @@ pub(crate) struct Snapshot {
     pub(crate) description: Option<String>,
     pub(crate) vmstate: bool,
     pub(crate) parent: Option<String>,
+    /// `prepare` or `delete`: it is not whole, or not any more.
+    #[serde(default)]
+    pub(crate) state: Option<String>,
+    /// What the disks held, by volume.
+    #[serde(default)]
+    pub(crate) disks: BTreeMap<String, SavedDisk>,
 }
 
 /// The files on a cloud-init drive.
@@ -103,8 +127,8 @@ pub(crate) struct Task {
     pub(crate) ended_ms: Option<i64>,
 }
 
-/// A disk image, ISO or the like on one node's storage.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A disk image, ISO, backup or the like on one node's storage.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Volume {
     pub(crate) node: String,
     /// `storage:name`.
@@ -117,6 +141,12 @@ pub(crate) struct Volume {
     pub(crate) ctime: i64,
     /// Volume id of the base image of a linked clone.
     pub(crate) parent: Option<String>,
+    /// What is on a disk.
+    #[serde(default)]
+    pub(crate) holds: Contents,
+    /// What is in a backup.
+    #[serde(default)]
+    pub(crate) archive: Option<Archive>,
 }
 
 /// One entry of storage.cfg.
@@ -399,7 +429,8 @@ impl State {
             return self.storages.get(storage).map_or(0, |st| st.total);
         }
         // Thin everywhere: an image takes a tenth of its size.
-        self.volumes.values().filter(|v| v.node == node && v.storage == storage).map(|v| v.size / 10).sum()
+        let here = self.volumes.values().filter(|v| v.node == node && v.storage == storage);
+        here.map(|v| if v.content == "backup" { v.size } else { v.size / 10 }).sum()
     }
 }
 

@@ -202,6 +202,18 @@ impl Worker {
         }
     }
 
+    /// Waits for something; an interrupt ends the waiting.
+    pub(crate) async fn unless_interrupted<T>(
+        &self,
+        something: impl Future<Output = T>,
+    ) -> Result<T, String> {
+        tokio::select! {
+            biased;
+            () = self.interrupt.cancelled() => Err(INTERRUPTED.into()),
+            done = something => Ok(done),
+        }
+    }
+
     /// Is killed; never resolves.
     async fn die(&self) {
         let (cluster, upid) = (self.cluster.clone(), self.upid.clone());

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::access::{Access, Caller};
+use super::drive::Drive;
 use super::params::Params;
 use super::reply::ApiError;
 use super::state::{Options, Vm, sha1_hex};
@@ -270,13 +271,39 @@ pub(crate) fn pending(vm: &Vm) -> Value {
     Value::Array(out)
 }
 
-/// Takes the pending values over, as a cold start does.
-pub(crate) fn apply_pending(vm: &mut Vm) {
+/// Takes the pending values over, as a cold start does; gives the volumes that are to be freed.
+pub(crate) fn apply_pending(vm: &mut Vm) -> Vec<String> {
+    let mut freed = Vec::new();
     for (k, v) in std::mem::take(&mut vm.pending) {
-        match v {
-            Some(v) => vm.config.insert(k, v),
+        let same = |old: &String| v.as_ref().is_some_and(|v| Drive::parse(v).file == Drive::parse(old).file);
+        let old = match &v {
+            Some(v) => vm.config.insert(k.clone(), v.clone()),
             None => vm.config.remove(&k),
         };
+        if let Some(old) = old.filter(|old| is_drive(&k) && !same(old)) {
+            detach(vm, &old, &mut freed);
+        }
+    }
+    freed
+}
+
+/// A drive was taken out: its volume becomes `unusedN`; a medium just goes, a cloud-init drive is freed.
+pub(crate) fn detach(vm: &mut Vm, old: &str, freed: &mut Vec<String>) {
+    let drive = Drive::parse(old);
+    if drive.is_cloudinit() {
+        freed.push(drive.file);
+    } else if !drive.is_cdrom() {
+        add_unused(&mut vm.config, &drive.file);
+    }
+}
+
+/// Notes a volume as unused, unless the configuration names it anyway.
+pub(crate) fn add_unused(config: &mut Options, file: &str) {
+    let names =
+        |(k, v): (&String, &String)| (is_drive(k) || base(k) == "unused") && Drive::parse(v).file == file;
+    let free = (0..256).map(|i| format!("unused{i}")).find(|k| !config.contains_key(k));
+    if let Some(slot) = free.filter(|_| !config.iter().any(names)) {
+        config.insert(slot, file.to_owned());
     }
 }
 

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use crate::pve::access::{Access, Caller};
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::{Ctx, no_config};
+use crate::pve::contents::Password;
 use crate::pve::params::Params;
 use crate::pve::reply::{ApiError, ApiResult};
-use crate::pve::state::Options;
+use crate::pve::state::{Options, State};
 use crate::pve::vmconfig;
 
 const EXEC: &str = "command a\ninput-data? s max=65536";
@@ -53,9 +54,7 @@ pub(super) fn calls() -> Vec<Call> {
         }),
         call("POST", BASE[5], &[EXEC], ALL, exec),
         call("GET", BASE[6], &["pid i"], ALL, exec_status),
-        call("POST", BASE[7], &["crypted? b\npassword s min=5 max=1024\nusername s"], ALL, |ctx| {
-            answer(ctx, |_| Ok(json!({})))
-        }),
+        call("POST", BASE[7], &["crypted? b\npassword s min=5 max=1024\nusername s"], ALL, set_user_password),
         call(
             "GET",
             BASE[8],
@@ -118,6 +117,36 @@ async fn answer(ctx: Ctx, result: impl FnOnce(&Options) -> Result<Value, String>
     let config = reach(&ctx).await?;
     let result = result(&config).map_err(ApiError::died)?;
     Ok(json!({ "result": result }).into())
+}
+
+/// Sets a password in the guest. It is on the disk that the guest booted from, so that it comes and goes
+/// with it: whoever rolls back has the old one again.
+async fn set_user_password(ctx: Ctx) -> ApiResult {
+    let config = reach(&ctx).await?;
+    let vmid = ctx.vmid();
+    let user = ctx.params.text("username").to_owned();
+    let password = Password::of(ctx.params.text("password"), ctx.params.flag("crypted"));
+    ctx.cluster
+        .change("agent.password", |s| {
+            let vm = s.vms.get(vmid).ok_or_else(|| no_config(&ctx.node, vmid))?;
+            if vm.bare_guest {
+                return Err("Agent error: cannot find 'passwd' program in PATH".to_owned());
+            }
+            let made = vm.drive.as_ref().is_some_and(|d| d.user.contains(&format!("name: {user}\n")));
+            let configured = config.get("ciuser").is_some_and(|ciuser| *ciuser == user);
+            if user != "root" && !made && !configured {
+                return Err("Agent error: child process has failed to set user password".to_owned());
+            }
+            let disk = vm.run.as_ref().and_then(|run| run.booted_from.clone()).map(|(_, volid)| volid);
+            let key = disk.map(|volid| State::volume_key(&ctx.node, &volid));
+            if let Some(volume) = key.and_then(|key| s.volumes.get_mut(key)) {
+                volume.holds.passwords.insert(user, password);
+            }
+            Ok(())
+        })
+        .await
+        .map_err(ApiError::died)?;
+    Ok(json!({ "result": {} }).into())
 }
 
 fn interfaces(config: &Options) -> Value {

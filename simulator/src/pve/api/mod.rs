@@ -20,6 +20,7 @@ mod storage;
 mod tasks;
 mod tokens;
 mod users;
+mod vzdump;
 
 use super::call::Call;
 
@@ -44,5 +45,6 @@ pub(crate) fn calls() -> Vec<Call> {
     all.extend(agent::calls());
     all.extend(console::calls());
     all.extend(stats::calls());
+    all.extend(vzdump::calls());
     all
 }

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::vzdump::{check_protection, describe};
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
 use crate::pve::drive::parse_size;
-use crate::pve::reply::{ApiError, ApiResult};
+use crate::pve::reply::{ApiError, ApiResult, null};
 use crate::pve::state::{State, Storage, Volume};
+use crate::pve::volume_access;
 
 const READ: Check = Check::Any("/storage/{storage}", &["Datastore.Audit", "Datastore.AllocateSpace"]);
 
@@ -37,6 +39,13 @@ pub(super) fn calls() -> Vec<Call> {
             &["delay? i 1..30\nstorage? s fmt=pve-storage-id"],
             Check::Everyone,
             delete,
+        ),
+        call(
+            "PUT",
+            "/nodes/{node}/storage/{storage}/content/{volume}",
+            &["notes? s\nprotected? b\nstorage? s fmt=pve-storage-id"],
+            Check::Everyone,
+            describe_volume,
         ),
         call(
             "GET",
@@ -103,6 +112,9 @@ fn volume_row(v: &Volume) -> Value {
     let mut out = json!({
         "volid": v.volid, "content": v.content, "format": v.format, "size": v.size, "ctime": v.ctime,
     });
+    if let Some(archive) = &v.archive {
+        describe(archive, &mut out);
+    }
     if v.content == "images" {
         out["used"] = (v.size / 10).into();
         out["parent"] = v.parent.as_deref().map(|p| p.split_once(':').map_or(p, |(_, n)| n)).into();
@@ -120,13 +132,8 @@ async fn content(ctx: Ctx) -> ApiResult {
     let (mut rows, directory) = ctx
         .cluster
         .judge(|s, a| {
-            let audit = a.may(&ctx.caller, &format!("/storage/{storage}"), "Datastore.Audit");
-            // Images of others are shown to whoever may change their disks and audit the storage.
-            let seen = |v: &&Volume| match v.vmid.filter(|_| v.content == "images") {
-                Some(owner) if vmid == Some(owner) => true,
-                Some(owner) => audit && a.may(&ctx.caller, &format!("/vms/{owner}"), "VM.Config.Disk"),
-                None => true,
-            };
+            // What the caller may not use is left out.
+            let seen = |v: &&Volume| volume_access::check(a, &ctx.caller, None, &v.volid).is_ok();
             let st = s.storages.get(&storage).filter(|st| on_node(st, &ctx.node));
             let st = st.ok_or_else(|| ApiError::died(format!("storage '{storage}' does not exist")))?;
             let rows: Vec<Value> = s
@@ -189,7 +196,8 @@ async fn allocate(ctx: Ctx) -> ApiResult {
                 format: p.get("format").unwrap_or("raw").into(),
                 size: bytes,
                 ctime: at,
-                parent: None,
+                holds: s.new_image(),
+                ..Volume::default()
             };
             s.volumes.insert(State::volume_key(&ctx.node, &volid), volume);
             Ok(Value::from(volid).into())
@@ -206,24 +214,65 @@ async fn volume(ctx: Ctx) -> ApiResult {
     let volid = full_id(&ctx);
     ctx.cluster
         .judge(|s, a| {
-            let found = s.volume(&ctx.node, &volid);
-            if let Some(vmid) = crate::pve::drive::owner_of(&volid) {
-                let path = format!("/vms/{vmid}");
-                let storage = format!("/storage/{}", ctx.params.text("storage"));
-                if !a.may(&ctx.caller, &storage, "Datastore.Allocate") {
-                    a.check(&ctx.caller, &path, "VM.Config.Disk")?;
+            volume_access::check(a, &ctx.caller, None, &volid)?;
+            match s.volume(&ctx.node, &volid) {
+                Some(v) => {
+                    let image = v.content == "images";
+                    let mut out = json!({
+                        "path": s.storages.get(&v.storage).map(|st| st.path_of(&v.volid)), "size": v.size,
+                        "used": if image { v.size / 10 } else { v.size },
+                        "format": if image { v.format.as_str() } else { "raw" },
+                    });
+                    if let Some(archive) = &v.archive {
+                        describe(archive, &mut out);
+                        out["notes"] = archive.notes.as_deref().unwrap_or("").into();
+                        out["protected"] = u8::from(archive.protected).into();
+                        out.as_object_mut().map(|o| o.remove("subtype"));
+                    }
+                    Ok(out.into())
                 }
-            }
-            match found {
-                Some(v) => Ok(
-                    json!({"path": s.storages.get(&v.storage).map(|st| st.path_of(&v.volid)), "size": v.size,
-                                     "used": v.size / 10, "format": v.format})
-                    .into(),
-                ),
                 None => Err(ApiError::died(format!("volume_size_info on '{volid}' failed - no format"))),
             }
         })
         .await
+}
+
+/// Sets the notes and the protection of a backup. A volume that is not there is no error: the daemon
+/// writes files beside it.
+async fn describe_volume(ctx: Ctx) -> ApiResult {
+    let volid = full_id(&ctx);
+    ctx.cluster.judge(|_, a| volume_access::check(a, &ctx.caller, None, &volid)).await?;
+    let notes = ctx.params.get("notes").map(str::to_owned);
+    let protected = ctx.params.get("protected").map(|_| ctx.params.flag("protected"));
+    if volume_access::kind(&volid) != "backup" {
+        let text = match (notes, protected) {
+            (Some(_), _) => "only backups can have notes",
+            (None, Some(_)) => "only backups support attribute 'protected'",
+            (None, None) => return null(),
+        };
+        return Err(ApiError::died(text));
+    }
+    let storage = ctx.params.text("storage").to_owned();
+    let administers = ctx
+        .cluster
+        .judge(|_, a| a.may(&ctx.caller, &format!("/storage/{storage}"), "Datastore.Allocate"))
+        .await;
+    ctx.cluster
+        .change("storage.describe", |s| {
+            if protected == Some(true) && !administers {
+                check_protection(s, &ctx.node, &storage, &volid).map_err(ApiError::died)?;
+            }
+            let key = State::volume_key(&ctx.node, &volid);
+            if let Some(archive) = s.volumes.get_mut(key).and_then(|v| v.archive.as_mut()) {
+                if let Some(notes) = notes {
+                    archive.notes = Some(notes).filter(|n| !n.is_empty());
+                }
+                archive.protected = protected.unwrap_or(archive.protected);
+            }
+            Ok::<_, ApiError>(())
+        })
+        .await?;
+    null()
 }
 
 async fn delete(ctx: Ctx) -> ApiResult {
@@ -232,8 +281,16 @@ async fn delete(ctx: Ctx) -> ApiResult {
     let owner = ctx
         .cluster
         .judge(|s, a| {
-            a.check(&ctx.caller, &format!("/storage/{storage}"), "Datastore.Allocate")?;
-            Ok::<_, ApiError>(s.volume(&ctx.node, &volid).and_then(|v| v.vmid))
+            let path = format!("/storage/{storage}");
+            match volume_access::owner(&volid).filter(|_| volume_access::kind(&volid) == "backup") {
+                Some(vmid) => {
+                    a.check(&ctx.caller, &path, "Datastore.AllocateSpace")?;
+                    a.check(&ctx.caller, &format!("/vms/{vmid}"), "VM.Backup")?;
+                }
+                None => a.check(&ctx.caller, &path, "Datastore.Allocate")?,
+            }
+            let named = volume_access::owner(&volid);
+            Ok::<_, ApiError>(s.volume(&ctx.node, &volid).and_then(|v| v.vmid).or(named))
         })
         .await?;
     let id = owner.map_or_else(|| storage.clone(), |vmid| format!("{vmid}@{storage}"));
@@ -245,6 +302,13 @@ async fn delete(ctx: Ctx) -> ApiResult {
             if in_use {
                 let name = volid.split_once(':').map_or(volid.as_str(), |(_, n)| n);
                 return Err(format!("base volume '{name}' is still in use by linked clones"));
+            }
+            let protected = w.cluster.read(|s| {
+                s.volume(&w.node, &volid).and_then(|v| v.archive.as_ref()).is_some_and(|a| a.protected)
+            });
+            if protected.await {
+                let name = volid.split_once(':').map_or(volid.as_str(), |(_, n)| n);
+                return Err(format!("cannot remove protected volume '{name}' on '{storage}'"));
             }
             let missing = w.cluster.read(|s| match s.volume(&w.node, &volid) {
                 Some(_) => None,

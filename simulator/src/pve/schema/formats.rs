@@ -239,6 +239,9 @@ pub(crate) fn check(format: &str, value: &str) -> Result<(), String> {
             ["images", "rootdir", "vztmpl", "iso", "backup", "snippets", "import", "none"].contains(&value),
             format!("invalid content type '{value}'"),
         ),
+        "prune-backups" => super::parse_property("prune-backups", value, "prune-backups", 9)
+            .map(|_| ())
+            .map_err(|e| format!("format error\n{e}")),
         "email" => does_not_look(value.contains('@'), "email address"),
         "pve-iface" => like(
             (2..=20).contains(&value.len()) && first(value, alpha),

@@ -147,6 +147,16 @@ const MACHINE: &str =
 const LOG_RATELIMIT: &str = "burst? i 0..\nenable b key\nrate? s\n";
 const BWLIMIT: &str = "clone? n 0..\ndefault? n 0..\nmigration? n 0..\nmove? n 0..\nrestore? n 0..\n";
 
+const PRUNE_BACKUPS: &str = "\
+keep-all? b
+keep-daily? i 0..
+keep-hourly? i 0..
+keep-last? i 0..
+keep-monthly? i 0..
+keep-weekly? i 0..
+keep-yearly? i 0..
+";
+
 /// The tables of a nested format.
 pub(super) fn table(name: &str) -> &'static [&'static str] {
     match name {
@@ -172,6 +182,7 @@ pub(super) fn table(name: &str) -> &'static [&'static str] {
         "machine" => &[MACHINE],
         "log_ratelimit" => &[LOG_RATELIMIT],
         "bwlimit" => &[BWLIMIT],
+        "prune-backups" => &[PRUNE_BACKUPS],
         _ => &[],
     }
 }

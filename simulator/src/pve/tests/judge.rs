@@ -103,7 +103,15 @@ fn walk(v: &Value, at: &str, out: &mut BTreeSet<String>) {
 fn essence(v: &Value) -> Vec<String> {
     let passing = |t: &str| t.contains("transferred ") || t == "trying to acquire lock..." || t == " OK";
     let lines = v.as_array().into_iter().flatten().filter_map(|l| l["t"].as_str());
-    lines.filter(|t| !passing(t)).map(str::to_owned).collect()
+    lines.filter(|t| !passing(t)).map(settled).collect()
+}
+
+/// A line without what is accidental: the options of a backup job stand in the order of a Perl hash.
+fn settled(line: &str) -> String {
+    let Some(job) = line.strip_prefix("INFO: starting new backup job: ") else { return line.to_owned() };
+    let mut options: Vec<&str> = job.split(" --").collect();
+    options[1..].sort_unstable();
+    options.join(" --")
 }
 
 fn logs(theirs: &Value, ours: &Value, out: &mut Vec<String>) {

@@ -356,7 +356,9 @@ impl Stage {
             let deaf = matches!(vmid, 101..=119);
             world.control_post(&format!("/vms/{vmid}/deaf"), json!({ "deaf": deaf })).await;
             if vmid == 9010 {
-                world.control_post("/guest-agent", json!({"vmid": 9010, "answers": true})).await;
+                world
+                    .control_post("/guest-agent", json!({"vmid": 9010, "answers": true, "bare": true}))
+                    .await;
             }
         }
     }

@@ -10,6 +10,7 @@ use super::disk::formatting_line;
 use crate::pve::access::{Access, Caller};
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::{Ctx, unable_to_find};
+use crate::pve::contents::Contents;
 use crate::pve::drive::{Drive, NewVolume, format_of, human, print_size};
 use crate::pve::params::Params;
 use crate::pve::reply::{ApiError, ApiResult};
@@ -54,6 +55,8 @@ struct Copy {
     /// can be asked to freeze the file systems.
     running: Option<bool>,
     storage: Storage,
+    /// What the snapshot holds that is cloned; none: what the disk holds.
+    saved: Option<Contents>,
 }
 
 /// What the worker does.
@@ -66,6 +69,7 @@ struct Plan {
     copies: Vec<Copy>,
     pool: Option<String>,
     guest_agent: bool,
+    bare_guest: bool,
     format: Option<String>,
     bwlimit: Option<String>,
 }
@@ -159,7 +163,9 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
         let to = if full { storage.and_then(|id| s.storages.get(id)).unwrap_or(own) } else { own };
         let running = vm.run.as_ref().map(|r| r.agent_device && r.agent_at.is_some());
         let full = full || always_full;
-        copies.push(Copy { option: option.clone(), full, running, storage: to.clone(), drive });
+        let snapshot = p.get("snapname").and_then(|name| vm.snapshots.get(name));
+        let saved = snapshot.and_then(|snapshot| snapshot.disks.get(&drive.file)).map(|d| d.holds.clone());
+        copies.push(Copy { option: option.clone(), full, running, storage: to.clone(), saved, drive });
     }
     let mut config = old.clone();
     config.retain(|k, _| {
@@ -186,6 +192,7 @@ fn plan(s: &State, a: &Access<'_>, ctx: &Ctx) -> Result<Plan, ApiError> {
         copies,
         pool,
         guest_agent: vm.guest_agent,
+        bare_guest: vm.bare_guest,
         format: p.get("format").map(str::to_owned),
         bwlimit: p.get("bwlimit").map(str::to_owned),
     })
@@ -218,6 +225,7 @@ async fn clone(ctx: Ctx) -> ApiResult {
                 config,
                 created_at: at,
                 guest_agent: plan.guest_agent,
+                bare_guest: plan.bare_guest,
                 ..Vm::default()
             };
             s.vms.insert(newid, vm);
@@ -248,6 +256,7 @@ async fn copy(w: &Worker, plan: Plan) -> Result<(), String> {
         copies,
         pool,
         guest_agent: _,
+        bare_guest: _,
         format,
         bwlimit,
     } = plan;
@@ -326,7 +335,7 @@ async fn copy_drive(
     format: Option<&str>,
     bwlimit: Option<&str>,
 ) -> Result<(), String> {
-    let Copy { option, mut drive, full, running, storage } = item;
+    let Copy { option, mut drive, full, running, storage, saved } = item;
     let kind = if full { "full" } else { "linked" };
     let cloudinit = drive.is_cloudinit();
     let source = drive.file.clone();
@@ -341,7 +350,11 @@ async fn copy_drive(
             guard
         }
     };
-    let size = w.cluster.read(|s| s.volume(&w.node, &source).map_or(0, |v| v.size)).await;
+    let (size, holds) = w
+        .cluster
+        .read(|s| s.volume(&w.node, &source).map(|v| (v.size, v.holds.clone())).unwrap_or_default())
+        .await;
+    let holds = (!cloudinit).then(|| saved.unwrap_or(holds));
     let same = format_of(&source).to_owned();
     let format = match format {
         _ if cloudinit => same.clone(),
@@ -363,6 +376,7 @@ async fn copy_drive(
                 at,
                 parent,
                 cloudinit,
+                holds,
             })
         })
         .await?;

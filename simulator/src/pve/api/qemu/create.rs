@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::pve::boot;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
 use crate::pve::drive::Drive;
@@ -43,17 +44,10 @@ pub(super) fn calls() -> Vec<Call> {
     vec![call("POST", "/nodes/{node}/qemu", &[CREATE, vmconfig::OPTIONS], Check::Everyone, create)]
 }
 
-/// First disk, first CD drive, then the network cards.
+/// The boot order of a VM that was given none.
 fn default_boot(config: &Options) -> String {
-    let drives = || {
-        config.iter().filter(|(k, _)| vmconfig::is_drive(k) && !k.starts_with("efi") && !k.starts_with("tpm"))
-    };
-    let is_cd = |v: &str| v.contains("media=cdrom");
-    let disk = drives().find(|(_, v)| !is_cd(v)).map(|(k, _)| k.clone());
-    let cd = drives().find(|(_, v)| is_cd(v)).map(|(k, _)| k.clone());
-    let nets = config.keys().filter(|k| vmconfig::is_net(k)).cloned();
-    let order: Vec<String> = disk.into_iter().chain(cd).chain(nets).collect();
-    if order.is_empty() { " ".to_owned() } else { format!("order={}", order.join(";")) }
+    let order = boot::default_order(config);
+    if order.is_empty() { " ".to_owned() } else { boot::print(&order) }
 }
 
 async fn create(ctx: Ctx) -> ApiResult {
@@ -63,6 +57,9 @@ async fn create(ctx: Ctx) -> ApiResult {
     let pool = p.get("pool").map(str::to_owned);
     let options = vmconfig::given_options(p, NOT_OPTIONS);
     let vm_path = ctx.vm_path();
+    if p.contains("archive") {
+        return super::restore::restore(ctx.clone(), options).await;
+    }
     cluster
         .judge(|s, a| {
             if let Some(pool) = &pool
@@ -80,7 +77,7 @@ async fn create(ctx: Ctx) -> ApiResult {
             for (option, value) in &options {
                 vmconfig::check_option(a, &ctx.caller, &rights_path, option, value)?;
                 if vmconfig::is_drive(option) {
-                    super::disk::check_drive(s, a, &ctx, &rights_path, value)?;
+                    super::disk::check_drive(s, a, &ctx, &rights_path, option, value)?;
                 }
                 if vmconfig::is_net(option) {
                     vmconfig::check_bridge(a, &ctx.caller, value, ctx.cluster.major)?;
@@ -89,9 +86,6 @@ async fn create(ctx: Ctx) -> ApiResult {
             Ok(())
         })
         .await?;
-    if p.contains("archive") {
-        return Err(ApiError::died("restoring archives is not simulated"));
-    }
     let inner = ctx.clone();
     let guard = cluster.lock(vmid, cluster.timing.config_lock_ms / 2).await.map_err(ApiError::died)?;
     let opened = cluster.clone();

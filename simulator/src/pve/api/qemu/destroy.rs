@@ -3,8 +3,9 @@
 use super::{check_lock, load, only_root};
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::{Ctx, no_config};
+use crate::pve::drive::Drive;
 use crate::pve::reply::{ApiError, ApiResult};
-use crate::pve::state::State;
+use crate::pve::state::{State, Volume};
 
 pub(super) fn calls() -> Vec<Call> {
     vec![call(
@@ -16,11 +17,11 @@ pub(super) fn calls() -> Vec<Call> {
     )]
 }
 
-/// Removes configuration, volumes, firewall file, access control entries and pool membership.
+/// Removes configuration, disks, firewall file, access control entries and pool membership; backups stay.
 pub(crate) fn remove_vm(s: &mut State, node: &str, vmid: u32) {
     s.vms.remove(vmid);
     s.firewalls.remove(vmid);
-    s.volumes.retain(|_, v| !(v.node == node && v.vmid == Some(vmid)));
+    s.volumes.retain(|_, v| !(v.node == node && v.vmid == Some(vmid) && v.content == "images"));
     let path = format!("/vms/{vmid}");
     s.acls.retain(|_, a| a.path != path);
     let pools: Vec<String> =
@@ -33,11 +34,21 @@ pub(crate) fn remove_vm(s: &mut State, node: &str, vmid: u32) {
     s.meta.remove(format!("deaf {vmid}"));
 }
 
+/// Disks of the VM that neither its configuration nor a snapshot names.
+fn unreferenced(s: &State, node: &str, vmid: u32) -> Vec<Volume> {
+    let Some(vm) = s.vms.get(vmid) else { return Vec::new() };
+    let configs = std::iter::once(&vm.config).chain(vm.snapshots.values().map(|snapshot| &snapshot.config));
+    let named: Vec<String> = configs.flat_map(|c| c.values()).map(|v| Drive::parse(v).file).collect();
+    let own = s.volumes.values().filter(|v| v.node == node && v.vmid == Some(vmid) && v.content == "images");
+    own.filter(|v| !named.contains(&v.volid)).cloned().collect()
+}
+
 async fn destroy(ctx: Ctx) -> ApiResult {
     only_root(&ctx, &["skiplock"])?;
     let cluster = ctx.cluster.clone();
     let vmid = ctx.vmid();
     let purge = ctx.params.flag("purge");
+    let all = ctx.params.flag("destroy-unreferenced-disks");
     cluster
         .read(|s| {
             let vm = load(s, &ctx)?;
@@ -76,7 +87,15 @@ async fn destroy(ctx: Ctx) -> ApiResult {
                 w.log(format!("purging VM {vmid} from related configurations..")).await;
             }
             w.work_shortly().await?;
-            w.cluster.change("vm.destroy", |s| remove_vm(s, &node, vmid)).await;
+            w.cluster
+                .change("vm.destroy", |s| {
+                    let left = if all { Vec::new() } else { unreferenced(s, &node, vmid) };
+                    remove_vm(s, &node, vmid);
+                    for volume in left {
+                        s.volumes.insert(State::volume_key(&node, &volume.volid), volume);
+                    }
+                })
+                .await;
             Ok(())
         })
         .await

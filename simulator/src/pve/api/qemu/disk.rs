@@ -1,12 +1,13 @@
 //! Disks: attaching and allocating, resize, unlink.
 
-use super::{check_lock, load, only_root};
+use super::{check_lock, import, only_root};
 use crate::pve::access::Access;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::{Ctx, no_config};
 use crate::pve::drive::{Drive, NewVolume, format_of, owner_of, parse_size, print_size};
-use crate::pve::reply::{ApiError, ApiResult, null};
+use crate::pve::reply::{ApiError, ApiResult};
 use crate::pve::state::State;
+use crate::pve::volume_access;
 
 const DISK: Check = Check::All("/vms/{vmid}", &["VM.Config.Disk"]);
 /// Names of all disks.
@@ -26,7 +27,7 @@ pub(super) fn calls() -> Vec<Call> {
             "/nodes/{node}/qemu/{vmid}/unlink",
             &["force? b\nidlist s fmt=pve-configid-list"],
             DISK,
-            unlink,
+            super::update::unlink,
         ),
     ]
 }
@@ -44,44 +45,37 @@ pub(super) fn check_drive(
     a: &Access<'_>,
     ctx: &Ctx,
     vm_path: &str,
+    option: &str,
     value: &str,
 ) -> Result<(), ApiError> {
     let drive = Drive::parse(value);
+    if volume_access::kind(&drive.file) == "iso" && !drive.is_cdrom() {
+        return Err(ApiError::parameter(option, "explicit 'media=cdrom' is required for iso images"));
+    }
     if drive.is_cdrom() && !drive.is_cloudinit() {
         a.check(&ctx.caller, vm_path, "VM.Config.CDROM")?;
         return match drive.file.as_str() {
             "none" => Ok(()),
             "cdrom" => a.check(&ctx.caller, "/", "Sys.Console"),
-            volid
-                if drive.storage().is_some_and(|st| {
-                    !a.may_any(
-                        &ctx.caller,
-                        &format!("/storage/{st}"),
-                        &["Datastore.AllocateSpace", "Datastore.Audit"],
-                    )
-                }) =>
-            {
-                let storage = volid.split(':').next().unwrap_or("");
-                Err(ApiError::permission(
-                    &format!("/storage/{storage}"),
-                    "Datastore.AllocateSpace|Datastore.Audit",
-                ))
+            volid => {
+                volume_access::check(a, &ctx.caller, Some(ctx.vmid()), volid)?;
+                if !matches!(volume_access::kind(volid), "iso" | "images") {
+                    return Err(ApiError::parameter(option, "content type needs to be 'images' or 'iso'"));
+                }
+                match s.volume(&ctx.node, volid) {
+                    Some(_) => Ok(()),
+                    None => Err(ApiError::died(format!("volume '{volid}' does not exist"))),
+                }
             }
-            volid if s.volume(&ctx.node, volid).is_some() => Ok(()),
-            volid => Err(ApiError::died(format!("volume '{volid}' does not exist"))),
         };
     }
     a.check(&ctx.caller, vm_path, "VM.Config.Disk")?;
-    if drive.file.starts_with('/') || drive.get("import-from").is_some_and(|i| i.starts_with('/')) {
+    if drive.file.starts_with('/') {
         return Err(ApiError::died(
             "Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.",
         ));
     }
-    if let Some(owner) = drive.get("import-from").and_then(owner_of)
-        && owner != ctx.vmid()
-    {
-        a.check(&ctx.caller, &format!("/vms/{owner}"), "VM.Clone")?;
-    }
+    import::check(a, ctx, option, &drive)?;
     let Some(storage) = drive.storage() else {
         return Err(ApiError::died(format!("unable to parse volume ID '{}'", drive.file)));
     };
@@ -115,11 +109,6 @@ pub(super) fn check_drive(
             }
         }
     }
-}
-
-fn storage_path(s: &State, volid: &str) -> String {
-    let storage = volid.split(':').next().and_then(|id| s.storages.get(id));
-    storage.map_or_else(|| volid.to_owned(), |st| st.path_of(volid))
 }
 
 fn formatting(path: &str, format: &str, size: u64) -> String {
@@ -163,13 +152,13 @@ pub(super) fn attach(
     let default = if cloudinit && storage.path.is_some() { "qcow2" } else { storage.default_format() };
     let mut format = drive.get("format").unwrap_or(default).to_owned();
     let mut size = size;
+    let mut holds = None;
+    // Only at the creation of a VM, which is one effect; a change of a configuration brings its imports
+    // before this.
     if let Some(source) = drive.get("import-from").map(str::to_owned) {
-        let Some(volume) = s.volume(&ctx.node, &source) else {
-            return Err(format!(
-                "unable to create VM {vmid} - failed to stat '{}'",
-                storage_path(s, &source)
-            ));
-        };
+        let volume = import::source(s, &ctx.node, &source)
+            .map_err(|text| format!("unable to create VM {vmid} - {text}"))?;
+        holds = Some(volume.holds);
         size = volume.size;
         if drive.get("format").is_none() && storage.is_file() {
             format.clone_from(&volume.format);
@@ -187,6 +176,7 @@ pub(super) fn attach(
         at,
         parent: None,
         cloudinit,
+        holds,
     };
     drive.file = s.allocate(&new)?;
     drive.remove("format");
@@ -274,30 +264,4 @@ async fn resize(ctx: Ctx) -> ApiResult {
             Ok(())
         })
         .await
-}
-
-async fn unlink(ctx: Ctx) -> ApiResult {
-    let vmid = ctx.vmid();
-    let ids = ctx.params.list("idlist");
-    ctx.cluster.read(|s| load(s, &ctx).map(|_| ())).await?;
-    let _guard = ctx.cluster.lock(vmid, ctx.cluster.timing.config_lock_ms).await.map_err(ApiError::died)?;
-    ctx.cluster
-        .change("vm.unlink", |s| {
-            let vm = load(s, &ctx)?;
-            check_lock(vm).map_err(ApiError::died)?;
-            let mut freed = Vec::new();
-            if let Some(vm) = s.vms.get_mut(vmid) {
-                for id in &ids {
-                    if let Some(old) = vm.config.remove(id) {
-                        freed.push(Drive::parse(&old).file);
-                    }
-                }
-            }
-            for volid in freed {
-                s.free(&ctx.node, &volid);
-            }
-            Ok::<_, ApiError>(())
-        })
-        .await?;
-    null()
 }

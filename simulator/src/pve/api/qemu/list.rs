@@ -61,6 +61,7 @@ pub(crate) fn row(vm: &Vm, now: i64) -> Value {
 fn with_machine(vm: &Vm, mut row: Value) -> Value {
     row["qmpstatus"] = match &vm.run {
         None => "stopped",
+        Some(r) if r.prelaunch => "prelaunch",
         Some(r) if r.paused => "paused",
         Some(_) => "running",
     }

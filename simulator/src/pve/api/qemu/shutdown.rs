@@ -30,7 +30,9 @@ pub(super) fn calls() -> Vec<Call> {
 pub(crate) fn switch_off(s: &mut State, vmid: u32) {
     if let Some(vm) = s.vms.get_mut(vmid) {
         vm.run = None;
-        crate::pve::vmconfig::apply_pending(vm);
+        let node = vm.node.clone();
+        let freed = crate::pve::vmconfig::apply_pending(vm);
+        freed.iter().for_each(|volid| s.free(&node, volid));
     }
 }
 

@@ -57,6 +57,9 @@ async fn list(ctx: Ctx) -> ApiResult {
                 if let Some(parent) = &snapshot.parent {
                     row["parent"] = parent.as_str().into();
                 }
+                if let Some(state) = &snapshot.state {
+                    row["snapstate"] = state.as_str().into();
+                }
                 out.push(row);
             }
             let mut current = json!({"name": "current", "description": "You are here!", "digest": vmconfig::digest(vm),
@@ -115,22 +118,52 @@ async fn take(ctx: Ctx) -> ApiResult {
             for (option, drive) in &disks {
                 w.log(format!("snapshotting 'drive-{option}' ({})", drive.file)).await;
             }
-            w.work_shortly().await?;
+            w.change("snapshot.prepare", |s| prepare(s, &node, vmid, &name, description, vmstate, now)).await?;
+            let worked = w.work_shortly().await;
             w.change("snapshot.take", |s| {
                 let vm = s.vms.get_mut(vmid).ok_or_else(|| no_config(&node, vmid))?;
-                let mut config = vm.config.clone();
-                let parent = config.remove("parent");
-                // The description is the snapshot's own, or none.
-                config.remove("description");
-                let with_state = vmstate && vm.run.is_some();
-                vm.snapshots
-                    .insert(name.clone(), Snapshot { config, taken_at: now / 1000, description, vmstate: with_state, parent });
-                vm.config.insert("parent".into(), name);
-                Ok(())
+                vm.config.remove("lock");
+                if worked.is_err() {
+                    vm.snapshots.remove(&name);
+                } else if let Some(snapshot) = vm.snapshots.get_mut(&name) {
+                    snapshot.state = None;
+                    vm.config.insert("parent".into(), name);
+                }
+                worked
             })
             .await
         })
         .await
+}
+
+/// Locks the VM and notes what the snapshot will be; a killed worker leaves it so.
+fn prepare(
+    s: &mut State,
+    node: &str,
+    vmid: u32,
+    name: &str,
+    description: Option<String>,
+    vmstate: bool,
+    now: i64,
+) -> Result<(), String> {
+    let disks = s.vms.get(vmid).map(|vm| s.saved_disks(vm)).unwrap_or_default();
+    let vm = s.vms.get_mut(vmid).ok_or_else(|| no_config(node, vmid))?;
+    let mut config = vm.config.clone();
+    let parent = config.remove("parent");
+    // The description is the snapshot's own, or none; unused disks are none of it.
+    config.retain(|k, _| k != "description" && vmconfig::base(k) != "unused");
+    let snapshot = Snapshot {
+        config,
+        taken_at: now / 1000,
+        description,
+        vmstate: vmstate && vm.run.is_some(),
+        parent,
+        state: Some("prepare".into()),
+        disks,
+    };
+    vm.snapshots.insert(name.to_owned(), snapshot);
+    vm.config.insert("lock".into(), "snapshot".into());
+    Ok(())
 }
 
 fn unknown(name: &str) -> String {
@@ -145,41 +178,83 @@ async fn delete(ctx: Ctx) -> ApiResult {
     cluster
         .fork(&ctx, "qmdelsnapshot", &vmid.to_string(), |w| async move {
             let _guard = w.lock(vmid).await?;
-            w.work_shortly().await?;
-            w.change("snapshot.delete", |s| {
-                let vm = s.vms.get(vmid).ok_or_else(|| no_config(&w.node, vmid))?;
+            w.change("snapshot.delete-begin", |s| {
+                let vm = s.vms.get_mut(vmid).ok_or_else(|| no_config(&w.node, vmid))?;
+                if !vm.snapshots.contains_key(&name) {
+                    return Err(unknown(&name));
+                }
                 check_lock(vm)?;
-                let gone = vm.snapshots.get(&name).ok_or_else(|| unknown(&name))?.clone();
-                if let Some(vm) = s.vms.get_mut(vmid) {
-                    vm.snapshots.remove(&name);
-                    for child in vm.snapshots.values_mut().filter(|c| c.parent.as_ref() == Some(&name)) {
-                        child.parent.clone_from(&gone.parent);
-                    }
-                    if vm.config.get("parent") == Some(&name) {
-                        match gone.parent {
-                            Some(parent) => vm.config.insert("parent".into(), parent),
-                            None => vm.config.remove("parent"),
-                        };
-                    }
+                vm.config.insert("lock".into(), "snapshot-delete".into());
+                if let Some(snapshot) = vm.snapshots.get_mut(&name) {
+                    snapshot.state = Some("delete".into());
                 }
                 Ok(())
             })
-            .await
+            .await?;
+            // Whatever goes wrong here leaves the lock.
+            w.work_shortly().await?;
+            w.change("snapshot.delete", |s| remove(s, vmid, &name)).await
         })
         .await
 }
 
-fn roll_back(s: &mut State, vmid: u32, name: &str) -> Result<bool, String> {
-    let vm = s.vms.get(vmid).ok_or("the VM is gone")?;
-    check_lock(vm)?;
+/// Takes a snapshot out of its chain; disks that only it had become unused.
+fn remove(s: &mut State, vmid: u32, name: &str) -> Result<(), String> {
+    let vm = s.vms.get_mut(vmid).ok_or("the VM is gone")?;
+    vm.config.remove("lock");
+    let gone = vm.snapshots.remove(name).ok_or_else(|| unknown(name))?;
+    for child in vm.snapshots.values_mut().filter(|c| c.parent.as_deref() == Some(name)) {
+        child.parent.clone_from(&gone.parent);
+    }
+    if vm.config.get("parent").is_some_and(|parent| parent == name) {
+        match gone.parent {
+            Some(parent) => vm.config.insert("parent".into(), parent),
+            None => vm.config.remove("parent"),
+        };
+    }
+    for volid in gone.disks.keys() {
+        if !vm.snapshots.values().any(|other| other.disks.contains_key(volid)) {
+            vmconfig::add_unused(&mut vm.config, volid);
+        }
+    }
+    Ok(())
+}
+
+/// Stops and locks the VM for a rollback; what fails or dies after this leaves the lock.
+fn begin_rollback(s: &mut State, vmid: u32, name: &str) -> Result<(), String> {
+    let vm = s.vms.get_mut(vmid).ok_or("the VM is gone")?;
     if vm.is_template() {
         return Err("you can't rollback if vm is a template".into());
     }
+    let snapshot = vm.snapshots.get(name).ok_or_else(|| unknown(name))?;
+    if let Some(state) = &snapshot.state {
+        return Err(format!("unable to rollback to incomplete snapshot (snapstate = {state})"));
+    }
+    check_lock(vm)?;
+    vm.run = None;
+    vm.config.insert("lock".into(), "rollback".into());
+    Ok(())
+}
+
+fn roll_back(s: &mut State, vmid: u32, name: &str) -> Result<bool, String> {
+    let vm = s.vms.get(vmid).ok_or("the VM is gone")?;
     let snapshot = vm.snapshots.get(name).ok_or_else(|| unknown(name))?.clone();
+    let (node, since) = (vm.node.clone(), vm.disks());
+    for (volid, saved) in snapshot.disks {
+        if let Some(volume) = s.volumes.get_mut(State::volume_key(&node, &volid)) {
+            volume.holds = saved.holds;
+            volume.size = saved.size;
+        }
+    }
     if let Some(vm) = s.vms.get_mut(vmid) {
-        let description = vm.config.remove("description");
-        vm.config = snapshot.config;
-        vm.config.extend(description.map(|d| ("description".to_owned(), d)));
+        let mut config = snapshot.config;
+        let stays = |k: &String| k == "description" || vmconfig::base(k) == "unused";
+        config.extend(vm.config.iter().filter(|(k, _)| stays(k)).map(|(k, v)| (k.clone(), v.clone())));
+        vm.config = config;
+        // Disks that came after the snapshot belong to no drive any more.
+        for (_, drive) in since {
+            vmconfig::add_unused(&mut vm.config, &drive.file);
+        }
         vm.config.insert("parent".into(), name.to_owned());
         vm.pending.clear();
         vm.run = None;
@@ -195,6 +270,7 @@ async fn rollback(ctx: Ctx) -> ApiResult {
     cluster
         .fork(&ctx, "qmrollback", &vmid.to_string(), |w| async move {
             let _guard = w.lock(vmid).await?;
+            w.change("snapshot.rollback-begin", |s| begin_rollback(s, vmid, &name)).await?;
             w.work_shortly().await?;
             let with_state = w.change("snapshot.rollback", |s| roll_back(s, vmid, &name)).await?;
             if with_state {

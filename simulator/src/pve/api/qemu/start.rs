@@ -9,7 +9,7 @@ use crate::pve::cloudinit;
 use crate::pve::cluster::{Cluster, Ctx, no_config};
 use crate::pve::drive::Drive;
 use crate::pve::reply::ApiResult;
-use crate::pve::state::{Run, Vm};
+use crate::pve::state::{Run, State, Vm};
 use crate::pve::task::Worker;
 use crate::pve::vmconfig;
 
@@ -137,12 +137,17 @@ pub(super) async fn boot(w: &Boot<'_>, vmid: u32) -> Result<(), String> {
     w.cluster
         .change("vm.pending", |s| {
             if let Some(vm) = s.vms.get_mut(vmid).filter(|v| !v.pending.is_empty()) {
-                vmconfig::apply_pending(vm);
+                let freed = vmconfig::apply_pending(vm);
+                freed.iter().for_each(|volid| s.free(w.node, volid));
             }
         })
         .await;
     if write_drive(w.cluster, w.node, vmid).await? {
         w.log("generating cloud-init ISO".into()).await;
+    }
+    let missing = w.cluster.read(|s| missing_medium(s, w.node, vmid)).await;
+    if let Some(volid) = missing {
+        return Err(format!("volume '{volid}' does not exist"));
     }
     let bridges = w.cluster.nodes.get(w.node).map(|n| n.config.bridges.clone()).unwrap_or_default();
     let config = w.cluster.read(|s| s.vms.get(vmid).map(|v| v.config.clone()).unwrap_or_default()).await;
@@ -161,15 +166,24 @@ pub(super) async fn boot(w: &Boot<'_>, vmid: u32) -> Result<(), String> {
     }
     w.work(w.cluster.speed().start_ms).await?;
     let (now, after) = (w.cluster.clock.now(), w.cluster.agent_after());
-    w.cluster
-        .change("vm.run", |s| {
-            let pid = u32::try_from(1000 + s.count("pid", 3) % 4_000_000).unwrap_or(1000);
-            if let Some(vm) = s.vms.get_mut(vmid) {
-                vm.run = Some(machine(vm, pid, now, after));
-            }
-        })
-        .await;
+    w.cluster.change("vm.run", |s| power_on(s, vmid, now, after)).await;
     Ok(())
+}
+
+/// The machine runs, from the first drive of its boot order.
+pub(crate) fn power_on(s: &mut State, vmid: u32, now: i64, agent_after: u64) {
+    let pid = u32::try_from(1000 + s.count("pid", 3) % 4_000_000).unwrap_or(1000);
+    let booted_from = s.vms.get(vmid).and_then(|vm| s.boots_from(vm));
+    if let Some(vm) = s.vms.get_mut(vmid) {
+        vm.run = Some(Run { booted_from, ..machine(vm, pid, now, agent_after) });
+    }
+}
+
+/// A disk or medium of the configuration that is not there.
+fn missing_medium(s: &State, node: &str, vmid: u32) -> Option<String> {
+    let drives = s.vms.get(vmid)?.config.iter().filter(|(k, _)| vmconfig::is_drive(k));
+    let mut files = drives.map(|(_, v)| Drive::parse(v).file).filter(|f| f.contains(':'));
+    files.find(|file| s.volume(node, file).is_none())
 }
 
 /// A machine that has just been switched on.
@@ -186,10 +200,12 @@ fn machine(vm: &Vm, pid: u32, now: i64, agent_after: u64) -> Run {
         paused: false,
         agent_device,
         agent_at: answers.then(|| now + i64::try_from(agent_after).unwrap_or(0)),
+        prelaunch: false,
+        booted_from: None,
     }
 }
 
 /// Waits as long as a silent guest agent is waited for.
-pub(super) async fn wait_for_agent(cluster: &Cluster) {
+pub(crate) async fn wait_for_agent(cluster: &Cluster) {
     tokio::time::sleep(Duration::from_millis(cluster.timing.agent_ms)).await;
 }

@@ -1,13 +1,15 @@
 //! Changing a VM's configuration: `PUT` at once, `POST` as a task.
 
-use std::collections::BTreeMap;
-
+use super::import::{Importing, is_wanted};
 use super::{check_lock, load, only_root};
+use crate::pve::access::Access;
+use crate::pve::boot;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
 use crate::pve::drive::Drive;
 use crate::pve::reply::{ApiError, ApiResult, null};
 use crate::pve::state::{Options, State, Vm};
+use crate::pve::task::Worker;
 use crate::pve::vmconfig;
 
 const ANY: Check = Check::Any(
@@ -35,6 +37,7 @@ const NOT_OPTIONS: &[&str] = &[
     "force",
     "background_delay",
     "import-working-storage",
+    "idlist",
 ];
 
 pub(super) fn calls() -> Vec<Call> {
@@ -96,14 +99,16 @@ async fn judge(ctx: &Ctx) -> Result<Change, ApiError> {
                         d.is_cdrom() && !d.is_cloudinit()
                     });
                     a.check(&ctx.caller, &vm_path, if cdrom { "VM.Config.CDROM" } else { "VM.Config.Disk" })?;
+                    removal(s, a, ctx, option, ctx.params.flag("force") && !cdrom)?;
                 } else {
+                    removal(s, a, ctx, option, vmconfig::base(option) == "unused")?;
                     vmconfig::check_option(a, &ctx.caller, &vm_path, option, "")?;
                 }
             }
             for (option, value) in &set {
                 vmconfig::check_option(a, &ctx.caller, &vm_path, option, value)?;
                 if vmconfig::is_drive(option) {
-                    super::disk::check_drive(s, a, ctx, &vm_path, value)?;
+                    super::disk::check_drive(s, a, ctx, &vm_path, option, value)?;
                 }
                 if vmconfig::is_net(option) {
                     vmconfig::check_bridge(a, &ctx.caller, value, ctx.cluster.major)?;
@@ -121,6 +126,15 @@ async fn judge(ctx: &Ctx) -> Result<Change, ApiError> {
     })
 }
 
+/// A disk that is removed for good wants the right to allocate on its storage.
+fn removal(s: &State, a: &Access<'_>, ctx: &Ctx, option: &str, removed: bool) -> Result<(), ApiError> {
+    let file = s.vms.get(ctx.vmid()).and_then(|vm| vm.config.get(option)).map(|v| Drive::parse(v).file);
+    match file.as_deref().and_then(|f| f.split_once(':')).filter(|_| removed) {
+        Some((storage, _)) => a.check(&ctx.caller, &format!("/storage/{storage}"), "Datastore.AllocateSpace"),
+        None => Ok(()),
+    }
+}
+
 /// A password as `cipassword` keeps it: hashes stay, plain text is hashed.
 pub(super) fn hash_password(password: &str) -> String {
     let parts: Vec<&str> = password.split('$').collect();
@@ -131,6 +145,13 @@ pub(super) fn hash_password(password: &str) -> String {
     // Not a real crypt(3): nobody logs into a simulated machine.
     let digest = crate::pve::state::sha256_hex(password.as_bytes());
     format!("$5${}${}", &digest[..8], &digest[..43])
+}
+
+/// `PUT …/unlink`: a change that deletes.
+pub(super) async fn unlink(mut ctx: Ctx) -> ApiResult {
+    let ids = ctx.params.list("idlist").join(",");
+    ctx.params.set("delete", &ids);
+    update(ctx, false).await
 }
 
 async fn update(ctx: Ctx, as_task: bool) -> ApiResult {
@@ -158,9 +179,9 @@ async fn update(ctx: Ctx, as_task: bool) -> ApiResult {
         })
         .await?;
     if !as_task {
-        let lines =
-            ctx.cluster.change("vm.config", |s| apply(s, &ctx, &change)).await.map_err(ApiError::died)?;
-        drop((guard, lines));
+        let (done, _lines) = carry_out(&ctx, None, change).await;
+        drop(guard);
+        done?;
         return null();
     }
     let cluster = ctx.cluster.clone();
@@ -173,28 +194,112 @@ async fn update(ctx: Ctx, as_task: bool) -> ApiResult {
             }
             w.log(format!("update VM {vmid}: {}", words.join(" "))).await;
             w.work_shortly().await?;
-            let lines = w.change("vm.config", |s| apply(s, &inner, &change)).await?;
+            let (done, lines) = carry_out(&inner, Some(&w), change).await;
             for line in lines {
                 w.log(line).await;
             }
             drop(guard);
-            Ok(())
+            done.map_err(|error| match &error {
+                ApiError::Parameters(errors) => {
+                    let each = errors.iter().map(|(k, v)| format!("{k}: {v}"));
+                    std::iter::once(error.text()).chain(each).collect::<Vec<_>>().join("\n")
+                }
+                _ => error.text(),
+            })
         })
         .await
 }
 
-/// Writes the change; gives lines for a task's log.
-fn apply(s: &mut State, ctx: &Ctx, change: &Change) -> Result<Vec<String>, String> {
+/// Brings what is to be imported, then writes the change.
+async fn carry_out(
+    ctx: &Ctx,
+    worker: Option<&Worker>,
+    mut change: Change,
+) -> (Result<(), ApiError>, Vec<String>) {
+    let at = Importing { cluster: &ctx.cluster, node: &ctx.node, vmid: ctx.vmid(), worker };
+    let mut brought = Vec::new();
+    let mut failed = None;
+    for (option, value) in change.set.iter_mut().filter(|(k, v)| vmconfig::is_drive(k) && is_wanted(v)) {
+        match at.bring(option, value).await {
+            Ok(made) => {
+                brought.push(Drive::parse(&made).file);
+                *value = made;
+            }
+            Err(text) => {
+                failed = Some(ApiError::died(text));
+                break;
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    let done = ctx
+        .cluster
+        .change("vm.config", |s| {
+            let done = failed.map_or_else(|| apply(s, ctx, &change, &mut lines), Err);
+            if done.is_err() {
+                brought.iter().for_each(|volid| s.free(&ctx.node, volid));
+            }
+            done
+        })
+        .await;
+    (done, lines)
+}
+
+/// What of the deletions is refused; nothing has been changed yet.
+fn check_deletions(vm: &Vm, change: &Change) -> Result<(), ApiError> {
+    for option in &change.delete {
+        let Some(value) = vm.config.get(option).or_else(|| vm.pending.get(option).and_then(Option::as_ref))
+        else {
+            continue;
+        };
+        let file = Drive::parse(value).file;
+        let unused = vmconfig::base(option) == "unused";
+        let protected = |what: String| {
+            let refusal = format!("can't remove {what} - protection mode enabled");
+            if vm.flag("protection") { Err(ApiError::died(refusal)) } else { Ok(()) }
+        };
+        let in_use = format!("unable to delete '{file}' - volume is still in use (snapshot?)");
+        if unused {
+            protected(format!("unused disk '{file}'"))?;
+            if is_in_use(vm, option, &file) {
+                return Err(ApiError::died(in_use));
+            }
+        } else if vmconfig::is_drive(option) {
+            protected(format!("drive '{option}'"))?;
+            if change.force && is_in_use(vm, option, &file) {
+                return Err(ApiError::parameter(
+                    option,
+                    format!("unable to apply pending change {option} : {in_use}\n"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether another drive or a snapshot names the volume.
+fn is_in_use(vm: &Vm, but: &str, file: &str) -> bool {
+    let names = |config: &Options, but: Option<&str>| {
+        let drives = config.iter().filter(|(k, _)| vmconfig::is_drive(k) && Some(k.as_str()) != but);
+        let mut drives = drives.map(|(_, v)| Drive::parse(v)).filter(|d| !d.is_cdrom());
+        drives.any(|d| d.file == file)
+    };
+    names(&vm.config, Some(but)) || vm.snapshots.values().any(|snapshot| names(&snapshot.config, None))
+}
+
+/// Writes the change; `lines` go to a task's log.
+fn apply(s: &mut State, ctx: &Ctx, change: &Change, lines: &mut Vec<String>) -> Result<(), ApiError> {
     let vmid = ctx.vmid();
     let mut set = change.set.clone();
-    let mut lines = Vec::new();
     let major = ctx.cluster.major;
+    let gone = || ApiError::died(crate::pve::cluster::no_config(&ctx.node, vmid));
+    check_deletions(s.vms.get(vmid).ok_or_else(gone)?, change)?;
     for (option, value) in &mut set {
         if vmconfig::is_net(option) {
             *value = vmconfig::net_with_mac(value, major, &mut || s.draw_mac());
         }
         if vmconfig::is_drive(option) {
-            *value = super::disk::attach(s, ctx, vmid, option, value, &mut lines)?;
+            *value = super::disk::attach(s, ctx, vmid, option, value, lines).map_err(ApiError::died)?;
         }
         if option == "tags" {
             let mut tags: Vec<String> =
@@ -207,68 +312,96 @@ fn apply(s: &mut State, ctx: &Ctx, change: &Change) -> Result<Vec<String>, Strin
             *value = format!("{value},uuid={}", s.draw_uuid());
         }
     }
-    let Some(vm) = s.vms.get_mut(vmid) else { return Err(crate::pve::cluster::no_config(&ctx.node, vmid)) };
-    let running = vm.run.is_some();
+    let Some(vm) = s.vms.get_mut(vmid) else { return Err(gone()) };
+    let mut freed = Vec::new();
     for option in &change.revert {
         vm.pending.remove(option);
     }
-    let mut freed = Vec::new();
+    if let Some(order) = new_order(vm, &set, &change.delete) {
+        set.insert("boot".into(), order);
+    }
     for option in &change.delete {
-        if vmconfig::base(option) == "unused" || (vmconfig::is_drive(option) && change.force) {
-            if let Some(old) = vm.config.remove(option) {
-                freed.push(Drive::parse(&old).file);
-            }
-        } else if vmconfig::is_drive(option) {
-            detach(vm, option, &mut freed);
-        } else if running && !vmconfig::applies_at_once(option) {
-            if vm.config.contains_key(option) {
-                vm.pending.insert(option.clone(), None);
-            } else {
-                vm.pending.remove(option);
-            }
-        } else {
-            vm.config.remove(option);
-            vm.pending.remove(option);
-        }
+        delete(vm, option, change.force, &mut freed);
     }
     for (option, value) in set {
-        if vmconfig::is_drive(&option) {
-            let other =
-                vm.config.get(&option).is_some_and(|old| Drive::parse(old).file != Drive::parse(&value).file);
-            if other {
-                detach(vm, &option, &mut freed);
-            }
-        }
-        if running && !vmconfig::applies_at_once(&option) {
-            if vm.config.get(&option) == Some(&value) {
-                vm.pending.remove(&option);
-            } else {
-                vm.pending.insert(option, Some(value));
-            }
-        } else {
-            vm.pending.remove(&option);
-            vm.config.insert(option, value);
-        }
+        put(vm, option, value, &mut freed);
     }
-    let node = ctx.node.clone();
     for volid in freed {
-        s.free(&node, &volid);
+        s.free(&ctx.node, &volid);
     }
-    Ok(lines)
+    Ok(())
 }
 
-/// Takes a drive out: its volume becomes `unusedN`; CD drives just go, the cloud-init volume is freed.
-fn detach(vm: &mut Vm, option: &str, freed: &mut Vec<String>) {
-    let Some(old) = vm.config.remove(option) else { return };
-    let drive = Drive::parse(&old);
-    if drive.is_cloudinit() {
-        freed.push(drive.file);
-    } else if !drive.is_cdrom() {
-        let taken: BTreeMap<&String, &String> =
-            vm.config.iter().filter(|(k, _)| vmconfig::base(k) == "unused").collect();
-        let free = (0..256).map(|i| format!("unused{i}")).find(|k| !taken.contains_key(k));
-        if let Some(slot) = free {
-            vm.config.insert(slot, drive.file);
+/// The boot order follows the drives: a deleted one leaves it, a new CD drive joins it at the end. None if
+/// it stays, if there is none, or if the caller says what it is to be.
+fn new_order(vm: &Vm, set: &Options, deleted: &[String]) -> Option<String> {
+    if set.contains_key("boot") || deleted.iter().any(|d| d == "boot") {
+        return None;
+    }
+    let before = boot::order(&vm.config)?;
+    let mut order: Vec<String> = before.iter().filter(|d| !deleted.contains(d)).cloned().collect();
+    for (option, value) in set.iter().filter(|(k, _)| vmconfig::is_drive(k)) {
+        let drive = Drive::parse(value);
+        if drive.is_cdrom() && !drive.is_cloudinit() && !order.contains(option) {
+            order.push(option.clone());
         }
+    }
+    (order != before).then(|| if order.is_empty() { " ".into() } else { boot::print(&order) })
+}
+
+/// Whether a running machine takes the change of an option at once. IDE and SATA drives cannot be plugged
+/// in or out; the medium of a CD drive that is there can be changed.
+fn at_once(vm: &Vm, option: &str, new: Option<&str>) -> bool {
+    if !matches!(vmconfig::base(option), "ide" | "sata") {
+        return vmconfig::applies_at_once(option);
+    }
+    let is_cd = |value: &str| Drive::parse(value).is_cdrom();
+    match (vm.config.get(option), new) {
+        (Some(old), Some(new)) => is_cd(old) && is_cd(new),
+        _ => false,
+    }
+}
+
+fn delete(vm: &mut Vm, option: &str, force: bool, freed: &mut Vec<String>) {
+    let drive = vmconfig::is_drive(option);
+    if vm.run.is_some() && !at_once(vm, option, None) {
+        if let Some(Some(value)) = vm.pending.remove(option).filter(|_| drive) {
+            vmconfig::detach(vm, &value, freed);
+        }
+        if vm.config.contains_key(option) {
+            vm.pending.insert(option.to_owned(), None);
+        }
+        return;
+    }
+    if let Some(Some(value)) = vm.pending.remove(option).filter(|_| drive) {
+        vmconfig::detach(vm, &value, freed);
+    }
+    let Some(old) = vm.config.remove(option) else { return };
+    let old_drive = Drive::parse(&old);
+    if vmconfig::base(option) == "unused" || (drive && force && !old_drive.is_cdrom()) {
+        freed.push(old_drive.file);
+    } else if drive {
+        vmconfig::detach(vm, &old, freed);
+    }
+}
+
+fn put(vm: &mut Vm, option: String, value: String, freed: &mut Vec<String>) {
+    let drive = vmconfig::is_drive(&option);
+    if vm.run.is_some() && !at_once(vm, &option, Some(&value)) {
+        let replaced = vm.pending.remove(&option);
+        if let Some(Some(old)) = replaced.filter(|_| drive)
+            && Drive::parse(&old).file != Drive::parse(&value).file
+        {
+            vmconfig::detach(vm, &old, freed);
+        }
+        if vm.config.get(&option) != Some(&value) {
+            vm.pending.insert(option, Some(value));
+        }
+        return;
+    }
+    vm.pending.remove(&option);
+    let old = vm.config.insert(option, value.clone());
+    if let Some(old) = old.filter(|old| drive && Drive::parse(old).file != Drive::parse(&value).file) {
+        vmconfig::detach(vm, &old, freed);
     }
 }
