@@ -155,5 +155,9 @@ fn a_password_that_waits_is_set_once_at_the_next_boot_without_a_shell() {
     let name = format!("ez-password-{order}");
     let command = ["cloud-init-per", "once", &name, "usermod", "--password", reset.hash.as_str(), "root"];
     assert_eq!(read["bootcmd"], json!([command]));
-    assert_eq!(files.meta, build(id(), &spec(|_| {}).unwrap(), None).unwrap().meta, "the instance is the same");
+    assert_eq!(
+        files.meta,
+        build(id(), &spec(|_| {}).unwrap(), None).unwrap().meta,
+        "the instance is the same"
+    );
 }

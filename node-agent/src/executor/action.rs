@@ -39,9 +39,6 @@ pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
     // What has begun goes on: half of it may be done.
     if !begun {
         allowed(cx, action)?;
-        if let Action::BackupRestore { backup } = action {
-            backup::require(cx, *backup).await?;
-        }
     }
     saga::run(cx, &steps(action), 1).await?;
     if matches!(action, Action::Reboot {}) {

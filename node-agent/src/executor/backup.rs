@@ -2,7 +2,7 @@
 //! made it; by that id it is known here and at the control plane, never by its file name. Backups of the
 //! host's owner carry no such note and are never touched.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use ez_protocol::{
     ProvisioningOrderId,
@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::{
+    configure,
     context::Cx,
     ensure,
     fault::{Class, Trouble, of_task},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     journal::StepRow,
-    pve::{Backup, TaskExit, WaitError, wait_task},
+    pve::{Backup, ConfigChange, ConfigRead, GuestConfig, TaskExit, WaitError, wait_task},
 };
 
 /// First word of a backup's notes that makes it one of ours.
@@ -39,6 +40,7 @@ pub(super) fn create(keep: u32) -> Vec<Box<dyn Step>> {
 /// again.
 pub(super) fn restore(backup: ProvisioningOrderId) -> Vec<Box<dyn Step>> {
     let mut steps: Vec<Box<dyn Step>> = vec![
+        Box::new(Find { backup }),
         Box::new(NotePower),
         Box::new(Stop { grace_secs: RESTORE_GRACE_SECS }),
         Box::new(Restore { backup }),
@@ -227,8 +229,11 @@ impl Step for Restore {
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let seen = task::own(cx, row, "qmrestore").await?;
-            let over = matches!(&seen, Seen::Nothing | Seen::Ended(..));
-            if over && cx.present().await?.lock() == Some("create") {
+            if let Seen::Running(upid) = seen {
+                return Ok(Look::Adopt(upid));
+            }
+            let config = ours_or_bare(cx, row.is_some()).await?;
+            if row.is_some() && config.lock() == Some("create") {
                 return Err(task::left_locked(cx, self.name(), "create", ""));
             }
             match seen {
@@ -242,7 +247,7 @@ impl Step for Restore {
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
             let backup = find(cx, self.backup).await?.ok_or_else(|| unknown(self.backup))?;
-            let config = cx.present().await?;
+            let config = ours_or_bare(cx, true).await?;
             // Disks go to where the server's own is.
             let own =
                 config.boot_disk().and_then(|disk| Some(config.get(&disk)?.split(':').next()?.to_owned()));
@@ -253,9 +258,75 @@ impl Step for Restore {
     }
 }
 
-/// Whether a backup can be restored: asked before the server is stopped for it.
-pub(super) async fn require(cx: &Cx, id: ProvisioningOrderId) -> Result<(), Trouble> {
-    find(cx, id).await?.map(|_| ()).ok_or_else(|| unknown(id))
+/// The configuration of our VM. A restore begins by clearing it, marker included, down to `memory: 128`
+/// (qemu-server, `restore_vma_archive`); `cleared` says that ours may have been.
+async fn ours_or_bare(cx: &Cx, cleared: bool) -> Result<GuestConfig, Trouble> {
+    if cleared
+        && let ConfigRead::Present(config) = cx.pve().guest_config(cx.vmid()).await?
+        && is_bare(&config)
+    {
+        return Ok(config);
+    }
+    cx.present().await
+}
+
+fn is_bare(config: &GuestConfig) -> bool {
+    config.values.keys().all(|key| matches!(key.as_str(), "memory" | "lock"))
+}
+
+/// Writes the marker into a VM that a failed restore of ours has cleared: without it nobody could tell whose
+/// it is, and the next restore would keep its hands off.
+pub(super) struct Remark;
+
+impl Step for Remark {
+    fn name(&self) -> &'static str {
+        "remark"
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let cleared = matches!(
+                cx.pve().guest_config(cx.vmid()).await?, ConfigRead::Present(config) if is_bare(&config)
+            );
+            Ok(if cleared { Look::Todo } else { Look::Done(json!({})) })
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            let set = BTreeMap::from([("description".to_owned(), cx.marker().to_string())]);
+            let change = ConfigChange { set, ..ConfigChange::default() };
+            configure::send(cx, change).await?;
+            Ok(Act::Done(json!({})))
+        })
+    }
+}
+
+/// Looks whether a backup can be restored, before the server is stopped for it.
+struct Find {
+    backup: ProvisioningOrderId,
+}
+
+impl Step for Find {
+    fn name(&self) -> &'static str {
+        "find_backup"
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::None
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let found = find(cx, self.backup).await?.ok_or_else(|| unknown(self.backup))?;
+            Ok(Look::Done(json!({ "volume": found.volume })))
+        })
+    }
+
+    fn act<'a>(&'a self, _cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        // Looking is all there is to do.
+        Box::pin(async { Ok(Act::Done(json!({}))) })
+    }
 }
 
 struct Delete {

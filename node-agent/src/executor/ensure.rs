@@ -128,7 +128,8 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
             steps.push(Box::new(rescue::Detach));
             steps.extend(settle());
             if active {
-                steps.push(Box::new(Start::AsBefore));
+                // Whoever leaves the rescue system wants the server's own.
+                steps.push(Box::new(Start::Again));
             }
         }
         Shape::Converge { was_off } => {

@@ -9,6 +9,7 @@ use super::{
     context::Cx,
     fault::{Class, Trouble, of_task},
     limits::Load,
+    power::Stop,
     saga::{Act, Look, Step},
     task::{self, Seen},
 };
@@ -19,6 +20,9 @@ use crate::{
 
 /// How long a guest may take to shut down before the rescue system, seconds: it may be broken.
 pub(super) const GRACE_SECS: u32 = 30;
+
+/// Name of the step that puts the rescue disk in.
+pub(super) const ATTACH: &str = "attach_rescue";
 
 /// Puts the rescue disk in. The server is off.
 pub(super) struct Attach {
@@ -33,7 +37,7 @@ pub(super) async fn template(cx: &Cx, image: &ImageRef) -> Result<ImageTemplate,
 
 impl Step for Attach {
     fn name(&self) -> &'static str {
-        "attach_rescue"
+        ATTACH
     }
 
     fn load(&self, _cx: &Cx) -> Load {
@@ -96,5 +100,41 @@ impl Step for Detach {
             cx.pve().remove_disk(cx.vmid(), RESCUE_DRIVE).await.map_err(|error| cx.refused(error))?;
             Ok(Act::Done(json!({})))
         })
+    }
+}
+
+/// First step of undoing: a server that boots the rescue system is stopped. One that has none is left alone.
+pub(super) struct StopIfAttached;
+
+impl Step for StopIfAttached {
+    fn name(&self) -> &'static str {
+        "stop"
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            // A call that was refused may have begun its work all the same.
+            let steps = cx.journal().steps(cx.id()).await?;
+            let attach = steps.iter().find(|step| step.k > 0 && step.name == ATTACH);
+            if let Seen::Running(upid) = task::own(cx, attach, "qmconfig").await? {
+                // The server is off while it is brought: there is nothing to stop behind it.
+                return Ok(Look::Adopt(upid));
+            }
+            let config = cx.present().await?;
+            let named = config.property("boot", "order").is_some_and(|order| order.contains(RESCUE_DRIVE));
+            if config.get(RESCUE_DRIVE).is_none() && !named {
+                return Ok(Look::Done(json!({ "rescue": false })));
+            }
+            Stop { grace_secs: 0 }.look(cx, row).await
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move { Stop { grace_secs: 0 }.act(cx).await })
+    }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        // However it ended: what it left tells what is to be done.
+        Trouble::Look(format!("the rescue system's disk: {exit}"))
     }
 }

@@ -138,8 +138,9 @@ impl Step for RollBack {
         Box::pin(async move {
             let seen = task::own(cx, row, "qmrollback").await?;
             let config = cx.present().await?;
-            let gone = matches!(&seen, Seen::Nothing | Seen::Ended(_, TaskExit::Killed));
-            if gone && config.lock() == Some("rollback") {
+            // One that failed leaves the lock as well as one that was killed.
+            let over = matches!(&seen, Seen::Nothing | Seen::Ended(..));
+            if over && config.lock() == Some("rollback") {
                 return Err(task::left_locked(cx, self.name(), "rollback", ""));
             }
             if matches!(seen, Seen::NoIntent | Seen::Nothing) && find(cx, &self.name).await?.is_none() {

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::{
+    backup::Remark,
     clone::SettleClone,
     configure::Configure,
     context::Cx,
@@ -26,6 +27,8 @@ pub(super) enum Kind {
     MadeAnew,
     /// A rescue system.
     Rescue,
+    /// A restore that cleared the VM and came no further.
+    Restore,
     /// The power: the server was on, and was stopped for something that did not come about.
     Power,
 }
@@ -33,7 +36,7 @@ pub(super) enum Kind {
 impl Kind {
     /// Every kind.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 4] = [Self::Made, Self::MadeAnew, Self::Rescue, Self::Power];
+    pub(super) const ALL: [Self; 5] = [Self::Made, Self::MadeAnew, Self::Rescue, Self::Restore, Self::Power];
 
     /// Its steps.
     pub(super) fn steps(self) -> Vec<Box<dyn Step>> {
@@ -42,11 +45,12 @@ impl Kind {
                 vec![Box::new(SettleClone), Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)]
             }
             Self::Rescue => vec![
-                Box::new(Stop { grace_secs: 0 }),
+                Box::new(rescue::StopIfAttached),
                 Box::new(rescue::Detach),
                 Box::new(Configure::ServeWithoutRescue),
                 Box::new(Start::AsBefore),
             ],
+            Self::Restore => vec![Box::new(Remark)],
             Self::Power => vec![Box::new(Start::AsBefore)],
         }
     }
@@ -67,11 +71,14 @@ pub(super) fn kind(cx: &Cx, verb: Verb, steps: &[StepRow]) -> Option<Kind> {
     if tried("clone") {
         return Some(Kind::MadeAnew);
     }
-    if tried("attach_rescue") {
+    if tried(rescue::ATTACH) {
         return Some(Kind::Rescue);
     }
     // A disk that is gone, or half another one, is not started.
-    (was_on && !tried("destroy") && !tried("restore")).then_some(Kind::Power)
+    if tried("restore") {
+        return Some(Kind::Restore);
+    }
+    (was_on && !tried("destroy")).then_some(Kind::Power)
 }
 
 /// Takes it back. Steps count downwards in the journal.

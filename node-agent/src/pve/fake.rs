@@ -356,6 +356,9 @@ impl State {
                 if let Effect::Clone(request) = effect {
                     self.guests.remove(&request.newid);
                 }
+                if let Effect::Keep(keep) = effect {
+                    self.failed(keep);
+                }
                 TaskExit::Failed(text)
             }
             (Some(Fault::TaskFailsHalf(text)), _) => TaskExit::Failed(text),

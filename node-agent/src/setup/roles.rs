@@ -20,8 +20,6 @@ pub(super) const NET_ROLE: &str = "EzNet";
 pub(super) const NODE_ROLE: &str = "EzNode";
 /// Backs servers up and restores them; where the policy names a storage for backups.
 pub(super) const BACKUP_ROLE: &str = "EzBackup";
-/// Takes space for backups and removes them. Removing is a right on the whole storage.
-pub(super) const BACKUP_STORE_ROLE: &str = "EzBackupStore";
 /// Changes the medium in a CD drive; where the policy names a storage for media.
 pub(super) const CDROM_ROLE: &str = "EzCdrom";
 /// Reads media.
@@ -36,7 +34,7 @@ const AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM
 
 /// Our roles and their privileges for a version. What only some hosts allow is a role of its own: roles
 /// belong to the cluster, policies to a host.
-pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 10] {
+pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 9] {
     let new = version.major >= 9;
     let guest_agent = if new { "VM.GuestAgent.Audit" } else { "VM.Monitor" };
     let guest = if new { "VM.GuestAgent.Unrestricted" } else { "VM.Monitor" };
@@ -50,7 +48,6 @@ pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 10]
         (NET_ROLE, privileges("SDN.Use")),
         (NODE_ROLE, privileges("Sys.Audit")),
         (BACKUP_ROLE, privileges("VM.Backup")),
-        (BACKUP_STORE_ROLE, privileges("Datastore.Allocate Datastore.AllocateSpace")),
         (CDROM_ROLE, privileges("VM.Config.CDROM")),
         (MEDIA_ROLE, privileges("Datastore.Audit")),
         (GUEST_ROLE, privileges(guest)),
@@ -72,7 +69,8 @@ pub(super) fn grants(wanted: &Wanted, node: &str) -> Vec<(String, &'static str)>
     let pool = format!("/pool/{}", wanted.pool);
     if let Some(storage) = wanted.policy.as_ref().and_then(|policy| policy.backup_storage.as_ref()) {
         grants.push((pool.clone(), BACKUP_ROLE));
-        grants.push((format!("/storage/{storage}"), BACKUP_STORE_ROLE));
+        // Enough to make one there, and to remove those of our own servers.
+        grants.push((format!("/storage/{storage}"), STORE_ROLE));
     }
     if let Some(storage) = wanted.policy.as_ref().and_then(|policy| policy.iso_storage.as_ref()) {
         grants.push((pool.clone(), CDROM_ROLE));

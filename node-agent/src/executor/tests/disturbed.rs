@@ -1,10 +1,6 @@
 //! Disturbances and what a scene comes to under one.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ez_protocol::{message::EventKind, order::ProvisioningOrder};
 use sqlx::Connection as _;

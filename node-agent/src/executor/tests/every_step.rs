@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Steps that change nothing, by their nature.
-const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone", "note_power"];
+const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone", "note_power", "find_backup"];
 
 /// What a scene comes to without a disturbance.
 struct Plain {
@@ -70,6 +70,10 @@ fn cases(scene: &Scene, plain: &Plain) -> Vec<Case> {
         }
     }
     for (k, name) in plain.steps.iter().filter(|(k, _)| scene.failing_start.is_none() || *k < 0) {
+        // A stop that a later step takes back is no step to repeat alone.
+        if name == "stop" && plain.steps.iter().any(|(later, name)| later > k && name == "start") {
+            continue;
+        }
         let known = plain.calls.iter().find_map(|c| c.step.filter(|(n, s)| n == k && s == name));
         let call = Call { step: known, verb: "", kind: Kind::Look };
         for what in [Disturbance::Repeated, Disturbance::RepeatedUnanswered] {
@@ -95,7 +99,7 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
     let picture = played.picture().await;
     let effects = played.effects();
     let undoing = case.call.step.is_some_and(|(k, _)| k < 0);
-    let wrong = |text: &str| Err(format!("{text}; {state} {detail} {effects:?} {picture:#?}"));
+    let wrong = |text: &str| Err(format!("{text}; {state} {detail} {effects:?} {picture:?}"));
 
     if played.foreign_now() != played.foreign {
         return wrong("a foreign VM was changed");
@@ -105,9 +109,15 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
         return wrong("not exactly one end was told");
     }
     let usual = counted(&plain.effects);
-    if let Some((effect, _)) =
-        counted(&effects).into_iter().find(|(e, n)| *n > usual.get(e).copied().unwrap_or(1))
-    {
+    // What is taken back is done a second time the other way: the power is cut again, the half-made disk
+    // thrown away like the old one, the configuration set back.
+    let undone = usize::from(state == OrderState::Undone && !scene.creates());
+    // A worker that died when all was done looks like one that died half way; before the server is started,
+    // going back once more comes to the same.
+    let again =
+        case.what == Disturbance::WorkerKilledLate && ["roll_back", "restore"].contains(&case.call.verb);
+    let most = |effect: &str| usual.get(effect).copied().unwrap_or(1) + undone.max(usize::from(again));
+    if let Some((effect, _)) = counted(&effects).into_iter().find(|(e, n)| *n > most(e)) {
         return wrong(&format!("{effect} was done more than once"));
     }
     // A passing disturbance leaves no trace, but where a second press would be a second action.
@@ -122,14 +132,14 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
             if picture != plain.end {
                 return wrong(&format!("another end than {:#?}", plain.end));
             }
-            if effects != plain.effects {
+            if effects != plain.effects && !again {
                 return wrong(&format!("something else was done than {:?}", plain.effects));
             }
         }
         OrderState::Failed | OrderState::Undone if scene.creates() => {
             nothing_left(&picture).or_else(|t| wrong(&t))?
         }
-        OrderState::Failed => {
+        OrderState::Failed | OrderState::Undone => {
             // Nothing is taken from what was there before, unless that was the order.
             let destroyed = effects.iter().any(|e| e.starts_with("destroy"));
             if !picture.guests.contains_key(&VMID) && !destroyed {
@@ -154,7 +164,9 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
         if played.row.state != OrderState::Undone || played.host.pve.effects() != before {
             return wrong("undone a second time it did something");
         }
-        nothing_left(&played.picture().await).or_else(|t| wrong(&t))?;
+        if scene.creates() {
+            nothing_left(&played.picture().await).or_else(|t| wrong(&t))?;
+        }
     }
     if state != OrderState::Succeeded && scene.verb() != Verb::Action {
         way_out(scene, plain, played).await.or_else(|t| wrong(&t))?;
@@ -163,9 +175,16 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
 }
 
 /// Where an operator has to help although nothing final was said: a clone that was killed between its
-/// last write and its pool is whole, and not in this agent's reach.
+/// last write and its pool is whole, and not in this agent's reach; a lock that a dead worker left is root's
+/// to take away.
 fn excused(scene: &Scene, case: &Case, state: OrderState) -> bool {
-    scene.creates()
+    let locks =
+        ["take_snapshot", "roll_back", "drop_snapshot", "back_up", "restore"].contains(&case.call.verb);
+    if locks && case.what == Disturbance::WorkerKilled && state == OrderState::Stuck {
+        return true;
+    }
+    let clones = scene.creates() || scene.rebuilds();
+    clones
         && matches!(case.what, Disturbance::WorkerKilledLate | Disturbance::TaskFailsLate)
         && case.call.verb == "clone_template"
         && state == OrderState::Stuck
@@ -179,7 +198,7 @@ fn nothing_left(picture: &Picture) -> Result<(), String> {
 /// After an end that was none, with nothing wrong any more, the same wish comes true.
 async fn way_out(scene: &Scene, plain: &Plain, played: &mut Played) -> Result<(), String> {
     played.host.pve.plan_nothing();
-    if played.row.state == OrderState::Stuck && scene.creates() {
+    if played.row.state == OrderState::Stuck && (scene.creates() || scene.rebuilds()) {
         // As the message asks for: root puts what is whole into the pool, and removes what is not.
         played.host.pve.finish_tasks();
         match played.host.pve.guest(VMID) {

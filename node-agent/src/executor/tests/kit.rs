@@ -135,7 +135,12 @@ impl Host {
     }
 
     /// A host as given, with so much patience in every step.
-    pub(crate) fn over(pve: FakeHypervisor, files: BTreeMap<Vmid, Written>, books: Books, patience: Duration) -> Self {
+    pub(crate) fn over(
+        pve: FakeHypervisor,
+        files: BTreeMap<Vmid, Written>,
+        books: Books,
+        patience: Duration,
+    ) -> Self {
         let pve = Arc::new(pve);
         let files = Arc::new(Files(Mutex::new(files), Arc::clone(&pve)));
         let clock = ManualClock::at(NOW);

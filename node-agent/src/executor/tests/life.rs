@@ -199,8 +199,9 @@ async fn a_server_whose_restore_failed_is_not_started() {
     done(&host, &backup).await;
     host.pve.fail_next("restore", Fault::TaskFails("error before or during data restore".to_owned()));
     let row = host.carry_out(&act(3, 1, Action::BackupRestore { backup: backup.order_id })).await;
-    assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
     assert!(!host.pve.guest(VMID).unwrap().running, "who knows what is on its disk");
+    assert!(option(&host, "description").starts_with("ez:v1 "), "it is still known whose it is");
     done(&host, &act(4, 1, Action::BackupRestore { backup: backup.order_id })).await;
 }
 

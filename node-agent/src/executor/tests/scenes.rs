@@ -50,6 +50,11 @@ impl Scene {
         self.verb() == Verb::Ensure && self.before.is_empty()
     }
 
+    /// Whether the order makes its disk anew.
+    pub(super) fn rebuilds(&self) -> bool {
+        matches!(&self.target.op, Op::Ensure(spec) if spec.build > 0)
+    }
+
     pub(super) fn verb(&self) -> Verb {
         match self.target.op {
             Op::Ensure(_) => Verb::Ensure,

@@ -101,6 +101,21 @@ impl State {
         of.map(shown).collect()
     }
 
+    /// What a failed worker leaves: a restore has cleared the VM, a rollback keeps its lock.
+    pub(super) fn failed(&mut self, keep: &Keep) {
+        let Some(guest) = self.guests.get_mut(&keep.vmid()) else { return };
+        match keep {
+            Keep::Restore(..) => {
+                guest.config = BTreeMap::from([("memory".to_owned(), "128".to_owned())]);
+                "half of a backup".clone_into(&mut guest.disk);
+            }
+            Keep::RollBack(..) => {
+                guest.config.insert("lock".into(), "rollback".into());
+            }
+            _ => {}
+        }
+    }
+
     /// What a killed worker leaves.
     pub(super) fn left_behind(&mut self, keep: &Keep) {
         if let (Some(lock), Some(guest)) = (keep.lock(), self.guests.get_mut(&keep.vmid())) {
