@@ -76,7 +76,11 @@ async fn shape(cx: &Cx) -> Result<Shape, Trouble> {
         return wrong("the image of a server changes only with a rebuild");
     }
     let digest = |image: &Option<ImageRef>| image.as_ref().map(|image| image.digest.clone());
-    match (&spec.rescue, digest(&spec.rescue) == digest(&applied.rescue)) {
+    let rescue_stays = digest(&spec.rescue) == digest(&applied.rescue);
+    if !rescue_stays && spec.service == Service::Suspended {
+        return wrong("a suspended server stays off: its rescue system comes or goes with its service");
+    }
+    match (&spec.rescue, rescue_stays) {
         (_, true) => Ok(Shape::Converge { was_off: was_off(cx) }),
         (None, false) => Ok(Shape::RescueOff),
         (Some(image), false) => {
@@ -119,18 +123,14 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
             }
             steps.push(Box::new(rescue::Attach { template }));
             steps.extend(settle());
-            if active {
-                steps.push(Box::new(Start::Again));
-            }
+            steps.push(Box::new(Start::Again));
         }
         Shape::RescueOff => {
             steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(rescue::GRACE_SECS)]);
             steps.push(Box::new(rescue::Detach));
             steps.extend(settle());
-            if active {
-                // Whoever leaves the rescue system wants the server's own.
-                steps.push(Box::new(Start::Again));
-            }
+            // Whoever leaves the rescue system wants the server's own.
+            steps.push(Box::new(Start::Again));
         }
         Shape::Converge { was_off } => {
             steps.extend(settle());

@@ -160,7 +160,7 @@ async fn every_saga_survives_a_crash_at_every_write() {
                     let unknown = played.row.state == OrderState::Failed
                         && played.row.result.as_deref().is_some_and(|text| text.contains("unknown: whether"));
                     // A start that failed may be forgotten with the crash; tried once more it works.
-                    let retried = scene.failing_start.is_some() && played.row.state == OrderState::Succeeded;
+                    let retried = scene.failing.is_some() && played.row.state == OrderState::Succeeded;
                     if !unknown && !retried {
                         assert_eq!(played.row.state, plain.row.state, "{at}: {:?}", played.row.result);
                         assert_eq!(played.picture().await, end, "{at}");

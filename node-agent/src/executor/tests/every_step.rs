@@ -35,7 +35,7 @@ struct Plain {
 async fn plain(scene: &Scene, stage: &Stage) -> Plain {
     let played = play(scene, stage, Haste::Patient, None).await;
     assert_eq!(played.ends_told(&scene.target).await, 1);
-    let wanted = if scene.failing_start.is_some() { OrderState::Undone } else { OrderState::Succeeded };
+    let wanted = if scene.failing.is_some() { OrderState::Undone } else { OrderState::Succeeded };
     assert_eq!(played.row.state, wanted, "{}: {:?}", scene.name, played.row.result);
     Plain {
         state: wanted,
@@ -59,7 +59,7 @@ fn cases(scene: &Scene, plain: &Plain) -> Vec<Case> {
     let mut out = Vec::new();
     for (at, call) in plain.calls.iter().enumerate() {
         // What goes forward in an undo's scene is the scene "create".
-        if scene.failing_start.is_some() && call.step.is_some_and(|(k, _)| k > 0) {
+        if scene.failing.is_some() && call.step.is_some_and(|(k, _)| k > 0) {
             continue;
         }
         for what in Disturbance::of(call) {
@@ -69,7 +69,7 @@ fn cases(scene: &Scene, plain: &Plain) -> Vec<Case> {
             }
         }
     }
-    for (k, name) in plain.steps.iter().filter(|(k, _)| scene.failing_start.is_none() || *k < 0) {
+    for (k, name) in plain.steps.iter().filter(|(k, _)| scene.failing.is_none() || *k < 0) {
         // A stop that a later step takes back is no step to repeat alone.
         if name == "stop" && plain.steps.iter().any(|(later, name)| later > k && name == "start") {
             continue;
@@ -214,7 +214,7 @@ async fn way_out(scene: &Scene, plain: &Plain, played: &mut Played) -> Result<()
     if row.state != OrderState::Succeeded {
         return Err(format!("the next try fails: {} {:?}", row.state, row.result));
     }
-    if scene.failing_start.is_some() {
+    if scene.failing.is_some() {
         return Ok(());
     }
     let mut end = played.picture().await;

@@ -29,11 +29,14 @@ pub(super) struct Scene {
     pub(super) target: ProvisioningOrder,
     /// The same wish once more, with the next sequence and generation.
     pub(super) again: ProvisioningOrder,
-    /// How the step `start` fails, in the scenes of an undo.
-    pub(super) failing_start: Option<Fault>,
+    /// Which call of which step fails and how, in the scenes of an undo.
+    pub(super) failing: Option<Failing>,
     /// What else is true before the order comes.
     prepare: Option<fn(&Host)>,
 }
+
+/// Number and name of a step, its call, and how that fails.
+type Failing = ((i64, &'static str), &'static str, Fault);
 
 impl Scene {
     fn new(name: &str, before: Vec<ProvisioningOrder>, op: Op) -> Self {
@@ -42,7 +45,7 @@ impl Scene {
         let generation = before.last().map_or(0, |order| order.generation);
         let next = |n: u64| if matches!(op, Op::Action(_)) { generation } else { generation + n };
         let (target, again) = (order(seq, next(1), op.clone()), order(seq + 1, next(2), op));
-        Self { name: name.to_owned(), before, target, again, failing_start: None, prepare: None }
+        Self { name: name.to_owned(), before, target, again, failing: None, prepare: None }
     }
 
     /// Whether the order makes the server.
@@ -81,8 +84,8 @@ impl Scene {
         if let Some(prepare) = self.prepare {
             prepare(host);
         }
-        if let Some(fault) = &self.failing_start {
-            host.pve.plan(Plan::Always(Some((6, "start")), "start", fault.clone()));
+        if let Some((step, verb, fault)) = &self.failing {
+            host.pve.plan(Plan::Always(Some(*step), verb, fault.clone()));
         }
     }
 }
@@ -139,7 +142,23 @@ pub(super) fn all() -> Vec<Scene> {
         [("undo", Fault::TaskFails(text())), ("undo what runs", Fault::TaskFailsLate(text()))]
     {
         let mut scene = Scene::new(name, Vec::new(), ensure(1, 1).op);
-        scene.failing_start = Some(fault);
+        scene.failing = Some(((6, "start"), "start", fault));
+        scenes.push(scene);
+    }
+    let failed = || Fault::TaskFails("something went wrong".to_owned());
+    for (name, undone, failing) in [
+        ("undo a rebuild", "rebuild", ((9, "start"), "start", failed())),
+        ("undo a rescue", "rescue", ((8, "start"), "start", failed())),
+        ("undo a restore", "restore over a change", ((4, "restore"), "restore", failed())),
+        (
+            "undo a rollback",
+            "roll back over a change",
+            ((2, "roll_back"), "roll_back", Fault::Refused(500, "something went wrong".to_owned())),
+        ),
+    ] {
+        let mut scene = later_life().into_iter().find(|scene| scene.name == undone).unwrap();
+        name.clone_into(&mut scene.name);
+        scene.failing = Some(failing);
         scenes.push(scene);
     }
     scenes
@@ -229,21 +248,17 @@ pub(super) fn sagas_of_the_executor() -> Vec<Vec<(i64, &'static str)>> {
                 storage: String::new(),
                 disk_bytes: 0,
             };
-            let shapes = || {
-                [
-                    Shape::Create(template()),
-                    Shape::Rebuild(template()),
-                    Shape::RescueOn(template(), false),
-                    Shape::RescueOn(template(), true),
-                    Shape::RescueOff,
-                    Shape::Converge { was_off: false },
-                    Shape::Converge { was_off: true },
-                ]
+            let both = || {
+                let converge = [false, true].map(|was_off| Shape::Converge { was_off });
+                [Shape::Create(template()), Shape::Rebuild(template())].into_iter().chain(converge)
             };
-            let services = [Service::Active, Service::Suspended];
-            let all = services
-                .into_iter()
-                .flat_map(|service| shapes().into_iter().map(move |shape| sagas::steps(shape, service)));
+            // Rescue systems come and go only while a server is in service.
+            let rescue =
+                [Shape::RescueOn(template(), false), Shape::RescueOn(template(), true), Shape::RescueOff];
+            let all = both()
+                .chain(rescue)
+                .map(|shape| sagas::steps(shape, Service::Active))
+                .chain(both().map(|shape| sagas::steps(shape, Service::Suspended)));
             all.collect()
         }
         Verb::Action => {
