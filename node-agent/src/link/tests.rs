@@ -58,20 +58,11 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
     let mut config = crate::config::parse(Path::new("agent.toml"), &text, &|_| None).unwrap();
     let listens = server.local_addr().unwrap().to_string();
     set(&mut config, &listens);
-    let identity_dir = config.identity_dir();
-    files::private_dir(&identity_dir).unwrap();
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let trust = pki.trust(if config.link_address.is_some() { "127.0.0.1:1" } else { &listens });
-    let node =
-        NodeFile { install: install(), node: node_id(), name: "fsn-1".to_owned(), epoch: 3, joined_at: NOW };
-    std::fs::write(identity_dir.join("key.pem"), key.serialize_pem()).unwrap();
-    std::fs::write(identity_dir.join("cert.pem"), pki.agent_pem(&key)).unwrap();
-    std::fs::write(identity_dir.join("node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
-    std::fs::write(config.trust_file(), trust.to_bytes().unwrap()).unwrap();
+    let identity = pki.join(&config, if config.link_address.is_some() { "127.0.0.1:1" } else { &listens });
     let engine = Arc::clone(&host.engine);
     let works = Works { journal: host.books.journal.clone(), actors: Actors::new(Arc::clone(&engine)) };
     let agent = Arc::new(Agent {
-        identity: RwLock::new(Arc::new(identity::load(&config).unwrap())),
+        identity: RwLock::new(Arc::new(identity)),
         status: StatusBoard::new(config.status_file(), StatusFile::default()),
         config,
         clock: Arc::new(ManualClock::at(NOW)),

@@ -148,6 +148,12 @@ fn purge(
         let detail = format!("{hours} h must pass between retire and purge; {left} min are left");
         return refuse("destroy.purge_after_hours", detail);
     }
+    if usage.circuit_open.is_some() {
+        let detail = "the destroy budget was exceeded; root of this host lets purges through again with \
+                      `ez-node-agent unlock`"
+            .to_owned();
+        return Err(PolicyRefusal { rule: "destroy.circuit", detail, circuit: true });
+    }
     let owned = usage.instances.len() as u64;
     let share = owned * u64::from(limits.purge_percent_per_day) / 100;
     let per_day = share.max(u64::from(limits.purge_floor_per_day));

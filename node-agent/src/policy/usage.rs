@@ -32,6 +32,8 @@ pub struct Usage {
     pub purges_10min: u64,
     /// Purges accepted in the last 24 h.
     pub purges_day: u64,
+    /// Since when the destroy budget's circuit is open.
+    pub circuit_open: Option<UnixMillis>,
 }
 
 impl From<&Facts> for Usage {
@@ -53,6 +55,7 @@ impl From<&Facts> for Usage {
             creates_day: facts.creates_day,
             purges_10min: facts.purges_10min,
             purges_day: facts.purges_day,
+            circuit_open: facts.circuit_open,
         }
     }
 }

@@ -95,6 +95,7 @@ struct State {
     effects: Vec<String>,
     trace: Vec<Call>,
     plans: Vec<Plan>,
+    permissions: Permissions,
 }
 
 /// See the module's text.
@@ -181,6 +182,11 @@ impl FakeHypervisor {
     /// Puts a VM there, or changes one.
     pub(crate) fn put_guest(&self, vmid: Vmid, change: impl FnOnce(&mut FakeGuest)) {
         change(self.state().guests.entry(vmid).or_default());
+    }
+
+    /// The rights that the token has from now on; nothing but `permissions` looks at them.
+    pub(crate) fn grant(&self, permissions: Permissions) {
+        self.state().permissions = permissions;
     }
 
     /// Takes a VM away, as root on the host would.
