@@ -44,7 +44,8 @@ fn section(page: &mut String, command: &Command, depth: usize) {
         page.push_str("\n| | |\n|---|---|\n");
     }
     for arg in arguments {
-        let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).map(|names| names.join(" "));
+        let names = arg.get_value_names().filter(|_| arg.get_action().takes_values());
+        let value = names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" "));
         let head = match (arg.get_long(), value) {
             (Some(long), Some(value)) => format!("`--{long} <{value}>`"),
             (Some(long), None) => format!("`--{long}`"),

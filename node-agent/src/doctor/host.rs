@@ -37,7 +37,7 @@ fn unit(name: &'static str, said: &Said, wanted: &str, fix: &str) -> Check {
         Said::Nothing(why) => {
             Check::warn(name, format!("systemd could not be asked: {why}"), "on a real host systemd runs the agent")
         }
-        Said::Text(text, _) if text == wanted => Check::ok(name, format!("{wanted}")),
+        Said::Text(text, _) if text == wanted => Check::ok(name, wanted),
         Said::Text(text, _) => {
             let found = if text.is_empty() { "not installed" } else { text.as_str() };
             // Nothing breaks at once, but the next boot or the next killed clone would show it.
