@@ -41,9 +41,11 @@ pub(super) fn generate(what: What, dir: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn completions(dir: &Path) -> io::Result<()> {
-    for (shell, file) in
-        [(Shell::Bash, "ez-node-agent.bash"), (Shell::Zsh, "_ez-node-agent"), (Shell::Fish, "ez-node-agent.fish")]
-    {
+    for (shell, file) in [
+        (Shell::Bash, "ez-node-agent.bash"),
+        (Shell::Zsh, "_ez-node-agent"),
+        (Shell::Fish, "ez-node-agent.fish"),
+    ] {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), NAME, &mut text);
         fs::write(dir.join(file), text)?;
@@ -57,7 +59,9 @@ fn manual(dir: &Path) -> io::Result<()> {
     let mut waiting = vec![cli];
     while let Some(command) = waiting.pop() {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-        waiting.extend(command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help").cloned());
+        waiting.extend(
+            command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help").cloned(),
+        );
         let mut text = Vec::new();
         Man::new(command).section("8").manual(MANUAL).source(version()).render(&mut text)?;
         fs::write(dir.join(format!("{name}.8")), text)?;
@@ -100,7 +104,8 @@ fn policy_page() -> Roff {
         ],
     );
     for key in reference::KEYS {
-        let default = key.default.map_or_else(|| "must be set".to_owned(), |default| format!("default {default}"));
+        let default =
+            key.default.map_or_else(|| "must be set".to_owned(), |default| format!("default {default}"));
         let head = [bold(key.name), roman(format!(" ({}, {default})", key.kind.as_str()))];
         roff.control("TP", []).text(head).text([roman(key.means.replace('`', ""))]);
     }

@@ -223,7 +223,9 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             journal::journal(&config, json, journal::Show::Order(id), 1).await
         }
         Command::Order(OrderCommand::Resume(args)) => order::decide(&config, RequestVerb::Resume, args).await,
-        Command::Order(OrderCommand::Abandon(args)) => order::decide(&config, RequestVerb::Abandon, args).await,
+        Command::Order(OrderCommand::Abandon(args)) => {
+            order::decide(&config, RequestVerb::Abandon, args).await
+        }
         Command::Unlock { reason, json } => order::unlock(&config, reason, json).await,
         Command::Repair => setup::repair(&config).await,
         Command::Setup(_)
@@ -273,7 +275,12 @@ mod tests {
         while let Some(sub) = all.pop() {
             assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
             for argument in sub.get_arguments() {
-                assert!(argument.get_help().is_some(), "{} {} has no help", sub.get_name(), argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} has no help",
+                    sub.get_name(),
+                    argument.get_id()
+                );
             }
             all.extend(sub.get_subcommands());
         }

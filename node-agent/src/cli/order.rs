@@ -31,7 +31,10 @@ pub(super) async fn decide(config: &Config, verb: RequestVerb, args: DecideArgs)
     let id: ProvisioningOrderId = match args.id.parse() {
         Ok(id) => id,
         Err(_) => {
-            message(&format!("{:?} is not the id of a provisioning order; `ez-node-agent journal` lists them", args.id));
+            message(&format!(
+                "{:?} is not the id of a provisioning order; `ez-node-agent journal` lists them",
+                args.id
+            ));
             return Ok(ExitCode::from(2));
         }
     };
@@ -66,12 +69,17 @@ async fn ask(
     if as_json {
         print_json(&request_json(&row));
     } else {
-        let said = row.outcome.as_deref().unwrap_or("asked; the agent has not taken it up yet (journal --requests)");
+        let said =
+            row.outcome.as_deref().unwrap_or("asked; the agent has not taken it up yet (journal --requests)");
         if row.state == RequestState::Done { print(said) } else { message(said) }
     }
     Ok(ExitCode::from(match row.state {
         RequestState::Done => 0,
-        RequestState::Refused if row.outcome.as_deref().is_some_and(|said| said.contains("does not know")) => 3,
+        RequestState::Refused
+            if row.outcome.as_deref().is_some_and(|said| said.contains("does not know")) =>
+        {
+            3
+        }
         RequestState::Refused | RequestState::Expired => 5,
         RequestState::Asked => 6,
     }))

@@ -34,9 +34,15 @@ fn cli() -> String {
 
 fn section(page: &mut String, command: &Command, depth: usize) {
     let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
-    let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about =
+        command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
     let usage = command.clone().render_usage().to_string();
-    let _ = writeln!(page, "\n{} `{name}`\n\n{about}\n\n```\n{}\n```", "#".repeat(depth), usage.trim_start_matches("Usage: "));
+    let _ = writeln!(
+        page,
+        "\n{} `{name}`\n\n{about}\n\n```\n{}\n```",
+        "#".repeat(depth),
+        usage.trim_start_matches("Usage: ")
+    );
     let shown = |arg: &&Arg| !arg.is_hide_set() && !matches!(arg.get_id().as_str(), "help" | "version");
     let arguments: Vec<&Arg> =
         command.get_arguments().filter(shown).filter(|arg| depth == 2 || !arg.is_global_set()).collect();
@@ -51,7 +57,8 @@ fn section(page: &mut String, command: &Command, depth: usize) {
             (Some(long), None) => format!("`--{long}`"),
             (None, value) => format!("`<{}>`", value.unwrap_or_default()),
         };
-        let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
+        let help =
+            arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(page, "| {head} | {} |", help.replace('\n', " ").replace('|', "\\|"));
     }
     let subs = command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
@@ -72,7 +79,8 @@ fn policy() -> String {
     for key in reference::KEYS {
         let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
         if last != Some(section) {
-            let title = if section.is_empty() { "Top of the file".to_owned() } else { format!("`[{section}]`") };
+            let title =
+                if section.is_empty() { "Top of the file".to_owned() } else { format!("`[{section}]`") };
             let _ = writeln!(page, "\n## {title}\n\n| key | kind | default | |\n|---|---|---|---|");
             last = Some(section);
         }
@@ -86,23 +94,66 @@ fn policy() -> String {
 fn explained(code: RefusalCode) -> (&'static str, &'static str) {
     use RefusalCode as C;
     match code {
-        C::BadSignature => ("No trusted key signed these bytes.", "If it is not an attack, the node's trust document is old: join again."),
-        C::WrongRole => ("A trusted key signed that may not sign orders.", "Look at the keys of the control plane."),
-        C::BadPayload => ("The signed bytes are no order that this agent understands completely.", "Upgrade the agent, or the control plane, so that they are at most one version apart."),
-        C::WrongAudience => ("It is for another node or another installation.", "If it comes again, two nodes share an identity, or a delivery goes astray."),
-        C::WrongEpoch => ("It is from before this node's latest enrolment.", "Nothing: the control plane issues a new one."),
-        C::Expired => ("Its time is over.", "Nothing: the control plane issues a new one. Often: look at the clock and the connection."),
+        C::BadSignature => (
+            "No trusted key signed these bytes.",
+            "If it is not an attack, the node's trust document is old: join again.",
+        ),
+        C::WrongRole => {
+            ("A trusted key signed that may not sign orders.", "Look at the keys of the control plane.")
+        }
+        C::BadPayload => (
+            "The signed bytes are no order that this agent understands completely.",
+            "Upgrade the agent, or the control plane, so that they are at most one version apart.",
+        ),
+        C::WrongAudience => (
+            "It is for another node or another installation.",
+            "If it comes again, two nodes share an identity, or a delivery goes astray.",
+        ),
+        C::WrongEpoch => (
+            "It is from before this node's latest enrolment.",
+            "Nothing: the control plane issues a new one.",
+        ),
+        C::Expired => (
+            "Its time is over.",
+            "Nothing: the control plane issues a new one. Often: look at the clock and the connection.",
+        ),
         C::NotYet => ("Its time has not come.", "Look at the clock of both hosts."),
-        C::BadWindow => ("It claims to live longer than such an order may.", "A fault of the control plane; report it."),
-        C::Stale => ("An older sequence or generation than this node knows.", "Nothing, if it is a late delivery. After a restore of the control plane's database: it has to catch up."),
-        C::Conflict => ("The same sequence, generation or VMID as something else here, or an op that does not fit.", "An operator has to look: `ez-node-agent journal --order` on the host, the order's page in the portal."),
-        C::Policy => ("The policy file of the host forbids it; the rule is named.", "Change the order, or, as root of the host, the policy."),
+        C::BadWindow => {
+            ("It claims to live longer than such an order may.", "A fault of the control plane; report it.")
+        }
+        C::Stale => (
+            "An older sequence or generation than this node knows.",
+            "Nothing, if it is a late delivery. After a restore of the control plane's database: it has to catch up.",
+        ),
+        C::Conflict => (
+            "The same sequence, generation or VMID as something else here, or an op that does not fit.",
+            "An operator has to look: `ez-node-agent journal --order` on the host, the order's page in the portal.",
+        ),
+        C::Policy => (
+            "The policy file of the host forbids it; the rule is named.",
+            "Change the order, or, as root of the host, the policy.",
+        ),
         C::Unsupported => ("A kind of order that this agent does not carry out.", "Upgrade the agent."),
-        C::NoSpace => ("Less than 64 MiB are free for the journal, or too many events wait.", "Free space on the host; the order is tried again."),
-        C::ClockSkew => ("The host's clock and the control plane's differ by more than 300 s.", "Synchronise the host's clock (chrony); the order is tried again."),
-        C::VmidTaken => ("The VMID belongs to a VM that is not the agent's.", "Nothing: the control plane picks another. Keep VMs of your own out of the range."),
-        C::CircuitOpen => ("The destroy budget of the policy was exceeded: no purge is accepted any more.", "Find out who wanted so many servers gone; then, as root of the host, `ez-node-agent unlock`."),
-        C::JournalCorrupt => ("The journal is damaged; the node only reports.", "Keep the file, move it away, join again; the control plane sends `adopt` for each server."),
+        C::NoSpace => (
+            "Less than 64 MiB are free for the journal, or too many events wait.",
+            "Free space on the host; the order is tried again.",
+        ),
+        C::ClockSkew => (
+            "The host's clock and the control plane's differ by more than 300 s.",
+            "Synchronise the host's clock (chrony); the order is tried again.",
+        ),
+        C::VmidTaken => (
+            "The VMID belongs to a VM that is not the agent's.",
+            "Nothing: the control plane picks another. Keep VMs of your own out of the range.",
+        ),
+        C::CircuitOpen => (
+            "The destroy budget of the policy was exceeded: no purge is accepted any more.",
+            "Find out who wanted so many servers gone; then, as root of the host, `ez-node-agent unlock`.",
+        ),
+        C::JournalCorrupt => (
+            "The journal is damaged; the node only reports.",
+            "Keep the file, move it away, join again; the control plane sends `adopt` for each server.",
+        ),
     }
 }
 
@@ -111,7 +162,9 @@ fn rule(name: &str) -> Option<&'static str> {
     Some(match name {
         "vmid_range" => "The VMID lies outside `vmid_first` … `vmid_last`.",
         "destroy.circuit" => "The destroy budget was exceeded; see `CIRCUIT_OPEN`.",
-        "config_keys" => "The change of a VM's configuration touches an option that the agent never sets; a last look before each call.",
+        "config_keys" => {
+            "The change of a VM's configuration touches an option that the agent never sets; a last look before each call."
+        }
         other => return reference::find(other).map(|key| key.means),
     })
 }
@@ -157,9 +210,9 @@ fn every_rule_that_can_refuse_is_explained() {
     for source in [include_str!("../policy/evaluate.rs"), include_str!("../policy/keys.rs")] {
         let words = source.split('"').skip(1).step_by(2);
         let is_rule = |word: &&str| {
-            let dotted = word.split_once('.').is_some_and(|(section, _)| {
-                matches!(section, "network" | "images" | "limits" | "destroy")
-            });
+            let dotted = word
+                .split_once('.')
+                .is_some_and(|(section, _)| matches!(section, "network" | "images" | "limits" | "destroy"));
             dotted || matches!(*word, "vmid_range" | "config_keys")
         };
         for word in words.filter(is_rule) {

@@ -13,7 +13,8 @@ pub(super) fn who() -> String {
     let uid = rustix::process::getuid().as_raw();
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name_of = |uid: u32| {
-        let line = users.lines().find(|line| line.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(uid))?;
+        let line =
+            users.lines().find(|line| line.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(uid))?;
         line.split(':').next().map(str::to_owned)
     };
     // The kernel keeps who logged in, whatever they became since; without a login it is the highest number.

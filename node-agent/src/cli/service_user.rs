@@ -31,5 +31,7 @@ pub(super) fn become_it(config: &Config, asked_by: Option<&str>) -> anyhow::Resu
         again.env(ASKED_BY, asked_by);
     }
     let error = again.exec();
-    Err(error).with_context(|| format!("going on as user {}, the owner of {}", about.uid(), config.state_dir.display()))
+    Err(error).with_context(|| {
+        format!("going on as user {}, the owner of {}", about.uid(), config.state_dir.display())
+    })
 }

@@ -119,7 +119,9 @@ pub enum Place {
 impl Place {
     /// The place of a byte of a file's text; none is the file as a whole.
     pub(crate) fn at(file: &Path, text: &str, byte: Option<usize>) -> Self {
-        let Some(before) = byte.and_then(|byte| text.get(..byte)) else { return Self::Whole(file.to_owned()) };
+        let Some(before) = byte.and_then(|byte| text.get(..byte)) else {
+            return Self::Whole(file.to_owned());
+        };
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         Self::File { path: file.to_owned(), line, column }

@@ -96,7 +96,8 @@ pub fn load(path: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result
     let by_setup = super::setup_file(file);
     let found = reader.take_if_there(&by_setup);
     if !reader.take_if_there(file) && !found && path.is_some() {
-        let reason = "cannot be read: it is not there, and neither is what `ez-node-agent setup` writes beside it";
+        let reason =
+            "cannot be read: it is not there, and neither is what `ez-node-agent setup` writes beside it";
         let place = Place::Whole(file.to_owned());
         reader.problems.push(Problem { place, key: None, reason: reason.to_owned() });
     }

@@ -21,15 +21,21 @@ pub(super) const NAMES: &[&str] = &[
 
 /// Below this the renewal, due at half of 14 days, has failed for days.
 const CERTIFICATE_LOW: Duration = Duration::from_secs(5 * 24 * 3_600);
-const CHECK_CONFIG: &str = "ez-node-agent check-config says where; its example is in /usr/share/doc/ez-node-agent";
+const CHECK_CONFIG: &str =
+    "ez-node-agent check-config says where; its example is in /usr/share/doc/ez-node-agent";
 
 pub(super) fn look(patient: &Patient) -> Vec<Check> {
     let config = match &patient.config {
         Ok(config) => config,
         Err(error) => {
             let first = error.0.first().map_or_else(String::new, ToString::to_string);
-            let mut checks = vec![Check::fail("configuration", first, "ez-node-agent setup writes it; check-config says more")];
-            let unseen = |name: &&'static str| Check::unseen(name, "there is no configuration", "configuration");
+            let mut checks = vec![Check::fail(
+                "configuration",
+                first,
+                "ez-node-agent setup writes it; check-config says more",
+            )];
+            let unseen =
+                |name: &&'static str| Check::unseen(name, "there is no configuration", "configuration");
             checks.extend(NAMES[1..].iter().map(unseen));
             return checks;
         }
@@ -38,7 +44,12 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
     checks.push(match &patient.policy {
         Some(Ok(policy)) => Check::ok(
             "policy",
-            format!("{} is good: VMIDs {}-{}", config.policy_file.display(), policy.vmids.start(), policy.vmids.end()),
+            format!(
+                "{} is good: VMIDs {}-{}",
+                config.policy_file.display(),
+                policy.vmids.start(),
+                policy.vmids.end()
+            ),
         ),
         Some(Err(error)) => {
             let first = error.0.first().map_or_else(String::new, ToString::to_string);
@@ -46,7 +57,12 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
         }
         None => Check::unseen("policy", "there is no configuration", "configuration"),
     });
-    checks.push(private("state-directory", &config.state_dir, 0o027, "systemd-tmpfiles --create ez-node-agent.conf"));
+    checks.push(private(
+        "state-directory",
+        &config.state_dir,
+        0o027,
+        "systemd-tmpfiles --create ez-node-agent.conf",
+    ));
     checks.push(private("token-file", &config.pve_token_file, 0o077, "ez-node-agent setup makes a new one"));
     checks.push(match fs::metadata(&config.cluster_ca_file) {
         Ok(about) if about.len() > 0 => {
@@ -61,8 +77,14 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
     match &patient.identity {
         Some(Ok(identity)) => {
             let node = &identity.node;
-            checks.push(Check::ok("identity", format!("{} ({}), epoch {}", node.name, node.node, node.epoch)));
-            checks.push(private("identity-files", &config.identity_dir().join("key.pem"), 0o077, "join again with a new token"));
+            checks
+                .push(Check::ok("identity", format!("{} ({}), epoch {}", node.name, node.node, node.epoch)));
+            checks.push(private(
+                "identity-files",
+                &config.identity_dir().join("key.pem"),
+                0o077,
+                "join again with a new token",
+            ));
             checks.push(certificate(patient, identity));
             checks.push(trust(patient, identity));
         }
@@ -111,7 +133,11 @@ fn certificate(patient: &Patient, identity: &Identity) -> Check {
     }
     let left = identity.pair.not_after.since(now);
     let found = format!("good for another {}", span(left));
-    if left < CERTIFICATE_LOW { Check::warn("certificate", found, fix) } else { Check::ok("certificate", found) }
+    if left < CERTIFICATE_LOW {
+        Check::warn("certificate", found, fix)
+    } else {
+        Check::ok("certificate", found)
+    }
 }
 
 fn trust(patient: &Patient, identity: &Identity) -> Check {
@@ -121,7 +147,8 @@ fn trust(patient: &Patient, identity: &Identity) -> Check {
         Ok(keys) => keys,
         Err(error) => return Check::fail("trust", error.to_string(), fix),
     };
-    let good = keys.iter().filter(|k| k.role == KeyRole::Order && k.not_before <= now && now < k.not_after).count();
+    let good =
+        keys.iter().filter(|k| k.role == KeyRole::Order && k.not_before <= now && now < k.not_after).count();
     let found = format!("version {}, {good} keys that sign orders", identity.trust.version);
     if good == 0 { Check::fail("trust", found, fix) } else { Check::ok("trust", found) }
 }

@@ -5,8 +5,15 @@ use std::path::Path;
 use super::{Check, Patient, Said};
 use crate::setup::SYSTEM_USER;
 
-pub(super) const NAMES: &[&str] =
-    &["unit-enabled", "unit-running", "repair-unit", "agent-version", "agent-user", "udp-buffers", "time-sync"];
+pub(super) const NAMES: &[&str] = &[
+    "unit-enabled",
+    "unit-running",
+    "repair-unit",
+    "agent-version",
+    "agent-user",
+    "udp-buffers",
+    "time-sync",
+];
 
 const UNIT: &str = "ez-node-agent.service";
 const REPAIR: &str = "ez-node-agent-repair.path";
@@ -34,9 +41,11 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
 
 fn unit(name: &'static str, said: &Said, wanted: &str, fix: &str) -> Check {
     match said {
-        Said::Nothing(why) => {
-            Check::warn(name, format!("systemd could not be asked: {why}"), "on a real host systemd runs the agent")
-        }
+        Said::Nothing(why) => Check::warn(
+            name,
+            format!("systemd could not be asked: {why}"),
+            "on a real host systemd runs the agent",
+        ),
         Said::Text(text, _) if text == wanted => Check::ok(name, wanted),
         Said::Text(text, _) => {
             let found = if text.is_empty() { "not installed" } else { text.as_str() };

@@ -7,7 +7,8 @@ use sqlx::{Row as _, SqlitePool};
 use super::{Check, Patient, span};
 use crate::journal::{Journal, LOW_WATER_BYTES, OrderState, Space, lists};
 
-pub(super) const NAMES: &[&str] = &["journal", "journal-space", "reserve-file", "outbox", "orders", "destroy-circuit"];
+pub(super) const NAMES: &[&str] =
+    &["journal", "journal-space", "reserve-file", "outbox", "orders", "destroy-circuit"];
 
 /// Below this an outage of a day or a bigger job may end at the low-water mark.
 const SCARCE_BYTES: u64 = 512 * 1024 * 1024;
@@ -28,7 +29,11 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
             Ok(pool) => {
                 let mut checks = vec![whole(&pool, &file.display().to_string()).await];
                 checks.append(&mut disk);
-                checks.extend([waiting(&pool).await, stuck(&pool, patient).await, circuit(&pool, patient).await]);
+                checks.extend([
+                    waiting(&pool).await,
+                    stuck(&pool, patient).await,
+                    circuit(&pool, patient).await,
+                ]);
                 pool.close().await;
                 return checks;
             }
@@ -36,8 +41,14 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
         },
     };
     let mut checks = vec![match file.exists() {
-        false => Check::warn("journal", why.clone(), "systemctl enable --now ez-node-agent (after setup and join)"),
-        true => Check::fail("journal", why.clone(), "run doctor as root; if it is damaged, keep the file and see docs/reference/refusals.md, JOURNAL_CORRUPT"),
+        false => {
+            Check::warn("journal", why.clone(), "systemctl enable --now ez-node-agent (after setup and join)")
+        }
+        true => Check::fail(
+            "journal",
+            why.clone(),
+            "run doctor as root; if it is damaged, keep the file and see docs/reference/refusals.md, JOURNAL_CORRUPT",
+        ),
     }];
     checks.append(&mut disk);
     checks.extend(["outbox", "orders", "destroy-circuit"].map(|name| Check::unseen(name, &why, "journal")));
@@ -65,7 +76,9 @@ fn room(space: &Space) -> Check {
         Ok(free) => {
             let found = format!("{} MiB free", free / (1024 * 1024));
             match free {
-                0..LOW_WATER_BYTES => Check::fail("journal-space", format!("{found}: new orders are refused"), fix),
+                0..LOW_WATER_BYTES => {
+                    Check::fail("journal-space", format!("{found}: new orders are refused"), fix)
+                }
                 LOW_WATER_BYTES..SCARCE_BYTES => Check::warn("journal-space", found, fix),
                 SCARCE_BYTES.. => Check::ok("journal-space", found),
             }
@@ -110,7 +123,8 @@ async fn stuck(pool: &SqlitePool, patient: &Patient) -> Check {
     }
     match orders.iter().find(old) {
         Some(row) => {
-            let found = format!("order {} is at work since {}", row.order_id, span(now.since(row.accepted_at)));
+            let found =
+                format!("order {} is at work since {}", row.order_id, span(now.since(row.accepted_at)));
             Check::warn("orders", found, format!("ez-node-agent order show {}", row.order_id))
         }
         None => Check::ok("orders", format!("{} at work, none stuck", orders.len())),
@@ -119,12 +133,21 @@ async fn stuck(pool: &SqlitePool, patient: &Patient) -> Check {
 
 async fn circuit(pool: &SqlitePool, patient: &Patient) -> Check {
     match lists::circuit(pool).await {
-        Err(error) => Check::fail("destroy-circuit", error.to_string(), "restart the agent, which brings its journal up to date"),
+        Err(error) => Check::fail(
+            "destroy-circuit",
+            error.to_string(),
+            "restart the agent, which brings its journal up to date",
+        ),
         Ok(circuit) => match circuit.opened_at {
             None => Check::ok("destroy-circuit", "closed: purges are within the budget"),
             Some(at) => {
-                let found = format!("open for {}: every purge is refused", span(patient.clock.now().since(at)));
-                Check::warn("destroy-circuit", found, "find out who wanted so many purges (journal --refused), then ez-node-agent unlock")
+                let found =
+                    format!("open for {}: every purge is refused", span(patient.clock.now().since(at)));
+                Check::warn(
+                    "destroy-circuit",
+                    found,
+                    "find out who wanted so many purges (journal --refused), then ez-node-agent unlock",
+                )
             }
         },
     }

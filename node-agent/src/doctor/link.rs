@@ -29,9 +29,7 @@ const STATUS_OLD: Duration = Duration::from_secs(15 * 60);
 
 pub(super) async fn look(patient: &Patient) -> Vec<Check> {
     let mut checks = match addresses(patient) {
-        Err((because, other)) => {
-            NAMES[..3].iter().map(|name| Check::unseen(name, because, other)).collect()
-        }
+        Err((because, other)) => NAMES[..3].iter().map(|name| Check::unseen(name, because, other)).collect(),
         Ok(addresses) => reach(&addresses).await,
     };
     checks.push(connection(patient));
@@ -155,7 +153,11 @@ fn question(us: [u8; 8]) -> Vec<u8> {
 
 /// Version negotiation (RFC 9000, section 17.2.1): version 0, and our name is its destination.
 fn is_version_list(answer: &[u8], us: [u8; 8]) -> bool {
-    answer.len() > 14 && answer[0] & 0x80 != 0 && answer[1..5] == [0; 4] && answer[5] == 8 && answer[6..14] == us
+    answer.len() > 14
+        && answer[0] & 0x80 != 0
+        && answer[1..5] == [0; 4]
+        && answer[5] == 8
+        && answer[6..14] == us
 }
 
 fn connection(patient: &Patient) -> Check {
@@ -168,11 +170,19 @@ fn connection(patient: &Patient) -> Check {
     let now = patient.clock.now();
     if !alive {
         let found = format!("the agent does not run; it last wrote something {} ago", span(now.since(at)));
-        return Check::fail("connection", found, "systemctl start ez-node-agent; journalctl -u ez-node-agent says why it ended");
+        return Check::fail(
+            "connection",
+            found,
+            "systemctl start ez-node-agent; journalctl -u ez-node-agent says why it ended",
+        );
     }
     if status.link != "connected" {
         let found = format!("{}, since {}", status.link, span(now.since(since)));
-        return Check::fail("connection", found, "see control-plane-udp and certificate; journalctl -u ez-node-agent");
+        return Check::fail(
+            "connection",
+            found,
+            "see control-plane-udp and certificate; journalctl -u ez-node-agent",
+        );
     }
     let found = format!("connected to {} for {}", status.peer, span(now.since(since)));
     match now.since(at) > STATUS_OLD {

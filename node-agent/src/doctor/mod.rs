@@ -135,7 +135,11 @@ pub async fn examine(patient: &Patient) -> Vec<Check> {
             Err(_) => {
                 let late = |name: &&'static str| {
                     let found = format!("no answer within {} s", LIMIT.as_secs());
-                    Check::fail(name, found, "look whether disk and network of this host answer, then try again")
+                    Check::fail(
+                        name,
+                        found,
+                        "look whether disk and network of this host answer, then try again",
+                    )
                 };
                 group.names.iter().map(late).collect()
             }

@@ -77,16 +77,25 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
         (Err(error), _) => {
             let fix = "ez-node-agent setup (after deleting the token file, if its secret is wrong)";
             checks.push(Check::fail("pve-token", error.to_string(), fix));
-            checks.extend(["rights", "rights-bounded"].map(|n| Check::unseen(n, "the token is not usable", "pve-token")));
+            checks.extend(
+                ["rights", "rights-bounded"]
+                    .map(|n| Check::unseen(n, "the token is not usable", "pve-token")),
+            );
         }
     }
     checks.push(match &nodes {
         Ok(nodes) => match nodes.iter().find(|node| node.name == config.pve_node) {
             Some(node) if node.online => Check::ok("node", format!("{} is online", node.name)),
-            Some(node) => Check::fail("node", format!("{} is not in touch with its cluster", node.name), "pvecm status"),
+            Some(node) => {
+                Check::fail("node", format!("{} is not in touch with its cluster", node.name), "pvecm status")
+            }
             None => {
                 let found = format!("there is no node {} in this cluster", config.pve_node);
-                Check::fail("node", found, "set pve_node to the name `hostname` shows, or run ez-node-agent setup")
+                Check::fail(
+                    "node",
+                    found,
+                    "set pve_node to the name `hostname` shows, or run ez-node-agent setup",
+                )
             }
         },
         Err(error) => Check::fail("node", error.to_string(), "pvecm status; systemctl status pveproxy"),
@@ -100,15 +109,18 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
     checks.extend([pool, template_pool]);
     match &storages {
         Ok(storages) => checks.extend([present(policy, storages), space(policy, storages)]),
-        Err(error) => checks.extend(["storages", "storage-space"].map(|n| Check::fail(n, error.to_string(), "pvesm status"))),
+        Err(error) => checks
+            .extend(["storages", "storage-space"].map(|n| Check::fail(n, error.to_string(), "pvesm status"))),
     }
     checks.push(snippets(patient, config, storages.as_deref().unwrap_or_default()));
     checks.push(bridged(policy, bridges));
     checks.push(filtering(firewall));
     checks.push(match templates {
-        Ok(found) if found.is_empty() => {
-            Check::fail("templates", "no template carries the image marker", "build one: docs/how-to/add-a-node.md, step 3")
-        }
+        Ok(found) if found.is_empty() => Check::fail(
+            "templates",
+            "no template carries the image marker",
+            "build one: docs/how-to/add-a-node.md, step 3",
+        ),
         Ok(found) => {
             let has: BTreeSet<&str> = found.iter().map(|t| t.digest.as_str()).collect();
             let lacking = policy.digests.iter().filter(|digest| !has.contains(digest.as_str())).count();
@@ -116,7 +128,11 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
             let said = format!("{} ready: {}", found.len(), names.join(", "));
             match lacking {
                 0 => Check::ok("templates", said),
-                _ => Check::warn("templates", format!("{said}; {lacking} digests of the policy are not here"), "build them, or take them out of [images] digests"),
+                _ => Check::warn(
+                    "templates",
+                    format!("{said}; {lacking} digests of the policy are not here"),
+                    "build them, or take them out of [images] digests",
+                ),
             }
         }
         Err(error) => Check::fail("templates", error.to_string(), "see the check `rights`"),
@@ -138,7 +154,8 @@ fn silent(config: &Config, error: &PveError) -> Vec<Check> {
     let text = error.to_string();
     let mut checks = match error {
         PveError::Unauthorized { .. } => {
-            let refused = Check::fail("pve-token", text, "ez-node-agent setup, after deleting the token file");
+            let refused =
+                Check::fail("pve-token", text, "ez-node-agent setup, after deleting the token file");
             let mut checks = vec![
                 Check::ok("pve-api", format!("{} answers", config.pve_url)),
                 Check::ok("pve-certificate", "it shows the pinned certificate"),
@@ -149,7 +166,11 @@ fn silent(config: &Config, error: &PveError) -> Vec<Check> {
         }
         PveError::Unreachable { reason, .. } if reason.contains("pinned is") => vec![
             Check::ok("pve-api", format!("{} answers", config.pve_url)),
-            Check::fail("pve-certificate", reason.clone(), "if it was renewed: ez-node-agent setup, then restart the agent"),
+            Check::fail(
+                "pve-certificate",
+                reason.clone(),
+                "if it was renewed: ez-node-agent setup, then restart the agent",
+            ),
         ],
         _ => vec![Check::fail("pve-api", text, "systemctl status pveproxy pvedaemon; is pve_url right?")],
     };
@@ -171,7 +192,11 @@ fn missing(policy: &Policy, config: &Config, version: &Version, has: &crate::pve
     let missing = roles::missing(policy.into(), &config.pve_node, version, has);
     match missing.is_empty() {
         true => Check::ok("rights", "all that it needs are granted"),
-        false => Check::fail("rights", format!("missing: {}", missing.join(", ")), "ez-node-agent setup grants them"),
+        false => Check::fail(
+            "rights",
+            format!("missing: {}", missing.join(", ")),
+            "ez-node-agent setup grants them",
+        ),
     }
 }
 
@@ -203,14 +228,19 @@ fn present(policy: &Policy, storages: &[Storage]) -> Check {
     let wrong: Vec<String> = policy.storages.iter().filter_map(wrong).collect();
     match wrong.is_empty() {
         true => Check::ok("storages", policy.storages.join(", ")),
-        false => Check::fail("storages", wrong.join("; "), "pvesm status; then correct storages in policy.toml, or ez-node-agent setup"),
+        false => Check::fail(
+            "storages",
+            wrong.join("; "),
+            "pvesm status; then correct storages in policy.toml, or ez-node-agent setup",
+        ),
     }
 }
 
 fn space(policy: &Policy, storages: &[Storage]) -> Check {
     let ours = storages.iter().filter(|s| policy.storages.contains(&s.id) && s.total > 0);
     let filled: Vec<(u64, &Storage)> = ours.map(|s| (s.used.saturating_mul(100) / s.total, s)).collect();
-    let said: Vec<String> = filled.iter().map(|(percent, s)| format!("{} ({}) {percent} % full", s.id, s.kind)).collect();
+    let said: Vec<String> =
+        filled.iter().map(|(percent, s)| format!("{} ({}) {percent} % full", s.id, s.kind)).collect();
     let said = said.join(", ");
     let fix = "free some space or extend it (for a thin pool: lvextend); a full thin pool damages the servers on it";
     match filled.iter().map(|(percent, _)| *percent).max() {
@@ -229,21 +259,30 @@ fn snippets(patient: &Patient, config: &Config, storages: &[Storage]) -> Check {
     let fix = "ez-node-agent setup makes it";
     match std::fs::metadata(dir) {
         Err(error) => return Check::fail(name, format!("{}: {error}", dir.display()), fix),
-        Ok(about) if !about.is_dir() => return Check::fail(name, format!("{} is no directory", dir.display()), fix),
+        Ok(about) if !about.is_dir() => {
+            return Check::fail(name, format!("{} is no directory", dir.display()), fix);
+        }
         Ok(_) => {}
     }
     if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
-        return Check::warn(name, format!("{} cannot be written by this user", dir.display()), "run doctor as root");
+        return Check::warn(
+            name,
+            format!("{} cannot be written by this user", dir.display()),
+            "run doctor as root",
+        );
     }
     let good = format!("{id} serves {}", dir.display());
     if let Ok(text) = patient.system.read(Path::new("/etc/pve/storage.cfg")) {
         return match served(&text, id) {
             None => Check::fail(name, format!("storage {id} does not exist"), fix),
-            Some((path, content)) if Some(Path::new(&path)) == dir.parent() && content.contains("snippets") => {
+            Some((path, content))
+                if Some(Path::new(&path)) == dir.parent() && content.contains("snippets") =>
+            {
                 Check::ok(name, good)
             }
             Some((path, _)) => {
-                let found = format!("storage {id} serves {path}, or holds no snippets; {} is wanted", dir.display());
+                let found =
+                    format!("storage {id} serves {path}, or holds no snippets; {} is wanted", dir.display());
                 Check::fail(name, found, "remove that storage, then ez-node-agent setup")
             }
         };
@@ -251,7 +290,11 @@ fn snippets(patient: &Patient, config: &Config, storages: &[Storage]) -> Check {
     match storages.iter().find(|s| s.id == *id) {
         Some(s) if s.active && s.content.contains("snippets") => Check::ok(name, good),
         Some(_) => Check::fail(name, format!("storage {id} is not active, or holds no snippets"), fix),
-        None => Check::warn(name, format!("{} is there; whether storage {id} serves it cannot be seen", dir.display()), "run doctor as root on the host"),
+        None => Check::warn(
+            name,
+            format!("{} is there; whether storage {id} serves it cannot be seen", dir.display()),
+            "run doctor as root on the host",
+        ),
     }
 }
 
@@ -278,8 +321,13 @@ fn bridged(policy: &Policy, there: Result<Vec<String>, PveError>) -> Check {
             match missing.is_empty() {
                 true => Check::ok("bridges", policy.bridges.iter().cloned().collect::<Vec<_>>().join(", ")),
                 false => {
-                    let found = format!("not on this node: {} (there are: {})", missing.join(", "), there.join(", "));
-                    Check::fail("bridges", found, "correct [network] bridges in policy.toml, or make the bridge in Proxmox")
+                    let found =
+                        format!("not on this node: {} (there are: {})", missing.join(", "), there.join(", "));
+                    Check::fail(
+                        "bridges",
+                        found,
+                        "correct [network] bridges in policy.toml, or make the bridge in Proxmox",
+                    )
                 }
             }
         }
@@ -318,7 +366,11 @@ async fn foreign(pve: &dyn Hypervisor, policy: &Policy, config: &Config) -> Chec
         some => {
             let list: Vec<String> = some.iter().take(5).map(ToString::to_string).collect();
             let found = format!("{said}; not the agent's: {}", list.join(", "));
-            Check::warn("vmids", found, "move them to other VMIDs or choose another range: theirs are never touched, and never sold")
+            Check::warn(
+                "vmids",
+                found,
+                "move them to other VMIDs or choose another range: theirs are never touched, and never sold",
+            )
         }
     }
 }

@@ -32,7 +32,10 @@ impl FakeSystem {
     fn healthy() -> Self {
         let system = Self::default();
         for (path, text) in [
-            ("/etc/passwd", "root:x:0:0::/root:/bin/bash\nez-agent:x:990:990::/var/lib/ez-node-agent:/usr/sbin/nologin\n"),
+            (
+                "/etc/passwd",
+                "root:x:0:0::/root:/bin/bash\nez-agent:x:990:990::/var/lib/ez-node-agent:/usr/sbin/nologin\n",
+            ),
             ("/etc/group", "www-data:x:33:backup\nez-agent:x:990:\n"),
             ("/proc/sys/net/core/rmem_max", "8388608\n"),
             ("/proc/sys/net/core/wmem_max", "8388608\n"),
@@ -124,7 +127,8 @@ impl Scene {
         );
         let config = crate::config::parse(Path::new("agent.toml"), &text, &|_| None).unwrap();
         let clock = ManualClock::at(NOW);
-        let journal = Journal::open(&config.journal_file(), &clock, &crate::entropy::SeededEntropy::new(1)).await;
+        let journal =
+            Journal::open(&config.journal_file(), &clock, &crate::entropy::SeededEntropy::new(1)).await;
         drop(journal.unwrap());
         Space::of(dir.path()).keep_reserve().unwrap();
         let identity = pki.join(&config, &link);
@@ -217,7 +221,10 @@ async fn everything_that_is_not_well_has_one_line_that_says_what_to_do() {
     assert_eq!(checks.iter().map(|check| check.name).collect::<Vec<_>>(), names());
     for check in &checks {
         assert_ne!(check.level, Level::Ok, "{check:?}");
-        assert!(!check.fix.is_empty() && !check.fix.contains('\n') && !check.found.contains('\n'), "{check:?}");
+        assert!(
+            !check.fix.is_empty() && !check.fix.contains('\n') && !check.found.contains('\n'),
+            "{check:?}"
+        );
     }
 }
 
@@ -231,7 +238,10 @@ async fn what_is_wrong_at_proxmox_is_told_apart() {
     less.insert("/".to_owned(), ["Sys.Audit".to_owned(), "Sys.Modify".to_owned()].into());
     scene.pve.grant(less);
     let rights = scene.check("rights").await;
-    assert!(rights.level == Level::Fail && rights.found.contains("/storage/local-lvm: Datastore.AllocateSpace"), "{rights:?}");
+    assert!(
+        rights.level == Level::Fail && rights.found.contains("/storage/local-lvm: Datastore.AllocateSpace"),
+        "{rights:?}"
+    );
     let wide = scene.check("rights-bounded").await;
     assert!(wide.level == Level::Warn && wide.found.contains("/: Sys.Modify"), "{wide:?}");
     scene.pve.put_guest(1_500, |_| {});
@@ -291,9 +301,17 @@ async fn stuck_orders_and_an_open_circuit_wait_for_a_person() {
     let order = testing::ensure(1, 1);
     books.accept(&order).await;
     let sql = "UPDATE orders SET state = 'stuck', finished_at = 1";
-    books.journal.write(move |conn| Box::pin(async move { Ok(sqlx::query(sql).execute(conn).await.map(|_| ())?) })).await.unwrap();
+    books
+        .journal
+        .write(move |conn| Box::pin(async move { Ok(sqlx::query(sql).execute(conn).await.map(|_| ())?) }))
+        .await
+        .unwrap();
     let sql = "UPDATE circuit SET opened_at = 1";
-    books.journal.write(move |conn| Box::pin(async move { Ok(sqlx::query(sql).execute(conn).await.map(|_| ())?) })).await.unwrap();
+    books
+        .journal
+        .write(move |conn| Box::pin(async move { Ok(sqlx::query(sql).execute(conn).await.map(|_| ())?) }))
+        .await
+        .unwrap();
     let mut config = scene.patient.config.clone().unwrap();
     config.state_dir = books.dir.path().to_owned();
     let scene = Scene { patient: Patient { config: Ok(config), ..scene.patient }, ..scene };

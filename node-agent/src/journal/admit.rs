@@ -7,8 +7,8 @@ use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, refusal::Refusal}
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, circuit, confirm,
-    meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
+    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, circuit,
+    confirm, meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
 };
 use crate::report::EventDraft;
 

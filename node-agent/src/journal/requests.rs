@@ -111,11 +111,7 @@ fn read(row: &SqliteRow) -> Result<RequestRow, JournalError> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub async fn ask(
-    path: &std::path::Path,
-    request: NewRequest,
-    at: UnixMillis,
-) -> Result<i64, JournalError> {
+pub async fn ask(path: &std::path::Path, request: NewRequest, at: UnixMillis) -> Result<i64, JournalError> {
     let mut conn = SqliteConnection::connect_with(&super::options(path)).await?;
     let n = insert(&mut conn, &request, at).await?;
     conn.close().await?;
@@ -155,7 +151,8 @@ pub async fn show(pool: &SqlitePool, n: i64) -> Result<Option<RequestRow>, Journ
 /// # Errors
 /// If they cannot be read.
 pub async fn list(pool: &SqlitePool, limit: i64) -> Result<Vec<RequestRow>, JournalError> {
-    let rows = sqlx::query("SELECT * FROM requests ORDER BY n DESC LIMIT $1").bind(limit).fetch_all(pool).await?;
+    let rows =
+        sqlx::query("SELECT * FROM requests ORDER BY n DESC LIMIT $1").bind(limit).fetch_all(pool).await?;
     rows.iter().map(read).collect()
 }
 
@@ -258,7 +255,10 @@ async fn take(
         .bind(at.0)
         .execute(conn)
         .await?;
-    Ok(Some(Taken { request: RequestRow { state, outcome: Some(said), ended_at: Some(at), ..request }, resumed }))
+    Ok(Some(Taken {
+        request: RequestRow { state, outcome: Some(said), ended_at: Some(at), ..request },
+        resumed,
+    }))
 }
 
 async fn unlock(conn: &mut SqliteConnection, at: UnixMillis) -> Result<Outcome, JournalError> {

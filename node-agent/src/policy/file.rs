@@ -95,7 +95,9 @@ impl<'t> Reader<'t> {
                     continue;
                 };
                 let known = reference::in_section(name);
-                for (inner, _) in section.iter().filter(|(k, _)| !known.clone().any(|n| n == k.get_ref().as_ref())) {
+                for (inner, _) in
+                    section.iter().filter(|(k, _)| !known.clone().any(|n| n == k.get_ref().as_ref()))
+                {
                     let reason = suggest::unknown(inner.get_ref(), known.clone());
                     found.push((format!("{name}.{}", inner.get_ref()), Some(inner.span().start), reason));
                 }
@@ -115,7 +117,9 @@ impl<'t> Reader<'t> {
         let root = self.root;
         let value = match name.split_once('.') {
             None => root.get(name),
-            Some((section, key)) => root.get(section).and_then(|s| s.get_ref().as_table()).and_then(|t| t.get(key)),
+            Some((section, key)) => {
+                root.get(section).and_then(|s| s.get_ref().as_table()).and_then(|t| t.get(key))
+            }
         };
         let key = reference::find(name)?;
         if value.is_none() && key.default.is_none() {
@@ -186,7 +190,12 @@ impl<'t> Reader<'t> {
     }
 
     /// Each text of a list by `read`; what it refuses becomes a problem.
-    fn each<T>(&mut self, key: &'static str, wanted: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    fn each<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
         if self.is_silent(key) && reference::find(key).is_some_and(|key| key.default.is_some()) {
             return Some(Vec::new());
         }

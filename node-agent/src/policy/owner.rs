@@ -34,8 +34,9 @@ fn refusal(path: &Path, about: &Metadata, strict: bool, own: u32) -> Option<Stri
             "belongs to user {owner}, who could widen it: `chown root:root {path}` once you have read it"
         ));
     }
-    (mode & OTHERS_WRITE != 0)
-        .then(|| format!("may be written by others (mode {mode:04o}): `chmod go-w {path}` once you have read it"))
+    (mode & OTHERS_WRITE != 0).then(|| {
+        format!("may be written by others (mode {mode:04o}): `chmod go-w {path}` once you have read it")
+    })
 }
 
 #[cfg(test)]

@@ -51,7 +51,12 @@ pub const KEYS: &[Key] = &[
         None,
         "First VMID the agent may use, 100 to 999999999. The nodes of one cluster need ranges that do not overlap.",
     ),
-    key("vmid_last", Kind::Number, None, "Last VMID it may use. A VMID outside is refused by rule `vmid_range`."),
+    key(
+        "vmid_last",
+        Kind::Number,
+        None,
+        "Last VMID it may use. A VMID outside is refused by rule `vmid_range`.",
+    ),
     key("pool", Kind::Text, None, "Proxmox pool its servers live in."),
     key("template_pool", Kind::Text, None, "Proxmox pool of the templates it may clone from."),
     key("storages", Kind::Texts, None, "Storages for disks; the first one is used."),

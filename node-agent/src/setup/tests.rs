@@ -391,9 +391,16 @@ fn rights_are_compared_with_what_the_token_says() {
         .flat_map(|(_, p)| p)
         .chain(["VM.Clone".to_owned()])
         .collect();
-    assert!(roles::missing((&wanted).into(), &world.node, &world.version, &[("/".to_owned(), all)].into()).is_empty());
-    let missing =
-        roles::missing((&wanted).into(), &world.node, &world.version, &[("/vms".to_owned(), ["VM.Audit".to_owned()].into())].into());
+    assert!(
+        roles::missing((&wanted).into(), &world.node, &world.version, &[("/".to_owned(), all)].into())
+            .is_empty()
+    );
+    let missing = roles::missing(
+        (&wanted).into(),
+        &world.node,
+        &world.version,
+        &[("/vms".to_owned(), ["VM.Audit".to_owned()].into())].into(),
+    );
     assert!(missing.contains(&"/storage/local-lvm: Datastore.AllocateSpace".to_owned()), "{missing:?}");
     assert!(!missing.contains(&"/vms: VM.Audit".to_owned()));
 }

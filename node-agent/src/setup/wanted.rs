@@ -169,9 +169,12 @@ impl Wanted {
         let refuse = |text: String| SetupError::Refused(text);
         let setup_file = config::setup_file(config_file);
         let setup_text = read_if_there(&setup_file)?;
-        let (owner, found) = (table(config_file, read_if_there(config_file)?)?, table(&setup_file, setup_text.clone())?);
-        let text = |table: &toml::Table, key: &str| table.get(key).and_then(|v| v.as_str()).map(str::to_owned);
-        let owners_word = |key: &str| env(&format!("EZ_AGENT_{}", key.to_uppercase())).or_else(|| text(&owner, key));
+        let (owner, found) =
+            (table(config_file, read_if_there(config_file)?)?, table(&setup_file, setup_text.clone())?);
+        let text =
+            |table: &toml::Table, key: &str| table.get(key).and_then(|v| v.as_str()).map(str::to_owned);
+        let owners_word =
+            |key: &str| env(&format!("EZ_AGENT_{}", key.to_uppercase())).or_else(|| text(&owner, key));
         let given = |key: &str| owners_word(key).or_else(|| text(&found, key));
         let path = |arg: &Option<PathBuf>, key: &str, default: PathBuf| -> Result<PathBuf, SetupError> {
             let path = arg.clone().or_else(|| given(key).map(PathBuf::from)).unwrap_or(default);

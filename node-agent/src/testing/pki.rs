@@ -98,8 +98,13 @@ impl Pki {
         let dir = config.identity_dir();
         files::private_dir(&dir).unwrap();
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let node =
-            NodeFile { install: install(), node: node_id(), name: "fsn-1".to_owned(), epoch: 3, joined_at: NOW };
+        let node = NodeFile {
+            install: install(),
+            node: node_id(),
+            name: "fsn-1".to_owned(),
+            epoch: 3,
+            joined_at: NOW,
+        };
         files::write_whole(&dir.join("key.pem"), key.serialize_pem().as_bytes(), 0o600).unwrap();
         std::fs::write(dir.join("cert.pem"), self.agent_pem(&key)).unwrap();
         std::fs::write(dir.join("node.json"), serde_json::to_vec(&node).unwrap()).unwrap();

@@ -31,7 +31,8 @@ async fn the_doctor_finds_a_node_of_the_demo_well_and_says_what_is_not() {
     let checks = said["checks"].as_array().unwrap_or_else(|| panic!("{stderr}"));
     assert!(checks.len() >= 25, "{}", checks.len());
     // The host of a demo is the developer's machine.
-    let of_the_host = ["unit-enabled", "unit-running", "repair-unit", "agent-user", "udp-buffers", "time-sync"];
+    let of_the_host =
+        ["unit-enabled", "unit-running", "repair-unit", "agent-user", "udp-buffers", "time-sync"];
     let unwell: Vec<&Value> = checks
         .iter()
         .filter(|check| check["level"] != "OK" && !of_the_host.contains(&check["name"].as_str().unwrap()))
@@ -70,14 +71,18 @@ async fn a_running_agent_takes_roots_word_and_keeps_who_said_it() {
     let trail = trail.as_array().unwrap();
     assert!(trail.len() >= 3, "{trail:#?}");
     assert_eq!(trail.last().unwrap()["reason"], "a story");
-    assert!(trail.iter().all(|row| row["who"]["uid"].is_number() && row["ended_at"].is_number()), "{trail:#?}");
+    assert!(
+        trail.iter().all(|row| row["who"]["uid"].is_number() && row["ended_at"].is_number()),
+        "{trail:#?}"
+    );
     demo.stop().await;
 }
 
 /// The provisioning order that is stuck on the first node.
 async fn stuck_order(demo: &Demo) -> String {
     let (_, journal, stderr) = agent(demo, &["journal", "--json"]).await;
-    let row = journal.as_array().unwrap_or_else(|| panic!("{stderr}")).iter().find(|row| row["state"] == "stuck");
+    let row =
+        journal.as_array().unwrap_or_else(|| panic!("{stderr}")).iter().find(|row| row["state"] == "stuck");
     row.unwrap_or_else(|| panic!("{journal:#}"))["order_id"].as_str().unwrap().to_owned()
 }
 
@@ -85,25 +90,35 @@ async fn stuck_order(demo: &Demo) -> String {
 /// server, once. Another time root gives it up: nothing of the host is touched, and the control plane hears who and why.
 #[tokio::test(flavor = "multi_thread")]
 async fn root_of_the_host_lets_a_stuck_order_go_on_or_gives_it_up() {
-    let Some(demo) = Demo::start_with("root decides", Database::Sqlite, 1, &["--no-repair"]).await else { return };
+    let Some(demo) = Demo::start_with("root decides", Database::Sqlite, 1, &["--no-repair"]).await else {
+        return;
+    };
     let api = demo.api("customer");
     let bought = stuck(&demo, &api, "resumed").await;
     let id = stuck_order(&demo).await;
     clean_up(&demo).await;
-    let (code, said, stderr) = agent(&demo, &["order", "resume", &id, "--reason", "cleaned up", "--json"]).await;
+    let (code, said, stderr) =
+        agent(&demo, &["order", "resume", &id, "--reason", "cleaned up", "--json"]).await;
     assert_eq!((code, said["state"].as_str()), (0, Some("done")), "{said} {stderr}");
     order_is(&api, bought["id"].as_str().unwrap(), "fulfilled").await;
     let (_, shown, _) = agent(&demo, &["order", "show", &id, "--json"]).await;
-    assert_eq!((shown["state"].as_str(), &shown["requests"][0]["reason"]), (Some("succeeded"), &Value::from("cleaned up")));
+    assert_eq!(
+        (shown["state"].as_str(), &shown["requests"][0]["reason"]),
+        (Some("succeeded"), &Value::from("cleaned up"))
+    );
 
     stuck(&demo, &api, "given-up").await;
     let id = stuck_order(&demo).await;
     let before = demo.host(0).get("/vms").await;
-    let (code, said, stderr) = agent(&demo, &["order", "abandon", &id, "--reason", "broken disk", "--json"]).await;
+    let (code, said, stderr) =
+        agent(&demo, &["order", "abandon", &id, "--reason", "broken disk", "--json"]).await;
     assert_eq!((code, said["state"].as_str()), (0, Some("done")), "{said} {stderr}");
     until("the control plane to hear why", PATIENCE, || async {
-        let rows = demo.rows("SELECT state, detail FROM provisioning_orders WHERE detail LIKE '%broken disk%'").await;
-        rows.into_iter().find(|(state, detail)| state == "stuck" && detail.starts_with("abandoned on the host by"))
+        let rows = demo
+            .rows("SELECT state, detail FROM provisioning_orders WHERE detail LIKE '%broken disk%'")
+            .await;
+        rows.into_iter()
+            .find(|(state, detail)| state == "stuck" && detail.starts_with("abandoned on the host by"))
     })
     .await;
     assert_eq!(demo.host(0).get("/vms").await, before);

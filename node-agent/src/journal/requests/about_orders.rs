@@ -5,8 +5,8 @@ use sqlx::{Row, SqliteConnection};
 
 use super::{
     super::{
-        BookEntry, JournalError, OrderRow, OrderState, Phase, StepRow, StepState, Verb, orders, outbox, parsed,
-        resources, steps, stored,
+        BookEntry, JournalError, OrderRow, OrderState, Phase, StepRow, StepState, Verb, orders, outbox,
+        parsed, resources, steps, stored,
     },
     Outcome, RequestRow, Taker,
 };
@@ -23,7 +23,9 @@ pub(super) async fn resume(
         return Ok(Err(format!("the order is {}; only a stuck one can be resumed", order.state)));
     }
     if is_abandoned(conn, id).await? {
-        return Ok(Err("the order was abandoned, which is for good: let the control plane send a new one".to_owned()));
+        return Ok(Err(
+            "the order was abandoned, which is for good: let the control plane send a new one".to_owned()
+        ));
     }
     let newer: Option<i64> = sqlx::query(
         "SELECT MAX(generation) AS newest FROM orders WHERE instance_uuid = $1 AND generation > $2 \
@@ -89,7 +91,8 @@ pub(super) async fn abandon(
     let said = by("abandoned", request);
     match order.state {
         OrderState::Accepted => {
-            let never_made = order.verb == Verb::Ensure && phase(conn, &order).await? == Some(Phase::Reserved);
+            let never_made =
+                order.verb == Verb::Ensure && phase(conn, &order).await? == Some(Phase::Reserved);
             let gone = BookEntry::Gone { instance: order.instance, generation: order.generation };
             let books = if never_made { gone } else { BookEntry::Nothing };
             end(conn, &order, OrderState::Failed, EventKind::Failed, &said, at).await?;
@@ -180,7 +183,10 @@ async fn phase(conn: &mut SqliteConnection, order: &OrderRow) -> Result<Option<P
     row.map(|row| parsed("resources", "phase", row.try_get("phase")?)).transpose()
 }
 
-async fn steps_of(conn: &mut SqliteConnection, id: ProvisioningOrderId) -> Result<Vec<StepRow>, JournalError> {
+async fn steps_of(
+    conn: &mut SqliteConnection,
+    id: ProvisioningOrderId,
+) -> Result<Vec<StepRow>, JournalError> {
     let rows = sqlx::query("SELECT * FROM steps WHERE order_id = $1 ORDER BY (k < 0), ABS(k)")
         .bind(id.to_string())
         .fetch_all(conn)

@@ -121,13 +121,18 @@ async fn abandoning_a_stuck_order_is_for_good_and_touches_no_vm() {
     host.books.accept(&create).await;
     stick(&host.books, &create).await;
     // What a killed clone leaves.
-    host.pve.put_guest(create.instance.vmid, |guest| drop(guest.config.insert("lock".into(), "clone".into())));
+    host.pve
+        .put_guest(create.instance.vmid, |guest| drop(guest.config.insert("lock".into(), "clone".into())));
     let (guests, changes) = (host.pve.guests(), host.pve.changes());
     let taken = asked(&host.books, Taker::Agent, RequestVerb::Abandon, Some(&create)).await;
     assert_eq!(taken.request.state, RequestState::Done, "{}", said(&taken));
     let event = last_event(&host.books).await;
     assert_eq!(event.kind(), EventKind::Stuck);
-    assert!(event.detail.starts_with("abandoned on the host by anna (root): a test; before: "), "{}", event.detail);
+    assert!(
+        event.detail.starts_with("abandoned on the host by anna (root): a test; before: "),
+        "{}",
+        event.detail
+    );
     assert_eq!(host.row(&create).await.state, OrderState::Stuck);
     let resumed = asked(&host.books, Taker::Agent, RequestVerb::Resume, Some(&create)).await;
     assert!(said(&resumed).contains("abandoned"), "{}", said(&resumed));

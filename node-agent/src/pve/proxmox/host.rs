@@ -93,9 +93,8 @@ impl ProxmoxHypervisor {
 
     pub(super) async fn read_bridges(&self) -> Result<Vec<String>, PveError> {
         let rows: Vec<Row> = self.read(&self.node_path("/network"), &[]).await?;
-        let is_bridge = |row: &&Row| {
-            matches!(raw::text(row, "type").as_deref(), Some("bridge" | "OVSBridge" | "vnet"))
-        };
+        let is_bridge =
+            |row: &&Row| matches!(raw::text(row, "type").as_deref(), Some("bridge" | "OVSBridge" | "vnet"));
         Ok(rows.iter().filter(is_bridge).filter_map(|row| raw::text(row, "iface")).collect())
     }
 
