@@ -15,7 +15,6 @@ use ez_protocol::{
 };
 use prost::Message as _;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
-use rcgen::KeyPair;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +26,7 @@ use crate::{
     config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
-    identity::{self, NodeFile, files},
-    testing::{NOW, ensure, install, node_id, pki::Pki, sign},
+    testing::{NOW, ensure, pki::Pki, sign},
 };
 
 /// No wait of a story is longer.
