@@ -4,7 +4,7 @@
 pub(crate) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     match known.clone().map(|key| (distance(name, key), key)).min() {
         // Up to three slips, but never more than half of the word.
-        Some((slips, key)) if slips <= 3.min(name.len().div_ceil(2)) => {
+        Some((slips, key)) if slips <= 3.min(name.len() / 2) => {
             format!("is not a known key; did you mean {key}?")
         }
         _ => format!("is not a known key; known are {}", known.collect::<Vec<_>>().join(", ")),

@@ -227,8 +227,8 @@ fn all_mistakes_are_named_at_once_and_slips_get_a_suggestion() {
         .replace("pool = \"ez\"", "pool = 5");
     let texts: Vec<String> = problems(&text).into_iter().map(|(_, _, text)| text).collect();
     for wanted in [
-        "p.toml:11:1: network.clone: is not a known key; known are bridges, vlans, prefixes, require_firewall",
-        "p.toml:12:2: image: is not a known key; did you mean images?",
+        "p.toml:13:1: network.clone: is not a known key; known are bridges, vlans, prefixes, require_firewall",
+        "p.toml:14:2: image: is not a known key; did you mean images?",
         "limits.vcpu_each: is not a known key; did you mean vcpus_each?",
         "p.toml:4:8: pool: must be a text, not integer",
         "p.toml:9:11: network.bridges: must be a list of texts, not string",

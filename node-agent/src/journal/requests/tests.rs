@@ -249,7 +249,7 @@ purge_floor_per_day = 5
 "#;
 
 /// Purges an instance as the intake lets it; retired long enough ago.
-async fn purge(books: &Books, n: u8) -> Result<(), RefusalCode> {
+async fn purge(books: &Books, n: u8, at: UnixMillis) -> Result<(), RefusalCode> {
     let mut create = ensure(u64::from(n), 1);
     create.instance.uuid = testing::instance(100 + n);
     create.instance.vmid = 1_000 + u32::from(n);
@@ -266,7 +266,7 @@ async fn purge(books: &Books, n: u8) -> Result<(), RefusalCode> {
     purge.instance = create.instance;
     let (read, policy) = (read(&purge), policy::parse(std::path::Path::new("p"), POLICY).unwrap());
     let question = read.question();
-    let verdict = books.journal.admit(question, NOW, move |facts| {
+    let verdict = books.journal.admit(question, at, move |facts| {
         let bounds = |order: &ProvisioningOrder, facts: &crate::journal::Facts, now| {
             Ok(policy::evaluate(&policy, &Usage::from(facts), order, now)?)
         };
@@ -282,9 +282,9 @@ async fn purge(books: &Books, n: u8) -> Result<(), RefusalCode> {
 #[tokio::test]
 async fn the_circuit_opens_with_the_first_purge_too_many_and_only_root_closes_it() {
     let books = Books::new().await;
-    assert_eq!(purge(&books, 1).await, Ok(()));
+    assert_eq!(purge(&books, 1, NOW).await, Ok(()));
     assert_eq!(books.journal.circuit().await.unwrap().opened_at, None);
-    assert_eq!(purge(&books, 2).await, Err(RefusalCode::CircuitOpen));
+    assert_eq!(purge(&books, 2, NOW).await, Err(RefusalCode::CircuitOpen));
     assert_eq!(books.journal.circuit().await.unwrap().opened_at, Some(NOW));
     // Time does not close it, and neither does a restart.
     let sql = "UPDATE acts SET at = 0";
@@ -294,11 +294,12 @@ async fn the_circuit_opens_with_the_first_purge_too_many_and_only_root_closes_it
         .await
         .unwrap();
     let books = books.again().await;
-    assert_eq!(purge(&books, 3).await, Err(RefusalCode::CircuitOpen));
+    assert_eq!(purge(&books, 3, NOW).await, Err(RefusalCode::CircuitOpen));
     let taken = asked(&books, Taker::Agent, RequestVerb::Unlock, None).await;
     assert!(said(&taken).contains("the circuit is closed"), "{}", said(&taken));
-    assert_eq!(purge(&books, 4).await, Ok(()), "counted anew");
-    assert_eq!(purge(&books, 5).await, Err(RefusalCode::CircuitOpen));
+    let later = NOW.plus(std::time::Duration::from_millis(1));
+    assert_eq!(purge(&books, 4, later).await, Ok(()), "counted anew");
+    assert_eq!(purge(&books, 5, later).await, Err(RefusalCode::CircuitOpen));
     let phase = books.journal.resource(testing::instance(105)).await.unwrap().unwrap().phase;
     assert_eq!(phase, Phase::Retired);
 }
