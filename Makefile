@@ -1,6 +1,6 @@
 # Targets are documented by the comment behind their name; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-postgres test-host crash soak lint bench setup clean build
+.PHONY: help demo test test-postgres test-host crash soak lint bench deb setup clean build
 
 # Tests end their output with this list: what was not run, and why.
 NOT_RUN := $(CURDIR)/target/not-run.txt
@@ -44,7 +44,10 @@ test-postgres: ## The stories end to end once more, all on PostgreSQL (TEST_POST
 	EZ_E2E_DATABASE=postgres cargo nextest run --workspace --locked --no-fail-fast \
 		-E 'package(ez-simulator) and kind(test) and not (test(crash_points) or test(scenarios) or test(torn) or test(purging) or test(soak))'
 
-test-host: ## Checks that need root or Debian tools: units, package files
+deb: ## The agent's package into target/debian/ (another architecture: TARGET=aarch64-unknown-linux-gnu)
+	packaging/make-deb $(TARGET)
+
+test-host: ## Checks that need root or Debian tools: units, the package and its life in a fresh Debian
 	packaging/test-host
 
 lint: ## Formatting, clippy, licences (with cargo-deny, if installed)

@@ -14,6 +14,7 @@
 //! | [`contact`] | when the control plane was last heard |
 //! | [`identity`] | joining, certificates, trust |
 //! | [`setup`] | users, rights and storages on the Proxmox side |
+//! | [`doctor`] | looks at everything the agent needs on this host |
 //! | [`config`], [`cli`] | settings and commands |
 
 pub mod agent;
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod cloudinit;
 pub mod config;
 pub mod contact;
+pub mod doctor;
 pub mod entropy;
 pub mod executor;
 pub mod identity;

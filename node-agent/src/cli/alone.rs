@@ -7,11 +7,27 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 /// That this process alone runs from a state directory; let go with the value, or when the process dies.
 #[derive(Debug)]
 pub(super) struct Alone(#[expect(dead_code, reason = "held for its lock")] File);
+
+/// Another process holds the lock.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another ez-node-agent (process {holder}) runs from this state directory: it holds {lock}. Nothing was started; stop \
+     the other one first, or give each its own state_dir and its own join token"
+)]
+struct Held {
+    holder: String,
+    lock: String,
+}
+
+/// Whether an error of [`alone`] says that another process holds the lock.
+pub(super) fn is_held(error: &anyhow::Error) -> bool {
+    error.is::<Held>()
+}
 
 /// Takes the lock of a state directory.
 ///
@@ -28,11 +44,7 @@ pub(super) fn alone(lock: &Path) -> anyhow::Result<Alone> {
             let _unknown_then = file.read_to_string(&mut holder);
             let holder = holder.trim();
             let holder = if holder.is_empty() { "unknown" } else { holder };
-            bail!(
-                "another ez-node-agent (process {holder}) runs from this state directory: it holds {}. Nothing was \
-                 started; stop the other one first, or give each its own state_dir and its own join token",
-                lock.display()
-            );
+            return Err(Held { holder: holder.to_owned(), lock: lock.display().to_string() }.into());
         }
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("locking {}", lock.display()));
@@ -58,7 +70,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = dir.path().join("run.lock");
         let held = alone(&lock).unwrap();
-        let refused = alone(&lock).unwrap_err().to_string();
+        let refused = alone(&lock).unwrap_err();
+        assert!(is_held(&refused));
+        let refused = refused.to_string();
         assert!(
             refused.contains("run.lock") && refused.contains(&std::process::id().to_string()),
             "{refused}"

@@ -24,6 +24,7 @@ const LONGEST: u64 = 4_096;
 
 pub(super) async fn join(config: &Config, url: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     let base = address(url)?;
+    super::service_user::become_it(config, None)?;
     let token = token()?;
     let ca = std::fs::read(&config.cluster_ca_file).with_context(|| {
         format!(

@@ -7,17 +7,31 @@ use ez_protocol::{ProvisioningOrderId, UnixMillis};
 use serde_json::{Value, json};
 use sqlx::SqlitePool;
 
-use super::{message, print, print_json};
+use super::{
+    message, print, print_json,
+    requests::{print_request, request_json},
+};
 use crate::{
     config::Config,
-    journal::{Journal, OrderRow, RefusedRow, StepRow, lists},
+    journal::{Journal, OrderRow, OrderState, RefusedRow, StepRow, lists, requests},
 };
+
+/// What of the journal is shown.
+pub(super) enum Show {
+    /// The newest orders.
+    Orders,
+    /// One order with its steps, and what was asked about it.
+    Order(String),
+    /// Refused orders.
+    Refused,
+    /// What root of this host asked.
+    Requests,
+}
 
 pub(super) async fn journal(
     config: &Config,
     as_json: bool,
-    refused: bool,
-    order: Option<&str>,
+    show: Show,
     limit: u32,
 ) -> anyhow::Result<ExitCode> {
     let path = config.journal_file();
@@ -26,13 +40,25 @@ pub(super) async fn journal(
         return Ok(ExitCode::from(3));
     }
     let pool = Journal::open_read_only(&path).await.context("opening the journal for reading")?;
-    if refused {
-        return show_refused(&pool, as_json, limit).await;
+    match show {
+        Show::Orders => show_orders(&pool, as_json, limit).await,
+        Show::Order(id) => show_order(&pool, as_json, &id).await,
+        Show::Refused => show_refused(&pool, as_json, limit).await,
+        Show::Requests => show_requests(&pool, as_json, limit).await,
     }
-    match order {
-        Some(id) => show_order(&pool, as_json, id).await,
-        None => show_orders(&pool, as_json, limit).await,
+}
+
+async fn show_requests(pool: &SqlitePool, as_json: bool, limit: u32) -> anyhow::Result<ExitCode> {
+    let rows = requests::list(pool, i64::from(limit)).await?;
+    if as_json {
+        print_json(&Value::Array(rows.iter().map(request_json).collect()));
+        return Ok(ExitCode::SUCCESS);
     }
+    if rows.is_empty() {
+        message("nothing was asked on this host yet");
+    }
+    rows.iter().for_each(print_request);
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn show_refused(pool: &SqlitePool, as_json: bool, limit: u32) -> anyhow::Result<ExitCode> {
@@ -77,15 +103,20 @@ async fn show_orders(pool: &SqlitePool, as_json: bool, limit: u32) -> anyhow::Re
 }
 
 async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Result<ExitCode> {
-    let id: ProvisioningOrderId = id.parse().context("--order wants the id of a provisioning order")?;
-    let Some(row) = lists::orders(pool, i64::MAX).await?.into_iter().find(|row| row.order_id == id) else {
+    let Ok(id) = id.parse::<ProvisioningOrderId>() else {
+        message(&format!("{id:?} is not the id of a provisioning order; `ez-node-agent journal` lists them"));
+        return Ok(ExitCode::from(2));
+    };
+    let Some(row) = lists::order(pool, id).await? else {
         message(&format!("the journal does not know order {id}"));
         return Ok(ExitCode::from(3));
     };
     let steps = lists::steps(pool, id).await?;
+    let asked = requests::about(pool, id).await?;
     if as_json {
         let mut value = order_json(&row);
         value["steps"] = Value::Array(steps.iter().map(step_json).collect());
+        value["requests"] = Value::Array(asked.iter().map(request_json).collect());
         print_json(&value);
         return Ok(ExitCode::SUCCESS);
     }
@@ -105,6 +136,10 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
     }
     if let Some(result) = &row.result {
         print(&format!("result      {result}"));
+    }
+    asked.iter().for_each(print_request);
+    if row.state == OrderState::Stuck {
+        message("stuck: `order resume` lets it go on, `order abandon` gives it up and leaves all as it is");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,21 @@
 //! The commands. Data goes to standard output, messages to standard error; `--json` wherever a
-//! script may read. Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not there.
+//! script may read. Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not there, 5 it may not be now,
+//! 6 asked and not answered yet; of `doctor` also 10 warnings, 11 errors.
 
 mod alone;
+mod check;
+mod doctor;
+mod generate;
 mod host;
 mod join;
 mod journal;
 mod notify;
+mod order;
+#[cfg(test)]
+mod reference;
+mod requests;
 mod run;
+mod service_user;
 mod setup;
 mod status;
 
@@ -19,8 +28,8 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{self, Config},
-    policy,
+    config,
+    journal::requests::RequestVerb,
     setup::{LeaveArgs, SetupArgs},
 };
 
@@ -36,8 +45,9 @@ pub use status::StatusFile;
     version,
     after_help = "Examples:\n  ez-node-agent setup --dry-run        what setup would change on this host\n  \
                   ez-node-agent join https://cp:7443   enrol; the join token is read from standard input\n  \
+                  ez-node-agent doctor                 is everything as it should be, and if not, what to do\n  \
                   ez-node-agent status                 is it connected, what is it doing\n  \
-                  ez-node-agent journal                what it was ordered and what became of it"
+                  ez-node-agent journal --refused      which orders were refused, and by which rule"
 )]
 pub struct Cli {
     /// Configuration file [default: /etc/ez-node-agent/agent.toml].
@@ -75,8 +85,11 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// Show refused orders instead.
-        #[arg(long, conflicts_with = "order")]
+        #[arg(long, conflicts_with_all = ["order", "requests"])]
         refused: bool,
+        /// Show what root of this host asked of the agent instead: who, when, what, why.
+        #[arg(long, conflicts_with = "order")]
+        requests: bool,
         /// Show one order with its steps.
         #[arg(long, value_name = "ID")]
         order: Option<String>,
@@ -84,8 +97,38 @@ enum Command {
         #[arg(long, default_value_t = 50, value_name = "N")]
         limit: u32,
     },
+    /// Look at one provisioning order, or decide about one that is stuck.
+    #[command(subcommand)]
+    Order(OrderCommand),
+    /// Let purges through again after the destroy budget was exceeded.
+    ///
+    /// Once an order was refused with CIRCUIT_OPEN every purge is refused until this was said. Find out first who wanted
+    /// so many servers gone: `ez-node-agent journal --refused`. Purges are counted anew from now on.
+    Unlock {
+        /// Why; kept with the request.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the configuration and the policy file; say file, line and column of every problem.
-    CheckConfig,
+    ///
+    /// Exit code 2 if there is one. `doctor` looks further: at this host, at Proxmox and at the control plane.
+    CheckConfig {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at everything the agent needs and say what is wrong and what to do about it.
+    ///
+    /// Changes nothing and takes ten seconds at most. Run it as root: some things nobody else may see. Exit code 0 if all
+    /// is well, 10 with warnings, 11 with errors.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prepare this host: user, rights, token and storage in Proxmox, and the agent's own files.
     ///
     /// Says what it will change, then changes only that; run again, it changes nothing. Runs as root
@@ -97,6 +140,48 @@ enum Command {
     ///
     /// One verb: clean up after a clone whose worker was killed, which no API token can do.
     Repair,
+    /// Write manual pages, shell completions or the reference from the definition of these commands.
+    #[command(hide = true)]
+    Generate {
+        /// What to write.
+        what: generate::What,
+        /// Where.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum OrderCommand {
+    /// Show an order with its steps, and what was asked about it.
+    Show {
+        /// Id of the provisioning order.
+        id: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a stuck order go on where it stuck. It looks first at what is there.
+    ///
+    /// Not for an order that a later one has overtaken, or that was abandoned.
+    Resume(DecideArgs),
+    /// Give an order up for good. Its VM, or what there is of it, is left exactly as it is.
+    ///
+    /// A stuck order will not go on, one that has not begun ends as failed. One that is at work can be given up while the
+    /// agent is stopped. The control plane is told either way.
+    Abandon(DecideArgs),
+}
+
+/// Arguments of a decision about an order.
+#[derive(Debug, clap::Args)]
+struct DecideArgs {
+    /// Id of the provisioning order.
+    id: String,
+    /// Why; kept with the request and told to the control plane.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs a command.
@@ -104,13 +189,17 @@ enum Command {
 /// # Errors
 /// Anything that made it fail, for [`failure`].
 pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    // These two make the configuration, or outlive it, so they read it leniently by themselves.
+    // These make the configuration, judge it or do without it.
+    let file = cli.config.as_deref();
     match &cli.command {
-        Command::Setup(args) => return setup::setup(args, cli.config.as_deref()).await,
-        Command::Leave(args) => return setup::leave(args, cli.config.as_deref()).await,
+        Command::Setup(args) => return setup::setup(args, file).await,
+        Command::Leave(args) => return setup::leave(args, file).await,
+        Command::CheckConfig { json } => return Ok(check::check_config(file, *json)),
+        Command::Doctor { json } => return doctor::doctor(file, *json).await,
+        Command::Generate { what, dir } => return generate::generate(*what, dir),
         _ => {}
     }
-    let config = match load(&cli) {
+    let config = match config::load(file, &env) {
         Ok(config) => config,
         Err(error) => {
             message(&error.to_string());
@@ -121,34 +210,34 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run => run::run(config).await,
         Command::Join { url, json } => join::join(&config, &url, json).await,
         Command::Status { json } => status::status(&config, json).await,
-        Command::Journal { json, refused, order, limit } => {
-            journal::journal(&config, json, refused, order.as_deref(), limit).await
+        Command::Journal { json, refused, requests, order, limit } => {
+            let what = match (refused, requests, order) {
+                (true, _, _) => journal::Show::Refused,
+                (_, true, _) => journal::Show::Requests,
+                (_, _, Some(id)) => journal::Show::Order(id),
+                _ => journal::Show::Orders,
+            };
+            journal::journal(&config, json, what, limit).await
         }
-        Command::CheckConfig => check_config(&config),
+        Command::Order(OrderCommand::Show { id, json }) => {
+            journal::journal(&config, json, journal::Show::Order(id), 1).await
+        }
+        Command::Order(OrderCommand::Resume(args)) => order::decide(&config, RequestVerb::Resume, args).await,
+        Command::Order(OrderCommand::Abandon(args)) => {
+            order::decide(&config, RequestVerb::Abandon, args).await
+        }
+        Command::Unlock { reason, json } => order::unlock(&config, reason, json).await,
         Command::Repair => setup::repair(&config).await,
-        Command::Setup(_) | Command::Leave(_) => Ok(ExitCode::SUCCESS),
+        Command::Setup(_)
+        | Command::Leave(_)
+        | Command::CheckConfig { .. }
+        | Command::Doctor { .. }
+        | Command::Generate { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 
-fn load(cli: &Cli) -> Result<Config, config::ConfigError> {
-    config::load(cli.config.as_deref(), &|name| std::env::var(name).ok())
-}
-
-fn check_config(config: &Config) -> anyhow::Result<ExitCode> {
-    let mut good = true;
-    if let Err(error) = policy::load(&config.policy_file) {
-        message(&error.to_string());
-        good = false;
-    }
-    if let Err(error) = host::connect(config) {
-        message(&format!("{error:#}"));
-        good = false;
-    }
-    if !good {
-        return Ok(ExitCode::from(2));
-    }
-    print(&format!("configuration and policy of node {} are good", config.pve_node));
-    Ok(ExitCode::SUCCESS)
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Says why a command failed, with every cause, and gives the exit code.
@@ -182,8 +271,18 @@ mod tests {
     fn the_commands_are_consistent_and_each_says_what_it_does() {
         let command = Cli::command();
         command.clone().debug_assert();
-        for sub in command.get_subcommands() {
+        let mut all: Vec<&clap::Command> = command.get_subcommands().collect();
+        while let Some(sub) = all.pop() {
             assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
+            for argument in sub.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} has no help",
+                    sub.get_name(),
+                    argument.get_id()
+                );
+            }
+            all.extend(sub.get_subcommands());
         }
     }
 

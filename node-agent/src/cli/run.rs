@@ -25,7 +25,10 @@ use crate::{
     entropy::{self, SystemEntropy},
     executor::{Actors, Engine, Limits, Pace, Rules},
     identity,
-    journal::{Journal, JournalError, Space},
+    journal::{
+        Journal, JournalError, Space,
+        requests::{RequestState, Taker},
+    },
     link,
     policy::{self, Policy},
     pve::Hypervisor,
@@ -33,6 +36,8 @@ use crate::{
 
 /// How often old rows are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// How often the journal is asked whether root of this host wants something.
+const REQUESTS: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     log_to_stderr(&config)?;
@@ -120,10 +125,13 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     notifier.say("READY=1");
     let mut watchdog = tokio::time::interval(notifier.watchdog().unwrap_or(HOUSEKEEPING));
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    let mut requests = tokio::time::interval(REQUESTS);
+    requests.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = watchdog.tick() => notifier.say(&format!("WATCHDOG=1\nSTATUS={}", agent.status.get().link)),
             _ = housekeeping.tick() => tidy(&agent).await,
+            _ = requests.tick() => take_requests(&agent).await,
             _ = terminate.recv() => break,
             _ = tokio::signal::ctrl_c() => break,
         }
@@ -136,6 +144,26 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
         works.actors.abandon();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes up what root of this host asked; see [`crate::journal::requests`].
+async fn take_requests(agent: &Agent) {
+    let Some(works) = &agent.works else { return };
+    let taken = match works.journal.take_requests(Taker::Agent, agent.clock.now()).await {
+        Ok(taken) => taken,
+        Err(error) => return tracing::warn!(%error, "requests of this host's root could not be taken up"),
+    };
+    for one in taken {
+        let (verb, outcome) = (one.request.verb, one.request.outcome.unwrap_or_default());
+        tracing::warn!(request = one.request.n, %verb, state = %one.request.state, who = one.request.who, outcome, "asked on this host");
+        if let Some(order) = one.resumed {
+            works.actors.enqueue(order.instance, order.order_id);
+        }
+        if one.request.state == RequestState::Done {
+            agent.told.notify_one();
+            agent.changed.notify_one();
+        }
+    }
 }
 
 async fn tidy(agent: &Agent) {

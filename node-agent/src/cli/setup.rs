@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{message, print};
+use super::{env, message, print};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::{Config, DEFAULT_PATH},
@@ -31,10 +31,6 @@ impl Talk for Terminal {
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
     }
-}
-
-fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 pub(super) async fn setup(args: &SetupArgs, config: Option<&Path>) -> anyhow::Result<ExitCode> {

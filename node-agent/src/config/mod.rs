@@ -1,20 +1,32 @@
 //! Configuration: `/etc/ez-node-agent/agent.toml`, every key also as `EZ_AGENT_<KEY>`.
 //!
+//! `agent.toml` belongs to the host's owner and no program changes it. What `setup` finds out about a host it writes to
+//! `setup.toml` beside it, which counts where `agent.toml` is silent.
+//!
 //! Reading never stops at the first problem: `check-config` lists all of them, each with file, line
 //! and column, and says what would be right.
 
 mod read;
+pub(crate) mod suggest;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use url::Url;
 
-pub use read::{load, parse};
+pub use read::{KEYS, Key, load, parse};
 
 /// Where the configuration stands unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ez-node-agent/agent.toml";
+
+/// Where setup writes what it found, for a configuration file.
+pub fn setup_file(config: &Path) -> PathBuf {
+    config.with_file_name("setup.toml")
+}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +114,18 @@ pub enum Place {
     Whole(PathBuf),
     /// An environment variable.
     Env(String),
+}
+
+impl Place {
+    /// The place of a byte of a file's text; none is the file as a whole.
+    pub(crate) fn at(file: &Path, text: &str, byte: Option<usize>) -> Self {
+        let Some(before) = byte.and_then(|byte| text.get(..byte)) else {
+            return Self::Whole(file.to_owned());
+        };
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        Self::File { path: file.to_owned(), line, column }
+    }
 }
 
 impl fmt::Display for Place {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -10,21 +9,68 @@ use url::Url;
 
 use super::{Config, ConfigError, LogFormat, Place, Problem};
 
-/// Key, default (none: required), meaning.
-const KEYS: [(&str, Option<&str>); 13] = [
-    ("pve_url", Some("https://127.0.0.1:8006")),
-    ("pve_fingerprint", None),
-    ("pve_token_file", Some("/etc/ez-node-agent/pve-token")),
-    ("pve_node", None),
-    ("state_dir", Some("/var/lib/ez-node-agent")),
-    ("policy_file", Some("/etc/ez-node-agent/policy.toml")),
-    ("snippet_dir", Some("/var/lib/ez-node-agent/ci/snippets")),
-    ("snippet_storage", None),
-    ("cluster_ca_file", Some("/etc/pve/pve-root-ca.pem")),
-    ("link_address", None),
-    ("host_root", Some("/")),
-    ("log_format", Some("text")),
-    ("log", Some("info")),
+/// A key of `agent.toml`.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What applies where nobody sets it; none: see its meaning.
+    pub default: Option<&'static str>,
+    /// What it means, for people.
+    pub means: &'static str,
+}
+
+const fn key(name: &'static str, default: Option<&'static str>, means: &'static str) -> Key {
+    Key { name, default, means }
+}
+
+/// Every key, in the order in which the file has them.
+pub const KEYS: &[Key] = &[
+    key("pve_url", Some("https://127.0.0.1:8006"), "Proxmox VE's API on this host."),
+    key(
+        "pve_fingerprint",
+        None,
+        "SHA-256 fingerprint of its certificate, the only one that is accepted. Setup finds it.",
+    ),
+    key(
+        "pve_token_file",
+        Some("/etc/ez-node-agent/pve-token"),
+        "File with the agent's API token, user@realm!name=secret.",
+    ),
+    key("pve_node", None, "Name of this node in its cluster. Setup finds it."),
+    key("state_dir", Some("/var/lib/ez-node-agent"), "Journal, identity, trust document, status."),
+    key(
+        "policy_file",
+        Some("/etc/ez-node-agent/policy.toml"),
+        "What even a valid signature may not do here. The systemd unit fixes this place.",
+    ),
+    key(
+        "snippet_dir",
+        Some("/var/lib/ez-node-agent/ci/snippets"),
+        "Where cloud-init files are written; its name is snippets.",
+    ),
+    key(
+        "snippet_storage",
+        None,
+        "The Proxmox storage that serves the directory above it; ez-ci-<node> unless set.",
+    ),
+    key(
+        "cluster_ca_file",
+        Some("/etc/pve/pve-root-ca.pem"),
+        "The cluster's root certificate; its SHA-256 is the identity of the cluster. Setup makes a copy that the agent may read.",
+    ),
+    key(
+        "link_address",
+        None,
+        "host:port to dial instead of the addresses of the trust document, for relays and port forwards.",
+    ),
+    key(
+        "host_root",
+        Some("/"),
+        "Where the machine's own /etc and /sys are, from which it is told from a copy of its disk.",
+    ),
+    key("log_format", Some("text"), "text for people, json for log collectors."),
+    key("log", Some("info"), "How much is logged, such as debug or ez_node_agent=debug,info."),
 ];
 
 /// A text and where it came from.
@@ -39,21 +85,24 @@ struct Reader {
     problems: Vec<Problem>,
 }
 
-/// Reads the file at `path` (or [`super::DEFAULT_PATH`], which may be missing) and the environment.
+/// Reads the file at `path` (or [`super::DEFAULT_PATH`], which may be missing), what setup wrote beside it, and the
+/// environment. The file wins over setup's, the environment over both.
 ///
 /// # Errors
 /// Everything that is wrong, together.
 pub fn load(path: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
     let file = path.unwrap_or(Path::new(super::DEFAULT_PATH));
-    match std::fs::read_to_string(file) {
-        Ok(text) => parse(file, &text, env),
-        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => parse(file, "", env),
-        Err(error) => Err(ConfigError(vec![Problem {
-            place: Place::Whole(file.to_owned()),
-            key: None,
-            reason: format!("cannot be read: {error}"),
-        }])),
+    let mut reader = Reader::new(file);
+    let by_setup = super::setup_file(file);
+    let found = reader.take_if_there(&by_setup);
+    if !reader.take_if_there(file) && !found && path.is_some() {
+        let reason =
+            "cannot be read: it is not there, and neither is what `ez-node-agent setup` writes beside it";
+        let place = Place::Whole(file.to_owned());
+        reader.problems.push(Problem { place, key: None, reason: reason.to_owned() });
     }
+    reader.take_env(env);
+    reader.finish()
 }
 
 /// Reads a configuration from `text`; `file` is only named in messages.
@@ -61,26 +110,37 @@ pub fn load(path: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result
 /// # Errors
 /// Everything that is wrong, together.
 pub fn parse(file: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-    let mut reader = Reader { given: BTreeMap::new(), whole: file.to_owned(), problems: Vec::new() };
+    let mut reader = Reader::new(file);
     reader.take_file(file, text);
     reader.take_env(env);
-    let config = reader.build();
-    match config {
-        Some(config) if reader.problems.is_empty() => Ok(config),
-        _ => Err(ConfigError(reader.problems)),
-    }
-}
-
-fn position(text: &str, span: Option<Range<usize>>, file: &Path) -> Place {
-    let Some(before) = span.and_then(|span| text.get(..span.start)) else {
-        return Place::Whole(file.to_owned());
-    };
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    Place::File { path: file.to_owned(), line, column }
+    reader.finish()
 }
 
 impl Reader {
+    fn new(file: &Path) -> Self {
+        Self { given: BTreeMap::new(), whole: file.to_owned(), problems: Vec::new() }
+    }
+
+    fn finish(mut self) -> Result<Config, ConfigError> {
+        match self.build() {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError(self.problems)),
+        }
+    }
+
+    /// Takes a file that may be missing; false if it is. One that is there and cannot be read is a problem.
+    fn take_if_there(&mut self, file: &Path) -> bool {
+        match std::fs::read_to_string(file) {
+            Ok(text) => self.take_file(file, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return false,
+            Err(error) => {
+                let (place, reason) = (Place::Whole(file.to_owned()), format!("cannot be read: {error}"));
+                self.problems.push(Problem { place, key: None, reason });
+            }
+        }
+        true
+    }
+
     fn problem(&mut self, place: Place, key: &str, reason: impl Into<String>) {
         self.problems.push(Problem { place, key: Some(key.to_owned()), reason: reason.into() });
     }
@@ -90,16 +150,16 @@ impl Reader {
         let table: Table = match toml::from_str(text) {
             Ok(table) => table,
             Err(error) => {
-                let place = position(text, error.span(), file);
+                let place = Place::at(file, text, error.span().map(|span| span.start));
                 let reason = error.message().to_owned();
                 return self.problems.push(Problem { place, key: None, reason });
             }
         };
         for (key, value) in table {
-            let place = position(text, Some(value.span()), file);
+            let place = Place::at(file, text, Some(value.span().start));
             let name = key.get_ref().as_str();
-            let Some((known, _)) = KEYS.iter().find(|(known, _)| *known == name) else {
-                let place = position(text, Some(key.span()), file);
+            let Some(known) = KEYS.iter().map(|key| key.name).find(|known| *known == name) else {
+                let place = Place::at(file, text, Some(key.span().start));
                 let reason = unknown(name);
                 self.problem(place, name, reason);
                 continue;
@@ -116,7 +176,7 @@ impl Reader {
     }
 
     fn take_env(&mut self, env: &dyn Fn(&str) -> Option<String>) {
-        for (key, _) in KEYS {
+        for key in KEYS.iter().map(|key| key.name) {
             let name = format!("EZ_AGENT_{}", key.to_uppercase());
             if let Some(text) = env(&name) {
                 self.given.insert(key, Given { text, place: Place::Env(name) });
@@ -129,7 +189,7 @@ impl Reader {
         if let Some(given) = self.given.get(key) {
             return Some((given.text.clone(), given.place.clone()));
         }
-        let default = KEYS.iter().find(|(known, _)| *known == key).and_then(|(_, default)| *default)?;
+        let default = KEYS.iter().find(|known| known.name == key).and_then(|known| known.default)?;
         Some((default.to_owned(), Place::Whole(self.whole.clone())))
     }
 
@@ -275,28 +335,5 @@ impl Reader {
 
 /// What to say about a key nobody knows.
 fn unknown(name: &str) -> String {
-    let nearest = KEYS.iter().map(|(key, _)| (distance(name, key), *key)).min();
-    match nearest {
-        Some((d, key)) if d <= 3 => format!("is not a known key; did you mean {key}?"),
-        _ => {
-            let all: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
-            format!("is not a known key; known are {}", all.join(", "))
-        }
-    }
-}
-
-/// Edits between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    super::suggest::unknown(name, KEYS.iter().map(|key| key.name))
 }

@@ -78,3 +78,20 @@ fn a_fingerprint_is_checked_and_written_in_one_way() {
     assert_eq!(config.pve_fingerprint, Some(vec!["AB"; 32].join(":")));
     assert!(problems("pve_node = \"n\"\npve_fingerprint = \"ab:cd\"")[0].contains("32 hexadecimal pairs"));
 }
+
+#[test]
+fn what_setup_found_counts_where_the_owner_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    let none = load(Some(&file), NOTHING).unwrap_err().to_string();
+    assert!(none.contains("it is not there, and neither is what `ez-node-agent setup` writes"), "{none}");
+    std::fs::write(setup_file(&file), "pve_node = \"found\"\nlog = \"debug\"\n").unwrap();
+    let found = load(Some(&file), NOTHING).unwrap();
+    assert_eq!((found.pve_node.as_str(), found.log.as_str()), ("found", "debug"));
+    std::fs::write(&file, "log = \"warn\"\n").unwrap();
+    let both = load(Some(&file), NOTHING).unwrap();
+    assert_eq!((both.pve_node.as_str(), both.log.as_str()), ("found", "warn"));
+    std::fs::write(setup_file(&file), "pve_node = 5\n").unwrap();
+    let wrong = load(Some(&file), NOTHING).unwrap_err().to_string();
+    assert!(wrong.contains("setup.toml:1:12: pve_node: must be a text in quotes"), "{wrong}");
+}

@@ -134,6 +134,17 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 /// # Errors
 /// If the node has not joined, or a file is damaged.
 pub fn load(config: &Config) -> Result<Identity, IdentityError> {
+    if config.identity_dir().join("node.json").exists() {
+        renew::finish_promotion(&config.identity_dir())?;
+    }
+    look(config)
+}
+
+/// As [`load`], and changes nothing: for commands beside a running agent.
+///
+/// # Errors
+/// As [`load`].
+pub fn look(config: &Config) -> Result<Identity, IdentityError> {
     let dir = config.identity_dir();
     let node_path = dir.join("node.json");
     if !node_path.exists() {
@@ -142,7 +153,6 @@ pub fn load(config: &Config) -> Result<Identity, IdentityError> {
     let node: NodeFile = serde_json::from_slice(&read(&node_path)?)
         .map_err(|error| IdentityError::damaged(&node_path, error))?;
     let trust = TrustDocument::from_bytes(&read(&config.trust_file())?)?;
-    renew::finish_promotion(&dir)?;
     let pair = load_pair(&dir.join("key.pem"), &dir.join("cert.pem"))?;
     Ok(Identity { node, pair, trust })
 }

@@ -7,8 +7,8 @@ use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, refusal::Refusal}
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, confirm,
-    meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
+    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, circuit,
+    confirm, meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
 };
 use crate::report::EventDraft;
 
@@ -77,12 +77,14 @@ pub struct Facts {
     pub creates_minute: u64,
     /// Creates accepted in the last 24 h.
     pub creates_day: u64,
-    /// Purges accepted in the last ten minutes.
+    /// Purges accepted in the last ten minutes, and since root of this host began the count anew.
     pub purges_10min: u64,
-    /// Purges accepted in the last 24 h.
+    /// Purges accepted in the last 24 h, likewise.
     pub purges_day: u64,
     /// Rebuilds, rollbacks and restores accepted in the last hour.
     pub replaces_hour: u64,
+    /// Since when the destroy budget's circuit is open.
+    pub circuit_open: Option<UnixMillis>,
     /// Events that wait for their acknowledgement.
     pub outbox_len: u64,
 }
@@ -100,7 +102,9 @@ pub enum Admission {
 
 async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Result<Facts, JournalError> {
     let meta = meta::load(conn).await?;
+    let circuit = circuit::load(conn).await?;
     let minutes = |n: u64| at.minus(Duration::from_secs(60 * n));
+    let counted = |n: u64| minutes(n).max(circuit.counted_from);
     let same_spec = sqlx::query(
         "SELECT * FROM orders WHERE instance_uuid = $1 AND generation = $2 \
          AND verb <> 'action' ORDER BY seq DESC LIMIT 1",
@@ -125,9 +129,10 @@ async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Resu
         creates_minute: resources::acts_since(conn, "create", minutes(1)).await?,
         creates_10min: resources::acts_since(conn, "create", minutes(10)).await?,
         creates_day: resources::acts_since(conn, "create", minutes(24 * 60)).await?,
-        purges_10min: resources::acts_since(conn, "purge", minutes(10)).await?,
-        purges_day: resources::acts_since(conn, "purge", minutes(24 * 60)).await?,
         replaces_hour: resources::acts_since(conn, "replace", minutes(60)).await?,
+        purges_10min: resources::acts_since(conn, "purge", counted(10)).await?,
+        purges_day: resources::acts_since(conn, "purge", counted(24 * 60)).await?,
+        circuit_open: circuit.opened_at,
         outbox_len: unsigned("outbox", "count", outbox_len)?,
     })
 }
@@ -194,7 +199,10 @@ impl Journal {
                         confirm::expect(conn, order.order_id, said).await?;
                     }
                     Admission::Duplicate(_) => {}
-                    Admission::Refuse(note) => refusals::note(conn, note, at).await?,
+                    Admission::Refuse(note) => {
+                        refusals::note(conn, note, at).await?;
+                        circuit::note(conn, note, at).await?;
+                    }
                 }
                 Ok(verdict)
             })

@@ -16,6 +16,7 @@
 //! have a small pool of their own and see a write as soon as its answer has come.
 
 mod admit;
+mod circuit;
 mod confirm;
 #[cfg(test)]
 pub(crate) mod fuse;
@@ -23,6 +24,7 @@ mod meta;
 mod orders;
 mod outbox;
 mod refusals;
+pub mod requests;
 mod resets;
 mod resources;
 mod retention;
@@ -42,6 +44,7 @@ use sqlx::{
 };
 
 pub use admit::{Admission, Facts, Known, Question};
+pub use circuit::Circuit;
 pub use confirm::Confirmation;
 pub use meta::Meta;
 pub use orders::{NewOrder, OrderRow, OrderState, Verb};
@@ -54,7 +57,8 @@ pub use steps::{StepRow, StepState};
 /// Lists for people: read only, newest first.
 pub mod lists {
     pub use super::{
-        orders::list as orders, orders::list_open as open_orders, refusals::list as refusals,
+        circuit::show as circuit, orders::list as orders, orders::list_open as open_orders,
+        orders::show as order, orders::waiting_for_a_person, refusals::list as refusals, resources::vmids,
         steps::list as steps,
     };
 }

@@ -369,6 +369,17 @@ impl Journal {
     }
 }
 
+/// One order, for people.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn show(
+    pool: &sqlx::SqlitePool,
+    id: ProvisioningOrderId,
+) -> Result<Option<OrderRow>, JournalError> {
+    find(&mut *pool.acquire().await?, id).await
+}
+
 /// The newest orders first, for people.
 ///
 /// # Errors
@@ -394,4 +405,23 @@ pub async fn list_open(pool: &sqlx::SqlitePool) -> Result<Vec<OrderRow>, Journal
         .iter()
         .map(read)
         .collect()
+}
+
+/// What is at work or stuck, less what somebody gave up and what a later generation made good, for people.
+///
+/// # Errors
+/// If they cannot be read.
+pub async fn waiting_for_a_person(pool: &sqlx::SqlitePool) -> Result<Vec<OrderRow>, JournalError> {
+    sqlx::query(
+        "SELECT * FROM orders o WHERE state IN ('accepted', 'running', 'undoing', 'stuck') \
+         AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
+         AND r.state = 'done') \
+         AND NOT EXISTS (SELECT 1 FROM orders n WHERE n.instance_uuid = o.instance_uuid \
+         AND n.generation > o.generation AND n.state = 'succeeded') ORDER BY seq",
+    )
+    .fetch_all(pool)
+    .await?
+    .iter()
+    .map(read)
+    .collect()
 }

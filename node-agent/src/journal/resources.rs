@@ -290,3 +290,17 @@ impl Journal {
             .transpose()
     }
 }
+
+/// VMIDs in the books, for people.
+///
+/// # Errors
+/// If they cannot be read.
+pub async fn vmids(pool: &sqlx::SqlitePool) -> Result<Vec<u32>, JournalError> {
+    let rows = sqlx::query("SELECT vmid FROM resources ORDER BY vmid").fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            let vmid = unsigned("resources", "vmid", row.try_get("vmid")?)?;
+            Ok(u32::try_from(vmid).unwrap_or(u32::MAX))
+        })
+        .collect()
+}

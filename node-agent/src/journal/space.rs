@@ -43,13 +43,17 @@ impl Space {
         self.free_bytes().map_or(true, |free| free < LOW_WATER_BYTES)
     }
 
+    /// True if the reserve file is there, whole.
+    pub fn has_reserve(&self) -> bool {
+        fs::metadata(self.reserve()).is_ok_and(|m| m.len() == RESERVE_BYTES as u64)
+    }
+
     /// Makes the reserve file if there is room for it, really written so that its blocks are ours.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn keep_reserve(&self) -> io::Result<()> {
-        let whole = fs::metadata(self.reserve()).is_ok_and(|m| m.len() == RESERVE_BYTES as u64);
-        if whole || self.free_bytes()? < LOW_WATER_BYTES + RESERVE_BYTES as u64 {
+        if self.has_reserve() || self.free_bytes()? < LOW_WATER_BYTES + RESERVE_BYTES as u64 {
             return Ok(());
         }
         let mut file = fs::File::create(self.reserve())?;

@@ -45,7 +45,7 @@ pub struct StepRow {
     pub at: UnixMillis,
 }
 
-fn read(row: &SqliteRow) -> Result<StepRow, JournalError> {
+pub(super) fn read(row: &SqliteRow) -> Result<StepRow, JournalError> {
     Ok(StepRow {
         order_id: parsed("steps", "order_id", row.try_get("order_id")?)?,
         k: row.try_get("k")?,

@@ -15,7 +15,6 @@ use ez_protocol::{
 };
 use prost::Message as _;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
-use rcgen::KeyPair;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +26,7 @@ use crate::{
     config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
-    identity::{self, NodeFile, files},
-    testing::{NOW, ensure, install, node_id, pki::Pki, sign},
+    testing::{NOW, ensure, pki::Pki, sign},
 };
 
 /// No wait of a story is longer.
@@ -58,20 +56,11 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
     let mut config = crate::config::parse(Path::new("agent.toml"), &text, &|_| None).unwrap();
     let listens = server.local_addr().unwrap().to_string();
     set(&mut config, &listens);
-    let identity_dir = config.identity_dir();
-    files::private_dir(&identity_dir).unwrap();
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let trust = pki.trust(if config.link_address.is_some() { "127.0.0.1:1" } else { &listens });
-    let node =
-        NodeFile { install: install(), node: node_id(), name: "fsn-1".to_owned(), epoch: 3, joined_at: NOW };
-    std::fs::write(identity_dir.join("key.pem"), key.serialize_pem()).unwrap();
-    std::fs::write(identity_dir.join("cert.pem"), pki.agent_pem(&key)).unwrap();
-    std::fs::write(identity_dir.join("node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
-    std::fs::write(config.trust_file(), trust.to_bytes().unwrap()).unwrap();
+    let identity = pki.join(&config, if config.link_address.is_some() { "127.0.0.1:1" } else { &listens });
     let engine = Arc::clone(&host.engine);
     let works = Works { journal: host.books.journal.clone(), actors: Actors::new(Arc::clone(&engine)) };
     let agent = Arc::new(Agent {
-        identity: RwLock::new(Arc::new(identity::load(&config).unwrap())),
+        identity: RwLock::new(Arc::new(identity)),
         status: StatusBoard::new(config.status_file(), StatusFile::default()),
         config,
         clock: Arc::new(ManualClock::at(NOW)),

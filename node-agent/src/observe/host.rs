@@ -62,6 +62,7 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
         warnings.push(warning("FIREWALL_INERT", text));
     }
     warnings.extend(own(agent));
+    warnings.extend(circuit(agent).await);
     host.warnings = warnings;
     host
 }
@@ -120,6 +121,14 @@ async fn foreign(agent: &Agent, guests: &[GuestSummary]) -> Vec<GuestSummary> {
         None => Vec::new(),
     };
     guests.iter().filter(|g| !g.template && !ours.contains(&g.vmid)).cloned().collect()
+}
+
+/// Whether the destroy budget was exceeded.
+async fn circuit(agent: &Agent) -> Option<Warning> {
+    let circuit = agent.works.as_ref()?.journal.circuit().await.ok()?;
+    let text = "the destroy budget of this host was exceeded, so every purge is refused: look why, then, as root on the \
+                host, `ez-node-agent unlock`";
+    circuit.opened_at.map(|_| warning("CIRCUIT_OPEN", text))
 }
 
 /// What the agent knows about itself.

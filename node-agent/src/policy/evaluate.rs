@@ -118,7 +118,7 @@ fn replaces(policy: &Policy, usage: &Usage) -> Result<(), PolicyRefusal> {
     }
     let done = usage.replaces_hour;
     let detail = format!("{done} disks were replaced in the last hour, {most} are allowed");
-    Err(PolicyRefusal { rule: "destroy.replaces_per_hour", detail, circuit: true })
+    refuse("destroy.replaces_per_hour", detail)
 }
 
 fn sizes(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
@@ -194,6 +194,12 @@ fn purge(
         let hours = limits.purge_after_hours;
         let detail = format!("{hours} h must pass between retire and purge; {left} min are left");
         return refuse("destroy.purge_after_hours", detail);
+    }
+    if usage.circuit_open.is_some() {
+        let detail = "the destroy budget was exceeded; root of this host lets purges through again with \
+                      `ez-node-agent unlock`"
+            .to_owned();
+        return Err(PolicyRefusal { rule: "destroy.circuit", detail, circuit: true });
     }
     let owned = usage.instances.len() as u64;
     let share = owned * u64::from(limits.purge_percent_per_day) / 100;

@@ -1,174 +1,335 @@
 //! The policy file: TOML, strict, every problem with file, line and column.
 
-use std::{fmt::Display, ops::RangeInclusive, path::Path};
+use std::{ops::RangeInclusive, path::Path};
 
 use ipnet::IpNet;
-use serde::Deserialize;
-use toml::Spanned;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
-use super::{DestroyLimits, Limits, MIN_PURGE_HOURS, Policy};
+use super::{
+    DestroyLimits, Limits, MIN_PURGE_HOURS, Policy,
+    reference::{self, Kind},
+};
 use crate::{
-    config::{ConfigError, Place, Problem},
+    config::{ConfigError, Place, Problem, suggest},
     pve::{CloneMode, is_config_id},
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    vmid_first: Spanned<u32>,
-    vmid_last: Spanned<u32>,
-    pool: Spanned<String>,
-    template_pool: Spanned<String>,
-    storages: Spanned<Vec<Spanned<String>>>,
-    clone: Option<CloneMode>,
-    network: Network,
-    #[serde(default)]
-    images: Images,
-    #[serde(default)]
-    backups: Store,
-    #[serde(default)]
-    media: Store,
-    #[serde(default)]
-    guest: Guest,
-    limits: FileLimits,
-    #[serde(default)]
-    destroy: FileDestroy,
-}
+/// VMIDs as Proxmox has them.
+const VMIDS: RangeInclusive<u64> = 100..=999_999_999;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Network {
-    bridges: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    vlans: Vec<Spanned<String>>,
-    #[serde(default)]
-    prefixes: Vec<Spanned<String>>,
-    require_firewall: Option<bool>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Images {
-    #[serde(default)]
-    digests: Vec<Spanned<String>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Store {
-    storage: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Guest {
-    #[serde(default)]
-    set_passwords: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileLimits {
-    instances: Spanned<u32>,
-    vcpus_each: Spanned<u32>,
-    memory_mib_each: Spanned<u32>,
-    disk_gib_each: Spanned<u32>,
-    vcpus: Spanned<u32>,
-    memory_mib: Spanned<u64>,
-    disk_gib: Spanned<u64>,
-    creates_per_minute: Option<Spanned<u32>>,
-    creates_per_day: Option<Spanned<u32>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct FileDestroy {
-    purge_after_hours: Option<Spanned<u32>>,
-    purges_per_10_minutes: Option<u32>,
-    purge_percent_per_day: Option<Spanned<u32>>,
-    purge_floor_per_day: Option<u32>,
-    replaces_per_hour: Option<u32>,
-}
-
-/// Reads the policy file.
+/// Reads the policy file, if it is one nobody but its owner can have written (see [`super::owner`]).
 ///
 /// # Errors
-/// The file cannot be read, or everything that is wrong in it. There is no default policy: without
-/// a readable file the agent accepts no order.
+/// The file cannot be read, others may write it, or everything that is wrong in it. There is no default policy: without
+/// a usable file the agent accepts no order.
 pub fn load(path: &Path) -> Result<Policy, ConfigError> {
+    let whole = |reason: String| Problem { place: Place::Whole(path.to_owned()), key: None, reason };
     let text = std::fs::read_to_string(path).map_err(|error| {
         let reason = format!("cannot be read: {error}; `ez-node-agent setup` writes one to begin with");
-        ConfigError(vec![Problem { place: Place::Whole(path.to_owned()), key: None, reason }])
+        ConfigError(vec![whole(reason)])
     })?;
-    parse(path, &text)
+    let strangers = super::owner::strangers(path).map(whole);
+    match (parse(path, &text), strangers) {
+        (policy, None) => policy,
+        (Ok(_), Some(problem)) => Err(ConfigError(vec![problem])),
+        (Err(ConfigError(mut problems)), Some(problem)) => {
+            problems.insert(0, problem);
+            Err(ConfigError(problems))
+        }
+    }
 }
 
 /// Reads a policy from `text`; `file` is only named in messages.
 ///
 /// # Errors
-/// A syntax error, an unknown or missing key, or everything that makes no sense.
+/// Everything that is wrong, together: syntax, keys that are unknown, missing or of the wrong kind, values that make no
+/// sense.
 pub fn parse(file: &Path, text: &str) -> Result<Policy, ConfigError> {
-    let place = |start: Option<usize>| match start.and_then(|at| text.get(..at)) {
-        None => Place::Whole(file.to_owned()),
-        Some(before) => Place::File {
-            path: file.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before.rsplit('\n').next().unwrap_or("").chars().count() + 1,
-        },
-    };
-    let raw: File = toml::from_str(text).map_err(|error| {
-        let place = place(error.span().map(|span| span.start));
-        ConfigError(vec![Problem { place, key: None, reason: error.message().to_owned() }])
-    })?;
-    let mut problems = Vec::new();
-    let mut note = |key: &str, at: usize, reason: String| {
-        problems.push(Problem { place: place(Some(at)), key: Some(key.to_owned()), reason });
-    };
-    let policy = build(raw, &mut note);
-    if problems.is_empty() { Ok(policy) } else { Err(ConfigError(problems)) }
-}
-
-/// Key, byte position, reason.
-type Note<'a> = &'a mut dyn FnMut(&str, usize, String);
-
-fn at_least_one<T: Copy + Into<u64> + Display>(note: Note<'_>, key: &str, value: &Spanned<T>) -> T {
-    if (*value.get_ref()).into() == 0 {
-        note(key, value.span().start, "must be at least 1".to_owned());
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { file, text, root: root.get_ref(), problems: Vec::new() };
+    for error in &errors {
+        let place = reader.place(error.span().map(|span| span.start));
+        reader.problems.push(Problem { place, key: None, reason: error.message().to_owned() });
     }
-    *value.get_ref()
-}
-
-fn names(note: Note<'_>, key: &str, list: Spanned<Vec<Spanned<String>>>) -> Vec<String> {
-    if list.get_ref().is_empty() {
-        note(key, list.span().start, "must name at least one".to_owned());
+    if !errors.is_empty() {
+        // What follows from broken syntax is mostly an echo of it.
+        return Err(ConfigError(reader.problems));
     }
-    list.into_inner().into_iter().map(|name| plain_name(note, key, name)).collect()
-}
-
-fn plain_name(note: Note<'_>, key: &str, name: Spanned<String>) -> String {
-    if !is_config_id(name.get_ref()) {
-        let reason = format!("{:?} is not a name: letters, digits, '-', '_' and '.' only", name.get_ref());
-        note(key, name.span().start, reason);
+    reader.unknown();
+    match reader.build() {
+        Some(policy) if reader.problems.is_empty() => Ok(policy),
+        _ => Err(ConfigError(reader.problems)),
     }
-    name.into_inner()
 }
 
-/// Reads each text of a list by `read`; what it refuses becomes a problem.
-fn each<T>(
-    note: Note<'_>,
-    key: &str,
-    list: Vec<Spanned<String>>,
-    wanted: &str,
-    read: impl Fn(&str) -> Option<T>,
-) -> Vec<T> {
-    let mut good = Vec::new();
-    for item in list {
-        match read(item.get_ref()) {
-            Some(value) => good.push(value),
-            None => note(key, item.span().start, format!("{:?} is not {wanted}", item.get_ref())),
+struct Reader<'t> {
+    file: &'t Path,
+    text: &'t str,
+    root: &'t DeTable<'t>,
+    problems: Vec<Problem>,
+}
+
+type Value<'t> = &'t Spanned<DeValue<'t>>;
+
+impl<'t> Reader<'t> {
+    fn place(&self, start: Option<usize>) -> Place {
+        Place::at(self.file, self.text, start)
+    }
+
+    fn problem(&mut self, key: &str, start: Option<usize>, reason: impl Into<String>) {
+        let place = self.place(start);
+        self.problems.push(Problem { place, key: Some(key.to_owned()), reason: reason.into() });
+    }
+
+    /// Notes keys nobody knows, and sections that are none.
+    fn unknown(&mut self) {
+        let mut found = Vec::new();
+        for (key, value) in self.root {
+            let (name, start) = (key.get_ref().as_ref(), Some(key.span().start));
+            if reference::sections().any(|section| section == name) {
+                let Some(section) = value.get_ref().as_table() else {
+                    found.push((name.to_owned(), start, format!("must be a section: [{name}]")));
+                    continue;
+                };
+                let known = reference::in_section(name);
+                for (inner, _) in
+                    section.iter().filter(|(k, _)| !known.clone().any(|n| n == k.get_ref().as_ref()))
+                {
+                    let reason = suggest::unknown(inner.get_ref(), known.clone());
+                    found.push((format!("{name}.{}", inner.get_ref()), Some(inner.span().start), reason));
+                }
+            } else if !reference::in_section("").any(|known| known == name) {
+                let known = reference::in_section("").chain(reference::sections());
+                found.push((name.to_owned(), start, suggest::unknown(name, known)));
+            }
+        }
+        found.sort_by_key(|(_, start, _)| *start);
+        for (key, start, reason) in found {
+            self.problem(&key, start, reason);
         }
     }
-    good
+
+    /// The value of a key; a missing one that must be there is a problem.
+    fn value(&mut self, name: &'static str) -> Option<Value<'t>> {
+        let root = self.root;
+        let value = match name.split_once('.') {
+            None => root.get(name),
+            Some((section, key)) => {
+                root.get(section).and_then(|s| s.get_ref().as_table()).and_then(|t| t.get(key))
+            }
+        };
+        let key = reference::find(name)?;
+        if value.is_none() && key.default.is_none() {
+            let means = key.means.split_inclusive('.').next().unwrap_or_default().trim_end_matches('.');
+            self.problem(name, None, format!("is missing: {means}"));
+        }
+        let value = value?;
+        let fits = match key.kind {
+            Kind::Number => value.get_ref().is_integer(),
+            Kind::Text => value.get_ref().is_str(),
+            Kind::Texts => value.get_ref().is_array(),
+            Kind::Flag => value.get_ref().is_bool(),
+        };
+        if !fits {
+            let reason = format!("must be a {}, not {}", key.kind.as_str(), value.get_ref().type_str());
+            self.problem(name, Some(value.span().start), reason);
+        }
+        fits.then_some(value)
+    }
+
+    /// True where a key that may be missing is.
+    fn is_silent(&self, name: &'static str) -> bool {
+        match name.split_once('.') {
+            None => !self.root.contains_key(name),
+            Some((section, key)) => {
+                let section = self.root.get(section).and_then(|s| s.get_ref().as_table());
+                section.is_none_or(|section| !section.contains_key(key))
+            }
+        }
+    }
+
+    /// A whole number within bounds.
+    fn number<T: TryFrom<u64>>(&mut self, name: &'static str, bounds: RangeInclusive<u64>) -> Option<T> {
+        let value = self.value(name)?;
+        let number = value.get_ref().as_integer()?;
+        let number = u64::from_str_radix(number.as_str(), number.radix()).ok();
+        if let Some(good) = number.filter(|n| bounds.contains(n)).and_then(|n| T::try_from(n).ok()) {
+            return Some(good);
+        }
+        let (least, most) = (bounds.start(), bounds.end());
+        let reason = match (name, *most) {
+            ("destroy.purge_after_hours", _) => {
+                format!("must be at least {least}: a retired server is somebody's data")
+            }
+            (_, u64::MAX) => format!("must be at least {least}"),
+            _ => format!("must lie between {least} and {most}"),
+        };
+        self.problem(name, Some(value.span().start), reason);
+        None
+    }
+
+    fn number_or<T: TryFrom<u64>>(
+        &mut self,
+        name: &'static str,
+        bounds: RangeInclusive<u64>,
+        default: T,
+    ) -> Option<T> {
+        if self.is_silent(name) { Some(default) } else { self.number(name, bounds) }
+    }
+
+    fn flag_or(&mut self, name: &'static str, default: bool) -> Option<bool> {
+        if self.is_silent(name) { Some(default) } else { self.value(name)?.get_ref().as_bool() }
+    }
+
+    fn name(&mut self, key: &'static str) -> Option<String> {
+        let value = self.value(key)?;
+        self.read(key, value, "a name: letters, digits, '-', '_' and '.' only", plain_name)
+    }
+
+    /// A name that may be left out, or be empty.
+    fn name_or_none(&mut self, key: &'static str) -> Option<Option<String>> {
+        let said = (!self.is_silent(key)).then(|| self.value(key)).flatten();
+        match said.map(|value| value.get_ref().as_str()) {
+            None if self.is_silent(key) => Some(None),
+            Some(Some("")) => Some(None),
+            _ => self.name(key).map(Some),
+        }
+    }
+
+    /// Each text of a list by `read`; what it refuses becomes a problem.
+    fn each<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        if self.is_silent(key) && reference::find(key).is_some_and(|key| key.default.is_some()) {
+            return Some(Vec::new());
+        }
+        let list = self.value(key)?;
+        let items = list.get_ref().as_array()?;
+        if items.is_empty() && reference::find(key).is_some_and(|key| key.default.is_none()) {
+            self.problem(key, Some(list.span().start), "must name at least one");
+            return None;
+        }
+        let read: Vec<Option<T>> = items.iter().map(|item| self.read(key, item, wanted, &read)).collect();
+        read.into_iter().collect()
+    }
+
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        value: Value<'t>,
+        wanted: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = value.get_ref().as_str();
+        let good = text.and_then(read);
+        if good.is_none() {
+            let found = text.map_or(value.get_ref().type_str().to_owned(), |text| format!("{text:?}"));
+            self.problem(key, Some(value.span().start), format!("{found} is not {wanted}"));
+        }
+        good
+    }
+
+    fn build(&mut self) -> Option<Policy> {
+        let first: Option<u32> = self.number("vmid_first", VMIDS);
+        let last: Option<u32> = self.number("vmid_last", VMIDS);
+        if let (Some(first), Some(last)) = (first, last)
+            && last < first
+        {
+            let start = self.root.get("vmid_last").map(|value| value.span().start);
+            self.problem("vmid_last", start, format!("must lie between {first} and {}", VMIDS.end()));
+        }
+        let pool = self.name("pool");
+        let template_pool = self.name("template_pool");
+        let storages = self.each("storages", "a storage's name", plain_name);
+        let clone = match self.is_silent("clone") {
+            true => Some(CloneMode::Full),
+            false => self.value("clone").and_then(|value| {
+                self.read("clone", value, "\"full\" or \"linked\"", |text| match text {
+                    "full" => Some(CloneMode::Full),
+                    "linked" => Some(CloneMode::Linked),
+                    _ => None,
+                })
+            }),
+        };
+        let bridges = self.each("network.bridges", "a bridge's name", plain_name);
+        let vlans = self.each("network.vlans", "a tag or range between 1 and 4094", vlan_range);
+        let prefixes = self.each("network.prefixes", "a prefix such as 203.0.113.0/24", prefix);
+        let require_firewall = self.flag_or("network.require_firewall", true);
+        let digests = self.each("images.digests", "of the form sha256:<64 hex digits>", digest);
+        let backup_storage = self.name_or_none("backups.storage");
+        let iso_storage = self.name_or_none("media.storage");
+        let guest_passwords = self.flag_or("guest.set_passwords", false);
+        let limits = self.limits();
+        let destroy = self.destroy();
+        Some(Policy {
+            vmids: first?..=last?,
+            pool: pool?,
+            template_pool: template_pool?,
+            storages: storages?,
+            clone: clone?,
+            bridges: bridges?.into_iter().collect(),
+            vlans: vlans?,
+            prefixes: prefixes?,
+            require_firewall: require_firewall?,
+            digests: digests?.into_iter().collect(),
+            backup_storage: backup_storage?,
+            iso_storage: iso_storage?,
+            guest_passwords: guest_passwords?,
+            limits: limits?,
+            destroy: destroy?,
+        })
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let (small, large) = (1..=u64::from(u32::MAX), 1..=u64::MAX);
+        let instances = self.number("limits.instances", small.clone());
+        let vcpus_each = self.number("limits.vcpus_each", small.clone());
+        let memory_mib_each = self.number("limits.memory_mib_each", small.clone());
+        let disk_gib_each = self.number("limits.disk_gib_each", small.clone());
+        let vcpus = self.number("limits.vcpus", small.clone());
+        let memory_mib = self.number("limits.memory_mib", large.clone());
+        let disk_gib = self.number("limits.disk_gib", large);
+        let creates_per_minute = self.number_or("limits.creates_per_minute", small.clone(), 10);
+        let creates_per_day = self.number_or("limits.creates_per_day", small, 200);
+        Some(Limits {
+            instances: instances?,
+            vcpus_each: vcpus_each?,
+            memory_mib_each: memory_mib_each?,
+            disk_gib_each: disk_gib_each?,
+            vcpus: vcpus?,
+            memory_mib: memory_mib?,
+            disk_gib: disk_gib?,
+            creates_per_minute: creates_per_minute?,
+            creates_per_day: creates_per_day?,
+        })
+    }
+
+    fn destroy(&mut self) -> Option<DestroyLimits> {
+        let any = 0..=u64::from(u32::MAX);
+        let hours = u64::from(MIN_PURGE_HOURS)..=u64::from(u32::MAX);
+        let purge_after_hours = self.number_or("destroy.purge_after_hours", hours, MIN_PURGE_HOURS);
+        let purges_per_10_minutes = self.number_or("destroy.purges_per_10_minutes", any.clone(), 5);
+        let purge_percent_per_day = self.number_or("destroy.purge_percent_per_day", 0..=100, 10);
+        let purge_floor_per_day = self.number_or("destroy.purge_floor_per_day", any.clone(), 3);
+        let replaces_per_hour = self.number_or("destroy.replaces_per_hour", any, 10);
+        Some(DestroyLimits {
+            purge_after_hours: purge_after_hours?,
+            purges_per_10_minutes: purges_per_10_minutes?,
+            purge_percent_per_day: purge_percent_per_day?,
+            purge_floor_per_day: purge_floor_per_day?,
+            replaces_per_hour: replaces_per_hour?,
+        })
+    }
+}
+
+fn plain_name(text: &str) -> Option<String> {
+    is_config_id(text).then(|| text.to_owned())
 }
 
 fn vlan_range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -182,82 +343,6 @@ fn prefix(text: &str) -> Option<IpNet> {
     (net.trunc() == net).then_some(net)
 }
 
-fn build(raw: File, note: Note<'_>) -> Policy {
-    let (first, last) = (*raw.vmid_first.get_ref(), *raw.vmid_last.get_ref());
-    if !(100..=999_999_999).contains(&first) {
-        note("vmid_first", raw.vmid_first.span().start, "VMIDs go from 100 to 999999999".to_owned());
-    }
-    if !(first..=999_999_999).contains(&last) {
-        note("vmid_last", raw.vmid_last.span().start, format!("must lie between {first} and 999999999"));
-    }
-    let limits = &raw.limits;
-    let limits = Limits {
-        instances: at_least_one(note, "limits.instances", &limits.instances),
-        vcpus_each: at_least_one(note, "limits.vcpus_each", &limits.vcpus_each),
-        memory_mib_each: at_least_one(note, "limits.memory_mib_each", &limits.memory_mib_each),
-        disk_gib_each: at_least_one(note, "limits.disk_gib_each", &limits.disk_gib_each),
-        vcpus: at_least_one(note, "limits.vcpus", &limits.vcpus),
-        memory_mib: at_least_one(note, "limits.memory_mib", &limits.memory_mib),
-        disk_gib: at_least_one(note, "limits.disk_gib", &limits.disk_gib),
-        creates_per_minute: limits
-            .creates_per_minute
-            .as_ref()
-            .map_or(10, |n| at_least_one(note, "limits.creates_per_minute", n)),
-        creates_per_day: limits
-            .creates_per_day
-            .as_ref()
-            .map_or(200, |n| at_least_one(note, "limits.creates_per_day", n)),
-    };
-    if let Some(hours) = raw.destroy.purge_after_hours.as_ref().filter(|h| *h.get_ref() < MIN_PURGE_HOURS) {
-        let reason = format!("must be at least {MIN_PURGE_HOURS}: a retired server is somebody's data");
-        note("destroy.purge_after_hours", hours.span().start, reason);
-    }
-    if let Some(percent) = raw.destroy.purge_percent_per_day.as_ref().filter(|p| *p.get_ref() > 100) {
-        note("destroy.purge_percent_per_day", percent.span().start, "must lie between 0 and 100".to_owned());
-    }
-    let digest = |text: &str| text.parse::<ez_protocol::order::ImageDigest>().ok().map(|_| text.to_owned());
-    let value = |number: Option<Spanned<u32>>| number.map(Spanned::into_inner);
-    Policy {
-        vmids: first..=last,
-        pool: plain_name(note, "pool", raw.pool),
-        template_pool: plain_name(note, "template_pool", raw.template_pool),
-        storages: names(note, "storages", raw.storages),
-        clone: raw.clone.unwrap_or(CloneMode::Full),
-        bridges: names(note, "network.bridges", raw.network.bridges).into_iter().collect(),
-        vlans: each(
-            note,
-            "network.vlans",
-            raw.network.vlans,
-            "a tag or range between 1 and 4094",
-            vlan_range,
-        ),
-        prefixes: each(
-            note,
-            "network.prefixes",
-            raw.network.prefixes,
-            "a prefix such as 203.0.113.0/24",
-            prefix,
-        ),
-        require_firewall: raw.network.require_firewall.unwrap_or(true),
-        digests: each(
-            note,
-            "images.digests",
-            raw.images.digests,
-            "of the form sha256:<64 hex digits>",
-            digest,
-        )
-        .into_iter()
-        .collect(),
-        backup_storage: raw.backups.storage.map(|name| plain_name(note, "backups.storage", name)),
-        iso_storage: raw.media.storage.map(|name| plain_name(note, "media.storage", name)),
-        guest_passwords: raw.guest.set_passwords,
-        limits,
-        destroy: DestroyLimits {
-            purge_after_hours: value(raw.destroy.purge_after_hours).unwrap_or(MIN_PURGE_HOURS),
-            purges_per_10_minutes: raw.destroy.purges_per_10_minutes.unwrap_or(5),
-            purge_percent_per_day: value(raw.destroy.purge_percent_per_day).unwrap_or(10),
-            purge_floor_per_day: raw.destroy.purge_floor_per_day.unwrap_or(3),
-            replaces_per_hour: raw.destroy.replaces_per_hour.unwrap_or(10),
-        },
-    }
+fn digest(text: &str) -> Option<String> {
+    text.parse::<ez_protocol::order::ImageDigest>().ok().map(|_| text.to_owned())
 }

@@ -11,6 +11,8 @@
 mod evaluate;
 mod file;
 mod keys;
+mod owner;
+pub mod reference;
 mod usage;
 
 #[cfg(test)]
@@ -33,6 +35,30 @@ use crate::pve::CloneMode;
 
 /// The shortest time between retire and purge that a policy can allow.
 pub const MIN_PURGE_HOURS: u32 = 24;
+
+/// Every rule that can refuse: keys of the policy file, and three that are none.
+pub const RULES: &[&str] = &[
+    "vmid_range",
+    "network.bridges",
+    "network.vlans",
+    "network.prefixes",
+    "network.require_firewall",
+    "images.digests",
+    "limits.instances",
+    "limits.vcpus_each",
+    "limits.memory_mib_each",
+    "limits.disk_gib_each",
+    "limits.vcpus",
+    "limits.memory_mib",
+    "limits.disk_gib",
+    "limits.creates_per_minute",
+    "limits.creates_per_day",
+    "destroy.purge_after_hours",
+    "destroy.purges_per_10_minutes",
+    "destroy.purge_percent_per_day",
+    "destroy.circuit",
+    "config_keys",
+];
 
 /// The bounds of one host.
 #[derive(Clone, Debug, PartialEq, Eq)]

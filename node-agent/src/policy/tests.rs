@@ -178,6 +178,9 @@ fn the_destroy_budget_opens_the_circuit() {
         let refusal: Refusal = evaluate(&policy(), &usage, &purge, NOW).unwrap_err().into();
         assert_eq!(refusal.code, RefusalCode::CircuitOpen, "{refusal}");
     }
+    let open = Usage { circuit_open: Some(NOW), ..few(0, 0) };
+    let refusal: Refusal = evaluate(&policy(), &open, &purge, NOW).unwrap_err().into();
+    assert_eq!((refusal.code, refusal.rule.as_deref()), (RefusalCode::CircuitOpen, Some("destroy.circuit")));
     let small = Usage { instances: vec![used(1, retired)], purges_day: 2, ..Usage::default() };
     assert_eq!(evaluate(&policy(), &small, &purge, NOW), Ok(()));
 }
@@ -197,7 +200,7 @@ fn mistakes_in_the_file_are_named_with_their_place() {
     assert_eq!((found[0].0, found[0].1), (14, 21), "{found:?}");
     let found = problems(&POLICY.replace("pool = \"ez\"", "pool = \"ez\"\nshell = true"));
     assert_eq!(found[0].0, 5, "{found:?}");
-    assert!(found[0].2.contains("unknown field `shell`"), "{found:?}");
+    assert!(found[0].2.contains("shell: is not a known key; known are vmid_first"), "{found:?}");
     let text = POLICY
         .replace("vmid_last = 1999", "vmid_last = 5")
         .replace("\"vmbr0\"", "\"../vmbr0\"")
@@ -208,13 +211,63 @@ fn mistakes_in_the_file_are_named_with_their_place() {
     assert_eq!(found.len(), 5, "{found:?}");
     assert!(found.iter().all(|(line, _, _)| *line > 0), "{found:?}");
     assert!(problems("vmid_first = ")[0].0 == 1);
-    assert!(problems("")[0].2.contains("missing field"));
+    let found = problems("");
+    let needed = reference::KEYS.iter().filter(|key| key.default.is_none()).count();
+    assert_eq!(found.len(), needed, "{found:?}");
+    assert_eq!(found[2].2, "p.toml: pool: is missing: Proxmox pool its servers live in");
+}
+
+#[test]
+fn all_mistakes_are_named_at_once_and_slips_get_a_suggestion() {
+    let text = POLICY
+        .replace("bridges = [\"vmbr0\"]", "bridges = \"vmbr0\"")
+        .replace("vcpus_each", "vcpu_each")
+        .replace("instances = 3", "instances = -3")
+        .replace("[images]", "clone = \"thin\"\n[image]")
+        .replace("pool = \"ez\"", "pool = 5");
+    let texts: Vec<String> = problems(&text).into_iter().map(|(_, _, text)| text).collect();
+    for wanted in [
+        "p.toml:13:1: network.clone: is not a known key; known are bridges, vlans, prefixes, require_firewall",
+        "p.toml:14:2: image: is not a known key; did you mean images?",
+        "limits.vcpu_each: is not a known key; did you mean vcpus_each?",
+        "p.toml:4:8: pool: must be a text, not integer",
+        "p.toml:9:11: network.bridges: must be a list of texts, not string",
+        "p.toml: limits.vcpus_each: is missing: Most vCPUs of one server",
+        "limits.instances: must lie between 1 and 4294967295",
+    ] {
+        assert!(texts.iter().any(|text| text.contains(wanted)), "{wanted}\n{texts:#?}");
+    }
+    assert_eq!(texts.len(), 7, "{texts:#?}");
+}
+
+#[test]
+fn what_is_not_said_is_as_the_reference_says() {
+    let said = policy();
+    let spelt: String = reference::KEYS
+        .iter()
+        .filter_map(|key| Some((key.name.split_once('.')?, key.default?)))
+        .filter(|((section, _), _)| *section == "destroy")
+        .map(|((_, name), default)| format!("{name} = {default}\n"))
+        .collect();
+    let with = |extra: &str| parse(Path::new("p.toml"), &format!("{extra}{POLICY}")).unwrap();
+    let clone = reference::find("clone").and_then(|key| key.default).unwrap();
+    assert_eq!(with(&format!("clone = {clone}\n")), said);
+    assert_eq!(parse(Path::new("p.toml"), &format!("{POLICY}\n[destroy]\n{spelt}")).unwrap(), said);
+    let quiet = POLICY
+        .replace("creates_per_minute = 2\n", "")
+        .replace("creates_per_day = 5\n", "")
+        .replace("vlans = [\"100-199\", \"7\"]", "");
+    let policy = parse(Path::new("p.toml"), &quiet).unwrap();
+    let default = |name: &str| reference::find(name).unwrap().default.unwrap().parse::<u32>().unwrap();
+    assert_eq!(policy.limits.creates_per_minute, default("limits.creates_per_minute"));
+    assert_eq!(policy.limits.creates_per_day, default("limits.creates_per_day"));
+    assert!(policy.vlans.is_empty() && policy.require_firewall);
 }
 
 #[test]
 fn the_example_that_is_shipped_is_a_policy() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/node-agent/policy.toml");
-    let policy = load(&path).unwrap();
+    let policy = parse(&path, &std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(policy.destroy.purge_after_hours, MIN_PURGE_HOURS);
 }
 

@@ -36,6 +36,8 @@ pub struct Usage {
     pub purges_day: u64,
     /// Rebuilds, rollbacks and restores accepted in the last hour.
     pub replaces_hour: u64,
+    /// Since when the destroy budget's circuit is open.
+    pub circuit_open: Option<UnixMillis>,
 }
 
 impl From<&Facts> for Usage {
@@ -59,6 +61,7 @@ impl From<&Facts> for Usage {
             purges_10min: facts.purges_10min,
             purges_day: facts.purges_day,
             replaces_hour: facts.replaces_hour,
+            circuit_open: facts.circuit_open,
         }
     }
 }

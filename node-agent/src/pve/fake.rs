@@ -113,6 +113,7 @@ struct State {
     plans: Vec<Plan>,
     /// Backups by volume, with the VM they are of.
     backups: BTreeMap<String, (Vmid, FakeKept)>,
+    permissions: Permissions,
 }
 
 /// See the module's text.
@@ -199,6 +200,11 @@ impl FakeHypervisor {
     /// Puts a VM there, or changes one.
     pub(crate) fn put_guest(&self, vmid: Vmid, change: impl FnOnce(&mut FakeGuest)) {
         change(self.state().guests.entry(vmid).or_default());
+    }
+
+    /// The rights that the token has from now on; nothing but `permissions` looks at them.
+    pub(crate) fn grant(&self, permissions: Permissions) {
+        self.state().permissions = permissions;
     }
 
     /// Takes a VM away, as root on the host would.

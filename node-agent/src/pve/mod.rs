@@ -98,6 +98,8 @@ pub trait Hypervisor: Send + Sync {
     fn stop_task(&self, upid: &Upid) -> Answer<'_, ()>;
     /// The storages of this node.
     fn storages(&self) -> Answer<'_, Vec<Storage>>;
+    /// Names of this node's bridges.
+    fn bridges(&self) -> Answer<'_, Vec<String>>;
     /// The template VMs that carry the image marker.
     fn templates(&self) -> Answer<'_, Vec<ImageTemplate>>;
     /// The VMs in a pool.

@@ -1,4 +1,4 @@
-//! Files on this host: `agent.toml`, a first `policy.toml`, the token.
+//! Files on this host: `setup.toml`, a first `policy.toml`, the token.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{SYSTEM_USER, SetupError, Wanted, look::World};
-use crate::{policy, pve::Fingerprint};
+use crate::policy;
 
 /// User and group of the agent, when we are root and the package made it.
 fn service_owner() -> Option<(u32, u32)> {
@@ -73,51 +73,29 @@ pub(super) fn token_id(path: &Path) -> Result<Option<String>, SetupError> {
     }
 }
 
-fn quoted(path: &Path) -> String {
-    toml::Value::String(path.display().to_string()).to_string()
-}
-
-/// A whole `agent.toml`.
-pub(super) fn agent_toml(wanted: &Wanted, world: &World) -> String {
-    format!(
-        "# EZ node agent. Written by `ez-node-agent setup`; every key can also be given as EZ_AGENT_<KEY>.\n\
-         # What this host allows stands in the policy file, which nobody but root of this host can change.\n\n\
-         pve_url = {url}\n\
-         # The one certificate that is accepted. After a renewal run `ez-node-agent setup` again.\n\
-         pve_fingerprint = \"{fingerprint}\"\n\
-         pve_node = \"{node}\"\n\
-         pve_token_file = {token}\n\n\
-         state_dir = {state}\n\
-         policy_file = {policy}\n\
-         snippet_dir = {snippets}\n\
-         snippet_storage = \"{storage}\"\n\n\
-         # Its SHA-256 is the identity of the cluster.\n\
-         cluster_ca_file = {ca}\n",
-        url = toml::Value::String(wanted.pve_url.clone()),
-        fingerprint = world.fingerprint,
-        node = world.node,
-        token = quoted(&wanted.token_file),
-        state = quoted(&wanted.state_dir),
-        policy = quoted(&wanted.policy_file),
-        snippets = quoted(&wanted.snippet_dir),
-        storage = wanted.snippet_storage.as_deref().unwrap_or_default(),
-        ca = quoted(&wanted.cluster_ca_copy),
-    )
-}
-
-/// `agent.toml` with the fingerprint replaced or added; `None` if it is right.
-pub(super) fn with_fingerprint(text: &str, fingerprint: Fingerprint) -> Option<String> {
-    let table: toml::Table = toml::from_str(text).ok()?;
-    let line = format!("pve_fingerprint = \"{fingerprint}\"");
-    match table.get("pve_fingerprint").and_then(|v| v.as_str()) {
-        Some(present) if present.parse() == Ok(fingerprint) => None,
-        Some(_) => {
-            let is_ours = |l: &str| l.trim_start().starts_with("pve_fingerprint");
-            let lines = text.lines().map(|l| if is_ours(l) { line.as_str() } else { l });
-            Some(lines.collect::<Vec<_>>().join("\n") + "\n")
-        }
-        None => Some(format!("{line}\n{text}")),
+/// A whole `setup.toml`: what setup was told and found, less what the owner says in `agent.toml`.
+pub(super) fn setup_toml(wanted: &Wanted, world: &World) -> String {
+    let path = |path: &Path| path.display().to_string();
+    let keys = [
+        ("pve_url", wanted.pve_url.clone()),
+        // The one certificate that is accepted.
+        ("pve_fingerprint", world.fingerprint.to_string()),
+        ("pve_node", world.node.clone()),
+        ("pve_token_file", path(&wanted.token_file)),
+        ("state_dir", path(&wanted.state_dir)),
+        ("policy_file", path(&wanted.policy_file)),
+        ("snippet_dir", path(&wanted.snippet_dir)),
+        ("snippet_storage", wanted.snippet_storage.clone().unwrap_or_default()),
+        // Its SHA-256 is the identity of the cluster.
+        ("cluster_ca_file", path(&wanted.cluster_ca_copy)),
+    ];
+    let mut text = "# Written by `ez-node-agent setup`, which writes it again when something changed: a renewed certificate,\n\
+                    # for instance. Settings of your own belong into agent.toml, which wins and which nothing rewrites.\n\n"
+        .to_owned();
+    for (key, value) in keys.into_iter().filter(|(key, _)| !wanted.owners.contains(*key)) {
+        text.push_str(&format!("{key} = {}\n", toml::Value::String(value)));
     }
+    text
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
@@ -154,6 +132,12 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          require_firewall = true\n\n\
          [images]\n\
          digests = []    # empty: every template in the template pool\n\n\
+         [backups]\n\
+         storage = \"{backups}\"    # empty: no backups here\n\n\
+         [media]\n\
+         storage = \"{media}\"    # its ISO images may be inserted; empty: none\n\n\
+         [guest]\n\
+         set_passwords = {passwords}    # true lets the token do anything inside guests\n\n\
          [limits]\n\
          # One server.\n\
          vcpus_each      = {vcpus_each}\n\
@@ -170,7 +154,8 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          purge_after_hours     = 24    # at least 24\n\
          purges_per_10_minutes = 5\n\
          purge_percent_per_day = 10\n\
-         purge_floor_per_day   = 3\n",
+         purge_floor_per_day   = 3\n\
+         replaces_per_hour     = 10    # rebuilds, rollbacks and restores\n",
         first = vmids.start(),
         last = vmids.end(),
         pool = wanted.pool,
@@ -180,6 +165,9 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
         bridges = names(wanted.bridges.iter().map(String::as_str)),
         vlans = names(wanted.vlans.iter().map(String::as_str)),
         prefixes = names(prefixes.iter().map(String::as_str)),
+        backups = wanted.backup_storage.as_deref().unwrap_or_default(),
+        media = wanted.iso_storage.as_deref().unwrap_or_default(),
+        passwords = wanted.guest_passwords,
         vcpus_each = world.cpus.clamp(1, 128),
         instances = (vmids.end() - vmids.start()).saturating_add(1).min(200),
     );

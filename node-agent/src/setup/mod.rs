@@ -6,8 +6,9 @@
 //!
 //! It makes: pools for servers and templates, three small roles, a user that cannot log in, one token
 //! per node, one storage for cloud-init snippets, and grants that reach no further than that (see
-//! `roles`). On the host it writes the token's file, `agent.toml`, and a `policy.toml` to begin with if
-//! there is none. It never runs from the package's scripts, which must not fail when a cluster is down.
+//! `roles`). On the host it writes the token's file, `setup.toml`, and a `policy.toml` to begin with if
+//! there is none; `agent.toml`, the owner's own settings, it only reads. It never runs from the package's
+//! scripts, which must not fail when a cluster is down.
 //!
 //! It speaks to Proxmox as root through `pvesh`, or with an administrator's token over HTTPS.
 
@@ -18,7 +19,7 @@ mod leave;
 mod look;
 mod plan;
 mod repair;
-mod roles;
+pub(crate) mod roles;
 mod wanted;
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ fn pools(wanted: &Wanted, world: &World, plan: &mut Plan) {
 
 fn access(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupError> {
     let granted: BTreeSet<&str> =
-        roles::grants(wanted, &world.node).into_iter().map(|(_, role)| role).collect();
+        roles::grants(wanted.into(), &world.node).into_iter().map(|(_, role)| role).collect();
     for (role, privileges) in roles::roles(&world.version).into_iter().filter(|(r, _)| granted.contains(r)) {
         match world.roles.get(role) {
             None => plan.changes.push(Change::AddRole { role, privileges }),
@@ -147,7 +147,7 @@ fn access(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupEr
         (true, None) => plan.changes.push(Change::AddToken { name, file, replace: true }),
         (false, _) => plan.changes.push(Change::AddToken { name, file, replace: false }),
     }
-    for (path, role) in roles::grants(wanted, &world.node) {
+    for (path, role) in roles::grants(wanted.into(), &world.node) {
         if !world.grants.contains(&(path.clone(), role.to_owned())) {
             plan.changes.push(Change::Grant { path, role });
         }
@@ -212,17 +212,9 @@ fn own_files(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), Setu
         let (from, to) = (wanted.cluster_ca.clone(), wanted.cluster_ca_copy.clone());
         plan.changes.push(Change::CopyFile { from, to });
     }
-    match &wanted.config_text {
-        None => {
-            let text = files::agent_toml(wanted, world);
-            plan.changes.push(Change::WriteFile { path: wanted.config_file.clone(), text, mode: 0o644 });
-        }
-        Some(text) => {
-            if let Some(text) = files::with_fingerprint(text, world.fingerprint) {
-                let path = wanted.config_file.clone();
-                plan.changes.push(Change::WriteFile { path, text, mode: 0o644 });
-            }
-        }
+    let text = files::setup_toml(wanted, world);
+    if wanted.setup_text.as_deref() != Some(&text) {
+        plan.changes.push(Change::WriteFile { path: wanted.setup_file.clone(), text, mode: 0o644 });
     }
     if wanted.policy.is_none() {
         let text = files::policy_toml(wanted, world)?;

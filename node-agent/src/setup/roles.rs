@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 
 use super::{PVE_USER, SetupError, look::World, wanted::Wanted};
-use crate::pve::{Hypervisor as _, Permissions, ProxmoxHypervisor, PveAddress, Version};
+use crate::{
+    policy::Policy,
+    pve::{Hypervisor as _, Permissions, ProxmoxHypervisor, PveAddress, Version},
+};
 
 /// What the agent does with servers in its pool.
 pub(super) const AGENT_ROLE: &str = "EzAgent";
@@ -54,33 +57,75 @@ pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 9] 
     ]
 }
 
+/// What the agent's rights are about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope<'a> {
+    pool: &'a str,
+    template_pool: &'a str,
+    storages: &'a [String],
+    bridges: &'a BTreeSet<String>,
+    backup_storage: Option<&'a str>,
+    iso_storage: Option<&'a str>,
+    guest_passwords: bool,
+}
+
+impl<'a> From<&'a Wanted> for Scope<'a> {
+    fn from(wanted: &'a Wanted) -> Self {
+        let Wanted { pool, template_pool, storages, bridges, guest_passwords, .. } = wanted;
+        Self {
+            pool,
+            template_pool,
+            storages,
+            bridges,
+            backup_storage: wanted.backup_storage.as_deref(),
+            iso_storage: wanted.iso_storage.as_deref(),
+            guest_passwords: *guest_passwords,
+        }
+    }
+}
+
+impl<'a> From<&'a Policy> for Scope<'a> {
+    fn from(policy: &'a Policy) -> Self {
+        let Policy { pool, template_pool, storages, bridges, guest_passwords, .. } = policy;
+        Self {
+            pool,
+            template_pool,
+            storages,
+            bridges,
+            backup_storage: policy.backup_storage.as_deref(),
+            iso_storage: policy.iso_storage.as_deref(),
+            guest_passwords: *guest_passwords,
+        }
+    }
+}
+
 /// Path and role of every grant the agent needs.
 ///
 /// On `/` it is for that path alone (see [`spreads`]): without `Sys.Audit` there no token can see whether
 /// the datacenter firewall is on, and an inert anti-spoofing would go unnoticed.
-pub(super) fn grants(wanted: &Wanted, node: &str) -> Vec<(String, &'static str)> {
+pub(super) fn grants(scope: Scope<'_>, node: &str) -> Vec<(String, &'static str)> {
     let mut grants = vec![
-        (format!("/pool/{}", wanted.pool), AGENT_ROLE),
-        (format!("/pool/{}", wanted.template_pool), TEMPLATE_ROLE),
+        (format!("/pool/{}", scope.pool), AGENT_ROLE),
+        (format!("/pool/{}", scope.template_pool), TEMPLATE_ROLE),
         ("/vms".to_owned(), OBSERVER_ROLE),
         (format!("/nodes/{node}"), NODE_ROLE),
         ("/".to_owned(), NODE_ROLE),
     ];
-    let pool = format!("/pool/{}", wanted.pool);
-    if let Some(storage) = wanted.policy.as_ref().and_then(|policy| policy.backup_storage.as_ref()) {
+    let pool = format!("/pool/{}", scope.pool);
+    if let Some(storage) = scope.backup_storage {
         grants.push((pool.clone(), BACKUP_ROLE));
         // Enough to make one there, and to remove those of our own servers.
         grants.push((format!("/storage/{storage}"), STORE_ROLE));
     }
-    if let Some(storage) = wanted.policy.as_ref().and_then(|policy| policy.iso_storage.as_ref()) {
+    if let Some(storage) = scope.iso_storage {
         grants.push((pool.clone(), CDROM_ROLE));
         grants.push((format!("/storage/{storage}"), MEDIA_ROLE));
     }
-    if wanted.policy.as_ref().is_some_and(|policy| policy.guest_passwords) {
+    if scope.guest_passwords {
         grants.push((pool, GUEST_ROLE));
     }
-    grants.extend(wanted.storages.iter().map(|id| (format!("/storage/{id}"), STORE_ROLE)));
-    grants.extend(wanted.bridges.iter().map(|id| (format!("/sdn/zones/localnetwork/{id}"), NET_ROLE)));
+    grants.extend(scope.storages.iter().map(|id| (format!("/storage/{id}"), STORE_ROLE)));
+    grants.extend(scope.bridges.iter().map(|id| (format!("/sdn/zones/localnetwork/{id}"), NET_ROLE)));
     grants
 }
 
@@ -101,15 +146,15 @@ pub(super) async fn missing_rights(wanted: &Wanted, world: &World) -> Result<Vec
     let doing = || format!("trying the token of {PVE_USER}");
     let pve = ProxmoxHypervisor::new(&address, &world.node).map_err(SetupError::pve(doing()))?;
     let has = pve.permissions().await.map_err(SetupError::pve(doing()))?;
-    Ok(missing(wanted, world, &has))
+    Ok(missing(wanted.into(), &world.node, &world.version, &has))
 }
 
 /// `path: privilege` for everything that is wanted and not there.
-pub(super) fn missing(wanted: &Wanted, world: &World, has: &Permissions) -> Vec<String> {
-    let roles = roles(&world.version);
+pub(crate) fn missing(scope: Scope<'_>, node: &str, version: &Version, has: &Permissions) -> Vec<String> {
+    let roles = roles(version);
     let template = ["VM.Clone".to_owned(), "VM.Audit".to_owned()].into();
     let mut missing = Vec::new();
-    for (path, role) in grants(wanted, &world.node) {
+    for (path, role) in grants(scope, node) {
         let privileges = roles.iter().find(|(name, _)| *name == role).map_or(&template, |(_, p)| p);
         // Rights are listed where they are granted, and rights on a parent count below it.
         let holds = |privilege: &String| {
@@ -123,4 +168,32 @@ pub(super) fn missing(wanted: &Wanted, world: &World, has: &Permissions) -> Vec<
         missing.extend(privileges.iter().filter(|p| !holds(p)).map(|p| format!("{path}: {p}")));
     }
     missing
+}
+
+/// Rights that would let whoever holds the token out of its pools, storages and bridges.
+const TOO_WIDE: [&str; 8] = [
+    "Datastore.Allocate",
+    "Group.Allocate",
+    "Permissions.Modify",
+    "Pool.Allocate",
+    "Realm.Allocate",
+    "Sys.Modify",
+    "Sys.PowerMgmt",
+    "User.Modify",
+];
+
+/// `path: privilege` for everything the token should not have.
+pub(crate) fn too_wide(has: &Permissions) -> Vec<String> {
+    let here = |path: &str, privilege: &str| match path {
+        // On everything it may only look at the firewall's switch.
+        "/" => privilege != "Sys.Audit",
+        "/vms" => privilege != "VM.Audit",
+        _ => TOO_WIDE.contains(&privilege),
+    };
+    let wide = |(path, privileges): (&String, &BTreeSet<String>)| {
+        let wide: Vec<String> =
+            privileges.iter().filter(|p| here(path, p)).map(|p| format!("{path}: {p}")).collect();
+        wide
+    };
+    has.iter().flat_map(wide).collect()
 }

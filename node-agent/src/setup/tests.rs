@@ -305,12 +305,26 @@ async fn what_is_not_understood_is_refused_with_a_way_out() {
 async fn a_renewed_certificate_changes_one_line_of_the_configuration() {
     let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
     host.run(&admin).await;
-    let before = std::fs::read_to_string(host.file("agent.toml")).unwrap();
+    let before = std::fs::read_to_string(host.file("setup.toml")).unwrap();
     let plan = host.plan(&admin, |a| a.pve_fingerprint = Some(["CD"; 32].join(":"))).await.unwrap();
     assert_eq!(plan.changes.len(), 1, "{:?}", plan.changes);
     plan.changes[0].apply(&admin).await.unwrap();
-    let after = std::fs::read_to_string(host.file("agent.toml")).unwrap();
+    let after = std::fs::read_to_string(host.file("setup.toml")).unwrap();
     assert_eq!(after, before.replace("AB:", "CD:").replace(":AB\"", ":CD\""));
+}
+
+#[tokio::test]
+async fn what_the_owner_says_wins_and_is_never_rewritten() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    let own = "# mine\nsnippet_storage = \"mine\"\n";
+    std::fs::write(host.file("agent.toml"), own).unwrap();
+    host.run(&admin).await;
+    assert!(admin.state().storages.contains_key("mine"));
+    assert_eq!(std::fs::read_to_string(host.file("agent.toml")).unwrap(), own);
+    let found = std::fs::read_to_string(host.file("setup.toml")).unwrap();
+    assert!(found.contains("pve_node = \"n1\"") && !found.contains("snippet_storage"), "{found}");
+    let both = crate::config::load(Some(&host.file("agent.toml")), &|_| None).unwrap();
+    assert_eq!((both.pve_node.as_str(), both.snippet_storage.as_str()), ("n1", "mine"));
 }
 
 #[tokio::test]
@@ -345,7 +359,7 @@ async fn leaving_takes_away_what_setup_made_and_never_a_server() {
     assert!(state.storages.is_empty());
     // Templates are VMs too: their pool stays while they are in it.
     assert_eq!(state.pools.keys().collect::<Vec<_>>(), ["ez-templates"]);
-    assert!(!host.file("pve-token").exists() && host.file("agent.toml").exists());
+    assert!(!host.file("pve-token").exists() && host.file("setup.toml").exists());
 }
 
 #[test]
@@ -377,26 +391,35 @@ fn rights_are_compared_with_what_the_token_says() {
         .flat_map(|(_, p)| p)
         .chain(["VM.Clone".to_owned()])
         .collect();
-    assert!(roles::missing(&wanted, &world, &[("/".to_owned(), all)].into()).is_empty());
-    let missing =
-        roles::missing(&wanted, &world, &[("/vms".to_owned(), ["VM.Audit".to_owned()].into())].into());
+    assert!(
+        roles::missing((&wanted).into(), &world.node, &world.version, &[("/".to_owned(), all)].into())
+            .is_empty()
+    );
+    let missing = roles::missing(
+        (&wanted).into(),
+        &world.node,
+        &world.version,
+        &[("/vms".to_owned(), ["VM.Audit".to_owned()].into())].into(),
+    );
     assert!(missing.contains(&"/storage/local-lvm: Datastore.AllocateSpace".to_owned()), "{missing:?}");
     assert!(!missing.contains(&"/vms: VM.Audit".to_owned()));
 }
 
 #[test]
-fn the_example_configuration_names_every_key_and_is_read() {
+fn the_shipped_configuration_says_nothing_and_shows_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/node-agent/agent.toml");
-    let example: toml::Table = toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    let shipped = crate::config::load(Some(&path), &|_| None).unwrap();
-    assert_eq!(shipped.snippet_storage, "ez-ci-pve1");
-    let known = crate::config::load(Some(&path), &|name| (name == "EZ_AGENT_NOPE").then(String::new));
-    assert_eq!(known, Ok(shipped));
+    let shipped = std::fs::read_to_string(&path).unwrap();
+    assert!(toml::from_str::<toml::Table>(&shipped).unwrap().is_empty(), "every key is commented out");
+    let is_key = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.contains(" = ");
+    let shown: String = shipped.lines().filter(is_key).map(|line| format!("{}\n", &line[1..])).collect();
+    let config = crate::config::parse(&path, &shown, &|_| None).unwrap();
+    assert_eq!(config.snippet_storage, "ez-ci-pve1");
     // An unknown key is answered with the list of all: none of them may be missing in the example.
+    let shown: toml::Table = toml::from_str(&shown).unwrap();
     let error =
         crate::config::parse(Path::new("a.toml"), "qqqqqqqqqqqq = 1", &|_| None).unwrap_err().to_string();
     let list = error.lines().find_map(|line| line.split("known are ").nth(1)).unwrap();
     for key in list.split(", ") {
-        assert!(example.contains_key(key), "{key}");
+        assert!(shown.contains_key(key), "{key}");
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::{AdminApi, PveshAdmin, SetupError, TokenAdmin};
 use crate::{
+    config,
     policy::{self, Policy},
     pve::{Fingerprint, PveAddress, is_config_id, is_node_name},
 };
@@ -73,15 +74,26 @@ pub struct SetupArgs {
     /// Make linked clones instead of full ones, for a new policy file.
     #[arg(long)]
     pub linked: bool,
+    /// Storage for backups of servers, for a new policy file [default: no backups].
+    #[arg(long, value_name = "NAME")]
+    pub backup_storage: Option<String>,
+    /// Storage of the media customers may insert, for a new policy file [default: none].
+    #[arg(long, value_name = "NAME")]
+    pub iso_storage: Option<String>,
+    /// Let passwords be set inside running guests, for a new policy file.
+    #[arg(long)]
+    pub guest_passwords: bool,
 }
 
 /// Everything setup aims at, before it has looked at Proxmox.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// `agent.toml`.
-    pub config_file: PathBuf,
-    /// Text of `agent.toml`, if it is there.
-    pub config_text: Option<String>,
+    /// Where setup writes what it finds, beside `agent.toml`.
+    pub setup_file: PathBuf,
+    /// Its text, if it is there.
+    pub setup_text: Option<String>,
+    /// Keys that the host's owner set in `agent.toml`: setup does not say them again.
+    pub owners: BTreeSet<String>,
     /// Proxmox's API.
     pub pve_url: String,
     /// Fingerprint as given, if so.
@@ -120,6 +132,12 @@ pub struct Wanted {
     pub vlans: Vec<String>,
     /// For a new policy file.
     pub linked: bool,
+    /// Storage for backups, if there is one.
+    pub backup_storage: Option<String>,
+    /// Storage of media, if there is one.
+    pub iso_storage: Option<String>,
+    /// Whether passwords may be set inside guests.
+    pub guest_passwords: bool,
     /// The administrator's token, if one is used.
     pub admin_token: Option<String>,
 }
@@ -130,6 +148,11 @@ fn read_if_there(path: &Path) -> Result<Option<String>, SetupError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(SetupError::file("read", path)(error)),
     }
+}
+
+fn table(file: &Path, text: Option<String>) -> Result<toml::Table, SetupError> {
+    toml::from_str(&text.unwrap_or_default())
+        .map_err(|e| SetupError::Refused(format!("{} is no TOML: {}", file.display(), e.message())))
 }
 
 /// Certificate files of a Proxmox host; the first that is there is the one it shows.
@@ -159,22 +182,21 @@ impl Wanted {
         env: &(dyn Fn(&str) -> Option<String> + Sync),
     ) -> Result<Self, SetupError> {
         let refuse = |text: String| SetupError::Refused(text);
-        let config_text = read_if_there(config_file)?;
-        let table: toml::Table = match &config_text {
-            None => toml::Table::new(),
-            Some(text) => toml::from_str(text)
-                .map_err(|e| refuse(format!("{} is no TOML: {}", config_file.display(), e.message())))?,
-        };
-        let given = |key: &str| {
-            let variable = env(&format!("EZ_AGENT_{}", key.to_uppercase()));
-            variable.or_else(|| table.get(key).and_then(|v| v.as_str()).map(str::to_owned))
-        };
+        let setup_file = config::setup_file(config_file);
+        let setup_text = read_if_there(&setup_file)?;
+        let (owner, found) =
+            (table(config_file, read_if_there(config_file)?)?, table(&setup_file, setup_text.clone())?);
+        let text =
+            |table: &toml::Table, key: &str| table.get(key).and_then(|v| v.as_str()).map(str::to_owned);
+        let owners_word =
+            |key: &str| env(&format!("EZ_AGENT_{}", key.to_uppercase())).or_else(|| text(&owner, key));
+        let given = |key: &str| owners_word(key).or_else(|| text(&found, key));
         let path = |arg: &Option<PathBuf>, key: &str, default: PathBuf| -> Result<PathBuf, SetupError> {
             let path = arg.clone().or_else(|| given(key).map(PathBuf::from)).unwrap_or(default);
             std::path::absolute(&path).map_err(SetupError::file("find", &path))
         };
-        let config_file = std::path::absolute(config_file).map_err(SetupError::file("find", config_file))?;
-        let config_dir = config_file.parent().unwrap_or(Path::new("/etc/ez-node-agent")).to_owned();
+        let setup_file = std::path::absolute(&setup_file).map_err(SetupError::file("find", &setup_file))?;
+        let config_dir = setup_file.parent().unwrap_or(Path::new("/etc/ez-node-agent")).to_owned();
         let state_dir = path(&args.state_dir, "state_dir", "/var/lib/ez-node-agent".into())?;
         let policy_file = path(&args.policy_file, "policy_file", config_dir.join("policy.toml"))?;
         let snippet_dir = path(&args.snippet_dir, "snippet_dir", state_dir.join("ci/snippets"))?;
@@ -185,9 +207,14 @@ impl Wanted {
             );
             return Err(refuse(text));
         }
-        let fingerprint = match args.pve_fingerprint.clone().or_else(|| given("pve_fingerprint")) {
-            Some(text) => Some(text.parse().map_err(|e| refuse(format!("pve_fingerprint: {e}")))?),
-            None => host_fingerprint(),
+        // What setup found earlier comes last: a certificate is renewed, and then this host shows another.
+        let pinned = |text: String| text.parse().map_err(|e| refuse(format!("pve_fingerprint: {e}")));
+        let fingerprint = match args.pve_fingerprint.clone().or_else(|| owners_word("pve_fingerprint")) {
+            Some(text) => Some(pinned(text)?),
+            None => match host_fingerprint() {
+                Some(shown) => Some(shown),
+                None => given("pve_fingerprint").map(pinned).transpose()?,
+            },
         };
         let node = args.pve_node.clone().or_else(|| given("pve_node"));
         if let Some(node) = node.as_ref().filter(|node| !is_node_name(node)) {
@@ -211,7 +238,12 @@ impl Wanted {
                 Some(text.trim().to_owned())
             }
         };
-        let names = [&args.storages, &args.bridges].into_iter().flatten().chain(&args.snippet_storage);
+        let names = [&args.storages, &args.bridges]
+            .into_iter()
+            .flatten()
+            .chain(&args.snippet_storage)
+            .chain(&args.backup_storage)
+            .chain(&args.iso_storage);
         for name in names {
             if !is_config_id(name) {
                 return Err(refuse(format!("{name:?} is not a storage or bridge name")));
@@ -236,8 +268,14 @@ impl Wanted {
             prefixes: args.prefixes.clone(),
             vlans: args.vlans.clone(),
             linked: args.linked,
-            config_file,
-            config_text,
+            backup_storage: policy
+                .as_ref()
+                .map_or_else(|| args.backup_storage.clone(), |p| p.backup_storage.clone()),
+            iso_storage: policy.as_ref().map_or_else(|| args.iso_storage.clone(), |p| p.iso_storage.clone()),
+            guest_passwords: policy.as_ref().map_or(args.guest_passwords, |p| p.guest_passwords),
+            owners: owner.keys().cloned().collect(),
+            setup_file,
+            setup_text,
             fingerprint,
             node,
             state_dir,

@@ -21,6 +21,10 @@ use rustls::{
 };
 
 use super::{NOW, install, node_id, order_key};
+use crate::{
+    config::Config,
+    identity::{self, Identity, NodeFile, files},
+};
 
 /// One authority.
 pub(crate) struct Authority {
@@ -87,6 +91,25 @@ impl Pki {
     pub(crate) fn agent_pem(&self, key: &impl rcgen::PublicKeyData) -> String {
         let uri = SanType::URI(agent_uri(install(), node_id()).try_into().unwrap());
         self.agents.issue(key, uri, ExtendedKeyUsagePurpose::ClientAuth).pem()
+    }
+
+    /// Joins: writes an identity whose trust document leads to `link` where a configuration wants it, and reads it.
+    pub(crate) fn join(&self, config: &Config, link: &str) -> Identity {
+        let dir = config.identity_dir();
+        files::private_dir(&dir).unwrap();
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let node = NodeFile {
+            install: install(),
+            node: node_id(),
+            name: "fsn-1".to_owned(),
+            epoch: 3,
+            joined_at: NOW,
+        };
+        files::write_whole(&dir.join("key.pem"), key.serialize_pem().as_bytes(), 0o600).unwrap();
+        std::fs::write(dir.join("cert.pem"), self.agent_pem(&key)).unwrap();
+        std::fs::write(dir.join("node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
+        std::fs::write(config.trust_file(), self.trust(link).to_bytes().unwrap()).unwrap();
+        identity::load(config).unwrap()
     }
 
     fn server_identity(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {

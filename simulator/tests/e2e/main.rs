@@ -19,6 +19,7 @@ mod crash_points;
 mod crashing;
 mod dice;
 mod fencing;
+mod host_commands;
 mod identities;
 mod judging;
 mod link_faults;

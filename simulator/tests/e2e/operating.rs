@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Buys a server whose clone is killed half way; gives the order once it waits for an operator.
-async fn stuck(demo: &Demo, api: &Api, name: &str) -> Value {
+pub async fn stuck(demo: &Demo, api: &Api, name: &str) -> Value {
     demo.host(0).control("/speed", json!({"clone_ms": 60_000, "start_ms": 50, "other_ms": 10})).await;
     let order = place(api, name, "fsn").await;
     let id = order["id"].as_str().unwrap().to_owned();
@@ -28,7 +28,7 @@ async fn stuck(demo: &Demo, api: &Api, name: &str) -> Value {
 }
 
 /// Removes what a killed worker left, as root on the host would.
-async fn clean_up(demo: &Demo) {
+pub async fn clean_up(demo: &Demo) {
     let host = demo.host(0);
     for vm in host.get("/vms").await["vms"].as_array().cloned().unwrap_or_default() {
         if vm["config"]["lock"] == "clone" || vm["lock"] == "clone" {

@@ -256,6 +256,9 @@ impl Hypervisor for FakeHypervisor {
         };
         ready(self.look("storages", |_| Ok(vec![storage])))
     }
+    fn bridges(&self) -> Answer<'_, Vec<String>> {
+        ready(self.look("bridges", |_| Ok(vec!["vmbr0".to_owned()])))
+    }
     fn templates(&self) -> Answer<'_, Vec<ImageTemplate>> {
         ready(self.look("templates", |state| {
             let template = |(vmid, guest): (&Vmid, &FakeGuest)| {
@@ -277,7 +280,7 @@ impl Hypervisor for FakeHypervisor {
         }))
     }
     fn permissions(&self) -> Answer<'_, Permissions> {
-        ready(self.look("permissions", |_| Ok(Permissions::new())))
+        ready(self.look("permissions", |state| Ok(state.permissions.clone())))
     }
     fn datacenter_firewall(&self) -> Answer<'_, FirewallState> {
         ready(self.look("datacenter_firewall", |_| Ok(FirewallState::Unknown)))

@@ -91,6 +91,13 @@ impl ProxmoxHypervisor {
         Ok(rows.iter().filter_map(storage).collect())
     }
 
+    pub(super) async fn read_bridges(&self) -> Result<Vec<String>, PveError> {
+        let rows: Vec<Row> = self.read(&self.node_path("/network"), &[]).await?;
+        let is_bridge =
+            |row: &&Row| matches!(raw::text(row, "type").as_deref(), Some("bridge" | "OVSBridge" | "vnet"));
+        Ok(rows.iter().filter(is_bridge).filter_map(|row| raw::text(row, "iface")).collect())
+    }
+
     pub(super) async fn read_templates(&self) -> Result<Vec<ImageTemplate>, PveError> {
         let mut found = Vec::new();
         for guest in self.read_guests().await?.into_iter().filter(|g| g.template) {

@@ -166,6 +166,9 @@ impl Hypervisor for ProxmoxHypervisor {
     fn storages(&self) -> Answer<'_, Vec<Storage>> {
         self.read_storages().boxed()
     }
+    fn bridges(&self) -> Answer<'_, Vec<String>> {
+        self.read_bridges().boxed()
+    }
     fn templates(&self) -> Answer<'_, Vec<ImageTemplate>> {
         self.read_templates().boxed()
     }
