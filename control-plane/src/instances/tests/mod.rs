@@ -184,7 +184,8 @@ impl Farm {
     /// The newest order about a server, as its node reads it.
     async fn told(&self, id: InstanceId) -> ProvisioningOrder {
         let mut connection = self.app.db.read().await.unwrap();
-        let newest = dispatch::latest_for(&mut connection, id).await.unwrap().unwrap();
+        let all = dispatch::history_of(&mut connection, id).await.unwrap();
+        let newest = all.into_iter().max_by_key(|record| record.seq).unwrap();
         let at = self.app.clock.now();
         let due = dispatch::due(&mut connection, at, self.node.id, 100).await.unwrap();
         let bytes = &due.iter().find(|due| due.id == newest.id).unwrap().envelope;

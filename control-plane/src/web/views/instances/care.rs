@@ -259,7 +259,7 @@ impl Page for Firewall {
         };
         let none = Self { inbound: "accept".to_owned(), rules: Vec::new(), ..some.clone() };
         let mut refused = Self { unsaved: true, ..some.clone() };
-        refused.form.refuse("ports-1", "ports-invalid");
+        refused.form.refuse("ports-1", "firewall-ports-invalid");
         let running = Self { server: busy("firewall", "firewall"), ..some.clone() };
         vec![("some", some), ("none", none), ("refused", refused), ("busy", running)]
     }
