@@ -6,8 +6,8 @@ use ez_protocol::{AccountId, NodeId, UnixMillis, order::PowerVerb};
 use sqlx::AnyConnection;
 
 use super::{
-    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes, observe::sight_from, progress,
-    sight, store, verb_fits, wishes,
+    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes, observe::sight_from,
+    progress, sight, store, verb_fits, wishes,
 };
 use crate::{
     accounts, billing, catalog,

@@ -226,3 +226,77 @@ async fn tags_reach_the_host_for_its_owner() {
     assert!(!refused.status.success(), "tags that begin with ez are ours");
     care.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_made_restored_from_and_deleted_and_the_oldest_goes() {
+    let Some(care) = Care::begin("backups").await else { return };
+    let most = care.settled().await["max_backups"].as_u64().unwrap();
+    let mut made = Vec::new();
+    for _ in 0..=most {
+        let action = care.act(json!({"action": "backup_create"})).await;
+        made.push(action["provisioning_order_id"].as_str().unwrap().to_owned());
+    }
+    let ids = |list: &Value| -> Vec<String> {
+        list["data"].as_array().unwrap().iter().filter_map(|b| b["id"].as_str()).map(str::to_owned).collect()
+    };
+    let newest: Vec<String> = made.iter().skip(1).rev().cloned().collect();
+    assert_eq!(
+        ids(&care.api.get(&care.path("/backups")).await),
+        newest,
+        "known by their orders, newest first"
+    );
+    let gone = json!({"action": "backup_restore", "backup": made[0]});
+    assert_eq!(care.refused(gone).await, "invalid_input", "the oldest went when there was one too many");
+    care.act(json!({"action": "snapshot_create", "name": "clean"})).await;
+    let before = care.vm().await;
+    care.act(json!({"action": "backup_restore", "backup": made[1]})).await;
+    server_is(&care.api, &care.server, "running").await;
+    let after = care.vm().await;
+    assert_eq!(
+        (&after["vmid"], &after["macs"], &after["ips"]),
+        (&before["vmid"], &before["macs"], &before["ips"])
+    );
+    assert_eq!(care.api.get(&care.path("/snapshots")).await["data"], json!([]), "they were of the old disk");
+    care.act(json!({"action": "backup_delete", "backup": made[1]})).await;
+    assert!(!ids(&care.api.get(&care.path("/backups")).await).contains(&made[1]));
+    care.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_system_boots_beside_the_own_disk_and_leaves_no_trace() {
+    let Some(care) = Care::begin("rescue").await else { return };
+    let before = care.proxmox("/config").await;
+    let begun = care.act(json!({"action": "rescue_on"})).await;
+    assert!(begun["steps"].as_array().unwrap().iter().any(|step| step["name"] == "attach_rescue"), "{begun}");
+    let server = server_is(&care.api, &care.server, "running").await;
+    assert_eq!(server["rescue"], "rescue-debian-13");
+    let during = care.proxmox("/config").await;
+    assert_eq!(during["scsi0"], before["scsi0"], "its own disk is there beside it");
+    assert_ne!(during["boot"], before["boot"]);
+    let snapshot = json!({"action": "snapshot_create", "name": "clean"});
+    assert_eq!(care.refused(snapshot).await, "in_rescue");
+    care.act(json!({"action": "rescue_off"})).await;
+    let server = server_is(&care.api, &care.server, "running").await;
+    assert!(server["rescue"].is_null());
+    let after = care.proxmox("/config").await;
+    for same in ["scsi0", "boot", "scsi30"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    assert_eq!(care.refused(json!({"action": "rescue_off"})).await, "so_already");
+    care.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_medium_is_put_in_and_taken_out() {
+    let Some(care) = Care::begin("media").await else { return };
+    let isos = care.api.get("/isos").await;
+    let iso = isos["data"][0]["file"].as_str().unwrap();
+    care.act(json!({"action": "iso_attach", "iso": iso})).await;
+    assert_eq!(care.settled().await["iso"], iso);
+    let config = care.proxmox("/config").await.to_string();
+    assert!(config.contains(&format!("local:iso/{iso}")), "{config}");
+    care.act(json!({"action": "iso_detach"})).await;
+    assert!(care.settled().await["iso"].is_null());
+    assert!(!care.proxmox("/config").await.to_string().contains(iso));
+    care.end().await;
+}
