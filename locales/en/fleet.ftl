@@ -63,6 +63,7 @@ fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-may_run_twice = Server may run twice
+fleet-alarm-suspension_late = Suspension not carried out
 fleet-alarm-close = Done with it
 fleet-alarm-other = Alarm
 fleet-severity-critical = critical

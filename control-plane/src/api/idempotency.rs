@@ -68,6 +68,16 @@ pub async fn made(tx: &mut AnyConnection, claim: Option<&Claim>, id: impl Displa
     }
 }
 
+/// Marks an answer that is given once.
+#[derive(Clone, Copy, Debug)]
+struct ShownOnce;
+
+/// An answer that says a secret: it is not kept, and a repetition of the request is answered without it.
+pub fn shown_once(mut response: Response) -> Response {
+    response.extensions_mut().insert(ShownOnce);
+    response
+}
+
 /// Middleware inside the authentication.
 pub(super) async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
     let Some(key) =
@@ -124,6 +134,10 @@ async fn run_once(app: &App, request: Request, next: Next, key: &HeaderValue) ->
 
 /// Stores an answer that did something; frees the key otherwise.
 async fn keep(app: &App, claim: Claim, response: Response) -> Result<Response, Problem> {
+    // What it made is noted already.
+    if response.extensions().get::<ShownOnce>().is_some() {
+        return Ok(response);
+    }
     let (parts, body) = response.into_parts();
     let Ok(body) = to_bytes(body, MAX_ANSWER).await else {
         return Err(Problem::unavailable());

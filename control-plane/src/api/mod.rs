@@ -23,7 +23,7 @@ use std::time::Duration;
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 
 pub use auth::{Caller, Operator};
-pub use idempotency::{Claim, Keyed, made};
+pub use idempotency::{Claim, Keyed, made, shown_once};
 pub use input::{Input, Named};
 pub use page::Page;
 pub use problem::{FieldProblem, Problem};

@@ -1,4 +1,4 @@
-//! `/api/v1/plans` and `/api/v1/images`: what can be ordered.
+//! `/api/v1/plans` and `/api/v1/images`: what can be ordered; rescue systems and media that servers may boot.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 
-use super::{Plan, Price};
+use super::{Image, Plan, Price};
 use crate::{
     api::{Page, Problem},
     app::App,
@@ -16,13 +16,20 @@ use crate::{
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
 pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/plans", get(plans)).route("/images", get(images))
+    Router::new()
+        .route("/plans", get(plans))
+        .route("/images", get(images))
+        .route("/rescue_images", get(rescue_images))
+        .route("/isos", get(isos))
 }
 
 /// This slice's part of the OpenAPI document.
 pub(crate) fn docs() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
-    #[openapi(paths(plans, images), components(schemas(PlanBody, PriceBody, ImageBody)))]
+    #[openapi(
+        paths(plans, images, rescue_images, isos),
+        components(schemas(PlanBody, PriceBody, ImageBody, IsoBody))
+    )]
     struct Docs;
     Docs::openapi()
 }
@@ -49,6 +56,10 @@ struct PlanBody {
     disk_gib: u32,
     /// Per month.
     traffic_gib: u64,
+    /// How many snapshots a server may have.
+    snapshots: u32,
+    /// How many backups of a server are kept; 0 means none.
+    backups: u32,
     prices: Vec<PriceBody>,
     /// How many more fit now, by location code and for the first image; 0 means sold out.
     available: BTreeMap<String, u64>,
@@ -108,9 +119,23 @@ async fn plans(State(app): State<App>) -> Result<Json<Page<PlanBody>>, Problem> 
             memory_mib: plan.memory_mib,
             disk_gib: plan.disk_gib,
             traffic_gib: plan.traffic_gib,
+            snapshots: plan.snapshots,
+            backups: plan.backups,
         });
     }
     Ok(Json(Page::whole(data)))
+}
+
+/// A medium for a server's CD drive.
+#[derive(Debug, Serialize, ToSchema)]
+struct IsoBody {
+    /// Pass it as `iso` when attaching it.
+    file: String,
+    name: String,
+}
+
+fn image_body(image: Image) -> ImageBody {
+    ImageBody { code: image.code, name: image.name, version: image.version, login_user: image.login_user }
 }
 
 /// Lists the images on sale.
@@ -118,11 +143,24 @@ async fn plans(State(app): State<App>) -> Result<Json<Page<PlanBody>>, Problem> 
     responses((status = 200, body = Page<ImageBody>), (status = 401, body = Problem)))]
 async fn images(State(app): State<App>) -> Result<Json<Page<ImageBody>>, Problem> {
     let mut connection = app.db.read().await?;
-    let images = super::images(&mut connection).await?.into_iter().map(|image| ImageBody {
-        code: image.code,
-        name: image.name,
-        version: image.version,
-        login_user: image.login_user,
-    });
+    let images = super::images(&mut connection).await?.into_iter().map(image_body);
     Ok(Json(Page::whole(images.collect())))
+}
+
+/// Lists the rescue systems that a server can boot.
+#[utoipa::path(get, path = "/api/v1/rescue_images", tag = "images",
+    responses((status = 200, body = Page<ImageBody>), (status = 401, body = Problem)))]
+async fn rescue_images(State(app): State<App>) -> Result<Json<Page<ImageBody>>, Problem> {
+    let mut connection = app.db.read().await?;
+    let images = super::rescue_images(&mut connection).await?.into_iter().map(image_body);
+    Ok(Json(Page::whole(images.collect())))
+}
+
+/// Lists the media that can be put into a server's CD drive.
+#[utoipa::path(get, path = "/api/v1/isos", tag = "images",
+    responses((status = 200, body = Page<IsoBody>), (status = 401, body = Problem)))]
+async fn isos(State(app): State<App>) -> Result<Json<Page<IsoBody>>, Problem> {
+    let mut connection = app.db.read().await?;
+    let isos = super::isos(&mut connection).await?.into_iter();
+    Ok(Json(Page::whole(isos.map(|iso| IsoBody { file: iso.file, name: iso.name }).collect())))
 }

@@ -25,6 +25,8 @@ pub struct ApplyReport {
     pub address_pools: usize,
     /// Images in the file.
     pub images: usize,
+    /// Media in the file.
+    pub isos: usize,
     /// Plans in the file.
     pub plans: usize,
     /// Prices in the file.
@@ -96,6 +98,7 @@ pub async fn apply_file(app: &Services, text: &str, actor: &str) -> Result<Apply
         locations: file.locations.len(),
         address_pools: file.address_pools.len(),
         images: file.images.len(),
+        isos: file.isos.len(),
         plans: file.plans.len(),
         prices: file.plans.iter().map(|plan| plan.prices.len()).sum(),
         pushed: push(app).await?,
@@ -105,6 +108,9 @@ pub async fn apply_file(app: &Services, text: &str, actor: &str) -> Result<Apply
 async fn write(tx: &mut AnyConnection, at: UnixMillis, file: &CatalogFile) -> Result<(), ApplyError> {
     for (position, image) in (0_i64..).zip(&file.images) {
         store::put_image(tx, at, position, image).await?;
+    }
+    for (position, iso) in (0_i64..).zip(&file.isos) {
+        store::put_iso(tx, at, position, iso).await?;
     }
     for (position, plan) in (0_i64..).zip(&file.plans) {
         store::put_plan(tx, at, position, plan).await?;

@@ -1,6 +1,6 @@
 //! The catalogue: what is sold, in which sizes, from which images, at which prices.
 //!
-//! Owns `plans`, `prices` and `images`. They are written by [`apply_file`] from one TOML file, which also
+//! Owns `plans`, `prices`, `images` and `isos`. They are written by [`apply_file`] from one TOML file, which also
 //! carries the locations and address pools that `fleet` owns; applying the same file again changes
 //! nothing. A price is immutable at Stripe: a new amount is a new version of the price (its id ends
 //! in `:v2`), while what was sold keeps the old one. Orders copy plan, image and amount at the time of
@@ -18,7 +18,7 @@ use sqlx::AnyConnection;
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub use apply::{ApplyError, ApplyReport, apply_file};
-pub use model::{CatalogFile, Image, Interval, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
+pub use model::{CatalogFile, Image, Interval, Iso, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
 
 pub(crate) use pages::routes as page_routes;
 
@@ -43,12 +43,30 @@ pub async fn prices(connection: &mut AnyConnection) -> Result<Vec<Price>, DbErro
     Ok(store::prices(connection).await?.into_iter().filter(|price| price.on_sale).collect())
 }
 
-/// Images on sale, in the order of the file.
+/// Images on sale, in the order of the file; rescue systems are not among them.
 ///
 /// # Errors
 /// Those of the query.
 pub async fn images(connection: &mut AnyConnection) -> Result<Vec<Image>, DbError> {
-    Ok(store::images(connection).await?.into_iter().filter(|image| image.on_sale).collect())
+    let sold = |image: &Image| image.on_sale && !image.rescue;
+    Ok(store::images(connection).await?.into_iter().filter(sold).collect())
+}
+
+/// Rescue systems that servers may boot, in the order of the file.
+///
+/// # Errors
+/// Those of the query.
+pub async fn rescue_images(connection: &mut AnyConnection) -> Result<Vec<Image>, DbError> {
+    let offered = |image: &Image| image.on_sale && image.rescue;
+    Ok(store::images(connection).await?.into_iter().filter(offered).collect())
+}
+
+/// Media that may be put into a server's CD drive, in the order of the file.
+///
+/// # Errors
+/// Those of the query.
+pub async fn isos(connection: &mut AnyConnection) -> Result<Vec<Iso>, DbError> {
+    Ok(store::isos(connection).await?.into_iter().filter(|iso| iso.on_sale).collect())
 }
 
 /// A plan by its code, on sale or not.
@@ -82,8 +100,11 @@ pub async fn stripe_price(connection: &mut AnyConnection, price_id: &str) -> Res
 /// [`QuoteError`] names the part of the choice that is not on sale.
 pub async fn quote(connection: &mut AnyConnection, request: &QuoteRequest) -> Result<Quote, QuoteError> {
     let plan = plan(connection, &request.plan).await?.filter(|p| p.on_sale).ok_or(QuoteError::UnknownPlan)?;
-    let image =
-        image(connection, &request.image).await?.filter(|i| i.on_sale).ok_or(QuoteError::UnknownImage)?;
+    let image = images(connection)
+        .await?
+        .into_iter()
+        .find(|i| i.code == request.image)
+        .ok_or(QuoteError::UnknownImage)?;
     let wanted = |price: &Price| {
         price.plan_code == plan.code
             && price.interval == request.interval

@@ -1,8 +1,12 @@
 //! Plain types of the catalogue and of its file.
 
+use ez_protocol::order::MAX_BACKUPS;
 use serde::{Deserialize, Serialize};
 
 use crate::db::{DbError, text_enum};
+
+/// Most snapshots of one server: each one slows its disk down.
+const MOST_SNAPSHOTS: u32 = 20;
 
 text_enum! {
     /// How often a price is charged.
@@ -29,6 +33,10 @@ pub struct Plan {
     pub disk_gib: u32,
     /// Traffic per month in GiB.
     pub traffic_gib: u64,
+    /// How many snapshots a server may have.
+    pub snapshots: u32,
+    /// How many backups of a server are kept; 0 means none are sold.
+    pub backups: u32,
     /// Whether new servers can have it.
     pub on_sale: bool,
     /// Stripe's product.
@@ -69,7 +77,20 @@ pub struct Image {
     pub digest: String,
     /// Who logs in.
     pub login_user: String,
-    /// Whether new servers can have it.
+    /// Whether it is a rescue system: booted beside a server's own disk, never sold as a server's own.
+    pub rescue: bool,
+    /// Whether servers can have it.
+    pub on_sale: bool,
+}
+
+/// A medium for a server's CD drive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Iso {
+    /// Its file name on the nodes' ISO storage.
+    pub file: String,
+    /// Name for people.
+    pub name: String,
+    /// Whether it may be put in.
     pub on_sale: bool,
 }
 
@@ -132,9 +153,25 @@ pub struct CatalogFile {
     /// `[[images]]`
     #[serde(default)]
     pub images: Vec<ImageEntry>,
+    /// `[[isos]]`
+    #[serde(default)]
+    pub isos: Vec<IsoEntry>,
     /// `[[plans]]`
     #[serde(default)]
     pub plans: Vec<PlanEntry>,
+}
+
+/// One `[[isos]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IsoEntry {
+    /// File name on the nodes' ISO storage.
+    pub file: String,
+    /// Name for people.
+    pub name: String,
+    /// `false` takes it out of the customers' hands.
+    #[serde(default = "yes")]
+    pub on_sale: bool,
 }
 
 /// One `[[images]]`.
@@ -152,6 +189,9 @@ pub struct ImageEntry {
     /// Who logs in; `root` if not given.
     #[serde(default = "root")]
     pub login_user: String,
+    /// `true` makes it a rescue system.
+    #[serde(default)]
+    pub rescue: bool,
     /// `false` takes it off sale.
     #[serde(default = "yes")]
     pub on_sale: bool,
@@ -173,6 +213,12 @@ pub struct PlanEntry {
     pub disk_gib: u32,
     /// Traffic per month in GiB.
     pub traffic_gib: u64,
+    /// How many snapshots a server may have; 5 if not given.
+    #[serde(default = "five")]
+    pub snapshots: u32,
+    /// How many backups of a server are kept; none if not given.
+    #[serde(default)]
+    pub backups: u32,
     /// `false` takes it off sale.
     #[serde(default = "yes")]
     pub on_sale: bool,
@@ -207,6 +253,10 @@ const fn one() -> u32 {
     1
 }
 
+const fn five() -> u32 {
+    5
+}
+
 impl CatalogFile {
     /// Finds what types alone do not: bad codes, doubles, prices nobody could pay.
     ///
@@ -221,6 +271,13 @@ impl CatalogFile {
             }
             ez_protocol::order::ImageDigest::parse(&image.digest)
                 .map_err(|error| format!("image {}: the digest is {error}", image.code))?;
+        }
+        for iso in &self.isos {
+            ez_protocol::order::IsoName::parse(&iso.file)
+                .map_err(|error| format!("iso {:?} is {error}", iso.file))?;
+            if !codes.insert(("iso", &iso.file)) {
+                return Err(format!("iso {} is there twice", iso.file));
+            }
         }
         for plan in &self.plans {
             check_code("plan", &plan.code)?;
@@ -238,6 +295,11 @@ impl PlanEntry {
         let code = &self.code;
         if !(1..=128).contains(&self.vcpu) || self.memory_mib < 128 || self.disk_gib == 0 {
             return Err(format!("plan {code}: vcpu 1 to 128, memory_mib from 128, disk_gib from 1"));
+        }
+        if self.snapshots > MOST_SNAPSHOTS || self.backups > MAX_BACKUPS {
+            return Err(format!(
+                "plan {code}: at most {MOST_SNAPSHOTS} snapshots and {MAX_BACKUPS} backups of a server"
+            ));
         }
         let mut prices = std::collections::BTreeSet::new();
         for price in &self.prices {

@@ -3,7 +3,7 @@
 use ez_protocol::UnixMillis;
 use sqlx::{AnyConnection, any::AnyRow};
 
-use super::model::{Image, ImageEntry, Plan, PlanEntry, Price, PriceEntry, price_id};
+use super::model::{Image, ImageEntry, Iso, IsoEntry, Plan, PlanEntry, Price, PriceEntry, price_id};
 use crate::db::{Cols, DbError, one_row};
 
 fn read_plan(row: &AnyRow) -> Result<Plan, DbError> {
@@ -15,6 +15,8 @@ fn read_plan(row: &AnyRow) -> Result<Plan, DbError> {
         memory_mib: row.num("memory_mib")?,
         disk_gib: row.num("disk_gib")?,
         traffic_gib: row.num("traffic_gib")?,
+        snapshots: row.num("snapshots")?,
+        backups: row.num("backups")?,
         on_sale: row.flag("on_sale")?,
         stripe_product_id: row.get("stripe_product_id")?,
     })
@@ -41,13 +43,19 @@ fn read_image(row: &AnyRow) -> Result<Image, DbError> {
         version: row.text("version")?,
         digest: row.text("digest")?,
         login_user: row.text("login_user")?,
+        rescue: row.flag("rescue")?,
         on_sale: row.flag("on_sale")?,
     })
 }
 
+fn read_iso(row: &AnyRow) -> Result<Iso, DbError> {
+    let row = Cols::of("isos", row);
+    Ok(Iso { file: row.text("file")?, name: row.text("name")?, on_sale: row.flag("on_sale")? })
+}
+
 pub(super) async fn plans(connection: &mut AnyConnection) -> Result<Vec<Plan>, DbError> {
     let rows = sqlx::query(
-        "SELECT code, name, vcpu, memory_mib, disk_gib, traffic_gib, on_sale, stripe_product_id
+        "SELECT code, name, vcpu, memory_mib, disk_gib, traffic_gib, snapshots, backups, on_sale, stripe_product_id
          FROM plans
          ORDER BY position, code",
     )
@@ -69,13 +77,40 @@ pub(super) async fn prices(connection: &mut AnyConnection) -> Result<Vec<Price>,
 
 pub(super) async fn images(connection: &mut AnyConnection) -> Result<Vec<Image>, DbError> {
     let rows = sqlx::query(
-        "SELECT code, name, version, digest, login_user, on_sale
+        "SELECT code, name, version, digest, login_user, rescue, on_sale
          FROM images
          ORDER BY position, code",
     )
     .fetch_all(connection)
     .await?;
     rows.iter().map(read_image).collect()
+}
+
+pub(super) async fn isos(connection: &mut AnyConnection) -> Result<Vec<Iso>, DbError> {
+    let query = sqlx::query("SELECT file, name, on_sale FROM isos ORDER BY position, file");
+    query.fetch_all(connection).await?.iter().map(read_iso).collect()
+}
+
+pub(super) async fn put_iso(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    position: i64,
+    iso: &IsoEntry,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO isos (file, name, position, on_sale, updated_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (file) DO UPDATE SET
+             name = excluded.name, position = excluded.position, on_sale = excluded.on_sale,
+             updated_at = excluded.updated_at",
+    )
+    .bind(&iso.file)
+    .bind(&iso.name)
+    .bind(position)
+    .bind(i64::from(iso.on_sale))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn put_plan(
@@ -85,12 +120,14 @@ pub(super) async fn put_plan(
     plan: &PlanEntry,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO plans (code, name, vcpu, memory_mib, disk_gib, traffic_gib, position, on_sale, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        "INSERT INTO plans
+             (code, name, vcpu, memory_mib, disk_gib, traffic_gib, position, on_sale, updated_at, snapshots, backups)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (code) DO UPDATE SET
              name = excluded.name, vcpu = excluded.vcpu, memory_mib = excluded.memory_mib,
              disk_gib = excluded.disk_gib, traffic_gib = excluded.traffic_gib, position = excluded.position,
-             on_sale = excluded.on_sale, updated_at = excluded.updated_at",
+             on_sale = excluded.on_sale, updated_at = excluded.updated_at, snapshots = excluded.snapshots,
+             backups = excluded.backups",
     )
     .bind(&plan.code)
     .bind(&plan.name)
@@ -101,6 +138,8 @@ pub(super) async fn put_plan(
     .bind(position)
     .bind(i64::from(plan.on_sale))
     .bind(at.0)
+    .bind(i64::from(plan.snapshots))
+    .bind(i64::from(plan.backups))
     .execute(tx)
     .await?;
     Ok(())
@@ -151,12 +190,12 @@ pub(super) async fn put_image(
     image: &ImageEntry,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO images (code, name, version, digest, login_user, position, on_sale, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        "INSERT INTO images (code, name, version, digest, login_user, position, on_sale, updated_at, rescue)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (code) DO UPDATE SET
              name = excluded.name, version = excluded.version, digest = excluded.digest,
              login_user = excluded.login_user, position = excluded.position, on_sale = excluded.on_sale,
-             updated_at = excluded.updated_at",
+             updated_at = excluded.updated_at, rescue = excluded.rescue",
     )
     .bind(&image.code)
     .bind(&image.name)
@@ -166,6 +205,7 @@ pub(super) async fn put_image(
     .bind(position)
     .bind(i64::from(image.on_sale))
     .bind(at.0)
+    .bind(i64::from(image.rescue))
     .execute(tx)
     .await?;
     Ok(())

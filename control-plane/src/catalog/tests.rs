@@ -25,6 +25,8 @@ fn an_entry_that_makes_no_sense_is_named() {
         (plan("prices = []").replace("code = 's'", "code = 'S x'"), "S x"),
         (plan("prices = []").replace("vcpu = 1", "vcpu = 0"), "plan s"),
         (plan("colour = 'red'"), "colour"),
+        (plan("backups = 101\nprices = []"), "plan s"),
+        ("[[isos]]\nfile = '../x.iso'\nname = 'X'".to_owned(), "../x.iso"),
         ("[[images]]\ncode = 'd'\nname = 'D'\nversion = '1'\ndigest = 'md5:1'".to_owned(), "image d"),
     ] {
         let refused = check(&file).unwrap_err();

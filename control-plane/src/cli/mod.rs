@@ -11,6 +11,7 @@ mod keys;
 mod nodes;
 mod orders;
 mod serve;
+mod servers;
 mod storage;
 mod users;
 
@@ -67,6 +68,9 @@ enum Command {
     /// Shows purchases and takes an operator's ways out of them.
     #[command(subcommand)]
     Order(orders::OrderCommand),
+    /// Suspends, resumes and tags servers.
+    #[command(subcommand)]
+    Server(servers::ServerCommand),
     /// Checks the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -93,6 +97,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(command) => users::token(open().await?, command).await,
         Command::Keys(command) => keys::keys(&storage()?, &link()?, &command),
         Command::Node(command) => nodes::node(open().await?, command).await,
+        Command::Server(command) => servers::server(open().await?, command).await,
         Command::Audit(command) => audit::audit(&storage()?, command).await,
         Command::Backup { file } => storage::backup(&storage()?, &file).await,
     }

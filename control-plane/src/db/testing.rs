@@ -105,6 +105,21 @@ impl Schema {
     }
 }
 
+/// Whether a text stands anywhere in a table.
+pub(crate) async fn mentions(connection: &mut sqlx::AnyConnection, table: &str, text: &str) -> bool {
+    use sqlx::{Column as _, Row as _};
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT * FROM {table}")));
+    let rows = rows.fetch_all(connection).await.unwrap();
+    rows.iter().any(|row| {
+        row.columns().iter().any(|column| {
+            let at = column.ordinal();
+            let words = row.try_get::<Option<String>, _>(at).ok().flatten().map(String::into_bytes);
+            let bytes = words.or_else(|| row.try_get::<Option<Vec<u8>>, _>(at).ok().flatten());
+            bytes.is_some_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+        })
+    })
+}
+
 async fn admin(server: &str, sql: String) {
     sqlx::any::install_default_drivers();
     let mut connection = server.parse::<sqlx::any::AnyConnectOptions>().unwrap().connect().await.unwrap();

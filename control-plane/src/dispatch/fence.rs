@@ -143,10 +143,7 @@ async fn builds_of(
     instance: InstanceId,
 ) -> Result<Builds, DbError> {
     let mut builds = Builds::default();
-    for order in store::history_of(conn, instance).await? {
-        if order.verb != "ensure" {
-            continue;
-        }
+    for order in store::ensures_of(conn, at, instance).await? {
         match order.fence(at) {
             FenceOutcome::Fenced => {}
             FenceOutcome::NotBefore(time) => builds.unsure.push((order, time)),

@@ -63,7 +63,10 @@ pub async fn issue(
     }
     let first = !store::was_built(tx, intent.instance).await?;
     let generation = match known {
-        Some(current) if !intent.op.bumps_generation() => current,
+        // An order that the node never took has raised our count and not the node's.
+        Some(current) if !intent.op.bumps_generation() => {
+            store::generation_at_node(tx, intent.instance, place.node).await?.unwrap_or(current)
+        }
         known => known.unwrap_or(0) + 1,
     };
     let life = intent.op.longest_life(first);

@@ -36,8 +36,8 @@ pub use crate::keys::Keys;
 pub use fence::{Builds, builds_at, cancel_unaccepted};
 pub use issue::issue;
 pub use model::{
-    Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord, Refused, State,
-    is_passing_refusal,
+    BackupView, Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord,
+    Refused, SnapshotView, State, is_passing_refusal,
 };
 pub use outbox::{accepted_seq, due, due_again, due_nodes, leaving};
 pub use record::{Recorded, record, record_answer};

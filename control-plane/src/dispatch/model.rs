@@ -272,6 +272,38 @@ pub struct FactsView {
     pub confirmed: bool,
     /// Host key fingerprints.
     pub host_keys: Vec<String>,
+    /// After an order about snapshots: all there are, oldest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<SnapshotView>>,
+    /// After an order about backups: all there are, newest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Vec<BackupView>>,
+    /// After a new password: `now` or `next_boot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// Whether something that was changed takes effect only with the next cold start.
+    #[serde(default)]
+    pub restart_needed: bool,
+}
+
+/// A snapshot as its node tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// Its name, unique within the instance.
+    pub name: String,
+    /// When it was taken, by the node's clock.
+    pub taken_at: UnixMillis,
+}
+
+/// A backup as its node tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupView {
+    /// The provisioning order that made it; it is known by this id everywhere.
+    pub order: ProvisioningOrderId,
+    /// When it was begun, by the node's clock.
+    pub made_at: UnixMillis,
+    /// Bytes it takes.
+    pub bytes: u64,
 }
 
 /// One event of a provisioning order.

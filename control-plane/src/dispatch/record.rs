@@ -2,7 +2,8 @@
 
 use ez_protocol::{
     NodeId, ProvisioningOrderId, UnixMillis,
-    message::{AnswerKind, Event, EventKind, OrderAnswer},
+    message::{AnswerKind, BackupFact, Event, EventKind, OrderAnswer, SnapshotFact},
+    order::SnapshotName,
     refusal::RefusalCode,
 };
 use serde_json::json;
@@ -10,7 +11,7 @@ use sqlx::AnyConnection;
 
 use super::{
     OBSERVE_JOB, events,
-    model::{FactsView, ProvisioningRecord, State, event_word, is_passing_refusal},
+    model::{BackupView, FactsView, ProvisioningRecord, SnapshotView, State, event_word, is_passing_refusal},
     store,
 };
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 
 /// Longest text of a node that is stored.
 const LONGEST: usize = 1_000;
+/// Most entries of a node's list that are stored.
+const MOST_KEPT: usize = 200;
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,5 +209,23 @@ pub(super) fn facts(event: &Event) -> Option<FactsView> {
         addresses: words(&facts.addresses),
         confirmed: facts.confirmed,
         host_keys: words(&facts.host_keys),
+        snapshots: facts.snapshots.as_ref().map(|all| {
+            // What has another name was made by the host's owner by hand: not ours to offer.
+            let ours = all.list.iter().filter(|fact| SnapshotName::parse(&fact.name).is_ok());
+            let view = |fact: &SnapshotFact| SnapshotView {
+                name: fact.name.clone(),
+                taken_at: UnixMillis(fact.taken_at_ms),
+            };
+            ours.take(MOST_KEPT).map(view).collect()
+        }),
+        backups: facts.backups.as_ref().map(|all| {
+            let view = |fact: &BackupFact| {
+                let (made_at, bytes) = (UnixMillis(fact.made_at_ms), fact.bytes);
+                fact.order_id.parse().ok().map(|order| BackupView { order, made_at, bytes })
+            };
+            all.list.iter().filter_map(view).take(MOST_KEPT).collect()
+        }),
+        password: (!facts.password.is_empty()).then(|| short(&facts.password, 20)),
+        restart_needed: facts.restart_needed,
     })
 }

@@ -107,6 +107,23 @@ pub(super) async fn history_of(
     Ok(history)
 }
 
+/// The orders to make an instance like something that are not known to have come to nothing, newest first. Over a
+/// server's life there may be thousands that did: they must not hide the one that did not.
+pub(super) async fn ensures_of(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    instance: InstanceId,
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    let query = sqlx::query(select_records!(
+        "WHERE instance_id = $1 AND verb = 'ensure'
+             AND state NOT IN ('failed', 'undone', 'refused', 'superseded')
+             AND (state NOT IN ('signed', 'queued', 'cancelled', 'expired') OR expires_at >= $2)
+             AND (state NOT IN ('cancelled', 'expired') OR attempts > 0)
+         ORDER BY issued_at DESC, id DESC LIMIT 500"
+    ));
+    all(conn, query.bind(instance.to_string()).bind(at.minus(CLOCK_TOLERANCE).0)).await
+}
+
 pub(super) async fn list(
     conn: &mut AnyConnection,
     filter: &Filter,
@@ -190,6 +207,25 @@ pub(super) async fn generation_of(
         .fetch_optional(conn)
         .await?;
     row.map(|row| Cols::of("instance_generations", &row).num("generation")).transpose()
+}
+
+/// The newest generation of an instance that its node has taken, which is the one the node goes by.
+pub(super) async fn generation_at_node(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+    node: NodeId,
+) -> Result<Option<u64>, DbError> {
+    let row = sqlx::query(
+        "SELECT generation FROM provisioning_orders
+         WHERE instance_id = $1 AND node_id = $2 AND verb IN ('ensure', 'retire', 'purge', 'adopt')
+           AND accepted_at IS NOT NULL
+         ORDER BY generation DESC LIMIT 1",
+    )
+    .bind(instance.to_string())
+    .bind(node.to_string())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| Cols::of("provisioning_orders", &row).num("generation")).transpose()
 }
 
 /// Raises an instance's generation; never lowers it (I9).

@@ -4,7 +4,7 @@ use ez_protocol::{
     InstanceId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, PayloadType},
     message::{AnswerKind, Event, EventKind, Facts, OrderAnswer},
-    order::{Action, Empty, ImageRef, InstanceSpec, Op, PowerVerb, ProvisioningOrder, Service},
+    order::{Action, Empty, ImageRef, InstanceSpec, Op, ProvisioningOrder, Service},
 };
 
 use super::{FenceOutcome, Intent, IssueError, Recorded, State};
@@ -34,6 +34,10 @@ fn spec(place: &Placement) -> InstanceSpec {
         ],
         password_hash: None,
         user_data: None,
+        build: 0,
+        rescue: None,
+        iso: None,
+        tags: Vec::new(),
     }
 }
 

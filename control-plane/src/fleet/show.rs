@@ -251,14 +251,13 @@ async fn servers(
         };
         let (state, tone) = instances::shown_state(conn, &instance, now).await?;
         let owner = orders::get(conn, instance.order).await?.map_or_else(String::new, |o| o.email);
-        let latest = dispatch::latest_for(conn, id).await?;
         rows.push(ServerRow {
             name: instance.hostname,
             owner,
             vmid: place.vmid,
             state,
             tone,
-            href: latest.map(|o| format!("/operator/orders/{}", o.id)),
+            href: Some(format!("/operator/servers/{id}")),
         });
     }
     rows.sort_by_key(|row| row.vmid);

@@ -26,6 +26,12 @@ use crate::{
 pub(crate) const AT: UnixMillis = UnixMillis(1_790_000_000_000);
 /// The image that test nodes have.
 pub(crate) const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// Another image that test nodes have.
+pub(crate) const OTHER_IMAGE: &str =
+    "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+/// The rescue system that test nodes have.
+pub(crate) const RESCUE_IMAGE: &str =
+    "sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
 /// The cluster test nodes are in.
 const CLUSTER: &str = "c1";
 
@@ -163,7 +169,9 @@ pub(crate) fn host(servers: u64) -> HostState {
             total_mib: 4_000 * 1_024,
             used_mib: 1_024,
         }],
-        images: vec![ImageState { name: "debian-13".into(), digest: IMAGE.into(), vmid: 9_000 }],
+        images: [("debian-13", IMAGE), ("rocky-9", OTHER_IMAGE), ("rescue", RESCUE_IMAGE)]
+            .map(|(name, digest)| ImageState { name: name.into(), digest: digest.into(), vmid: 9_000 })
+            .into(),
         ..HostState::default()
     }
 }

@@ -3,14 +3,15 @@
 use ez_protocol::{
     ActionId, ProvisioningOrderId, UnixMillis,
     input::{Hostname, SshPublicKey},
-    order::{ImageDigest, ImageRef, InstanceSpec, Op, Service},
+    order::{InstanceSpec, NetworkSpec, Op, Service},
 };
 use sqlx::AnyConnection;
 
 use super::{
     change,
     change::InstanceError,
-    model::{ActionRow, ActionState, Instance, InstanceEvent, InstanceState},
+    model::{ActionRow, Instance, InstanceEvent, InstanceState},
+    settings::{self, Settings},
     store,
 };
 use crate::{
@@ -20,12 +21,17 @@ use crate::{
     fleet::Placement,
 };
 
+/// What is stored of a server is not a valid specification: a defect of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server's {0} is not valid")]
+pub struct SpecError(pub(super) &'static str);
+
 /// Why building was not ordered.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// What was stored when it was sold is not a valid specification: a defect of ours.
-    #[error("the server's {0} is not valid")]
-    Spec(&'static str),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// The order was not issued.
     #[error("issuing the provisioning order")]
     Issue(#[from] IssueError),
@@ -38,27 +44,31 @@ pub enum BuildError {
 }
 
 /// The full wished state of a server at a place.
-pub(super) fn spec(instance: &Instance, place: &Placement) -> Result<InstanceSpec, BuildError> {
+pub(super) fn spec(
+    instance: &Instance,
+    settings: &Settings,
+    place: &Placement,
+) -> Result<InstanceSpec, SpecError> {
     let keys = instance.ssh_keys.iter().map(|key| SshPublicKey::parse(key));
+    let rescue = match &settings.rescue {
+        Some(image) => Some(image.named().ok_or(SpecError("rescue image"))?),
+        None => None,
+    };
     Ok(InstanceSpec {
-        hostname: Hostname::parse(&instance.hostname).map_err(|_| BuildError::Spec("host name"))?,
-        service: Service::Active,
+        hostname: Hostname::parse(&instance.hostname).map_err(|_| SpecError("host name"))?,
+        service: if settings.suspended { Service::Suspended } else { Service::Active },
         vcpus: instance.vcpu,
         memory_mib: instance.memory_mib,
         disk_gib: instance.disk_gib,
-        image: ImageRef {
-            name: instance.image_code.clone(),
-            digest: ImageDigest::parse(&instance.image_digest)
-                .map_err(|_| BuildError::Spec("image digest"))?,
-        },
-        network: place.network(None),
-        ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| BuildError::Spec("SSH key"))?,
+        image: settings.image.named().ok_or(SpecError("image digest"))?,
+        network: NetworkSpec { rules: settings.firewall.clone(), ..place.network(None) },
+        ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| SpecError("SSH key"))?,
         password_hash: None,
         user_data: None,
-        build: 0,
-        rescue: None,
-        iso: None,
-        tags: Vec::new(),
+        build: settings.build,
+        rescue,
+        iso: settings.iso.clone(),
+        tags: settings.tags.clone(),
     })
 }
 
@@ -77,9 +87,10 @@ pub async fn issue_build(
     actor: &str,
 ) -> Result<Instance, BuildError> {
     let attempt = instance.attempts + 1;
+    let settings = settings::wishes(tx, &instance).await?.applied;
     let intent = Intent {
         instance: instance.id,
-        op: Op::Ensure(Box::new(spec(&instance, &place)?)),
+        op: Op::Ensure(Box::new(spec(&instance, &settings, &place)?)),
         placement: place,
         cause_key: format!("order:{}:{attempt}", instance.order),
         order: Some(instance.order),
@@ -102,17 +113,8 @@ pub(super) async fn note_action(
     order: ProvisioningOrderId,
     actor: &str,
 ) -> Result<ActionRow, DbError> {
-    let action = ActionRow {
-        id: ActionId::generate(at, entropy.bytes()),
-        instance: instance.id,
-        kind: kind.to_owned(),
-        state: ActionState::Running,
-        provisioning_order: Some(order),
-        requested_by: actor.to_owned(),
-        error: None,
-        started_at: at,
-        finished_at: None,
-    };
+    let id = ActionId::generate(at, entropy.bytes());
+    let action = ActionRow::begun(id, at, instance.id, kind, order, actor);
     store::insert_action(tx, &action).await?;
     Ok(action)
 }

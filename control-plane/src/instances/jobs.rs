@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ez_protocol::ProvisioningOrderId;
 
-use super::{InstanceState, change, end, end::EndError, model::Instance, observe, store};
+use super::{InstanceState, change, end, end::EndError, model::Instance, observe, settle, store, suspend};
 use crate::{
     app::App,
     billing::SUBSCRIPTION_ENDED,
@@ -26,6 +26,7 @@ pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(OBSERVE_JOB, run_observe);
     registry.on(end::wish::CARRY_OUT, end::wish::run);
     registry.on(SUBSCRIPTION_ENDED, end::wish::subscription_ended);
+    registry.on(settle::SETTLE, settle::run);
     registry.every(SWEEP, SWEEP_EVERY, run_sweep);
 }
 
@@ -49,9 +50,11 @@ async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
     sweep(&app).await.map_err(JobError::from)
 }
 
-/// Purges what is due, repeats endings that did not work out, and ends what nobody pays for any more.
+/// Purges what is due, repeats endings and suspensions that did not work out, and ends what nobody pays for any
+/// more.
 pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
     end::wish::compare_with_subscriptions(app).await?;
+    suspend::sweep(app).await?;
     let now = app.clock.now();
     let (due, ending) = {
         let mut connection = app.db.read().await?;

@@ -1,6 +1,6 @@
 //! Instances: customers' servers, which the portal calls servers.
 //!
-//! Owns `instances` and `instance_actions`. A server's life is a state machine ([`InstanceState`]); each
+//! Owns `instances` and all tables whose names begin with `instance_`. A server's life is a state machine ([`InstanceState`]); each
 //! change is one guarded update and one audit row (I7). What a server *is seen* doing comes from the node's
 //! state reports and is kept beside it with its time: the portal shows the observed state, never the wished one.
 //!
@@ -14,27 +14,38 @@ mod act;
 mod api;
 mod assign;
 mod build;
+mod care;
 mod change;
 mod end;
+mod firewall;
 mod jobs;
+mod kept;
 mod model;
 mod observe;
 mod pages;
 mod progress;
+mod settings;
+mod settle;
 mod show;
 mod store;
+mod suspend;
+#[cfg(test)]
+mod tests;
 
 use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId};
 use sqlx::AnyConnection;
 
-pub use act::{ActError, act};
+pub use act::{ActError, AskError, Asked, Password, Verb, Wanted, act, reset_password};
 pub use assign::{AssignError, assign, reserve};
-pub use build::{BuildError, issue_build};
+pub use build::{BuildError, SpecError, issue_build};
 pub use change::InstanceError;
 pub use end::{EndError, end, give_up_place, wish::delete};
+pub use kept::{backups, snapshots};
 pub use model::{ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits};
 pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};
+pub use settings::{ImageChoice, Settings, Suspension, Wishes, wishes};
+pub use suspend::{SuspendError, resume, suspend};
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use build::built;

@@ -162,6 +162,10 @@ pub struct Instance {
     pub memory_mib: u32,
     /// Disk in GiB.
     pub disk_gib: u32,
+    /// How many snapshots it may have.
+    pub max_snapshots: u32,
+    /// How many backups of it are kept; 0 means that none were sold.
+    pub max_backups: u32,
     /// Public keys that may log in, as lines.
     pub ssh_keys: Vec<String>,
     /// Where it stands.
@@ -232,8 +236,10 @@ pub struct ActionRow {
     pub id: ActionId,
     /// The server.
     pub instance: InstanceId,
-    /// `create`, `delete` or a power verb.
+    /// `create`, `delete`, `suspend`, `resume` or a verb's word, such as `snapshot_create`.
     pub kind: String,
+    /// What it is about: a snapshot's name, an image, the order that made a backup.
+    pub about: Option<String>,
     /// How it stands.
     pub state: ActionState,
     /// The signed order behind it.
@@ -246,6 +252,31 @@ pub struct ActionRow {
     pub started_at: UnixMillis,
     /// When it ended.
     pub finished_at: Option<UnixMillis>,
+}
+
+impl ActionRow {
+    /// One that has just begun.
+    pub fn begun(
+        id: ActionId,
+        at: UnixMillis,
+        instance: InstanceId,
+        kind: &str,
+        order: ProvisioningOrderId,
+        actor: &str,
+    ) -> Self {
+        Self {
+            id,
+            instance,
+            kind: kind.to_owned(),
+            about: None,
+            state: ActionState::Running,
+            provisioning_order: Some(order),
+            requested_by: actor.to_owned(),
+            error: None,
+            started_at: at,
+            finished_at: None,
+        }
+    }
 }
 
 /// Whether a power verb makes sense for a server that was last seen like this.

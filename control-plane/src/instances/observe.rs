@@ -9,8 +9,9 @@ use sqlx::AnyConnection;
 use super::{
     CHANGED, build, change,
     end::RETENTION,
+    kept,
     model::{ActionState, Instance, InstanceEvent, InstanceState},
-    store,
+    settings, settle, store,
 };
 use crate::{
     db::DbError,
@@ -63,7 +64,8 @@ pub async fn observe(
         {
             // A customer's shutdown in the guest, or a power action: the observed state leads.
             match change::take(tx, at, instance, event, &format!("node:{node}")).await {
-                Ok(_) | Err(InstanceError::Refused(_)) => {}
+                Ok(instance) => settle::after(tx, at, &instance).await?,
+                Err(InstanceError::Refused(_)) => {}
                 Err(InstanceError::Db(error)) => return Err(error),
             }
         }
@@ -128,7 +130,11 @@ pub(super) async fn provisioning(
         };
         store::finish_action(tx, at, id, state, error.as_deref()).await?;
     }
+    kept::take_over(tx, at, &record).await?;
     let actor = format!("node:{}", record.node);
+    if let Some(settings) = settings::store::change(tx, id).await? {
+        return changed(tx, at, &record, &instance, settings, &actor).await;
+    }
     let current = instance.provisioning_order == Some(id);
     match record.verb.as_str() {
         "ensure" => ensure(tx, at, &record, instance, current, &actor).await,
@@ -150,8 +156,46 @@ pub(super) async fn provisioning(
             change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())
         }
         "retire" | "purge" => Ok(()),
-        _ => power(tx, at, &record, instance, &actor).await,
+        verb => {
+            // These start it anew, and what waited for that has taken effect.
+            let starts = matches!(verb, "reboot" | "snapshot_rollback" | "backup_restore");
+            if starts && record.state == State::Succeeded {
+                settings::store::restarted(tx, instance.id).await?;
+            }
+            power(tx, at, &record, &instance, &actor).await?;
+            ended(tx, at, &record, &instance).await
+        }
     }
+}
+
+/// An order that makes a server that is there be otherwise: it concerns no purchase, and a failed one no more than
+/// what it was to change.
+async fn changed(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    record: &ProvisioningRecord,
+    instance: &Instance,
+    settings: settings::Settings,
+    actor: &str,
+) -> Result<(), InstanceError> {
+    settings::came_to(tx, at, record, instance, settings).await?;
+    // It may have another image and other keys since.
+    let Some(instance) = store::get(tx, instance.id).await? else { return Ok(()) };
+    power(tx, at, record, &instance, actor).await?;
+    ended(tx, at, record, &instance).await
+}
+
+/// Whatever waited for the end of an order goes on.
+async fn ended(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    record: &ProvisioningRecord,
+    instance: &Instance,
+) -> Result<(), InstanceError> {
+    if record.state.is_final() {
+        settle::after(tx, at, instance).await?;
+    }
+    Ok(())
 }
 
 /// The purchase decides what a failed attempt means; a success is written down at once.
@@ -206,25 +250,28 @@ async fn revived(
     Ok(())
 }
 
-/// A power action that worked out tells the power state before the next report does.
+/// What ended tells the power state before the next report does, however it ended.
 async fn power(
     tx: &mut AnyConnection,
     at: UnixMillis,
     record: &ProvisioningRecord,
-    instance: Instance,
+    instance: &Instance,
     actor: &str,
 ) -> Result<(), InstanceError> {
     let Some(facts) = record.facts.as_ref().filter(|facts| !facts.power.is_empty()) else { return Ok(()) };
-    if record.state != State::Succeeded || instance.node != Some(record.node) {
+    if !record.state.is_final() || instance.node != Some(record.node) {
         return Ok(());
     }
     let seen_at = record.finished_at.unwrap_or(at);
     if store::put_observed(tx, instance.id, record.node, &facts.power, seen_at).await?.is_none() {
         return Ok(());
     }
-    let event = if facts.power == "stopped" { InstanceEvent::SeenOff } else { InstanceEvent::SeenOn };
+    let event = match facts.power.as_str() {
+        "running" | "paused" => InstanceEvent::SeenOn,
+        _ => InstanceEvent::SeenOff,
+    };
     if instance.state.take(event).is_ok_and(|next| next != instance.state) {
-        change::take(tx, at, instance, event, actor).await?;
+        change::take(tx, at, instance.clone(), event, actor).await?;
     }
     Ok(())
 }

@@ -1,15 +1,18 @@
-//! The pages of this slice: the list of servers and one server.
+//! The pages of this slice: the list of servers, one server, looking after it, and the operator's view of it.
+
+mod care;
+mod operator;
 
 use axum::{
     Router,
     extract::{Path, Query, State},
     routing::{get, post},
 };
-use ez_protocol::{InstanceId, order::PowerVerb};
+use ez_protocol::InstanceId;
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::{ActError, EndError, Instance, act, delete, owned, show};
+use super::{EndError, Instance, delete, owned, show};
 use crate::{
     accounts::Principal,
     app::App,
@@ -23,8 +26,9 @@ pub(crate) fn routes() -> Router<App> {
         .route("/servers/changes", get(list_changes))
         .route("/servers/{id}", get(server))
         .route("/servers/{id}/changes", get(changes))
-        .route("/servers/{id}/actions", post(power))
         .route("/servers/{id}/delete", post(end))
+        .merge(care::routes())
+        .merge(operator::routes())
 }
 
 #[derive(Deserialize)]
@@ -84,30 +88,6 @@ async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<
             show::mark(&mut connection, id, app.clock.now()).await
         }
     })
-}
-
-async fn power(
-    ctx: Ctx,
-    Customer(me): Customer,
-    State(app): State<App>,
-    Path(id): Path<String>,
-    sent: Submission,
-) -> web::Result {
-    let instance = mine(&app, &me, &id).await?;
-    let verb: PowerVerb = sent.text("action").parse().map_err(|_| Error::NotFound)?;
-    let page = format!("/servers/{}", instance.id);
-    match act(&app, instance.id, verb, &actor(&me), None).await {
-        Ok(_) => ctx.redirect(&page),
-        Err(ActError::Unknown) => Err(Error::NotFound),
-        Err(ActError::Db(error)) => Err(error.into()),
-        Err(ActError::Busy(_) | ActError::DoesNotFit { .. }) => {
-            ctx.redirect_saying(&page, Tone::Info, "server-busy")
-        }
-        Err(error @ ActError::Issue(_)) => {
-            tracing::warn!(instance.id = %instance.id, error = %error, "an action could not be ordered");
-            ctx.redirect_saying(&page, Tone::Bad, "server-node-away")
-        }
-    }
 }
 
 async fn end(

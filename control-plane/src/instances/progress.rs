@@ -5,6 +5,7 @@ use std::time::Duration;
 use ez_protocol::{ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
+use super::settings;
 use crate::{
     db::DbError,
     dispatch::{self, EventRecord, ProvisioningRecord, State},
@@ -63,11 +64,14 @@ pub async fn progress_of(
 ) -> Result<Option<(ProvisioningRecord, Vec<StepProgress>)>, DbError> {
     let Some(record) = dispatch::show(connection, id).await? else { return Ok(None) };
     let events = dispatch::events_of(connection, id).await?;
-    let steps = fold(&record, &events);
+    // An order that changes a server does what is needed; which steps that are, its node knows.
+    let builds = record.verb == "ensure" && settings::store::change(connection, id).await?.is_none();
+    let expected: &[&str] = if builds { &CREATE_STEPS } else { &[] };
+    let steps = fold(&record, &events, expected);
     Ok(Some((record, steps)))
 }
 
-fn fold(record: &ProvisioningRecord, events: &[EventRecord]) -> Vec<StepProgress> {
+fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) -> Vec<StepProgress> {
     let empty = |name: &str| StepProgress {
         name: name.to_owned(),
         progress: Progress::Waiting,
@@ -76,8 +80,7 @@ fn fold(record: &ProvisioningRecord, events: &[EventRecord]) -> Vec<StepProgress
         percent: None,
         note: None,
     };
-    let mut steps: Vec<StepProgress> =
-        if record.verb == "ensure" { CREATE_STEPS.into_iter().map(empty).collect() } else { Vec::new() };
+    let mut steps: Vec<StepProgress> = expected.iter().map(|name| empty(name)).collect();
     for event in events {
         let Some(name) = event.step.as_deref().filter(|name| !name.is_empty()) else { continue };
         let at = steps.iter().position(|step| step.name == name).unwrap_or_else(|| {
@@ -177,7 +180,7 @@ mod tests {
             event("step_done", "clone", 3_110),
             event("step_started", "configure", 3_111),
         ];
-        let steps = fold(&record(State::Running), &events);
+        let steps = fold(&record(State::Running), &events, &CREATE_STEPS);
         assert_eq!(steps.len(), CREATE_STEPS.len());
         assert_eq!(
             (steps[0].progress, steps[0].took()),
@@ -190,10 +193,10 @@ mod tests {
     #[test]
     fn an_end_leaves_no_step_undecided() {
         let events = [event("step_started", "clone", 10), event("step_failed", "clone", 20)];
-        let failed = fold(&record(State::Undone), &events);
+        let failed = fold(&record(State::Undone), &events, &CREATE_STEPS);
         assert_eq!((failed[0].progress, failed[0].note.as_deref()), (Progress::Failed, Some("detail")));
         assert!(failed[1..].iter().all(|step| step.progress == Progress::Skipped));
-        let done = fold(&record(State::Succeeded), &[]);
+        let done = fold(&record(State::Succeeded), &[], &CREATE_STEPS);
         assert!(done.iter().all(|step| step.progress == Progress::Done));
     }
 }

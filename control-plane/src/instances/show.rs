@@ -6,8 +6,8 @@ use ez_protocol::{AccountId, NodeId, UnixMillis, order::PowerVerb};
 use sqlx::AnyConnection;
 
 use super::{
-    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, observe::sight_from, progress,
-    sight, store, verb_fits,
+    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes, observe::sight_from,
+    progress, sight, store, verb_fits, wishes,
 };
 use crate::{
     accounts, billing, catalog,
@@ -18,7 +18,7 @@ use crate::{
         forms::FormState,
         views::{
             Money, Step, StepState,
-            instances::{Action, Activity, List, Notice, PlanSize, Price, Row, Running, Show, State},
+            instances::{Action, Activity, Head, List, Notice, PlanSize, Price, Row, Running, Show, State},
         },
     },
 };
@@ -40,6 +40,11 @@ impl Names {
             images: catalog::images(connection).await?.into_iter().map(|i| (i.code, i.name)).collect(),
             locations: fleet::locations(connection).await?.into_iter().map(|l| (l.code, l.name)).collect(),
         })
+    }
+
+    /// Name of an image on sale, or its code.
+    pub(super) fn image(&self, code: &str) -> String {
+        Self::of(&self.images, code)
     }
 
     fn of(names: &BTreeMap<String, String>, code: &str) -> String {
@@ -68,7 +73,7 @@ pub(super) async fn mark(
     connection: &mut AnyConnection,
     id: ez_protocol::InstanceId,
     now: UnixMillis,
-) -> Result<(InstanceState, Option<String>, bool, Option<String>, usize), DbError> {
+) -> Result<impl PartialEq + Send + use<>, DbError> {
     let instance = store::get(connection, id).await?.ok_or(DbError::NotFound)?;
     let newest = store::actions(connection, id, 1).await?.into_iter().next();
     let events = match newest.as_ref().and_then(|action| action.provisioning_order) {
@@ -77,7 +82,8 @@ pub(super) async fn mark(
     };
     let action = newest.map(|action| format!("{} {}", action.id, action.state));
     let sight = sight(connection, &instance, now).await?;
-    Ok((instance.state, instance.observed_state, sight.fresh, action, events))
+    let wishes = wishes(connection, &instance).await?;
+    Ok((instance.state, instance.observed_state, sight.fresh, action, events, wishes))
 }
 
 /// Something small that differs whenever the list of an account's servers would.
@@ -209,13 +215,8 @@ pub(super) async fn page(
     let names = Names::read(connection).await?;
     let place = fleet::placement_of(connection, instance.id).await?;
     let (ipv4, ipv6) = addresses(place.as_ref());
-    let sight = sight(connection, instance, now).await?;
     let actions = store::actions(connection, instance.id, 10).await?;
-    let busy = actions.iter().find(|action| action.state == ActionState::Running);
-    let running = match busy {
-        Some(action) => Some(running(connection, action).await?),
-        None => None,
-    };
+    let server = head(connection, instance, now).await?;
     let ended = matches!(
         instance.state,
         InstanceState::Retiring | InstanceState::Retired | InstanceState::Purging | InstanceState::Purged
@@ -226,11 +227,8 @@ pub(super) async fn page(
         interval: if checkout.expected.price_id.contains(":year:") { "year" } else { "month" }.to_owned(),
     });
     Ok(Show {
-        href: format!("/servers/{}", instance.id),
-        name: instance.hostname.clone(),
-        state: state(instance, sight),
-        actions: if instance.state.is_live() { power(instance, busy.is_some()) } else { Vec::new() },
-        notice: notice(instance, actions.first(), sight),
+        actions: if server.live { power(instance, server.locked.is_some()) } else { Vec::new() },
+        server,
         ssh: ipv4
             .as_ref()
             .filter(|_| instance.state.is_live())
@@ -238,7 +236,6 @@ pub(super) async fn page(
         ipv4,
         ipv6,
         fingerprints: instance.host_keys.clone(),
-        running,
         plan: PlanSize {
             name: Names::of(&names.plans, &instance.plan_code),
             vcpu: instance.vcpu,
@@ -270,47 +267,130 @@ fn power(instance: &Instance, busy: bool) -> Vec<Action> {
         .collect()
 }
 
-fn notice(instance: &Instance, newest: Option<&ActionRow>, sight: Sight) -> Option<Notice> {
-    let say = |tone, code, at| Some(Notice { tone, code, at });
-    match instance.state {
-        InstanceState::Retired | InstanceState::Purging => say("info", "retired", instance.purge_at),
-        InstanceState::NeedsOperator => say("bad", "needs-operator", None),
-        InstanceState::Running | InstanceState::Stopped => {
-            if !sight.fresh {
-                return say("wait", "node-away", sight.at);
-            }
-            // Only the newest action is worth a sentence; an older failure was followed by something else.
-            if let Some(failed) =
-                newest.filter(|action| action.state == ActionState::Failed && action.kind != "create")
-            {
-                let refused = failed
-                    .error
-                    .as_deref()
-                    .is_some_and(|error| error.starts_with(char::is_uppercase) && error.contains(": "));
-                return say(
-                    "bad",
-                    if refused { "action-refused" } else { "action-failed" },
-                    failed.finished_at,
-                );
-            }
-            if instance.usable_at.is_none() && instance.state == InstanceState::Running {
-                return say("info", "started-not-confirmed", None);
-            }
-            None
-        }
-        _ => None,
+/// What all pages of a server begin with.
+pub(super) async fn head(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    now: UnixMillis,
+) -> Result<Head, DbError> {
+    let sight = sight(connection, instance, now).await?;
+    let wishes = wishes(connection, instance).await?;
+    let newest = store::actions(connection, instance.id, 1).await?.into_iter().next();
+    let busy = store::open_action(connection, instance.id).await?;
+    let running = match &busy {
+        Some(action) => Some(running(connection, action).await?),
+        None => None,
+    };
+    let live = instance.state.is_live();
+    let mut notices = notices(instance, &wishes, newest.as_ref(), sight);
+    if let Some(newest) = newest.filter(|_| live)
+        && waits_for_boot(connection, &newest).await?
+    {
+        notices.push(Notice { tone: "info", code: "password-next-boot", at: None, detail: None });
+    }
+    let mut state = state(instance, sight);
+    if state.code == "stopped" && wishes.applied.suspended {
+        state.code = "suspended";
+    }
+    Ok(Head {
+        href: format!("/servers/{}", instance.id),
+        name: instance.hostname.clone(),
+        state,
+        notices,
+        running,
+        live,
+        locked: locked(&wishes, busy.is_some()).filter(|_| live),
+    })
+}
+
+/// Whether an action gave root a password that holds only after the next restart.
+async fn waits_for_boot(connection: &mut AnyConnection, action: &ActionRow) -> Result<bool, DbError> {
+    let Some(order) = action.provisioning_order.filter(|_| action.kind == "set_password") else {
+        return Ok(false);
+    };
+    let facts = dispatch::show(connection, order).await?.and_then(|record| record.facts);
+    Ok(facts.is_some_and(|facts| facts.password.as_deref() == Some("next_boot")))
+}
+
+/// Why nothing can be begun now: text `instances-locked-<code>`.
+fn locked(wishes: &Wishes, busy: bool) -> Option<&'static str> {
+    if wishes.suspension().is_some() {
+        Some("suspended")
+    } else if busy || wishes.under_way.is_some() {
+        Some("busy")
+    } else if wishes.disk_lost {
+        Some("needs-rebuild")
+    } else {
+        None
     }
 }
 
+fn notices(instance: &Instance, wishes: &Wishes, newest: Option<&ActionRow>, sight: Sight) -> Vec<Notice> {
+    let say = |tone, code, at| Notice { tone, code, at, detail: None };
+    let mut notices = Vec::new();
+    match instance.state {
+        InstanceState::Retired | InstanceState::Purging => {
+            notices.push(say("info", "retired", instance.purge_at));
+        }
+        InstanceState::NeedsOperator => notices.push(say("bad", "needs-operator", None)),
+        InstanceState::Running | InstanceState::Stopped => {
+            if let Some(wish) = wishes.suspension() {
+                let detail = Some(wish.reason.clone());
+                notices.push(Notice { detail, ..say("bad", "suspended", Some(wish.at)) });
+            }
+            if wishes.disk_lost {
+                notices.push(say("bad", "needs-rebuild", None));
+            }
+            if wishes.applied.rescue.is_some() {
+                notices.push(say("wait", "in-rescue", None));
+            }
+            if wishes.restart_needed {
+                notices.push(say("info", "restart-needed", None));
+            }
+            notices.extend(passing(instance, wishes, newest, sight));
+        }
+        _ => {}
+    }
+    notices
+}
+
+/// What is worth a sentence until something else happens.
+fn passing(instance: &Instance, wishes: &Wishes, newest: Option<&ActionRow>, sight: Sight) -> Option<Notice> {
+    let say = |tone, code, at| Some(Notice { tone, code, at, detail: None });
+    if !sight.fresh {
+        return say("wait", "node-away", sight.at);
+    }
+    // Only the newest action is worth a sentence; an older failure was followed by something else.
+    if let Some(failed) = newest
+        .filter(|action| action.state == ActionState::Failed && action.kind != "create" && !wishes.disk_lost)
+    {
+        let refused = failed
+            .error
+            .as_deref()
+            .is_some_and(|error| error.starts_with(char::is_uppercase) && error.contains(": "));
+        // What puts another disk in the place of the old one may have begun with that.
+        let code = match (failed.kind.as_str(), refused) {
+            ("snapshot_rollback" | "backup_restore", false) => "disk-action-failed",
+            (_, true) => "action-refused",
+            (_, false) => "action-failed",
+        };
+        return Some(Notice { detail: failed.error.clone(), ..say("bad", code, failed.finished_at)? });
+    }
+    if instance.usable_at.is_none() && instance.state == InstanceState::Running {
+        return say("info", "started-not-confirmed", None);
+    }
+    None
+}
+
 async fn running(connection: &mut AnyConnection, action: &ActionRow) -> Result<Running, DbError> {
-    let code = kind(&action.kind);
+    let code = action.kind.clone();
     let told = match action.provisioning_order {
         Some(order) => progress::progress_of(connection, order).await?,
         None => None,
     };
     let mut steps: Vec<Step> = told.map(|(_, steps)| steps.iter().map(step).collect()).unwrap_or_default();
     if steps.is_empty() {
-        steps.push(Step::now(code, action.started_at));
+        steps.push(Step::now(code.clone(), action.started_at));
     }
     Ok(Running { code, steps })
 }
@@ -332,15 +412,6 @@ fn step(step: &StepProgress) -> Step {
     }
 }
 
-/// The words of actions that the texts know.
-fn kind(kind: &str) -> &'static str {
-    match kind {
-        "create" => "create",
-        "delete" => "delete",
-        other => other.parse::<PowerVerb>().map_or("reset", PowerVerb::as_str),
-    }
-}
-
 async fn activity(
     connection: &mut AnyConnection,
     instance: &Instance,
@@ -355,10 +426,16 @@ async fn activity(
             None => None,
         };
         let actor = who.map_or_else(|| US.to_owned(), |principal| principal.email);
-        lines.push(Activity { at: action.started_at, actor, code: action.kind.clone() });
+        let about = action.about.clone().filter(|_| !action.kind.starts_with("backup_")).unwrap_or_default();
+        let code = match waits_for_boot(connection, action).await? {
+            true => "set_password_next_boot".to_owned(),
+            false => action.kind.clone(),
+        };
+        lines.push(Activity { at: action.started_at, actor, code, about });
     }
     if let Some(at) = instance.built_at {
-        lines.push(Activity { at, actor: US.to_owned(), code: "ready".to_owned() });
+        let (actor, about) = (US.to_owned(), String::new());
+        lines.push(Activity { at, actor, code: "ready".to_owned(), about });
     }
     lines.sort_by_key(|line| std::cmp::Reverse(line.at));
     lines.truncate(10);
@@ -385,6 +462,8 @@ mod tests {
             vcpu: 1,
             memory_mib: 1,
             disk_gib: 1,
+            max_snapshots: 5,
+            max_backups: 0,
             ssh_keys: Vec::new(),
             state: InstanceState::Running,
             reason: None,

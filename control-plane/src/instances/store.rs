@@ -3,14 +3,17 @@
 use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
-use super::model::{ActionRow, ActionState, Instance, InstanceState};
+use super::{
+    model::{ActionRow, ActionState, Instance, InstanceState},
+    settings::ImageChoice,
+};
 use crate::db::{self, Cols, DbError, one_row, opt_id};
 
 macro_rules! select_instances {
     ($rest:literal) => {
         concat!(
             "SELECT id, account_id, order_id, hostname, location, plan_code, image_code, image_digest, login_user,
-                    vcpu, memory_mib, disk_gib, ssh_keys, state, reason, node_id, provisioning_order_id, attempts,
+                    vcpu, memory_mib, disk_gib, snapshots, backups, ssh_keys, state, reason, node_id, provisioning_order_id, attempts,
                     tried_nodes, observed_state, observed_at, host_keys, created_at, updated_at, assigned_at,
                     built_at, usable_at, retired_at, purge_at, purged_at
              FROM instances ",
@@ -35,6 +38,8 @@ fn read(row: &AnyRow) -> Result<Instance, DbError> {
         vcpu: row.num("vcpu")?,
         memory_mib: row.num("memory_mib")?,
         disk_gib: row.num("disk_gib")?,
+        max_snapshots: row.num("snapshots")?,
+        max_backups: row.num("backups")?,
         ssh_keys: row.json("ssh_keys")?,
         state: row.get("state")?,
         reason: row.get("reason")?,
@@ -67,8 +72,8 @@ pub(super) async fn insert(tx: &mut AnyConnection, instance: &Instance) -> Resul
     sqlx::query(
         "INSERT INTO instances
              (id, account_id, order_id, hostname, location, plan_code, image_code, image_digest, login_user, vcpu,
-              memory_mib, disk_gib, ssh_keys, state, attempts, tried_nodes, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, '[]', $15, $15)",
+              memory_mib, disk_gib, ssh_keys, state, attempts, tried_nodes, created_at, updated_at, snapshots, backups)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, '[]', $15, $15, $16, $17)",
     )
     .bind(instance.id.to_string())
     .bind(instance.account.to_string())
@@ -85,6 +90,8 @@ pub(super) async fn insert(tx: &mut AnyConnection, instance: &Instance) -> Resul
     .bind(json(&instance.ssh_keys))
     .bind(instance.state)
     .bind(instance.created_at.0)
+    .bind(i64::from(instance.max_snapshots))
+    .bind(i64::from(instance.max_backups))
     .execute(tx)
     .await?;
     Ok(())
@@ -120,6 +127,29 @@ pub(super) async fn save(
     .bind(millis(instance.retired_at))
     .bind(millis(instance.purge_at))
     .bind(millis(instance.purged_at))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+/// Writes from which image its disk was made anew, and the host keys that its new system showed.
+pub(super) async fn put_image(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: InstanceId,
+    image: &ImageChoice,
+    host_keys: &Vec<String>,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE instances SET image_code = $2, image_digest = $3, login_user = $4, host_keys = $5, updated_at = $6
+         WHERE id = $1",
+    )
+    .bind(id.to_string())
+    .bind(&image.code)
+    .bind(&image.digest)
+    .bind(&image.login_user)
+    .bind(json(host_keys))
     .bind(at.0)
     .execute(tx)
     .await?;
@@ -276,7 +306,7 @@ pub(super) async fn ending_of(
 macro_rules! select_actions {
     ($rest:literal) => {
         concat!(
-            "SELECT id, instance_id, kind, state, provisioning_order_id, requested_by, error, started_at, finished_at
+            "SELECT id, instance_id, kind, about, state, provisioning_order_id, requested_by, error, started_at, finished_at
              FROM instance_actions ",
             $rest
         )
@@ -289,6 +319,7 @@ fn read_action(row: &AnyRow) -> Result<ActionRow, DbError> {
         id: row.id("id")?,
         instance: row.id("instance_id")?,
         kind: row.text("kind")?,
+        about: row.get("about")?,
         state: row.get("state")?,
         provisioning_order: row.opt_id("provisioning_order_id")?,
         requested_by: row.text("requested_by")?,
@@ -302,8 +333,8 @@ fn read_action(row: &AnyRow) -> Result<ActionRow, DbError> {
 pub(super) async fn insert_action(tx: &mut AnyConnection, action: &ActionRow) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO instance_actions
-             (id, instance_id, kind, state, provisioning_order_id, requested_by, error, started_at, finished_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             (id, instance_id, kind, state, provisioning_order_id, requested_by, error, started_at, finished_at, about)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (provisioning_order_id) DO NOTHING",
     )
     .bind(action.id.to_string())
@@ -315,12 +346,14 @@ pub(super) async fn insert_action(tx: &mut AnyConnection, action: &ActionRow) ->
     .bind(&action.error)
     .bind(action.started_at.0)
     .bind(action.finished_at.map(|at| at.0))
+    .bind(&action.about)
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// Ends the action behind a provisioning order; changes nothing when it has ended.
+/// Ends the action behind a provisioning order. What the node says last is what it came to, also when the order had
+/// been given up before.
 pub(super) async fn finish_action(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -330,7 +363,7 @@ pub(super) async fn finish_action(
 ) -> Result<(), DbError> {
     sqlx::query(
         "UPDATE instance_actions SET state = $2, error = $3, finished_at = $4
-         WHERE provisioning_order_id = $1 AND state = 'running'",
+         WHERE provisioning_order_id = $1 AND state <> $2",
     )
     .bind(provisioning_order.to_string())
     .bind(state)
@@ -347,6 +380,31 @@ pub(super) async fn action(
 ) -> Result<Option<ActionRow>, DbError> {
     let row =
         sqlx::query(select_actions!("WHERE id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    row.as_ref().map(read_action).transpose()
+}
+
+/// The action about an instance that has not ended.
+pub(super) async fn open_action(
+    connection: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<ActionRow>, DbError> {
+    let query = sqlx::query(select_actions!(
+        "WHERE instance_id = $1 AND state = 'running' ORDER BY started_at DESC, id DESC LIMIT 1"
+    ));
+    let row = query.bind(instance.to_string()).fetch_optional(connection).await?;
+    row.as_ref().map(read_action).transpose()
+}
+
+/// When the last of an instance's actions of two kinds ended, if it did.
+pub(super) async fn last_of(
+    connection: &mut AnyConnection,
+    instance: InstanceId,
+    kinds: (&'static str, &'static str),
+) -> Result<Option<ActionRow>, DbError> {
+    let query = sqlx::query(select_actions!(
+        "WHERE instance_id = $1 AND kind IN ($2, $3) ORDER BY started_at DESC, id DESC LIMIT 1"
+    ));
+    let row = query.bind(instance.to_string()).bind(kinds.0).bind(kinds.1).fetch_optional(connection).await?;
     row.as_ref().map(read_action).transpose()
 }
 

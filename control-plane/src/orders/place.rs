@@ -217,6 +217,8 @@ fn wanted(order: &Order, quote: &catalog::Quote, keys: &[SshPublicKey]) -> Insta
         vcpu: quote.plan.vcpu,
         memory_mib: quote.plan.memory_mib,
         disk_gib: quote.plan.disk_gib,
+        max_snapshots: quote.plan.snapshots,
+        max_backups: quote.plan.backups,
         ssh_keys: keys.iter().map(ToString::to_string).collect(),
         state: InstanceState::Requested,
         reason: None,

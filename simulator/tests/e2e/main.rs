@@ -13,6 +13,7 @@
 mod browser;
 mod browsing;
 mod buying;
+mod caring;
 mod clock;
 mod commits;
 mod crash_points;

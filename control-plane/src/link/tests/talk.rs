@@ -175,7 +175,7 @@ async fn a_gap_in_reports_asks_for_everything_again() {
     report(&agent, snapshot(5)).await;
     assert_eq!(agent.told().await.0, FrameType::StateAck);
     let row = read(&app, async |c| nodes::by_id(c, node.id).await).await.unwrap();
-    assert_eq!((row.vcpu.capacity, row.images.len()), (256, 1));
+    assert_eq!((row.vcpu.capacity, row.images.len()), (256, 3));
 }
 
 #[tokio::test]

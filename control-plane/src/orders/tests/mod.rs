@@ -2,6 +2,7 @@
 
 mod browser;
 mod building;
+mod changes;
 mod exits;
 mod model;
 mod pay_again;
@@ -207,6 +208,7 @@ impl Shop {
                 addresses: Vec::new(),
                 confirmed: true,
                 host_keys: vec!["SHA256:abc (ED25519)".into()],
+                ..Facts::default()
             }),
             generation: record.generation,
         };

@@ -315,7 +315,8 @@ async fn a_button_pressed_at_once_in_two_tabs_is_pressed_once() {
         shop.node_says(&order, 1, EventKind::Succeeded, "").await;
         shop.work().await;
         let (app, server) = (&shop.app, order.instance);
-        let press = || instances::act(app, server, ez_protocol::order::PowerVerb::Reboot, "customer", None);
+        let reboot = || instances::Verb::Power(ez_protocol::order::PowerVerb::Reboot);
+        let press = || instances::act(app, server, reboot(), "customer", None);
         let answers = join_all((0..6).map(|_| press())).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
         for answer in answers {

@@ -1,9 +1,9 @@
 //! Installs one agent as an operator would: setup, join, run.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     child::{Program, Supervisor},
@@ -16,6 +16,8 @@ use crate::{
 const JOIN_AGAIN: Duration = Duration::from_secs(4);
 /// More than a window's worth.
 const JOIN_TRIES: u32 = 5;
+/// The medium of the catalogue.
+const MEDIUM: &str = "debian-13-netinst.iso";
 
 /// A node with its agent running.
 #[derive(Clone, Debug)]
@@ -86,6 +88,9 @@ pub(crate) async fn install(
             "local-lvm",
         ];
         supervisor.run_once(&agent(&arguments), None).await?;
+        offer_backups_and_media(&dir.join("policy.toml"), &host).await?;
+        // Once more: what the policy allows now needs its rights.
+        supervisor.run_once(&agent(&arguments), None).await?;
         std::fs::remove_file(&token)?;
         std::fs::write(dir.join("setup.done"), "")?;
     }
@@ -111,4 +116,19 @@ pub(crate) async fn install(
     let id = identity["node"].as_str().context("node.json has no node")?.to_owned();
     supervisor.keep_alive(agent(&["run", "--config", &config_path]))?;
     Ok(Installed { id, plan: plan.clone(), host })
+}
+
+/// What a host's owner does who sells backups and lets customers insert media: two sections of the policy, and a
+/// medium.
+async fn offer_backups_and_media(policy: &Path, host: &Host) -> anyhow::Result<()> {
+    let mut text = std::fs::read_to_string(policy)?;
+    // There already when the demo was cut off in the middle of this.
+    if !text.contains("[backups]") {
+        text.push_str("\n[backups]\nstorage = \"local\"\n\n[media]\nstorage = \"local\"\n");
+        std::fs::write(policy, text)?;
+    }
+    let file = json!({"storage": "local", "name": format!("iso/{MEDIUM}"), "content": "iso", "size": 65_536});
+    let url = format!("{}/volumes", host.control_url.trim_end_matches('/'));
+    reqwest::Client::new().post(url).json(&file).send().await?.error_for_status()?;
+    Ok(())
 }

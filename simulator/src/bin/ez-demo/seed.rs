@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// The images of the demo: catalogue name, digest, size of the template's disk in GiB.
-const IMAGES: [(&str, u64); 4] = [("debian-13", 3), ("debian-12", 3), ("ubuntu-24.04", 4), ("rocky-9", 10)];
+const IMAGES: [(&str, u64); 5] =
+    [("debian-13", 3), ("debian-12", 3), ("ubuntu-24.04", 4), ("rocky-9", 10), ("rescue-debian-13", 3)];
 /// The catalogue that the demo sells: the same file an installation begins with.
 const CATALOG: &str = include_str!("../../../../packaging/control-plane/catalog.example.toml");
 

@@ -35,6 +35,11 @@ impl Api {
         answer(request).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        let request = self.client.put(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
+        answer(request).await
+    }
+
     /// Posts with an `Idempotency-Key`, which makes it harmless to do it again.
     pub async fn post_with_key(&self, path: &str, body: Value, key: &str) -> (u16, Value) {
         let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
@@ -143,6 +148,11 @@ impl Host {
     pub async fn get(&self, path: &str) -> Value {
         let url = format!("{}{path}", self.node["control_url"].as_str().unwrap().trim_end_matches('/'));
         answer(reqwest::Client::new().get(&url)).await.1
+    }
+
+    /// What Proxmox itself answers, below its node.
+    pub async fn read(&self, path: &str) -> Value {
+        self.done(self.request(reqwest::Method::GET, path)).await
     }
 
     /// Makes a VM with a description, as an administrator by hand.

@@ -8,8 +8,8 @@ use super::world::{Broken, World, ledger};
 use crate::{
     audit,
     db::DbError,
-    dispatch::{self, FenceOutcome, ProvisioningRecord},
-    fleet::{self, NodeState},
+    dispatch::{self, FenceOutcome, ProvisioningRecord, State},
+    fleet::{self, NodeState, testing::read},
     instances::{self, Instance, InstanceState},
     jobs,
     orders::{self, Order, OrderState, Transition},
@@ -271,7 +271,32 @@ pub(super) async fn at_rest(world: &World) -> Result<(), Broken> {
             }
         }
     }
-    nothing_runs_free(world, &books)
+    nothing_runs_free(world, &books)?;
+    wishes_are_carried_out(world, &books).await
+}
+
+/// What is wished of a server that can be reached is so, or its order needs a person; and nothing is under way.
+async fn wishes_are_carried_out(world: &World, books: &Books) -> Result<(), Broken> {
+    for (_, instance, ..) in books.orders.iter().filter(|(_, instance, ..)| instance.state.is_live()) {
+        let Some(host) = world.hosts.iter().find(|host| Some(host.id) == instance.node && !host.gone) else {
+            continue;
+        };
+        let wishes = read(&world.app, async |c| instances::wishes(c, instance).await).await;
+        let stuck = books
+            .provisioning
+            .iter()
+            .any(|record| record.instance == instance.id && record.state == State::Stuck);
+        let suspended = wishes.suspension().is_some();
+        that(stuck || wishes.applied.suspended == suspended, || {
+            format!("server {} should be suspended: {suspended}, and is not so", instance.id)
+        })?;
+        let runs = host.vms.get(&instance.id).is_some_and(|vm| vm.running);
+        that(stuck || !(suspended && runs), || format!("suspended server {} runs", instance.id))?;
+        that(stuck || wishes.nothing_under_way(), || {
+            format!("a change of server {} never ends", instance.id)
+        })?;
+    }
+    Ok(())
 }
 
 fn is_there(world: &World, instance: &Instance) -> bool {

@@ -9,7 +9,7 @@ use ez_protocol::{
     InstanceId, NodeId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, PayloadType, TrustedKey},
     message::{AnswerKind, Event, EventKind, Facts, InstanceState, OrderAnswer},
-    order::{InstanceSpec, Op, PowerVerb, ProvisioningOrder},
+    order::{InstanceSpec, Op, PowerVerb, ProvisioningOrder, Service},
 };
 
 /// How work ends.
@@ -42,6 +42,7 @@ struct Entry {
 pub(super) struct Vm {
     pub(super) addresses: Vec<String>,
     pub(super) running: bool,
+    suspended: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -212,7 +213,10 @@ impl Host {
         self.journal[at].stage = Stage::Running;
         self.say(order, EventKind::StepStarted, now, |event| event.step = "clone".to_owned());
         if let (true, Op::Ensure(spec)) = (first, &order.op) {
-            self.vms.insert(order.instance.uuid, Vm { addresses: addresses(spec), running: false });
+            self.vms.insert(
+                order.instance.uuid,
+                Vm { addresses: addresses(spec), running: false, suspended: false },
+            );
             self.journal[at].made = true;
         }
     }
@@ -223,15 +227,22 @@ impl Host {
             Op::Ensure(spec) => {
                 // A server that exists keeps its power state; a new one is started.
                 let made = self.journal[at].made;
-                let vm = self
-                    .vms
-                    .entry(instance)
-                    .or_insert_with(|| Vm { addresses: addresses(spec), running: true });
+                let vm = self.vms.entry(instance).or_insert_with(|| Vm {
+                    addresses: addresses(spec),
+                    running: true,
+                    suspended: false,
+                });
                 vm.running |= made;
+                // A suspended server is off, and one that is resumed is on again.
+                let off = spec.service == Service::Suspended;
+                if off || vm.suspended {
+                    vm.running = !off;
+                }
+                vm.suspended = off;
             }
             Op::Action(action) => {
                 if let Some(vm) = self.vms.get_mut(&instance) {
-                    vm.running = !matches!(action.verb, PowerVerb::Shutdown | PowerVerb::Stop);
+                    vm.running = !matches!(action.power(), Some(PowerVerb::Shutdown | PowerVerb::Stop));
                 }
             }
             Op::Retire(_) => {
@@ -293,6 +304,7 @@ impl Host {
             addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
             confirmed: vm.is_some_and(|vm| vm.running),
             host_keys: Vec::new(),
+            ..Facts::default()
         }
     }
 

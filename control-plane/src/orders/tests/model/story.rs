@@ -31,6 +31,10 @@ pub(super) enum Happening {
     Cancels(usize),
     Deletes(usize),
     Presses(usize, PowerVerb),
+    Changes(usize),
+    Rebuilds(usize),
+    Suspends(usize),
+    Resumes(usize),
     Webhook(usize, usize),
     WebhookLost(usize),
     RefundsWill(&'static str),
@@ -70,6 +74,10 @@ impl fmt::Debug for Happening {
             Self::Cancels(n) => write!(f, "unpaid order {n}: its customer cancels"),
             Self::Deletes(n) => write!(f, "server {n}: its customer deletes it"),
             Self::Presses(n, verb) => write!(f, "server {n}: its customer presses {}", verb.as_str()),
+            Self::Changes(n) => write!(f, "server {n}: its customer changes the firewall"),
+            Self::Rebuilds(n) => write!(f, "server {n}: its customer rebuilds it"),
+            Self::Suspends(n) => write!(f, "server {n}: it is suspended"),
+            Self::Resumes(n) => write!(f, "server {n}: it is resumed"),
             Self::Webhook(n, 1) => write!(f, "webhook {n} of those on their way arrives"),
             Self::Webhook(n, times) => write!(f, "webhook {n} of those on their way arrives {times} times"),
             Self::WebhookLost(n) => write!(f, "webhook {n} of those on their way is lost"),
@@ -161,6 +169,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => which().prop_map(H::Deletes),
         1 => (which(), prop_oneof![Just(PowerVerb::Stop), Just(PowerVerb::Start), Just(PowerVerb::Reboot)])
             .prop_map(|(n, verb)| H::Presses(n, verb)),
+        2 => which().prop_map(H::Changes),
+        1 => which().prop_map(H::Rebuilds),
+        1 => which().prop_map(H::Suspends),
+        1 => which().prop_map(H::Resumes),
     ];
     let stripe = prop_oneof![
         8 => (0..8_usize, prop_oneof![3 => Just(1_usize), 1 => Just(2)]).prop_map(|(n, times)| H::Webhook(n, times)),

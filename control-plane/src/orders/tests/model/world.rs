@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use ez_protocol::{InstanceId, OrderId, UnixMillis, envelope::TrustedKey, message::OrderAnswer};
+use ez_protocol::{
+    InstanceId, OrderId, UnixMillis,
+    envelope::TrustedKey,
+    message::OrderAnswer,
+    order::{FirewallRules, Verdict},
+};
 use serde_json::json;
 
 use super::{
@@ -28,7 +33,7 @@ use crate::{
     db::{Db, DbError},
     dispatch,
     fleet::{self, NodeChange, NodeState, reports, sessions, testing::read},
-    instances::{self, ActError, EndError, Instance},
+    instances::{self, ActError, EndError, Instance, SuspendError, Verb},
     jobs::{self, JobRegistry},
     orders::{
         self, ExitError, Order, OrderState, PlaceError, again, cancel, look_at_payment, pay, place,
@@ -201,13 +206,22 @@ impl World {
             H::Deletes(n) => self.deletes(*n).await,
             H::Presses(n, verb) => {
                 let Some(server) = self.server(*n).await else { return Ok(()) };
-                match instances::act(&self.app, server.id, *verb, "customer", None).await {
-                    Ok(_) | Err(ActError::DoesNotFit { .. } | ActError::Busy(_) | ActError::Issue(_)) => {
-                        Ok(())
-                    }
+                match instances::act(&self.app, server.id, Verb::Power(*verb), "customer", None).await {
+                    Ok(_)
+                    | Err(
+                        ActError::DoesNotFit { .. }
+                        | ActError::Busy(_)
+                        | ActError::Issue(_)
+                        | ActError::Suspended
+                        | ActError::NeedsRebuild,
+                    ) => Ok(()),
                     Err(error) => Err(format!("a button answered {error:?}")),
                 }
             }
+            H::Changes(n) => self.cares(*n, false).await,
+            H::Rebuilds(n) => self.cares(*n, true).await,
+            H::Suspends(n) => self.suspends(*n, true).await,
+            H::Resumes(n) => self.suspends(*n, false).await,
             H::Webhook(n, times) => {
                 let Some(at) = nth(*n, self.in_flight.len()) else { return Ok(()) };
                 let body = self.in_flight.remove(at);
@@ -591,6 +605,51 @@ impl World {
             }
         }
         Err("it never comes to rest".to_owned())
+    }
+
+    /// The customer changes the firewall of a server, or has its disk made anew.
+    async fn cares(&mut self, n: usize, rebuild: bool) -> Result<(), Broken> {
+        let Some(server) = self.server(n).await else { return Ok(()) };
+        let applied = read(&self.app, async |c| instances::wishes(c, &server).await).await.applied;
+        let closed = FirewallRules { inbound: Verdict::Drop, rules: Vec::new() };
+        let verb = match rebuild {
+            true => Verb::Rebuild(applied.image),
+            false => Verb::Firewall(applied.firewall.is_none().then_some(closed)),
+        };
+        match instances::act(&self.app, server.id, verb, "customer", None).await {
+            Ok(_)
+            | Err(
+                ActError::DoesNotFit { .. }
+                | ActError::Busy(_)
+                | ActError::Issue(_)
+                | ActError::Suspended
+                | ActError::NeedsRebuild
+                | ActError::ImageNotReady,
+            ) => Ok(()),
+            Err(error) => Err(format!("a change answered {error:?}")),
+        }
+    }
+
+    /// Billing has a server suspended or resumed.
+    async fn suspends(&mut self, n: usize, suspended: bool) -> Result<(), Broken> {
+        let Some(server) = self.server(n).await else { return Ok(()) };
+        let (at, id) = (self.now(), server.id);
+        let done = self
+            .app
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    match suspended {
+                        true => instances::suspend(tx, at, id, "unpaid", "billing").await,
+                        false => instances::resume(tx, at, id, "", "billing").await,
+                    }
+                })
+            })
+            .await;
+        match done {
+            Ok(_) | Err(SuspendError::DoesNotFit(_)) => Ok(()),
+            Err(error) => Err(format!("a suspension answered {error:?}")),
+        }
     }
 
     // ---- looking ------------------------------------------------------------------------------------

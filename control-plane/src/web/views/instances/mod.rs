@@ -1,4 +1,6 @@
-//! The customer's servers: the list and one server.
+//! The customer's servers: the list, one server, and what can be done with it.
+
+mod care;
 
 use ez_protocol::UnixMillis;
 use serde::Serialize;
@@ -7,6 +9,10 @@ use crate::web::{
     forms::FormState,
     templates::Page,
     views::{Money, SAMPLE_NOW, Step, StepState, orders::sample_steps},
+};
+
+pub use care::{
+    Backup, Backups, Firewall, Medium, Operated, Password, Rebuild, Rescue, Rule, Snapshot, Snapshots,
 };
 
 /// The observed state, never the wished one.
@@ -48,8 +54,8 @@ pub struct Action {
 /// What is being done to the server right now.
 #[derive(Debug, Clone, Serialize)]
 pub struct Running {
-    /// `create` or the code of an action.
-    pub code: &'static str,
+    /// `create` or the code of an action: text `instances-running-<code>`.
+    pub code: String,
     /// Its steps.
     pub steps: Vec<Step>,
 }
@@ -60,10 +66,32 @@ pub struct Notice {
     /// `info`, `wait`, `bad`, `good`.
     pub tone: &'static str,
     /// `retired` (with the time of the purge), `node-away`, `started-not-confirmed`, `action-failed`,
-    /// `action-refused`, `suspended`, `needs-operator`.
+    /// `action-refused`, `suspended` (with the reason), `needs-rebuild`, `in-rescue`, `restart-needed`,
+    /// `needs-operator`.
     pub code: &'static str,
     /// A time the sentence ends with.
     pub at: Option<UnixMillis>,
+    /// What somebody wrote about it.
+    pub detail: Option<String>,
+}
+
+/// What all pages of one server begin with.
+#[derive(Debug, Clone, Serialize)]
+pub struct Head {
+    /// Address of the server's first page, without a slash at its end.
+    pub href: String,
+    /// The hostname.
+    pub name: String,
+    /// What the node saw.
+    pub state: State,
+    /// Sentences above everything.
+    pub notices: Vec<Notice>,
+    /// The change under way.
+    pub running: Option<Running>,
+    /// Whether the pages beside the first one are there: it is built, and not ended.
+    pub live: bool,
+    /// Why nothing can be begun now: text `instances-locked-<code>`.
+    pub locked: Option<&'static str>,
 }
 
 /// What it costs.
@@ -84,22 +112,18 @@ pub struct Activity {
     pub actor: String,
     /// Text `instances-event-<code>`; unknown codes get a general sentence.
     pub code: String,
+    /// What it was about, such as a snapshot's name; may be empty.
+    pub about: String,
 }
 
 /// `GET /servers/{id}`. Event stream at `<href>/changes`, buttons post to `<href>/actions`, deletion
 /// to `<href>/delete` with the server's name as `confirm`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Show {
-    /// Address of this page, without a slash at its end.
-    pub href: String,
-    /// The hostname.
-    pub name: String,
-    /// What the node saw.
-    pub state: State,
+    /// What all pages of it begin with.
+    pub server: Head,
     /// Power buttons in their order.
     pub actions: Vec<Action>,
-    /// A sentence above everything.
-    pub notice: Option<Notice>,
     /// `ssh root@203.0.113.24`, once there is an address.
     pub ssh: Option<String>,
     /// Without prefix length.
@@ -108,8 +132,6 @@ pub struct Show {
     pub ipv6: Option<String>,
     /// `SHA256:… (ED25519)`
     pub fingerprints: Vec<String>,
-    /// The change under way.
-    pub running: Option<Running>,
     /// What was bought.
     pub plan: PlanSize,
     /// Name of the image.
@@ -168,22 +190,32 @@ pub struct List {
     pub older: Option<String>,
 }
 
+/// The head of a sample.
+fn sample_head(code: &'static str, tone: &'static str) -> Head {
+    Head {
+        href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+        name: "web-1".to_owned(),
+        state: State { code, tone, observed_at: Some(UnixMillis(SAMPLE_NOW.0 - 4_000)) },
+        notices: Vec::new(),
+        running: None,
+        live: true,
+        locked: None,
+    }
+}
+
 impl Page for Show {
     const TEMPLATE: &'static str = "pages/instances/show.html";
 
     fn samples() -> Vec<(&'static str, Self)> {
         let action = |code, enabled, asks| Action { code, enabled, asks };
-        let state =
-            |code, tone, ago: i64| State { code, tone, observed_at: Some(UnixMillis(SAMPLE_NOW.0 - ago)) };
         let event = |code: &str, ago: i64| Activity {
             at: UnixMillis(SAMPLE_NOW.0 - ago),
             actor: "jane@acme.example".to_owned(),
             code: code.to_owned(),
+            about: "before-upgrade".to_owned(),
         };
         let running = Self {
-            href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
-            name: "web-1".to_owned(),
-            state: state("running", "good", 4_000),
+            server: sample_head("running", "good"),
             actions: vec![
                 action("start", false, false),
                 action("shutdown", true, true),
@@ -191,12 +223,10 @@ impl Page for Show {
                 action("stop", true, true),
                 action("reset", true, true),
             ],
-            notice: None,
             ssh: Some("ssh root@203.0.113.24".to_owned()),
             ipv4: Some("203.0.113.24".to_owned()),
             ipv6: Some("2001:db8:12::1".to_owned()),
             fingerprints: vec!["SHA256:9x2pJbV1c0mT5rQwE8yN4kLzA7sD3fGhU6iOoPqRtYw (ED25519)".to_owned()],
-            running: None,
             plan: PlanSize { name: "Plan S".to_owned(), vcpu: 2, memory_mib: 4096, disk_gib: 40 },
             image: "Debian 13".to_owned(),
             location: "Falkenstein".to_owned(),
@@ -205,6 +235,7 @@ impl Page for Show {
             next_charge_at: Some(UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000)),
             activity: vec![
                 event("reboot", 3_600_000),
+                event("snapshot_create", 7_200_000),
                 event("created", 86_000_000),
                 event("x-unknown", 86_400_000),
             ],
@@ -214,32 +245,58 @@ impl Page for Show {
         let mut refused = running.clone();
         refused.form.refuse("confirm", "confirm-name");
         let building = Self {
-            state: State { code: "building", tone: "wait", observed_at: None },
+            server: Head {
+                state: State { code: "building", tone: "wait", observed_at: None },
+                running: Some(Running { code: "create".to_owned(), steps: sample_steps(6, StepState::Now) }),
+                live: false,
+                ..running.server.clone()
+            },
             actions: Vec::new(),
-            running: Some(Running { code: "create", steps: sample_steps(6, StepState::Now) }),
             fingerprints: Vec::new(),
             activity: Vec::new(),
             can_delete: false,
             ..running.clone()
         };
+        let notice = |tone, code, at| Notice { tone, code, at, detail: None };
         let rebooting = Self {
-            running: Some(Running { code: "reboot", steps: vec![Step::now("reboot", SAMPLE_NOW)] }),
-            notice: Some(Notice { tone: "wait", code: "node-away", at: Some(SAMPLE_NOW) }),
-            state: state("unknown", "wait", 190_000),
+            server: Head {
+                running: Some(Running {
+                    code: "reboot".to_owned(),
+                    steps: vec![Step::now("reboot", SAMPLE_NOW)],
+                }),
+                notices: vec![notice("wait", "node-away", Some(SAMPLE_NOW))],
+                locked: Some("busy"),
+                ..sample_head("unknown", "wait")
+            },
             ..running.clone()
         };
         let retired = Self {
-            state: state("retired", "idle", 30_000),
+            server: Head {
+                notices: vec![notice("info", "retired", Some(UnixMillis(SAMPLE_NOW.0 + 72 * 3_600_000)))],
+                live: false,
+                ..sample_head("retired", "idle")
+            },
             actions: Vec::new(),
-            notice: Some(Notice {
-                tone: "info",
-                code: "retired",
-                at: Some(UnixMillis(SAMPLE_NOW.0 + 72 * 3_600_000)),
-            }),
             ssh: None,
             next_charge_at: None,
             price: None,
             can_delete: false,
+            ..running.clone()
+        };
+        let suspended = Self {
+            server: Head {
+                notices: vec![
+                    Notice {
+                        tone: "bad",
+                        code: "suspended",
+                        at: Some(SAMPLE_NOW),
+                        detail: Some("Invoice 2026-117 is unpaid.".to_owned()),
+                    },
+                    notice("wait", "restart-needed", None),
+                ],
+                locked: Some("suspended"),
+                ..sample_head("suspended", "idle")
+            },
             ..running.clone()
         };
         vec![
@@ -248,6 +305,7 @@ impl Page for Show {
             ("building", building),
             ("rebooting", rebooting),
             ("retired", retired),
+            ("suspended", suspended),
         ]
     }
 }

@@ -1,0 +1,121 @@
+//! What can be asked of a server.
+
+use ez_protocol::{
+    ProvisioningOrderId,
+    order::{Action, FirewallRules, IsoName, PasswordHash, PowerVerb, SnapshotName, Tag},
+};
+
+use crate::instances::settings::{ImageChoice, Settings};
+
+/// One thing to do with a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// Press a power button.
+    Power(PowerVerb),
+    /// Keep the disk as it is now under a name.
+    SnapshotCreate(SnapshotName),
+    /// Make the disk be as it was.
+    SnapshotRollback(SnapshotName),
+    /// Forget a snapshot.
+    SnapshotDelete(SnapshotName),
+    /// Copy the whole server to the host's backup storage.
+    BackupCreate,
+    /// Make the server be as in a backup.
+    BackupRestore(ProvisioningOrderId),
+    /// Remove a backup.
+    BackupDelete(ProvisioningOrderId),
+    /// Give root another password, of which only the hash is known here.
+    SetPassword(PasswordHash),
+    /// Make the disk anew from an image.
+    Rebuild(ImageChoice),
+    /// Boot a rescue system.
+    RescueOn(ImageChoice),
+    /// Boot the server's own system again.
+    RescueOff,
+    /// Put a medium into the CD drive.
+    IsoAttach(IsoName),
+    /// Take the medium out.
+    IsoDetach,
+    /// Filter packets by these rules; none lets everything pass.
+    Firewall(Option<FirewallRules>),
+    /// Tag it for the host's owner; operators only.
+    Tags(Vec<Tag>),
+}
+
+/// What a verb comes to for the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// Done at most once.
+    Once(Action),
+    /// Another wished state.
+    Settings(Box<Settings>),
+}
+
+impl Verb {
+    /// The word of the action in API, pages and tables.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Power(verb) => verb.as_str(),
+            Self::SnapshotCreate(_) => "snapshot_create",
+            Self::SnapshotRollback(_) => "snapshot_rollback",
+            Self::SnapshotDelete(_) => "snapshot_delete",
+            Self::BackupCreate => "backup_create",
+            Self::BackupRestore(_) => "backup_restore",
+            Self::BackupDelete(_) => "backup_delete",
+            Self::SetPassword(_) => "set_password",
+            Self::Rebuild(_) => "rebuild",
+            Self::RescueOn(_) => "rescue_on",
+            Self::RescueOff => "rescue_off",
+            Self::IsoAttach(_) => "iso_attach",
+            Self::IsoDetach => "iso_detach",
+            Self::Firewall(_) => "firewall",
+            Self::Tags(_) => "tags",
+        }
+    }
+
+    /// What it is about, for whoever reads it later; never a secret.
+    pub fn about(&self) -> Option<String> {
+        Some(match self {
+            Self::SnapshotCreate(name) | Self::SnapshotRollback(name) | Self::SnapshotDelete(name) => {
+                name.as_str().to_owned()
+            }
+            Self::BackupRestore(backup) | Self::BackupDelete(backup) => backup.to_string(),
+            Self::Rebuild(image) | Self::RescueOn(image) => image.code.clone(),
+            Self::IsoAttach(iso) => iso.as_str().to_owned(),
+            _ => return None,
+        })
+    }
+
+    /// Whether what is on the disk is replaced or thrown away.
+    pub fn replaces_the_disk(&self) -> bool {
+        matches!(self, Self::SnapshotRollback(_) | Self::BackupRestore(_) | Self::Rebuild(_))
+    }
+
+    /// What the node is told: `held` is what holds now, `builds` the highest number of a build ever ordered, `keep` how
+    /// many backups were sold.
+    pub(super) fn deed(&self, held: &Settings, builds: u32, keep: u32) -> Deed {
+        let held = held.clone();
+        let settings = |settings| Deed::Settings(Box::new(settings));
+        match self.clone() {
+            Self::Power(verb) => Deed::Once(verb.into()),
+            Self::SnapshotCreate(name) => Deed::Once(Action::SnapshotCreate { name }),
+            Self::SnapshotRollback(name) => Deed::Once(Action::SnapshotRollback { name }),
+            Self::SnapshotDelete(name) => Deed::Once(Action::SnapshotDelete { name }),
+            Self::BackupCreate => Deed::Once(Action::BackupCreate { keep }),
+            Self::BackupRestore(backup) => Deed::Once(Action::BackupRestore { backup }),
+            Self::BackupDelete(backup) => Deed::Once(Action::BackupDelete { backup }),
+            Self::SetPassword(hash) => Deed::Once(Action::SetPassword { hash }),
+            // A number is used once: whether an earlier rebuild was carried out may turn out later. A rescue system
+            // or a medium would boot instead of the new disk.
+            Self::Rebuild(image) => {
+                settings(Settings { build: builds + 1, image, rescue: None, iso: None, ..held })
+            }
+            Self::RescueOn(image) => settings(Settings { rescue: Some(image), ..held }),
+            Self::RescueOff => settings(Settings { rescue: None, ..held }),
+            Self::IsoAttach(iso) => settings(Settings { iso: Some(iso), ..held }),
+            Self::IsoDetach => settings(Settings { iso: None, ..held }),
+            Self::Firewall(firewall) => settings(Settings { firewall, ..held }),
+            Self::Tags(tags) => settings(Settings { tags, ..held }),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What a server is like beyond what was sold, and what is being changed about it.
+//!
+//! [`Settings`] are what an `ensure` says beside sizes and place: which build of which image, rescue, medium, tags,
+//! the customer's firewall rules, suspension. For each server one row holds what the node carried out last
+//! (`applied`) and the one order that is changing it; the settings that order carries stand beside it. So a wish is
+//! never taken back by hand: when its order ends without success, what was applied last holds, as it always did. A
+//! late report about an order that was given up finds the settings it was about, and the generation says whether
+//! something newer has been applied since.
+
+mod change;
+pub(super) mod store;
+
+use ez_protocol::{
+    ProvisioningOrderId, UnixMillis,
+    order::{FirewallRules, ImageDigest, ImageRef, IsoName, Tag},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::AnyConnection;
+
+use super::model::Instance;
+use crate::{catalog, db::DbError};
+
+pub(super) use change::{begin, came_to};
+pub(super) use store::put;
+
+/// An image as it was chosen: later changes of the catalogue do not touch it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageChoice {
+    /// Its code in the catalogue.
+    pub code: String,
+    /// `sha256:…`
+    pub digest: String,
+    /// Who logs in.
+    pub login_user: String,
+}
+
+impl From<catalog::Image> for ImageChoice {
+    fn from(image: catalog::Image) -> Self {
+        Self { code: image.code, digest: image.digest, login_user: image.login_user }
+    }
+}
+
+impl ImageChoice {
+    /// As an order names it; nothing when the stored digest is none, which is a defect of ours.
+    pub(super) fn named(&self) -> Option<ImageRef> {
+        Some(ImageRef { name: self.code.clone(), digest: ImageDigest::parse(&self.digest).ok()? })
+    }
+}
+
+/// The settings of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How often its disk was made anew.
+    pub build: u32,
+    /// What the disk is made from.
+    pub image: ImageChoice,
+    /// The rescue system it boots instead.
+    pub rescue: Option<ImageChoice>,
+    /// The medium in its CD drive.
+    pub iso: Option<IsoName>,
+    /// Tags for the eyes of the host's owner.
+    pub tags: Vec<Tag>,
+    /// The customer's firewall rules; none lets everything in and out.
+    pub firewall: Option<FirewallRules>,
+    /// Whether it is off because its service is not due.
+    pub suspended: bool,
+}
+
+impl Settings {
+    /// Those of a server that nobody has changed yet.
+    pub fn as_sold(instance: &Instance) -> Self {
+        Self {
+            build: 0,
+            image: ImageChoice {
+                code: instance.image_code.clone(),
+                digest: instance.image_digest.clone(),
+                login_user: instance.login_user.clone(),
+            },
+            rescue: None,
+            iso: None,
+            tags: Vec::new(),
+            firewall: None,
+            suspended: false,
+        }
+    }
+}
+
+/// Whether and why a server shall be suspended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// Whether it shall be; `false` remembers who ended the last one.
+    pub suspended: bool,
+    /// Why, one sentence that the customer reads.
+    pub reason: String,
+    /// Who wanted it so.
+    pub by: String,
+    /// Since when.
+    pub at: UnixMillis,
+}
+
+/// What holds for a server, and what is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wishes {
+    /// What its node carried out last.
+    pub applied: Settings,
+    /// The generation that carried it.
+    pub(super) generation: u64,
+    /// The order that is changing it.
+    pub(super) under_way: Option<ProvisioningOrderId>,
+    /// The highest number of a build that was ever ordered.
+    pub(super) builds: u32,
+    /// Whether a rebuild threw its disk away and did not come to an end: nothing but another rebuild helps.
+    pub disk_lost: bool,
+    /// Whether something that was changed takes effect only with the next cold start.
+    pub restart_needed: bool,
+    /// The wish about its suspension that was uttered last.
+    pub(super) suspension: Option<Suspension>,
+}
+
+impl Wishes {
+    fn as_sold(instance: &Instance) -> Self {
+        Self {
+            applied: Settings::as_sold(instance),
+            generation: 0,
+            under_way: None,
+            builds: 0,
+            disk_lost: false,
+            restart_needed: false,
+            suspension: None,
+        }
+    }
+
+    /// The suspension that is wished, whether or not it is carried out yet.
+    pub fn suspension(&self) -> Option<&Suspension> {
+        self.suspension.as_ref().filter(|wish| wish.suspended)
+    }
+
+    /// Whether no order is changing it.
+    pub fn nothing_under_way(&self) -> bool {
+        self.under_way.is_none()
+    }
+
+    /// Whether the node has yet to be told that the server is, or is no longer, suspended.
+    pub(super) fn suspension_is_due(&self) -> bool {
+        self.applied.suspended != self.suspension().is_some()
+    }
+}
+
+/// What holds for a server. Whoever changes something holds the server's lock.
+///
+/// # Errors
+/// Those of the queries.
+pub async fn wishes(connection: &mut AnyConnection, instance: &Instance) -> Result<Wishes, DbError> {
+    let stored = store::get(connection, instance.id).await?;
+    let suspension = store::suspension(connection, instance.id).await?;
+    Ok(Wishes { suspension, ..stored.unwrap_or_else(|| Wishes::as_sold(instance)) })
+}

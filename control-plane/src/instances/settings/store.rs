@@ -1,0 +1,172 @@
+//! SQL of settings, of the orders that change them, and of suspensions.
+
+use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::{Settings, Suspension, Wishes};
+use crate::db::{Cols, DbError, one_row, opt_id};
+
+fn text<T: serde::Serialize>(value: &T) -> Result<String, DbError> {
+    // Plain data with text keys: it cannot fail, and a failure is no row.
+    serde_json::to_string(value).map_err(|_| DbError::Inconsistent {
+        table: "instance_settings",
+        column: "applied",
+        row: "to be written".to_owned(),
+    })
+}
+
+pub(super) async fn get(connection: &mut AnyConnection, id: InstanceId) -> Result<Option<Wishes>, DbError> {
+    let row = sqlx::query(
+        "SELECT instance_id, applied, applied_generation, provisioning_order_id, builds, disk_lost, restart_needed
+         FROM instance_settings WHERE instance_id = $1",
+    )
+    .bind(id.to_string())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let row = Cols::of("instance_settings", &row);
+    Ok(Some(Wishes {
+        applied: row.json("applied")?,
+        generation: row.num("applied_generation")?,
+        under_way: row.opt_id("provisioning_order_id")?,
+        builds: row.num("builds")?,
+        disk_lost: row.flag("disk_lost")?,
+        restart_needed: row.flag("restart_needed")?,
+        suspension: None,
+    }))
+}
+
+/// Writes what holds and what is under way. The caller holds the server's lock.
+pub(in crate::instances) async fn put(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: InstanceId,
+    wishes: &Wishes,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "INSERT INTO instance_settings
+             (instance_id, applied, applied_generation, suspended, provisioning_order_id, builds, disk_lost,
+              restart_needed, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (instance_id) DO UPDATE SET
+             applied = excluded.applied, applied_generation = excluded.applied_generation,
+             suspended = excluded.suspended, provisioning_order_id = excluded.provisioning_order_id,
+             builds = excluded.builds, disk_lost = excluded.disk_lost, restart_needed = excluded.restart_needed,
+             updated_at = excluded.updated_at",
+    )
+    .bind(id.to_string())
+    .bind(text(&wishes.applied)?)
+    .bind(i64::try_from(wishes.generation).unwrap_or(i64::MAX))
+    .bind(i64::from(wishes.applied.suspended))
+    .bind(opt_id(wishes.under_way.as_ref()))
+    .bind(i64::from(wishes.builds))
+    .bind(i64::from(wishes.disk_lost))
+    .bind(i64::from(wishes.restart_needed))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+/// The server was off: what waited for its next start takes effect with it.
+pub(in crate::instances) async fn restarted(tx: &mut AnyConnection, id: InstanceId) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE instance_settings SET restart_needed = 0 WHERE instance_id = $1 AND restart_needed = 1",
+    )
+    .bind(id.to_string())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Remembers which settings an order carries.
+pub(super) async fn insert_change(
+    tx: &mut AnyConnection,
+    order: ProvisioningOrderId,
+    id: InstanceId,
+    settings: &Settings,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO instance_changes (provisioning_order_id, instance_id, settings) VALUES ($1, $2, $3)",
+    )
+    .bind(order.to_string())
+    .bind(id.to_string())
+    .bind(text(settings)?)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The settings that an order carries, if it is one that changes some.
+pub(in crate::instances) async fn change(
+    connection: &mut AnyConnection,
+    order: ProvisioningOrderId,
+) -> Result<Option<Settings>, DbError> {
+    let row = sqlx::query(
+        "SELECT provisioning_order_id, settings FROM instance_changes WHERE provisioning_order_id = $1",
+    )
+    .bind(order.to_string())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| Cols::of("instance_changes", &row).json("settings")).transpose()
+}
+
+pub(in crate::instances) async fn suspension(
+    connection: &mut AnyConnection,
+    id: InstanceId,
+) -> Result<Option<Suspension>, DbError> {
+    let row = sqlx::query(
+        "SELECT instance_id, suspended, reason, requested_by, requested_at
+         FROM instance_suspensions WHERE instance_id = $1",
+    )
+    .bind(id.to_string())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let row = Cols::of("instance_suspensions", &row);
+    Ok(Some(Suspension {
+        suspended: row.flag("suspended")?,
+        reason: row.text("reason")?,
+        by: row.text("requested_by")?,
+        at: row.millis("requested_at")?,
+    }))
+}
+
+/// Writes a wish about a suspension over the last one. The caller holds the server's lock.
+pub(in crate::instances) async fn put_suspension(
+    tx: &mut AnyConnection,
+    id: InstanceId,
+    wish: &Suspension,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "INSERT INTO instance_suspensions (instance_id, suspended, reason, requested_by, requested_at)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (instance_id) DO UPDATE SET
+             suspended = excluded.suspended, reason = excluded.reason, requested_by = excluded.requested_by,
+             requested_at = excluded.requested_at",
+    )
+    .bind(id.to_string())
+    .bind(i64::from(wish.suspended))
+    .bind(&wish.reason)
+    .bind(&wish.by)
+    .bind(wish.at.0)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+/// Live servers whose node has yet to be told that they are, or are no longer, suspended.
+pub(in crate::instances) async fn suspensions_due(
+    connection: &mut AnyConnection,
+) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT i.id AS id FROM instance_suspensions s
+         JOIN instances i ON i.id = s.instance_id
+         LEFT JOIN instance_settings t ON t.instance_id = s.instance_id
+         WHERE i.state IN ('running', 'stopped') AND s.suspended <> COALESCE(t.suspended, 0)
+         ORDER BY s.requested_at, i.id LIMIT 100",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
+}
