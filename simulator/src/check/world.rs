@@ -105,6 +105,8 @@ pub struct Instance {
     pub observed_state: Option<String>,
     /// When it last changed.
     pub updated_at: i64,
+    /// Since when its node has said that it is suspended, as is wished.
+    pub suspended_at: Option<i64>,
 }
 
 /// Where a server lives.

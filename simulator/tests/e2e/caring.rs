@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    browser::Browser,
     purchase::{PATIENCE, buy, server_is},
     support::{Api, Database, Demo, until},
 };
@@ -298,5 +299,62 @@ async fn a_medium_is_put_in_and_taken_out() {
     care.act(json!({"action": "iso_detach"})).await;
     assert!(care.settled().await["iso"].is_null());
     assert!(!care.proxmox("/config").await.to_string().contains(iso));
+    care.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_looks_after_a_server_at_a_screen() {
+    let story = "looking after a server in a browser";
+    let Some(browser) = Browser::start(story).await else { return };
+    let Some(care) = Care::begin(story).await else { return };
+    let (portal, state) = (care.demo.portal(), care.demo.state());
+    let tab = browser.open(&format!("{portal}/login"), 1280, 900, false).await;
+    tab.fill("Mail address", state["customer"]["email"].as_str().unwrap()).await;
+    tab.fill("Password", state["customer"]["password"].as_str().unwrap()).await;
+    tab.click("Log in").await;
+    tab.leaves("/login").await;
+    let page = format!("{portal}/servers/{}", care.server);
+    tab.go(&format!("{page}/snapshots")).await;
+    tab.sees("No snapshots yet").await;
+    tab.fill("Name", "before-upgrade").await;
+    tab.click("Take the snapshot").await;
+    tab.sees("Roll back").await;
+    care.settled().await;
+    tab.go(&format!("{page}/snapshots")).await;
+    tab.click("Roll back").await;
+    tab.sees("nothing brings it back").await;
+    tab.picture("snapshots").await;
+    tab.is_clean().await;
+    tab.go(&format!("{page}/firewall")).await;
+    tab.click("Let SSH in").await;
+    tab.sees("not saved yet").await;
+    tab.picture("firewall").await;
+    tab.is_clean().await;
+    tab.click("Save the rules").await;
+    tab.sees("Firewall").await;
+    until("the change to be told", PATIENCE, || async {
+        let action = care.api.get(&care.path("/actions")).await;
+        (action["data"][0]["kind"] == "firewall").then_some(())
+    })
+    .await;
+    care.settled().await;
+    let rules = care.api.get(&care.path("/firewall")).await;
+    assert_eq!(rules["rules"][0]["ports"], "22", "{rules}");
+    tab.go(&format!("{page}/password")).await;
+    tab.click("Make a new password").await;
+    tab.sees("shown only now").await;
+    tab.picture("password").await;
+    care.settled().await;
+    tab.go(&format!("{page}/password")).await;
+    tab.sees("We make a new").await;
+    tab.is_clean().await;
+    let narrow = browser.open(&page, 320, 640, true).await;
+    for name in ["", "/snapshots", "/backups", "/firewall", "/rescue", "/rebuild", "/password"] {
+        narrow.go(&format!("{page}{name}")).await;
+        narrow.sees("Rescue & ISO").await;
+        narrow.picture(&format!("narrow{}", name.replace('/', "-"))).await;
+        narrow.is_clean().await;
+    }
+    browser.stop().await;
     care.end().await;
 }

@@ -181,11 +181,17 @@ impl Farm {
         dispatch::show(&mut connection, id).await.unwrap().unwrap()
     }
 
-    /// The newest order about a server, as its node reads it.
-    async fn told(&self, id: InstanceId) -> ProvisioningOrder {
+    /// The newest order about a server.
+    async fn newest(&self, id: InstanceId) -> ProvisioningRecord {
         let mut connection = self.app.db.read().await.unwrap();
         let all = dispatch::history_of(&mut connection, id).await.unwrap();
-        let newest = all.into_iter().max_by_key(|record| record.seq).unwrap();
+        all.into_iter().max_by_key(|record| record.seq).unwrap()
+    }
+
+    /// The same as its node reads it, while it is on its way.
+    async fn told(&self, id: InstanceId) -> ProvisioningOrder {
+        let newest = self.newest(id).await;
+        let mut connection = self.app.db.read().await.unwrap();
         let at = self.app.clock.now();
         let due = dispatch::due(&mut connection, at, self.node.id, 100).await.unwrap();
         let bytes = &due.iter().find(|due| due.id == newest.id).unwrap().envelope;

@@ -103,7 +103,7 @@ async fn a_suspension_that_fails_is_tried_again_and_rings() {
         farm.suspend(id, REASON).await.unwrap();
         let first = farm.told(id).await.order_id;
         farm.node_says(first, EventKind::Failed, seen("running")).await;
-        assert_eq!(farm.told(id).await.order_id, first, "not at once");
+        assert_eq!(farm.newest(id).await.id, first, "not at once");
         assert_eq!(farm.alarms().await, ["suspension_late"]);
         let refused = farm.press(id, Verb::Power(PowerVerb::Reboot)).await.unwrap_err();
         assert!(matches!(refused, ActError::Suspended), "the wish stands: {refused:?}");

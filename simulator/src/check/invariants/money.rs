@@ -10,7 +10,7 @@ const PAYING: [&str; 3] = ["active", "trialing", "past_due"];
 /// States in which a paid order may rest for ever.
 const ENDED: [&str; 3] = ["fulfilled", "refunded", "needs_operator"];
 
-/// I2: behind every running VM of ours stands an order that is paid, here and at Stripe.
+/// I2: behind every running VM of ours stands an order that is paid, here and at Stripe, and no suspension.
 pub(super) fn no_free_vm(world: &World) -> Vec<Violation> {
     let mut out = Vec::new();
     let vms = world.hosts.iter().flat_map(|h| h.vms.iter().map(move |vm| (h, vm)));
@@ -18,6 +18,11 @@ pub(super) fn no_free_vm(world: &World) -> Vec<Violation> {
         let Some(marker) = &vm.marker else { continue };
         let instance = marker.instance.to_string();
         let subject = format!("VM {} on node {}", vm.vmid, host.node);
+        let suspended = world.instances.iter().find(|i| i.id == instance).and_then(|i| i.suspended_at);
+        if suspended.is_some_and(|since| world.settled(since)) {
+            out.push(found("I2", subject, "it runs, but its server is suspended"));
+            continue;
+        }
         let Some(order) = world.order_of(&instance) else {
             out.push(found("I2", subject, format!("it runs for instance {instance}, which nobody ordered")));
             continue;

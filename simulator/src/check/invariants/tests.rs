@@ -66,6 +66,7 @@ fn healthy() -> World {
             state: "running".into(),
             observed_state: Some("running".into()),
             updated_at: LONG_AGO,
+            suspended_at: None,
         }],
         placements: vec![Placement {
             instance: instance(),
@@ -183,6 +184,7 @@ fn i2_sees_a_vm_that_runs_without_a_paid_order_or_subscription() {
         w.mirror[0].status = "canceled".into();
     });
     assert_eq!(ended, ["I2"]);
+    assert_eq!(plant(|w| w.instances[0].suspended_at = Some(LONG_AGO)), ["I2"]);
     assert!(plant(|w| w.orders.clear()).contains(&"I2"));
 }
 

@@ -28,17 +28,25 @@ pub(super) async fn read(url: &str, world: &mut World) -> Result<(), LoadError> 
         Ok(Transition { order: r.try_get(0)?, to: r.try_get(1)?, at: r.try_get(2)? })
     })
     .await?;
-    world.instances =
-        rows(db, "SELECT id, order_id, state, observed_state, updated_at FROM instances", |r| {
+    world.instances = rows(
+        db,
+        "SELECT i.id, i.order_id, i.state, i.observed_state, i.updated_at,
+                CASE WHEN s.suspended = 1 AND t.suspended = 1 THEN t.updated_at END
+         FROM instances i
+         LEFT JOIN instance_suspensions s ON s.instance_id = i.id
+         LEFT JOIN instance_settings t ON t.instance_id = i.id",
+        |r| {
             Ok(Instance {
                 id: r.try_get(0)?,
                 order: r.try_get(1)?,
                 state: r.try_get(2)?,
                 observed_state: r.try_get(3)?,
                 updated_at: r.try_get(4)?,
+                suspended_at: r.try_get(5)?,
             })
-        })
-        .await?;
+        },
+    )
+    .await?;
     fleet(db, world).await?;
     dispatch(db, world).await?;
     world.audit = rows(
