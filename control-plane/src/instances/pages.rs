@@ -80,7 +80,13 @@ async fn server(
 }
 
 async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
-    let id = mine(&app, &me, &id).await?.id;
+    live(&app, &me, &id).await
+}
+
+/// Tells whenever something about a server changes.
+async fn live(app: &App, me: &Principal, id: &str) -> web::Result {
+    let id = mine(app, me, id).await?.id;
+    let app = app.clone();
     web::live(move || {
         let app = app.clone();
         async move {

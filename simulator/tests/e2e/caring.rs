@@ -168,7 +168,7 @@ async fn a_rebuild_gives_another_system_under_the_same_number_address_and_card()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_password_is_shown_once_and_set_by_its_hash_at_the_next_boot() {
+async fn a_new_password_is_shown_once_and_set_by_its_hash_at_once_or_at_the_next_boot() {
     let Some(care) = Care::begin("a new password").await else { return };
     let path = care.path("/actions");
     let wish = || json!({"action": "set_password"});
@@ -178,12 +178,17 @@ async fn a_new_password_is_shown_once_and_set_by_its_hash_at_the_next_boot() {
     let (status, again) = care.api.post_with_key(&path, wish(), "reset-1").await;
     assert_eq!((status, &again["id"], again.get("password")), (202, &begun["id"], None), "shown once");
     let ended = care.ends(&begun).await;
-    assert_eq!(ended["takes_effect"], "next_boot", "this host's owner does not let us into guests");
+    assert_eq!(ended["takes_effect"], "now", "the guest answered, and the host's owner lets us in");
     assert!(ended.get("password").is_none());
     let vm = care.vm().await["cloudinit"].to_string();
     assert!(vm.contains("$6$"), "the hash waits for the next boot: {vm}");
     assert!(!vm.contains(&password), "the password itself is nowhere");
-    care.act(json!({"action": "reboot"})).await;
+    care.act(json!({"action": "stop"})).await;
+    server_is(&care.api, &care.server, "stopped").await;
+    let off = care.act(wish()).await;
+    assert_eq!(off["takes_effect"], "next_boot", "a guest that is off is told when it boots");
+    care.act(json!({"action": "start"})).await;
+    server_is(&care.api, &care.server, "running").await;
     care.end().await;
 }
 

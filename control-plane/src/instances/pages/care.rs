@@ -24,6 +24,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/servers/{id}/actions", post(begin))
         .route("/servers/{id}/firewall", get(rules).post(change_rules))
         .route("/servers/{id}/{tab}", get(tab))
+        .route("/servers/{id}/{tab}/changes", get(changes))
 }
 
 /// The pages of a server beside its first one.
@@ -110,6 +111,18 @@ async fn tab(
         return ctx.redirect(&Tab::Overview.path(&instance));
     }
     tab.page(&ctx, &app, &instance, StatusCode::OK, FormState::default()).await
+}
+
+/// Every page of a server changes with the server; a live region fetches the page that its stream's address begins with.
+async fn changes(
+    Customer(me): Customer,
+    State(app): State<App>,
+    Path((id, name)): Path<(String, String)>,
+) -> web::Result {
+    if name != "firewall" && Tab::named(&name).is_none() {
+        return Err(Error::NotFound);
+    }
+    super::live(&app, &me, &id).await
 }
 
 /// Any button.
