@@ -33,7 +33,7 @@ pub(crate) fn default_order(config: &Options) -> Vec<String> {
 pub(crate) fn first(config: &Options) -> Option<String> {
     let bootable = |option: &String| {
         let drive = config.get(option).filter(|_| vmconfig::is_drive(option)).map(|v| Drive::parse(v));
-        drive.is_some_and(|d| !d.is_cloudinit() && !(d.is_cdrom() && d.file == "none"))
+        drive.is_some_and(|d| !(d.is_cloudinit() || d.is_cdrom() && d.file == "none"))
     };
     order(config).unwrap_or_else(|| default_order(config)).into_iter().find(bootable)
 }
