@@ -14,8 +14,9 @@ use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
 };
+use ez_protocol::UnixMillis;
 
-use super::Cli;
+use super::{Cli, env, journal::time};
 use crate::{config, policy::reference};
 
 /// What is generated.
@@ -63,7 +64,7 @@ fn manual(dir: &Path) -> io::Result<()> {
             command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help").cloned(),
         );
         let mut text = Vec::new();
-        Man::new(command).section("8").manual(MANUAL).source(version()).render(&mut text)?;
+        Man::new(command).section("8").date(date()).manual(MANUAL).source(version()).render(&mut text)?;
         fs::write(dir.join(format!("{name}.8")), text)?;
     }
     page(&dir.join("ez-node-agent-policy.5"), &policy_page())?;
@@ -74,6 +75,12 @@ fn version() -> String {
     format!("{NAME} {}", env!("CARGO_PKG_VERSION"))
 }
 
+/// The day of the commit that is packaged, as whoever makes the package says; without one, the first day there is.
+fn date() -> String {
+    let secs = env("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok()).unwrap_or(0);
+    time(UnixMillis::from_secs(secs)).chars().take(10).collect()
+}
+
 fn page(path: &PathBuf, roff: &Roff) -> io::Result<()> {
     fs::write(path, roff.render())
 }
@@ -81,12 +88,15 @@ fn page(path: &PathBuf, roff: &Roff) -> io::Result<()> {
 /// A page about a file, up to its list of keys.
 fn opening(name: &str, what: &str, file: &str, text: &[&str]) -> Roff {
     let mut roff = Roff::new();
-    roff.control("TH", [name, "5", "", &version(), MANUAL]);
+    roff.control("TH", [name, "5", &date(), &version(), MANUAL]);
     roff.control("SH", ["NAME"]).text([roman(format!("{name} - {what}"))]);
     roff.control("SH", ["SYNOPSIS"]).text([roman(file)]);
     roff.control("SH", ["DESCRIPTION"]);
-    for paragraph in text {
-        roff.control("PP", []).text([roman(*paragraph)]);
+    for (index, paragraph) in text.iter().enumerate() {
+        if index > 0 {
+            roff.control("PP", []);
+        }
+        roff.text([roman(*paragraph)]);
     }
     roff.control("SH", ["KEYS"]);
     roff

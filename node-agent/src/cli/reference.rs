@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use clap::{Arg, Command, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _, Parser as _};
 use ez_protocol::refusal::RefusalCode;
 
 use super::Cli;
@@ -217,6 +217,26 @@ fn every_rule_that_can_refuse_is_explained() {
         };
         for word in words.filter(is_rule) {
             assert!(RULES.contains(&word), "{word} refuses and is not in RULES");
+        }
+    }
+}
+
+/// What a person pastes: each line of the page's blocks is a command, those of ours are understood, and there are no more
+/// than promised.
+#[test]
+fn the_commands_of_the_how_to_are_commands() {
+    let page = include_str!("../../../docs/how-to/add-a-node.md");
+    let commands: Vec<&str> =
+        page.split("```").skip(1).step_by(2).flat_map(str::lines).filter(|l| !l.is_empty()).collect();
+    assert!((5..=8).contains(&commands.len()), "{commands:#?}");
+    for command in commands.iter().filter(|command| command.starts_with("ez-node-agent")) {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        // Building images is being added beside this page.
+        if words[1] == "image" && Cli::command().find_subcommand("image").is_none() {
+            continue;
+        }
+        if let Err(error) = Cli::try_parse_from(&words) {
+            panic!("{command}: {error}");
         }
     }
 }
