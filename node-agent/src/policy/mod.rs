@@ -44,6 +44,8 @@ pub const RULES: &[&str] = &[
     "network.prefixes",
     "network.require_firewall",
     "images.digests",
+    "backups.storage",
+    "media.storage",
     "limits.instances",
     "limits.vcpus_each",
     "limits.memory_mib_each",
@@ -57,6 +59,7 @@ pub const RULES: &[&str] = &[
     "destroy.purges_per_10_minutes",
     "destroy.purge_percent_per_day",
     "destroy.circuit",
+    "destroy.replaces_per_hour",
     "config_keys",
 ];
 
