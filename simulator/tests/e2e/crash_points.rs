@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     commits::{CommitProxy, Side},
-    normal::end_state,
+    normal::{differences, end_state},
     purchase::{PATIENCE, order_is, place, server_is},
     strace::{self, Tracer},
     support::{Database, Demo, not_run, until},
@@ -86,6 +86,36 @@ enum Flow {
     Reboot,
     /// From the wish to delete to a retired server.
     Delete,
+    /// Something about the disk of a running server, after what it needs was made.
+    Care(Care),
+}
+
+/// What can be done with a disk.
+#[derive(Clone, Copy, Debug)]
+enum Care {
+    Rebuild,
+    RollBack,
+    Restore,
+    Rescue,
+}
+
+impl Care {
+    /// What is there before, and the action that is disturbed.
+    async fn prepare(self, demo: &Demo, server: &str) -> Value {
+        match self {
+            Self::Rebuild => json!({"action": "rebuild", "image": "debian-12"}),
+            Self::Rescue => json!({"action": "rescue_on"}),
+            Self::RollBack => {
+                press(demo, server, json!({"action": "snapshot_create", "name": "clean"})).await;
+                json!({"action": "snapshot_rollback", "name": "clean"})
+            }
+            Self::Restore => {
+                press(demo, server, json!({"action": "backup_create"})).await;
+                let made = demo.api("customer").get(&format!("/servers/{server}/backups")).await;
+                json!({"action": "backup_restore", "backup": made["data"][0]["id"]})
+            }
+        }
+    }
 }
 
 /// Buys a server and disturbs what comes after the payment; the order.
@@ -104,20 +134,20 @@ async fn buy(demo: &Demo, name: &str, kill: Option<&mut Kill<'_>>) -> String {
     id
 }
 
-/// Presses a button; a press whose answer is lost counts if an action is there.
-async fn reboot(demo: &Demo, server: &str) {
+/// Begins an action and waits for its end; one whose answer is lost counts if it is there.
+async fn press(demo: &Demo, server: &str, body: Value) {
     let api = demo.api("customer");
     let path = format!("/servers/{server}/actions");
     let count = async || api.try_get(&path).await.1["data"].as_array().map_or(0, Vec::len);
     let before =
         until("the list of actions", PATIENCE, || async { Some(count().await).filter(|n| *n > 0) }).await;
-    api.post(&path, json!({"action": "reboot"})).await;
+    api.post(&path, body.clone()).await;
     until("the action to end", PATIENCE, || async {
-        let (status, body) = api.try_get(&path).await;
-        let actions = body["data"].as_array()?;
+        let (status, list) = api.try_get(&path).await;
+        let actions = list["data"].as_array()?;
         if status == 200 && actions.len() == before {
             // Nothing was noted: the customer presses again.
-            api.post(&path, json!({"action": "reboot"})).await;
+            api.post(&path, body.clone()).await;
             return None;
         }
         actions.iter().all(|action| action["status"] != "running").then_some(())
@@ -164,14 +194,18 @@ async fn disturbed(demo: &Demo, flow: Flow, victim: &str, killer: &Killer<'_>, n
     let name = format!("web-{n}");
     let order = match flow {
         Flow::Buy => buy(demo, &name, Some(&mut kill)).await,
-        Flow::Reboot | Flow::Delete => {
+        Flow::Reboot | Flow::Delete | Flow::Care(_) => {
             let order = buy(demo, &name, None).await;
             let server = demo.api("customer").get(&format!("/orders/{order}")).await["server_id"].clone();
             let server = server.as_str().unwrap();
+            let action = match flow {
+                Flow::Care(care) => care.prepare(demo, server).await,
+                _ => json!({"action": "reboot"}),
+            };
             kill.set().await;
             match flow {
-                Flow::Reboot => reboot(demo, server).await,
-                _ => delete(demo, server).await,
+                Flow::Delete => delete(demo, server).await,
+                _ => press(demo, server, action).await,
             }
             order
         }
@@ -212,7 +246,8 @@ async fn visit(
     let mut n = share.first;
     loop {
         let (end, struck) = disturbed(demo, flow, victim, killer, n).await;
-        assert_eq!(end, undisturbed, "{what}: killed at point {n}");
+        let wrong = differences(&end, &undisturbed);
+        assert!(wrong.is_empty(), "{what}: killed at point {n}: {wrong:#?}");
         demo.check().await;
         if !struck {
             return visited;
@@ -268,6 +303,26 @@ async fn a_purchase_survives_the_control_plane_killed_at_every_sync() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_button_survives_the_agent_killed_at_every_sync() {
     killed_at_a_call("reboot, agent at a sync", (Flow::Reboot, AGENT), SYNC, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_survives_the_agent_killed_at_every_sync() {
+    killed_at_a_call("rebuild, agent at a sync", (Flow::Care(Care::Rebuild), AGENT), SYNC, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_survives_the_agent_killed_at_every_sync() {
+    killed_at_a_call("rollback, agent at a sync", (Flow::Care(Care::RollBack), AGENT), SYNC, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_survives_the_agent_killed_at_every_sync() {
+    killed_at_a_call("restore, agent at a sync", (Flow::Care(Care::Restore), AGENT), SYNC, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_survives_the_agent_killed_at_every_sync() {
+    killed_at_a_call("rescue, agent at a sync", (Flow::Care(Care::Rescue), AGENT), SYNC, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

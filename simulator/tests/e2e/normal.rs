@@ -57,6 +57,8 @@ const OF_ONE_RUN: &[&str] = &[
     "next_charge_at",
     "percent",
     "attempt",
+    "ctime",
+    "notes",
     "source",
 ];
 
@@ -119,4 +121,28 @@ pub async fn end_state(demo: &Demo, who: &str, order: &str) -> Value {
         }
     }
     json!({ "order": plain(&order), "server": plain(&server), "vms": vms })
+}
+
+/// Where two end states differ, one line each: nobody finds it in two pages of JSON.
+pub fn differences(is: &Value, should: &Value) -> Vec<String> {
+    fn walk(at: &str, is: &Value, should: &Value, out: &mut Vec<String>) {
+        match (is, should) {
+            (Value::Object(a), Value::Object(b)) => {
+                let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+                for key in keys {
+                    walk(&format!("{at}/{key}"), &is[key.as_str()], &should[key.as_str()], out);
+                }
+            }
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                for (n, (a, b)) in a.iter().zip(b).enumerate() {
+                    walk(&format!("{at}/{n}"), a, b, out);
+                }
+            }
+            _ if is != should => out.push(format!("{at} is {is}, should be {should}")),
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    walk("", is, should, &mut out);
+    out
 }

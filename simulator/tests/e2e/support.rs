@@ -281,10 +281,11 @@ impl Demo {
             ("creates_per_day    = ", 200),
             ("purges_per_10_minutes = ", 5),
             ("purge_floor_per_day   = ", 3),
+            ("replaces_per_hour     = ", 10),
         ] {
-            let line = format!("{limit}{usual}\n");
+            let line = format!("{limit}{usual}");
             assert!(wider.contains(&line), "{line} is not in {wider}");
-            wider = wider.replace(&line, &format!("{limit}10000\n"));
+            wider = wider.replace(&line, &format!("{limit}10000"));
         }
         std::fs::write(&policy, wider).unwrap();
         self.kill(&format!("/pids/agents/{index}")).await;
