@@ -210,9 +210,9 @@ fn every_rule_that_can_refuse_is_explained() {
     for source in [include_str!("../policy/evaluate.rs"), include_str!("../policy/keys.rs")] {
         let words = source.split('"').skip(1).step_by(2);
         let is_rule = |word: &&str| {
-            let dotted = word
-                .split_once('.')
-                .is_some_and(|(section, _)| matches!(section, "network" | "images" | "limits" | "destroy"));
+            let dotted = word.split_once('.').is_some_and(|(section, _)| {
+                matches!(section, "network" | "images" | "backups" | "media" | "limits" | "destroy")
+            });
             dotted || matches!(*word, "vmid_range" | "config_keys")
         };
         for word in words.filter(is_rule) {

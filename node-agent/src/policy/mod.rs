@@ -44,6 +44,8 @@ pub const RULES: &[&str] = &[
     "network.prefixes",
     "network.require_firewall",
     "images.digests",
+    "backups.storage",
+    "media.storage",
     "limits.instances",
     "limits.vcpus_each",
     "limits.memory_mib_each",
@@ -56,6 +58,7 @@ pub const RULES: &[&str] = &[
     "destroy.purge_after_hours",
     "destroy.purges_per_10_minutes",
     "destroy.purge_percent_per_day",
+    "destroy.replaces_per_hour",
     "destroy.circuit",
     "config_keys",
 ];
