@@ -58,6 +58,7 @@ pub const RULES: &[&str] = &[
     "destroy.purge_after_hours",
     "destroy.purges_per_10_minutes",
     "destroy.purge_percent_per_day",
+    "destroy.replaces_per_hour",
     "destroy.circuit",
     "destroy.replaces_per_hour",
     "config_keys",

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
     path::Path,
 };
 
@@ -54,7 +54,9 @@ pub(super) fn write(path: &Path, text: &str, mode: u32, for_agent: bool) -> Resu
 
 /// The snippet directory: the agent writes, Proxmox (root) reads, nobody else.
 pub(super) fn make_dir(dir: &Path) -> Result<(), SetupError> {
-    fs::create_dir_all(dir).map_err(SetupError::file("create", dir))?;
+    // The state directory above it, where the package did not make it, is nobody else's either.
+    let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(dir);
+    made.map_err(SetupError::file("create", dir))?;
     let mode = fs::Permissions::from_mode(0o750);
     fs::set_permissions(dir, mode).map_err(SetupError::file("protect", dir))?;
     hand_over(dir)
