@@ -1,6 +1,6 @@
 # Targets are documented by the comment behind their name; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-postgres test-host crash soak lint bench deb setup clean build
+.PHONY: help demo test test-postgres test-host crash soak fuzz lint bench deb setup clean build
 
 # Tests end their output with this list: what was not run, and why.
 NOT_RUN := $(CURDIR)/target/not-run.txt
@@ -30,6 +30,9 @@ else
 endif
 	cargo test --workspace --doc --locked --quiet
 	@packaging/not-run $(NOT_RUN)
+
+fuzz: ## Throw bytes at what reads bytes: make fuzz SECONDS=20 (for each target)
+	packaging/fuzz $(if $(filter file,$(origin SECONDS)),20,$(SECONDS))
 
 crash: ## Kill every program at every write and commit of a purchase (an hour or so)
 	cargo build --workspace --bins --locked

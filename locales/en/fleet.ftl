@@ -19,7 +19,10 @@ fleet-waiting = { $n ->
 fleet-waiting-none = no order is waiting
 fleet-room-first = room for { $n } more { $plan }
 fleet-room-more = or { $n } { $plan }
-fleet-image-ready = { $name } ready on { $ready } of { $total }
+fleet-image-ready = { $total ->
+    [one] { $name } ready on { $ready } of 1 node
+   *[other] { $name } ready on { $ready } of { $total } nodes
+}
 fleet-attention = Needs a person
 fleet-node = Node
 fleet-state = State
@@ -64,6 +67,7 @@ fleet-alarm-paid_twice = Paid twice
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-may_run_twice = Server may run twice
 fleet-alarm-suspension_late = Suspension not carried out
+fleet-alarm-image_failed = Image not built
 fleet-alarm-close = Done with it
 fleet-alarm-other = Alarm
 fleet-severity-critical = critical
@@ -82,6 +86,7 @@ fleet-fact-epoch = Epoch
 fleet-fact-prefixes = Address prefixes
 fleet-fact-images = Images
 fleet-fact-storages = Storages
+fleet-fact-builds = Image orders
 fleet-vmid = VMID
 fleet-owner = Customer
 fleet-no-servers = No servers are on this node.

@@ -34,6 +34,7 @@ field-error-ssh-key-needed = At least one key, or nobody can log in.
 field-error-plan-unknown = This plan is not sold. Choose one of the list.
 field-error-plan-sold-out = Sold out in { $limit }. Choose another location or plan.
 field-error-image-unknown = This image is not offered. Choose one of the list.
+field-error-recipe-unknown = This cannot be set up on the chosen image.
 field-error-location-unknown = This location is not offered. Choose one of the list.
 field-error-interval-unknown = Choose monthly or yearly.
 field-error-confirm-name = Type the name of the server exactly.

@@ -57,6 +57,10 @@ pub struct Agent {
     pub told: Arc<Notify>,
     /// Rung when states are worth a look.
     pub changed: Arc<Notify>,
+    /// Rung when the host itself is worth a look.
+    pub host_changed: Arc<Notify>,
+    /// Rung when an image order was accepted.
+    pub build: Arc<Notify>,
     /// What `status` reads.
     pub status: StatusBoard,
 }

@@ -10,6 +10,7 @@
 //! | [`executor`] | carries orders out, one actor per instance, observe first |
 //! | [`pve`] | Proxmox VE behind one small trait |
 //! | [`cloudinit`] | first-boot files, by serialiser and read back |
+//! | [`image`] | from a cloud image on the web to a template, by command or by order |
 //! | [`observe`] | what the host and its servers look like |
 //! | [`contact`] | when the control plane was last heard |
 //! | [`identity`] | joining, certificates, trust |
@@ -27,6 +28,7 @@ pub mod doctor;
 pub mod entropy;
 pub mod executor;
 pub mod identity;
+pub mod image;
 pub mod intake;
 pub mod journal;
 pub mod link;

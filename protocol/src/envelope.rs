@@ -24,6 +24,8 @@ pub enum PayloadType {
     Order,
     /// The next version of the trust document.
     Trust,
+    /// An image order.
+    Image,
 }
 
 impl PayloadType {
@@ -32,19 +34,22 @@ impl PayloadType {
         match self {
             Self::Order => "application/vnd.ez.order.v1+json",
             Self::Trust => "application/vnd.ez.trust.v1+json",
+            Self::Image => "application/vnd.ez.image.v1+json",
         }
     }
 
     /// The role a key needs to sign this.
     pub const fn role(self) -> KeyRole {
         match self {
-            Self::Order => KeyRole::Order,
+            // Whoever may have servers built from a digest may have that digest made ready: a host
+            // bounds both by its policy file, images by their source as well.
+            Self::Order | Self::Image => KeyRole::Order,
             Self::Trust => KeyRole::Trust,
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Order, Self::Trust].into_iter().find(|t| t.as_str() == text)
+        [Self::Order, Self::Trust, Self::Image].into_iter().find(|t| t.as_str() == text)
     }
 }
 
@@ -149,6 +154,11 @@ impl Envelope {
     /// The signatures with the key ids they claim.
     pub fn signatures(&self) -> &[(KeyId, [u8; 64])] {
         &self.signatures
+    }
+
+    /// The type it says to have; true only once [`Envelope::verify`] has said so for that type.
+    pub fn claimed_type(&self) -> Option<PayloadType> {
+        PayloadType::parse(&self.payload_type)
     }
 
     /// Checks the signatures and hands out the signed bytes.

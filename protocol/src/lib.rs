@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`order`] | the provisioning order and the wished state of an instance, strict JSON |
+//! | [`image`] | the image order: a node shall have this image |
 //! | [`envelope`] | DSSE envelopes: sign and verify exact bytes, roles of keys |
 //! | [`trust`] | trust document, its pin, join token, enrolment messages, identities |
 //! | [`frame`] | stream kinds, frame types, caps, decoder |
@@ -17,6 +18,7 @@
 pub mod envelope;
 pub mod frame;
 mod ids;
+pub mod image;
 pub mod input;
 pub mod marker;
 pub mod message;

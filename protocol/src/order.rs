@@ -7,6 +7,7 @@
 
 mod action;
 mod firewall;
+mod first_boot;
 mod spec;
 
 use std::time::Duration;
@@ -17,10 +18,12 @@ use crate::{InstallId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMil
 
 pub use action::{Action, MAX_BACKUPS, PowerVerb, SnapshotName};
 pub use firewall::{Direction, FirewallRule, FirewallRules, MAX_PEERS, MAX_RULES, Ports, Protocol, Verdict};
+pub use first_boot::{Locale, OsFamily, Recipe, TimeZone};
 pub use spec::{
     AddressAssignment, ImageDigest, ImageRef, InstanceSpec, InvalidText, IsoName, MacAddress, NetworkSpec,
     PasswordHash, Service, SpecError, Tag, UserData,
 };
+pub(crate) use spec::{checked_text, is_word};
 
 /// Longest payload in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -87,6 +90,16 @@ pub struct Cause {
     pub order: Option<OrderId>,
     /// Who: `customer`, `operator:<user id>`, `billing`, `system`. No personal data.
     pub actor: String,
+}
+
+impl Cause {
+    pub(crate) fn check(&self) -> Result<(), PayloadError> {
+        let plain = self.actor.chars().all(|c| c.is_ascii_graphic());
+        if self.actor.is_empty() || self.actor.len() > 100 || !plain {
+            return Err(PayloadError::OutOfRange("cause.actor"));
+        }
+        Ok(())
+    }
 }
 
 /// What to do with the instance.
@@ -223,10 +236,7 @@ impl ProvisioningOrder {
         if !(100..=999_999_999).contains(&self.instance.vmid) {
             return Err(PayloadError::OutOfRange("instance.vmid"));
         }
-        let actor_is_plain = self.cause.actor.chars().all(|c| c.is_ascii_graphic());
-        if self.cause.actor.is_empty() || self.cause.actor.len() > 100 || !actor_is_plain {
-            return Err(PayloadError::OutOfRange("cause.actor"));
-        }
+        self.cause.check()?;
         match &self.op {
             Op::Ensure(spec) => Ok(spec.check()?),
             Op::Action(action) => action.check(),

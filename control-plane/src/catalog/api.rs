@@ -74,6 +74,8 @@ struct ImageBody {
     version: String,
     /// Who logs in.
     login_user: String,
+    /// What can be set up on it at the first boot; pass some as `recipes` when ordering.
+    recipes: Vec<String>,
 }
 
 fn prices_of(plan: &Plan, prices: &[Price]) -> Vec<PriceBody> {
@@ -135,7 +137,13 @@ struct IsoBody {
 }
 
 fn image_body(image: Image) -> ImageBody {
-    ImageBody { code: image.code, name: image.name, version: image.version, login_user: image.login_user }
+    ImageBody {
+        recipes: image.recipes.iter().map(ToString::to_string).collect(),
+        code: image.code,
+        name: image.name,
+        version: image.version,
+        login_user: image.login_user,
+    }
 }
 
 /// Lists the images on sale.

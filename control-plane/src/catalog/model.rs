@@ -1,6 +1,9 @@
 //! Plain types of the catalogue and of its file.
 
-use ez_protocol::order::MAX_BACKUPS;
+use ez_protocol::{
+    image::ImageUrl,
+    order::{MAX_BACKUPS, OsFamily, Recipe},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::db::{DbError, text_enum};
@@ -81,6 +84,12 @@ pub struct Image {
     pub rescue: bool,
     /// Whether servers can have it.
     pub on_sale: bool,
+    /// Where nodes get it from, if they may.
+    pub url: Option<String>,
+    /// Which distribution it is.
+    pub family: Option<OsFamily>,
+    /// What may be set up on it at the first boot.
+    pub recipes: Vec<Recipe>,
 }
 
 /// A medium for a server's CD drive.
@@ -195,6 +204,15 @@ pub struct ImageEntry {
     /// `false` takes it off sale.
     #[serde(default = "yes")]
     pub on_sale: bool,
+    /// Where nodes get it from; `image build` needs it.
+    #[serde(default)]
+    pub url: Option<ImageUrl>,
+    /// Which distribution it is; recipes need it.
+    #[serde(default)]
+    pub family: Option<OsFamily>,
+    /// What customers may have set up on it.
+    #[serde(default)]
+    pub recipes: Vec<Recipe>,
 }
 
 /// One `[[plans]]`.
@@ -271,6 +289,9 @@ impl CatalogFile {
             }
             ez_protocol::order::ImageDigest::parse(&image.digest)
                 .map_err(|error| format!("image {}: the digest is {error}", image.code))?;
+            if !image.recipes.is_empty() && image.family.is_none() {
+                return Err(format!("image {}: recipes need to know its family", image.code));
+            }
         }
         for iso in &self.isos {
             ez_protocol::order::IsoName::parse(&iso.file)

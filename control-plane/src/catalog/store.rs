@@ -45,6 +45,12 @@ fn read_image(row: &AnyRow) -> Result<Image, DbError> {
         login_user: row.text("login_user")?,
         rescue: row.flag("rescue")?,
         on_sale: row.flag("on_sale")?,
+        url: row.get("url")?,
+        family: row.opt_id("family")?,
+        recipes: match row.get::<Option<String>>("recipes")? {
+            Some(_) => row.json("recipes")?,
+            None => Vec::new(),
+        },
     })
 }
 
@@ -77,7 +83,7 @@ pub(super) async fn prices(connection: &mut AnyConnection) -> Result<Vec<Price>,
 
 pub(super) async fn images(connection: &mut AnyConnection) -> Result<Vec<Image>, DbError> {
     let rows = sqlx::query(
-        "SELECT code, name, version, digest, login_user, rescue, on_sale
+        "SELECT code, name, version, digest, login_user, rescue, on_sale, url, family, recipes
          FROM images
          ORDER BY position, code",
     )
@@ -190,12 +196,13 @@ pub(super) async fn put_image(
     image: &ImageEntry,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO images (code, name, version, digest, login_user, position, on_sale, updated_at, rescue)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        "INSERT INTO images (code, name, version, digest, login_user, position, on_sale, updated_at, url, family, recipes, rescue)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
          ON CONFLICT (code) DO UPDATE SET
              name = excluded.name, version = excluded.version, digest = excluded.digest,
              login_user = excluded.login_user, position = excluded.position, on_sale = excluded.on_sale,
-             updated_at = excluded.updated_at, rescue = excluded.rescue",
+             updated_at = excluded.updated_at, url = excluded.url, family = excluded.family,
+             recipes = excluded.recipes, rescue = excluded.rescue",
     )
     .bind(&image.code)
     .bind(&image.name)
@@ -205,6 +212,9 @@ pub(super) async fn put_image(
     .bind(position)
     .bind(i64::from(image.on_sale))
     .bind(at.0)
+    .bind(image.url.as_ref().map(ToString::to_string))
+    .bind(image.family.map(|family| family.as_str().to_owned()))
+    .bind((!image.recipes.is_empty()).then(|| serde_json::to_string(&image.recipes).unwrap_or_default()))
     .bind(i64::from(image.rescue))
     .execute(tx)
     .await?;

@@ -7,6 +7,7 @@ mod audit;
 mod catalog;
 mod check;
 mod doctor;
+mod images;
 mod keys;
 mod nodes;
 mod orders;
@@ -71,6 +72,9 @@ enum Command {
     /// Suspends, resumes and tags servers.
     #[command(subcommand)]
     Server(servers::ServerCommand),
+    /// Has images built on nodes, and lists them.
+    #[command(subcommand)]
+    Image(images::ImageCommand),
     /// Checks the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -98,6 +102,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(command) => keys::keys(&storage()?, &link()?, &command),
         Command::Node(command) => nodes::node(open().await?, command).await,
         Command::Server(command) => servers::server(open().await?, command).await,
+        Command::Image(command) => images::image(open().await?, command).await,
         Command::Audit(command) => audit::audit(&storage()?, command).await,
         Command::Backup { file } => storage::backup(&storage()?, &file).await,
     }

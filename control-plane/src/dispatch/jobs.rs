@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     app::App,
-    dispatch::{model::State, record, store},
+    dispatch::{images, model::State, record, store},
     jobs::{JobError, JobRegistry, JobRun},
 };
 
@@ -28,6 +28,7 @@ pub(super) async fn expire(app: App) -> Result<(), JobError> {
                         record::after(tx, at, &order, State::Expired, "").await?;
                     }
                 }
+                images::expire(tx, at).await?;
                 Ok::<_, crate::db::DbError>(())
             })
         })

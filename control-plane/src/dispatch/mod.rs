@@ -16,6 +16,7 @@
 mod api;
 mod events;
 mod fence;
+pub mod images;
 mod issue;
 mod jobs;
 mod model;

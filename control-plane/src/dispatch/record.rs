@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::{
-    OBSERVE_JOB, events,
+    OBSERVE_JOB, events, images,
     model::{BackupView, FactsView, ProvisioningRecord, SnapshotView, State, event_word, is_passing_refusal},
     store,
 };
@@ -91,6 +91,9 @@ pub async fn record_answer(
     answer: &OrderAnswer,
 ) -> Result<(), DbError> {
     let Some(order) = store::to_change(tx, id).await?.filter(|order| order.node == node) else {
+        if images::answered(tx, at, node, id, answer).await? {
+            return Ok(());
+        }
         return Err(DbError::NotFound);
     };
     match AnswerKind::try_from(answer.kind) {

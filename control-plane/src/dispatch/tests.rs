@@ -25,7 +25,7 @@ fn spec(place: &Placement) -> InstanceSpec {
         vcpus: 1,
         memory_mib: 4_096,
         disk_gib: 20,
-        image: ImageRef { name: "debian-13".into(), digest: IMAGE.parse().unwrap() },
+        image: ImageRef { name: "debian-13".into(), digest: IMAGE.parse().unwrap(), family: None },
         network: place.network(None),
         ssh_keys: vec![
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl t"
@@ -38,6 +38,9 @@ fn spec(place: &Placement) -> InstanceSpec {
         rescue: None,
         iso: None,
         tags: Vec::new(),
+        recipes: Vec::new(),
+        locale: None,
+        timezone: None,
     }
 }
 

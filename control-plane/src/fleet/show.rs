@@ -110,7 +110,10 @@ pub(super) async fn mark(
     let rows = nodes::list(conn, None).await?;
     let nodes: Vec<_> = rows
         .iter()
-        .map(|n| (n.id, n.state, n.presence(now), n.servers.sold, n.vcpu.capacity, n.warnings.len()))
+        .map(|n| {
+            let images = n.images.len();
+            (n.id, n.state, n.presence(now), n.servers.sold, n.vcpu.capacity, n.warnings.len(), images)
+        })
         .collect();
     let open: Vec<_> = alarms::list(conn, ON_OVERVIEW)
         .await?
@@ -191,7 +194,7 @@ pub(super) async fn node(
     Ok(Node {
         node: row(node, now),
         location,
-        facts: facts(node),
+        facts: facts(node).into_iter().chain(builds(conn, node).await?).collect(),
         warnings: warnings.map(|w| Warning { code: w.code.clone(), text: w.text.clone() }).collect(),
         certificates: certificates.iter().map(|c| certificate(c, now)).collect(),
         servers: servers(conn, node, now).await?,
@@ -225,6 +228,18 @@ fn facts(node: &NodeRow) -> Vec<Fact> {
     };
     add("storages", node.storages.iter().map(storage).collect::<Vec<_>>().join(", "));
     facts
+}
+
+/// Image orders of this node that have not come to a template, the newest first.
+async fn builds(conn: &mut AnyConnection, node: &NodeRow) -> Result<Option<Fact>, DbError> {
+    let orders = dispatch::images::list(conn, Some(node.id), 5).await?;
+    let line = |order: &dispatch::images::ImageRecord| {
+        let more = order.detail.as_deref().or(order.step.as_deref()).unwrap_or_default();
+        format!("{} {} {more}", order.image, order.state).trim_end().to_owned()
+    };
+    let open = orders.iter().filter(|order| order.state != dispatch::images::ImageState::Ready);
+    let value = open.map(line).collect::<Vec<_>>().join("; ");
+    Ok((!value.is_empty()).then_some(Fact { code: "builds", value }))
 }
 
 fn certificate(row: &CertificateRow, now: UnixMillis) -> Certificate {

@@ -3,7 +3,7 @@
 use ez_protocol::{
     ActionId, ProvisioningOrderId, UnixMillis,
     input::{Hostname, SshPublicKey},
-    order::{InstanceSpec, NetworkSpec, Op, Service},
+    order::{ImageRef, InstanceSpec, NetworkSpec, Op, Service},
 };
 use sqlx::AnyConnection;
 
@@ -54,13 +54,19 @@ pub(super) fn spec(
         Some(image) => Some(image.named().ok_or(SpecError("rescue image"))?),
         None => None,
     };
+    // What was chosen for the first boot fits the image it was chosen with; a server rebuilt from another one begins
+    // plain. Older agents refuse what they do not know, so the family is said only where it matters.
+    let chosen = &instance.first_boot;
+    let recipes =
+        if settings.image.code == instance.image_code { chosen.recipes.clone() } else { Vec::new() };
+    let image = settings.image.named().ok_or(SpecError("image digest"))?;
     Ok(InstanceSpec {
         hostname: Hostname::parse(&instance.hostname).map_err(|_| SpecError("host name"))?,
         service: if settings.suspended { Service::Suspended } else { Service::Active },
         vcpus: instance.vcpu,
         memory_mib: instance.memory_mib,
         disk_gib: instance.disk_gib,
-        image: settings.image.named().ok_or(SpecError("image digest"))?,
+        image: ImageRef { family: chosen.family.filter(|_| !recipes.is_empty()), ..image },
         network: NetworkSpec { rules: settings.firewall.clone(), ..place.network(None) },
         ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| SpecError("SSH key"))?,
         password_hash: None,
@@ -69,6 +75,9 @@ pub(super) fn spec(
         rescue,
         iso: settings.iso.clone(),
         tags: settings.tags.clone(),
+        recipes,
+        locale: chosen.locale.clone(),
+        timezone: chosen.timezone.clone(),
     })
 }
 

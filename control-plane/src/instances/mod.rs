@@ -41,7 +41,9 @@ pub use build::{BuildError, SpecError, issue_build};
 pub use change::InstanceError;
 pub use end::{EndError, end, give_up_place, wish::delete};
 pub use kept::{backups, snapshots};
-pub use model::{ActionRow, ActionState, Instance, InstanceEvent, InstanceState, Refused, verb_fits};
+pub use model::{
+    ActionRow, ActionState, FirstBoot, Instance, InstanceEvent, InstanceState, Refused, verb_fits,
+};
 pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};
 pub use settings::{ImageChoice, Settings, Suspension, Wishes, wishes};

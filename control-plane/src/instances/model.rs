@@ -1,8 +1,10 @@
 //! A customer's server: its life as a state machine, and its plain data.
 
 use ez_protocol::{
-    AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis, order::PowerVerb,
+    AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis,
+    order::{Locale, OsFamily, PowerVerb, Recipe, TimeZone},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{db::text_enum, placement::Need};
 
@@ -135,6 +137,23 @@ impl InstanceState {
     }
 }
 
+/// What its customer chose for the first boot of a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstBoot {
+    /// Which distribution its image is.
+    #[serde(default)]
+    pub family: Option<OsFamily>,
+    /// What is set up.
+    #[serde(default)]
+    pub recipes: Vec<Recipe>,
+    /// Language of messages and sorting.
+    #[serde(default)]
+    pub locale: Option<Locale>,
+    /// Time zone.
+    #[serde(default)]
+    pub timezone: Option<TimeZone>,
+}
+
 /// One server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -168,6 +187,8 @@ pub struct Instance {
     pub max_backups: u32,
     /// Public keys that may log in, as lines.
     pub ssh_keys: Vec<String>,
+    /// What was chosen for its first boot.
+    pub first_boot: FirstBoot,
     /// Where it stands.
     pub state: InstanceState,
     /// Why, in a stable word or one sentence of the node.

@@ -465,6 +465,7 @@ mod tests {
             max_snapshots: 5,
             max_backups: 0,
             ssh_keys: Vec::new(),
+            first_boot: Default::default(),
             state: InstanceState::Running,
             reason: None,
             node: None,

@@ -4,7 +4,7 @@ use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, Provisioning
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
-    model::{ActionRow, ActionState, Instance, InstanceState},
+    model::{ActionRow, ActionState, FirstBoot, Instance, InstanceState},
     settings::ImageChoice,
 };
 use crate::db::{self, Cols, DbError, one_row, opt_id};
@@ -13,7 +13,7 @@ macro_rules! select_instances {
     ($rest:literal) => {
         concat!(
             "SELECT id, account_id, order_id, hostname, location, plan_code, image_code, image_digest, login_user,
-                    vcpu, memory_mib, disk_gib, snapshots, backups, ssh_keys, state, reason, node_id, provisioning_order_id, attempts,
+                    vcpu, memory_mib, disk_gib, snapshots, backups, ssh_keys, first_boot, state, reason, node_id, provisioning_order_id, attempts,
                     tried_nodes, observed_state, observed_at, host_keys, created_at, updated_at, assigned_at,
                     built_at, usable_at, retired_at, purge_at, purged_at
              FROM instances ",
@@ -41,6 +41,10 @@ fn read(row: &AnyRow) -> Result<Instance, DbError> {
         max_snapshots: row.num("snapshots")?,
         max_backups: row.num("backups")?,
         ssh_keys: row.json("ssh_keys")?,
+        first_boot: match row.get::<Option<String>>("first_boot")? {
+            Some(_) => row.json("first_boot")?,
+            None => FirstBoot::default(),
+        },
         state: row.get("state")?,
         reason: row.get("reason")?,
         node: row.opt_id("node_id")?,
@@ -72,8 +76,8 @@ pub(super) async fn insert(tx: &mut AnyConnection, instance: &Instance) -> Resul
     sqlx::query(
         "INSERT INTO instances
              (id, account_id, order_id, hostname, location, plan_code, image_code, image_digest, login_user, vcpu,
-              memory_mib, disk_gib, ssh_keys, state, attempts, tried_nodes, created_at, updated_at, snapshots, backups)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, '[]', $15, $15, $16, $17)",
+              memory_mib, disk_gib, ssh_keys, state, attempts, tried_nodes, created_at, updated_at, snapshots, backups, first_boot)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, '[]', $15, $15, $16, $17, $18)",
     )
     .bind(instance.id.to_string())
     .bind(instance.account.to_string())
@@ -92,6 +96,7 @@ pub(super) async fn insert(tx: &mut AnyConnection, instance: &Instance) -> Resul
     .bind(instance.created_at.0)
     .bind(i64::from(instance.max_snapshots))
     .bind(i64::from(instance.max_backups))
+    .bind((instance.first_boot != FirstBoot::default()).then(|| json(&instance.first_boot)))
     .execute(tx)
     .await?;
     Ok(())

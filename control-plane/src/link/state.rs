@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     db::DbError,
+    dispatch::images,
     fleet::reports::{self, Position, Verdict},
 };
 
@@ -114,6 +115,7 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                 if verdict == Verdict::Take {
                     if let Some(host) = &report.host {
                         reports::record_host(tx, at, node, host).await?;
+                        images::seen(tx, at, node, &host.image_builds).await?;
                     }
                     let seen: Vec<InstanceState> = report.instances.into_values().collect();
                     let observed_at = UnixMillis(report.observed_at_ms);

@@ -3,7 +3,7 @@
 use ez_protocol::input::{Hostname, SshPublicKey};
 
 use super::{
-    PlaceError, PlaceRequest,
+    PlaceError, PlaceRequest, Setup,
     model::{Order, OrderState},
     place::place,
 };
@@ -44,6 +44,11 @@ pub(super) async fn again(app: &Services, ended: &Order, me: &Principal) -> Resu
         image: ended.image_code.clone(),
         hostname,
         ssh_keys,
+        setup: Setup {
+            recipes: instance.first_boot.recipes,
+            locale: instance.first_boot.locale,
+            timezone: instance.first_boot.timezone,
+        },
         terms_version: ended.terms_version.clone(),
         quoted_minor: Some(ended.amount_minor),
         again_of: Some(ended.id),

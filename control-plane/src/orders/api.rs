@@ -15,8 +15,8 @@ use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
 
 use super::{
-    Order, OrderState, PlaceError, PlaceRequest, cancel as cancel_order, list as list_of, owned, pay, place,
-    timeline,
+    Order, OrderState, PlaceError, PlaceRequest, Setup, cancel as cancel_order, list as list_of, owned, pay,
+    place, timeline,
 };
 use crate::{
     accounts::{self, ApiCaller, TERMS_VERSION},
@@ -65,6 +65,15 @@ struct NewOrder {
     hostname: Option<String>,
     /// Ids of stored SSH keys, or public keys as lines; at least one.
     ssh_keys: Vec<String>,
+    /// What is set up at the first boot: names from the image's `recipes`.
+    #[serde(default)]
+    recipes: Vec<String>,
+    /// Such as `en_US.UTF-8`; the image's own if not given.
+    #[serde(default)]
+    locale: Option<String>,
+    /// Such as `Europe/Berlin`; UTC if not given.
+    #[serde(default)]
+    timezone: Option<String>,
     /// That you accept the terms; without it there is no contract.
     accept_terms: bool,
     /// Version of the terms you read; the current one if not given.
@@ -246,6 +255,21 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
     if new.ssh_keys.is_empty() {
         refuse("ssh_keys", "ssh_key_needed", "At least one key, or nobody can log in.".to_owned());
     }
+    let mut setup = Setup::default();
+    for given in &new.recipes {
+        match given.parse() {
+            Ok(recipe) => setup.recipes.push(recipe),
+            Err(error) => refuse("recipes", "recipe_unknown", format!("{given}: {error}")),
+        }
+    }
+    match new.locale.as_deref().map(str::parse).transpose() {
+        Ok(locale) => setup.locale = locale,
+        Err(error) => refuse("locale", "locale_invalid", format!("This is {error}.")),
+    }
+    match new.timezone.as_deref().map(str::parse).transpose() {
+        Ok(timezone) => setup.timezone = timezone,
+        Err(error) => refuse("timezone", "timezone_invalid", format!("This is {error}.")),
+    }
     let terms = new.terms_version.unwrap_or_else(|| TERMS_VERSION.to_owned());
     if !new.accept_terms {
         refuse("accept_terms", "terms_not_accepted", "Ordering needs the terms to be accepted.".to_owned());
@@ -266,6 +290,7 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
         image: new.image,
         hostname,
         ssh_keys: keys,
+        setup,
         terms_version: terms,
         quoted_minor: None,
         again_of: None,
@@ -282,6 +307,7 @@ fn refusal(error: PlaceError) -> Problem {
         PlaceError::Quote(QuoteError::NoPrice) => Problem::field("interval", "interval_unknown", text),
         PlaceError::NoPlace(NoPlace::UnknownLocation) => Problem::field("location", "location_unknown", text),
         PlaceError::NoPlace(_) => Problem::conflict("sold_out", text),
+        PlaceError::Recipe(_) => Problem::field("recipes", "recipe_unknown", text),
         PlaceError::NoKey => Problem::field("ssh_keys", "ssh_key_needed", text),
         PlaceError::TooManyKeys(_) => Problem::field("ssh_keys", "ssh_keys_many", text),
         PlaceError::TooManyUnpaid => Problem::conflict("too_many_unpaid", text),

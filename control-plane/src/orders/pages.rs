@@ -12,7 +12,7 @@ use ez_protocol::{
 use http::StatusCode;
 
 use super::{
-    Order, OrderState, PlaceError, PlaceRequest, again::again, cancel, owned, pay, place, shop, show,
+    Order, OrderState, PlaceError, PlaceRequest, Setup, again::again, cancel, owned, pay, place, shop, show,
 };
 use crate::{
     accounts::{self, Principal, TERMS_VERSION},
@@ -88,6 +88,11 @@ async fn read(
     if interval.is_err() {
         form.refuse("interval", "interval-unknown");
     }
+    let recipes: Result<Vec<_>, _> = sent.all("recipe").map(str::parse).collect();
+    let recipes = recipes.unwrap_or_else(|_| {
+        form.refuse("recipe", "recipe-unknown");
+        Vec::new()
+    });
     let keys = keys(app, me, sent, form).await?;
     let terms = sent.text("terms");
     if terms != TERMS_VERSION {
@@ -106,6 +111,7 @@ async fn read(
         image: sent.text("image").to_owned(),
         hostname,
         ssh_keys: keys,
+        setup: Setup { recipes, ..Setup::default() },
         terms_version: terms.to_owned(),
         quoted_minor: Some(sent.text("quoted").parse().unwrap_or(0)),
         again_of: None,
@@ -183,6 +189,7 @@ async fn explain(
             form.refuse_with("plan", "plan-sold-out", name);
         }
         PlaceError::QuoteChanged(_) => form.refuse_form("quote-changed"),
+        PlaceError::Recipe(_) => form.refuse("recipe", "recipe-unknown"),
         PlaceError::NoKey => form.refuse("new_key", "ssh-key-needed"),
         PlaceError::TooManyKeys(most) => form.refuse_with("ssh_key", "ssh-keys-many", most),
         PlaceError::TooManyUnpaid => form.refuse_form("too-many-unpaid"),

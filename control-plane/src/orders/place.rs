@@ -3,6 +3,7 @@
 use ez_protocol::{
     AccountId, InstanceId, OrderId, UserId,
     input::{Hostname, SshPublicKey},
+    order::{Locale, Recipe, TimeZone},
 };
 use serde_json::json;
 
@@ -19,7 +20,7 @@ use crate::{
     catalog::{self, Interval, QuoteError, QuoteRequest},
     db::{self, DbError},
     entropy::EntropyExt as _,
-    instances::{self, AssignError, Instance, InstanceState},
+    instances::{self, AssignError, FirstBoot, Instance, InstanceState},
     jobs,
     placement::NoPlace,
 };
@@ -48,6 +49,8 @@ pub struct PlaceRequest {
     pub hostname: Hostname,
     /// Keys that may log in; at least one.
     pub ssh_keys: Vec<SshPublicKey>,
+    /// What is set up at the first boot.
+    pub setup: Setup,
     /// Version of the terms that were accepted.
     pub terms_version: String,
     /// What the customer was told it costs; another price is refused.
@@ -56,6 +59,17 @@ pub struct PlaceRequest {
     pub again_of: Option<OrderId>,
     /// The idempotency key of the request, if it had one: noted together with the order.
     pub claim: Option<api::Claim>,
+}
+
+/// What a customer may choose for the first boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Recipes; the image must offer each.
+    pub recipes: Vec<Recipe>,
+    /// Language of messages and sorting.
+    pub locale: Option<Locale>,
+    /// Time zone.
+    pub timezone: Option<TimeZone>,
 }
 
 /// Why an order was not placed. Nothing was written and nothing charged.
@@ -79,6 +93,9 @@ pub enum PlaceError {
     /// Too many keys.
     #[error("at most {0} SSH keys")]
     TooManyKeys(usize),
+    /// The image does not offer it.
+    #[error("{0} cannot be set up on this image")]
+    Recipe(Recipe),
     /// Other orders have to be paid or cancelled first.
     #[error("at most {MOST_UNPAID} unpaid orders at a time")]
     TooManyUnpaid,
@@ -138,6 +155,10 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 if request.quoted_minor.is_some_and(|quoted| quoted != quote.price.amount_minor) {
                     return Err(PlaceError::QuoteChanged(quote.price.amount_minor));
                 }
+                if let Some(unknown) = request.setup.recipes.iter().find(|r| !quote.image.recipes.contains(r))
+                {
+                    return Err(PlaceError::Recipe(*unknown));
+                }
                 let stripe_price_id = quote
                     .price
                     .stripe_price_id
@@ -175,7 +196,7 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 };
                 store::insert(tx, &order, slot).await?;
                 api::made(tx, request.claim.as_ref(), order.id).await?;
-                let instance = wanted(&order, &quote, &request.ssh_keys);
+                let instance = wanted(&order, &quote, &request);
                 instances::create(tx, &instance).await?;
                 let need = quote.need(&request.location);
                 instances::reserve(tx, at, entropy.as_ref(), instance.id, &need, &[], Some(until)).await?;
@@ -203,7 +224,10 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
         .await
 }
 
-fn wanted(order: &Order, quote: &catalog::Quote, keys: &[SshPublicKey]) -> Instance {
+fn wanted(order: &Order, quote: &catalog::Quote, request: &PlaceRequest) -> Instance {
+    let mut recipes = request.setup.recipes.clone();
+    recipes.sort_unstable();
+    recipes.dedup();
     Instance {
         id: order.instance,
         account: order.account,
@@ -219,7 +243,13 @@ fn wanted(order: &Order, quote: &catalog::Quote, keys: &[SshPublicKey]) -> Insta
         disk_gib: quote.plan.disk_gib,
         max_snapshots: quote.plan.snapshots,
         max_backups: quote.plan.backups,
-        ssh_keys: keys.iter().map(ToString::to_string).collect(),
+        ssh_keys: request.ssh_keys.iter().map(ToString::to_string).collect(),
+        first_boot: FirstBoot {
+            family: quote.image.family,
+            recipes,
+            locale: request.setup.locale.clone(),
+            timezone: request.setup.timezone.clone(),
+        },
         state: InstanceState::Requested,
         reason: None,
         node: None,

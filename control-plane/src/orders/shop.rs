@@ -1,6 +1,6 @@
 //! What the create page shows: the catalogue against the fleet's room, with sensible choices made.
 
-use ez_protocol::UnixMillis;
+use ez_protocol::{UnixMillis, order::Recipe};
 use sqlx::AnyConnection;
 use time::{Date, Month, OffsetDateTime, UtcDateTime};
 
@@ -15,7 +15,9 @@ use crate::{
         forms::{FormState, Submission},
         views::{
             Money,
-            orders::{ImageChoice, KeyChoice, LocationChoice, New, PlanChoice, PriceChoice, Summary},
+            orders::{
+                ImageChoice, KeyChoice, LocationChoice, New, PlanChoice, PriceChoice, RecipeChoice, Summary,
+            },
         },
     },
 };
@@ -116,6 +118,7 @@ pub(super) async fn page(
                 selected: image == Some(each),
             })
             .collect(),
+        recipes: recipe_choices(&shelf.images, sent),
         intervals: vec![Interval::Month.as_str(), Interval::Year.as_str()],
         interval: interval.as_str(),
         keys: shelf
@@ -147,6 +150,21 @@ pub(super) async fn page(
         plans,
         form,
     })
+}
+
+/// Every recipe that an image on sale offers, in the order they are known.
+fn recipe_choices(images: &[Image], sent: &Submission) -> Vec<RecipeChoice> {
+    let choice = |recipe: &Recipe| {
+        let offers: Vec<String> =
+            images.iter().filter(|i| i.recipes.contains(recipe)).map(|i| i.name.clone()).collect();
+        RecipeChoice {
+            code: recipe.as_str(),
+            everywhere: offers.len() == images.len(),
+            images: offers,
+            selected: sent.all("recipe").any(|given| given == recipe.as_str()),
+        }
+    };
+    Recipe::ALL.iter().map(choice).filter(|choice| !choice.images.is_empty()).collect()
 }
 
 fn plan_choice(

@@ -1,6 +1,6 @@
 //! The host as the commands reach it: Proxmox VE behind its token, and the snippet directory.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use ez_protocol::{InstanceId, order::InstanceSpec};
@@ -12,21 +12,25 @@ use crate::{
     pve::{Hypervisor, ProxmoxHypervisor, PveAddress, Vmid},
 };
 
-/// A client for this node's Proxmox VE; nothing is called yet.
-pub(super) fn connect(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+/// Where Proxmox VE is, and the token in a file.
+pub(super) fn address(config: &Config, token_file: &Path) -> anyhow::Result<PveAddress> {
     let Some(fingerprint) = &config.pve_fingerprint else {
         bail!(
             "pve_fingerprint is not set: `ez-node-agent setup` writes it (or set EZ_AGENT_PVE_FINGERPRINT)"
         );
     };
-    let path = &config.pve_token_file;
-    let token = std::fs::read_to_string(path)
-        .with_context(|| format!("the API token {} (made by `ez-node-agent setup`)", path.display()))?;
-    let address = PveAddress {
+    let token = std::fs::read_to_string(token_file)
+        .with_context(|| format!("the API token {} (made by `ez-node-agent setup`)", token_file.display()))?;
+    Ok(PveAddress {
         url: config.pve_url.as_str().trim_end_matches('/').to_owned(),
         fingerprint: fingerprint.parse().context("pve_fingerprint")?,
         token: token.trim().to_owned(),
-    };
+    })
+}
+
+/// A client for this node's Proxmox VE; nothing is called yet.
+pub(super) fn connect(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    let address = address(config, &config.pve_token_file)?;
     let client = ProxmoxHypervisor::new(&address, &config.pve_node).context("the Proxmox VE client")?;
     Ok(Arc::new(client))
 }

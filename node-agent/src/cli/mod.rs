@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod generate;
 mod host;
+mod image;
 mod join;
 mod journal;
 mod notify;
@@ -112,6 +113,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Build and list the images of this node.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Check the configuration and the policy file; say file, line and column of every problem.
     ///
     /// Exit code 2 if there is one. `doctor` looks further: at this host, at Proxmox and at the control plane.
@@ -227,6 +231,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             order::decide(&config, RequestVerb::Abandon, args).await
         }
         Command::Unlock { reason, json } => order::unlock(&config, reason, json).await,
+        Command::Image(command) => image::image(&config, command).await,
         Command::Repair => setup::repair(&config).await,
         Command::Setup(_)
         | Command::Leave(_)

@@ -25,6 +25,7 @@ use crate::{
     entropy::{self, SystemEntropy},
     executor::{Actors, Engine, Limits, Pace, Rules},
     identity,
+    image::worker::Worker,
     journal::{
         Journal, JournalError, Space,
         requests::{RequestState, Taker},
@@ -32,6 +33,7 @@ use crate::{
     link,
     policy::{self, Policy},
     pve::Hypervisor,
+    setup::TokenAdmin,
 };
 
 /// How often old rows are looked through.
@@ -108,6 +110,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         pve_version,
         told,
         changed,
+        host_changed: Arc::default(),
+        build: Arc::default(),
     });
     serve(agent).await
 }
@@ -122,6 +126,9 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     }
     let notifier = Notifier::from_env();
     let link = tokio::spawn(link::run(Arc::clone(&agent), stop.clone()));
+    if let Some(worker) = image_worker(&agent)? {
+        tokio::spawn(worker.run(stop.clone()));
+    }
     notifier.say("READY=1");
     let mut watchdog = tokio::time::interval(notifier.watchdog().unwrap_or(HOUSEKEEPING));
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -164,6 +171,21 @@ async fn take_requests(agent: &Agent) {
             agent.changed.notify_one();
         }
     }
+}
+
+/// Builds images by order, if the policy lets it; without a sound journal nothing is accepted anyway.
+fn image_worker(agent: &Agent) -> anyhow::Result<Option<Worker>> {
+    let (Some(works), Some(_)) = (&agent.works, &agent.policy.build) else { return Ok(None) };
+    let address = host::address(&agent.config, &agent.config.pve_token_file)?;
+    Ok(Some(Worker {
+        journal: works.journal.clone(),
+        api: Box::new(TokenAdmin::new(&address)?),
+        clock: Arc::clone(&agent.clock),
+        policy: agent.policy.clone(),
+        node: agent.config.pve_node.clone(),
+        wake: Arc::clone(&agent.build),
+        changed: Arc::clone(&agent.host_changed),
+    }))
 }
 
 async fn tidy(agent: &Agent) {

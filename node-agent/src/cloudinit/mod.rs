@@ -1,22 +1,27 @@
-//! First-boot files: user-data, vendor-data and meta-data of one instance.
+//! First-boot files of one instance: user-data, vendor-data, meta-data and network-config.
 //!
 //! - **By serialiser only.** Everything is built as data and emitted by a YAML serialiser that quotes
 //!   every text; then the result is parsed back and compared with the intent. Whatever a customer
 //!   typed cannot become structure.
 //! - **user-data is ours, in whole.** `cicustom: user=` replaces what Proxmox would generate, which it
-//!   builds by pasting. Name, keys and password of root go here.
-//! - **vendor-data** carries what makes a server a server here (guest agent, disk growth, time zone),
-//!   from `templates/cloud-init/vendor.yaml`; a customer's own part can override it.
+//!   builds by pasting. Name, keys and password of root go here, and what the installation and the
+//!   ordered recipes add ([`templates`]).
+//! - **vendor-data** carries defaults (disk growth, locale, time zone) from
+//!   `templates/cloud-init/vendor.yaml`, each of which a customer's own part can override.
 //! - **meta-data pins the instance-id** to the instance's UUID. Proxmox would derive it from the other
 //!   files, so that a changed address would run the first boot again: new host keys, locked-out users.
-//! - **The network stays with Proxmox** (`ipconfig0`, `nameserver`): it fits the card it writes, and the
-//!   portal's and the hypervisor's view of the addresses cannot drift apart.
+//! - **network-config** has every address and gateway, which Proxmox's `ipconfig0` cannot say
+//!   ([`network`]).
 //! - **A customer's own user-data** becomes a second MIME part, base64-encoded, never pasted; its lists
 //!   are appended to ours and its keys do not replace ours.
 
+mod network;
 mod snippets;
+mod templates;
 mod user_data;
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +29,7 @@ use ez_protocol::{InstanceId, input::is_control_or_line_break, order::InstanceSp
 use serde::Serialize;
 use serde_json::Value;
 
-pub use snippets::{SnippetError, SnippetStore};
+pub use snippets::{KINDS as SNIPPET_KINDS, SnippetError, SnippetStore};
 pub use user_data::PasswordReset;
 
 /// The files of one instance, ready to be written.
@@ -32,16 +37,19 @@ pub use user_data::PasswordReset;
 pub struct CloudInit {
     /// cloud-config, or a multipart message that contains it.
     pub user: String,
-    /// cloud-config of the installation.
+    /// cloud-config of the installation's defaults.
     pub vendor: String,
     /// instance-id and host name.
     pub meta: String,
+    /// Addresses, routes and name servers, version 2.
+    pub network: String,
 }
 
 impl std::fmt::Debug for CloudInit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Holds password hashes and the customer's own secrets.
-        write!(f, "CloudInit({} + {} + {} bytes)", self.user.len(), self.vendor.len(), self.meta.len())
+        let lengths = [&self.user, &self.vendor, &self.meta, &self.network].map(String::len);
+        write!(f, "CloudInit({lengths:?} bytes)")
     }
 }
 
@@ -54,9 +62,17 @@ pub enum CloudInitError {
     /// The serialiser failed.
     #[error("cannot write {file}-data: {reason}")]
     Emit {
-        /// `user`, `vendor` or `meta`.
+        /// `user`, `vendor`, `meta` or `network`.
         file: &'static str,
         /// What it said.
+        reason: String,
+    },
+    /// One of the installation's own templates is not usable.
+    #[error("the cloud-init template {name}: {reason}")]
+    Template {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
         reason: String,
     },
     /// What was written does not read back as what was meant.
@@ -78,7 +94,7 @@ pub fn build(
     spec: &InstanceSpec,
     reset: Option<&PasswordReset>,
 ) -> Result<CloudInit, CloudInitError> {
-    let user = cloud_config("user", &user_data::base(spec, reset)?)?;
+    let user = cloud_config("user", &user_data::config(spec, reset)?)?;
     let user = match &spec.user_data {
         None => user,
         Some(own) => user_data::multipart(instance, &user, own.as_str()),
@@ -89,7 +105,8 @@ pub fn build(
         "instance-id": instance.to_string(),
         "local-hostname": plain("hostname", spec.hostname.short())?,
     });
-    Ok(CloudInit { user, vendor: cloud_config("vendor", &vendor)?, meta: emit("meta", &meta)? })
+    let network = emit("network", &network::config(&spec.network))?;
+    Ok(CloudInit { user, vendor: cloud_config("vendor", &vendor)?, meta: emit("meta", &meta)?, network })
 }
 
 /// The text, if it breaks no line and hides nothing.

@@ -14,7 +14,7 @@ use super::CloudInit;
 use crate::pve::{Vmid, is_config_id};
 
 /// Kinds of files, as Proxmox's `cicustom` names them.
-const KINDS: [&str; 3] = ["user", "vendor", "meta"];
+pub const KINDS: [&str; 4] = ["user", "vendor", "meta", "network"];
 
 /// The directory and the storage's name in Proxmox.
 #[derive(Clone, Debug)]
@@ -89,10 +89,12 @@ impl SnippetStore {
         let Some((owner, generation)) = first.and_then(parse_name) else { return false };
         owner == vmid
             && cicustom == self.cicustom(vmid, generation)
-            && KINDS.iter().zip([&files.user, &files.vendor, &files.meta]).all(|(kind, content)| {
-                let path = self.dir.join(file_name(vmid, generation, kind));
-                fs::read(path).is_ok_and(|there| there == content.as_bytes())
-            })
+            && KINDS.iter().zip([&files.user, &files.vendor, &files.meta, &files.network]).all(
+                |(kind, content)| {
+                    let path = self.dir.join(file_name(vmid, generation, kind));
+                    fs::read(path).is_ok_and(|there| there == content.as_bytes())
+                },
+            )
     }
 
     /// Writes the files durably; repeatable. Blocks on the disk. Answers the value of `cicustom`.
@@ -100,7 +102,7 @@ impl SnippetStore {
     /// # Errors
     /// [`SnippetError::Io`]; files of other generations are untouched, half files never appear.
     pub fn write(&self, vmid: Vmid, generation: u64, files: &CloudInit) -> Result<String, SnippetError> {
-        for (kind, content) in KINDS.iter().zip([&files.user, &files.vendor, &files.meta]) {
+        for (kind, content) in KINDS.iter().zip([&files.user, &files.vendor, &files.meta, &files.network]) {
             let path = self.dir.join(file_name(vmid, generation, kind));
             let temporary = self.dir.join(format!(".{}.new", file_name(vmid, generation, kind)));
             let mut file = OpenOptions::new()
@@ -169,12 +171,12 @@ mod tests {
     fn files_appear_whole_and_go_with_their_vm() {
         let dir = tempfile::tempdir().unwrap();
         let store = SnippetStore::new(dir.path(), "ez-ci-n1").unwrap();
-        let files = CloudInit { user: "u".into(), vendor: "v".into(), meta: "m".into() };
+        let files = CloudInit { user: "u".into(), vendor: "v".into(), meta: "m".into(), network: "n".into() };
         let custom = store.write(101, 3, &files).unwrap();
         assert_eq!(
             custom,
             "user=ez-ci-n1:snippets/ez-101-3-user.yaml,vendor=ez-ci-n1:snippets/ez-101-3-vendor.yaml,\
-             meta=ez-ci-n1:snippets/ez-101-3-meta.yaml"
+             meta=ez-ci-n1:snippets/ez-101-3-meta.yaml,network=ez-ci-n1:snippets/ez-101-3-network.yaml"
         );
         store.write(101, 3, &files).unwrap();
         assert!(store.holds(101, &custom, &files));
@@ -192,7 +194,7 @@ mod tests {
         store.remove(101, None).unwrap();
         assert_eq!(store.owners().unwrap(), [1012].into());
         assert!(dir.path().join("ez-101-3-user.yaml.bak").exists());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
     }
 
     #[test]

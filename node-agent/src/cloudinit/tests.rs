@@ -10,11 +10,11 @@ use super::*;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
-fn id() -> InstanceId {
+pub(super) fn id() -> InstanceId {
     InstanceId::generate(UnixMillis(1_795_000_000_000), [7; 10])
 }
 
-fn spec(change: impl FnOnce(&mut Value)) -> Result<InstanceSpec, serde_json::Error> {
+pub(super) fn spec(change: impl FnOnce(&mut Value)) -> Result<InstanceSpec, serde_json::Error> {
     let mut value = json!({
         "hostname": "no", "service": "active", "vcpus": 2, "memory_mib": 4096, "disk_gib": 40,
         "image": {"name": "debian-13", "digest": format!("sha256:{}", "1".repeat(64))},
@@ -25,7 +25,7 @@ fn spec(change: impl FnOnce(&mut Value)) -> Result<InstanceSpec, serde_json::Err
     serde_json::from_value(value)
 }
 
-fn read(text: &str) -> Value {
+pub(super) fn read(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap()
 }
 
@@ -33,7 +33,8 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-const BASE_KEYS: [&str; 6] = ["hostname", "fqdn", "manage_etc_hosts", "disable_root", "ssh_pwauth", "users"];
+const BASE_KEYS: [&str; 8] =
+    ["hostname", "fqdn", "manage_etc_hosts", "disable_root", "ssh_pwauth", "users", "packages", "runcmd"];
 
 #[test]
 fn keys_only_means_root_without_a_password() {
@@ -47,7 +48,8 @@ fn keys_only_means_root_without_a_password() {
     assert_eq!(user["users"][0]["ssh_authorized_keys"][0], format!("{KEY} me@laptop"));
     assert_eq!(user["users"][0].get("hashed_passwd"), None);
     assert_eq!(read(&files.meta)["instance-id"], id().to_string());
-    assert_eq!(read(&files.vendor)["packages"][0], "qemu-guest-agent");
+    assert_eq!(user["packages"][0], "qemu-guest-agent");
+    assert_eq!(read(&files.vendor).get("packages"), None, "there a customer's packages would replace it");
 }
 
 #[test]
@@ -70,6 +72,18 @@ fn an_ordered_password_opens_password_login() {
     assert_eq!((&user["ssh_pwauth"], &user["users"][0]["lock_passwd"]), (&json!(true), &json!(false)));
     assert_eq!(user["write_files"][0]["content"], "PermitRootLogin yes\n");
     assert!(!format!("{files:?}").contains("hash"));
+}
+
+#[test]
+fn a_chosen_locale_and_zone_win_over_the_installations() {
+    let plain = build(id(), &spec(|_| {}).unwrap(), None).unwrap();
+    assert_eq!(read(&plain.vendor)["timezone"], "Etc/UTC");
+    let chosen = spec(|s| {
+        s["locale"] = json!("de_DE.UTF-8");
+        s["timezone"] = json!("Europe/Berlin");
+    });
+    let user = read(&build(id(), &chosen.unwrap(), None).unwrap().user);
+    assert_eq!((&user["locale"], &user["timezone"]), (&json!("de_DE.UTF-8"), &json!("Europe/Berlin")));
 }
 
 #[test]

@@ -6,20 +6,23 @@ use ez_protocol::{
     order::{InstanceSpec, PasswordHash},
 };
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::{CloudInitError, plain};
+use super::{CloudInitError, plain, templates};
 
-/// Our cloud-config. The field names are cloud-init's.
+/// The part of our cloud-config that is about this one server. The field names are cloud-init's.
 #[derive(Debug, Serialize)]
-pub(super) struct Base<'a> {
+struct Own<'a> {
     hostname: &'a str,
     fqdn: &'a str,
     manage_etc_hosts: bool,
     disable_root: bool,
     ssh_pwauth: bool,
     users: Vec<User<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    write_files: Vec<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locale: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timezone: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bootcmd: Vec<Vec<String>>,
 }
@@ -50,31 +53,29 @@ struct User<'a> {
     ssh_authorized_keys: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct File {
-    path: &'static str,
-    permissions: &'static str,
-    content: &'static str,
+/// Distributions allow root only keys; who orders a password means to use it.
+fn allow_root_password() -> Value {
+    json!({
+        "path": "/etc/ssh/sshd_config.d/10-ez-root.conf",
+        "permissions": "0644",
+        "content": "PermitRootLogin yes\n",
+    })
 }
 
-/// Distributions allow root only keys; who orders a password means to use it.
-const ALLOW_ROOT_PASSWORD: File = File {
-    path: "/etc/ssh/sshd_config.d/10-ez-root.conf",
-    permissions: "0644",
-    content: "PermitRootLogin yes\n",
-};
-
-/// Root with its keys; password login only where a hash was ordered.
-pub(super) fn base<'a>(
-    spec: &'a InstanceSpec,
+/// Root with its keys (password login only where a hash was ordered), and what the installation and
+/// the recipes add. Which keys there are depends on closed words only, never on a text.
+pub(super) fn config(
+    spec: &InstanceSpec,
     reset: Option<&PasswordReset>,
-) -> Result<Base<'a>, CloudInitError> {
+) -> Result<Map<String, Value>, CloudInitError> {
     let hash = spec.password_hash.as_ref().map(|hash| plain("password_hash", hash.as_str())).transpose()?;
     let mut keys = Vec::new();
     for key in &spec.ssh_keys {
         keys.push(plain("ssh_keys", &key.to_string())?.to_owned());
     }
-    Ok(Base {
+    let locale = spec.locale.as_ref().map(|locale| plain("locale", locale.as_str())).transpose()?;
+    let timezone = spec.timezone.as_ref().map(|zone| plain("timezone", zone.as_str())).transpose()?;
+    let own = Own {
         hostname: plain("hostname", spec.hostname.short())?,
         fqdn: plain("hostname", spec.hostname.as_str())?,
         manage_etc_hosts: true,
@@ -88,8 +89,22 @@ pub(super) fn base<'a>(
             ssh_authorized_keys: keys,
         }],
         bootcmd: reset.map(at_boot).transpose()?.into_iter().collect(),
-        write_files: if hash.is_some() || reset.is_some() { vec![ALLOW_ROOT_PASSWORD] } else { Vec::new() },
-    })
+        locale,
+        timezone,
+    };
+    let mut all = templates::parts(spec.image.family, &spec.recipes)?;
+    if hash.is_some() || reset.is_some() {
+        let files = all.entry("write_files").or_insert_with(|| json!([]));
+        if let Some(files) = files.as_array_mut() {
+            files.insert(0, allow_root_password());
+        }
+    }
+    match serde_json::to_value(&own) {
+        Ok(Value::Object(own)) => all.extend(own),
+        Ok(_) => return Err(CloudInitError::RoundTrip("user")),
+        Err(error) => return Err(CloudInitError::Emit { file: "user", reason: error.to_string() }),
+    }
+    Ok(all)
 }
 
 /// How cloud-init merges the second part: lists grow, keys that are there stay.

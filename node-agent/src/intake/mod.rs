@@ -76,7 +76,7 @@ pub fn read(bytes: &[u8], trusted: &[TrustedKey], now: UnixMillis) -> Result<Rea
     Ok(Read { envelope: bytes.to_vec(), order, payload: verified.payload, payload_hash })
 }
 
-fn refuse(error: &EnvelopeError) -> Refusal {
+pub(crate) fn refuse(error: &EnvelopeError) -> Refusal {
     let code = match error {
         EnvelopeError::Malformed(_) | EnvelopeError::WrongType(_) => RefusalCode::BadPayload,
         EnvelopeError::BadSignature => RefusalCode::BadSignature,

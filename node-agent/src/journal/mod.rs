@@ -20,6 +20,7 @@ mod circuit;
 mod confirm;
 #[cfg(test)]
 pub(crate) mod fuse;
+mod images;
 mod meta;
 mod orders;
 mod outbox;
@@ -46,6 +47,7 @@ use sqlx::{
 pub use admit::{Admission, Facts, Known, Question};
 pub use circuit::Circuit;
 pub use confirm::Confirmation;
+pub use images::{ImageAdmission, ImageBuildRow, NewImageBuild};
 pub use meta::Meta;
 pub use orders::{NewOrder, OrderRow, OrderState, Verb};
 pub use outbox::OutboxItem;
@@ -57,9 +59,9 @@ pub use steps::{StepRow, StepState};
 /// Lists for people: read only, newest first.
 pub mod lists {
     pub use super::{
-        circuit::show as circuit, orders::list as orders, orders::list_open as open_orders,
-        orders::show as order, orders::waiting_for_a_person, refusals::list as refusals, resources::vmids,
-        steps::list as steps,
+        circuit::show as circuit, images::list as image_builds, orders::list as orders,
+        orders::list_open as open_orders, orders::show as order, orders::waiting_for_a_person,
+        refusals::list as refusals, resources::vmids, steps::list as steps,
     };
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ez_protocol::{
+    envelope::TrustedKey,
     frame::{CloseCode, FrameType, StreamKind},
     message::{AnswerKind, OrderAnswer},
     refusal::{Refusal, RefusalCode},
@@ -12,6 +13,7 @@ use quinn::{RecvStream, SendStream};
 use super::stream::{HEADER_DEADLINE, Receiver, Sender, StreamError};
 use crate::{
     agent::{Agent, Works},
+    image,
     intake::{self, Node},
     journal::{Admission, JournalError, RefusalNote},
     policy::{self, Usage},
@@ -58,6 +60,9 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
     };
     let identity = agent.identity();
     let trusted = identity.trust.trusted_keys().unwrap_or_default();
+    if image::order::is_image_order(bytes) {
+        return image_order(agent, works, bytes, &trusted).await;
+    }
     let read = match intake::read(bytes, &trusted, now) {
         Ok(read) => read,
         Err(refusal) => {
@@ -73,14 +78,7 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
             return Ok(refused(&refusal, String::new()));
         }
     };
-    let node = Node {
-        install: identity.node.install,
-        node: identity.node.node,
-        epoch: identity.node.epoch,
-        now,
-        clock_suspect: agent.offset.suspect(),
-        disk_low: agent.space.is_low(),
-    };
+    let node = this_node(agent);
     let id = read.order.order_id;
     let instance = read.order.instance.uuid;
     let shared = Arc::clone(agent);
@@ -112,6 +110,33 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
             refused(&note.refusal, id.to_string())
         }
     })
+}
+
+fn this_node(agent: &Agent) -> Node {
+    let identity = agent.identity();
+    Node {
+        install: identity.node.install,
+        node: identity.node.node,
+        epoch: identity.node.epoch,
+        now: agent.clock.now(),
+        clock_suspect: agent.offset.suspect(),
+        disk_low: agent.space.is_low(),
+    }
+}
+
+/// The verdict over an image order; an accepted one wakes the builder.
+async fn image_order(
+    agent: &Agent,
+    works: &Works,
+    bytes: &[u8],
+    trusted: &[TrustedKey],
+) -> Result<OrderAnswer, JournalError> {
+    let answer =
+        image::order::answer(&works.journal, bytes, trusted, &this_node(agent), &agent.policy).await?;
+    if answer.kind == i32::from(AnswerKind::Accepted) {
+        agent.build.notify_one();
+    }
+    Ok(answer)
 }
 
 fn accepted(

@@ -71,6 +71,10 @@ pub(super) async fn run(
                     tokio::time::sleep(DEBOUNCE).await;
                     inner.observer.tell_again();
                 }
+                () = agent.host_changed.notified() => {
+                    tokio::time::sleep(DEBOUNCE).await;
+                    host_at = Instant::now();
+                }
             }
             let host = if Instant::now() >= host_at {
                 host_at = Instant::now() + HOST_EVERY;

@@ -78,6 +78,8 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         fingerprint: "cd".repeat(32),
         told: Arc::clone(&engine.told),
         changed: Arc::clone(&engine.changed),
+        host_changed: Arc::default(),
+        build: Arc::default(),
     });
     let stop = CancellationToken::new();
     let link = tokio::spawn(super::run(Arc::clone(&agent), stop.clone()));

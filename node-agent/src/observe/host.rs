@@ -6,6 +6,7 @@ use ez_protocol::message::{HostState, ImageState, StorageState, Warning};
 
 use crate::{
     agent::Agent,
+    image::worker,
     pve::{FirewallState, GuestSummary, Storage},
 };
 
@@ -50,6 +51,11 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
             }
         }
         Err(error) => warnings.push(warning("TEMPLATES_UNREADABLE", error.to_string())),
+    }
+    if let Some(works) = &agent.works
+        && let Ok(builds) = worker::states(&works.journal).await
+    {
+        host.image_builds = builds;
     }
     if let Ok(guests) = agent.pve.list_guests().await {
         let foreign = foreign(agent, &guests).await;

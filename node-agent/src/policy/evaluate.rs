@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ez_protocol::{
     UnixMillis,
-    order::{Action, ImageRef, InstanceSpec, NetworkSpec, Op, ProvisioningOrder},
+    image::ImageSource,
+    order::{Action, ImageDigest, InstanceSpec, NetworkSpec, Op, ProvisioningOrder},
 };
 
 use super::{Policy, PolicyRefusal, Usage, UsedInstance};
@@ -33,16 +34,16 @@ pub fn evaluate(
             match present {
                 None => {
                     rates(policy, usage)?;
-                    image(policy, &spec.image)?;
+                    image(policy, &spec.image.name, &spec.image.digest)?;
                 }
                 Some(used) if spec.build > used.build => {
-                    image(policy, &spec.image)?;
+                    image(policy, &spec.image.name, &spec.image.digest)?;
                     replaces(policy, usage)?;
                 }
                 Some(_) => {}
             }
             if let Some(rescue) = &spec.rescue {
-                image(policy, rescue)?;
+                image(policy, &rescue.name, &rescue.digest)?;
             }
             sums(policy, usage, order, spec)
         }
@@ -78,12 +79,26 @@ pub(super) fn network(policy: &Policy, network: &NetworkSpec) -> Result<(), Poli
     Ok(())
 }
 
-fn image(policy: &Policy, image: &ImageRef) -> Result<(), PolicyRefusal> {
-    let digest = image.digest.as_str();
-    if policy.digests.is_empty() || policy.digests.contains(digest) {
+fn image(policy: &Policy, name: &str, digest: &ImageDigest) -> Result<(), PolicyRefusal> {
+    if policy.digests.is_empty() || policy.digests.contains(digest.as_str()) {
         return Ok(());
     }
-    refuse("images.digests", format!("image {} ({digest}) is not allowed here", image.name))
+    refuse("images.digests", format!("image {name} ({digest}) is not allowed here"))
+}
+
+/// Whether this host's policy lets an image be built from there.
+///
+/// # Errors
+/// The first rule that refuses.
+pub fn image_order(policy: &Policy, image: &ImageSource) -> Result<(), PolicyRefusal> {
+    let Some(build) = &policy.build else {
+        return refuse("images.build", "images are not built by order on this host".to_owned());
+    };
+    // Parts of a path that climb were refused when the order was read, so a prefix is a bound.
+    if !build.sources.iter().any(|source| image.url.as_str().starts_with(source)) {
+        return refuse("images.sources", format!("{} is not an allowed source", image.url));
+    }
+    self::image(policy, &image.name, &image.digest)
 }
 
 fn media(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {

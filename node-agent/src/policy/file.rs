@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    DestroyLimits, Limits, MIN_PURGE_HOURS, Policy,
+    DestroyLimits, ImageBuilds, Limits, MIN_PURGE_HOURS, Policy,
     reference::{self, Kind},
 };
 use crate::{
@@ -262,6 +262,7 @@ impl<'t> Reader<'t> {
         let prefixes = self.each("network.prefixes", "a prefix such as 203.0.113.0/24", prefix);
         let require_firewall = self.flag_or("network.require_firewall", true);
         let digests = self.each("images.digests", "of the form sha256:<64 hex digits>", digest);
+        let build = first.zip(last).map(|(first, last)| self.image_builds(&(first..=last)));
         let backup_storage = self.name_or_none("backups.storage");
         let iso_storage = self.name_or_none("media.storage");
         let guest_passwords = self.flag_or("guest.set_passwords", false);
@@ -278,12 +279,50 @@ impl<'t> Reader<'t> {
             prefixes: prefixes?,
             require_firewall: require_firewall?,
             digests: digests?.into_iter().collect(),
+            build: build?,
             backup_storage: backup_storage?,
             iso_storage: iso_storage?,
             guest_passwords: guest_passwords?,
             limits: limits?,
             destroy: destroy?,
         })
+    }
+
+    /// What an order may build images from and into; everything must be said where building is allowed.
+    fn image_builds(&mut self, servers: &RangeInclusive<u32>) -> Option<ImageBuilds> {
+        if self.flag_or("images.build", false) != Some(true) {
+            return None;
+        }
+        let whole = self.value("images.build").map(|value| value.span().start);
+        let needed = |reader: &mut Self, name: &'static str| {
+            let silent = reader.is_silent(name);
+            if silent {
+                reader.problem(name, whole, "is needed where build = true");
+            }
+            !silent
+        };
+        let all = ["images.sources", "images.vmid_first", "images.vmid_last", "images.import_storage"];
+        if !all.map(|name| needed(self, name)).into_iter().all(|there| there) {
+            return None;
+        }
+        let sources = self.each("images.sources", "an http(s) address ending in '/'", source);
+        let (first, last) = (self.number("images.vmid_first", VMIDS), self.number("images.vmid_last", VMIDS));
+        let import_storage = self.name("images.import_storage");
+        let (sources, vmids) = (sources?, first?..=last?);
+        if sources.is_empty() {
+            self.problem("images.sources", whole, "must name at least one where build = true");
+        }
+        let apart = vmids.end() < servers.start() || servers.end() < vmids.start();
+        if vmids.is_empty() || !apart {
+            let reason = format!(
+                "must be a range that has nothing in common with {}-{}",
+                servers.start(),
+                servers.end()
+            );
+            let start = self.value("images.vmid_first").map(|value| value.span().start);
+            self.problem("images.vmid_first", start, reason);
+        }
+        Some(ImageBuilds { sources, vmids, import_storage: import_storage? })
     }
 
     fn limits(&mut self) -> Option<Limits> {
@@ -341,6 +380,11 @@ fn vlan_range(text: &str) -> Option<RangeInclusive<u16>> {
 fn prefix(text: &str) -> Option<IpNet> {
     let net: IpNet = text.parse().ok()?;
     (net.trunc() == net).then_some(net)
+}
+
+fn source(text: &str) -> Option<String> {
+    let web = text.starts_with("https://") || text.starts_with("http://");
+    (web && text.ends_with('/') && text.len() > 9).then(|| text.to_owned())
 }
 
 fn digest(text: &str) -> Option<String> {

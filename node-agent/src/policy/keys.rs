@@ -4,7 +4,10 @@
 //! that found a way around the types, ends here.
 
 use super::{Policy, PolicyRefusal};
-use crate::pve::{ConfigChange, ISO_DRIVE, Vmid};
+use crate::{
+    cloudinit::SNIPPET_KINDS,
+    pve::{ConfigChange, ISO_DRIVE, Vmid},
+};
 
 /// Options the agent sets.
 const SETTABLE: [&str; 21] = [
@@ -88,7 +91,7 @@ fn is_own_cicustom(value: &str, vmid: Vmid, storage: &str) -> bool {
         let file = volume.strip_prefix(storage)?.strip_prefix(":snippets/")?;
         let generation = file.strip_prefix(&format!("ez-{vmid}-"))?.strip_suffix(&format!("-{kind}.yaml"))?;
         let digits = !generation.is_empty() && generation.bytes().all(|b| b.is_ascii_digit());
-        Some(digits && matches!(kind, "user" | "vendor" | "meta"))
+        Some(digits && SNIPPET_KINDS.contains(&kind))
     };
     !value.is_empty() && value.split(',').all(|part| own(part) == Some(true))
 }

@@ -26,7 +26,7 @@ use ez_protocol::{
 };
 use ipnet::IpNet;
 
-pub use evaluate::evaluate;
+pub use evaluate::{evaluate, image_order};
 pub use file::{load, parse};
 pub use keys::check_change;
 pub use usage::{Usage, UsedInstance};
@@ -94,10 +94,23 @@ pub struct Policy {
     /// Whether a password may be set inside a running guest, through its guest agent. The right for it lets
     /// the token do anything inside a guest, so it is the host's owner who gives it.
     pub guest_passwords: bool,
+    /// Whether and how images may be built by order; `None` refuses such orders.
+    pub build: Option<ImageBuilds>,
     /// Sizes and counts.
     pub limits: Limits,
     /// When and how much may be destroyed.
     pub destroy: DestroyLimits,
+}
+
+/// How images may be built by order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageBuilds {
+    /// Images come from addresses that begin with one of these.
+    pub sources: Vec<String>,
+    /// VMIDs for templates; apart from those of servers.
+    pub vmids: RangeInclusive<u32>,
+    /// Storage that takes the downloads.
+    pub import_storage: String,
 }
 
 /// Sizes and counts.

@@ -92,6 +92,31 @@ pub const KEYS: &[Key] = &[
         "Digests (`sha256:…`) of the images that may be cloned; with none, every template in the template pool.",
     ),
     key(
+        "images.build",
+        Kind::Flag,
+        Some("false"),
+        "Whether signed orders may have images downloaded and made into templates here. Where true, the four keys below are needed, and `ez-node-agent setup` has to be run once more: it widens the agent's rights by what that takes.",
+    ),
+    key(
+        "images.sources",
+        Kind::Texts,
+        Some("[]"),
+        "Images are built from addresses that begin with one of these; each ends in `/`.",
+    ),
+    key(
+        "images.vmid_first",
+        Kind::Number,
+        Some("0"),
+        "First VMID for templates, apart from those of servers.",
+    ),
+    key("images.vmid_last", Kind::Number, Some("0"), "Last VMID for templates."),
+    key(
+        "images.import_storage",
+        Kind::Text,
+        Some("\"\""),
+        "Storage that takes the downloads; it must hold the content type `import`.",
+    ),
+    key(
         "backups.storage",
         Kind::Text,
         Some("\"\""),

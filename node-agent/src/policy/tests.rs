@@ -38,6 +38,35 @@ creates_per_minute = 2
 creates_per_day = 5
 "#;
 
+#[test]
+fn building_images_is_off_unless_everything_about_it_is_said() {
+    assert_eq!(policy().build, None);
+    let with = |more: &str| {
+        let text = POLICY.replace("[limits]", &format!("{more}\n[limits]"));
+        parse(Path::new("policy.toml"), &text).map(|policy| policy.build).map_err(|error| error.to_string())
+    };
+    let whole = "build = true\nsources = [\"https://images.example.com/\"]\nvmid_first = 9000\nvmid_last = 9099\n\
+                 import_storage = \"local\"";
+    let build = with(whole).unwrap().unwrap();
+    assert_eq!((build.vmids, build.import_storage.as_str()), (9_000..=9_099, "local"));
+    assert_eq!(with(&whole.replace("true", "false")).unwrap(), None);
+    for (place, by, key) in [
+        ("sources = [\"https://images.example.com/\"]\n", "", "images.sources"),
+        ("https://images.example.com/", "https://images.example.com", "images.sources"),
+        ("https://images.example.com/", "file:///", "images.sources"),
+        ("vmid_first = 9000\n", "", "images.vmid_first"),
+        ("vmid_first = 9000", "vmid_first = 1500", "images.vmid_first"),
+        ("vmid_first = 9000", "vmid_first = 9100", "images.vmid_first"),
+        ("import_storage = \"local\"", "", "images.import_storage"),
+        ("\"local\"", "\"lo cal\"", "images.import_storage"),
+    ] {
+        let changed = whole.replace(place, by);
+        assert_ne!(changed, whole, "{place}");
+        let error = with(&changed).unwrap_err();
+        assert!(error.contains(key), "{place} -> {by}: {error}");
+    }
+}
+
 fn policy() -> Policy {
     parse(Path::new("policy.toml"), POLICY).unwrap()
 }
@@ -281,10 +310,9 @@ fn only_own_options_and_own_snippets_are_set() {
         |key: &str, value: &str| check_change(&policy(), 1000, "ez-ci-n1", &change(key, value)).is_ok();
     assert!(check("cores", "2"));
     assert!(check("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1,tag=100"));
-    assert!(check(
-        "cicustom",
-        "user=ez-ci-n1:snippets/ez-1000-3-user.yaml,meta=ez-ci-n1:snippets/ez-1000-3-meta.yaml"
-    ));
+    // What the snippet store names is let through, whatever kinds of files it has.
+    let store = crate::cloudinit::SnippetStore::new("snippets", "ez-ci-n1").unwrap();
+    assert!(check("cicustom", &store.cicustom(1000, 3)));
     for (key, value) in [
         ("args", "-x"),
         ("hookscript", "x"),

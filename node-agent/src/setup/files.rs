@@ -133,7 +133,14 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          prefixes = {prefixes}    # empty: any address the control plane gives\n\
          require_firewall = true\n\n\
          [images]\n\
-         digests = []    # empty: every template in the template pool\n\n\
+         digests = []    # empty: every template in the template pool\n\
+         # Whether signed orders may have images downloaded and made into templates here. If so, run setup once more:\n\
+         # it widens the agent's rights by what that needs.\n\
+         build = false\n\
+         # sources        = [\"https://cloud.debian.org/images/cloud/\"]    # addresses begin with one of these\n\
+         # vmid_first     = 9000    # VMIDs for templates, apart from those above\n\
+         # vmid_last      = 9099\n\
+         # import_storage = \"local\"    # takes the downloads; needs content `import`\n\n\
          [backups]\n\
          storage = \"{backups}\"    # empty: no backups here\n\n\
          [media]\n\

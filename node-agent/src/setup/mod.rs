@@ -37,7 +37,7 @@ pub use change::Change;
 pub use leave::{LeaveArgs, leave};
 pub use plan::{Plan, plan};
 pub use repair::{HostQm, Qm, Repair, Repaired};
-pub use wanted::{SetupArgs, Wanted};
+pub use wanted::{SetupArgs, Wanted, vmid_range};
 
 /// The service user in Proxmox. It has no password and cannot log in.
 pub const PVE_USER: &str = "ez-agent@pve";

@@ -36,6 +36,7 @@ pub fn plan(wanted: &Wanted, world: &World) -> Result<Plan, SetupError> {
     pools(&wanted, world, &mut plan);
     access(&wanted, world, &mut plan)?;
     snippets(&wanted, world, &mut plan)?;
+    builds(&wanted, world)?;
     templates(&wanted, world, &mut plan);
     own_files(&wanted, world, &mut plan)?;
     match world.firewall_on {
@@ -179,6 +180,23 @@ fn snippets(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), Setup
         base.display(),
         world.node
     ))
+}
+
+/// Building images needs a storage that takes downloads.
+fn builds(wanted: &Wanted, world: &World) -> Result<(), SetupError> {
+    let Some(build) = &wanted.build else { return Ok(()) };
+    let id = &build.import_storage;
+    match world.storages.get(id) {
+        None => refuse(format!("images.import_storage of the policy file: there is no storage {id}")),
+        Some(entry) if !entry.content.contains("import") => {
+            let content: Vec<&str> = entry.content.iter().map(String::as_str).chain(["import"]).collect();
+            refuse(format!(
+                "storage {id} takes no downloads of disk images; allow it with `pvesm set {id} --content {}`",
+                content.join(",")
+            ))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 fn templates(wanted: &Wanted, world: &World, plan: &mut Plan) {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::{PVE_USER, SetupError, look::World, wanted::Wanted};
 use crate::{
-    policy::Policy,
+    policy::{ImageBuilds, Policy},
     pve::{Hypervisor as _, Permissions, ProxmoxHypervisor, PveAddress, Version},
 };
 
@@ -35,9 +35,20 @@ pub(super) const TEMPLATE_ROLE: &str = "PVETemplateUser";
 const AGENT: &str = "VM.Allocate VM.Audit VM.PowerMgmt VM.Console VM.Snapshot VM.Config.Disk VM.Config.CPU \
                      VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit";
 
+/// Makes templates in their pool.
+pub(super) const BUILDER_ROLE: &str = "EzImageBuilder";
+/// Downloads into a storage and reads what is there.
+pub(super) const IMPORT_ROLE: &str = "EzImport";
+/// Has the host download.
+pub(super) const DOWNLOAD_ROLE: &str = "EzDownload";
+
+const BUILDER: &str = "VM.Allocate VM.Audit VM.Clone VM.Config.Disk VM.Config.CDROM VM.Config.CPU \
+                       VM.Config.Memory VM.Config.Network VM.Config.Options VM.Config.Cloudinit \
+                       VM.Config.HWType";
+
 /// Our roles and their privileges for a version. What only some hosts allow is a role of its own: roles
 /// belong to the cluster, policies to a host.
-pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 9] {
+pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 12] {
     let new = version.major >= 9;
     let guest_agent = if new { "VM.GuestAgent.Audit" } else { "VM.Monitor" };
     let guest = if new { "VM.GuestAgent.Unrestricted" } else { "VM.Monitor" };
@@ -54,6 +65,9 @@ pub(super) fn roles(version: &Version) -> [(&'static str, BTreeSet<String>); 9] 
         (CDROM_ROLE, privileges("VM.Config.CDROM")),
         (MEDIA_ROLE, privileges("Datastore.Audit")),
         (GUEST_ROLE, privileges(guest)),
+        (BUILDER_ROLE, privileges(BUILDER)),
+        (IMPORT_ROLE, privileges("Datastore.AllocateSpace Datastore.AllocateTemplate Datastore.Audit")),
+        (DOWNLOAD_ROLE, privileges("Sys.AccessNetwork")),
     ]
 }
 
@@ -67,6 +81,7 @@ pub(crate) struct Scope<'a> {
     backup_storage: Option<&'a str>,
     iso_storage: Option<&'a str>,
     guest_passwords: bool,
+    build: Option<&'a ImageBuilds>,
 }
 
 impl<'a> From<&'a Wanted> for Scope<'a> {
@@ -80,6 +95,7 @@ impl<'a> From<&'a Wanted> for Scope<'a> {
             backup_storage: wanted.backup_storage.as_deref(),
             iso_storage: wanted.iso_storage.as_deref(),
             guest_passwords: *guest_passwords,
+            build: wanted.build.as_ref(),
         }
     }
 }
@@ -95,6 +111,7 @@ impl<'a> From<&'a Policy> for Scope<'a> {
             backup_storage: policy.backup_storage.as_deref(),
             iso_storage: policy.iso_storage.as_deref(),
             guest_passwords: *guest_passwords,
+            build: policy.build.as_ref(),
         }
     }
 }
@@ -126,6 +143,11 @@ pub(super) fn grants(scope: Scope<'_>, node: &str) -> Vec<(String, &'static str)
     }
     grants.extend(scope.storages.iter().map(|id| (format!("/storage/{id}"), STORE_ROLE)));
     grants.extend(scope.bridges.iter().map(|id| (format!("/sdn/zones/localnetwork/{id}"), NET_ROLE)));
+    if let Some(build) = scope.build {
+        grants.push((format!("/pool/{}", scope.template_pool), BUILDER_ROLE));
+        grants.push((format!("/storage/{}", build.import_storage), IMPORT_ROLE));
+        grants.push((format!("/nodes/{node}"), DOWNLOAD_ROLE));
+    }
     grants
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use super::{AdminApi, PveshAdmin, SetupError, TokenAdmin};
 use crate::{
     config,
-    policy::{self, Policy},
+    policy::{self, ImageBuilds, Policy},
     pve::{Fingerprint, PveAddress, is_config_id, is_node_name},
 };
 
@@ -120,6 +120,8 @@ pub struct Wanted {
     pub pool: String,
     /// Pool of templates.
     pub template_pool: String,
+    /// How images may be built by order, if the policy file says so.
+    pub build: Option<ImageBuilds>,
     /// Storages for disks; empty until they are found out.
     pub storages: Vec<String>,
     /// Bridges; empty until they are found out.
@@ -165,7 +167,8 @@ fn host_fingerprint() -> Option<Fingerprint> {
     Some(Fingerprint::of_der(&pem.contents))
 }
 
-fn vmid_range(text: &str) -> Option<RangeInclusive<u32>> {
+/// Reads `first-last`, within what Proxmox allows.
+pub fn vmid_range(text: &str) -> Option<RangeInclusive<u32>> {
     let (first, last) = text.split_once('-')?;
     let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
     (100 <= first && first <= last && last <= 999_999_999).then_some(first..=last)
@@ -265,6 +268,7 @@ impl Wanted {
             bridges: policy
                 .as_ref()
                 .map_or_else(|| args.bridges.iter().cloned().collect(), |p| p.bridges.clone()),
+            build: policy.as_ref().and_then(|policy| policy.build.clone()),
             prefixes: args.prefixes.clone(),
             vlans: args.vlans.clone(),
             linked: args.linked,

@@ -8,6 +8,7 @@ use ed25519_dalek::SigningKey;
 use ez_protocol::{
     InstallId, InstanceId, NodeId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, KeyRole, PayloadType, TrustedKey},
+    image::{ImageOrder, ImageSource},
     order::{Audience, Cause, InstanceRef, InstanceSpec, Op, ProvisioningOrder},
 };
 
@@ -90,6 +91,22 @@ pub(crate) fn order(seq: u64, generation: u64, op: Op) -> ProvisioningOrder {
 
 pub(crate) fn ensure(seq: u64, generation: u64) -> ProvisioningOrder {
     order(seq, generation, Op::Ensure(Box::new(spec())))
+}
+
+/// An image order for this node, changed and signed.
+pub(crate) fn sign_image(image: &ImageSource, change: impl FnOnce(&mut ImageOrder)) -> Vec<u8> {
+    let mut order = ImageOrder {
+        order_id: ProvisioningOrderId::generate(NOW, id(77)),
+        install: install(),
+        aud: Audience { node: node_id(), epoch: 3 },
+        iat: NOW,
+        nbf: NOW,
+        exp: UnixMillis(NOW.0 + 600_000),
+        image: image.clone(),
+        cause: Cause { order: None, actor: "operator:cli".to_owned() },
+    };
+    change(&mut order);
+    Envelope::sign(&order_key(), PayloadType::Image, order.to_bytes().unwrap()).encode()
 }
 
 pub(crate) fn sign(order: &ProvisioningOrder) -> Vec<u8> {

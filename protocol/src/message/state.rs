@@ -117,6 +117,9 @@ pub struct HostState {
     /// Memory given to VMs that are not ours, MiB.
     #[prost(uint64, tag = "13")]
     pub foreign_memory_mib: u64,
+    /// Image orders of late, and how they stand.
+    #[prost(message, repeated, tag = "14")]
+    pub image_builds: Vec<ImageBuildState>,
 }
 
 /// One storage.
@@ -148,6 +151,23 @@ pub struct ImageState {
     /// VMID of the template.
     #[prost(uint32, tag = "3")]
     pub vmid: u32,
+}
+
+/// An image order and how it stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ImageBuildState {
+    /// The order.
+    #[prost(string, tag = "1")]
+    pub order_id: String,
+    /// `accepted`, `running`, `ready` or `failed`.
+    #[prost(string, tag = "2")]
+    pub state: String,
+    /// The step it is in, such as `download`; empty before the first.
+    #[prost(string, tag = "3")]
+    pub step: String,
+    /// For a failure: what happened and what can be done; empty otherwise.
+    #[prost(string, tag = "4")]
+    pub detail: String,
 }
 
 /// Something an operator should know about a host.

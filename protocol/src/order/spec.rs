@@ -5,7 +5,10 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::FirewallRules;
+use super::{
+    FirewallRules,
+    first_boot::{self, Locale, OsFamily, Recipe, TimeZone},
+};
 use crate::input::{Hostname, MAX_SSH_KEYS, SshPublicKey};
 
 /// Most addresses one instance has.
@@ -41,6 +44,9 @@ pub enum SpecError {
     /// Something that must be a plain word is not.
     #[error("{0} is not a plain name")]
     Name(&'static str),
+    /// Recipes that do not go together, or not with the image.
+    #[error("{0}")]
+    Recipes(&'static str),
 }
 
 /// Whether the customer's service is due.
@@ -92,6 +98,15 @@ pub struct InstanceSpec {
     /// Tags for the eyes of the host's owner, beside our own; at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tags: Vec<Tag>,
+    /// What is set up at the first boot; needs the image's family.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub recipes: Vec<Recipe>,
+    /// Language of messages and sorting; the installation's default if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub locale: Option<Locale>,
+    /// Time zone; the installation's default if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timezone: Option<TimeZone>,
 }
 
 /// Orders from before rebuilds existed do not name a build.
@@ -108,6 +123,9 @@ pub struct ImageRef {
     pub name: String,
     /// Digest of the image the template was made from.
     pub digest: ImageDigest,
+    /// Which distribution it is, where a recipe needs to know.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub family: Option<OsFamily>,
 }
 
 /// The network card `net0`.
@@ -177,6 +195,7 @@ impl InstanceSpec {
         if self.tags.len() > MAX_TAGS {
             return Err(SpecError::TooMany("tags"));
         }
+        first_boot::check(self.image.family, &self.recipes)?;
         self.network.check()
     }
 }
@@ -225,7 +244,7 @@ impl NetworkSpec {
 }
 
 /// Letters, digits, `-`, `_` and `.`, beginning with a letter or digit.
-fn is_word(text: &str, longest: usize) -> bool {
+pub(crate) fn is_word(text: &str, longest: usize) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     text.len() <= longest
         && text.bytes().all(plain)
@@ -273,12 +292,12 @@ macro_rules! checked_text {
     };
 }
 
-pub(super) use checked_text;
+pub(crate) use checked_text;
 
 /// Text that is not what its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not {0}")]
-pub struct InvalidText(pub(super) &'static str);
+pub struct InvalidText(pub(crate) &'static str);
 
 /// `sha256:` and 64 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -24,6 +24,7 @@ pub(crate) fn spec() -> InstanceSpec {
         image: ImageRef {
             name: "debian-13".into(),
             digest: ImageDigest::parse(&format!("sha256:{}", "ab".repeat(32))).unwrap(),
+            family: None,
         },
         network: NetworkSpec {
             bridge: "vmbr0".into(),
@@ -51,6 +52,9 @@ pub(crate) fn spec() -> InstanceSpec {
         rescue: None,
         iso: None,
         tags: Vec::new(),
+        recipes: Vec::new(),
+        locale: None,
+        timezone: None,
     }
 }
 
@@ -216,7 +220,7 @@ fn specs_that_contradict_themselves_are_refused() {
         change(&mut spec);
         order(Op::Ensure(Box::new(spec))).to_bytes()
     };
-    let cases: [fn(&mut InstanceSpec); 18] = [
+    let cases: [fn(&mut InstanceSpec); 20] = [
         |s| s.vcpus = 0,
         |s| s.memory_mib = 64,
         |s| s.disk_gib = 0,
@@ -235,10 +239,28 @@ fn specs_that_contradict_themselves_are_refused() {
         |s| s.network.rules = Some(rules(Some(Protocol::Icmp), (22, 22))),
         |s| s.network.rules = Some(rules(None, (22, 22))),
         |s| s.network.rules = Some(rules(Some(Protocol::Tcp), (23, 22))),
+        |s| s.recipes = vec![Recipe::Docker],
+        |s| (s.image.family, s.recipes) = (Some(OsFamily::Debian), vec![Recipe::Docker; 2]),
     ];
     for (index, change) in cases.into_iter().enumerate() {
         assert!(matches!(with(change), Err(PayloadError::Spec(_))), "case {index}");
     }
+}
+
+#[test]
+fn what_nobody_chose_is_not_written_so_that_older_agents_understand_the_order() {
+    let text = String::from_utf8(order(Op::Ensure(Box::new(spec()))).to_bytes().unwrap()).unwrap();
+    for later in ["recipes", "locale", "timezone", "family"] {
+        assert!(!text.contains(later), "{later}: {text}");
+    }
+    let mut chosen = spec();
+    chosen.image.family = Some(OsFamily::Debian);
+    chosen.recipes = vec![Recipe::Docker, Recipe::UnattendedUpgrades];
+    chosen.locale = Some("de_DE.UTF-8".parse().unwrap());
+    chosen.timezone = Some("Europe/Berlin".parse().unwrap());
+    let order = order(Op::Ensure(Box::new(chosen)));
+    let bytes = order.to_bytes().unwrap();
+    assert_eq!(ProvisioningOrder::from_bytes(&bytes), Ok(order));
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod dice;
 mod fencing;
 mod host_commands;
 mod identities;
+mod images;
 mod judging;
 mod link_faults;
 mod normal;

@@ -5,7 +5,7 @@ mod store;
 use ez_protocol::{NodeId, ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
-use super::model::Delivery;
+use super::{images, model::Delivery};
 use crate::db::{self, DbError};
 
 /// Waits between two deliveries of the same order: 2 s, doubling up to this.
@@ -21,7 +21,13 @@ pub async fn due(
     node: NodeId,
     limit: i64,
 ) -> Result<Vec<Delivery>, DbError> {
-    store::due(conn, at, node, limit).await
+    let mut due = store::due(conn, at, node, limit).await?;
+    // A server somebody waits for goes before a template.
+    let room = limit.saturating_sub(i64::try_from(due.len()).unwrap_or(limit));
+    if room > 0 {
+        due.extend(images::due(conn, at, node, room).await?);
+    }
+    Ok(due)
 }
 
 /// The nodes that have un-accepted orders which are due.
@@ -29,7 +35,13 @@ pub async fn due(
 /// # Errors
 /// Those of the database.
 pub async fn due_nodes(conn: &mut AnyConnection, at: UnixMillis) -> Result<Vec<NodeId>, DbError> {
-    store::due_nodes(conn, at).await
+    let mut nodes = store::due_nodes(conn, at).await?;
+    for node in images::due_nodes(conn, at).await? {
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    Ok(nodes)
 }
 
 /// Notes that an order's bytes are about to leave; only after this may they.
@@ -44,7 +56,11 @@ pub async fn leaving(
 ) -> Result<(), DbError> {
     let wait = (2_000_i64 << attempts.min(3)).min(LONGEST_WAIT_MS);
     db::lock(tx, "provisioning_order", id).await?;
-    store::leaving(tx, at, id, UnixMillis(at.0 + wait)).await
+    let next = UnixMillis(at.0 + wait);
+    if images::leaving(tx, at, id, next).await? {
+        return Ok(());
+    }
+    store::leaving(tx, at, id, next).await
 }
 
 /// All un-accepted orders of a node are due now: it has just connected.
@@ -52,6 +68,7 @@ pub async fn leaving(
 /// # Errors
 /// Those of the database.
 pub async fn due_again(tx: &mut AnyConnection, at: UnixMillis, node: NodeId) -> Result<(), DbError> {
+    images::due_again(tx, at, node).await?;
     store::due_again(tx, at, node).await
 }
 

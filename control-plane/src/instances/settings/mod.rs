@@ -43,7 +43,11 @@ impl From<catalog::Image> for ImageChoice {
 impl ImageChoice {
     /// As an order names it; nothing when the stored digest is none, which is a defect of ours.
     pub(super) fn named(&self) -> Option<ImageRef> {
-        Some(ImageRef { name: self.code.clone(), digest: ImageDigest::parse(&self.digest).ok()? })
+        Some(ImageRef {
+            name: self.code.clone(),
+            digest: ImageDigest::parse(&self.digest).ok()?,
+            family: None,
+        })
     }
 }
 

@@ -102,6 +102,7 @@ impl Farm {
             max_snapshots: 2,
             max_backups: 3,
             ssh_keys: vec![SSH_KEY.into()],
+            first_boot: Default::default(),
             state: InstanceState::Requested,
             reason: None,
             node: None,

@@ -63,6 +63,7 @@ fn request(n: u8) -> PlaceRequest {
         image: "debian-13".into(),
         hostname: "web-1".parse().unwrap(),
         ssh_keys: vec![SSH_KEY.parse().unwrap()],
+        setup: Default::default(),
         terms_version: TERMS_VERSION.into(),
         quoted_minor: Some(900),
         again_of: None,

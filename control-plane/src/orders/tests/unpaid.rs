@@ -1,5 +1,7 @@
 //! Before the money: sold out, too many, never paid.
 
+use ez_protocol::order::Recipe;
+
 use super::*;
 
 #[tokio::test]
@@ -38,6 +40,9 @@ async fn an_account_holds_three_unpaid_orders_and_prices_are_those_seen() {
         assert!(matches!(place(&shop.app, changed).await, Err(PlaceError::QuoteChanged(900))));
         let keyless = PlaceRequest { ssh_keys: Vec::new(), ..shop.request(2) };
         assert!(matches!(place(&shop.app, keyless).await, Err(PlaceError::NoKey)));
+        let setup = crate::orders::Setup { recipes: vec![Recipe::Docker], ..Default::default() };
+        let not_offered = PlaceRequest { setup, ..shop.request(2) };
+        assert!(matches!(place(&shop.app, not_offered).await, Err(PlaceError::Recipe(Recipe::Docker))));
     })
     .await;
 }

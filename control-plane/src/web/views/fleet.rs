@@ -114,7 +114,7 @@ pub struct Overview {
 /// A fact of a node, ready to print: text `fleet-fact-<code>` and its value.
 #[derive(Debug, Clone, Serialize)]
 pub struct Fact {
-    /// `agent`, `pve`, `cluster`, `link`, `vmids`, `pool`, `epoch`, `prefixes`, `images`, `storages`.
+    /// `agent`, `pve`, `cluster`, `link`, `vmids`, `pool`, `epoch`, `prefixes`, `images`, `storages`, `builds`.
     pub code: &'static str,
     /// Its value.
     pub value: String,

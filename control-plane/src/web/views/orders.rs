@@ -37,6 +37,19 @@ pub struct ImageChoice {
     pub selected: bool,
 }
 
+/// Something to have set up at the first boot.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecipeChoice {
+    /// Sent back as `recipe`; may repeat. Texts `orders-recipe-<code>` and `orders-recipe-<code>-note`.
+    pub code: &'static str,
+    /// Names of the images that offer it, for people.
+    pub images: Vec<String>,
+    /// Whether every image does.
+    pub everywhere: bool,
+    /// Chosen.
+    pub selected: bool,
+}
+
 /// What a plan costs per interval.
 #[derive(Debug, Clone, Serialize)]
 pub struct PriceChoice {
@@ -108,7 +121,7 @@ pub struct Summary {
 }
 
 /// `GET /servers/new`, and `POST` to the same when refused. Sends `location`, `image`, `plan`,
-/// `interval`, `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
+/// `interval`, `recipe` (0..n), `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
 #[derive(Debug, Clone, Serialize)]
 pub struct New {
     /// Values and messages; field names as sent.
@@ -119,6 +132,8 @@ pub struct New {
     pub locations: Vec<LocationChoice>,
     /// At least one.
     pub images: Vec<ImageChoice>,
+    /// What can be set up, on any of the images.
+    pub recipes: Vec<RecipeChoice>,
     /// At least one.
     pub plans: Vec<PlanChoice>,
     /// `["month", "year"]`
@@ -258,6 +273,12 @@ impl Page for New {
             note: note.to_owned(),
             selected: code == "debian-13",
         };
+        let recipe = |code, everywhere, selected| RecipeChoice {
+            code,
+            images: vec!["Debian 13".to_owned(), "Ubuntu 24.04".to_owned()],
+            everywhere,
+            selected,
+        };
         let filled = Self {
             form: FormState::default(),
             can_order: true,
@@ -271,6 +292,14 @@ impl Page for New {
                 image("debian-12", "Debian 12", "bookworm"),
                 image("ubuntu-24.04", "Ubuntu 24.04", "noble, LTS"),
                 image("rocky-9", "Rocky Linux 9", "until 2032"),
+            ],
+            recipes: vec![
+                recipe("docker", true, true),
+                recipe("lemp", true, false),
+                recipe("wordpress", false, false),
+                recipe("gitlab-runner", false, false),
+                recipe("wireguard", true, false),
+                recipe("unattended-upgrades", true, false),
             ],
             plans: vec![
                 plan("s", "Plan S", 2, 900, false),
@@ -302,6 +331,7 @@ impl Page for New {
         refused.form.fill("new_key", "ssh-rsa AAAA…\n\nssh");
         refused.form.refuse("hostname", "hostname-invalid");
         refused.form.refuse("new_key", "ssh-key-invalid");
+        refused.form.refuse("recipe", "recipe-unknown");
         refused.form.refuse_with("plan", "plan-sold-out", "Falkenstein");
         let mut changed = filled.clone();
         changed.form.refuse_form("quote-changed");

@@ -6,6 +6,7 @@ mod cloudinit;
 mod cluster;
 mod console;
 pub(crate) mod des;
+mod download;
 mod firewall;
 mod ipset;
 mod network;
@@ -33,6 +34,7 @@ pub(crate) fn calls() -> Vec<Call> {
     all.extend(tasks::calls());
     all.extend(storage::calls());
     all.extend(node_storage::calls());
+    all.extend(download::calls());
     all.extend(pools::calls());
     all.extend(users::calls());
     all.extend(tokens::calls());

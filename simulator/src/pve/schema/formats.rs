@@ -279,6 +279,7 @@ pub(crate) fn pattern_text(name: &str) -> Option<&'static str> {
         "userkeys" => r"[0-9a-zA-Z!=]{0,4096}",
         "fingerprint" => r"([A-Fa-f0-9]{2}:){31}[A-Fa-f0-9]{2}",
         "ivshmem" => r"[a-zA-Z0-9\-]+",
+        "url" => r"https?://.*",
         _ => return None,
     })
 }
@@ -296,6 +297,7 @@ pub(crate) fn matches(name: &str, value: &str) -> bool {
         "fw-name" | "tokenid" => {
             value.len() > 1 && first(value, alpha) && all(value, |c| alnum(c) || "-_.".contains(c))
         }
+        "url" => value.starts_with("http://") || value.starts_with("https://"),
         "ivshmem" => all(value, |c| alnum(c) || c == '-'),
         _ => true,
     }

@@ -4,6 +4,7 @@ mod ask;
 mod backups;
 mod cast;
 mod console;
+mod download;
 mod drives;
 mod faults;
 mod judge;

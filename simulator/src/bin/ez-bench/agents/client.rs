@@ -315,6 +315,7 @@ fn host() -> HostState {
         warnings: Vec::new(),
         foreign_vms: 0,
         foreign_memory_mib: 0,
+        image_builds: Vec::new(),
     }
 }
 

@@ -1,0 +1,5 @@
+//! See `ez_fuzz::policy`.
+#![no_main]
+#![allow(unsafe_code, missing_docs, reason = "the macro exports the symbol that libFuzzer calls")]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ez_fuzz::policy(data));

@@ -1,0 +1,434 @@
+//! Building against a host in memory: interrupted anywhere, answered late or never, it ends in one template.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use ez_protocol::image::ImageSource;
+use futures::{FutureExt as _, future::BoxFuture};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::{worker::Worker, *};
+use crate::{
+    clock::ManualClock,
+    pve::PveError,
+    setup::{AdminApi, Parameters, Verb},
+    testing::{Books, NOW, sign_image},
+};
+
+/// What goes wrong at the n-th call that changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It does not arrive.
+    Lost,
+    /// It does its work and the answer does not arrive.
+    Unheard,
+    /// Its task fails and leaves nothing.
+    TaskFails,
+}
+
+#[derive(Default)]
+struct State {
+    vms: BTreeMap<u32, BTreeMap<String, String>>,
+    files: BTreeSet<String>,
+    tasks: BTreeMap<String, &'static str>,
+    writes: u32,
+    fault: Option<(u32, Fault)>,
+    /// What the storage cannot do.
+    no_clone: bool,
+    created: u32,
+}
+
+#[derive(Clone, Default)]
+struct Host(Arc<Mutex<State>>);
+
+impl Host {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn failing(n: u32, fault: Fault) -> Self {
+        let host = Self::default();
+        host.state().fault = Some((n, fault));
+        host
+    }
+
+    /// Templates that are taken for the image, and all other VMs.
+    fn made(&self) -> (Vec<u32>, Vec<u32>) {
+        let state = self.state();
+        let marked = |config: &BTreeMap<String, String>| {
+            config["description"].starts_with("ez-image:v1 debian-13 sha256:")
+        };
+        let (ready, rest): (Vec<_>, Vec<_>) = state.vms.iter().partition(|(_, config)| marked(config));
+        (ready.into_iter().map(|(id, _)| *id).collect(), rest.into_iter().map(|(id, _)| *id).collect())
+    }
+}
+
+fn unheard() -> PveError {
+    PveError::OutcomeUnknown { call: "fake".into(), reason: "reset".into() }
+}
+
+fn refused(status: u16, message: &str) -> PveError {
+    PveError::Refused { call: "fake".into(), status, message: message.into(), errors: BTreeMap::new() }
+}
+
+impl State {
+    fn read(&self, path: &str, get: &dyn Fn(&str) -> String) -> Result<Value, PveError> {
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        match parts.as_slice() {
+            ["cluster", "nextid"] => match self.vms.contains_key(&get("vmid").parse().unwrap()) {
+                true => Err(refused(400, &format!("VM {} already exists", get("vmid")))),
+                false => Ok(json!(get("vmid"))),
+            },
+            ["nodes", _, "qemu"] => {
+                let row = |(id, config): (&u32, &BTreeMap<String, String>)| json!({"vmid": id, "template": config.get("template").map(|_| 1)});
+                Ok(self.vms.iter().map(row).collect())
+            }
+            ["nodes", _, "qemu", id, "config"] => match self.vms.get(&id.parse().unwrap()) {
+                Some(config) => Ok(json!(config)),
+                None => Err(refused(
+                    500,
+                    &format!("Configuration file 'nodes/pve1/qemu-server/{id}.conf' does not exist"),
+                )),
+            },
+            ["nodes", _, "qemu", _, "feature"] => Ok(json!({"hasFeature": u8::from(!self.no_clone)})),
+            ["nodes", _, "tasks"] => Ok(json!([])),
+            ["nodes", _, "tasks", upid, "status"] => {
+                Ok(json!({"status": "stopped", "exitstatus": self.tasks.get(*upid).copied().unwrap_or("OK")}))
+            }
+            other => panic!("not simulated here: GET {other:?}"),
+        }
+    }
+
+    fn write(&mut self, verb: Verb, path: &str, get: &dyn Fn(&str) -> String) -> Result<Value, PveError> {
+        self.writes += 1;
+        let upid = format!("UPID:pve1:0000445C:{:08X}:6B03CEF4:any:x:root@pam:", self.writes);
+        let fault = self.fault.filter(|(n, _)| *n == self.writes).map(|(_, fault)| fault);
+        if fault == Some(Fault::Lost) {
+            return Err(unheard());
+        }
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let works = fault != Some(Fault::TaskFails);
+        if !works {
+            self.tasks.insert(upid.clone(), "no space left on device");
+        }
+        let answer = match (verb, parts.as_slice()) {
+            (Verb::Create, ["nodes", "pve1", "storage", "local", "download-url"]) => {
+                assert_eq!(get("checksum"), "ab".repeat(32));
+                assert_eq!(get("content"), "import");
+                if works {
+                    self.files.insert(get("filename"));
+                }
+                json!(upid)
+            }
+            (Verb::Create, ["nodes", "pve1", "qemu"]) => {
+                let vmid: u32 = get("vmid").parse().unwrap();
+                if self.vms.contains_key(&vmid) {
+                    return Err(refused(
+                        500,
+                        &format!("unable to create VM {vmid} - VM {vmid} already exists on node 'pve1'"),
+                    ));
+                }
+                assert_eq!(get("pool"), "ez-templates");
+                let disk = get("scsi0");
+                let file = disk
+                    .split("import-from=local:import/")
+                    .nth(1)
+                    .unwrap()
+                    .split(',')
+                    .next()
+                    .unwrap()
+                    .to_owned();
+                assert!(self.files.contains(&file), "{file} was not downloaded");
+                if works {
+                    self.created += 1;
+                    let mut config: BTreeMap<String, String> =
+                        ["description", "agent", "boot", "net0", "serial0"]
+                            .into_iter()
+                            .map(|key| (key.to_owned(), get(key)))
+                            .collect();
+                    config.insert("scsi0".into(), format!("local-lvm:vm-{vmid}-disk-0,size=3G"));
+                    config.insert("ide2".into(), format!("local-lvm:vm-{vmid}-cloudinit,media=cdrom"));
+                    self.vms.insert(vmid, config);
+                }
+                json!(upid)
+            }
+            (Verb::Create, ["nodes", "pve1", "qemu", id, "template"]) => {
+                let config = self.vms.get_mut(&id.parse().unwrap()).unwrap();
+                if works {
+                    config.insert("template".into(), "1".into());
+                }
+                json!(upid)
+            }
+            (Verb::Set, ["nodes", "pve1", "qemu", id, "config"]) => {
+                self.vms
+                    .get_mut(&id.parse().unwrap())
+                    .unwrap()
+                    .insert("description".into(), get("description"));
+                Value::Null
+            }
+            (Verb::Delete, ["nodes", "pve1", "qemu", id]) => {
+                self.vms.remove(&id.parse().unwrap());
+                json!(upid)
+            }
+            other => panic!("not simulated here: {other:?}"),
+        };
+        if fault == Some(Fault::Unheard) { Err(unheard()) } else { Ok(answer) }
+    }
+}
+
+impl AdminApi for Host {
+    fn call<'a>(
+        &'a self,
+        verb: Verb,
+        path: &'a str,
+        parameters: Parameters<'a>,
+    ) -> BoxFuture<'a, Result<Value, PveError>> {
+        let get = |key: &str| {
+            parameters.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone()).unwrap_or_default()
+        };
+        let answer = match verb {
+            Verb::Get => self.state().read(path, &get),
+            _ => self.state().write(verb, path, &get),
+        };
+        async move { answer }.boxed()
+    }
+
+    fn how(&self) -> String {
+        "in memory".to_owned()
+    }
+}
+
+fn source() -> ImageSource {
+    ImageSource {
+        name: "debian-13".into(),
+        version: "1".into(),
+        url: "https://images.example.com/cloud/debian-13.qcow2".parse().unwrap(),
+        digest: format!("sha256:{}", "ab".repeat(32)).parse().unwrap(),
+    }
+}
+
+fn site() -> Site {
+    Site {
+        node: "pve1".into(),
+        template_pool: "ez-templates".into(),
+        storages: vec!["local-lvm".into()],
+        bridges: ["vmbr0".to_owned()].into(),
+        import_storage: "local".into(),
+        vmids: 9_000..=9_002,
+    }
+}
+
+/// Remembers what was begun, and dies at the n-th word.
+#[derive(Default)]
+struct Memory {
+    begun: Begun,
+    step: Option<Step>,
+    words: u32,
+    dies_at: Option<u32>,
+}
+
+impl Memory {
+    fn word(&mut self) -> Result<(), BuildError> {
+        self.words += 1;
+        if self.dies_at == Some(self.words) { Err(BuildError::Journal("killed".into())) } else { Ok(()) }
+    }
+}
+
+impl Report for Memory {
+    fn begin(&mut self, step: Step, vmid: Option<Vmid>) -> BoxFuture<'_, Result<(), BuildError>> {
+        self.begun = Begun { vmid: vmid.filter(|_| step == Step::Create), task: None };
+        self.step = Some(step);
+        let word = self.word();
+        async move { word }.boxed()
+    }
+
+    fn called(&mut self, upid: &str) -> BoxFuture<'_, Result<(), BuildError>> {
+        self.begun.task = self.step.zip(upid.parse().ok());
+        let word = self.word();
+        async move { word }.boxed()
+    }
+}
+
+async fn build_on(host: &Host, memory: &mut Memory) -> Result<Vmid, BuildError> {
+    build(host, &site(), &source(), memory.begun.clone(), memory).await
+}
+
+#[tokio::test]
+async fn an_image_becomes_one_template_and_a_second_build_changes_nothing() {
+    let host = Host::default();
+    assert_eq!(build_on(&host, &mut Memory::default()).await.unwrap(), 9_000);
+    let writes = host.state().writes;
+    assert_eq!(writes, 4, "download, create, convert, mark");
+    let config = host.state().vms[&9_000].clone();
+    assert_eq!(crate::pve::parse_image_marker(&config["description"]).unwrap().0, "debian-13");
+    assert_eq!(build_on(&host, &mut Memory::default()).await.unwrap(), 9_000);
+    assert_eq!(host.state().writes, writes);
+    assert_eq!(host.state().files.iter().next().unwrap(), "ez-debian-13-abababababab.qcow2");
+}
+
+#[tokio::test]
+async fn whatever_call_is_lost_or_goes_unheard_there_is_one_template_in_the_end() {
+    for n in 1..=4 {
+        for fault in [Fault::Lost, Fault::Unheard] {
+            let host = Host::failing(n, fault);
+            let built = build_on(&host, &mut Memory::default()).await;
+            assert!(built.is_ok(), "{fault:?} at {n}: {built:?}");
+            let (ready, rest) = host.made();
+            assert_eq!((ready.len(), rest.len()), (1, 0), "{fault:?} at {n}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_builder_that_dies_at_any_word_is_taken_up_by_the_next() {
+    let mut whole = Memory::default();
+    build_on(&Host::default(), &mut whole).await.unwrap();
+    assert!(whole.words >= 8, "{}", whole.words);
+    for n in 1..=whole.words {
+        let host = Host::default();
+        let mut memory = Memory { dies_at: Some(n), ..Memory::default() };
+        let died = build_on(&host, &mut memory).await;
+        assert!(matches!(died, Err(BuildError::Journal(_))), "{n}: {died:?}");
+        memory.dies_at = None;
+        build_on(&host, &mut memory).await.unwrap();
+        let (ready, rest) = host.made();
+        assert_eq!((ready.len(), rest.len(), host.state().created), (1, 0, 1), "died at word {n}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_task_ends_the_build_with_its_words_and_the_next_one_works() {
+    for n in 1..=3 {
+        let host = Host::failing(n, Fault::TaskFails);
+        let error = build_on(&host, &mut Memory::default()).await.unwrap_err().to_string();
+        assert!(error.contains("no space left"), "{n}: {error}");
+        assert_eq!(host.made(), (Vec::new(), Vec::new()), "failed at {n}: nothing half-made stays");
+        build_on(&host, &mut Memory::default()).await.unwrap();
+        assert_eq!(host.made().0.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_cloned_from_is_removed_and_never_marked() {
+    let host = Host::default();
+    host.state().no_clone = true;
+    let error = build_on(&host, &mut Memory::default()).await.unwrap_err().to_string();
+    assert!(error.contains("cannot clone"), "{error}");
+    assert_eq!(host.made(), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn vms_of_others_are_stepped_around_and_left_as_they_are() {
+    let host = Host::default();
+    let foreign: BTreeMap<String, String> = [("description".to_owned(), "somebody's".to_owned())].into();
+    host.state().vms.insert(9_000, foreign.clone());
+    host.state().vms.insert(9_001, foreign.clone());
+    assert_eq!(build_on(&host, &mut Memory::default()).await.unwrap(), 9_002);
+    assert_eq!(host.state().vms[&9_000], foreign);
+    let full = Host::default();
+    full.state().vms.extend((9_000..=9_002).map(|id| (id, foreign.clone())));
+    let error = build_on(&full, &mut Memory::default()).await.unwrap_err().to_string();
+    assert!(error.contains("images.vmid_first"), "{error}");
+}
+
+/// A policy that lets images be built from one place.
+fn policy() -> Policy {
+    let text = include_str!("../../../packaging/node-agent/policy.toml").replace(
+        "build = false",
+        "build = true\nsources = [\"https://images.example.com/cloud/\"]\nvmid_first = 9000\nvmid_last = 9002\n\
+         import_storage = \"local\"",
+    );
+    crate::policy::parse(std::path::Path::new("policy.toml"), &text).unwrap()
+}
+
+async fn answer(books: &Books, bytes: &[u8], policy: &Policy) -> ez_protocol::message::OrderAnswer {
+    let trusted = crate::testing::trusted(ez_protocol::envelope::KeyRole::Order);
+    order::answer(&books.journal, bytes, &trusted, &crate::testing::node(), policy).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_order_is_judged_journalled_carried_out_and_told() {
+    let books = Books::new().await;
+    let bytes = sign_image(&source(), |_| {});
+    assert!(order::is_image_order(&bytes));
+    let accepted = answer(&books, &bytes, &policy()).await;
+    assert_eq!(accepted.kind, i32::from(ez_protocol::message::AnswerKind::Accepted), "{accepted:?}");
+    let again = answer(&books, &bytes, &policy()).await;
+    assert_eq!(again.kind, i32::from(ez_protocol::message::AnswerKind::Duplicate));
+    let host = Host::default();
+    let worker = Worker {
+        journal: books.journal.clone(),
+        api: Box::new(host.clone()),
+        clock: Arc::new(ManualClock::at(NOW)),
+        policy: policy(),
+        node: "pve1".into(),
+        wake: Arc::new(Notify::new()),
+        changed: Arc::new(Notify::new()),
+    };
+    assert!(worker.next().await.unwrap());
+    assert!(!worker.next().await.unwrap(), "nothing is left to do");
+    assert_eq!(host.made().0, [9_000]);
+    let told = worker::states(&books.journal).await.unwrap();
+    assert_eq!((told[0].state.as_str(), told[0].order_id.clone()), ("ready", accepted.order_id));
+    let late = answer(&books, &bytes, &policy()).await;
+    assert_eq!(late.state, "ready");
+}
+
+#[tokio::test]
+async fn what_the_host_does_not_allow_or_is_not_for_it_is_refused_by_name() {
+    let allowed = policy();
+    let mut never = policy();
+    never.build = None;
+    let mut listed = policy();
+    listed.digests = [format!("sha256:{}", "cd".repeat(32))].into();
+    let elsewhere = ImageSource { url: "https://images.example.com/x.qcow2".parse().unwrap(), ..source() };
+    for (what, bytes, policy, code, rule) in [
+        ("off", sign_image(&source(), |_| {}), &never, "POLICY", "images.build"),
+        ("elsewhere", sign_image(&elsewhere, |_| {}), &allowed, "POLICY", "images.sources"),
+        ("not listed", sign_image(&source(), |_| {}), &listed, "POLICY", "images.digests"),
+        ("another epoch", sign_image(&source(), |o| o.aud.epoch = 2), &allowed, "WRONG_EPOCH", ""),
+        (
+            "another install",
+            sign_image(&source(), |o| o.install = ez_protocol::InstallId::generate(NOW, [9; 10])),
+            &allowed,
+            "WRONG_AUDIENCE",
+            "",
+        ),
+        (
+            "over",
+            sign_image(&source(), |o| {
+                (o.iat, o.nbf, o.exp) = (
+                    NOW.minus(std::time::Duration::from_secs(9)),
+                    NOW.minus(std::time::Duration::from_secs(9)),
+                    NOW.minus(std::time::Duration::from_secs(1)),
+                )
+            }),
+            &allowed,
+            "EXPIRED",
+            "",
+        ),
+        (
+            "too long",
+            sign_image(&source(), |o| o.exp = NOW.plus(std::time::Duration::from_secs(90_000))),
+            &allowed,
+            "BAD_WINDOW",
+            "",
+        ),
+    ] {
+        let books = Books::new().await;
+        let answer = answer(&books, &bytes, policy).await;
+        assert_eq!((answer.code.as_str(), answer.rule.as_str()), (code, rule), "{what}: {answer:?}");
+        assert_eq!(books.journal.next_image().await.unwrap(), None, "{what}");
+    }
+    // A provisioning order is no image order, and the other way round.
+    let books = Books::new().await;
+    let other = crate::testing::sign(&crate::testing::ensure(1, 1));
+    assert!(!order::is_image_order(&other));
+    assert_eq!(answer(&books, &other, &allowed).await.code, "BAD_PAYLOAD");
+    let trusted = crate::testing::trusted(ez_protocol::envelope::KeyRole::Order);
+    let crossed = crate::intake::read(&sign_image(&source(), |_| {}), &trusted, NOW);
+    assert_eq!(crossed.unwrap_err().code, ez_protocol::refusal::RefusalCode::BadPayload);
+}
