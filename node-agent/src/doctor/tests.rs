@@ -188,7 +188,7 @@ fn needed(policy: &Policy) -> crate::pve::Permissions {
     let mut has = crate::pve::Permissions::new();
     for missing in roles::missing(policy.into(), "fake", &version, &has.clone()) {
         let (path, privilege) = missing.rsplit_once(": ").unwrap();
-        has.entry(path.to_owned()).or_insert_with(BTreeSet::new).insert(privilege.to_owned());
+        has.entry(path.to_owned()).or_default().insert(privilege.to_owned());
     }
     has
 }
