@@ -114,6 +114,10 @@ impl Observer {
             return None;
         }
         let power = match guest.map(|g| g.power) {
+            // Proxmox backs up a server that is off with its emulator running, and calls it running meanwhile.
+            Some(Power::Running) if guest.is_some_and(|g| g.lock.as_deref() == Some("backup")) => {
+                self.last.get(&row.instance).map_or("running", |last| last.power.as_str())
+            }
             Some(Power::Running) => "running",
             Some(Power::Stopped) => "stopped",
             None => "absent",

@@ -44,6 +44,8 @@ pub const RULES: &[&str] = &[
     "network.prefixes",
     "network.require_firewall",
     "images.digests",
+    "images.build",
+    "images.sources",
     "backups.storage",
     "media.storage",
     "limits.instances",
