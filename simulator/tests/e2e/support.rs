@@ -296,7 +296,11 @@ impl Demo {
     pub async fn kill(&self, pointer: &str) {
         let old = self.pid(pointer);
         let raw = rustix::process::Pid::from_raw(i32::try_from(old).unwrap()).unwrap();
-        rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+        match rustix::process::kill_process(raw, rustix::process::Signal::KILL) {
+            // Somebody else was quicker: it is being started again already.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => panic!("{pointer} could not be killed: {error}"),
+        }
         until("the killed program to be started again", Duration::from_secs(30), || async {
             (self.pid(pointer) != old).then_some(())
         })
