@@ -130,6 +130,11 @@ pub async fn record_host(
         versions: (cut(&host.pve_version, 40), cut(&host.agent_version, 40)),
     };
     store::set_facts(tx, &facts).await?;
+    // An agent that was just started while Proxmox is silent knows no size; the host has not shrunk to nothing.
+    let unread = host.storages.is_empty() && !host.warnings.iter().any(|w| w.code == "STORAGE_MISSING");
+    if host.cpus == 0 || host.memory_mib == 0 || unread {
+        return raise_warnings(tx, at, node, &row, &warnings).await;
+    }
     // What others put on the host cannot be sold.
     let ours = Observed { memory_mib: host.memory_mib.saturating_sub(host.foreign_memory_mib), ..observed };
     let capacity = store::Capacity {

@@ -57,6 +57,10 @@ async fn capacity_is_what_is_left_for_us_and_warnings_ring_while_they_last() {
         assert_eq!(open().await, ["firewall_inert"]);
         say(host(10)).await;
         assert!(open().await.is_empty());
+        let silent = Warning { code: "PVE_SILENT".into(), text: "Proxmox VE does not answer.".into() };
+        let row = say(HostState { warnings: vec![silent], ..HostState::default() }).await;
+        assert_eq!(row.memory_mib.capacity, before, "a host that cannot be read has not shrunk to nothing");
+        assert_eq!(open().await, ["pve_silent"]);
     })
     .await;
 }
