@@ -140,11 +140,13 @@ fn identify(shared: &Shared, connection: &Connection) -> Option<Identity> {
 
 async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identity) -> Result<(), Goodbye> {
     let at = shared.app.clock.now();
-    let mut conn = shared.app.db.read().await?;
-    if !sessions::admitted(&mut conn, at, identity.node, &identity.serial).await? {
+    let admitted = async {
+        let mut conn = shared.app.db.read().await?;
+        sessions::admitted(&mut conn, at, identity.node, &identity.serial).await
+    };
+    if !Box::pin(admitted).await? {
         return Err(Goodbye::Revoked);
     }
-    drop(conn);
     let accepted =
         timeout(HEADER_DEADLINE, connection.accept_bi()).await.map_err(|_| StreamError::Timeout)?;
     let (send, mut recv) = accepted.map_err(|_| StreamError::Broken)?;
@@ -161,7 +163,8 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         return Err(Goodbye::Version);
     }
     let id = data_encoding::HEXLOWER.encode(&shared.app.entropy.bytes::<16>());
-    let welcome = greet(&shared, &connection, &identity, &id, hello.clone()).await?;
+    // What is done once, or seldom, is not kept room for in each of thousands of connections at rest: it is boxed.
+    let welcome = Box::pin(greet(&shared, &connection, &identity, &id, hello.clone())).await?;
     let welcome_bytes = welcome.encode_to_vec();
     writer.frame(&Frame::raw(FrameType::Welcome, welcome_bytes.clone())).await?;
 
@@ -176,7 +179,7 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         control,
         shared,
     });
-    let outcome = match ready(&peer, &mut reader, &hello_bytes, &welcome_bytes).await {
+    let outcome = match Box::pin(ready(&peer, &mut reader, &hello_bytes, &welcome_bytes)).await {
         Ok(()) => {
             let node = peer.identity.node;
             tracing::info!(node.id = %node, node.name = %welcome.node_name, agent = %hello.agent_version, "agent connected");
@@ -345,7 +348,7 @@ async fn listen(peer: &Peer, mut reader: Reader) -> Result<(), Goodbye> {
                 let now_ms = peer.shared.app.clock.now().0;
                 Frame::new(FrameType::Pong, &message::Pong { nonce: ping.nonce, now_ms })
             }
-            FrameType::CertRenew => Frame::new(FrameType::CertIssued, &renew(peer, &parse(&body)?).await?),
+            FrameType::CertRenew => Frame::new(FrameType::CertIssued, &Box::pin(renew(peer, &parse(&body)?)).await?),
             FrameType::Pong => continue,
             FrameType::ChallengeAnswer => {
                 peer.challenge.answered(parse(&body)?);
@@ -405,7 +408,7 @@ async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), 
 /// Stores state reports one after the other.
 async fn keep_reports(peer: &Arc<Peer>, mut queue: mpsc::Receiver<Reader>) {
     while let Some(reader) = queue.recv().await {
-        guard(peer, reader, state::run).await;
+        Box::pin(guard(peer, reader, state::run)).await;
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) async fn run(peer: &Arc<Peer>, quarantined: bool) -> Result<Stop, Str
         tracing::warn!(node.id = %peer.identity.node, "a quarantined node gets no orders");
     }
     loop {
-        match send_due(peer, &mut flying, &mut ids).await {
+        match Box::pin(send_due(peer, &mut flying, &mut ids)).await {
             Ok(None) => {}
             Ok(Some(stop)) => return Ok(stop),
             Err(error) => tracing::warn!(node.id = %peer.identity.node, %error, "orders could not be sent"),

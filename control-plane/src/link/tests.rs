@@ -4,5 +4,6 @@ mod challenge;
 mod client;
 mod doors;
 mod enrolment;
+mod size;
 mod talk;
 mod two;

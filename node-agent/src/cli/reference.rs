@@ -231,10 +231,6 @@ fn the_commands_of_the_how_to_are_commands() {
     assert!((5..=8).contains(&commands.len()), "{commands:#?}");
     for command in commands.iter().filter(|command| command.starts_with("ez-node-agent")) {
         let words: Vec<&str> = command.split_whitespace().collect();
-        // Building images is being added beside this page.
-        if words[1] == "image" && Cli::command().find_subcommand("image").is_none() {
-            continue;
-        }
         if let Err(error) = Cli::try_parse_from(&words) {
             panic!("{command}: {error}");
         }

@@ -1,39 +1,49 @@
 //! Looking after a server through the API, end to end: each verb, with the real agent and what Proxmox says afterwards.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::{
     browser::Browser,
+    judging,
     purchase::{PATIENCE, buy, server_is},
     support::{Api, Database, Demo, until},
 };
 
-/// A demo of one node with a server on it.
-struct Care {
-    demo: Demo,
-    api: Api,
-    server: String,
+/// A server that is looked after, and the demo it is in.
+pub struct Care {
+    pub demo: Arc<Demo>,
+    pub api: Api,
+    pub server: String,
+    node: usize,
     vmid: i64,
 }
 
 impl Care {
+    /// A demo of one node with a server on it.
     async fn begin(story: &str) -> Option<Self> {
         let demo = Demo::start(story, Database::Sqlite, 1).await?;
-        let (_, server) = buy(&demo, "web-1", "fsn").await;
-        let server = server["id"].as_str().unwrap().to_owned();
-        let api = demo.api("customer");
-        let mut care = Self { demo, api, server, vmid: 0 };
-        care.settled().await;
-        care.vmid = care.vm().await["vmid"].as_i64().unwrap();
-        Some(care)
+        Some(Self::of(Arc::new(demo), 0, "web-1", "fsn").await)
     }
 
-    fn path(&self, rest: &str) -> String {
+    /// Buys a server at a place, where only this node stands.
+    pub async fn of(demo: Arc<Demo>, node: usize, name: &str, location: &str) -> Self {
+        let (_, server) = buy(&demo, name, location).await;
+        let server = server["id"].as_str().unwrap().to_owned();
+        let api = demo.api("customer");
+        let mut care = Self { demo, api, server, node, vmid: 0 };
+        care.settled().await;
+        care.vmid = care.vm().await["vmid"].as_i64().unwrap();
+        care
+    }
+
+    pub fn path(&self, rest: &str) -> String {
         format!("/servers/{}{rest}", self.server)
     }
 
     /// The server, once nothing is under way.
-    async fn settled(&self) -> Value {
+    pub async fn settled(&self) -> Value {
         until("the server's action to end", PATIENCE, || async {
             let (status, server) = self.api.try_get(&self.path("")).await;
             (status == 200 && server["action"].is_null()).then_some(server)
@@ -42,25 +52,25 @@ impl Care {
     }
 
     /// The VM that carries the server's marker, as the simulator tells it.
-    async fn vm(&self) -> Value {
-        let all = self.demo.host(0).get("/vms").await;
+    pub async fn vm(&self) -> Value {
+        let all = self.demo.host(self.node).get("/vms").await;
         let mine = |vm: &&Value| vm["description"].as_str().is_some_and(|d| d.contains(&self.server));
         all["vms"].as_array().unwrap().iter().find(mine).cloned().unwrap_or_default()
     }
 
     /// What Proxmox itself answers about the VM.
-    async fn proxmox(&self, what: &str) -> Value {
-        self.demo.host(0).read(&format!("/qemu/{}{what}", self.vmid)).await
+    pub async fn proxmox(&self, what: &str) -> Value {
+        self.demo.host(self.node).read(&format!("/qemu/{}{what}", self.vmid)).await
     }
 
     /// Begins an action and waits for its end.
-    async fn act(&self, body: Value) -> Value {
+    pub async fn act(&self, body: Value) -> Value {
         let (status, begun) = self.api.post(&self.path("/actions"), body.clone()).await;
         assert_eq!(status, 202, "{body}: {begun}");
         self.ends(&begun).await
     }
 
-    async fn ends(&self, begun: &Value) -> Value {
+    pub async fn ends(&self, begun: &Value) -> Value {
         let path = self.path(&format!("/actions/{}", begun["id"].as_str().unwrap()));
         let ended = until(&format!("{} to end", begun["kind"]), PATIENCE, || async {
             let (status, action) = self.api.try_get(&path).await;
@@ -81,8 +91,9 @@ impl Care {
 
     async fn end(self) {
         self.settled().await;
+        judging::proxmox(&self.demo, "looking after a server").await;
         self.demo.check().await;
-        self.demo.stop().await;
+        Arc::into_inner(self.demo).unwrap().stop().await;
     }
 }
 

@@ -9,12 +9,17 @@ use crate::{
     support::{Database, Demo, program, until},
 };
 
-/// A command of the first node's agent; its exit code and what it printed as JSON.
 async fn agent(demo: &Demo, arguments: &[&str]) -> (i32, Value, String) {
+    agent_of(demo, 0, arguments).await
+}
+
+/// A command of a node's agent; its exit code and what it printed as JSON.
+pub async fn agent_of(demo: &Demo, node: usize, arguments: &[&str]) -> (i32, Value, String) {
+    let name = demo.state()["nodes"][node]["name"].as_str().unwrap().to_owned();
     let output = Command::new(program("ez-node-agent"))
         .args(arguments)
         .arg("--config")
-        .arg(demo.path("nodes/fsn-1/agent.toml"))
+        .arg(demo.path(&format!("nodes/{name}/agent.toml")))
         .output()
         .await
         .unwrap();

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    judging,
     purchase::{PATIENCE, order_is, server_is},
     support::{Database, Demo, SSH_KEY, program, until},
 };
@@ -174,19 +175,9 @@ async fn an_ordered_image_becomes_a_template_that_servers_are_made_from() {
     let server = vms["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == "web-1").unwrap();
     let told = server["cloudinit"].to_string();
     assert!(told.contains("docker.io") && told.contains("Europe/Berlin"), "{told}");
-    judged(&demo).await;
+    judging::proxmox(&demo, "an image build").await;
     demo.check().await;
     demo.stop().await;
-}
-
-/// What was asked of Proxmox is what it offers.
-async fn judged(demo: &Demo) {
-    let Some(shared) = ez_simulator::reference::shared("judging the log of an image build") else { return };
-    let mut command = Command::new("python3");
-    command.arg(shared.join("pve/check.py")).arg(shared.join("pve/schema-9.json"));
-    let output = command.arg(demo.path("sim/logs/pve-fsn.jsonl")).output().await.unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,3 +35,4 @@ mod soak;
 mod strace;
 mod support;
 mod torn;
+mod whole_lives;

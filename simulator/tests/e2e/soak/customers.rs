@@ -5,21 +5,19 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::diary::Diary;
+use super::{care, diary::Diary};
 use crate::{
     dice::Dice,
     support::{Api, Demo, SSH_KEY, until},
 };
 
 /// How long a customer goes on trying to get an answer.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// Pauses between two looks: a customer's page asks about once a second.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// Where two of three hosts stand, and the third.
 const LOCATIONS: [&str; 3] = ["fsn", "fsn", "hel"];
-/// Buttons that are pressed.
-const BUTTONS: [&str; 3] = ["reboot", "stop", "reset"];
 
 /// How a purchase ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +38,7 @@ pub enum End {
 
 /// Somebody with an account and an address of their own on the network.
 pub struct Customer {
-    api: Api,
+    pub api: Api,
 }
 
 /// Makes customers through the public commands.
@@ -69,7 +67,7 @@ pub async fn sign_up(demo: &Demo, count: u32) -> Vec<Arc<Customer>> {
 
 impl Customer {
     /// Asks until there is an answer that is no "later": away, too many requests, a fault on our side.
-    async fn ask<F>(&self, what: &str, mut ask: impl FnMut() -> F) -> (u16, Value)
+    pub async fn ask<F>(&self, what: &str, mut ask: impl FnMut() -> F) -> (u16, Value)
     where
         F: Future<Output = (u16, Value)>,
     {
@@ -210,13 +208,8 @@ pub async fn one(
         return end;
     }
     let server = order["server_id"].as_str().unwrap();
-    if dice.happens(30) {
-        let action = *dice.pick(&BUTTONS);
-        let path = format!("/servers/{server}/actions");
-        let body = json!({ "action": action });
-        // A press whose answer is lost is not repeated: it may have happened.
-        let (status, _) = customer.api.post(&path, body).await;
-        diary.note(&format!("{name}: {action} answered {status}"));
+    while dice.happens(40) {
+        care::look_after(&customer, server, &name, &mut dice, &diary).await;
     }
     if !dice.happens(25) {
         return end;

@@ -4,9 +4,11 @@
 //! `make soak SECONDS=600 SEED=1`; the ordinary test run has a short form. A failure prints the seed and the
 //! story, and keeps the state of the system below `target/soak`.
 
+mod care;
 mod customers;
 mod diary;
 mod faults;
+mod root;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -144,6 +146,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
     let watch = tokio::spawn(watch(Arc::clone(&demo), diary.clone()));
     let monkey =
         tokio::spawn(faults::rage(Arc::clone(&demo), Dice::of(size.seed), size.nodes, over, diary.clone()));
+    let root = tokio::spawn(root::watch_over(Arc::clone(&demo), size.nodes, diary.clone()));
     let mut buying = tokio::task::JoinSet::new();
     for number in 0..size.purchases {
         // Spread over nine tenths of the time.
@@ -178,6 +181,12 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
         assert!(Instant::now() < settled, "it does not converge: {last:#?}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    root.abort();
+    if let Err(ended) = root.await
+        && ended.is_panic()
+    {
+        std::panic::resume_unwind(ended.into_panic());
+    }
     watch.abort();
     let looks = match watch.await {
         Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
@@ -186,9 +195,12 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
     assert!(struck > 0 && looks > 0, "{struck} faults and {looks} looks prove nothing");
     assert_eq!(foreign(&demo, size.nodes).await, theirs, "VMs of others were touched");
     let seconds = began.elapsed().as_secs();
+    let [worked, failed, helped] =
+        ["buttons that worked", "buttons that did not", "root"].map(|what| diary.count(what));
     format!(
-        "soak SEED={}: {} purchases over {} nodes in {seconds} s: {ends:?}; {struck} faults; looked at {looks} times \
-         meanwhile; at the end every invariant holds and VMs of others are as they were",
+        "soak SEED={}: {} purchases over {} nodes in {seconds} s: {ends:?}; {worked} buttons pressed worked, {failed} \
+         ended with an error; root was needed {helped} times; {struck} faults; looked at {looks} times meanwhile; at the \
+         end every invariant holds and VMs of others are as they were",
         size.seed, size.purchases, size.nodes
     )
 }

@@ -144,6 +144,12 @@ impl Host {
         answer
     }
 
+    /// The same where the simulator may be away, or what is to be done be done already.
+    pub async fn try_control(&self, path: &str, body: Value) -> u16 {
+        let url = format!("{}{path}", self.node["control_url"].as_str().unwrap().trim_end_matches('/'));
+        answer(reqwest::Client::new().post(&url).json(&body)).await.0
+    }
+
     /// Asks the simulator of the host.
     pub async fn get(&self, path: &str) -> Value {
         let url = format!("{}{path}", self.node["control_url"].as_str().unwrap().trim_end_matches('/'));
