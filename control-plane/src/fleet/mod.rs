@@ -42,8 +42,8 @@ pub use model::{
 pub use nodes::{NodeRow, by_id as node, locations};
 pub use operate::{Joining, add_node, change_node, new_token};
 pub use places::{
-    availability, confirm, confirm_gone, hold_places, placed_on, placement_of, release, reserve, snapshot,
-    vmid_is_foreign,
+    addresses_of, availability, confirm, confirm_gone, hold_places, placed_on, placement_of, release,
+    reserve, snapshot, vmid_is_foreign,
 };
 pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
 

@@ -1,6 +1,6 @@
 //! What the server list and a server's page show.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ez_protocol::{AccountId, NodeId, UnixMillis, order::PowerVerb};
 use sqlx::AnyConnection;
@@ -99,7 +99,7 @@ pub(super) async fn list_mark(
 }
 
 /// Servers on one page of the list.
-const PAGE: usize = 50;
+const PAGE: usize = 25;
 
 /// One page (from 1) of the list of an account's servers that fit a filter.
 pub(super) async fn list(
@@ -117,23 +117,27 @@ pub(super) async fn list(
         .collect();
     let total = u32::try_from(all.len()).unwrap_or(u32::MAX);
     let skipped = page.saturating_sub(1).saturating_mul(PAGE);
+    let filtered = !query.trim().is_empty();
+    let window = skipped..skipped.saturating_add(PAGE);
+    // Without a filter only what is shown is looked up.
+    let looked_up: Vec<&Instance> = match filtered {
+        true => all.iter().collect(),
+        false => all.iter().skip(skipped).take(PAGE).collect(),
+    };
+    let ids: Vec<_> = looked_up.iter().map(|instance| instance.id).collect();
+    let addresses = fleet::addresses_of(connection, &ids).await?;
     let mut nodes = BTreeMap::new();
     let mut servers = Vec::new();
-    let mut fitting = 0_usize;
-    for instance in &all {
-        // Without a filter only what is shown is looked up.
-        let shown = (skipped..skipped + PAGE).contains(&fitting);
-        if query.trim().is_empty() && !shown {
-            fitting += 1;
-            continue;
-        }
-        let row = row(connection, &names, &mut nodes, instance, now).await?;
+    for instance in looked_up {
+        let held = addresses.get(&instance.id).map(Vec::as_slice).unwrap_or_default();
+        let row = row(connection, &names, &mut nodes, (instance, held), now).await?;
         if fits(query, &row, instance) {
-            fitting += 1;
-            if shown {
-                servers.push(row);
-            }
+            servers.push(row);
         }
+    }
+    let fitting = if filtered { servers.len() } else { all.len() };
+    if filtered {
+        servers = servers.into_iter().skip(window.start).take(PAGE).collect();
     }
     let address = |page: usize| {
         let mut address = url::form_urlencoded::Serializer::new(String::new());
@@ -143,7 +147,7 @@ pub(super) async fn list(
         format!("/servers?{}", address.append_pair("page", &page.to_string()).finish())
     };
     let newer = (page > 1).then(|| address(page - 1));
-    let older = (fitting > skipped + PAGE).then(|| address(page + 1));
+    let older = (fitting > window.end).then(|| address(page + 1));
     Ok(List { query: query.to_owned(), total, servers, unpaid, newer, older })
 }
 
@@ -151,11 +155,12 @@ async fn row(
     connection: &mut AnyConnection,
     names: &Names,
     nodes: &mut BTreeMap<NodeId, Option<fleet::NodeRow>>,
-    instance: &Instance,
+    (instance, held): (&Instance, &[IpAddr]),
     now: UnixMillis,
 ) -> Result<Row, DbError> {
-    let place = fleet::placement_of(connection, instance.id).await?;
-    let (ipv4, ipv6) = addresses(place.as_ref());
+    let first =
+        |fits: fn(&IpAddr) -> bool| held.iter().find(|address| fits(address)).map(ToString::to_string);
+    let (ipv4, ipv6) = (first(IpAddr::is_ipv4), first(IpAddr::is_ipv6));
     // Many servers live on few nodes.
     if let Some(id) = instance.node
         && !nodes.contains_key(&id)

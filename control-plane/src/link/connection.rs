@@ -348,7 +348,9 @@ async fn listen(peer: &Peer, mut reader: Reader) -> Result<(), Goodbye> {
                 let now_ms = peer.shared.app.clock.now().0;
                 Frame::new(FrameType::Pong, &message::Pong { nonce: ping.nonce, now_ms })
             }
-            FrameType::CertRenew => Frame::new(FrameType::CertIssued, &Box::pin(renew(peer, &parse(&body)?)).await?),
+            FrameType::CertRenew => {
+                Frame::new(FrameType::CertIssued, &Box::pin(renew(peer, &parse(&body)?)).await?)
+            }
             FrameType::Pong => continue,
             FrameType::ChallengeAnswer => {
                 peer.challenge.answered(parse(&body)?);

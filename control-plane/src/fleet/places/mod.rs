@@ -10,7 +10,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ez_protocol::{InstanceId, NodeId, UnixMillis};
 use sqlx::AnyConnection;
@@ -166,6 +166,23 @@ pub async fn placement_of(
     instance: InstanceId,
 ) -> Result<Option<Placement>, DbError> {
     store::find(conn, instance).await
+}
+
+/// The addresses that each of these instances holds, IPv4 first; who holds none is left out.
+///
+/// # Errors
+/// Those of the database.
+pub async fn addresses_of(
+    conn: &mut AnyConnection,
+    instances: &[InstanceId],
+) -> Result<BTreeMap<InstanceId, Vec<IpAddr>>, DbError> {
+    let mut all: BTreeMap<InstanceId, Vec<IpAddr>> = BTreeMap::new();
+    for some in instances.chunks(store::MANY) {
+        for (instance, address) in store::addresses_of(conn, some).await? {
+            all.entry(instance).or_default().push(address);
+        }
+    }
+    Ok(all)
 }
 
 /// The servers placed on a node, in no order.

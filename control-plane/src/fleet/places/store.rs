@@ -1,5 +1,7 @@
 //! SQL of places.
 
+use std::net::IpAddr;
+
 use ez_protocol::{InstanceId, NodeId, UnixMillis, order::MacAddress};
 use sqlx::{AnyConnection, any::AnyRow};
 
@@ -288,6 +290,32 @@ pub(super) async fn find(
     build(&row, &addresses).map(Some)
 }
 
+/// As many as one statement of [`addresses_of`] takes.
+pub(super) const MANY: usize = 25;
+
+/// The addresses that some instances hold, up to [`MANY`] of them, IPv4 first.
+pub(super) async fn addresses_of(
+    conn: &mut AnyConnection,
+    instances: &[InstanceId],
+) -> Result<Vec<(InstanceId, IpAddr)>, DbError> {
+    let mut query = sqlx::query(
+        "SELECT instance_id, address FROM addresses WHERE state = 'held' AND instance_id IN
+             ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
+         ORDER BY instance_id, family",
+    );
+    // Places that are left over ask for nobody's.
+    for index in 0..MANY {
+        query = query.bind(instances.get(index).map(ToString::to_string).unwrap_or_default());
+    }
+    let rows = query.fetch_all(conn).await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("addresses", row);
+            Ok((row.id("instance_id")?, row.id("address")?))
+        })
+        .collect()
+}
+
 fn build(row: &AnyRow, addresses: &[AnyRow]) -> Result<Placement, DbError> {
     let row = Cols::of("placements", row);
     let (mut ipv4, mut ipv6, mut dns) = (None, None, Vec::new());
@@ -298,7 +326,7 @@ fn build(row: &AnyRow, addresses: &[AnyRow]) -> Result<Placement, DbError> {
             prefix_len: cols.num("prefix_len")?,
             gateway: cols.id("gateway")?,
         };
-        dns.extend(cols.json::<Vec<std::net::IpAddr>>("dns")?);
+        dns.extend(cols.json::<Vec<IpAddr>>("dns")?);
         if cols.int("family")? == 4 { ipv4 = Some(value) } else { ipv6 = Some(value) }
     }
     // The protocol allows four name servers.
