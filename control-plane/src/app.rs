@@ -15,7 +15,7 @@ use crate::{
     entropy::{Entropy, SystemEntropy},
     fleet, instances,
     jobs::JobRegistry,
-    keys, link, notify, orders, telemetry, web,
+    keys, link, metrics, notify, orders, telemetry, web,
 };
 
 /// What handlers and jobs work with.
@@ -148,6 +148,7 @@ pub fn router(app: &App) -> Router {
         .merge(billing::page_routes())
         .merge(orders::page_routes())
         .merge(instances::page_routes())
+        .merge(metrics::page_routes())
         .merge(fleet::page_routes())
         .merge(dispatch::page_routes());
     let endpoints = Router::new()
@@ -155,6 +156,7 @@ pub fn router(app: &App) -> Router {
         .merge(catalog::api_routes())
         .merge(orders::api_routes())
         .merge(instances::api_routes())
+        .merge(metrics::api_routes())
         .merge(fleet::api_routes())
         .merge(dispatch::api_routes());
     Router::new()
@@ -188,6 +190,7 @@ pub fn job_registry() -> JobRegistry {
     dispatch::register_jobs(&mut registry);
     fleet::register_jobs(&mut registry);
     instances::register_jobs(&mut registry);
+    metrics::register_jobs(&mut registry);
     notify::register_jobs(&mut registry);
     orders::register_jobs(&mut registry);
     registry

@@ -22,6 +22,7 @@ pub mod instances;
 pub mod jobs;
 pub mod keys;
 pub mod link;
+pub mod metrics;
 pub mod notify;
 pub mod orders;
 pub mod placement;

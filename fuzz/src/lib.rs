@@ -13,6 +13,7 @@ use ez_protocol::{
     envelope::{Envelope, PayloadType},
     frame::{Decoder, StreamKind},
     image::ImageOrder,
+    message::MetricsBatch,
     order::ProvisioningOrder,
 };
 
@@ -28,7 +29,13 @@ pub fn frame(data: &[u8]) {
         decoder.push(part);
         loop {
             match decoder.next_frame() {
-                Ok(Some(frame)) => assert!(frame.body.len() <= kind.frame_cap()),
+                Ok(Some(frame)) => {
+                    assert!(frame.body.len() <= kind.frame_cap());
+                    // Samples are read by us from whoever is a node; a refusal is as good as a batch.
+                    if let (StreamKind::Metrics, Ok(batch)) = (kind, MetricsBatch::from_bytes(&frame.body)) {
+                        assert!(batch.samples() <= ez_protocol::message::MOST_SAMPLES);
+                    }
+                }
                 Ok(None) => break,
                 Err(_) => return,
             }

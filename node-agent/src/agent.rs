@@ -17,6 +17,7 @@ use crate::{
     executor::Actors,
     identity::{Identity, files},
     journal::{Journal, Space},
+    metrics::Metrics,
     policy::Policy,
     pve::Hypervisor,
 };
@@ -37,6 +38,8 @@ pub struct Agent {
     pub pve: Arc<dyn Hypervisor>,
     /// Journal and executor; `None` if the journal is damaged: then it only reports.
     pub works: Option<Works>,
+    /// Samples and traffic; `None` if their file cannot be had.
+    pub metrics: Option<Arc<Metrics>>,
     /// The journal's disk.
     pub space: Space,
     /// Own clock against the control plane's.

@@ -12,6 +12,7 @@
 //! | [`cloudinit`] | first-boot files, by serialiser and read back |
 //! | [`image`] | from a cloud image on the web to a template, by command or by order |
 //! | [`observe`] | what the host and its servers look like |
+//! | [`metrics`] | what they use, minute by minute, and the month's traffic |
 //! | [`contact`] | when the control plane was last heard |
 //! | [`identity`] | joining, certificates, trust |
 //! | [`setup`] | users, rights and storages on the Proxmox side |
@@ -32,6 +33,7 @@ pub mod image;
 pub mod intake;
 pub mod journal;
 pub mod link;
+pub mod metrics;
 pub mod observe;
 pub mod policy;
 pub mod pve;

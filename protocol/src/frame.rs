@@ -132,10 +132,14 @@ frame_types! {
     StateSnapshot = 0x0030,
     /// [`crate::message::StateDelta`], agent to server.
     StateDelta = 0x0031,
+    /// [`crate::message::MetricsBatch`], agent to server.
+    Metrics = 0x0040,
     /// [`crate::message::Challenge`], server to agent. An agent that does not know it skips it.
     Challenge = 0x8001,
     /// [`crate::message::ChallengeAnswer`], agent to server.
     ChallengeAnswer = 0x8002,
+    /// [`crate::message::MetricsAck`], server to agent. An agent that does not know it skips it.
+    MetricsAck = 0x8003,
 }
 
 /// From this number on an unknown frame type is skipped; below it ends the connection.

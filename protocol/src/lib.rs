@@ -28,4 +28,4 @@ mod time;
 pub mod trust;
 
 pub use ids::*;
-pub use time::UnixMillis;
+pub use time::{Month, ParseMonthError, UnixMillis};

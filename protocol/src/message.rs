@@ -6,9 +6,11 @@
 mod challenge;
 mod control;
 mod event;
+mod metrics;
 mod state;
 
 pub use challenge::*;
 pub use control::*;
 pub use event::*;
+pub use metrics::*;
 pub use state::*;

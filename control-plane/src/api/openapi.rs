@@ -10,7 +10,7 @@ use utoipa::{
     },
 };
 
-use crate::{accounts, api::Problem, catalog, fleet, instances, orders};
+use crate::{accounts, api::Problem, catalog, fleet, instances, metrics, orders};
 
 /// What all endpoints share.
 #[derive(OpenApi)]
@@ -96,7 +96,8 @@ pub(crate) fn gather() -> Document {
         .merge_from(catalog::api_docs())
         .merge_from(fleet::api_docs())
         .merge_from(orders::api_docs())
-        .merge_from(instances::api_docs());
+        .merge_from(instances::api_docs())
+        .merge_from(metrics::api_docs());
     for (path, item) in &mut document.paths.paths {
         let operations = [
             (HttpMethod::Get, &mut item.get),

@@ -167,6 +167,18 @@ async fn unpaid(
         .collect())
 }
 
+/// What all pages of a server begin with.
+///
+/// # Errors
+/// Those of the queries.
+pub(crate) async fn page_head(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    now: ez_protocol::UnixMillis,
+) -> Result<crate::web::views::instances::Head, DbError> {
+    show::head(connection, instance, now).await
+}
+
 /// A server's observed state in the words of the pages (`instances-state-<word>`), and its colour.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use super::{
     endpoint::Shared,
     events,
     identity::Identity,
-    orders,
+    metrics, orders,
     registry::Live,
     state,
     stream::{HEADER_DEADLINE, Reader, StreamError, Writer, kind_of, parse},
@@ -41,6 +41,8 @@ const READY: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 /// State reports that wait.
 const REPORT_QUEUE: usize = 16;
+/// Batches of samples that wait; an agent sends one after the other.
+const METRICS_QUEUE: usize = 2;
 /// Frames that wait for the control stream.
 const CONTROL_QUEUE: usize = 64;
 
@@ -288,14 +290,16 @@ async fn talk(
         u64::try_from(peer.identity.not_after.0 - peer.shared.app.clock.now().0).unwrap_or(0),
     );
     let (reports, queue_of_reports) = mpsc::channel(REPORT_QUEUE);
+    let (samples, queue_of_samples) = mpsc::channel(METRICS_QUEUE);
     let [a, b] = peer.shared.app.entropy.bytes::<2>();
     let jitter = Duration::from_secs(u64::from(u16::from_be_bytes([a, b])) * 3_600 / 65_536);
     tokio::select! {
         _ = peer.connection.closed() => Ok(()),
         outcome = listen(peer, reader) => outcome,
         outcome = speak(peer, writer, queue) => outcome,
-        outcome = streams(peer, reports) => outcome,
+        outcome = streams(peer, reports, samples) => outcome,
         () = keep_reports(peer, queue_of_reports) => Ok(()),
+        () = keep_samples(peer, queue_of_samples) => Ok(()),
         outcome = send_orders(peer, settling, quarantined) => outcome,
         () = tokio::time::sleep(left.min(LONGEST + jitter)) => Err(Goodbye::Reauth),
     }
@@ -378,7 +382,11 @@ async fn renew(peer: &Peer, wish: &message::CertRenew) -> Result<message::CertIs
 }
 
 /// Takes the streams that the agent opens. A fault costs its stream, seldom the connection.
-async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), Goodbye> {
+async fn streams(
+    peer: &Arc<Peer>,
+    reports: mpsc::Sender<Reader>,
+    samples: mpsc::Sender<Reader>,
+) -> Result<(), Goodbye> {
     loop {
         let (kind, recv) = tokio::select! {
             both = peer.connection.accept_bi() => {
@@ -400,8 +408,12 @@ async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), 
                 // In the order they were opened: a delta builds on the report before.
                 let _gone_with_the_connection = reports.send(Reader::new(StreamKind::State, recv)).await;
             }
-            // Samples are not kept yet; taking none of them is within the protocol.
-            Ok(Some(StreamKind::Metrics)) => Reader::new(StreamKind::Metrics, recv).stop(CloseCode::Finished),
+            Ok(Some(StreamKind::Metrics)) => {
+                // Samples never hold up anything else: one that sends more than it should loses the rest.
+                if let Err(full) = samples.try_send(Reader::new(StreamKind::Metrics, recv)) {
+                    full.into_inner().stop(CloseCode::Finished);
+                }
+            }
             _ => Reader::new(StreamKind::Control, recv).stop(CloseCode::UnknownStream),
         }
     }
@@ -411,6 +423,13 @@ async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), 
 async fn keep_reports(peer: &Arc<Peer>, mut queue: mpsc::Receiver<Reader>) {
     while let Some(reader) = queue.recv().await {
         Box::pin(guard(peer, reader, state::run)).await;
+    }
+}
+
+/// Stores batches of samples one after the other.
+async fn keep_samples(peer: &Arc<Peer>, mut queue: mpsc::Receiver<Reader>) {
+    while let Some(reader) = queue.recv().await {
+        guard(peer, reader, metrics::run).await;
     }
 }
 

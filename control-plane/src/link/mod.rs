@@ -19,6 +19,7 @@ mod connection;
 mod endpoint;
 mod events;
 mod identity;
+mod metrics;
 mod orders;
 mod registry;
 mod reset;

@@ -10,6 +10,7 @@
 mod control;
 mod endpoint;
 mod events;
+mod metrics;
 mod orders;
 mod session;
 mod states;

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Ending, control, events, orders,
+    Ending, control, events, metrics, orders,
     states::{self, Reports},
     stream::{HEADER_DEADLINE, Receiver, Sender, StreamError, code},
 };
@@ -133,6 +133,9 @@ pub(super) async fn serve(agent: Arc<Agent>, reports: Arc<Reports>, session: Ses
     tasks.spawn(accept(Arc::clone(&agent), connection.clone()));
     if let Some(works) = &agent.works {
         tasks.spawn(events::run(Arc::clone(&agent), works.journal.clone(), connection.clone()));
+    }
+    if let Some(kept) = &agent.metrics {
+        tasks.spawn(metrics::run(Arc::clone(&agent), Arc::clone(kept), connection.clone()));
     }
     loop {
         let fault = tokio::select! {

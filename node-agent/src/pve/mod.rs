@@ -52,6 +52,10 @@ pub trait Hypervisor: Send + Sync {
     fn nodes(&self) -> Answer<'_, Vec<ClusterNode>>;
     /// All VMs and templates on this node that the token may see, with power state and load.
     fn list_guests(&self) -> Answer<'_, Vec<GuestSummary>>;
+    /// What the node and its running VMs use, in one call whatever their number.
+    fn loads(&self) -> Answer<'_, Loads>;
+    /// The node's LVM thin pools.
+    fn thin_pools(&self) -> Answer<'_, Vec<ThinPool>>;
     /// One VM's configuration, pending changes merged in.
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead>;
     /// One VM's power state, fresh.

@@ -25,6 +25,7 @@ mod control;
 mod drive;
 mod foreign;
 mod inject;
+mod load;
 mod params;
 mod reply;
 mod schema;

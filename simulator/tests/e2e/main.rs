@@ -30,6 +30,7 @@ mod operating;
 mod planting;
 mod purchase;
 mod purging;
+mod sampling;
 mod scenarios;
 mod soak;
 mod strace;

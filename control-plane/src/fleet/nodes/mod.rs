@@ -52,6 +52,8 @@ pub struct NodeRow {
     pub images: Vec<ImageView>,
     /// Its storages.
     pub storages: Vec<StorageView>,
+    /// Its LVM thin pools.
+    pub thin_pools: Vec<ThinPoolView>,
     /// What its agent warns about.
     pub warnings: Vec<WarningView>,
     /// VMs on it that are not ours.

@@ -18,6 +18,7 @@ pub mod errors;
 pub mod fleet;
 pub mod home;
 pub mod instances;
+pub mod metrics;
 pub mod orders;
 
 /// The time at which the samples are looked at: 2026-11-23T20:49:30Z.
@@ -123,6 +124,7 @@ pub fn all() -> Vec<Entry> {
         entry::<instances::Rescue>(),
         entry::<instances::Show>(),
         entry::<instances::Snapshots>(),
+        entry::<metrics::Graphs>(),
         entry::<orders::New>(),
         entry::<orders::Show>(),
     ]

@@ -89,6 +89,28 @@ impl Hypervisor for FakeHypervisor {
             Ok(state.guests.iter().map(guest).collect())
         }))
     }
+    fn loads(&self) -> Answer<'_, Loads> {
+        ready(self.look("loads", |state| {
+            let running = state.guests.iter().filter(|(_, guest)| guest.running);
+            let known = |vmid: &Vmid| state.loads.iter().find(|load| load.vmid == *vmid).cloned();
+            let guests = running.map(|(vmid, _)| {
+                known(vmid).unwrap_or(GuestLoad { vmid: *vmid, uptime_secs: 1, ..GuestLoad::default() })
+            });
+            Ok(Loads { host: Some((0.1, 4 << 30)), guests: guests.collect() })
+        }))
+    }
+    fn thin_pools(&self) -> Answer<'_, Vec<ThinPool>> {
+        ready(self.look("thin_pools", |_| {
+            let size = 1_000 << 30;
+            Ok(vec![ThinPool {
+                name: "pve/data".into(),
+                size,
+                used: size / 10,
+                metadata_size: 1 << 30,
+                metadata_used: 1 << 27,
+            }])
+        }))
+    }
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
         ready(self.look("guest_config", |state| {
             let seen = match state.guests.get(&vmid) {

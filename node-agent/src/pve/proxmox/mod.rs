@@ -8,6 +8,7 @@ mod firewall;
 mod guest;
 mod host;
 mod keep;
+mod loads;
 mod tasks;
 
 use futures::FutureExt as _;
@@ -23,8 +24,8 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Answer, Backup, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, FirewallSetup,
-    FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, LogLine, NodeStatus,
-    Permissions, PveError, Snapshot, Storage, TaskState, Upid, Version, Vmid,
+    FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, Loads, LogLine,
+    NodeStatus, Permissions, PveError, Snapshot, Storage, TaskState, ThinPool, Upid, Version, Vmid,
     client::{PveAddress, PveHttp},
     is_config_id, is_node_name,
 };
@@ -108,6 +109,12 @@ impl Hypervisor for ProxmoxHypervisor {
     }
     fn list_guests(&self) -> Answer<'_, Vec<GuestSummary>> {
         self.read_guests().boxed()
+    }
+    fn loads(&self) -> Answer<'_, Loads> {
+        self.read_loads().boxed()
+    }
+    fn thin_pools(&self) -> Answer<'_, Vec<ThinPool>> {
+        self.read_thin_pools().boxed()
     }
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
         self.read_config(vmid).boxed()
