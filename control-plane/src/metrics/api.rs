@@ -121,10 +121,10 @@ async fn mine(connection: &mut AnyConnection, caller: &ApiCaller, id: &str) -> R
 }
 
 /// What stands behind the question mark.
-fn said<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+fn said<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Box<Problem>> {
     match query {
         Ok(Query(wanted)) => Ok(wanted),
-        Err(error) => Err(Problem::field("query", "invalid", error.body_text())),
+        Err(error) => Err(Box::new(Problem::field("query", "invalid", error.body_text()))),
     }
 }
 
@@ -140,7 +140,7 @@ async fn used(
     Named(id): Named<String>,
     wanted: Result<Query<WantedSpan>, QueryRejection>,
 ) -> Result<Json<MetricsBody>, Problem> {
-    let wanted = said(wanted)?;
+    let wanted = said(wanted).map_err(|problem| *problem)?;
     let mut connection = app.db.read().await?;
     let id = mine(&mut connection, &caller, &id).await?.id;
     let span = match wanted.span.as_deref() {
@@ -172,7 +172,7 @@ async fn month(
     Named(id): Named<String>,
     wanted: Result<Query<WantedMonth>, QueryRejection>,
 ) -> Result<Json<TrafficBody>, Problem> {
-    let wanted = said(wanted)?;
+    let wanted = said(wanted).map_err(|problem| *problem)?;
     let mut connection = app.db.read().await?;
     let instance = mine(&mut connection, &caller, &id).await?;
     let month = match wanted.month.as_deref() {

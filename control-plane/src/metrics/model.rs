@@ -289,9 +289,9 @@ mod tests {
         #[test]
         fn a_mean_lies_between_the_least_and_the_most(all in proptest::collection::vec(values(), 1..20)) {
             let mean = Values::mean(&all).unwrap().numbers();
-            for at in 0..6 {
-                let of = |values: &Values| values.numbers()[at];
-                prop_assert!(all.iter().map(of).min() <= Some(mean[at]) && all.iter().map(of).max() >= Some(mean[at]));
+            for (at, mean) in mean.into_iter().enumerate() {
+                let one = || all.iter().map(|values| values.numbers()[at]);
+                prop_assert!(one().min() <= Some(mean) && one().max() >= Some(mean));
             }
         }
 

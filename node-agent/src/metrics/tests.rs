@@ -219,11 +219,13 @@ fn a_crash_between_any_two_looks_loses_no_traffic_and_counts_none_twice() {
     assert_eq!(host.total(1), (500, 50));
     let batch = host.take();
     assert_eq!((minutes(&batch).len(), batch.traffic[0].bytes_in), (5, 500));
-    let series = batch.series.clone();
     // Told again after a crash, with the same meaning: the minutes and the total.
     host.crash();
     let again = host.take();
-    assert_eq!((again.series, minutes(&again), again.traffic), (series, minutes(&batch), batch.traffic));
+    assert_eq!(
+        (&again.series, minutes(&again), &again.traffic),
+        (&batch.series, minutes(&batch), &batch.traffic)
+    );
     // What was acknowledged before the last look is not told again.
     host.minute(1, 1);
     host.take();

@@ -114,8 +114,6 @@ struct State {
     /// Backups by volume, with the VM they are of.
     backups: BTreeMap<String, (Vmid, FakeKept)>,
     permissions: Permissions,
-    /// What running VMs use; the others use nothing.
-    loads: Vec<GuestLoad>,
 }
 
 /// See the module's text.
@@ -197,11 +195,6 @@ impl FakeHypervisor {
     /// A VM as it stands.
     pub(crate) fn guest(&self, vmid: Vmid) -> Option<FakeGuest> {
         self.state().guests.get(&vmid).cloned()
-    }
-
-    /// What running VMs use from now on.
-    pub(crate) fn set_loads(&self, loads: Vec<GuestLoad>) {
-        self.state().loads = loads;
     }
 
     /// Puts a VM there, or changes one.

@@ -9,8 +9,8 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::model::{
-    ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState, Presence, StorageView, WarningView,
-    presence,
+    ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState, Presence, StorageView, ThinPoolView,
+    WarningView, presence,
 };
 use crate::{
     audit,

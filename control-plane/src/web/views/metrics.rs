@@ -86,7 +86,8 @@ pub(crate) fn sample_chart(
     top: u64,
     lines: &[&'static str],
 ) -> Chart {
-    let tick = |place, label| Tick { place, label };
+    let value = |place, label: u64| Tick { place, label };
+    let time = |place, label: &str| Tick { place, label: label.to_owned() };
     let line = |(n, code): (usize, &&'static str)| Line {
         code,
         path: format!("M64 {}L120 90L180 100M240 60L388 70", 120 + n),
@@ -97,8 +98,8 @@ pub(crate) fn sample_chart(
     Chart {
         code,
         unit,
-        rows: vec![tick(148, 0), tick(80, top / 2), tick(12, top)],
-        columns: vec![tick(64, "20:00".to_owned()), tick(226, "20:30".to_owned())],
+        rows: vec![value(148, 0), value(80, top / 2), value(12, top)],
+        columns: vec![time(64, "20:00"), time(226, "20:30")],
         lines: lines.iter().enumerate().map(line).collect(),
     }
 }
