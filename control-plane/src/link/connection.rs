@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::timeout,
 };
 
@@ -41,8 +41,8 @@ const READY: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 /// State reports that wait.
 const REPORT_QUEUE: usize = 16;
-/// Batches of samples that wait; an agent sends one after the other.
-const METRICS_QUEUE: usize = 2;
+/// Batches of samples at once. An agent sends one after the other; the next may come while the last is let go.
+const METRICS_AT_ONCE: usize = 4;
 /// Frames that wait for the control stream.
 const CONTROL_QUEUE: usize = 64;
 
@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) orders: Arc<Notify>,
     /// The way to ask who it is.
     pub(super) challenge: Asker,
+    /// How many batches of samples may be stored at once.
+    samples: Arc<Semaphore>,
 }
 
 /// Why a connection is closed by us.
@@ -178,6 +180,7 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         id,
         identity,
         challenge: Asker::new(control.clone()),
+        samples: Arc::new(Semaphore::new(METRICS_AT_ONCE)),
         control,
         shared,
     });
@@ -290,16 +293,14 @@ async fn talk(
         u64::try_from(peer.identity.not_after.0 - peer.shared.app.clock.now().0).unwrap_or(0),
     );
     let (reports, queue_of_reports) = mpsc::channel(REPORT_QUEUE);
-    let (samples, queue_of_samples) = mpsc::channel(METRICS_QUEUE);
     let [a, b] = peer.shared.app.entropy.bytes::<2>();
     let jitter = Duration::from_secs(u64::from(u16::from_be_bytes([a, b])) * 3_600 / 65_536);
     tokio::select! {
         _ = peer.connection.closed() => Ok(()),
         outcome = listen(peer, reader) => outcome,
         outcome = speak(peer, writer, queue) => outcome,
-        outcome = streams(peer, reports, samples) => outcome,
+        outcome = streams(peer, reports) => outcome,
         () = keep_reports(peer, queue_of_reports) => Ok(()),
-        () = keep_samples(peer, queue_of_samples) => Ok(()),
         outcome = send_orders(peer, settling, quarantined) => outcome,
         () = tokio::time::sleep(left.min(LONGEST + jitter)) => Err(Goodbye::Reauth),
     }
@@ -382,11 +383,7 @@ async fn renew(peer: &Peer, wish: &message::CertRenew) -> Result<message::CertIs
 }
 
 /// Takes the streams that the agent opens. A fault costs its stream, seldom the connection.
-async fn streams(
-    peer: &Arc<Peer>,
-    reports: mpsc::Sender<Reader>,
-    samples: mpsc::Sender<Reader>,
-) -> Result<(), Goodbye> {
+async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), Goodbye> {
     loop {
         let (kind, recv) = tokio::select! {
             both = peer.connection.accept_bi() => {
@@ -409,9 +406,16 @@ async fn streams(
                 let _gone_with_the_connection = reports.send(Reader::new(StreamKind::State, recv)).await;
             }
             Ok(Some(StreamKind::Metrics)) => {
+                let mut reader = Reader::new(StreamKind::Metrics, recv);
                 // Samples never hold up anything else: one that sends more than it should loses the rest.
-                if let Err(full) = samples.try_send(Reader::new(StreamKind::Metrics, recv)) {
-                    full.into_inner().stop(CloseCode::Finished);
+                match peer.samples.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        tokio::spawn(async move {
+                            guard(&peer, reader, metrics::run).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) => reader.stop(CloseCode::Finished),
                 }
             }
             _ => Reader::new(StreamKind::Control, recv).stop(CloseCode::UnknownStream),
@@ -423,13 +427,6 @@ async fn streams(
 async fn keep_reports(peer: &Arc<Peer>, mut queue: mpsc::Receiver<Reader>) {
     while let Some(reader) = queue.recv().await {
         Box::pin(guard(peer, reader, state::run)).await;
-    }
-}
-
-/// Stores batches of samples one after the other.
-async fn keep_samples(peer: &Arc<Peer>, mut queue: mpsc::Receiver<Reader>) {
-    while let Some(reader) = queue.recv().await {
-        guard(peer, reader, metrics::run).await;
     }
 }
 
