@@ -316,7 +316,6 @@ fn host() -> HostState {
         foreign_vms: 0,
         foreign_memory_mib: 0,
         image_builds: Vec::new(),
-        thin_pools: Vec::new(),
     }
 }
 
