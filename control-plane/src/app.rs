@@ -10,13 +10,12 @@ use crate::{
     accounts, api, billing, catalog,
     clock::{Clock, SystemClock},
     config::Config,
-    console,
     db::{Db, DbError, Wake},
     dispatch,
     entropy::{Entropy, SystemEntropy},
     fleet, instances,
     jobs::JobRegistry,
-    keys, link, notify, orders, telemetry, web,
+    keys, link, metrics, notify, orders, telemetry, web,
 };
 
 /// What handlers and jobs work with.
@@ -149,7 +148,7 @@ pub fn router(app: &App) -> Router {
         .merge(billing::page_routes())
         .merge(orders::page_routes())
         .merge(instances::page_routes())
-        .merge(console::page_routes())
+        .merge(metrics::page_routes())
         .merge(fleet::page_routes())
         .merge(dispatch::page_routes());
     let endpoints = Router::new()
@@ -157,7 +156,7 @@ pub fn router(app: &App) -> Router {
         .merge(catalog::api_routes())
         .merge(orders::api_routes())
         .merge(instances::api_routes())
-        .merge(console::api_routes())
+        .merge(metrics::api_routes())
         .merge(fleet::api_routes())
         .merge(dispatch::api_routes());
     Router::new()
@@ -188,10 +187,10 @@ pub fn job_registry() -> JobRegistry {
     api::register_jobs(&mut registry);
     billing::register_jobs(&mut registry);
     catalog::register_jobs(&mut registry);
-    console::register_jobs(&mut registry);
     dispatch::register_jobs(&mut registry);
     fleet::register_jobs(&mut registry);
     instances::register_jobs(&mut registry);
+    metrics::register_jobs(&mut registry);
     notify::register_jobs(&mut registry);
     orders::register_jobs(&mut registry);
     registry

@@ -12,12 +12,12 @@ use crate::{
     cli::StatusFile,
     clock::Clock,
     config::Config,
-    console::Seats,
     contact::Contact,
     entropy::Entropy,
     executor::Actors,
     identity::{Identity, files},
     journal::{Journal, Space},
+    metrics::Metrics,
     policy::Policy,
     pve::Hypervisor,
 };
@@ -38,6 +38,8 @@ pub struct Agent {
     pub pve: Arc<dyn Hypervisor>,
     /// Journal and executor; `None` if the journal is damaged: then it only reports.
     pub works: Option<Works>,
+    /// Samples and traffic; `None` if their file cannot be had.
+    pub metrics: Option<Arc<Metrics>>,
     /// The journal's disk.
     pub space: Space,
     /// Own clock against the control plane's.
@@ -62,8 +64,6 @@ pub struct Agent {
     pub host_changed: Arc<Notify>,
     /// Rung when an image order was accepted.
     pub build: Arc<Notify>,
-    /// The consoles that are open.
-    pub consoles: Seats,
     /// What `status` reads.
     pub status: StatusBoard,
 }

@@ -268,6 +268,19 @@ pub struct StorageView {
     pub used_mib: u64,
 }
 
+/// A thin pool as a node reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThinPoolView {
+    /// Volume group and pool.
+    pub name: String,
+    /// Size, MiB.
+    pub total_mib: u64,
+    /// Data in use, per mille.
+    pub data_permille: u32,
+    /// Metadata in use, per mille.
+    pub metadata_permille: u32,
+}
+
 /// An image whose template is ready on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageView {

@@ -14,13 +14,13 @@ use super::{
 use crate::{
     catalog,
     db::DbError,
-    dispatch, instances, orders,
+    dispatch, instances, metrics, orders,
     placement::{Need, room_for},
     web::{
         FormState,
         views::fleet::{
             AddNode, AlarmRow, Alarms, Certificate, Fact, ImageReady, LocationGroup, Node, NodeRow as Row,
-            Overview, ServerRow, Usage, Warning,
+            Overview, PoolUse, ServerRow, StorageUse, Usage, Warning,
         },
     },
 };
@@ -144,8 +144,16 @@ fn row(node: &NodeRow, now: UnixMillis) -> Row {
         cpu: usage(node.vcpu, cpu_used),
         memory: usage(node.memory_mib, node.memory_seen.1),
         disk: usage(node.disk_gib, node.disk_seen.1),
+        fullest_permille: fullest(node),
         warnings: node.warnings.len(),
     }
+}
+
+fn fullest(node: &NodeRow) -> u64 {
+    let storages = node.storages.iter().filter(|s| s.total_mib > 0);
+    let storages = storages.map(|s| s.used_mib.min(s.total_mib).saturating_mul(1_000) / s.total_mib);
+    let pools = node.thin_pools.iter().map(|p| u64::from(p.data_permille.max(p.metadata_permille)));
+    storages.chain(pools).max().unwrap_or(0)
 }
 
 fn open(list: Vec<Alarm>) -> Vec<AlarmRow> {
@@ -198,6 +206,27 @@ pub(super) async fn node(
         warnings: warnings.map(|w| Warning { code: w.code.clone(), text: w.text.clone() }).collect(),
         certificates: certificates.iter().map(|c| certificate(c, now)).collect(),
         servers: servers(conn, node, now).await?,
+        storages: node
+            .storages
+            .iter()
+            .map(|s| StorageUse {
+                name: s.id.clone(),
+                kind: s.kind.clone(),
+                used_mib: s.used_mib,
+                total_mib: s.total_mib,
+            })
+            .collect(),
+        pools: node
+            .thin_pools
+            .iter()
+            .map(|p| PoolUse {
+                name: p.name.clone(),
+                total_mib: p.total_mib,
+                data_permille: p.data_permille,
+                metadata_permille: p.metadata_permille,
+            })
+            .collect(),
+        charts: metrics::node_graphs(conn, node.id, node.memory_seen.0, now).await?,
         can_cordon: node.state == NodeState::Active,
         can_uncordon: node.state == NodeState::Cordoned,
         can_revoke: node.state.may_connect(),
@@ -223,10 +252,6 @@ fn facts(node: &NodeRow) -> Vec<Fact> {
     add("epoch", node.epoch.to_string());
     add("prefixes", node.policy.prefixes.join(", "));
     add("images", node.images.iter().map(|i| i.name.as_str()).collect::<Vec<_>>().join(", "));
-    let storage = |s: &super::StorageView| {
-        format!("{} ({}, {} of {} GiB)", s.id, s.kind, s.used_mib / 1_024, s.total_mib / 1_024)
-    };
-    add("storages", node.storages.iter().map(storage).collect::<Vec<_>>().join(", "));
     facts
 }
 

@@ -30,7 +30,7 @@ mod show;
 mod store;
 mod suspend;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId};
 use sqlx::AnyConnection;
@@ -167,28 +167,16 @@ async fn unpaid(
         .collect())
 }
 
-/// What the pages of a server begin with, for slices that have one of them.
+/// What all pages of a server begin with.
 ///
 /// # Errors
 /// Those of the queries.
-pub(crate) async fn head(
+pub(crate) async fn page_head(
     connection: &mut AnyConnection,
     instance: &Instance,
     now: ez_protocol::UnixMillis,
 ) -> Result<crate::web::views::instances::Head, DbError> {
     show::head(connection, instance, now).await
-}
-
-/// Something that is another whenever the pages of a server have to be shown anew.
-///
-/// # Errors
-/// Those of the queries.
-pub(crate) async fn mark(
-    connection: &mut AnyConnection,
-    id: InstanceId,
-    now: ez_protocol::UnixMillis,
-) -> Result<impl PartialEq + Send + use<>, DbError> {
-    show::mark(connection, id, now).await
 }
 
 /// A server's observed state in the words of the pages (`instances-state-<word>`), and its colour.

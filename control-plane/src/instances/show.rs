@@ -14,6 +14,7 @@ use crate::{
     db::DbError,
     dispatch, fleet,
     fleet::Placement,
+    metrics,
     web::{
         forms::FormState,
         views::{
@@ -250,6 +251,7 @@ pub(super) async fn page(
         image: Names::of(&names.images, &instance.image_code),
         location: Names::of(&names.locations, &instance.location),
         created_at: instance.created_at,
+        traffic: metrics::traffic_use(connection, instance, now).await?,
         price: paid.filter(|_| !ended).map(|paid| Price {
             amount: Money::new(paid.amount_minor, paid.currency),
             interval: paid.interval,

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::timeout,
 };
 
@@ -21,7 +21,7 @@ use super::{
     endpoint::Shared,
     events,
     identity::Identity,
-    orders,
+    metrics, orders,
     registry::Live,
     state,
     stream::{HEADER_DEADLINE, Reader, StreamError, Writer, kind_of, parse},
@@ -41,6 +41,8 @@ const READY: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 /// State reports that wait.
 const REPORT_QUEUE: usize = 16;
+/// Batches of samples at once. An agent sends one after the other; the next may come while the last is let go.
+const METRICS_AT_ONCE: usize = 4;
 /// Frames that wait for the control stream.
 const CONTROL_QUEUE: usize = 64;
 
@@ -59,6 +61,8 @@ pub(super) struct Peer {
     pub(super) orders: Arc<Notify>,
     /// The way to ask who it is.
     pub(super) challenge: Asker,
+    /// How many batches of samples may be stored at once.
+    samples: Arc<Semaphore>,
 }
 
 /// Why a connection is closed by us.
@@ -176,6 +180,7 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         id,
         identity,
         challenge: Asker::new(control.clone()),
+        samples: Arc::new(Semaphore::new(METRICS_AT_ONCE)),
         control,
         shared,
     });
@@ -186,7 +191,6 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
             let live = Live {
                 id: peer.id.clone(),
                 connection: connection.clone(),
-                consoles: Arc::default(),
                 orders: peer.orders.clone(),
                 challenge: peer.challenge.clone(),
             };
@@ -401,8 +405,19 @@ async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), 
                 // In the order they were opened: a delta builds on the report before.
                 let _gone_with_the_connection = reports.send(Reader::new(StreamKind::State, recv)).await;
             }
-            // Samples are not kept yet; taking none of them is within the protocol.
-            Ok(Some(StreamKind::Metrics)) => Reader::new(StreamKind::Metrics, recv).stop(CloseCode::Finished),
+            Ok(Some(StreamKind::Metrics)) => {
+                let mut reader = Reader::new(StreamKind::Metrics, recv);
+                // Samples never hold up anything else: one that sends more than it should loses the rest.
+                match peer.samples.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        tokio::spawn(async move {
+                            guard(&peer, reader, metrics::run).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) => reader.stop(CloseCode::Finished),
+                }
+            }
             _ => Reader::new(StreamKind::Control, recv).stop(CloseCode::UnknownStream),
         }
     }

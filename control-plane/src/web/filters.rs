@@ -11,6 +11,7 @@
 //! | `ago(ms, shell.now)` | `4 s ago`, exact time on hover |
 //! | `ms \| duration` | `3.1 s`, `2 min 5 s` |
 //! | `money` | `9.00 €` from `{minor, currency}` |
+//! | `n \| permille` | `12.5 %` from 125 |
 //! | `n \| bytes`, `n \| mib`, `n \| gib` | `214 GB`, `4 GB`, `40 GB` |
 
 use minijinja::{
@@ -41,6 +42,7 @@ pub(super) fn register(environment: &mut Environment<'static>, texts: &Texts, as
     environment.add_filter("date", |ms: i64| element(ms, Style::Date));
     environment.add_filter("duration", duration);
     environment.add_filter("money", money);
+    environment.add_filter("permille", permille);
     environment.add_filter("bytes", |n: u64| size(n));
     environment.add_filter("mib", |n: u64| size(n << 20));
     environment.add_filter("gib", |n: u64| size(n << 30));
@@ -215,6 +217,14 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// Per mille as people read it: `12.5 %`, `40 %`.
+fn permille(n: u64) -> String {
+    match n % 10 {
+        0 => format!("{}\u{a0}%", n / 10),
+        rest => format!("{}.{rest}\u{a0}%", n / 10),
+    }
+}
+
 /// A size in the unit that keeps it short; binary multiples under their everyday names.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
@@ -265,6 +275,7 @@ mod tests {
         assert_eq!(size(1536 << 20), "1.5\u{a0}GB");
         assert_eq!(size(20 << 40), "20\u{a0}TB");
         assert_eq!(size(0), "0\u{a0}B");
+        assert_eq!((permille(125), permille(400)), ("12.5\u{a0}%".to_owned(), "40\u{a0}%".to_owned()));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::{
         requests::{RequestState, Taker},
     },
     link,
+    metrics::{self, Metrics},
     policy::{self, Policy},
     pve::Hypervisor,
     setup::TokenAdmin,
@@ -91,7 +92,15 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         certificate_until: identity.pair.not_after.0,
         ..Default::default()
     };
+    let metrics = match Metrics::open(&config.state_dir, &SystemEntropy) {
+        Ok(metrics) => Some(Arc::new(metrics)),
+        Err(error) => {
+            tracing::error!(%error, "samples and traffic are not kept: their files cannot be had");
+            None
+        }
+    };
     let agent = Arc::new(Agent {
+        metrics,
         status: StatusBoard::new(config.status_file(), status),
         cluster: cluster_identity(&config)?,
         fingerprint: identity::fingerprint(&config.host_root),
@@ -112,7 +121,6 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         changed,
         host_changed: Arc::default(),
         build: Arc::default(),
-        consoles: crate::console::Seats::default(),
     });
     serve(agent).await
 }
@@ -127,6 +135,9 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     }
     let notifier = Notifier::from_env();
     let link = tokio::spawn(link::run(Arc::clone(&agent), stop.clone()));
+    if let Some(kept) = &agent.metrics {
+        tokio::spawn(metrics::run(Arc::clone(&agent), Arc::clone(kept), stop.clone()));
+    }
     if let Some(worker) = image_worker(&agent)? {
         tokio::spawn(worker.run(stop.clone()));
     }

@@ -20,7 +20,6 @@ mod circuit;
 mod confirm;
 #[cfg(test)]
 pub(crate) mod fuse;
-mod grants;
 mod images;
 mod meta;
 mod orders;

@@ -9,7 +9,9 @@ use ez_protocol::{
     UnixMillis,
     envelope::{Envelope, PayloadType},
     frame::{Frame, FrameType},
-    message::{CertIssued, CertRenew, Challenge, ChallengeAnswer, Drain, EventAck, Ping, Pong, Resync},
+    message::{
+        CertIssued, CertRenew, Challenge, ChallengeAnswer, Drain, EventAck, MetricsAck, Ping, Pong, Resync,
+    },
     trust::TrustDocument,
 };
 use prost::Message as _;
@@ -135,6 +137,11 @@ pub(super) async fn read(
             }
             Some(FrameType::EventAck) => acknowledge(&agent, EventAck::decode(body)?.event_seq).await,
             Some(FrameType::StateAck) => {}
+            Some(FrameType::MetricsAck) => {
+                if let Some(metrics) = &agent.metrics {
+                    metrics.acknowledged(MetricsAck::decode(body)?);
+                }
+            }
             Some(FrameType::Resync) => {
                 tracing::info!(reason = Resync::decode(body)?.reason, "everything is asked for again");
                 reports.resync.notify_one();

@@ -7,10 +7,10 @@
 //! Connections are made without session tickets and early data: a resumed session would bypass
 //! expiry and revocation of certificates. "Connected" means that the Welcome has been stored.
 
-mod consoles;
 mod control;
 mod endpoint;
 mod events;
+mod metrics;
 mod orders;
 mod session;
 mod states;

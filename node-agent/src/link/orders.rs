@@ -112,7 +112,7 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
     })
 }
 
-pub(super) fn this_node(agent: &Agent) -> Node {
+fn this_node(agent: &Agent) -> Node {
     let identity = agent.identity();
     Node {
         install: identity.node.install,

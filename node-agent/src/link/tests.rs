@@ -10,7 +10,7 @@ use ez_protocol::{
     frame::{CloseCode, Decoder, Frame, FrameType, StreamKind},
     message::{
         AnswerKind, CertIssued, CertRenew, Challenge, ChallengeAnswer, Event, EventAck, EventKind, Hello,
-        OrderAnswer, Ready, StateSnapshot, Welcome,
+        MetricsAck, MetricsBatch, OrderAnswer, Ready, StateSnapshot, Welcome,
     },
 };
 use prost::Message as _;
@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
+    metrics::Metrics,
     testing::{NOW, ensure, pki::Pki, sign},
 };
 
@@ -68,6 +69,7 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         policy: engine.rules.policy.clone(),
         pve: Arc::clone(&engine.pve),
         works: Some(works),
+        metrics: Some(Arc::new(Metrics::open(&dir, &SeededEntropy::new(6)).unwrap())),
         space: engine.space.clone(),
         offset: ClockOffset::default(),
         contact: Arc::default(),
@@ -80,7 +82,6 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         changed: Arc::clone(&engine.changed),
         host_changed: Arc::default(),
         build: Arc::default(),
-        consoles: crate::console::Seats::default(),
     });
     let stop = CancellationToken::new();
     let link = tokio::spawn(super::run(Arc::clone(&agent), stop.clone()));
@@ -256,6 +257,40 @@ async fn states_are_reported_at_connect() {
     assert_eq!((host.cpus, host.memory_mib, host.images[0].name.as_str()), (16, 65_536, "debian-13"));
     assert_eq!(host.storages[0].id, "local-lvm");
     story.stop.cancel();
+}
+
+/// The next batch of samples; states are passed over.
+async fn next_batch(connection: &Connection) -> MetricsBatch {
+    loop {
+        let recv = timeout(PATIENCE, connection.accept_uni()).await.unwrap().unwrap();
+        let mut talk = Talk::incoming(None, recv).await;
+        if talk.kind == StreamKind::Metrics {
+            return MetricsBatch::from_bytes(&talk.until(FrameType::Metrics).await).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn samples_are_told_until_they_are_acknowledged() {
+    let story = story().await;
+    let kept = Arc::clone(story.agent.metrics.as_ref().unwrap());
+    let sampler = crate::metrics::run(Arc::clone(&story.agent), kept, story.stop.clone());
+    let sampler = tokio::spawn(sampler);
+    let first = welcome(&story, 1, 0).await;
+    let batch = next_batch(&first.connection).await;
+    assert_eq!((batch.host.len(), batch.host[0].cpu_permille), (1, 100));
+    // It was not acknowledged: the next connection hears of it again.
+    first.connection.close(VarInt::from_u32(CloseCode::Drain.code()), b"restart");
+    let mut second = welcome(&story, 2, 0).await;
+    let again = next_batch(&second.connection).await;
+    assert_eq!((&again.host, &again.series), (&batch.host, &batch.series));
+    let ack = MetricsAck { batch: again.batch, pause_ms: 0 };
+    second.control.say(Frame::new(FrameType::MetricsAck, &ack)).await;
+    let kept = story.agent.metrics.as_ref().unwrap();
+    timeout(PATIENCE, kept.acks().wait_for(|seen| *seen == ack)).await.unwrap().unwrap();
+    assert_eq!(kept.next(NOW, false), None, "nothing is left to tell");
+    story.stop.cancel();
+    sampler.await.unwrap();
 }
 
 #[tokio::test]

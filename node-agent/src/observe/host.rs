@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use ez_protocol::message::{HostState, ImageState, StorageState, Warning};
+use ez_protocol::message::{HostState, ImageState, StorageState, ThinPoolState, Warning};
 
 use crate::{
     agent::Agent,
     image::worker,
-    pve::{FirewallState, GuestSummary, Storage},
+    pve::{FirewallState, GuestSummary, Storage, ThinPool},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -39,6 +39,7 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
         host.storages = named(agent, &storages);
         warnings.extend(missing(agent, &storages));
     }
+    host.thin_pools = thin_pools(agent, &host).await;
     match agent.pve.templates().await {
         Ok(templates) => {
             host.images = templates
@@ -81,9 +82,21 @@ pub fn is_news(told: &HostState, now: &HostState) -> bool {
         cpu_permille: 0,
         clock_offset_ms: 0,
         storages: host.storages.iter().map(|s| StorageState { used_mib: 0, ..s.clone() }).collect(),
+        thin_pools: host
+            .thin_pools
+            .iter()
+            .map(|p| ThinPoolState { data_permille: 0, metadata_permille: 0, ..p.clone() })
+            .collect(),
         ..host.clone()
     };
     if fixed(told) != fixed(now) {
+        return true;
+    }
+    let pools = told.thin_pools.iter().zip(&now.thin_pools);
+    let mut moved = pools.flat_map(|(told, now)| {
+        [(told.data_permille, now.data_permille), (told.metadata_permille, now.metadata_permille)]
+    });
+    if moved.any(|(told, now)| now.abs_diff(told) > 10) {
         return true;
     }
     let filled = told.storages.iter().zip(&now.storages);
@@ -91,6 +104,28 @@ pub fn is_news(told: &HostState, now: &HostState) -> bool {
         || now.cpu_permille.abs_diff(told.cpu_permille) > 100
         || now.clock_offset_ms.abs_diff(told.clock_offset_ms) > 1_000
         || filled.into_iter().any(|(told, now)| now.used_mib.abs_diff(told.used_mib) > now.total_mib / 100)
+}
+
+/// How full the host's thin pools are, if a storage of the policy is one. The list does not say which pool is behind
+/// which storage, so all are told. What cannot be read keeps its last value.
+async fn thin_pools(agent: &Agent, host: &HostState) -> Vec<ThinPoolState> {
+    if !host.storages.iter().any(|storage| storage.kind == "lvmthin") {
+        return Vec::new();
+    }
+    let Ok(pools) = agent.pve.thin_pools().await else { return host.thin_pools.clone() };
+    let pool = |pool: ThinPool| ThinPoolState {
+        name: pool.name,
+        total_mib: pool.size / MIB,
+        data_permille: filled(pool.used, pool.size),
+        metadata_permille: filled(pool.metadata_used, pool.metadata_size),
+    };
+    pools.into_iter().map(pool).collect()
+}
+
+/// A part of a whole, per mille, rounded up: full is full.
+fn filled(used: u64, size: u64) -> u32 {
+    let permille = (u128::from(used) * 1_000).div_ceil(u128::from(size.max(1)));
+    u32::try_from(permille.min(1_000)).unwrap_or(1_000)
 }
 
 fn permille(share: f64) -> u32 {
@@ -170,7 +205,9 @@ mod tests {
     #[test]
     fn gauges_are_told_when_they_move_and_facts_at_once() {
         let storage = StorageState { id: "a".into(), kind: "dir".into(), total_mib: 1_000, used_mib: 500 };
+        let pool = ThinPoolState { name: "pve/data".into(), data_permille: 500, ..ThinPoolState::default() };
         let told = HostState {
+            thin_pools: vec![pool.clone()],
             memory_mib: 64_000,
             memory_used_mib: 8_000,
             cpu_permille: 20,
@@ -181,6 +218,7 @@ mod tests {
             memory_used_mib: 9_000,
             cpu_permille: 90,
             clock_offset_ms: 40,
+            thin_pools: vec![ThinPoolState { data_permille: 510, ..pool.clone() }],
             storages: vec![StorageState { used_mib: 509, ..storage.clone() }],
             ..told.clone()
         };
@@ -191,6 +229,7 @@ mod tests {
             HostState { clock_offset_ms: -2_000, ..told.clone() },
             HostState { storages: vec![StorageState { used_mib: 600, ..storage }], ..told.clone() },
             HostState { storages: Vec::new(), ..told.clone() },
+            HostState { thin_pools: vec![ThinPoolState { metadata_permille: 11, ..pool }], ..told.clone() },
             HostState { warnings: vec![warning("NO_SPACE", "x")], ..told.clone() },
             HostState { images: vec![ImageState::default()], ..told.clone() },
         ] {

@@ -15,7 +15,6 @@
 //! which pins the host's certificate. Tests use an in-memory fake.
 
 pub mod client;
-mod console;
 mod encode;
 mod error;
 #[cfg(test)]
@@ -29,11 +28,9 @@ mod tls;
 mod types;
 mod wait;
 
-use ez_protocol::console::ConsoleKind;
 use futures::future::BoxFuture;
 
 pub use client::PveAddress;
-pub use console::ConsoleDoor;
 pub use error::{PveError, text};
 pub use guest::*;
 pub use keep::*;
@@ -55,6 +52,10 @@ pub trait Hypervisor: Send + Sync {
     fn nodes(&self) -> Answer<'_, Vec<ClusterNode>>;
     /// All VMs and templates on this node that the token may see, with power state and load.
     fn list_guests(&self) -> Answer<'_, Vec<GuestSummary>>;
+    /// What the node and its running VMs use, in one call whatever their number.
+    fn loads(&self) -> Answer<'_, Loads>;
+    /// The node's LVM thin pools.
+    fn thin_pools(&self) -> Answer<'_, Vec<ThinPool>>;
     /// One VM's configuration, pending changes merged in.
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead>;
     /// One VM's power state, fresh.
@@ -138,8 +139,6 @@ pub trait Hypervisor: Send + Sync {
     /// Gives a user of the guest a password by its crypt hash, through the guest agent; `false` where
     /// nobody answers.
     fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool>;
-    /// Has a worker listen on the loopback for ten seconds, for one client of a running VM's console.
-    fn open_console(&self, vmid: Vmid, kind: ConsoleKind) -> Answer<'_, ConsoleDoor>;
     /// Options whose change waits for the next cold start.
     fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>>;
 }

@@ -278,6 +278,51 @@ pub struct NodeStatus {
     pub pve_version: String,
 }
 
+/// What the node and its VMs use, as its own daemon looked last (up to some seconds ago).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loads {
+    /// The host: share of its CPUs in use (0.0 … 1.0) and bytes of memory in use.
+    pub host: Option<(f64, u64)>,
+    /// Its running VMs.
+    pub guests: Vec<GuestLoad>,
+}
+
+/// What a running VM uses. Counters begin at 0 with each start of the VM.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GuestLoad {
+    /// The VM's number.
+    pub vmid: Vmid,
+    /// Seconds since its start.
+    pub uptime_secs: u64,
+    /// Share of its CPUs in use, 0.0 … 1.0.
+    pub cpu: f64,
+    /// Memory in use, bytes.
+    pub memory_used: u64,
+    /// Bytes received since its start.
+    pub net_in: u64,
+    /// Bytes sent since its start.
+    pub net_out: u64,
+    /// Bytes read from its disks since its start.
+    pub disk_read: u64,
+    /// Bytes written to its disks since its start.
+    pub disk_write: u64,
+}
+
+/// An LVM thin pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThinPool {
+    /// Volume group and pool: `pve/data`.
+    pub name: String,
+    /// Bytes for data.
+    pub size: u64,
+    /// Bytes of data in use.
+    pub used: u64,
+    /// Bytes for metadata.
+    pub metadata_size: u64,
+    /// Bytes of metadata in use.
+    pub metadata_used: u64,
+}
+
 /// A node of the cluster, as any token may see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterNode {

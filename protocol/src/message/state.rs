@@ -120,6 +120,26 @@ pub struct HostState {
     /// Image orders of late, and how they stand.
     #[prost(message, repeated, tag = "14")]
     pub image_builds: Vec<ImageBuildState>,
+    /// LVM thin pools of the host, if a storage of the policy is one.
+    #[prost(message, repeated, tag = "15")]
+    pub thin_pools: Vec<ThinPoolState>,
+}
+
+/// A thin pool and how full it is. One that is full stops every VM on it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ThinPoolState {
+    /// Volume group and pool, such as `pve/data`.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Size, MiB.
+    #[prost(uint64, tag = "2")]
+    pub total_mib: u64,
+    /// Data in use, per mille.
+    #[prost(uint32, tag = "3")]
+    pub data_permille: u32,
+    /// Metadata in use, per mille.
+    #[prost(uint32, tag = "4")]
+    pub metadata_permille: u32,
 }
 
 /// One storage.

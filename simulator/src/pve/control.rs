@@ -12,6 +12,7 @@
 //! | `POST /vms/{vmid}/unlock-destroy` | what root's repair tool does |
 //! | `POST /vms/{vmid}/deaf` | `{"deaf": bool}`: the guest ignores shutdown |
 //! | `POST /vms/{vmid}/lock` | `{"lock": "backup"}` or null: root's `qm set --lock`, `qm unlock` |
+//! | `POST /power-cycle` | the node loses its power and comes back: VMs with `onboot` start, the others are off |
 //! | `POST /vms/{vmid}/write` | `{"text","drive"?}`: something is written to a disk, the one it boots from if none is named |
 //! | `POST /volumes` | `{"storage","name","content","size"}`: a file that an operator put there |
 //! | `POST /speed` | `{"clone_ms","start_ms","other_ms"}` |
@@ -35,6 +36,7 @@ use tokio::net::TcpListener;
 
 mod disks;
 pub(crate) mod faults;
+mod power;
 
 use super::cluster::Cluster;
 use super::config::TaskSpeed;
@@ -66,6 +68,7 @@ pub(crate) async fn serve(
         .route("/vms/{vmid}/lock", post(lock))
         .route("/vms/{vmid}/write", post(disks::write))
         .route("/volumes", post(volume))
+        .route("/power-cycle", post(power::cycle))
         .route("/tasks", get(tasks))
         .route("/tasks/kill", post(kill))
         .route("/foreign-vm", post(foreign))

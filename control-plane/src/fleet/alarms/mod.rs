@@ -54,6 +54,14 @@ pub async fn open_subjects(conn: &mut AnyConnection, kind: &str) -> Result<Vec<S
     store::open_subjects(conn, kind).await
 }
 
+/// The open alarms of a kind about a node.
+///
+/// # Errors
+/// Those of the database.
+pub async fn open_about(conn: &mut AnyConnection, kind: &str, node: NodeId) -> Result<Vec<Alarm>, DbError> {
+    store::open_about(conn, kind, node).await
+}
+
 /// The cause is gone.
 ///
 /// # Errors

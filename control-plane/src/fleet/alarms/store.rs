@@ -1,7 +1,7 @@
 //! SQL of alarms.
 
-use ez_protocol::UnixMillis;
-use sqlx::AnyConnection;
+use ez_protocol::{NodeId, UnixMillis};
+use sqlx::{AnyConnection, any::AnyRow};
 
 use super::New;
 use crate::{
@@ -71,20 +71,37 @@ pub(super) async fn list(conn: &mut AnyConnection, limit: i64) -> Result<Vec<Ala
     .bind(limit)
     .fetch_all(conn)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let row = Cols::of("alarms", row);
-            Ok(Alarm {
-                kind: row.text("kind")?,
-                subject: row.text("subject")?,
-                severity: row.get("severity")?,
-                node: row.opt_id("node_id")?,
-                detail: row.text("detail")?,
-                occurrences: row.num("occurrences")?,
-                raised_at: row.millis("raised_at")?,
-                last_at: row.millis("last_at")?,
-                cleared_at: row.opt_millis("cleared_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(alarm).collect()
+}
+
+/// Open alarms of a kind about a node.
+pub(super) async fn open_about(
+    conn: &mut AnyConnection,
+    kind: &str,
+    node: NodeId,
+) -> Result<Vec<Alarm>, DbError> {
+    let rows = sqlx::query(
+        "SELECT kind, subject, severity, node_id, detail, occurrences, raised_at, last_at, cleared_at FROM alarms
+         WHERE kind = $1 AND node_id = $2 AND cleared_at IS NULL",
+    )
+    .bind(kind.to_owned())
+    .bind(node.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(alarm).collect()
+}
+
+fn alarm(row: &AnyRow) -> Result<Alarm, DbError> {
+    let row = Cols::of("alarms", row);
+    Ok(Alarm {
+        kind: row.text("kind")?,
+        subject: row.text("subject")?,
+        severity: row.get("severity")?,
+        node: row.opt_id("node_id")?,
+        detail: row.text("detail")?,
+        occurrences: row.num("occurrences")?,
+        raised_at: row.millis("raised_at")?,
+        last_at: row.millis("last_at")?,
+        cleared_at: row.opt_millis("cleared_at")?,
+    })
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::model::{
-    ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState, Presence, StorageView, WarningView,
-    presence,
+    ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState, Presence, StorageView, ThinPoolView,
+    WarningView, presence,
 };
 use crate::{
     audit,
@@ -52,6 +52,8 @@ pub struct NodeRow {
     pub images: Vec<ImageView>,
     /// Its storages.
     pub storages: Vec<StorageView>,
+    /// Its LVM thin pools.
+    pub thin_pools: Vec<ThinPoolView>,
     /// What its agent warns about.
     pub warnings: Vec<WarningView>,
     /// VMs on it that are not ours.

@@ -16,7 +16,7 @@ macro_rules! select_nodes {
     ($rest:literal) => {
         concat!(
             "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
-                 n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.warnings,
+                 n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.thin_pools, n.warnings,
                  n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.revoked_at, n.created_at, s.connected_at,
                  s.remote, p.beat_at, c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold,
                  c.disk_gib_capacity, c.disk_gib_sold, c.cores_observed, c.memory_mib_observed, c.memory_mib_used,
@@ -50,6 +50,7 @@ fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
         policy: row.json("policy")?,
         images: row.json("images")?,
         storages: row.json("storages")?,
+        thin_pools: row.json("thin_pools")?,
         warnings: row.json("warnings")?,
         foreign_vms: row.num("foreign_vms")?,
         certificate_not_after: row.opt_millis("certificate_not_after")?,

@@ -4,6 +4,7 @@
 //! the last stored report, else a full snapshot is asked for. What is sold never changes here; what may be
 //! sold does.
 
+mod fill;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use sqlx::AnyConnection;
 use super::{
     alarms,
     capacity::{Observed, PolicyBounds, sellable},
-    model::{ImageView, NodePolicy, Severity, StorageView, WarningView},
+    model::{ImageView, NodePolicy, Severity, StorageView, ThinPoolView, WarningView},
     nodes, places,
 };
 use crate::{
@@ -105,6 +106,17 @@ pub async fn record_host(
             used_mib: s.used_mib,
         })
         .collect();
+    let thin_pools: Vec<ThinPoolView> = host
+        .thin_pools
+        .iter()
+        .take(64)
+        .map(|p| ThinPoolView {
+            name: cut(&p.name, 100),
+            total_mib: p.total_mib,
+            data_permille: p.data_permille.min(1_000),
+            metadata_permille: p.metadata_permille.min(1_000),
+        })
+        .collect();
     let images: Vec<ImageView> = host
         .images
         .iter()
@@ -123,6 +135,7 @@ pub async fn record_host(
         at,
         node,
         storages: &storages,
+        thin_pools: &thin_pools,
         images: &images,
         warnings: &warnings,
         foreign_vms: u64::from(host.foreign_vms),
@@ -130,6 +143,7 @@ pub async fn record_host(
         versions: (cut(&host.pve_version, 40), cut(&host.agent_version, 40)),
     };
     store::set_facts(tx, &facts).await?;
+    fill::watch(tx, at, &row, &storages, &thin_pools).await?;
     // An agent that was just started while Proxmox is silent knows no size; the host has not shrunk to nothing.
     let unread = host.storages.is_empty() && !host.warnings.iter().any(|w| w.code == "STORAGE_MISSING");
     if host.cpus == 0 || host.memory_mib == 0 || unread {

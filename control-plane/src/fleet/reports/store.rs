@@ -9,7 +9,7 @@ use crate::{
     db::{Cols, DbError, one_row},
     fleet::{
         capacity::{Observed, Sellable},
-        model::{ImageView, StorageView, WarningView},
+        model::{ImageView, StorageView, ThinPoolView, WarningView},
     },
 };
 
@@ -59,6 +59,7 @@ pub(super) struct Facts<'a> {
     pub(super) at: UnixMillis,
     pub(super) node: NodeId,
     pub(super) storages: &'a [StorageView],
+    pub(super) thin_pools: &'a [ThinPoolView],
     pub(super) images: &'a [ImageView],
     pub(super) warnings: &'a [WarningView],
     pub(super) foreign_vms: u64,
@@ -71,7 +72,7 @@ pub(super) async fn set_facts(tx: &mut AnyConnection, facts: &Facts<'_>) -> Resu
         "UPDATE nodes SET storages = $1, images = $2, warnings = $3, foreign_vms = $4,
              certificate_not_after = COALESCE($5, certificate_not_after),
              pve_version = CASE WHEN $6 = '' THEN pve_version ELSE $6 END,
-             agent_version = CASE WHEN $7 = '' THEN agent_version ELSE $7 END, reported_at = $8
+             agent_version = CASE WHEN $7 = '' THEN agent_version ELSE $7 END, reported_at = $8, thin_pools = $10
          WHERE id = $9",
     )
     .bind(json(facts.storages))
@@ -83,6 +84,7 @@ pub(super) async fn set_facts(tx: &mut AnyConnection, facts: &Facts<'_>) -> Resu
     .bind(facts.versions.1.clone())
     .bind(facts.at.0)
     .bind(facts.node.to_string())
+    .bind(json(facts.thin_pools))
     .execute(tx)
     .await?;
     one_row(done)

@@ -1,4 +1,4 @@
-use ez_protocol::message::{HostState, InstanceState, Warning};
+use ez_protocol::message::{HostState, InstanceState, ThinPoolState, Warning};
 
 use super::{Position, Verdict, record_host, record_instances, take};
 use crate::{
@@ -61,6 +61,37 @@ async fn capacity_is_what_is_left_for_us_and_warnings_ring_while_they_last() {
         let row = say(HostState { warnings: vec![silent], ..HostState::default() }).await;
         assert_eq!(row.memory_mib.capacity, before, "a host that cannot be read has not shrunk to nothing");
         assert_eq!(open().await, ["pve_silent"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pool_that_fills_rings_louder_and_falls_silent_when_there_is_room() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let (at, id) = (app.clock.now(), node.id);
+        let rings = async |data_permille, metadata_permille| {
+            let pool =
+                ThinPoolState { name: "pve/data".into(), total_mib: 9, data_permille, metadata_permille };
+            let host = HostState { thin_pools: vec![pool], ..host(10) };
+            app.db
+                .write(move |tx| Box::pin(async move { record_host(tx, at, id, &host).await }))
+                .await
+                .unwrap();
+            let all = read(&app, async |c| alarms::list(c, 9).await).await;
+            let open = all.into_iter().filter(|a| a.cleared_at.is_none());
+            open.map(|a| (a.subject, a.severity.as_str())).collect::<Vec<_>>()
+        };
+        let metadata = || "fsn-1: metadata of thin pool pve/data".to_owned();
+        assert!(rings(800, 100).await.is_empty());
+        assert_eq!(rings(800, 870).await, [(metadata(), "warning")]);
+        assert_eq!(rings(800, 840).await, [(metadata(), "warning")], "it does not flicker");
+        assert_eq!(rings(800, 960).await, [(metadata(), "critical")]);
+        let row = read(&app, async |c| nodes::by_id(c, id).await).await.unwrap();
+        assert_eq!(row.thin_pools[0].metadata_permille, 960);
+        assert!(rings(800, 100).await.is_empty());
     })
     .await;
 }

@@ -200,3 +200,49 @@ async fn a_suspended_server_says_why() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_server_used_is_told_in_steps_and_its_traffic_by_month() {
+    use ez_protocol::message::{InstanceSamples, MetricsBatch, Sample, TrafficTotal};
+    db::testing::each_database(async |db| {
+        let desk = Desk::open(db).await;
+        let (status, empty) = desk.call("GET", "/metrics", None, None).await;
+        assert_eq!((status.as_u16(), &empty["samples"]), (200, &json!([])), "{empty}");
+        let at = desk.farm.app.clock.now();
+        let minute = u32::try_from(at.0 / 60_000).unwrap();
+        let sample = Sample { minute, cpu_permille: 125, memory_kib: 2, net_in: 7, ..Sample::default() };
+        let instance_id = desk.server.id.to_string();
+        let month = ez_protocol::Month::of(at);
+        let batch = MetricsBatch {
+            series: "0".repeat(32),
+            instances: vec![InstanceSamples { instance_id: instance_id.clone(), samples: vec![sample] }],
+            traffic: vec![TrafficTotal { instance_id, month: month.number(), bytes_in: 40, bytes_out: 2 }],
+            ..MetricsBatch::default()
+        };
+        crate::metrics::take(&desk.farm.app.db, at, desk.farm.node.id, batch).await.unwrap();
+        for (query, step) in [("", 60), ("?span=day", 300), ("?span=week", 1_800)] {
+            let (status, told) = desk.call("GET", &format!("/metrics{query}"), None, None).await;
+            assert_eq!((status.as_u16(), &told["step_seconds"]), (200, &json!(step)), "{told}");
+            let sample = &told["samples"][0];
+            assert_eq!((&sample["cpu_permille"], &sample["memory_bytes"]), (&json!(125), &json!(2_048)));
+        }
+        let (_, told) = desk.call("GET", "/traffic", None, None).await;
+        assert_eq!(
+            (&told["month"], &told["bytes_counted"]),
+            (&json!(month.to_string()), &json!(42)),
+            "{told}"
+        );
+        assert!(told["updated_at"].is_i64(), "{told}");
+        let (_, before) = desk.call("GET", &format!("/traffic?month={}", month.before()), None, None).await;
+        assert_eq!((&before["bytes_counted"], &before["updated_at"]), (&json!(0), &Value::Null));
+        for (wrong, field) in [
+            ("/metrics?span=year", "span"),
+            ("/traffic?month=11", "month"),
+            ("/metrics?span=day&span=hour", "query"),
+        ] {
+            let (status, refused) = desk.call("GET", wrong, None, None).await;
+            assert_eq!((status.as_u16(), &refused["errors"][0]["field"]), (422, &json!(field)), "{refused}");
+        }
+    })
+    .await;
+}

@@ -6,8 +6,8 @@ use ez_protocol::{
     envelope::{Envelope, PayloadType},
     frame::{CloseCode, Frame, FrameType, StreamKind},
     message::{
-        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, OrderAnswer, Ping, Pong, Resync,
-        StateAck, StateDelta, StateSnapshot,
+        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, MetricsAck, MetricsBatch, OrderAnswer,
+        Ping, Pong, Resync, Sample, StateAck, StateDelta, StateSnapshot,
     },
     order::ProvisioningOrder,
 };
@@ -176,6 +176,32 @@ async fn a_gap_in_reports_asks_for_everything_again() {
     assert_eq!(agent.told().await.0, FrameType::StateAck);
     let row = read(&app, async |c| nodes::by_id(c, node.id).await).await.unwrap();
     assert_eq!((row.vcpu.capacity, row.images.len()), (256, 3));
+}
+
+async fn samples(agent: &Agent, frame: Frame) {
+    let mut stream = agent.connection.open_uni().await.unwrap();
+    stream.write_all(&[StreamKind::Metrics.byte()]).await.unwrap();
+    write(&mut stream, StreamKind::Metrics, frame).await;
+    stream.finish().unwrap();
+}
+
+#[tokio::test]
+async fn samples_are_acknowledged_when_they_are_stored_and_what_is_none_costs_its_stream() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    samples(&agent, Frame::raw(FrameType::Metrics, vec![0xff; 9])).await;
+    samples(&agent, Frame::new(FrameType::Ping, &Ping { nonce: 7, now_ms: 1 })).await;
+    let minute = u32::try_from(app.clock.now().0 / 60_000).unwrap();
+    let host = vec![Sample { minute, cpu_permille: 7, ..Sample::default() }];
+    let batch = MetricsBatch { series: "c".repeat(32), batch: 5, host, ..MetricsBatch::default() };
+    samples(&agent, Frame::new(FrameType::Metrics, &batch)).await;
+    let (FrameType::MetricsAck, body) = agent.told().await else { panic!("no MetricsAck") };
+    assert_eq!(MetricsAck::decode(body.as_slice()).unwrap().batch, 5);
+    let (now, subject) = (app.clock.now(), node.id.to_string());
+    let seen =
+        read(&app, async |c| crate::metrics::points(c, &subject, crate::metrics::Span::Hour, now).await);
+    assert_eq!(seen.await.iter().filter_map(|p| p.values).map(|v| v.cpu_permille).collect::<Vec<_>>(), [7]);
 }
 
 #[tokio::test]

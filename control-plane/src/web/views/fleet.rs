@@ -3,7 +3,14 @@
 use ez_protocol::UnixMillis;
 use serde::Serialize;
 
-use crate::web::{forms::FormState, templates::Page, views::SAMPLE_NOW};
+use crate::web::{
+    forms::FormState,
+    templates::Page,
+    views::{
+        SAMPLE_NOW,
+        metrics::{Chart, sample_chart},
+    },
+};
 
 /// Real and sold use of one resource of a node, in the unit of `total`.
 #[derive(Debug, Clone, Serialize)]
@@ -41,6 +48,8 @@ pub struct NodeRow {
     pub memory: Usage,
     /// GiB.
     pub disk: Usage,
+    /// How full the fullest of its storages and thin pools is, per mille.
+    pub fullest_permille: u64,
     /// Stable codes such as `FIREWALL_INERT`; how many.
     pub warnings: usize,
 }
@@ -114,7 +123,7 @@ pub struct Overview {
 /// A fact of a node, ready to print: text `fleet-fact-<code>` and its value.
 #[derive(Debug, Clone, Serialize)]
 pub struct Fact {
-    /// `agent`, `pve`, `cluster`, `link`, `vmids`, `pool`, `epoch`, `prefixes`, `images`, `storages`, `builds`.
+    /// `agent`, `pve`, `cluster`, `link`, `vmids`, `pool`, `epoch`, `prefixes`, `images`, `builds`.
     pub code: &'static str,
     /// Its value.
     pub value: String,
@@ -148,6 +157,32 @@ pub struct ServerRow {
     pub href: Option<String>,
 }
 
+/// A storage of a node and how full it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct StorageUse {
+    /// Its name in Proxmox.
+    pub name: String,
+    /// Its type.
+    pub kind: String,
+    /// MiB.
+    pub used_mib: u64,
+    /// MiB.
+    pub total_mib: u64,
+}
+
+/// An LVM thin pool of a node and how full it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolUse {
+    /// Volume group and pool.
+    pub name: String,
+    /// MiB.
+    pub total_mib: u64,
+    /// Data in use, per mille.
+    pub data_permille: u32,
+    /// Metadata in use, per mille.
+    pub metadata_permille: u32,
+}
+
 /// What an agent warns about.
 #[derive(Debug, Clone, Serialize)]
 pub struct Warning {
@@ -173,6 +208,12 @@ pub struct Node {
     pub certificates: Vec<Certificate>,
     /// Servers that live there.
     pub servers: Vec<ServerRow>,
+    /// The storages its policy names.
+    pub storages: Vec<StorageUse>,
+    /// Its LVM thin pools.
+    pub pools: Vec<PoolUse>,
+    /// What the host used in the last 24 hours; none before its first samples.
+    pub charts: Vec<Chart>,
     /// Whether taking new servers can be ended or allowed again.
     pub can_cordon: bool,
     /// Whether new servers can be allowed again.
@@ -228,6 +269,7 @@ fn sample_node(name: &str, state: &'static str, presence: &'static str, ago: Opt
         cpu: used(38, 9, 64),
         memory: used(57_344, 40_112, 61_440),
         disk: used(720, 310, 900),
+        fullest_permille: if ago.is_some() { 345 } else { 0 },
         warnings: usize::from(name == "fsn-2"),
     }
 }
@@ -320,7 +362,6 @@ impl Page for Node {
                 fact("epoch", "3"),
                 fact("prefixes", "203.0.113.0/24, 2001:db8:12::/48"),
                 fact("images", "debian-13, ubuntu-24.04"),
-                fact("storages", "local-lvm (lvmthin, 310 of 1,000 GiB)"),
             ],
             warnings: vec![Warning {
                 code: "FIREWALL_INERT".to_owned(),
@@ -338,6 +379,22 @@ impl Page for Node {
                 tone: "good",
                 href: Some("/operator/orders/x".to_owned()),
             }],
+            storages: vec![StorageUse {
+                name: "local-lvm".to_owned(),
+                kind: "lvmthin".to_owned(),
+                used_mib: 310 << 10,
+                total_mib: 1_000 << 10,
+            }],
+            pools: vec![PoolUse {
+                name: "pve/data".to_owned(),
+                total_mib: 1_000 << 10,
+                data_permille: 310,
+                metadata_permille: 124,
+            }],
+            charts: vec![
+                sample_chart("host-cpu", "permille", 1_000, &["cpu"]),
+                sample_chart("host-memory", "bytes", 64 << 30, &["memory"]),
+            ],
             can_cordon: true,
             can_uncordon: false,
             can_revoke: true,
@@ -349,6 +406,9 @@ impl Page for Node {
             warnings: Vec::new(),
             certificates: Vec::new(),
             servers: Vec::new(),
+            storages: Vec::new(),
+            pools: Vec::new(),
+            charts: Vec::new(),
             can_cordon: false,
             can_uncordon: true,
             ..full.clone()

@@ -13,12 +13,12 @@ use crate::web::templates::Page;
 
 pub mod accounts;
 pub mod billing;
-pub mod console;
 pub mod dispatch;
 pub mod errors;
 pub mod fleet;
 pub mod home;
 pub mod instances;
+pub mod metrics;
 pub mod orders;
 
 /// The time at which the samples are looked at: 2026-11-23T20:49:30Z.
@@ -106,7 +106,6 @@ pub fn all() -> Vec<Entry> {
         entry::<accounts::SignUp>(),
         entry::<accounts::Verify>(),
         entry::<billing::Invoices>(),
-        entry::<console::Show>(),
         entry::<dispatch::List>(),
         entry::<dispatch::Show>(),
         entry::<errors::Failure>(),
@@ -125,6 +124,7 @@ pub fn all() -> Vec<Entry> {
         entry::<instances::Rescue>(),
         entry::<instances::Show>(),
         entry::<instances::Snapshots>(),
+        entry::<metrics::Graphs>(),
         entry::<orders::New>(),
         entry::<orders::Show>(),
     ]

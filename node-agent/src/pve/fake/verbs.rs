@@ -89,6 +89,26 @@ impl Hypervisor for FakeHypervisor {
             Ok(state.guests.iter().map(guest).collect())
         }))
     }
+    fn loads(&self) -> Answer<'_, Loads> {
+        ready(self.look("loads", |state| {
+            let running = state.guests.iter().filter(|(_, guest)| guest.running);
+            let guests =
+                running.map(|(vmid, _)| GuestLoad { vmid: *vmid, uptime_secs: 1, ..GuestLoad::default() });
+            Ok(Loads { host: Some((0.1, 4 << 30)), guests: guests.collect() })
+        }))
+    }
+    fn thin_pools(&self) -> Answer<'_, Vec<ThinPool>> {
+        ready(self.look("thin_pools", |_| {
+            let size = 1_000 << 30;
+            Ok(vec![ThinPool {
+                name: "pve/data".into(),
+                size,
+                used: size / 10,
+                metadata_size: 1 << 30,
+                metadata_used: 1 << 27,
+            }])
+        }))
+    }
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
         ready(self.look("guest_config", |state| {
             let seen = match state.guests.get(&vmid) {
@@ -357,19 +377,6 @@ impl Hypervisor for FakeHypervisor {
                 state.happened("password", vmid);
             }
             Ok(true)
-        }))
-    }
-    fn open_console(&self, vmid: Vmid, kind: ConsoleKind) -> Answer<'_, ConsoleDoor> {
-        ready(self.look("open_console", |state| {
-            state.permitted("open_console", vmid)?;
-            if !state.present("open_console", vmid)?.running {
-                return Err(refused("open_console", 500, format!("VM {vmid} not running")));
-            }
-            state.consoles_asked.push((vmid, kind));
-            let door = state.doors.get(&vmid).cloned();
-            door.ok_or_else(|| {
-                refused("open_console", 500, "Timeout while waiting for port '5900' to get ready!")
-            })
         }))
     }
     fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>> {

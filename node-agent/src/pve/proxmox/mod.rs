@@ -4,14 +4,13 @@
 //! names and ranges are checked at compile time or before sending. Answers are read leniently (see
 //! `raw`), because the crate's output types refuse whole lists over one unknown value.
 
-mod console;
 mod firewall;
 mod guest;
 mod host;
 mod keep;
+mod loads;
 mod tasks;
 
-use ez_protocol::console::ConsoleKind;
 use futures::FutureExt as _;
 use proxmox_api::{
     client::Client as _,
@@ -24,9 +23,9 @@ use proxmox_api::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    Answer, Backup, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, ConsoleDoor,
-    FirewallSetup, FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate,
-    LogLine, NodeStatus, Permissions, PveError, Snapshot, Storage, TaskState, Upid, Version, Vmid,
+    Answer, Backup, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, FirewallSetup,
+    FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, Loads, LogLine,
+    NodeStatus, Permissions, PveError, Snapshot, Storage, TaskState, ThinPool, Upid, Version, Vmid,
     client::{PveAddress, PveHttp},
     is_config_id, is_node_name,
 };
@@ -110,6 +109,12 @@ impl Hypervisor for ProxmoxHypervisor {
     }
     fn list_guests(&self) -> Answer<'_, Vec<GuestSummary>> {
         self.read_guests().boxed()
+    }
+    fn loads(&self) -> Answer<'_, Loads> {
+        self.read_loads().boxed()
+    }
+    fn thin_pools(&self) -> Answer<'_, Vec<ThinPool>> {
+        self.read_thin_pools().boxed()
     }
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
         self.read_config(vmid).boxed()
@@ -229,9 +234,6 @@ impl Hypervisor for ProxmoxHypervisor {
     }
     fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool> {
         self.post_password(vmid, user, hash).boxed()
-    }
-    fn open_console(&self, vmid: Vmid, kind: ConsoleKind) -> Answer<'_, ConsoleDoor> {
-        self.post_console(vmid, kind).boxed()
     }
     fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>> {
         self.read_pending(vmid).boxed()

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
+use crate::pve::load::host_cpu;
 use crate::pve::reply::{ApiError, ApiResult, null};
 use crate::pve::state::sha1_hex;
 
@@ -133,13 +134,13 @@ async fn set_firewall(ctx: Ctx) -> ApiResult {
 }
 
 /// A node; what it is doing is for those who may audit it.
-fn node_row(ctx: &Ctx, name: &str, cores: u32, memory_mib: u64, used: Option<&u64>) -> Value {
+fn node_row(ctx: &Ctx, name: &str, (cores, cpu): (u32, f64), memory_mib: u64, used: Option<&u64>) -> Value {
     let base = json!({"id": format!("node/{name}"), "type": "node", "node": name, "status": "online"});
     let Some(used) = used else { return base };
     let up = (ctx.cluster.clock.now() - ctx.cluster.boot).max(0) / 1000;
     json!({
         "id": base["id"], "type": "node", "node": name, "status": "online", "level": "", "cgroup-mode": 1,
-        "maxcpu": cores, "cpu": 0.02, "maxmem": memory_mib << 20, "mem": used, "maxdisk": 100u64 << 30,
+        "maxcpu": cores, "cpu": cpu, "maxmem": memory_mib << 20, "mem": used, "maxdisk": 100u64 << 30,
         "disk": 8u64 << 30, "uptime": up,
     })
 }
@@ -193,7 +194,9 @@ async fn resources(ctx: Ctx) -> ApiResult {
             for (name, facts) in &ctx.cluster.nodes {
                 if wanted("node") {
                     let used = a.may(&ctx.caller, &format!("/nodes/{name}"), "Sys.Audit").then(|| memory.get(name));
-                    out.push(node_row(&ctx, name, facts.config.cores, facts.config.memory_mib, used.flatten()));
+                    let cores = facts.config.cores;
+                    let cpu = host_cpu(s.vms.values().filter(|v| v.node == *name), cores, now);
+                    out.push(node_row(&ctx, name, (cores, cpu), facts.config.memory_mib, used.flatten()));
                 }
                 if wanted("storage") {
                     let on_node = |st: &&crate::pve::state::Storage| st.nodes.is_empty() || st.nodes.contains(name);

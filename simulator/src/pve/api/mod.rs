@@ -5,6 +5,7 @@ mod agent;
 mod cloudinit;
 mod cluster;
 mod console;
+pub(crate) mod des;
 mod download;
 mod firewall;
 mod ipset;

@@ -28,8 +28,9 @@ pub(super) fn row(cluster: &Cluster, vm: &Vm) -> Value {
         out[field] = now[field].take();
     }
     out["maxcpu"] = now["cpus"].take();
-    out["diskread"] = 0.into();
-    out["diskwrite"] = 0.into();
+    let load = crate::pve::load::of(vm, cluster.clock.now());
+    out["diskread"] = load.disk_read.into();
+    out["diskwrite"] = load.disk_write.into();
     out["template"] = u8::from(vm.is_template()).into();
     out
 }

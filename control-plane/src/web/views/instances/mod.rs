@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::web::{
     forms::FormState,
     templates::Page,
-    views::{Money, SAMPLE_NOW, Step, StepState, orders::sample_steps},
+    views::{Money, SAMPLE_NOW, Step, StepState, metrics::TrafficUse, orders::sample_steps},
 };
 
 pub use care::{
@@ -140,6 +140,8 @@ pub struct Show {
     pub location: String,
     /// When it was ordered.
     pub created_at: UnixMillis,
+    /// This month's traffic.
+    pub traffic: TrafficUse,
     /// None when nobody pays for it.
     pub price: Option<Price>,
     /// None once it is cancelled.
@@ -191,7 +193,7 @@ pub struct List {
 }
 
 /// The head of a sample.
-pub(in crate::web) fn sample_head(code: &'static str, tone: &'static str) -> Head {
+pub(crate) fn sample_head(code: &'static str, tone: &'static str) -> Head {
     Head {
         href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
         name: "web-1".to_owned(),
@@ -231,6 +233,13 @@ impl Page for Show {
             image: "Debian 13".to_owned(),
             location: "Falkenstein".to_owned(),
             created_at: UnixMillis(SAMPLE_NOW.0 - 86_400_000),
+            traffic: TrafficUse {
+                month: "2026-11".to_owned(),
+                bytes_in: 150 << 30,
+                bytes_out: 64 << 30,
+                counted: 214 << 30,
+                included: Some(2 << 40),
+            },
             price: Some(Price { amount: Money::new(900, "eur"), interval: "month".to_owned() }),
             next_charge_at: Some(UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000)),
             activity: vec![
@@ -280,6 +289,7 @@ impl Page for Show {
             ssh: None,
             next_charge_at: None,
             price: None,
+            traffic: TrafficUse { included: None, ..running.traffic.clone() },
             can_delete: false,
             ..running.clone()
         };

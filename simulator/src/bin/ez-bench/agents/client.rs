@@ -316,6 +316,7 @@ fn host() -> HostState {
         foreign_vms: 0,
         foreign_memory_mib: 0,
         image_builds: Vec::new(),
+        thin_pools: Vec::new(),
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::load;
 use crate::pve::call::{Call, Check, call};
 use crate::pve::cluster::Ctx;
+use crate::pve::load::of as load_now;
 use crate::pve::reply::{ApiError, ApiResult};
 use crate::pve::state::Vm;
 use crate::pve::vmconfig;
@@ -36,11 +37,12 @@ pub(crate) fn row(vm: &Vm, now: i64) -> Value {
         "disk": 0, "netin": 0, "netout": 0, "uptime": uptime,
     });
     if let Some(run) = &vm.run {
+        let load = load_now(vm, now);
         out["pid"] = run.pid.into();
-        out["mem"] = (memory / 4).into();
-        out["cpu"] = json!(0.01);
-        out["netin"] = (uptime * 120).into();
-        out["netout"] = (uptime * 60).into();
+        out["mem"] = load.memory.into();
+        out["cpu"] = json!(load.cpu);
+        out["netin"] = load.net_in.into();
+        out["netout"] = load.net_out.into();
     }
     if vm.config.contains_key("serial0") {
         out["serial"] = 1.into();
@@ -98,7 +100,6 @@ async fn index(_ctx: Ctx) -> ApiResult {
         "status",
         "unlink",
         "vncproxy",
-        "termproxy",
         "migrate",
         "resize",
         "move",
