@@ -2,7 +2,7 @@
 
 use ez_protocol::{
     InstanceId, ProvisioningOrderId, UnixMillis,
-    message::{Event, EventKind, Facts},
+    message::{Event, EventKind, Facts, QueuePlace},
 };
 use prost::Message as _;
 
@@ -34,6 +34,7 @@ impl EventDraft {
             class: String::new(),
             facts: None,
             generation,
+            queue: None,
         })
     }
 
@@ -48,6 +49,13 @@ impl EventDraft {
     #[must_use]
     pub fn percent(mut self, percent: u32) -> Self {
         self.0.percent = Some(percent.min(100));
+        self
+    }
+
+    /// Says where in a queue of the host the step is.
+    #[must_use]
+    pub fn queue(mut self, place: QueuePlace) -> Self {
+        self.0.queue = Some(place);
         self
     }
 

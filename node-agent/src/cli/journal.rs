@@ -113,8 +113,15 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
     };
     let steps = lists::steps(pool, id).await?;
     let asked = requests::about(pool, id).await?;
+    let place = match row.state {
+        OrderState::Running => lists::place(pool, id).await?,
+        _ => None,
+    };
     if as_json {
         let mut value = order_json(&row);
+        value["queue"] = place.map_or(Value::Null, |told| {
+            json!({ "position": told.place.position, "estimate_secs": told.place.estimate_secs, "at": told.at })
+        });
         value["steps"] = Value::Array(steps.iter().map(step_json).collect());
         value["requests"] = Value::Array(asked.iter().map(request_json).collect());
         print_json(&value);
@@ -127,6 +134,11 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
     print(&format!("accepted    {}", time(row.accepted_at)));
     if let Some(at) = row.finished_at {
         print(&format!("ended       {}", time(at)));
+    }
+    if let Some(told) = place {
+        let about =
+            told.place.estimate_secs.map(|secs| format!(", about {secs} s from then")).unwrap_or_default();
+        print(&format!("queue       number {} since {}{about}", told.place.position, time(told.at)));
     }
     for step in &steps {
         let task = step.upid.as_deref().unwrap_or("");

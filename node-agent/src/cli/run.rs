@@ -176,7 +176,7 @@ async fn take_requests(agent: &Agent) {
         let (verb, outcome) = (one.request.verb, one.request.outcome.unwrap_or_default());
         tracing::warn!(request = one.request.n, %verb, state = %one.request.state, who = one.request.who, outcome, "asked on this host");
         if let Some(order) = one.resumed {
-            works.actors.enqueue(order.instance, order.order_id);
+            works.actors.enqueue(order.instance, order.order_id, None);
         }
         if one.request.state == RequestState::Done {
             agent.told.notify_one();

@@ -5,7 +5,7 @@ use ez_protocol::order::{Action, Op, PowerVerb, Service};
 use super::{
     backup,
     context::Cx,
-    fault::{Class, Trouble},
+    fault::{self, Class, Trouble},
     password, press,
     saga::{self, Step},
     snapshot,
@@ -33,7 +33,7 @@ pub(super) fn steps(action: &Action) -> Vec<Box<dyn Step>> {
 /// Carries the action out.
 pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
     let Op::Action(action) = &cx.order().op else {
-        return Err(Trouble::Stuck("an action without a verb".to_owned()));
+        return Err(fault::hopeless(cx.id(), "an action without a verb"));
     };
     let begun = !cx.journal().steps(cx.id()).await?.is_empty();
     // What has begun goes on: half of it may be done.

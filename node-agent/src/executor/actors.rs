@@ -9,7 +9,7 @@ use ez_protocol::{InstanceId, ProvisioningOrderId};
 use tokio::task::JoinSet;
 
 use super::Engine;
-use crate::journal::JournalError;
+use crate::journal::{JournalError, OrderState, Verb};
 
 /// All actors of this agent. Clones share them.
 #[derive(Clone)]
@@ -41,13 +41,15 @@ impl Actors {
     pub async fn resume(&self) -> Result<usize, JournalError> {
         let open = self.engine.journal.open_orders().await?;
         for row in &open {
-            self.enqueue(row.instance, row.order_id);
+            let may_clone = row.verb == Verb::Ensure && row.state != OrderState::Undoing;
+            self.enqueue(row.instance, row.order_id, may_clone.then_some(row.seq));
         }
         Ok(open.len())
     }
 
-    /// Lets an accepted order wait for its turn.
-    pub fn enqueue(&self, instance: InstanceId, id: ProvisioningOrderId) {
+    /// Lets an accepted order wait for its turn. One that may come to a clone names its sequence, by which clones
+    /// are queued; that of one that waits for others of its instance counts only once it is there.
+    pub fn enqueue(&self, instance: InstanceId, id: ProvisioningOrderId, clones: Option<u64>) {
         let mut inner = self.lock();
         while inner.tasks.try_join_next().is_some() {}
         if let Some(queue) = inner.queues.get_mut(&instance) {
@@ -57,6 +59,9 @@ impl Actors {
             return;
         }
         inner.queues.insert(instance, VecDeque::from([id]));
+        if let Some(seq) = clones {
+            self.engine.limits.clones.expect(seq);
+        }
         let this = self.clone();
         inner.tasks.spawn(async move { this.run(instance).await });
     }
@@ -95,5 +100,6 @@ impl Actors {
         let mut inner = self.lock();
         inner.tasks.abort_all();
         inner.queues.clear();
+        self.engine.limits.clones.expect_nothing();
     }
 }

@@ -22,7 +22,7 @@ pub(super) async fn run(cx: &Cx) -> Result<(), Trouble> {
             // Nothing was touched: the books forget it, so that it can be ordered again.
             Err(Trouble::Look(why)) => return Err(Trouble::fail(Class::Retryable, why)),
             // Somebody else's VM is not ours to worry about: the order fails, nothing is stuck.
-            Err(Trouble::Stuck(why)) => return Err(Trouble::fail(Class::Bug, why)),
+            Err(Trouble::Stuck(why)) => return Err(Trouble::fail(Class::Bug, why.facts())),
             Err(trouble) => return Err(trouble),
         }
     }

@@ -15,7 +15,7 @@ use super::{
     configure,
     context::Cx,
     ensure,
-    fault::{Class, Trouble, of_task},
+    fault::{self, Class, Trouble, of_task},
     limits::Load,
     power::{NotePower, Start, Stop},
     saga::{Act, Look, Step},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     journal::StepRow,
-    pve::{Backup, ConfigChange, ConfigRead, GuestConfig, TaskExit, WaitError, wait_task},
+    pve::{Backup, ConfigChange, ConfigRead, GuestConfig, TaskExit, Vmid, WaitError, wait_task},
 };
 
 /// First word of a backup's notes that makes it one of ours.
@@ -176,7 +176,7 @@ async fn remove(cx: &Cx, backup: &Backup) -> Result<(), Trouble> {
         Err(error @ (WaitError::Lost(_) | WaitError::NoAnswer { .. })) => {
             Err(Trouble::Look(error.to_string()))
         }
-        Err(error @ WaitError::StillRunning { .. }) => Err(Trouble::Stuck(error.to_string())),
+        Err(error @ WaitError::StillRunning { .. }) => Err(task::still_running(cx, &upid, &error)),
     }
 }
 
@@ -232,14 +232,25 @@ impl Step for Restore {
             if let Seen::Running(upid) = seen {
                 return Ok(Look::Adopt(upid));
             }
-            let config = ours_or_bare(cx, row.is_some()).await?;
+            // This order has seen its marker when it stopped it; one that root resumed knows no more of its own
+            // restore than that.
+            let config = ours_or_bare(cx, true).await?;
             if row.is_some() && config.lock() == Some("create") {
                 return Err(task::left_locked(cx, self.name(), "create", ""));
+            }
+            if let Seen::Ended(_, TaskExit::Failed(exit)) = &seen
+                && let Some(volume) = in_the_way(cx.vmid(), &disk_storage(cx, &config), exit)
+            {
+                // Whoever comes next, root or another order, has to see whose it is.
+                if is_bare(&config) {
+                    write_marker(cx).await?;
+                }
+                return Err(blocked(cx, &volume));
             }
             match seen {
                 // The server has not been started since: restoring once more comes to the same.
                 Seen::Ended(_, TaskExit::Killed) => Ok(Look::Todo),
-                seen => task::look(seen, |exit| self.judge(exit)),
+                seen => task::look_once_more(seen, |exit| of_task(self.name(), exit)),
             }
         })
     }
@@ -248,14 +259,55 @@ impl Step for Restore {
         Box::pin(async move {
             let backup = find(cx, self.backup).await?.ok_or_else(|| unknown(self.backup))?;
             let config = ours_or_bare(cx, true).await?;
-            // Disks go to where the server's own is.
-            let own =
-                config.boot_disk().and_then(|disk| Some(config.get(&disk)?.split(':').next()?.to_owned()));
-            let storage = own.unwrap_or_else(|| cx.engine().rules.storage.clone());
+            let storage = disk_storage(cx, &config);
             let called = cx.pve().restore(cx.vmid(), &backup.volume, &storage).await;
             called.map(Act::Task).map_err(|error| cx.refused(error))
         })
     }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        if exit.contains("-cloudinit") && exit.contains("already exists") {
+            // What exactly is in the way, and that nothing more can be done about it, the look says.
+            return Trouble::Look(format!("{}: {exit}", self.name()));
+        }
+        of_task(self.name(), exit)
+    }
+}
+
+/// Where disks go to: to where the server's own is.
+fn disk_storage(cx: &Cx, config: &GuestConfig) -> String {
+    let own = config.boot_disk().and_then(|disk| Some(config.get(&disk)?.split(':').next()?.to_owned()));
+    own.unwrap_or_else(|| cx.engine().rules.storage.clone())
+}
+
+/// What stands in the way of a restore by the text that it ended with. One whose worker was killed half way leaves its
+/// new cloud-init volume, whose name is fixed, so that every restore after it fails and leaves the server without a disk
+/// (qemu-server, `restore_vma_archive`). Storages on files say the volume's path, others its name on them.
+fn in_the_way(vmid: Vmid, storage: &str, exit: &str) -> Option<String> {
+    let fixed = format!("vm-{vmid}-cloudinit");
+    if !exit.contains("already exists") {
+        return None;
+    }
+    let words = exit.split(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | ':' | ','));
+    let path = words.into_iter().find(|word| {
+        word.rsplit('/').next().and_then(|name| name.split('.').next()) == Some(fixed.as_str())
+    })?;
+    let name = path.rsplit('/').next()?;
+    Some(match path.contains(&format!("/images/{vmid}/")) {
+        true => format!("{storage}:{vmid}/{name}"),
+        false => format!("{storage}:{name}"),
+    })
+}
+
+/// Neither seeing such a volume nor removing it is in our rights: both take more than `Datastore.AllocateSpace` on the
+/// whole storage, and with it the agent could remove anybody's.
+fn blocked(cx: &Cx, volume: &str) -> Trouble {
+    let what = format!(
+        "restore: an earlier restore of VM {} was killed half way and left its cloud-init volume {volume}, which no \
+         configuration names and which stands in the way of the next one; only root can remove it",
+        cx.vmid()
+    );
+    fault::stuck(cx.id(), what, format_args!("`pvesm free {volume}`"))
 }
 
 /// The configuration of our VM. A restore begins by clearing it, marker included, down to `memory: 128`
@@ -272,6 +324,11 @@ async fn ours_or_bare(cx: &Cx, cleared: bool) -> Result<GuestConfig, Trouble> {
 
 fn is_bare(config: &GuestConfig) -> bool {
     config.values.keys().all(|key| matches!(key.as_str(), "memory" | "lock"))
+}
+
+async fn write_marker(cx: &Cx) -> Result<(), Trouble> {
+    let set = BTreeMap::from([("description".to_owned(), cx.marker().to_string())]);
+    configure::send(cx, ConfigChange { set, ..ConfigChange::default() }).await
 }
 
 /// Writes the marker into a VM that a failed restore of ours has cleared: without it nobody could tell whose
@@ -294,9 +351,7 @@ impl Step for Remark {
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
-            let set = BTreeMap::from([("description".to_owned(), cx.marker().to_string())]);
-            let change = ConfigChange { set, ..ConfigChange::default() };
-            configure::send(cx, change).await?;
+            write_marker(cx).await?;
             Ok(Act::Done(json!({})))
         })
     }
@@ -320,6 +375,46 @@ impl Step for Find {
         Box::pin(async move {
             let found = find(cx, self.backup).await?.ok_or_else(|| unknown(self.backup))?;
             Ok(Look::Done(json!({ "volume": found.volume })))
+        })
+    }
+
+    fn act<'a>(&'a self, _cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        // Looking is all there is to do.
+        Box::pin(async { Ok(Act::Done(json!({}))) })
+    }
+}
+
+/// Looks, before a server is destroyed, whether its backups can be listed: without the server nobody would
+/// know of backups that cannot be removed, and a purge that is half done is no purge.
+pub(super) struct FindAll;
+
+impl Step for FindAll {
+    fn name(&self) -> &'static str {
+        "find_backups"
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::None
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let Some(storage) = cx.engine().rules.policy.backup_storage.as_deref() else {
+                return Ok(Look::Done(json!({ "storage": null })));
+            };
+            match ours(cx).await {
+                Ok(all) => Ok(Look::Done(json!({ "storage": storage, "backups": all.len() }))),
+                Err(Trouble::Fail(class, why)) => Err(Trouble::fail(
+                    class,
+                    format!(
+                        "the backups of VM {} on storage {storage} cannot be listed, and without them nothing is \
+                         destroyed: {why}. Bring the storage back; if its backups shall stay where they are, take \
+                         `backups.storage` out of the policy",
+                        cx.vmid()
+                    ),
+                )),
+                Err(trouble) => Err(trouble),
+            }
         })
     }
 
@@ -355,5 +450,44 @@ impl Step for Delete {
             }
             Ok(Act::Done(json!({ "backup": self.backup })))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_of_a_restore_is_named_as_root_frees_it() {
+        // The texts are those of pve-storage for LVM, directories, ZFS and Ceph.
+        for (exit, volume) in [
+            (
+                "lvcreate 'pve/vm-101-cloudinit' error:   Logical Volume \"vm-101-cloudinit\" already exists in volume \
+                 group \"pve\"",
+                "store:vm-101-cloudinit",
+            ),
+            (
+                "disk image '/var/lib/vz/images/101/vm-101-cloudinit.qcow2' already exists",
+                "store:101/vm-101-cloudinit.qcow2",
+            ),
+            (
+                "zfs error: cannot create 'rpool/data/vm-101-cloudinit': dataset already exists",
+                "store:vm-101-cloudinit",
+            ),
+            (
+                "rbd create 'vm-101-cloudinit' error: rbd image vm-101-cloudinit already exists",
+                "store:vm-101-cloudinit",
+            ),
+        ] {
+            assert_eq!(in_the_way(101, "store", exit).as_deref(), Some(volume), "{exit}");
+        }
+        for other in [
+            "disk image '/var/lib/vz/images/102/vm-102-cloudinit.qcow2' already exists",
+            "disk image '/var/lib/vz/images/101/vm-101-disk-0.qcow2' already exists",
+            "volume 'store:vm-101-cloudinit' does not exist",
+            "no space left on device",
+        ] {
+            assert_eq!(in_the_way(101, "store", other), None, "{other}");
+        }
     }
 }

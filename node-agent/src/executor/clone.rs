@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::{
     context::Cx,
-    fault::{Class, Trouble},
+    fault::{self, Class, Trouble},
     limits::Load,
+    queue::CloneWish,
     repair,
     saga::{Act, Look, Step},
 };
@@ -100,7 +101,7 @@ fn foreign(cx: &Cx, row: Option<&StepRow>, marker: &str) -> Trouble {
     let line: String = marker.chars().take(80).collect();
     if row.is_some() && line.starts_with("ez:") {
         let text = format!("CONFLICT: VM {} carries the marker of another instance: {line}", cx.vmid());
-        return Trouble::Stuck(text);
+        return fault::hopeless(cx.id(), text);
     }
     taken(cx, "it carries no marker of this instance")
 }
@@ -118,7 +119,12 @@ impl Step for Clone {
     }
 
     fn load(&self, cx: &Cx) -> Load {
-        Load::Clone(self.storage(cx).to_owned())
+        let mib = match cx.engine().rules.clone_mode {
+            CloneMode::Full => (self.template.disk_bytes >> 20).max(1),
+            CloneMode::Linked => 1,
+        };
+        let (from, to) = (self.template.storage.clone(), self.storage(cx).to_owned());
+        Load::Clone(CloneWish { seq: cx.order().seq, from, to, mib })
     }
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {

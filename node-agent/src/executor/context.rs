@@ -1,11 +1,17 @@
 //! What every step of an order has in hand.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ez_protocol::{
     ProvisioningOrderId, UnixMillis,
     marker::Marker,
-    message::{EventKind, Facts},
+    message::{EventKind, Facts, QueuePlace},
     order::{Action, InstanceSpec, Op, ProvisioningOrder},
 };
 use serde_json::Value;
@@ -13,13 +19,13 @@ use tokio::time::Instant;
 
 use super::{
     Engine, Pace, backup,
-    fault::{Class, Trouble},
+    fault::{self, Class, Trouble},
     limits::Limits,
     password, snapshot,
 };
 use crate::{
     journal::{Journal, OrderRow, ResourceRow, StepRow, StepState},
-    pve::{ConfigRead, GuestConfig, Hypervisor, Power, PveError, Vmid},
+    pve::{ConfigRead, GuestConfig, Hypervisor, Power, PveError, Upid, Vmid},
     report::EventDraft,
 };
 
@@ -30,6 +36,8 @@ pub(super) struct Cx {
     resource: Option<ResourceRow>,
     applied: Option<InstanceSpec>,
     began: Instant,
+    /// How long it waited in queues of the host so far, milliseconds.
+    queued: AtomicU64,
     undoing: bool,
 }
 
@@ -39,11 +47,20 @@ impl Cx {
         row: &OrderRow,
         resource: Option<ResourceRow>,
     ) -> Result<Self, Trouble> {
-        let order = ProvisioningOrder::from_bytes(&row.payload)
-            .map_err(|error| Trouble::Stuck(format!("the journalled order cannot be read: {error}")))?;
+        let order = ProvisioningOrder::from_bytes(&row.payload).map_err(|error| {
+            fault::hopeless(row.order_id, format_args!("the journalled order cannot be read: {error}"))
+        })?;
         let applied =
             resource.as_ref().and_then(|row| serde_json::from_str(row.applied_json.as_deref()?).ok());
-        Ok(Self { engine, order, resource, applied, began: Instant::now(), undoing: false })
+        Ok(Self {
+            engine,
+            order,
+            resource,
+            applied,
+            began: Instant::now(),
+            queued: AtomicU64::new(0),
+            undoing: false,
+        })
     }
 
     /// From now on a VM that is not ours counts as "nothing of ours is there": an undo has nothing
@@ -77,7 +94,17 @@ impl Cx {
     }
 
     pub(super) fn overdue(&self) -> bool {
-        self.began.elapsed() > self.pace().overall
+        self.began.elapsed().saturating_sub(self.queued()) > self.pace().overall
+    }
+
+    /// How long the order waited in queues of the host so far.
+    pub(super) fn queued(&self) -> Duration {
+        Duration::from_millis(self.queued.load(Ordering::Relaxed))
+    }
+
+    /// It waited so long more.
+    pub(super) fn was_queued(&self, time: Duration) {
+        self.queued.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn id(&self) -> ProvisioningOrderId {
@@ -145,19 +172,29 @@ impl Cx {
                 Err(Trouble::Look("the VM is being cloned".to_owned()))
             }
             ConfigRead::Present(_) if self.undoing => Ok(None),
-            ConfigRead::Present(config) => Err(Trouble::Stuck(format!(
-                "VM {} does not carry the marker of this instance (it says {:?}): hands off",
-                self.vmid(),
-                config.marker_line().chars().take(80).collect::<String>()
-            ))),
+            ConfigRead::Present(config) => {
+                let (vmid, line) = (self.vmid(), config.marker_line().chars().take(80).collect::<String>());
+                let what = format!(
+                    "VM {vmid} does not carry the marker of this instance (it says {line:?}): hands off"
+                );
+                let way_out = format!(
+                    "look at it with `qm config {vmid}`; only if it is this server all the same, \
+                     `qm set {vmid} --description '{}'`",
+                    self.marker()
+                );
+                Err(fault::stuck(self.id(), what, way_out))
+            }
             ConfigRead::Absent => Ok(None),
             ConfigRead::Forbidden => {
                 if self.pve().vmid_taken(self.vmid()).await? {
-                    let text = format!(
-                        "VM {} exists, but this agent's token may not see it: hands off",
-                        self.vmid()
+                    let (vmid, pool) = (self.vmid(), &self.engine.rules.pool);
+                    let what = format!("VM {vmid} exists, but this agent's token may not see it: hands off");
+                    let way_out = format!(
+                        "look at it with `qm config {vmid}`; only if it carries the marker `{}`, \
+                         `pveum pool modify {pool} --vms {vmid}`",
+                        self.marker()
                     );
-                    return Err(Trouble::Stuck(text));
+                    return Err(fault::stuck(self.id(), what, way_out));
                 }
                 Ok(None)
             }
@@ -243,6 +280,18 @@ impl Cx {
         self.journal().push_event(event).await?;
         self.engine.told.notify_one();
         Ok(())
+    }
+
+    /// As [`Cx::say`], and the place is kept for those who ask on this host.
+    pub(super) async fn say_place(&self, event: EventDraft, place: QueuePlace) -> Result<(), Trouble> {
+        self.journal().push_place(event, self.id(), place, self.now()).await?;
+        self.engine.told.notify_one();
+        Ok(())
+    }
+
+    /// How long a task is at work, by the clocks that wrote its handle.
+    pub(super) fn since(&self, upid: &Upid) -> Duration {
+        self.now().since(UnixMillis(upid.started_secs().saturating_mul(1_000)))
     }
 
     pub(super) async fn step_row(&self, k: i64) -> Result<Option<StepRow>, Trouble> {

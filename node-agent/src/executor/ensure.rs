@@ -49,6 +49,10 @@ pub(super) enum Shape {
 /// Carries the ensure out; answers the result's facts.
 pub(super) async fn run(cx: &Cx) -> Result<Value, Trouble> {
     let shape = shape(cx).await?;
+    // Nobody's clone waits for one that does not come, or not before its old disk is gone.
+    if !matches!(shape, Shape::Create(_)) {
+        cx.limits().clones.settled(cx.order().seq);
+    }
     saga::run(cx, &steps(shape, cx.spec()?.service), 1).await?;
     repair::withdraw(cx);
     Ok(json!({ "confirmed": confirmed(cx).await? }))

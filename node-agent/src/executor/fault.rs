@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ez_protocol::ProvisioningOrderId;
+
 use crate::pve::{PveError, text};
 
 /// Class of a final failure, as the control plane knows it.
@@ -56,10 +58,20 @@ pub(super) enum Trouble {
     Look(String),
     /// This order will not succeed.
     Fail(Class, String),
-    /// Neither forward nor back by itself: an operator has to look; the facts are in the text.
-    Stuck(String),
+    /// Neither forward nor back by itself: root of the host has to look; the facts and the command that helps are in
+    /// the text.
+    Stuck(WayOut),
     /// The journal cannot be written: stop at once, as in a crash.
     Journal(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Look(text) | Self::Fail(_, text) | Self::Journal(text) => text,
+            Self::Stuck(way_out) => way_out.as_str(),
+        })
+    }
 }
 
 impl Trouble {
@@ -67,6 +79,63 @@ impl Trouble {
     pub(super) fn fail(class: Class, detail: impl Into<String>) -> Self {
         Self::Fail(class, detail.into())
     }
+}
+
+/// The text of a stuck order: the facts, and the commands with which root of the host helps. Nothing outside of this
+/// module can make one, so none is without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WayOut(String);
+
+impl WayOut {
+    /// The whole text.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The facts alone, for an order that is not stuck by them.
+    pub(super) fn facts(&self) -> &str {
+        self.0.split(AS_ROOT).next().unwrap_or_default()
+    }
+}
+
+/// What it is, and what root of the host does about it before the order goes on.
+pub(super) fn stuck(id: ProvisioningOrderId, what: impl fmt::Display, way_out: impl fmt::Display) -> Trouble {
+    Trouble::Stuck(WayOut(format!("{what}{AS_ROOT}{way_out}, then {}", resume(id))))
+}
+
+/// What it is, where going on cannot help.
+pub(super) fn hopeless(id: ProvisioningOrderId, what: impl fmt::Display) -> Trouble {
+    Trouble::Stuck(WayOut(format!(
+        "{what}{AS_ROOT}{} gives it up and leaves everything as it is",
+        abandon(id)
+    )))
+}
+
+/// What an order gets stuck by that was something else before: a failure that an undo met, or what the journal kept.
+/// Where the text knows of no way out it is given the general one.
+pub(super) fn stuck_by(id: ProvisioningOrderId, detail: String) -> WayOut {
+    if detail.contains(COMMAND) {
+        return WayOut(detail);
+    }
+    WayOut(format!(
+        "{detail}{AS_ROOT}look with `ez-node-agent order show {id}`, and when the cause is gone {}; or \
+         {} gives it up and leaves everything as it is",
+        resume(id),
+        abandon(id)
+    ))
+}
+
+/// Between the facts and the commands.
+const AS_ROOT: &str = ". As root on the host: ";
+/// What every way out ends with.
+pub(super) const COMMAND: &str = "`ez-node-agent order ";
+
+fn resume(id: ProvisioningOrderId) -> String {
+    format!("{COMMAND}resume {id}`")
+}
+
+fn abandon(id: ProvisioningOrderId) -> String {
+    format!("{COMMAND}abandon {id}`")
 }
 
 impl From<crate::journal::JournalError> for Trouble {

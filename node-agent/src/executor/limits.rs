@@ -1,15 +1,13 @@
 //! How much happens at once on this host, and at what pace it is waited for.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
+
+use super::queue::{CloneWish, Clones};
 
 /// What a step costs the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +20,8 @@ pub enum Load {
     Heavy,
     /// A backup: Proxmox makes one per host at a time.
     Backup,
-    /// A clone onto this storage: parallel ones run into each other's lock.
-    Clone(String),
+    /// A clone: it waits in a queue of its own.
+    Clone(CloneWish),
 }
 
 /// The host's semaphores.
@@ -32,7 +30,8 @@ pub struct Limits {
     light: Arc<Semaphore>,
     heavy: Arc<Semaphore>,
     backup: Arc<Semaphore>,
-    clones: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// The queue of clones.
+    pub(super) clones: Arc<Clones>,
     /// When the next start may be called.
     next_start: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -43,24 +42,20 @@ impl Default for Limits {
             light: Arc::new(Semaphore::new(8)),
             heavy: Arc::new(Semaphore::new(2)),
             backup: Arc::new(Semaphore::new(1)),
-            clones: Mutex::new(HashMap::new()),
+            clones: Arc::default(),
             next_start: tokio::sync::Mutex::new(None),
         }
     }
 }
 
 impl Limits {
-    /// Waits for room. The semaphores are never closed, so `None` means only "nothing to wait for".
+    /// Waits for room. The semaphores are never closed, so `None` means only "nothing to wait for here".
     pub async fn enter(&self, load: &Load) -> Option<OwnedSemaphorePermit> {
         let semaphore = match load {
-            Load::None => return None,
+            Load::None | Load::Clone(_) => return None,
             Load::Light => Arc::clone(&self.light),
             Load::Heavy => Arc::clone(&self.heavy),
             Load::Backup => Arc::clone(&self.backup),
-            Load::Clone(storage) => {
-                let mut clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
-                Arc::clone(clones.entry(storage.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
-            }
         };
         semaphore.acquire_owned().await.ok()
     }
@@ -149,18 +144,5 @@ mod tests {
             other.start_turn(gap).await;
         }
         assert!(begin.elapsed() >= 2 * gap);
-    }
-
-    #[tokio::test]
-    async fn one_clone_per_storage_and_another_storage_beside_it() {
-        let limits = Limits::default();
-        let first = limits.enter(&Load::Clone("a".into())).await;
-        assert!(first.is_some());
-        assert!(limits.enter(&Load::Clone("b".into())).await.is_some());
-        let blocked =
-            tokio::time::timeout(Duration::from_millis(20), limits.enter(&Load::Clone("a".into()))).await;
-        assert!(blocked.is_err());
-        drop(first);
-        assert!(limits.enter(&Load::Clone("a".into())).await.is_some());
     }
 }

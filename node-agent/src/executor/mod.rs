@@ -32,6 +32,7 @@ mod password;
 mod power;
 mod press;
 mod purge;
+mod queue;
 mod repair;
 mod rescue;
 mod retire;
@@ -64,6 +65,7 @@ use crate::{
 pub use actors::Actors;
 pub use firstboot::{FirstBoot, FirstBootError};
 pub use limits::{Limits, Load, Pace};
+pub use queue::CloneWish;
 
 use context::Cx;
 use fault::Trouble;
@@ -142,15 +144,21 @@ impl Engine {
         let Some(row) = self.journal.order(id).await.map_err(|error| error.to_string())? else {
             return Ok(());
         };
+        let ended = self.run_row(&row).await;
+        self.limits.clones.settled(row.seq);
+        ended
+    }
+
+    async fn run_row(self: &Arc<Self>, row: &OrderRow) -> Result<(), String> {
         if row.state.is_terminal() {
             return Ok(());
         }
-        let end = match self.work(&row).await {
+        let end = match self.work(row).await {
             Ok(end) => end,
             Err(Trouble::Journal(error)) => return Err(error),
-            Err(trouble) => self.stuck(&row, trouble),
+            Err(trouble) => self.stuck(row, trouble),
         };
-        self.finish(&row, end).await.map_err(|error| error.to_string())
+        self.finish(row, end).await.map_err(|error| error.to_string())
     }
 
     async fn work(self: &Arc<Self>, row: &OrderRow) -> Result<End, Trouble> {
@@ -276,8 +284,9 @@ impl Engine {
                 books,
             }),
             Err(Trouble::Journal(error)) => Err(Trouble::Journal(error)),
-            Err(Trouble::Fail(_, text) | Trouble::Stuck(text) | Trouble::Look(text)) => {
-                Err(Trouble::Stuck(format!("{detail}; undoing it: {text}")))
+            Err(trouble) => {
+                let text = trouble.to_string();
+                Err(Trouble::Stuck(fault::stuck_by(cx.id(), format!("{detail}; undoing it: {text}"))))
             }
         }
     }
@@ -285,8 +294,9 @@ impl Engine {
     fn stuck(&self, row: &OrderRow, trouble: Trouble) -> End {
         let detail = match trouble {
             Trouble::Fail(class, detail) => format!("{class}: {detail}"),
-            Trouble::Look(detail) | Trouble::Stuck(detail) | Trouble::Journal(detail) => detail,
+            other => other.to_string(),
         };
+        let detail = fault::stuck_by(row.order_id, detail).as_str().to_owned();
         tracing::error!(order = %row.order_id, instance = %row.instance, vmid = row.vmid, detail, "stuck");
         End {
             state: OrderState::Stuck,

@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use super::{
-    backup::Prune,
+    backup::{FindAll, Prune},
     context::Cx,
     fault::{Class, Trouble},
     firstboot,
@@ -17,9 +17,10 @@ use crate::journal::StepRow;
 /// Destroys the VM with its disks, after checking that it is ours and does not run.
 pub(super) struct Destroy;
 
-/// Its steps. Backups go with the server they are of.
+/// Its steps. Backups go with the server they are of, and last: until then they are all that could bring it
+/// back. So whether they can be reached is looked at first.
 pub(super) fn steps() -> Vec<Box<dyn Step>> {
-    vec![Box::new(Destroy), Box::new(Prune { keep: 0 })]
+    vec![Box::new(FindAll), Box::new(Destroy), Box::new(Prune { keep: 0 })]
 }
 
 /// Carries the purge out.

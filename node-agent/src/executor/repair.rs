@@ -7,7 +7,10 @@ use std::time::Duration;
 use ez_protocol::UnixMillis;
 use serde_json::{Value, json};
 
-use super::{context::Cx, fault::Trouble};
+use super::{
+    context::Cx,
+    fault::{self, Trouble},
+};
 use crate::identity::files;
 
 /// A request that was not served is written again after this time.
@@ -23,13 +26,12 @@ fn file_name(vmid: u32) -> String {
 pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
     let rules = &cx.engine().rules;
     let stuck = |why: &str| {
-        Trouble::Stuck(format!(
-            "VM {} is the rest of a clone whose worker died (lock: clone); {why}. As root on the host: \
-             `qm unlock {}` and `qm destroy {} --purge --destroy-unreferenced-disks 1`",
-            cx.vmid(),
-            cx.vmid(),
-            cx.vmid()
-        ))
+        let vmid = cx.vmid();
+        fault::stuck(
+            cx.id(),
+            format_args!("VM {vmid} is the rest of a clone whose worker died (lock: clone); {why}"),
+            format_args!("`qm unlock {vmid}` and `qm destroy {vmid} --purge --destroy-unreferenced-disks 1`"),
+        )
     };
     let Some(dir) = rules.repair_dir.as_ref().filter(|dir| dir.is_dir()) else {
         return Err(stuck("the repair unit is not installed"));

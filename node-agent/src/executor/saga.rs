@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use ez_protocol::message::EventKind;
+use ez_protocol::message::{EventKind, QueuePlace};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
     context::Cx,
-    fault::{Class, Trouble, of_task},
+    fault::{self, Class, Trouble, of_task},
     limits::Load,
+    queue::{CloneWish, Turn},
+    task,
 };
 use crate::{
     journal::{StepRow, StepState},
@@ -100,14 +102,15 @@ pub(super) async fn run(cx: &Cx, steps: &[Box<dyn Step>], first: i64) -> Result<
 
 async fn run_step(cx: &Cx, step: &dyn Step, k: i64, row: Option<&StepRow>) -> Result<(), Trouble> {
     if let Some(failed) = row.filter(|row| row.state == StepState::Failed) {
-        return Err(remembered(failed));
+        return Err(remembered(cx, failed));
     }
     let mut round = Round { row: row.cloned(), announced: row.is_some(), last: String::new() };
-    let began = Instant::now();
+    let (began, queued) = (Instant::now(), cx.queued());
     let mut looks = 0;
     let end = loop {
         if cx.overdue() {
-            break Trouble::Stuck(format!("{}: the order takes longer than it may", step.name()));
+            let what = format!("{}: the order takes longer than it may: {}", step.name(), round.last);
+            break fault::stuck(cx.id(), what, where_it_stands(cx));
         }
         let trouble = match round.go(cx, step, k).await {
             Ok(done) => {
@@ -117,8 +120,9 @@ async fn run_step(cx: &Cx, step: &dyn Step, k: i64, row: Option<&StepRow>) -> Re
             Err(trouble) => trouble,
         };
         let Trouble::Look(why) = trouble else { break trouble };
-        if began.elapsed() >= step.patience(cx) {
-            break Trouble::Stuck(format!("{}: no progress in {:?}: {why}", step.name(), step.patience(cx)));
+        if began.elapsed().saturating_sub(cx.queued() - queued) >= step.patience(cx) {
+            let what = format!("{}: no progress in {:?}: {why}", step.name(), step.patience(cx));
+            break fault::stuck(cx.id(), what, where_it_stands(cx));
         }
         tracing::info!(order = %cx.id(), step = step.name(), why, "looking again");
         round.last = why;
@@ -126,23 +130,31 @@ async fn run_step(cx: &Cx, step: &dyn Step, k: i64, row: Option<&StepRow>) -> Re
         looks += 1;
     };
     let (class, detail) = match &end {
-        Trouble::Fail(class, detail) => (class.as_str(), detail),
-        Trouble::Stuck(detail) => ("stuck", detail),
+        Trouble::Fail(class, detail) => (class.as_str(), detail.as_str()),
+        Trouble::Stuck(way_out) => ("stuck", way_out.as_str()),
         Trouble::Look(_) | Trouble::Journal(_) => return Err(end),
     };
-    let event = cx.event(EventKind::StepFailed).step(step.name()).class(class).detail(detail.clone());
+    let event = cx.event(EventKind::StepFailed).step(step.name()).class(class).detail(detail);
     let result = json!({ "class": class, "error": detail });
     cx.step_result(k, step.name(), StepState::Failed, &result, event).await?;
     Err(end)
 }
 
+/// Where root looks when a step does not get on for a reason that its text may not tell.
+fn where_it_stands(cx: &Cx) -> String {
+    let vmid = cx.vmid();
+    format!(
+        "see what holds it up, with `qm config {vmid}` and `pvenode task list --vmid {vmid} --source all`"
+    )
+}
+
 /// A failure that was journalled before a crash: the order goes on from there.
-fn remembered(row: &StepRow) -> Trouble {
+fn remembered(cx: &Cx, row: &StepRow) -> Trouble {
     let result: Value =
         row.result_json.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let detail = result["error"].as_str().unwrap_or("the step failed before a restart").to_owned();
     match result["class"].as_str() {
-        Some("stuck") => Trouble::Stuck(detail),
+        Some("stuck") => Trouble::Stuck(fault::stuck_by(cx.id(), detail)),
         class => Trouble::Fail(Class::parse(class.unwrap_or_default()), detail),
     }
 }
@@ -157,23 +169,42 @@ struct Round {
 impl Round {
     /// Looks and, if nothing is there, acts.
     async fn go(&mut self, cx: &Cx, step: &dyn Step, k: i64) -> Result<Value, Trouble> {
-        match step.look(cx, self.row.as_ref()).await? {
+        let look = step.look(cx, self.row.as_ref()).await;
+        if !matches!(look, Ok(Look::Todo)) {
+            // Later clones need not wait for what this one is about.
+            cx.limits().clones.settled(cx.order().seq);
+        }
+        match look? {
             Look::Done(value) => return Ok(value),
             Look::Wait(why) => return Err(Trouble::Look(why)),
             Look::Adopt(upid) => {
+                let turn = match step.load(cx) {
+                    Load::Clone(wish) => Some(cx.limits().clones.go_on(wish, cx.since(&upid))),
+                    _ => None,
+                };
                 if self.row.as_ref().is_none_or(|row| row.upid.as_deref() != Some(upid.as_str())) {
                     self.called(cx, step, k, &upid).await?;
                 }
-                return follow(cx, step, &upid).await;
+                let outcome = follow(cx, step, &upid).await;
+                if let (Some(turn), Ok(_)) = (turn, &outcome) {
+                    turn.went_well();
+                }
+                return outcome;
             }
             Look::Todo => {}
         }
         let tried = self.row.as_ref().map_or(0, |row| row.attempt);
         if tried >= step.attempts() {
             let detail = format!("{}: tried {tried} times: {}", step.name(), self.last);
+            cx.limits().clones.settled(cx.order().seq);
             return Err(Trouble::fail(Class::Retryable, detail));
         }
-        let permit = cx.limits().enter(&step.load(cx)).await;
+        let load = step.load(cx);
+        let permit = cx.limits().enter(&load).await;
+        let turn = match load {
+            Load::Clone(wish) => Some(turn(cx, step, wish).await),
+            _ => None,
+        };
         let event = (!self.announced).then(|| cx.event(EventKind::StepStarted).step(step.name()));
         cx.step_intent(k, step.name(), &step.intent(cx), event).await?;
         self.announced = true;
@@ -186,6 +217,9 @@ impl Round {
             }
             Err(trouble) => Err(trouble),
         };
+        if let (Some(turn), Ok(_)) = (turn, &outcome) {
+            turn.went_well();
+        }
         drop(permit);
         outcome
     }
@@ -195,6 +229,32 @@ impl Round {
         self.row = cx.step_row(k).await?;
         Ok(())
     }
+}
+
+/// Waits for a clone's turn and says where in the queue it is.
+async fn turn(cx: &Cx, step: &dyn Step, wish: CloneWish) -> Turn {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel::<QueuePlace>();
+    let began = Instant::now();
+    let wait = async {
+        let mut say = |place| {
+            let _ = tell.send(place);
+        };
+        let turn = cx.limits().clones.enter(wish, &mut say).await;
+        drop(tell);
+        turn
+    };
+    let say = async {
+        while let Some(place) = told.recv().await {
+            let event = cx.event(EventKind::StepProgress).step(step.name()).queue(place);
+            if let Err(error) = cx.say_place(event, place).await {
+                tracing::warn!(?error, "a place in the queue could not be written");
+            }
+        }
+    };
+    let (turn, ()) = tokio::join!(wait, say);
+    // Whoever waits in a queue does nothing that could take too long.
+    cx.was_queued(began.elapsed());
+    turn
 }
 
 /// Waits for a task and says how far it is.
@@ -230,6 +290,6 @@ async fn follow(cx: &Cx, step: &dyn Step, upid: &Upid) -> Result<Value, Trouble>
         Err(error @ (WaitError::Lost(_) | WaitError::NoAnswer { .. })) => {
             Err(Trouble::Look(error.to_string()))
         }
-        Err(error @ WaitError::StillRunning { .. }) => Err(Trouble::Stuck(error.to_string())),
+        Err(error @ WaitError::StillRunning { .. }) => Err(task::still_running(cx, upid, &error)),
     }
 }

@@ -139,8 +139,7 @@ impl Step for RollBack {
             let seen = task::own(cx, row, "qmrollback").await?;
             let config = cx.present().await?;
             // One that failed leaves the lock as well as one that was killed.
-            let over = matches!(&seen, Seen::Nothing | Seen::Ended(..));
-            if over && config.lock() == Some("rollback") {
+            if task::is_over(&seen) && config.lock() == Some("rollback") {
                 return Err(task::left_locked(cx, self.name(), "rollback", ""));
             }
             if matches!(seen, Seen::NoIntent | Seen::Nothing) && find(cx, &self.name).await?.is_none() {
@@ -150,7 +149,7 @@ impl Step for RollBack {
             if matches!(seen, Seen::Ended(_, TaskExit::Killed)) {
                 return Ok(Look::Todo);
             }
-            task::look(seen, |exit| self.judge(exit))
+            task::look_once_more(seen, |exit| of_task(self.name(), exit))
         })
     }
 
@@ -159,6 +158,11 @@ impl Step for RollBack {
             let called = cx.pve().roll_back(cx.vmid(), self.name.as_str()).await;
             called.map(Act::Task).map_err(|error| cx.refused(error))
         })
+    }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        // What it left tells what is to be done: with the lock on it, nothing more than to call for root.
+        Trouble::Look(format!("{}: {exit}", self.name()))
     }
 }
 
@@ -177,17 +181,19 @@ impl Step for Drop {
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
+            let seen = task::own(cx, row, "qmdelsnapshot").await?;
             let config = cx.present().await?;
-            if let Seen::Running(upid) = task::own(cx, row, "qmdelsnapshot").await? {
-                return Ok(Look::Adopt(upid));
-            }
-            if row.is_some() && config.lock() == Some("snapshot-delete") {
+            // As with a rollback: whatever goes wrong on the way leaves the lock.
+            if task::is_over(&seen) && config.lock() == Some("snapshot-delete") {
                 return Err(task::left_locked(cx, self.name(), "snapshot-delete", ""));
             }
             match find(cx, &self.name).await? {
-                Some(_) => Ok(Look::Todo),
                 None if row.is_some() => Ok(Look::Done(json!({ "snapshot": self.name.as_str() }))),
                 None => Err(unknown(&self.name)),
+                Some(_) => match seen {
+                    Seen::Ended(_, exit) if exit.is_success() || exit == TaskExit::Killed => Ok(Look::Todo),
+                    seen => task::look_once_more(seen, |exit| of_task(self.name(), exit)),
+                },
             }
         })
     }
@@ -197,5 +203,9 @@ impl Step for Drop {
             let called = cx.pve().drop_snapshot(cx.vmid(), self.name.as_str()).await;
             called.map(Act::Task).map_err(|error| cx.refused(error))
         })
+    }
+
+    fn judge(&self, exit: &str) -> Trouble {
+        Trouble::Look(format!("{}: {exit}", self.name()))
     }
 }

@@ -2,10 +2,14 @@
 
 use ez_protocol::UnixMillis;
 
-use super::{context::Cx, fault::Trouble, saga::Look};
+use super::{
+    context::Cx,
+    fault::{self, Trouble},
+    saga::Look,
+};
 use crate::{
     journal::StepRow,
-    pve::{TaskExit, TaskState, Upid},
+    pve::{TaskExit, TaskState, Upid, WaitError},
 };
 
 /// What is known of the task of a step that may have been called.
@@ -63,12 +67,35 @@ pub(super) fn look(seen: Seen, judge: impl FnOnce(&str) -> Trouble) -> Result<Lo
     }
 }
 
-/// A worker that died left its lock, which no token can take away.
+/// The same where the judgement may be "look again": a task that ended so had no effect, and is called once
+/// more, as often as the step is tried. What such a task would have left is looked at before.
+pub(super) fn look_once_more(seen: Seen, judge: impl FnOnce(&str) -> Trouble) -> Result<Look, Trouble> {
+    match look(seen, judge) {
+        Err(Trouble::Look(_)) => Ok(Look::Todo),
+        other => other,
+    }
+}
+
+/// Whether the task was called and nothing of it is at work any more.
+pub(super) fn is_over(seen: &Seen) -> bool {
+    matches!(seen, Seen::Nothing | Seen::Ended(..))
+}
+
+/// A worker that failed or died left its lock, which no token can take away.
 pub(super) fn left_locked(cx: &Cx, what: &str, lock: &str, then: &str) -> Trouble {
     let vmid = cx.vmid();
-    Trouble::Stuck(format!(
-        "{what}: its worker died and left VM {vmid} locked ({lock}), which only root can undo: on the host, \
-         `qm unlock {vmid}`{then}, then `ez-node-agent order resume {}`",
-        cx.id()
-    ))
+    let what = format!(
+        "{what}: its worker came to no good end and left VM {vmid} locked ({lock}), which only root can undo"
+    );
+    fault::stuck(cx.id(), what, format_args!("`qm unlock {vmid}`{then}"))
+}
+
+/// A task that does not end.
+pub(super) fn still_running(cx: &Cx, upid: &Upid, error: &WaitError) -> Trouble {
+    let (node, upid) = (upid.node(), upid.as_str());
+    let way_out = format!(
+        "see what it does with `pvenode task log {upid}`, and wait for it or end it with `pvesh delete \
+         /nodes/{node}/tasks/{upid}`"
+    );
+    fault::stuck(cx.id(), error, way_out)
 }

@@ -22,6 +22,11 @@ impl Fuse {
         *self.0.lock().unwrap() = Some((n, cut));
     }
 
+    /// There is room again.
+    pub(crate) fn mend(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+
     /// True once the crash has happened.
     pub(crate) fn blown(&self) -> bool {
         matches!(*self.0.lock().unwrap(), Some((0, _)))

@@ -24,6 +24,7 @@ mod images;
 mod meta;
 mod orders;
 mod outbox;
+mod places;
 mod refusals;
 pub mod requests;
 mod resets;
@@ -51,6 +52,7 @@ pub use images::{ImageAdmission, ImageBuildRow, NewImageBuild};
 pub use meta::Meta;
 pub use orders::{NewOrder, OrderRow, OrderState, Verb};
 pub use outbox::OutboxItem;
+pub use places::ToldPlace;
 pub use refusals::{RefusalNote, RefusedRow};
 pub use resources::{BookEntry, DepartedRow, Phase, ResourceRow};
 pub use space::{LOW_WATER_BYTES, Space};
@@ -61,7 +63,7 @@ pub mod lists {
     pub use super::{
         circuit::show as circuit, images::list as image_builds, orders::list as orders,
         orders::list_open as open_orders, orders::show as order, orders::waiting_for_a_person,
-        refusals::list as refusals, resources::vmids, steps::list as steps,
+        places::show as place, refusals::list as refusals, resources::vmids, steps::list as steps,
     };
 }
 

@@ -124,6 +124,11 @@ impl Journal {
                 .bind(at.0)
                 .execute(&mut *conn)
                 .await?;
+                // Whatever it waited for, its turn has come.
+                sqlx::query("DELETE FROM queue_places WHERE order_id = $1")
+                    .bind(id.to_string())
+                    .execute(&mut *conn)
+                    .await?;
                 if let Some(event) = event {
                     outbox::push(conn, event).await?;
                 }

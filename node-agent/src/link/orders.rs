@@ -6,6 +6,7 @@ use ez_protocol::{
     envelope::TrustedKey,
     frame::{CloseCode, FrameType, StreamKind},
     message::{AnswerKind, OrderAnswer},
+    order::Op,
     refusal::{Refusal, RefusalCode},
 };
 use quinn::{RecvStream, SendStream};
@@ -81,6 +82,7 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
     let node = this_node(agent);
     let id = read.order.order_id;
     let instance = read.order.instance.uuid;
+    let clones = matches!(read.order.op, Op::Ensure(_)).then_some(read.order.seq);
     let shared = Arc::clone(agent);
     let question = read.question();
     let verdict = works
@@ -96,7 +98,7 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
         .await?;
     Ok(match verdict {
         Admission::Accept(..) => {
-            accepted(agent, works, id, instance);
+            accepted(agent, works, id, instance, clones);
             OrderAnswer { kind: AnswerKind::Accepted.into(), order_id: id.to_string(), ..Default::default() }
         }
         Admission::Duplicate(known) => OrderAnswer {
@@ -144,9 +146,10 @@ fn accepted(
     works: &Works,
     id: ez_protocol::ProvisioningOrderId,
     instance: ez_protocol::InstanceId,
+    clones: Option<u64>,
 ) {
     tracing::info!(order = %id, %instance, "order accepted");
-    works.actors.enqueue(instance, id);
+    works.actors.enqueue(instance, id, clones);
     agent.told.notify_one();
 }
 

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     RefusedLate(u16, String),
     /// The task ends with this text, and yet it took effect (a clone without its pool).
     TaskFailsLate(String),
+    /// The worker is killed half way, when a restore has thrown the old disks away and made new ones.
+    TaskKilledHalf,
     /// The worker is killed when it had done everything (but a clone's pool).
     TaskKilledLate,
 }
@@ -114,6 +116,8 @@ struct State {
     /// Backups by volume, with the VM they are of.
     backups: BTreeMap<String, (Vmid, FakeKept)>,
     permissions: Permissions,
+    /// Volumes that no configuration names.
+    left_over: BTreeSet<String>,
 }
 
 /// See the module's text.
@@ -372,7 +376,11 @@ impl State {
                 self.left_behind(keep);
                 TaskExit::Killed
             }
-            (Some(Fault::TaskKilled), _) => TaskExit::Killed,
+            (Some(Fault::TaskKilledHalf), Effect::Keep(keep)) => {
+                self.half_done(keep);
+                TaskExit::Killed
+            }
+            (Some(Fault::TaskKilled | Fault::TaskKilledHalf), _) => TaskExit::Killed,
             (Some(Fault::TaskFailsLate(text)), effect) => {
                 let _done_all_the_same = self.apply(effect, false);
                 TaskExit::Failed(text)
@@ -444,6 +452,7 @@ impl State {
                     return Err(format!("VM {vmid} is running - destroy failed"));
                 }
                 self.guests.remove(vmid);
+                self.left_over.retain(|volume| !volume.contains(&format!(":vm-{vmid}-")));
                 self.happened("destroy", *vmid);
             }
         }

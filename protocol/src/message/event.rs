@@ -73,6 +73,20 @@ pub struct Event {
     /// The instance's generation the order carried.
     #[prost(uint64, tag = "11")]
     pub generation: u64,
+    /// With the progress of a step that waits for its turn on the host: where in the queue it is.
+    #[prost(message, optional, tag = "12")]
+    pub queue: Option<QueuePlace>,
+}
+
+/// A place in a queue of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct QueuePlace {
+    /// 1 is next, behind the one whose turn it is.
+    #[prost(uint32, tag = "1")]
+    pub position: u32,
+    /// Seconds until its turn comes, where earlier ones tell; absent while the host has no experience yet.
+    #[prost(uint32, optional, tag = "2")]
+    pub estimate_secs: Option<u32>,
 }
 
 /// Kinds of events.
@@ -188,4 +202,37 @@ pub struct BackupFact {
     /// Bytes it takes.
     #[prost(uint64, tag = "3")]
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    /// An event as a peer of the version before knows it: without `queue`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Before {
+        #[prost(uint64, tag = "1")]
+        event_seq: u64,
+        #[prost(string, tag = "6")]
+        step: String,
+        #[prost(uint64, tag = "11")]
+        generation: u64,
+    }
+
+    #[test]
+    fn a_peer_of_the_version_before_reads_past_a_place_in_the_queue_and_its_events_have_none() {
+        let queue = Some(QueuePlace { position: 3, estimate_secs: Some(40) });
+        let event =
+            Event { event_seq: 7, step: "clone".to_owned(), generation: 2, queue, ..Event::default() };
+        let bytes = event.encode_to_vec();
+        let before = Before { event_seq: 7, step: "clone".to_owned(), generation: 2 };
+        assert_eq!(Before::decode(bytes.as_slice()), Ok(before.clone()));
+        assert_eq!(Event::decode(bytes.as_slice()), Ok(event));
+        let old = Event::decode(before.encode_to_vec().as_slice());
+        assert_eq!(old.map(|event| event.queue), Ok(None));
+        // The bytes of the field itself: number 12, a message of two numbers.
+        assert!(bytes.ends_with(&[0x62, 0x04, 0x08, 0x03, 0x10, 0x28]), "{bytes:x?}");
+    }
 }

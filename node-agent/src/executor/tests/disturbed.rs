@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ez_protocol::{message::EventKind, order::ProvisioningOrder};
+use ez_protocol::{UnixMillis, message::EventKind, order::ProvisioningOrder};
 use sqlx::Connection as _;
 
 use super::{
@@ -10,12 +10,13 @@ use super::{
     scenes::Scene,
 };
 use crate::{
-    journal::{OrderRow, Phase, fuse::Cut},
+    executor::Actors,
+    journal::{Admission, OrderRow, Phase, fuse::Cut},
     pve::{
         Vmid,
         fake::{Call, FakeGuest, FakeHypervisor, Fault, Kind, Plan},
     },
-    testing::{Books, VMID, instance},
+    testing::{Books, NOW, VMID, instance},
 };
 
 /// What goes wrong.
@@ -37,6 +38,8 @@ pub(super) enum Disturbance {
     TaskFailsLate,
     /// The worker is killed.
     WorkerKilled,
+    /// The worker of a restore is killed when the old disks are gone and the new ones empty.
+    WorkerKilledHalf,
     /// The worker is killed at the very end.
     WorkerKilledLate,
     /// The agent is killed while the call is under way.
@@ -70,7 +73,10 @@ impl Disturbance {
             Kind::Local => vec![Refused, AlwaysRefused],
             Kind::Look => [&[Refused], &unanswered[..]].concat(),
             Kind::Change => [&[Refused], &unanswered[..], &changes].concat(),
-            Kind::Task => [&[Refused], &unanswered[..], &changes, &tasks].concat(),
+            Kind::Task => {
+                let half: &[Disturbance] = if call.verb == "restore" { &[WorkerKilledHalf] } else { &[] };
+                [&[Refused], &unanswered[..], &changes, &tasks, half].concat()
+            }
         };
         killed.into_iter().chain(also).collect()
     }
@@ -89,6 +95,7 @@ impl Disturbance {
                 | LostBefore
                 | LostAfter
                 | WorkerKilled
+                | WorkerKilledHalf
                 | WorkerKilledLate
                 | AgentKilled
                 | AgentKilledTwice
@@ -109,6 +116,7 @@ impl Disturbance {
             TaskFails => Fault::TaskFails(text()),
             TaskFailsLate => Fault::TaskFailsLate(text()),
             WorkerKilled => Fault::TaskKilled,
+            WorkerKilledHalf => Fault::TaskKilledHalf,
             WorkerKilledLate => Fault::TaskKilledLate,
             AgentKilled | AgentKilledTwice | Repeated | RepeatedUnanswered => return None,
         })
@@ -257,6 +265,66 @@ pub(super) async fn play_cut(
     let row = host.row(&scene.target).await;
     let foreign = stage.foreign.clone();
     (Played { host, row, first, effects_before, foreign }, crashed)
+}
+
+/// A host at the beginning of a scene whose order has been accepted.
+async fn curtain(scene: &Scene, stage: &Stage) -> Played {
+    let books = Books::quick(Some(&stage.dir.path().join("journal.sqlite"))).await;
+    let mut host = Host::over(stage.pve.fork(), stage.files.clone(), books, Duration::from_secs(20));
+    host.install_repair();
+    host.books.accept(&scene.target).await;
+    let (first, effects_before) = (host.pve.trace().len(), host.pve.effects().len());
+    let row = host.row(&scene.target).await;
+    Played { host, row, first, effects_before, foreign: stage.foreign.clone() }
+}
+
+/// Plays a scene whose order is delivered, and handed to its actor, again and again while it is at work.
+pub(super) async fn play_delivered(scene: &Scene, stage: &Stage, times: usize) -> Played {
+    let mut played = curtain(scene, stage).await;
+    let (id, about) = (scene.target.order_id, scene.target.instance.uuid);
+    let actors = Actors::new(Arc::clone(&played.host.engine));
+    actors.enqueue(about, id, None);
+    for n in 1..times {
+        let verdict = played.host.books.admit(&scene.target).await;
+        let Admission::Duplicate(known) = verdict else { panic!("{}: {n}: {verdict:?}", scene.name) };
+        assert_eq!(known.order_id, id);
+        actors.enqueue(about, id, None);
+    }
+    while actors.is_busy() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    played.row = played.host.row(&scene.target).await;
+    played
+}
+
+/// Plays a scene during whose call number `at` the agent's clock jumps by so many milliseconds.
+pub(super) async fn play_in_time(scene: &Scene, stage: &Stage, jump: i64, at: usize) -> Played {
+    let mut played = curtain(scene, stage).await;
+    let clock = played.host.clock.clone();
+    let strike = Arc::new(move || clock.set(UnixMillis(NOW.0 + jump)));
+    played.host.pve.plan(Plan::Strike(played.first + at, strike));
+    with_repair(&played.host, &scene.target).await.unwrap();
+    played.row = played.host.row(&scene.target).await;
+    played
+}
+
+/// Plays a scene with the journal's disk full from its `n`-th write on, until there is room again; the agent lives on.
+/// Whether it came to that.
+pub(super) async fn play_full(scene: &Scene, stage: &Stage, n: u32) -> (Played, bool) {
+    let mut played = curtain(scene, stage).await;
+    let fuse = played.host.books.journal.fuse.clone();
+    fuse.set(n, Cut::BeforeCommit);
+    let outcome = with_repair(&played.host, &scene.target).await;
+    let full = fuse.blown();
+    fuse.mend();
+    if full {
+        // As often as the actor tries meanwhile, it comes no further; then there is room.
+        with_repair(&played.host, &scene.target).await.unwrap();
+    } else {
+        outcome.unwrap();
+    }
+    played.row = played.host.row(&scene.target).await;
+    (played, full)
 }
 
 /// The agent dies before it can write another word into its journal.

@@ -15,13 +15,14 @@ use super::{
     scenes::{Scene, all, sagas_of_the_executor},
 };
 use crate::{
+    executor::fault,
     journal::{OrderState, Verb},
     pve::fake::{Call, Kind},
     testing::VMID,
 };
 
 /// Steps that change nothing, by their nature.
-const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone", "note_power", "find_backup"];
+const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone", "note_power", "find_backup", "find_backups"];
 
 /// What a scene comes to without a disturbance.
 struct Plain {
@@ -155,6 +156,9 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
             if picture.books.is_none() || detail.len() < 40 {
                 return wrong("stuck without facts");
             }
+            if !detail.contains(fault::COMMAND) {
+                return wrong("stuck without the command that helps");
+            }
         }
         _ => return wrong("no end at all"),
     }
@@ -175,12 +179,17 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
 }
 
 /// Where an operator has to help although nothing final was said: a clone that was killed between its
-/// last write and its pool is whole, and not in this agent's reach; a lock that a dead worker left is root's
-/// to take away.
+/// last write and its pool is whole, and not in this agent's reach; a lock that a worker left is root's to take
+/// away, and some leave it also when they fail.
 fn excused(scene: &Scene, case: &Case, state: OrderState) -> bool {
     let locks =
         ["take_snapshot", "roll_back", "drop_snapshot", "back_up", "restore"].contains(&case.call.verb);
-    if locks && case.what == Disturbance::WorkerKilled && state == OrderState::Stuck {
+    let killed = matches!(case.what, Disturbance::WorkerKilled | Disturbance::WorkerKilledHalf);
+    if locks && killed && state == OrderState::Stuck {
+        return true;
+    }
+    let fails_locked = ["roll_back", "drop_snapshot"].contains(&case.call.verb);
+    if fails_locked && case.what == Disturbance::TaskFails && state == OrderState::Stuck {
         return true;
     }
     let clones = scene.creates() || scene.rebuilds();

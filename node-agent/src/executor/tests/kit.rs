@@ -20,7 +20,10 @@ use crate::{
     cloudinit::PasswordReset,
     contact::Contact,
     executor::{Engine, FirstBoot, FirstBootError, Limits, Pace, Rules},
-    journal::{OrderRow, Space},
+    journal::{
+        OrderRow, Space,
+        requests::{NewRequest, RequestVerb, Taker},
+    },
     policy,
     pve::{CloneMode, Hypervisor, IMAGE_MARKER, Vmid, fake::FakeHypervisor},
     testing::{Books, NOW},
@@ -185,6 +188,16 @@ impl Host {
     pub(crate) async fn run(&self, order: &ProvisioningOrder) -> OrderRow {
         self.engine.run_order(order.order_id).await.unwrap();
         self.row(order).await
+    }
+
+    /// Root has helped, as the message said, and resumes a stuck order.
+    pub(crate) async fn resume(&self, order: &ProvisioningOrder) {
+        let who = r#"{"name":"root"}"#.to_owned();
+        let (verb, order) = (RequestVerb::Resume, Some(order.order_id));
+        let request = NewRequest { verb, order, who, reason: String::new() };
+        self.books.journal.ask(request, NOW).await.unwrap();
+        let taken = self.books.journal.take_requests(Taker::Agent, NOW).await.unwrap();
+        assert!(taken.iter().all(|taken| taken.resumed.is_some()), "{taken:?}");
     }
 
     pub(crate) async fn row(&self, order: &ProvisioningOrder) -> OrderRow {

@@ -206,6 +206,94 @@ async fn a_server_whose_restore_failed_is_not_started() {
 }
 
 #[tokio::test]
+async fn a_rollback_that_fails_calls_for_root_at_once_and_goes_on_when_root_has_helped() {
+    let host = served().await;
+    written(&host, "monday");
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("monday") })).await;
+    written(&host, "tuesday");
+    host.pve.fail_next("roll_back", Fault::TaskFails("can't open volume: input/output error".to_owned()));
+    let order = act(3, 1, Action::SnapshotRollback { name: name("monday") });
+    let row = host.carry_out(&order).await;
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    let said = row.result.unwrap();
+    assert!(said.contains("locked (rollback)") && said.contains("`qm unlock 1000`"), "{said}");
+    assert!(said.contains(&format!("order resume {}", order.order_id)), "{said}");
+    assert_eq!(host.count("start"), 1, "nobody tried to start it: {:?}", host.pve.changes());
+    host.pve.unlock(VMID);
+    host.resume(&order).await;
+    let row = host.run(&order).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(disk(&host), "monday");
+    assert!(host.pve.guest(VMID).unwrap().running, "it ran before");
+}
+
+#[tokio::test]
+async fn a_rollback_that_failed_before_it_touched_anything_leaves_the_server_running() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("monday") })).await;
+    host.pve.fail_next("roll_back", Fault::TaskFailsHalf("snapshot feature is not available".to_owned()));
+    let row = host.carry_out(&act(3, 1, Action::SnapshotRollback { name: name("monday") })).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(row.result.unwrap().contains("snapshot feature is not available"));
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_removal_fails_calls_for_root_too() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("monday") })).await;
+    host.pve.fail_next("drop_snapshot", Fault::TaskFails("lvremove failed".to_owned()));
+    let order = act(3, 1, Action::SnapshotDelete { name: name("monday") });
+    let row = host.carry_out(&order).await;
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    assert!(row.result.unwrap().contains("`qm unlock 1000`"));
+    host.pve.unlock(VMID);
+    host.resume(&order).await;
+    assert_eq!(host.run(&order).await.state, OrderState::Succeeded);
+    assert!(facts(&host).await.snapshots.unwrap().list.is_empty());
+}
+
+#[tokio::test]
+async fn a_restore_that_was_killed_half_way_names_the_volume_that_root_has_to_free() {
+    let host = served().await;
+    written(&host, "monday");
+    let backup = act(2, 1, Action::BackupCreate { keep: 2 });
+    done(&host, &backup).await;
+    host.pve.fail_next("restore", Fault::TaskKilledHalf);
+    let order = act(3, 1, Action::BackupRestore { backup: backup.order_id });
+    let row = host.carry_out(&order).await;
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    let said = row.result.unwrap();
+    assert!(said.contains("`pvesm free local-lvm:vm-1000-cloudinit`"), "{said}");
+    assert!(said.contains(&format!("`ez-node-agent order resume {}`", order.order_id)), "{said}");
+    assert_eq!(host.count("restore"), 2, "and not as often as one may try");
+    assert!(option(&host, "description").starts_with("ez:v1 "), "it is still known whose it is");
+    host.pve.free("local-lvm:vm-1000-cloudinit");
+    host.resume(&order).await;
+    let row = host.run(&order).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(disk(&host), "monday");
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn a_purge_whose_backups_cannot_be_reached_destroys_nothing() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::BackupCreate { keep: 2 })).await;
+    done(&host, &order(3, 2, Op::Retire(Default::default()))).await;
+    host.pve.fail_next("backups", Fault::Refused(500, "storage 'backup' is not online".to_owned()));
+    let row = host.carry_out(&order(4, 3, Op::Purge(Default::default()))).await;
+    assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+    let said = row.result.unwrap();
+    assert!(said.contains("storage backup cannot be listed") && said.contains("is not online"), "{said}");
+    assert!(host.pve.guest(VMID).is_some(), "the server is as it was");
+    assert_eq!(host.count("destroy"), 0);
+    done(&host, &order(5, 4, Op::Purge(Default::default()))).await;
+    assert!(host.pve.guest(VMID).is_none());
+    assert!(host.pve.backup_notes().is_empty());
+}
+
+#[tokio::test]
 async fn a_purge_takes_our_backups_along_and_leaves_those_of_the_hosts_owner() {
     let host = served().await;
     done(&host, &act(2, 1, Action::BackupCreate { keep: 2 })).await;

@@ -5,5 +5,7 @@ mod disturbed;
 mod every_step;
 pub(crate) mod kit;
 mod life;
+mod queue;
 mod scenes;
 mod stories;
+mod unsettled;

@@ -41,6 +41,16 @@ impl Keep {
     }
 }
 
+/// What a restore makes of a configuration before anything else.
+fn bare() -> BTreeMap<String, String> {
+    BTreeMap::from([("memory".to_owned(), "128".to_owned())])
+}
+
+/// A cloud-init drive has a fixed name.
+fn cloudinit_of(vmid: Vmid) -> String {
+    format!("local-lvm:vm-{vmid}-cloudinit")
+}
+
 impl FakeHypervisor {
     pub(super) fn keep(
         &self,
@@ -62,6 +72,16 @@ impl FakeHypervisor {
     pub(crate) fn add_backup(&self, vmid: Vmid, notes: &str) {
         let kept = FakeKept { text: notes.to_owned(), ..FakeKept::default() };
         self.state().backups.insert(format!("backup:backup/by-hand-{vmid}.vma.zst"), (vmid, kept));
+    }
+
+    /// Root on the host frees a volume.
+    pub(crate) fn free(&self, volume: &str) {
+        self.state().left_over.remove(volume);
+    }
+
+    /// Root on the host takes a lock away.
+    pub(crate) fn unlock(&self, vmid: Vmid) {
+        self.put_guest(vmid, |guest| _ = guest.config.remove("lock"));
     }
 
     /// The notes of all backups.
@@ -101,17 +121,26 @@ impl State {
         of.map(shown).collect()
     }
 
-    /// What a failed worker leaves: a restore has cleared the VM, a rollback keeps its lock.
+    /// What a worker leaves that was killed half way: a restore has cleared the VM and made its new volumes.
+    pub(super) fn half_done(&mut self, keep: &Keep) {
+        if let Keep::Restore(vmid, _) = keep {
+            self.failed(keep);
+            self.left_over.insert(cloudinit_of(*vmid));
+        } else {
+            self.left_behind(keep);
+        }
+    }
+
+    /// What a failed worker leaves: a restore has cleared the VM; a rollback has stopped it and keeps its lock, as
+    /// does the removal of a snapshot.
     pub(super) fn failed(&mut self, keep: &Keep) {
         let Some(guest) = self.guests.get_mut(&keep.vmid()) else { return };
         match keep {
             Keep::Restore(..) => {
-                guest.config = BTreeMap::from([("memory".to_owned(), "128".to_owned())]);
+                guest.config = bare();
                 "half of a backup".clone_into(&mut guest.disk);
             }
-            Keep::RollBack(..) => {
-                guest.config.insert("lock".into(), "rollback".into());
-            }
+            Keep::RollBack(..) | Keep::Drop(..) => self.left_behind(keep),
             _ => {}
         }
     }
@@ -120,6 +149,7 @@ impl State {
     pub(super) fn left_behind(&mut self, keep: &Keep) {
         if let (Some(lock), Some(guest)) = (keep.lock(), self.guests.get_mut(&keep.vmid())) {
             guest.config.insert("lock".into(), lock.into());
+            guest.running &= !matches!(keep, Keep::RollBack(..));
         }
     }
 
@@ -162,9 +192,17 @@ impl State {
                 let Some((_, kept)) = self.backups.get(volume).cloned() else {
                     return Err(format!("volume '{volume}' does not exist"));
                 };
+                let left = self.left_over.contains(&cloudinit_of(vmid));
                 let guest = self.unlocked("restore", vmid).map_err(gone)?;
                 if guest.running {
                     return Err(format!("unable to restore VM {vmid} - VM is running"));
+                }
+                if left {
+                    guest.config = bare();
+                    let name = format!("vm-{vmid}-cloudinit");
+                    return Err(format!(
+                        "lvcreate 'vg/{name}' error:   Logical Volume \"{name}\" already exists in volume group \"vg\""
+                    ));
                 }
                 (guest.config, guest.disk) = (kept.config, kept.disk);
                 guest.snapshots.clear();
