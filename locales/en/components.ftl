@@ -62,6 +62,8 @@ step-drop_snapshot = Snapshot deleted
 step-drop_snapshot-todo = Delete the snapshot
 step-backup = Backup made
 step-backup-todo = Make the backup
+step-find_backups = Backups found
+step-find_backups-todo = Find the backups
 step-prune_backups = Oldest backups removed
 step-prune_backups-todo = Remove the oldest backups
 step-restore = Restored
@@ -74,5 +76,17 @@ step-attach_rescue = Rescue system put in
 step-attach_rescue-todo = Put the rescue system in
 step-detach_rescue = Rescue system taken out
 step-detach_rescue-todo = Take the rescue system out
+step-queue = { $position ->
+    [1] Next in the queue of this host
+    [2] Second in the queue of this host
+    [3] Third in the queue of this host
+   *[other] Number { $position } in the queue of this host
+}
+step-queue-about = { $position ->
+    [1] Next in the queue of this host, in about { $time }
+    [2] Second in the queue of this host, in about { $time }
+    [3] Third in the queue of this host, in about { $time }
+   *[other] Number { $position } in the queue of this host, in about { $time }
+}
 step-other = Further work done
 step-other-todo = Further work

@@ -38,7 +38,7 @@ pub use fence::{Builds, builds_at, cancel_unaccepted};
 pub use issue::issue;
 pub use model::{
     BackupView, Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord,
-    Refused, SnapshotView, State, is_passing_refusal,
+    QueueView, Refused, SnapshotView, State, is_passing_refusal,
 };
 pub use outbox::{accepted_seq, due, due_again, due_nodes, leaving};
 pub use record::{Recorded, record, record_answer};

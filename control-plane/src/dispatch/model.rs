@@ -306,6 +306,15 @@ pub struct BackupView {
     pub bytes: u64,
 }
 
+/// Where a step waits for its turn on its node, as the node tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct QueueView {
+    /// 1 is next.
+    pub position: u32,
+    /// Seconds until its turn, from the time of the event on; null where the node has no experience yet.
+    pub estimate_secs: Option<u32>,
+}
+
 /// One event of a provisioning order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventRecord {
@@ -319,6 +328,8 @@ pub struct EventRecord {
     pub detail: Option<String>,
     /// How far the step is.
     pub percent: Option<u32>,
+    /// Where in a queue of its node it waits.
+    pub queue: Option<QueueView>,
     /// When, by the node's clock.
     pub at: UnixMillis,
 }

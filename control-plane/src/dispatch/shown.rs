@@ -234,6 +234,12 @@ fn event(event: &EventRecord) -> Event {
     if let Some(percent) = event.percent {
         detail.push_str(&format!(" {percent} %"));
     }
+    if let Some(place) = event.queue {
+        detail.push_str(&format!(" #{}", place.position));
+        if let Some(secs) = place.estimate_secs {
+            detail.push_str(&format!(" ~{secs} s"));
+        }
+    }
     if let Some(words) = &event.detail {
         if !detail.is_empty() {
             detail.push_str(" · ");

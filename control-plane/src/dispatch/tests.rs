@@ -1,9 +1,11 @@
+mod purges;
+
 use std::time::Duration;
 
 use ez_protocol::{
     InstanceId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, PayloadType},
-    message::{AnswerKind, Event, EventKind, Facts, OrderAnswer},
+    message::{AnswerKind, Event, EventKind, Facts, OrderAnswer, QueuePlace},
     order::{Action, Empty, ImageRef, InstanceSpec, Op, ProvisioningOrder, Service},
 };
 
@@ -169,17 +171,20 @@ async fn an_order_is_signed_for_its_node_and_its_events_move_it() {
         answer(&app, &node, id, accepted).await;
         assert_eq!(state(&app, id).await, State::Accepted);
 
-        let about = place.instance;
-        for (seq, kind, step) in [
-            (1, EventKind::Accepted, ""),
-            (2, EventKind::StepStarted, "clone"),
-            (3, EventKind::StepDone, "clone"),
+        let (about, vmid) = (place.instance, place.vmid);
+        let place = Some(QueuePlace { position: 3, estimate_secs: Some(40) });
+        for (seq, kind, step, queue) in [
+            (1, EventKind::Accepted, "", None),
+            (2, EventKind::StepProgress, "clone", place),
+            (3, EventKind::StepStarted, "clone", None),
+            (4, EventKind::StepDone, "clone", None),
         ] {
-            assert_eq!(record(&app, &node, event(seq, id, about, kind, step)).await, Recorded::New);
+            let told = Event { queue, ..event(seq, id, about, kind, step) };
+            assert_eq!(record(&app, &node, told).await, Recorded::New);
         }
         assert_eq!(state(&app, id).await, State::Running);
-        let facts = Facts { vmid: place.vmid, power: "running".into(), confirmed: true, ..Facts::default() };
-        let done = Event { facts: Some(facts), ..event(4, id, about, EventKind::Succeeded, "") };
+        let facts = Facts { vmid, power: "running".into(), confirmed: true, ..Facts::default() };
+        let done = Event { facts: Some(facts), ..event(5, id, about, EventKind::Succeeded, "") };
         assert_eq!(record(&app, &node, done.clone()).await, Recorded::New);
         assert_eq!(record(&app, &node, done).await, Recorded::Known);
         let shown = read(&app, async |c| dispatch::latest_for(c, about).await).await.unwrap();
@@ -188,8 +193,10 @@ async fn an_order_is_signed_for_its_node_and_its_events_move_it() {
         let events = read(&app, async |c| dispatch::events_of(c, id).await).await;
         assert_eq!(
             events.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>(),
-            ["accepted", "step_started", "step_done", "succeeded"]
+            ["accepted", "step_progress", "step_started", "step_done", "succeeded"]
         );
+        let queue = events.iter().map(|e| e.queue.map(|q| (q.position, q.estimate_secs))).collect::<Vec<_>>();
+        assert_eq!(queue, [None, Some((3, Some(40))), None, None, None]);
     })
     .await;
 }

@@ -8,7 +8,7 @@ use sqlx::AnyConnection;
 use super::settings;
 use crate::{
     db::DbError,
-    dispatch::{self, EventRecord, ProvisioningRecord, State},
+    dispatch::{self, EventRecord, ProvisioningRecord, QueueView, State},
 };
 
 /// The steps of building a server, as the node agent names them.
@@ -45,6 +45,8 @@ pub struct StepProgress {
     pub percent: Option<u32>,
     /// What the node says about it.
     pub note: Option<String>,
+    /// Where it waits for its turn on its node.
+    pub queue: Option<QueueView>,
 }
 
 impl StepProgress {
@@ -79,6 +81,7 @@ fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) 
         ended_at: None,
         percent: None,
         note: None,
+        queue: None,
     };
     let mut steps: Vec<StepProgress> = expected.iter().map(|name| empty(name)).collect();
     for event in events {
@@ -88,6 +91,8 @@ fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) 
             steps.len() - 1
         });
         let Some(step) = steps.get_mut(at) else { continue };
+        // Whatever is told next, it waits no longer or at another place.
+        step.queue = event.queue;
         match event.kind.as_str() {
             "step_started" => {
                 step.progress = Progress::Now;
@@ -116,6 +121,7 @@ fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) 
     }
     if record.state.is_final() {
         for step in &mut steps {
+            step.queue = None;
             step.progress = match (step.progress, record.state) {
                 // Steps the node had nothing to do for are not reported.
                 (Progress::Waiting | Progress::Now, State::Succeeded) => Progress::Done,
@@ -169,6 +175,7 @@ mod tests {
             step: Some(step.into()),
             detail: Some("detail".into()),
             percent: None,
+            queue: None,
             at: UnixMillis(at),
         }
     }
@@ -188,6 +195,19 @@ mod tests {
         );
         assert_eq!(steps[1].progress, Progress::Now);
         assert_eq!(steps[2].progress, Progress::Waiting);
+    }
+
+    #[test]
+    fn a_step_that_waits_says_where_until_its_turn_comes() {
+        let place = |position| Some(QueueView { position, estimate_secs: Some(40) });
+        let waits =
+            |at, position| EventRecord { queue: place(position), ..event("step_progress", "clone", at) };
+        let mut events = vec![waits(10, 3), waits(20, 2)];
+        let steps = fold(&record(State::Running), &events, &CREATE_STEPS);
+        assert_eq!((steps[0].progress, steps[0].queue), (Progress::Waiting, place(2)));
+        events.push(event("step_started", "clone", 30));
+        let steps = fold(&record(State::Running), &events, &CREATE_STEPS);
+        assert_eq!((steps[0].progress, steps[0].queue), (Progress::Now, None));
     }
 
     #[test]

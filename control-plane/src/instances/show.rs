@@ -416,6 +416,7 @@ fn step(step: &StepProgress) -> Step {
         at: step.ended_at.or(step.started_at),
         took_ms: step.took().and_then(|took| i64::try_from(took.as_millis()).ok()),
         note: step.note.clone(),
+        queue: step.queue,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     app::App,
     billing,
     catalog::{Interval, QuoteError},
+    dispatch::QueueView,
     instances::{self, Progress},
 };
 
@@ -89,6 +90,8 @@ struct OrderStep {
     status: &'static str,
     /// When it ended, or began if it has not ended; UTC milliseconds.
     at: Option<i64>,
+    /// Where it waits for its turn on its node; null when it does not.
+    queue: Option<QueueView>,
 }
 
 /// An order.
@@ -159,6 +162,7 @@ async fn body(
                     Progress::Skipped => "skipped",
                 },
                 at: step.ended_at.or(step.started_at).map(|at| at.0),
+                queue: step.queue,
             })
             .collect(),
     })

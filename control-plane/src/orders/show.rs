@@ -50,6 +50,7 @@ pub(super) fn view_step(step: &StepProgress) -> Step {
         at: step.ended_at.or(step.started_at),
         took_ms: timeline::took_ms(step).and_then(|took| i64::try_from(took).ok()),
         note: step.note.clone().filter(|_| step.progress == Progress::Failed),
+        queue: step.queue,
     }
 }
 

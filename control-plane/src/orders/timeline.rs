@@ -144,6 +144,7 @@ fn step(name: &str, progress: Progress, at: Option<UnixMillis>) -> StepProgress 
         ended_at: at,
         percent: None,
         note: None,
+        queue: None,
     }
 }
 

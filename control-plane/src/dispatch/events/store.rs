@@ -9,7 +9,7 @@ use sqlx::AnyConnection;
 use crate::{
     db::{Cols, DbError},
     dispatch::{
-        model::{EventRecord, event_word},
+        model::{EventRecord, QueueView, event_word},
         record::text,
     },
 };
@@ -26,8 +26,8 @@ pub(in crate::dispatch) async fn insert_event(
     let given = |words: &str| (!words.is_empty()).then(|| text(words));
     let done = sqlx::query(
         "INSERT INTO provisioning_events (journal, event_seq, node_id, provisioning_order_id, kind, step, detail, percent,
-             at, recorded_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+             at, recorded_at, queue_position, queue_estimate_secs)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING",
     )
     .bind(journal.to_owned())
     .bind(i64::try_from(event.event_seq).unwrap_or(i64::MAX))
@@ -39,6 +39,8 @@ pub(in crate::dispatch) async fn insert_event(
     .bind(event.percent.map(i64::from))
     .bind(event.at_ms)
     .bind(at.0)
+    .bind(event.queue.map(|place| i64::from(place.position)))
+    .bind(event.queue.and_then(|place| place.estimate_secs).map(i64::from))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -49,7 +51,7 @@ pub(in crate::dispatch) async fn events_of(
     id: ProvisioningOrderId,
 ) -> Result<Vec<EventRecord>, DbError> {
     let rows = sqlx::query(
-        "SELECT event_seq, kind, step, detail, percent, at FROM provisioning_events
+        "SELECT event_seq, kind, step, detail, percent, at, queue_position, queue_estimate_secs FROM provisioning_events
          WHERE provisioning_order_id = $1 ORDER BY recorded_at, event_seq LIMIT 2000",
     )
     .bind(id.to_string())
@@ -58,16 +60,19 @@ pub(in crate::dispatch) async fn events_of(
     rows.iter()
         .map(|row| {
             let row = Cols::of("provisioning_events", row);
-            let percent = match row.get::<Option<i64>>("percent")? {
-                Some(value) => Some(u32::try_from(value).map_err(|_| row.inconsistent("percent"))?),
-                None => None,
+            let number = |name: &'static str| match row.get::<Option<i64>>(name)? {
+                Some(value) => u32::try_from(value).map(Some).map_err(|_| row.inconsistent(name)),
+                None => Ok(None),
             };
+            let estimate_secs = number("queue_estimate_secs")?;
+            let queue = number("queue_position")?.map(|position| QueueView { position, estimate_secs });
             Ok(EventRecord {
                 event_seq: row.num("event_seq")?,
                 kind: row.text("kind")?,
                 step: row.get("step")?,
                 detail: row.get("detail")?,
-                percent,
+                percent: number("percent")?,
+                queue,
                 at: row.millis("at")?,
             })
         })

@@ -16,7 +16,7 @@ use super::mine;
 use crate::{
     api::{self, Caller, Input, Keyed, Named, Page, Problem},
     app::App,
-    dispatch::IssueError,
+    dispatch::{IssueError, QueueView},
     instances::{
         ActError, ActionRow, ActionState, AskError, Asked, Progress, Wanted, act, action, actions,
         progress_of, reset_password,
@@ -52,6 +52,8 @@ pub(super) struct StepBody {
     finished_at: Option<i64>,
     /// What the node says about it.
     note: Option<String>,
+    /// Where it waits for its turn on its node; null when it does not.
+    queue: Option<QueueView>,
 }
 
 /// The progress of one change to a server.
@@ -103,6 +105,7 @@ pub(super) async fn action_body(
         started_at: step.started_at.map(|at| at.0),
         finished_at: step.ended_at.map(|at| at.0),
         note: step.note,
+        queue: step.queue,
     });
     Ok(ActionBody {
         steps: steps.collect(),

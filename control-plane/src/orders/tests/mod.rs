@@ -212,6 +212,7 @@ impl Shop {
                 ..Facts::default()
             }),
             generation: record.generation,
+            queue: None,
         };
         let (at, node) = (self.app.clock.now(), record.node);
         self.app

@@ -9,7 +9,7 @@ use ez_protocol::UnixMillis;
 use minijinja::{Value, value::Serde};
 use serde::Serialize;
 
-use crate::web::templates::Page;
+use crate::{dispatch::QueueView, web::templates::Page};
 
 pub mod accounts;
 pub mod billing;
@@ -70,12 +70,21 @@ pub struct Step {
     pub took_ms: Option<i64>,
     /// A sentence below the step: where, why.
     pub note: Option<String>,
+    /// Where it waits for its turn on its node.
+    pub queue: Option<QueueView>,
 }
 
 impl Step {
     /// The step that is happening since `at`.
     pub fn now(code: impl Into<String>, at: UnixMillis) -> Self {
-        Self { code: code.into(), state: StepState::Now, at: Some(at), took_ms: None, note: None }
+        Self {
+            code: code.into(),
+            state: StepState::Now,
+            at: Some(at),
+            took_ms: None,
+            note: None,
+            queue: None,
+        }
     }
 }
 

@@ -3,10 +3,13 @@
 use ez_protocol::UnixMillis;
 use serde::Serialize;
 
-use crate::web::{
-    forms::FormState,
-    templates::Page,
-    views::{Money, SAMPLE_NOW, Step, StepState},
+use crate::{
+    dispatch::QueueView,
+    web::{
+        forms::FormState,
+        templates::Page,
+        views::{Money, SAMPLE_NOW, Step, StepState},
+    },
 };
 
 /// A location to choose.
@@ -373,6 +376,7 @@ pub(super) fn sample_steps(done: usize, current: StepState) -> Vec<Step> {
             at: (at < done).then_some(UnixMillis(started + 1_000 * i64::try_from(at).unwrap_or(0))),
             took_ms: took_ms.filter(|_| at < done),
             note: None,
+            queue: None,
         })
         .collect()
 }
@@ -398,6 +402,10 @@ impl Page for Show {
             placed_at: UnixMillis(SAMPLE_NOW.0 - 48_000),
             events: Some("/orders/01890a5d-ac96-774b-bcce-b302099a8057/changes".to_owned()),
         };
+        let mut queued = Self { steps: sample_steps(4, StepState::Now), ..building.clone() };
+        queued.steps[4].queue = Some(QueueView { position: 3, estimate_secs: Some(40) });
+        let mut queued_behind_the_first = queued.clone();
+        queued_behind_the_first.steps[4].queue = Some(QueueView { position: 1, estimate_secs: None });
         let unpaid = Self {
             state: "awaiting_payment",
             steps: sample_steps(0, StepState::Now),
@@ -461,6 +469,8 @@ impl Page for Show {
             ("unpaid", unpaid),
             ("paid", paid),
             ("building", building.clone()),
+            ("queued", queued),
+            ("queued-behind-the-first", queued_behind_the_first),
             ("done", done),
             ("needs-operator", stuck),
             ("refunding", refunding),
