@@ -17,7 +17,7 @@ use crate::{
     audit,
     db::{self, Topic},
     entropy::{Entropy, EntropyExt as _},
-    fleet::{self, Placement},
+    fleet::{self, NodeRow, Placement},
 };
 
 /// Purges that one node and the whole fleet may be told in an hour.
@@ -26,6 +26,9 @@ const PURGES_PER_HOUR: (u64, u64) = (20, 200);
 const PER_INSTANCE_PER_HOUR: u64 = 60;
 /// The window of both.
 const HOUR_MS: i64 = 3_600_000;
+/// The windows of a node's destroy budget.
+const TEN_MINUTES_MS: i64 = 600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// Checks, numbers, signs and stores a provisioning order; the same cause again answers with the order
 /// that was issued first.
@@ -51,7 +54,7 @@ pub async fn issue(
     if !node.state.takes_orders() || node.epoch == 0 {
         return Err(IssueError::NodeNotServing);
     }
-    check_rates(tx, at, &intent, &place).await?;
+    check_rates(tx, at, &intent, &node).await?;
     let known = store::generation_of(tx, intent.instance).await?;
     match &intent.op {
         Op::Ensure(spec) => check_spec(spec, &place)?,
@@ -118,7 +121,7 @@ async fn check_rates(
     tx: &mut AnyConnection,
     at: UnixMillis,
     intent: &Intent,
-    place: &Placement,
+    node: &NodeRow,
 ) -> Result<(), IssueError> {
     let since = UnixMillis(at.0 - HOUR_MS);
     if store::count_since(tx, since, None, Some(intent.instance), None).await? >= PER_INSTANCE_PER_HOUR {
@@ -126,11 +129,29 @@ async fn check_rates(
     }
     if matches!(intent.op, Op::Purge(_)) {
         let (per_node, in_all) = PURGES_PER_HOUR;
-        if store::count_since(tx, since, Some(place.node), None, Some("purge")).await? >= per_node {
+        if store::count_since(tx, since, Some(node.id), None, Some("purge")).await? >= per_node {
             return Err(IssueError::TooMany { what: "purges on one node", limit: per_node });
         }
         if store::count_since(tx, since, None, None, Some("purge")).await? >= in_all {
             return Err(IssueError::TooMany { what: "purges", limit: in_all });
+        }
+        keep_circuit(tx, at, node).await?;
+    }
+    Ok(())
+}
+
+/// A node opens its destroy circuit at one purge too many, and then only root of the host can close it: what comes
+/// due at the same time waits for its turn. A node counts what it accepts, when it does; so what is on its way counts
+/// as well, however long ago it was issued.
+async fn keep_circuit(tx: &mut AnyConnection, at: UnixMillis, node: &NodeRow) -> Result<(), IssueError> {
+    let limits = node.policy.purges;
+    let servers = store::servers_of(tx, node.id).await?;
+    for (what, window_ms, limit) in [
+        ("purges on one node in ten minutes", TEN_MINUTES_MS, limits.in_ten_minutes()),
+        ("purges on one node in a day", DAY_MS, limits.in_a_day(servers)),
+    ] {
+        if store::purges_taken_since(tx, UnixMillis(at.0 - window_ms), node.id).await? >= limit {
+            return Err(IssueError::TooMany { what, limit });
         }
     }
     Ok(())

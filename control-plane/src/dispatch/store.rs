@@ -300,6 +300,37 @@ pub(super) async fn count_since(
     Cols::of("provisioning_orders", &row).num("n")
 }
 
+/// Purges that a node has taken since, or may still take.
+pub(super) async fn purges_taken_since(
+    conn: &mut AnyConnection,
+    since: UnixMillis,
+    node: NodeId,
+) -> Result<u64, DbError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS n FROM provisioning_orders WHERE node_id = $1 AND verb = 'purge'
+         AND (state IN ('signed', 'queued')
+             OR (state NOT IN ('refused', 'cancelled') AND COALESCE(accepted_at, finished_at, expires_at) > $2))",
+    )
+    .bind(node.to_string())
+    .bind(since.0)
+    .fetch_one(conn)
+    .await?;
+    Cols::of("provisioning_orders", &row).num("n")
+}
+
+/// Servers that were built on a node and are not about to be gone.
+pub(super) async fn servers_of(conn: &mut AnyConnection, node: NodeId) -> Result<u64, DbError> {
+    let row = sqlx::query(
+        "SELECT count(DISTINCT instance_id) AS n FROM provisioning_orders WHERE node_id = $1 AND verb = 'ensure'
+         AND state = 'succeeded' AND instance_id NOT IN (SELECT instance_id FROM provisioning_orders WHERE node_id = $1
+             AND verb = 'purge' AND state NOT IN ('refused', 'cancelled', 'expired', 'failed', 'undone'))",
+    )
+    .bind(node.to_string())
+    .fetch_one(conn)
+    .await?;
+    Cols::of("provisioning_orders", &row).num("n")
+}
+
 pub(super) async fn insert(
     tx: &mut AnyConnection,
     at: UnixMillis,

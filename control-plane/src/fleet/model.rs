@@ -320,6 +320,34 @@ pub struct NodePolicy {
     pub max_memory_mib: u64,
     /// Most disk, GiB.
     pub max_disk_gib: u64,
+    /// How many servers may be purged; what an older agent does not say is none.
+    #[serde(default)]
+    pub purges: PurgeLimits,
+}
+
+/// How many servers a node lets be purged before it opens its destroy circuit, after which it purges nothing until
+/// root of the host has looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PurgeLimits {
+    /// In ten minutes.
+    pub per_10_minutes: Option<u64>,
+    /// In a day: this share of its servers, percent …
+    pub percent_per_day: Option<u64>,
+    /// … or so many, whichever is more.
+    pub floor_per_day: Option<u64>,
+}
+
+impl PurgeLimits {
+    /// Most purges in ten minutes.
+    pub fn in_ten_minutes(&self) -> u64 {
+        self.per_10_minutes.unwrap_or(4)
+    }
+
+    /// Most purges in a day on a node with so many servers. An agent that says nothing has its own defaults.
+    pub fn in_a_day(&self, servers: u64) -> u64 {
+        let share = servers.saturating_mul(self.percent_per_day.unwrap_or(10)) / 100;
+        share.max(self.floor_per_day.unwrap_or(3))
+    }
 }
 
 impl NodePolicy {

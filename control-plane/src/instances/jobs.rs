@@ -9,7 +9,7 @@ use crate::{
     app::App,
     billing::SUBSCRIPTION_ENDED,
     db::DbError,
-    dispatch::{self, OBSERVE_JOB, State},
+    dispatch::{self, IssueError, OBSERVE_JOB, State},
     fleet::{self, Release},
     instances::InstanceError,
     jobs::{JobError, JobRegistry, JobRun},
@@ -128,7 +128,9 @@ async fn again(app: &App, seen: Instance) -> Result<(), EndError> {
 
 /// One server that cannot be ended must not keep the others from it.
 fn report(result: &Result<(), EndError>) {
-    if let Err(error) = result {
+    if let Err(EndError::Issue(error @ IssueError::TooMany { .. })) = result {
+        tracing::info!(%error, "a server waits for its turn to be ended");
+    } else if let Err(error) = result {
         tracing::warn!(error = %error, "a server could not be ended; it will be tried again");
     }
 }

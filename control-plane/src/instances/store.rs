@@ -259,8 +259,11 @@ pub(super) async fn due_for_purge(
     connection: &mut AnyConnection,
     now: UnixMillis,
 ) -> Result<Vec<InstanceId>, DbError> {
+    // A node takes few at a time; those of others must not wait behind them.
     let rows = sqlx::query(
-        "SELECT id FROM instances WHERE state = 'retired' AND purge_at <= $1 ORDER BY purge_at LIMIT 20",
+        "SELECT id FROM (SELECT id, purge_at, ROW_NUMBER() OVER (PARTITION BY node_id ORDER BY purge_at, id) AS place
+             FROM instances WHERE state = 'retired' AND purge_at <= $1) AS due
+         WHERE place <= 20 ORDER BY purge_at LIMIT 500",
     )
     .bind(now.0)
     .fetch_all(connection)

@@ -194,6 +194,9 @@ impl Policy {
             max_disk_gib: self.limits.disk_gib,
             max_vcpus: self.limits.vcpus,
             vlans: self.vlans.iter().map(vlan).collect(),
+            purges_per_10_minutes: Some(self.destroy.purges_per_10_minutes),
+            purge_percent_per_day: Some(self.destroy.purge_percent_per_day),
+            purge_floor_per_day: Some(self.destroy.purge_floor_per_day),
         }
     }
 }

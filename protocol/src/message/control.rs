@@ -89,6 +89,16 @@ pub struct PolicySummary {
     /// VLAN tags it may use as `first-last` ranges; none means untagged only.
     #[prost(string, repeated, tag = "11")]
     pub vlans: Vec<String>,
+    /// Most servers it lets be purged in ten minutes; one more opens its destroy circuit. Absent from older agents, as
+    /// are the next two.
+    #[prost(uint32, optional, tag = "12")]
+    pub purges_per_10_minutes: Option<u32>,
+    /// Share of its servers that may be purged in a day, percent.
+    #[prost(uint32, optional, tag = "13")]
+    pub purge_percent_per_day: Option<u32>,
+    /// So many may be purged in a day however few it has.
+    #[prost(uint32, optional, tag = "14")]
+    pub purge_floor_per_day: Option<u32>,
 }
 
 /// The server's answer. Only with this is the agent connected.

@@ -11,7 +11,7 @@ use crate::{
     entropy::{Entropy, EntropyExt as _},
     fleet::{
         alarms,
-        model::{NodeChange, NodePolicy, NodeState, Severity},
+        model::{NodeChange, NodePolicy, NodeState, PurgeLimits, Severity},
         nodes,
     },
 };
@@ -219,6 +219,11 @@ fn policy(hello: &message::Hello) -> NodePolicy {
         max_vcpus: u64::from(p.max_vcpus),
         max_memory_mib: p.max_memory_mib,
         max_disk_gib: p.max_disk_gib,
+        purges: PurgeLimits {
+            per_10_minutes: p.purges_per_10_minutes.map(u64::from),
+            percent_per_day: p.purge_percent_per_day.map(u64::from),
+            floor_per_day: p.purge_floor_per_day.map(u64::from),
+        },
     }
 }
 

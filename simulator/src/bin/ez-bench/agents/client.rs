@@ -268,6 +268,7 @@ impl Agent {
                 max_disk_gib: 900,
                 max_vcpus: 64,
                 vlans: Vec::new(),
+                ..PolicySummary::default()
             }),
             now_ms: SystemWall.now_ms(),
         }
