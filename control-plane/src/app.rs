@@ -10,6 +10,7 @@ use crate::{
     accounts, api, billing, catalog,
     clock::{Clock, SystemClock},
     config::Config,
+    console,
     db::{Db, DbError, Wake},
     dispatch,
     entropy::{Entropy, SystemEntropy},
@@ -149,6 +150,7 @@ pub fn router(app: &App) -> Router {
         .merge(orders::page_routes())
         .merge(instances::page_routes())
         .merge(metrics::page_routes())
+        .merge(console::page_routes())
         .merge(fleet::page_routes())
         .merge(dispatch::page_routes());
     let endpoints = Router::new()
@@ -157,6 +159,7 @@ pub fn router(app: &App) -> Router {
         .merge(orders::api_routes())
         .merge(instances::api_routes())
         .merge(metrics::api_routes())
+        .merge(console::api_routes())
         .merge(fleet::api_routes())
         .merge(dispatch::api_routes());
     Router::new()
@@ -187,6 +190,7 @@ pub fn job_registry() -> JobRegistry {
     api::register_jobs(&mut registry);
     billing::register_jobs(&mut registry);
     catalog::register_jobs(&mut registry);
+    console::register_jobs(&mut registry);
     dispatch::register_jobs(&mut registry);
     fleet::register_jobs(&mut registry);
     instances::register_jobs(&mut registry);

@@ -10,6 +10,7 @@ use std::path::Path;
 use ez_node_agent::policy as host_policy;
 use ez_protocol::{
     UnixMillis,
+    console::ConsoleGrant,
     envelope::{Envelope, PayloadType},
     frame::{Decoder, StreamKind},
     image::ImageOrder,
@@ -53,9 +54,16 @@ pub fn envelope(data: &[u8]) {
     }
 }
 
-/// Any bytes are a provisioning order, an image order or a typed error, never both; what is read can be
-/// written and reads the same.
+/// Any bytes are a provisioning order, an image order, a console grant or a typed error, never two of them;
+/// what is read can be written and reads the same.
 pub fn order(data: &[u8]) {
+    if let Ok(grant) = ConsoleGrant::from_bytes(data) {
+        let another = ProvisioningOrder::from_bytes(data).is_ok() || ImageOrder::from_bytes(data).is_ok();
+        assert!(!another, "two readings of the same bytes");
+        let bytes = grant.to_bytes();
+        assert!(bytes.is_ok(), "what was read cannot be written: {bytes:?}");
+        assert_eq!(ConsoleGrant::from_bytes(&bytes.unwrap_or_default()), Ok(grant));
+    }
     if let Ok(order) = ImageOrder::from_bytes(data) {
         assert!(ProvisioningOrder::from_bytes(data).is_err(), "two readings of the same bytes");
         let bytes = order.to_bytes();

@@ -43,6 +43,7 @@ instances-activity-none = Nothing has happened yet.
 
 instances-tabs = Pages of this server
 instances-tab-overview = Overview
+instances-tab-console = Console
 instances-tab-graphs = Graphs
 instances-tab-snapshots = Snapshots
 instances-tab-backups = Backups

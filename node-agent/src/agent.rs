@@ -12,6 +12,7 @@ use crate::{
     cli::StatusFile,
     clock::Clock,
     config::Config,
+    console::Seats,
     contact::Contact,
     entropy::Entropy,
     executor::Actors,
@@ -64,6 +65,8 @@ pub struct Agent {
     pub host_changed: Arc<Notify>,
     /// Rung when an image order was accepted.
     pub build: Arc<Notify>,
+    /// The consoles that are open.
+    pub consoles: Seats,
     /// What `status` reads.
     pub status: StatusBoard,
 }

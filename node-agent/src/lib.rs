@@ -9,6 +9,7 @@
 //! | [`journal`] | the durable record of what was promised, done and still has to be said |
 //! | [`executor`] | carries orders out, one actor per instance, observe first |
 //! | [`pve`] | Proxmox VE behind one small trait |
+//! | [`console`] | a server's screen and serial line, relayed over the connection |
 //! | [`cloudinit`] | first-boot files, by serialiser and read back |
 //! | [`image`] | from a cloud image on the web to a template, by command or by order |
 //! | [`observe`] | what the host and its servers look like |
@@ -24,6 +25,7 @@ pub mod cli;
 pub mod clock;
 pub mod cloudinit;
 pub mod config;
+pub mod console;
 pub mod contact;
 pub mod doctor;
 pub mod entropy;

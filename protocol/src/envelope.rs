@@ -26,6 +26,8 @@ pub enum PayloadType {
     Trust,
     /// An image order.
     Image,
+    /// Leave to open one console.
+    ConsoleGrant,
 }
 
 impl PayloadType {
@@ -35,6 +37,7 @@ impl PayloadType {
             Self::Order => "application/vnd.ez.order.v1+json",
             Self::Trust => "application/vnd.ez.trust.v1+json",
             Self::Image => "application/vnd.ez.image.v1+json",
+            Self::ConsoleGrant => "application/vnd.ez.console-grant.v1+json",
         }
     }
 
@@ -43,13 +46,14 @@ impl PayloadType {
         match self {
             // Whoever may have servers built from a digest may have that digest made ready: a host
             // bounds both by its policy file, images by their source as well.
-            Self::Order | Self::Image => KeyRole::Order,
+            // A console changes less than the orders that this role may give anyway.
+            Self::Order | Self::Image | Self::ConsoleGrant => KeyRole::Order,
             Self::Trust => KeyRole::Trust,
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Order, Self::Trust, Self::Image].into_iter().find(|t| t.as_str() == text)
+        [Self::Order, Self::Trust, Self::Image, Self::ConsoleGrant].into_iter().find(|t| t.as_str() == text)
     }
 }
 

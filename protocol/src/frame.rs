@@ -122,10 +122,12 @@ frame_types! {
     CertIssued = 0x000b,
     /// An encoded envelope with the next trust document, server to agent.
     TrustUpdate = 0x000c,
-    /// An encoded envelope with a provisioning order, server to agent.
+    /// An encoded envelope with a provisioning order, an image order or a console grant, server to agent.
     Envelope = 0x0010,
     /// [`crate::message::OrderAnswer`], agent to server.
     OrderAnswer = 0x0011,
+    /// [`crate::message::ConsoleAnswer`], agent to server; after it a console's stream carries raw bytes.
+    ConsoleAnswer = 0x0012,
     /// [`crate::message::Event`], agent to server.
     Event = 0x0020,
     /// [`crate::message::StateSnapshot`], agent to server.
@@ -173,6 +175,14 @@ pub enum CloseCode {
     Replaced = 11,
     /// The node is quarantined: its history contradicts what was acknowledged.
     Quarantined = 12,
+    /// A console: its server was stopped.
+    ConsoleStopped = 13,
+    /// A console: the host's end of it is gone, though the server runs.
+    ConsoleGone = 14,
+    /// A console: nobody typed or clicked for too long.
+    ConsoleIdle = 15,
+    /// A console: the time it was granted is over.
+    ConsoleOver = 16,
 }
 
 impl CloseCode {
@@ -196,6 +206,10 @@ impl CloseCode {
             10 => Self::Drain,
             11 => Self::Replaced,
             12 => Self::Quarantined,
+            13 => Self::ConsoleStopped,
+            14 => Self::ConsoleGone,
+            15 => Self::ConsoleIdle,
+            16 => Self::ConsoleOver,
             _ => return None,
         })
     }

@@ -120,6 +120,8 @@ typed_ids! {
     AuditId,
     /// What the REST API calls the progress of a change to a server.
     ActionId,
+    /// One opening of a server's console.
+    ConsoleId,
 }
 
 #[cfg(test)]

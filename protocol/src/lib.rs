@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`order`] | the provisioning order and the wished state of an instance, strict JSON |
 //! | [`image`] | the image order: a node shall have this image |
+//! | [`console`] | the console grant: leave to open one console |
 //! | [`envelope`] | DSSE envelopes: sign and verify exact bytes, roles of keys |
 //! | [`trust`] | trust document, its pin, join token, enrolment messages, identities |
 //! | [`frame`] | stream kinds, frame types, caps, decoder |
@@ -15,6 +16,7 @@
 //! | [`marker`] | the line that says whose a VM is |
 //! | [`input`] | host names and SSH keys, validated once for all |
 
+pub mod console;
 pub mod envelope;
 pub mod frame;
 mod ids;

@@ -4,12 +4,14 @@
 //! milliseconds. A message is a claim of its sender: receivers check it against what they know.
 
 mod challenge;
+mod console;
 mod control;
 mod event;
 mod metrics;
 mod state;
 
 pub use challenge::*;
+pub use console::*;
 pub use control::*;
 pub use event::*;
 pub use metrics::*;

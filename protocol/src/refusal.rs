@@ -57,6 +57,16 @@ refusals! {
     VmidTaken = "VMID_TAKEN",
     /// The destroy budget is used up; only root on the node opens it again.
     CircuitOpen = "CIRCUIT_OPEN",
+    /// A console grant that was used before.
+    Used = "USED",
+    /// No such server on this node.
+    UnknownInstance = "UNKNOWN_INSTANCE",
+    /// The server is not running.
+    NotRunning = "NOT_RUNNING",
+    /// As many consoles as there may be are open.
+    TooMany = "TOO_MANY",
+    /// The host did not open the console.
+    Unavailable = "UNAVAILABLE",
     /// The journal is damaged; this node only reports.
     JournalCorrupt = "JOURNAL_CORRUPT",
 }

@@ -33,9 +33,11 @@ pub use model::{
 };
 pub(crate) use pages::routes as page_routes;
 pub use passwords::Passwords;
-pub use sessions::{log_in, log_out, log_out_everywhere, open_session, session, session_principal};
+pub use sessions::{
+    log_in, log_out, log_out_everywhere, open_session, session, session_lives, session_principal,
+};
 pub use ssh_keys::{SshKey, add_ssh_key, remove_ssh_key, ssh_key, ssh_keys};
-pub use tokens::{create_token, list_tokens, revoke_token, token_principal};
+pub use tokens::{create_token, list_tokens, revoke_token, token_lives, token_principal};
 pub use users::{contact, create_user, is_verified, operators, principal_of, user_by_email};
 
 use std::time::Duration;

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use ez_protocol::{SessionId, UserId};
+use ez_protocol::{SessionId, UnixMillis, UserId};
+use sqlx::AnyConnection;
 
 use super::{
     AccountsError, NewSession, Principal, SessionView, links,
     model::{email_address, token_hash},
     store,
 };
-use crate::{app::Services, entropy::EntropyExt};
+use crate::{app::Services, db::DbError, entropy::EntropyExt};
 
 /// A customer's session ends after so long without a page, and staff's sooner.
 const IDLE: (Duration, Duration) = (Duration::from_secs(24 * 3_600), Duration::from_secs(2 * 3_600));
@@ -112,6 +113,18 @@ pub async fn session(app: &Services, token: &str) -> Result<Option<SessionView>,
         app.db.write(move |tx| Box::pin(async move { store::session_seen(tx, id, at).await })).await?;
     }
     Ok(Some(session))
+}
+
+/// Whether a session that was presented before is still there: not ended, not over, its user not disabled.
+///
+/// # Errors
+/// Those of the query.
+pub async fn session_lives(
+    connection: &mut AnyConnection,
+    at: UnixMillis,
+    id: SessionId,
+) -> Result<bool, DbError> {
+    store::session_lives(connection, id, at).await
 }
 
 /// Customers' or staff's share of a pair.

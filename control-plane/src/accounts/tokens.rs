@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use ez_protocol::ApiTokenId;
+use ez_protocol::{ApiTokenId, UnixMillis};
+use sqlx::AnyConnection;
 
 use super::{
     AccountsError, ApiCaller, ApiToken, Principal, Scope, StaffRole,
     model::{check_name, token_hash},
     store,
 };
-use crate::{app::Services, audit, entropy::EntropyExt};
+use crate::{app::Services, audit, db::DbError, entropy::EntropyExt};
 
 /// What every token begins with, so that scanners for leaked secrets find it.
 const PREFIX: &str = "ezt_";
@@ -97,6 +98,18 @@ pub async fn revoke_token(
             })
         })
         .await
+}
+
+/// Whether a token that was presented before is still in use.
+///
+/// # Errors
+/// Those of the query.
+pub async fn token_lives(
+    connection: &mut AnyConnection,
+    at: UnixMillis,
+    id: ApiTokenId,
+) -> Result<bool, DbError> {
+    store::token_lives(connection, id, at).await
 }
 
 /// Who a bearer token belongs to; nobody if it is unknown, revoked or the user is disabled.

@@ -10,7 +10,7 @@ use utoipa::{
     },
 };
 
-use crate::{accounts, api::Problem, catalog, fleet, instances, metrics, orders};
+use crate::{accounts, api::Problem, catalog, console, fleet, instances, metrics, orders};
 
 /// What all endpoints share.
 #[derive(OpenApi)]
@@ -97,7 +97,8 @@ pub(crate) fn gather() -> Document {
         .merge_from(fleet::api_docs())
         .merge_from(orders::api_docs())
         .merge_from(instances::api_docs())
-        .merge_from(metrics::api_docs());
+        .merge_from(metrics::api_docs())
+        .merge_from(console::api_docs());
     for (path, item) in &mut document.paths.paths {
         let operations = [
             (HttpMethod::Get, &mut item.get),

@@ -30,7 +30,7 @@ mod show;
 mod store;
 mod suspend;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId};
 use sqlx::AnyConnection;
@@ -177,6 +177,18 @@ pub(crate) async fn page_head(
     now: ez_protocol::UnixMillis,
 ) -> Result<crate::web::views::instances::Head, DbError> {
     show::head(connection, instance, now).await
+}
+
+/// Something that is another whenever the pages of a server have to be shown anew.
+///
+/// # Errors
+/// Those of the queries.
+pub(crate) async fn mark(
+    connection: &mut AnyConnection,
+    id: InstanceId,
+    now: ez_protocol::UnixMillis,
+) -> Result<impl PartialEq + Send + use<>, DbError> {
+    show::mark(connection, id, now).await
 }
 
 /// A server's observed state in the words of the pages (`instances-state-<word>`), and its colour.

@@ -191,6 +191,7 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
             let live = Live {
                 id: peer.id.clone(),
                 connection: connection.clone(),
+                consoles: Arc::default(),
                 orders: peer.orders.clone(),
                 challenge: peer.challenge.clone(),
             };

@@ -106,6 +106,10 @@ pub fn bind(
     Ok(Serving { endpoint, shared: Arc::new(shared) })
 }
 
+/// Bytes that wait unread here on one stream, and on all of them, at most; a console adds room for itself.
+pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(super) const WINDOW: u32 = 1024 * 1024;
+
 /// The limits of one connection: what a hostile agent can cost is about 2 MiB.
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
@@ -113,8 +117,8 @@ fn transport() -> TransportConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(30_000))))
         .max_concurrent_bidi_streams(VarInt::from_u32(8))
         .max_concurrent_uni_streams(VarInt::from_u32(16))
-        .stream_receive_window(VarInt::from_u32(256 * 1024))
-        .receive_window(VarInt::from_u32(1024 * 1024))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(WINDOW))
         .send_window(1024 * 1024)
         .datagram_receive_buffer_size(None)
         .initial_mtu(1200);

@@ -12,10 +12,12 @@
 //!    process, and a newer connection of the same node replaces this one; one that still lives is asked first
 //!    whether both are the same agent (`challenge`).
 //! 4. Orders go out oldest first, at most eight in flight; events are acknowledged after their commit.
+//!    A console's grant opens a stream of its own, which then carries raw bytes (`console`).
 //! 5. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
 
 mod challenge;
 mod connection;
+mod console;
 mod endpoint;
 mod events;
 mod identity;
@@ -28,6 +30,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use console::{ConsoleEnd, ConsoleFault, ConsoleInput, ConsoleOutput};
 pub use endpoint::{LinkError, Serving, bind};
 pub use identity::{Identity, IdentityError};
 pub use registry::Registry;

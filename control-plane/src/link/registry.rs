@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
 };
 
 use ez_protocol::{NodeId, frame::CloseCode};
@@ -21,6 +21,8 @@ pub(super) struct Live {
     /// Its random name, as in the session row.
     pub(super) id: String,
     pub(super) connection: quinn::Connection,
+    /// How many consoles are open on it.
+    pub(super) consoles: Arc<AtomicU32>,
     /// Rung when an order waits.
     pub(super) orders: Arc<Notify>,
     /// The way to ask who it is.
@@ -58,6 +60,11 @@ impl Registry {
         if let Some(live) = self.all().remove(&node) {
             live.connection.close(VarInt::from_u32(code.code()), reason);
         }
+    }
+
+    /// The connection of a node, if this process holds it, and the count of its consoles.
+    pub(super) fn connection(&self, node: NodeId) -> Option<(quinn::Connection, Arc<AtomicU32>)> {
+        self.all().get(&node).map(|live| (live.connection.clone(), live.consoles.clone()))
     }
 
     /// Rings for the nodes that have orders waiting.

@@ -124,6 +124,11 @@ impl Reader {
         }
     }
 
+    /// The stream itself, where frames are over and raw bytes follow.
+    pub(super) fn into_raw(self) -> RecvStream {
+        self.stream
+    }
+
     /// Tells the peer that nothing more is read here.
     pub(super) fn stop(&mut self, code: CloseCode) {
         let _already_over = self.stream.stop(VarInt::from_u32(code.code()));
@@ -169,6 +174,11 @@ impl Writer {
     pub(super) async fn frame(&mut self, frame: &Frame) -> Result<(), StreamError> {
         let bytes = frame.encode(self.kind)?;
         self.bytes(&bytes).await
+    }
+
+    /// Sends raw bytes, where frames are over.
+    pub(super) async fn raw(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        self.bytes(bytes).await
     }
 
     async fn bytes(&mut self, bytes: &[u8]) -> Result<(), StreamError> {

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Routes that work without a session. Reviewed: each line says why.
-const OPEN: [(&str, &str); 11] = [
+const OPEN: [(&str, &str); 12] = [
     ("/", "the landing page"),
     ("/terms", "read before signing up"),
     ("/login", "how one gets a session"),
@@ -46,6 +46,7 @@ const OPEN: [(&str, &str); 11] = [
     ("/theme", "a cookie with a colour"),
     ("/assets/{revision}/{*name}", "style sheets and scripts"),
     ("/favicon.ico", "browsers ask by themselves"),
+    ("/console/{ticket}", "the one-use ticket proves it; a browser's is good only in its own session"),
 ];
 
 /// Everything below is for staff; for everybody else it does not exist.

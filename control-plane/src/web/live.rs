@@ -36,6 +36,11 @@ pub(crate) fn close_streams() {
     CLOSING.cancel();
 }
 
+/// Waits until the process is about to end.
+pub(crate) async fn closing() {
+    CLOSING.cancelled().await;
+}
+
 struct Watch<F, T> {
     look: F,
     last: Option<T>,

@@ -88,7 +88,7 @@ pub use forms::{FieldError, FormState, Submission};
 pub(crate) use gate::protect;
 pub(crate) use limit::{Ask, Limits, caller_of};
 pub(crate) use listen::serve;
-pub(crate) use live::close_streams;
+pub(crate) use live::{close_streams, closing};
 pub use live::{ended, live};
 pub(crate) use pages::routes;
 pub use shell::{Flash, Shell, Theme, Tone, Viewer};

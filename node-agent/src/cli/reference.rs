@@ -150,6 +150,23 @@ fn explained(code: RefusalCode) -> (&'static str, &'static str) {
             "The destroy budget of the policy was exceeded: no purge is accepted any more.",
             "Find out who wanted so many servers gone; then, as root of the host, `ez-node-agent unlock`.",
         ),
+        C::Used => (
+            "A console grant that opened a console before.",
+            "Nothing: open the console again. If it comes by itself, somebody replays what was sent to this node.",
+        ),
+        C::UnknownInstance => (
+            "There is no such server on this node, or its VM does not carry its marker.",
+            "If the server should be here: `ez-node-agent journal --order` on the host, and the description of the VM.",
+        ),
+        C::NotRunning => ("The server is not running, so it has no console.", "Start it."),
+        C::TooMany => (
+            "As many consoles of the server, or of the host, are open as may be.",
+            "Close one; one that was left open ends by itself after 15 minutes.",
+        ),
+        C::Unavailable => (
+            "The host did not open the console; the detail says why.",
+            "Try again; if it stays so, `ez-node-agent doctor` on the host.",
+        ),
         C::JournalCorrupt => (
             "The journal is damaged; the node only reports.",
             "Keep the file, move it away, join again; the control plane sends `adopt` for each server.",
@@ -172,7 +189,7 @@ fn rule(name: &str) -> Option<&'static str> {
 fn refusals() -> String {
     let mut page = format!("# Refusals\n\n{NOTE}\n");
     page.push_str(
-        "Why an agent did not accept a provisioning order. The code is stable; both sides show it: `ez-node-agent journal \
+        "Why an agent did not accept a provisioning order or a console grant. The code is stable; both sides show it: `ez-node-agent journal \
          --refused` on the host, the order's page in the portal. A refused order stays refused; nothing was called at \
          Proxmox for it.\n\n| code | means | what to do |\n|---|---|---|\n",
     );
@@ -211,7 +228,10 @@ fn every_rule_that_can_refuse_is_explained() {
         let words = source.split('"').skip(1).step_by(2);
         let is_rule = |word: &&str| {
             let dotted = word.split_once('.').is_some_and(|(section, _)| {
-                matches!(section, "network" | "images" | "backups" | "media" | "limits" | "destroy")
+                matches!(
+                    section,
+                    "network" | "images" | "backups" | "media" | "console" | "limits" | "destroy"
+                )
             });
             dotted || matches!(*word, "vmid_range" | "config_keys")
         };

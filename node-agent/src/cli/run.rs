@@ -121,6 +121,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         changed,
         host_changed: Arc::default(),
         build: Arc::default(),
+        consoles: crate::console::Seats::default(),
     });
     serve(agent).await
 }

@@ -18,6 +18,7 @@ pub(super) const NAMES: &[&str] = &[
     "pve-token",
     "rights",
     "rights-bounded",
+    "consoles",
     "node",
     "pool",
     "template-pool",
@@ -73,12 +74,13 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
                 None => no_policy("rights"),
             });
             checks.push(bounded(has));
+            checks.push(policy.map_or_else(|| no_policy("consoles"), |policy| consoles(policy, has)));
         }
         (Err(error), _) => {
             let fix = "ez-node-agent setup (after deleting the token file, if its secret is wrong)";
             checks.push(Check::fail("pve-token", error.to_string(), fix));
             checks.extend(
-                ["rights", "rights-bounded"]
+                ["rights", "rights-bounded", "consoles"]
                     .map(|n| Check::unseen(n, "the token is not usable", "pve-token")),
             );
         }
@@ -101,7 +103,7 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
         Err(error) => Check::fail("node", error.to_string(), "pvecm status; systemctl status pveproxy"),
     });
     let Some(policy) = policy else {
-        checks.extend(NAMES[7..].iter().map(|name| no_policy(name)));
+        checks.extend(NAMES[8..].iter().map(|name| no_policy(name)));
         return checks;
     };
     let (pool, template_pool) =
@@ -209,6 +211,23 @@ fn bounded(has: &crate::pve::Permissions) -> Check {
             Check::warn("rights-bounded", found, "pveum acl list; remove what setup did not grant")
         }
     }
+}
+
+/// Whether customers can look at their servers' consoles.
+fn consoles(policy: &Policy, has: &crate::pve::Permissions) -> Check {
+    if !policy.consoles {
+        return Check::ok("consoles", "the policy allows none ([console] allow)");
+    }
+    let pool = format!("/pool/{}", policy.pool);
+    let may = has.iter().any(|(at, granted)| {
+        let above = pool == *at || pool.starts_with(&format!("{at}/"));
+        above && granted.contains("VM.Console")
+    });
+    if may {
+        return Check::ok("consoles", format!("VM.Console on {pool}; relayed from 127.0.0.1 only"));
+    }
+    let found = format!("VM.Console is missing on {pool}: no console can be opened");
+    Check::fail("consoles", found, "ez-node-agent setup grants it, or set [console] allow = false")
 }
 
 async fn pool(pve: &dyn Hypervisor, name: &'static str, pool: &str) -> Check {

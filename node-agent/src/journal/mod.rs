@@ -20,6 +20,7 @@ mod circuit;
 mod confirm;
 #[cfg(test)]
 pub(crate) mod fuse;
+mod grants;
 mod images;
 mod meta;
 mod orders;

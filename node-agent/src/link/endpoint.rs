@@ -50,15 +50,21 @@ pub(super) struct Dialled {
     pub(super) endpoint: Endpoint,
 }
 
+/// Bytes that wait unread here on one stream, and on all of them, at most.
+pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(super) const WINDOW: u32 = 1024 * 1024;
+/// Streams that the control plane may have open: 32 consoles, and orders beside them.
+const STREAMS: u32 = 64;
+
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(Duration::from_secs(10)))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(30_000))))
-        .max_concurrent_bidi_streams(VarInt::from_u32(32))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(4))
-        .stream_receive_window(VarInt::from_u32(256 * 1024))
-        .receive_window(VarInt::from_u32(1024 * 1024))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(WINDOW))
         .send_window(1024 * 1024)
         .datagram_receive_buffer_size(None)
         .initial_mtu(1200);

@@ -7,6 +7,7 @@
 //! Connections are made without session tickets and early data: a resumed session would bypass
 //! expiry and revocation of certificates. "Connected" means that the Welcome has been stored.
 
+mod consoles;
 mod control;
 mod endpoint;
 mod events;

@@ -114,7 +114,7 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
     })
 }
 
-fn this_node(agent: &Agent) -> Node {
+pub(super) fn this_node(agent: &Agent) -> Node {
     let identity = agent.identity();
     Node {
         install: identity.node.install,

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Ending, control, events, metrics, orders,
+    Ending, consoles, control, events, metrics, orders,
     states::{self, Reports},
     stream::{HEADER_DEADLINE, Receiver, Sender, StreamError, code},
 };
@@ -165,18 +165,19 @@ async fn accept(agent: Arc<Agent>, connection: Connection) -> Result<(), StreamE
     loop {
         let (send, recv) = connection.accept_bi().await?;
         while streams.try_join_next().is_some() {}
-        streams.spawn(incoming(Arc::clone(&agent), send, recv));
+        streams.spawn(incoming(Arc::clone(&agent), connection.clone(), send, recv));
     }
 }
 
 /// The first byte says what a stream is for.
-async fn incoming(agent: Arc<Agent>, mut send: SendStream, mut recv: RecvStream) {
+async fn incoming(agent: Arc<Agent>, connection: Connection, mut send: SendStream, mut recv: RecvStream) {
     let mut kind = [0];
     let refusal = match timeout(HEADER_DEADLINE, recv.read_exact(&mut kind)).await {
-        Ok(Ok(())) if StreamKind::from_byte(kind[0]) == Some(StreamKind::Order) => {
-            return orders::serve(agent, send, recv).await;
-        }
-        Ok(Ok(())) => CloseCode::UnknownStream,
+        Ok(Ok(())) => match StreamKind::from_byte(kind[0]) {
+            Some(StreamKind::Order) => return orders::serve(agent, send, recv).await,
+            Some(StreamKind::Console) => return consoles::serve(agent, &connection, send, recv).await,
+            _ => CloseCode::UnknownStream,
+        },
         _ => CloseCode::Timeout,
     };
     let _ = recv.stop(code(refusal));

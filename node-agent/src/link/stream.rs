@@ -92,6 +92,17 @@ impl Sender {
         self.finished = self.stream.finish().is_ok();
     }
 
+    /// The stream itself, once frames are over and raw bytes follow.
+    pub(super) fn raw(&mut self) -> &mut SendStream {
+        &mut self.stream
+    }
+
+    /// Ends it at once, and says how.
+    pub(super) fn end(&mut self, how: CloseCode) {
+        let _ = self.stream.reset(code(how));
+        self.finished = true;
+    }
+
     /// Waits until the peer has all of it, or does not want it.
     pub(super) async fn delivered(&mut self) {
         let _ = timeout(BODY_DEADLINE, self.stream.stopped()).await;
@@ -163,6 +174,11 @@ impl Receiver {
             Some(frame) => Err(StreamError::Unexpected(frame.code)),
             None => Err(StreamError::Ended),
         }
+    }
+
+    /// The stream itself, once frames are over and raw bytes follow.
+    pub(super) fn raw(&mut self) -> &mut RecvStream {
+        &mut self.stream
     }
 
     /// Says that the rest is not wanted, and why.

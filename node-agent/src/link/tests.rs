@@ -82,6 +82,7 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         changed: Arc::clone(&engine.changed),
         host_changed: Arc::default(),
         build: Arc::default(),
+        consoles: crate::console::Seats::default(),
     });
     let stop = CancellationToken::new();
     let link = tokio::spawn(super::run(Arc::clone(&agent), stop.clone()));

@@ -53,6 +53,21 @@ pub fn evaluate(
     }
 }
 
+/// Whether this host's policy lets a console of this VM be opened.
+///
+/// # Errors
+/// `console.allow` or `vmid_range`.
+pub fn console(policy: &Policy, vmid: u32) -> Result<(), PolicyRefusal> {
+    if !policy.consoles {
+        return refuse("console.allow", "consoles are not allowed on this host".to_owned());
+    }
+    if policy.vmids.contains(&vmid) {
+        return Ok(());
+    }
+    let (first, last) = (policy.vmids.start(), policy.vmids.end());
+    refuse("vmid_range", format!("VMID {vmid} is outside {first}-{last}"))
+}
+
 fn refuse(rule: &'static str, detail: String) -> Result<(), PolicyRefusal> {
     Err(PolicyRefusal::new(rule, detail))
 }

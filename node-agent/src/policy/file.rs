@@ -266,6 +266,7 @@ impl<'t> Reader<'t> {
         let backup_storage = self.name_or_none("backups.storage");
         let iso_storage = self.name_or_none("media.storage");
         let guest_passwords = self.flag_or("guest.set_passwords", false);
+        let consoles = self.flag_or("console.allow", true);
         let limits = self.limits();
         let destroy = self.destroy();
         Some(Policy {
@@ -283,6 +284,7 @@ impl<'t> Reader<'t> {
             backup_storage: backup_storage?,
             iso_storage: iso_storage?,
             guest_passwords: guest_passwords?,
+            consoles: consoles?,
             limits: limits?,
             destroy: destroy?,
         })

@@ -26,7 +26,7 @@ use ez_protocol::{
 };
 use ipnet::IpNet;
 
-pub use evaluate::{evaluate, image_order};
+pub use evaluate::{console, evaluate, image_order};
 pub use file::{load, parse};
 pub use keys::check_change;
 pub use usage::{Usage, UsedInstance};
@@ -48,6 +48,7 @@ pub const RULES: &[&str] = &[
     "images.sources",
     "backups.storage",
     "media.storage",
+    "console.allow",
     "limits.instances",
     "limits.vcpus_each",
     "limits.memory_mib_each",
@@ -96,6 +97,8 @@ pub struct Policy {
     /// Whether a password may be set inside a running guest, through its guest agent. The right for it lets
     /// the token do anything inside a guest, so it is the host's owner who gives it.
     pub guest_passwords: bool,
+    /// Whether customers may look at their servers' consoles.
+    pub consoles: bool,
     /// Whether and how images may be built by order; `None` refuses such orders.
     pub build: Option<ImageBuilds>,
     /// Sizes and counts.

@@ -134,6 +134,12 @@ pub const KEYS: &[Key] = &[
         Some("false"),
         "Let a new password be set inside a running server through its guest agent. The right for it lets whoever holds the agent's token do anything inside a guest; without it a password is set at the next boot.",
     ),
+    key(
+        "console.allow",
+        Kind::Flag,
+        Some("true"),
+        "Let customers look at the screen and the serial line of their servers through the control plane. At most 4 consoles of a server and 32 of this host are open at once; one ends after 15 minutes without a key or click and after two hours in any case, and carries at most 1 MB a second each way.",
+    ),
     key("limits.instances", Kind::Number, None, "Most servers of this agent."),
     key("limits.vcpus_each", Kind::Number, None, "Most vCPUs of one server."),
     key("limits.memory_mib_each", Kind::Number, None, "Most memory of one server, MiB."),
@@ -182,7 +188,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 
 /// Names of the sections, each once, in the order of the file.
 pub(super) fn sections() -> impl Iterator<Item = &'static str> + Clone {
-    ["network", "images", "backups", "media", "guest", "limits", "destroy"].into_iter()
+    ["network", "images", "backups", "media", "guest", "console", "limits", "destroy"].into_iter()
 }
 
 /// Keys of a section without its name; the empty section is the top of the file.

@@ -118,6 +118,9 @@ struct State {
     permissions: Permissions,
     /// Volumes that no configuration names.
     left_over: BTreeSet<String>,
+    /// Where a VM's console is to be found, and who asked for one.
+    doors: BTreeMap<Vmid, ConsoleDoor>,
+    consoles_asked: Vec<(Vmid, ConsoleKind)>,
 }
 
 /// See the module's text.
@@ -194,6 +197,16 @@ impl FakeHypervisor {
     /// Every call that could change something so far, as `verb vmid`.
     pub(crate) fn changes(&self) -> Vec<String> {
         self.state().calls.clone()
+    }
+
+    /// Consoles of this VM are to be found here.
+    pub(crate) fn put_door(&self, vmid: Vmid, door: ConsoleDoor) {
+        self.state().doors.insert(vmid, door);
+    }
+
+    /// Which consoles were asked for so far.
+    pub(crate) fn consoles_asked(&self) -> Vec<(Vmid, ConsoleKind)> {
+        self.state().consoles_asked.clone()
     }
 
     /// A VM as it stands.

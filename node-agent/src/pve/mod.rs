@@ -15,6 +15,7 @@
 //! which pins the host's certificate. Tests use an in-memory fake.
 
 pub mod client;
+mod console;
 mod encode;
 mod error;
 #[cfg(test)]
@@ -28,9 +29,11 @@ mod tls;
 mod types;
 mod wait;
 
+use ez_protocol::console::ConsoleKind;
 use futures::future::BoxFuture;
 
 pub use client::PveAddress;
+pub use console::ConsoleDoor;
 pub use error::{PveError, text};
 pub use guest::*;
 pub use keep::*;
@@ -139,6 +142,8 @@ pub trait Hypervisor: Send + Sync {
     /// Gives a user of the guest a password by its crypt hash, through the guest agent; `false` where
     /// nobody answers.
     fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool>;
+    /// Has a worker listen on the loopback for ten seconds, for one client of a running VM's console.
+    fn open_console(&self, vmid: Vmid, kind: ConsoleKind) -> Answer<'_, ConsoleDoor>;
     /// Options whose change waits for the next cold start.
     fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>>;
 }

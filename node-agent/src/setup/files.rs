@@ -147,6 +147,8 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          storage = \"{media}\"    # its ISO images may be inserted; empty: none\n\n\
          [guest]\n\
          set_passwords = {passwords}    # true lets the token do anything inside guests\n\n\
+         [console]\n\
+         allow = true    # customers may look at the screens of their servers\n\n\
          [limits]\n\
          # One server.\n\
          vcpus_each      = {vcpus_each}\n\

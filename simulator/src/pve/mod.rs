@@ -20,6 +20,7 @@ mod clock;
 mod cloudinit;
 mod cluster;
 pub mod config;
+mod console;
 mod contents;
 mod control;
 mod drive;

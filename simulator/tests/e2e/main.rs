@@ -16,6 +16,7 @@ mod buying;
 mod caring;
 mod clock;
 mod commits;
+mod consoles;
 mod crash_points;
 mod crashing;
 mod dice;

@@ -80,6 +80,23 @@ pub(in crate::accounts) async fn token(
     Ok(Some((caller, row.opt_millis("last_used_at")?)))
 }
 
+pub(in crate::accounts) async fn token_lives(
+    connection: &mut AnyConnection,
+    id: ApiTokenId,
+    at: UnixMillis,
+) -> Result<bool, DbError> {
+    let row = sqlx::query(
+        "SELECT t.id FROM api_tokens t JOIN users u ON u.id = t.user_id
+         WHERE t.id = $1 AND t.revoked_at IS NULL AND u.disabled_at IS NULL
+           AND (t.expires_at IS NULL OR t.expires_at > $2)",
+    )
+    .bind(id.to_string())
+    .bind(at.0)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.is_some())
+}
+
 pub(in crate::accounts) async fn token_used(
     tx: &mut AnyConnection,
     id: ApiTokenId,

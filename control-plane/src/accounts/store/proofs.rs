@@ -66,6 +66,22 @@ pub(in crate::accounts) async fn session(
     Ok(Some((view, row.millis("last_seen_at")?)))
 }
 
+pub(in crate::accounts) async fn session_lives(
+    connection: &mut AnyConnection,
+    id: SessionId,
+    at: UnixMillis,
+) -> Result<bool, DbError> {
+    let row = sqlx::query(
+        "SELECT s.id FROM sessions s JOIN users u ON u.id = s.user_id
+         WHERE s.id = $1 AND s.ends_at > $2 AND u.disabled_at IS NULL",
+    )
+    .bind(id.to_string())
+    .bind(at.0)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.is_some())
+}
+
 pub(in crate::accounts) async fn session_seen(
     tx: &mut AnyConnection,
     id: SessionId,

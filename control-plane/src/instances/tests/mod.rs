@@ -41,16 +41,16 @@ const SSH_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqK
 const CUSTOMER: &str = "user:01890a5d-ac96-774b-bcce-b302099a8057";
 
 /// One installation with a catalogue and a node.
-struct Farm {
-    app: App,
-    clock: Arc<ManualClock>,
-    node: TestNode,
+pub(crate) struct Farm {
+    pub(crate) app: App,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) node: TestNode,
     _stripe: FakeStripe,
     seq: AtomicU64,
 }
 
 impl Farm {
-    async fn open(db: Db) -> Self {
+    pub(crate) async fn open(db: Db) -> Self {
         let stripe = FakeStripe::start().await;
         let (mut app, clock) = fleet::testing::services(db);
         Arc::get_mut(&mut app).unwrap().stripe = stripe.gate();
@@ -83,7 +83,7 @@ impl Farm {
     }
 
     /// A server of an account that its node has just built.
-    async fn server_of(&self, account: AccountId) -> Instance {
+    pub(crate) async fn server_of(&self, account: AccountId) -> Instance {
         let at = self.app.clock.now();
         let bytes = |app: &App| app.entropy.bytes::<10>();
         let wanted = Instance {
@@ -249,7 +249,7 @@ impl Farm {
     }
 
     /// Time passes, the node stays connected, and what is due is done.
-    async fn passes(&self, time: Duration) {
+    pub(crate) async fn passes(&self, time: Duration) {
         self.clock.advance(time);
         let at = self.app.clock.now();
         self.app

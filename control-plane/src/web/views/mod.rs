@@ -13,6 +13,7 @@ use crate::{dispatch::QueueView, web::templates::Page};
 
 pub mod accounts;
 pub mod billing;
+pub mod console;
 pub mod dispatch;
 pub mod errors;
 pub mod fleet;
@@ -115,6 +116,7 @@ pub fn all() -> Vec<Entry> {
         entry::<accounts::SignUp>(),
         entry::<accounts::Verify>(),
         entry::<billing::Invoices>(),
+        entry::<console::Show>(),
         entry::<dispatch::List>(),
         entry::<dispatch::Show>(),
         entry::<errors::Failure>(),

@@ -379,6 +379,19 @@ impl Hypervisor for FakeHypervisor {
             Ok(true)
         }))
     }
+    fn open_console(&self, vmid: Vmid, kind: ConsoleKind) -> Answer<'_, ConsoleDoor> {
+        ready(self.look("open_console", |state| {
+            state.permitted("open_console", vmid)?;
+            if !state.present("open_console", vmid)?.running {
+                return Err(refused("open_console", 500, format!("VM {vmid} not running")));
+            }
+            state.consoles_asked.push((vmid, kind));
+            let door = state.doors.get(&vmid).cloned();
+            door.ok_or_else(|| {
+                refused("open_console", 500, "Timeout while waiting for port '5900' to get ready!")
+            })
+        }))
+    }
     fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>> {
         ready(self.look("pending", |state| state.present("pending", vmid).map(|_| Vec::new())))
     }

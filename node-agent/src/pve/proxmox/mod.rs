@@ -4,6 +4,7 @@
 //! names and ranges are checked at compile time or before sending. Answers are read leniently (see
 //! `raw`), because the crate's output types refuse whole lists over one unknown value.
 
+mod console;
 mod firewall;
 mod guest;
 mod host;
@@ -11,6 +12,7 @@ mod keep;
 mod loads;
 mod tasks;
 
+use ez_protocol::console::ConsoleKind;
 use futures::FutureExt as _;
 use proxmox_api::{
     client::Client as _,
@@ -23,9 +25,9 @@ use proxmox_api::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    Answer, Backup, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, FirewallSetup,
-    FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, Loads, LogLine,
-    NodeStatus, Permissions, PveError, Snapshot, Storage, TaskState, ThinPool, Upid, Version, Vmid,
+    Answer, Backup, CloneRequest, CloneSearch, ClusterNode, ConfigChange, ConfigRead, ConsoleDoor,
+    FirewallSetup, FirewallState, GuestAddress, GuestStatus, GuestSummary, Hypervisor, ImageTemplate, Loads,
+    LogLine, NodeStatus, Permissions, PveError, Snapshot, Storage, TaskState, ThinPool, Upid, Version, Vmid,
     client::{PveAddress, PveHttp},
     is_config_id, is_node_name,
 };
@@ -234,6 +236,9 @@ impl Hypervisor for ProxmoxHypervisor {
     }
     fn set_password(&self, vmid: Vmid, user: &'static str, hash: String) -> Answer<'_, bool> {
         self.post_password(vmid, user, hash).boxed()
+    }
+    fn open_console(&self, vmid: Vmid, kind: ConsoleKind) -> Answer<'_, ConsoleDoor> {
+        self.post_console(vmid, kind).boxed()
     }
     fn pending(&self, vmid: Vmid) -> Answer<'_, Vec<String>> {
         self.read_pending(vmid).boxed()

@@ -5,7 +5,6 @@ mod agent;
 mod cloudinit;
 mod cluster;
 mod console;
-pub(crate) mod des;
 mod download;
 mod firewall;
 mod ipset;

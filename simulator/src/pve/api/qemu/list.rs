@@ -100,6 +100,7 @@ async fn index(_ctx: Ctx) -> ApiResult {
         "status",
         "unlink",
         "vncproxy",
+        "termproxy",
         "migrate",
         "resize",
         "move",
