@@ -50,7 +50,11 @@ pub(crate) async fn install(
     let path = |name: &str| dir.join(name).display().to_string();
     let config_path = path("agent.toml");
     let dials = network.map(|_| Network::address(plan));
-    let mut environment = vec![("EZ_AGENT_LOG_FORMAT".to_owned(), "json".to_owned())];
+    let mut environment = vec![
+        ("EZ_AGENT_LOG_FORMAT".to_owned(), "json".to_owned()),
+        // As its unit has it.
+        ("MALLOC_ARENA_MAX".to_owned(), "1".to_owned()),
+    ];
     environment.extend(dials.clone().map(|address| ("EZ_AGENT_LINK_ADDRESS".to_owned(), address)));
     let agent = |arguments: &[&str]| Program {
         name: format!("agent-{}", plan.name),

@@ -21,7 +21,7 @@ pub(super) async fn read(state_dir: &Path, node: &NodeAccess) -> Result<Host, Lo
         let Ok(config) = api.get(&format!("/nodes/{}/qemu/{vmid}/config", node.name)).await else { continue };
         let marker = config["description"].as_str().and_then(Marker::find);
         let running = item["status"] == "running";
-        if marker.is_none() && config["lock"] != "clone" {
+        if marker.is_none() && !is_being_made(&config) {
             host.foreign.push((vmid, hex_hash(config.to_string().as_bytes())));
         }
         host.vms.push(Vm { vmid, marker, running, macs: macs(&config), addresses: addresses(&config) });
@@ -64,6 +64,15 @@ fn client(state_dir: &Path, node: &NodeAccess) -> Result<reqwest::Client, LoadEr
         .timeout(std::time::Duration::from_secs(20))
         .build()
         .map_err(|e| broken(e.to_string()))
+}
+
+/// Whether a VM is only coming to be: a clone, or a restore, which begins by clearing everything, the marker included, and
+/// leaves that where it fails.
+fn is_being_made(config: &Value) -> bool {
+    let bare = |config: &serde_json::Map<String, Value>| {
+        config.keys().all(|key| matches!(key.as_str(), "memory" | "lock" | "digest"))
+    };
+    matches!(config["lock"].as_str(), Some("clone" | "create")) || config.as_object().is_some_and(bare)
 }
 
 /// Numbers come as numbers or as text.

@@ -10,12 +10,15 @@ mod diary;
 mod faults;
 mod root;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use self::{customers::End, diary::Diary};
+use self::{
+    customers::{Customer, End},
+    diary::Diary,
+};
 use crate::{
     dice::Dice,
     support::{Database, Demo, until},
@@ -141,12 +144,38 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
     make_room(&demo).await;
     let people = customers::sign_up(&demo, 12.min(size.purchases)).await;
     let began = Instant::now();
-    let over = began + Duration::from_secs(size.seconds);
+    // What is broken ends the run at once.
+    let (struck, ends) = tokio::select! {
+        done = live_through(&demo, size, &people, began, &diary) => done,
+        never = watch(&demo, &diary) => match never {},
+        never = root::watch_over(&demo, size.nodes, &diary) => match never {},
+    };
+    let looks = diary.count("looked");
+    assert!(struck > 0 && looks > 0, "{struck} faults and {looks} looks prove nothing");
+    assert_eq!(foreign(&demo, size.nodes).await, theirs, "VMs of others were touched");
+    let seconds = began.elapsed().as_secs();
+    let [worked, failed, helped] =
+        ["buttons that worked", "buttons that did not", "root"].map(|what| diary.count(what));
+    format!(
+        "soak SEED={}: {} purchases over {} nodes in {seconds} s: {ends:?}; {worked} buttons pressed worked, {failed} \
+         ended with an error; root was needed {helped} times; {struck} faults; looked at {looks} times meanwhile; at the \
+         end every invariant holds and VMs of others are as they were",
+        size.seed, size.purchases, size.nodes
+    )
+}
 
-    let watch = tokio::spawn(watch(Arc::clone(&demo), diary.clone()));
+/// Lets the purchases and the faults happen, waits for their ends and until everything has converged; how many faults
+/// there were, and how the purchases ended.
+async fn live_through(
+    demo: &Arc<Demo>,
+    size: Size,
+    people: &[Arc<Customer>],
+    began: Instant,
+    diary: &Diary,
+) -> (u32, BTreeMap<End, u32>) {
+    let over = began + Duration::from_secs(size.seconds);
     let monkey =
-        tokio::spawn(faults::rage(Arc::clone(&demo), Dice::of(size.seed), size.nodes, over, diary.clone()));
-    let root = tokio::spawn(root::watch_over(Arc::clone(&demo), size.nodes, diary.clone()));
+        tokio::spawn(faults::rage(Arc::clone(demo), Dice::of(size.seed), size.nodes, over, diary.clone()));
     let mut buying = tokio::task::JoinSet::new();
     for number in 0..size.purchases {
         // Spread over nine tenths of the time.
@@ -154,7 +183,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
         let at = began + Duration::from_secs(size.seconds).mul_f64(share);
         let customer = Arc::clone(&people[usize::try_from(number).unwrap() % people.len()]);
         let dice = Dice::of(size.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
-        buying.spawn(customers::one(Arc::clone(&demo), customer, number, at, dice, diary.clone()));
+        buying.spawn(customers::one(Arc::clone(demo), customer, number, at, dice, diary.clone()));
     }
     let struck = monkey.await.unwrap();
     diary.note("the faults have ended");
@@ -172,7 +201,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
     let mut last = Vec::new();
     let settled = Instant::now() + SETTLING;
     loop {
-        if let Some(found) = violations(&demo).await {
+        if let Some(found) = violations(demo).await {
             last = found;
             if last.is_empty() {
                 break;
@@ -181,28 +210,7 @@ async fn soak(demo: Arc<Demo>, size: Size, diary: Diary) -> String {
         assert!(Instant::now() < settled, "it does not converge: {last:#?}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    root.abort();
-    if let Err(ended) = root.await
-        && ended.is_panic()
-    {
-        std::panic::resume_unwind(ended.into_panic());
-    }
-    watch.abort();
-    let looks = match watch.await {
-        Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
-        _ => diary.count("looked"),
-    };
-    assert!(struck > 0 && looks > 0, "{struck} faults and {looks} looks prove nothing");
-    assert_eq!(foreign(&demo, size.nodes).await, theirs, "VMs of others were touched");
-    let seconds = began.elapsed().as_secs();
-    let [worked, failed, helped] =
-        ["buttons that worked", "buttons that did not", "root"].map(|what| diary.count(what));
-    format!(
-        "soak SEED={}: {} purchases over {} nodes in {seconds} s: {ends:?}; {worked} buttons pressed worked, {failed} \
-         ended with an error; root was needed {helped} times; {struck} faults; looked at {looks} times meanwhile; at the \
-         end every invariant holds and VMs of others are as they were",
-        size.seed, size.purchases, size.nodes
-    )
+    (struck, ends)
 }
 
 /// What the checker finds; `None` while a part of the world is away and cannot be asked.
@@ -214,11 +222,11 @@ async fn violations(demo: &Demo) -> Option<Vec<Value>> {
 
 /// Asks all the while whether what may never be broken holds. What is found twice in a row is real; once may be
 /// the seam between two readings of a moving system.
-async fn watch(demo: Arc<Demo>, diary: Diary) {
+async fn watch(demo: &Demo, diary: &Diary) -> Infallible {
     let mut before: Vec<Value> = Vec::new();
     loop {
         let began = Instant::now();
-        if let Some(found) = violations(&demo).await {
+        if let Some(found) = violations(demo).await {
             let broken: Vec<Value> = found
                 .into_iter()
                 .filter(|v| ALWAYS.contains(&v["invariant"].as_str().unwrap_or("")))
