@@ -59,9 +59,12 @@ lint: ## Formatting, clippy, licences (with cargo-deny, if installed)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed; licences are not checked (make setup)"; fi
 
-bench: ## Numbers of the system against its own disk and cores (release build; ARGS="--only pages")
+bench: ## Numbers of the system against its own disk and cores (release build, the agent as packaged; ARGS="--only pages")
 	cargo build --release --workspace --bins --locked
-	@./target/release/ez-bench $(ARGS)
+	cargo build --profile deb -p ez-node-agent --locked
+	@mkdir -p target/bench/bin && cp -f target/release/ez-bench target/release/ez-demo target/release/ez-control-plane \
+		target/release/ez-simulator target/deb/ez-node-agent target/bench/bin/
+	@./target/bench/bin/ez-bench $(ARGS)
 
 setup: ## Install what tests and lints use beside Rust and a C compiler (Debian)
 	packaging/setup-dev
