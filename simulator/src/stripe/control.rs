@@ -22,6 +22,7 @@ use super::{
     events,
     fault::Fault,
     inject::{Injector, Manner, Spoil},
+    invoices,
     journal::Journal,
     ledger,
     world::{Asker, World, public, text},
@@ -53,6 +54,8 @@ pub(crate) fn router(operator: Operator) -> Router {
         .route("/_sim/sessions/{id}/complete", post(complete))
         .route("/_sim/subscriptions", get(subscriptions))
         .route("/_sim/ledger", get(accounts))
+        .route("/_sim/policy", post(policy))
+        .route("/_sim/invoices/{id}/pay", post(pay_invoice))
         .route("/_sim/inject/bad_signature", post(bad_signature))
         .route("/_sim/inject/unknown_type", post(unknown_type))
         .route("/_sim/disputes", post(dispute))
@@ -278,6 +281,46 @@ async fn complete(
         Outcome::Authenticate => ("requires_action", None),
     };
     Ok(Json(json!({ "result": result, "redirect": url })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Policy {
+    /// What becomes of a subscription after the last try: `cancel`, `unpaid` or `past_due`.
+    after_retries: String,
+}
+
+/// The settings of Stripe's dashboard that decide what happens to what is unpaid.
+async fn policy(State(operator): State<Operator>, Json(wanted): Json<Policy>) -> Answer {
+    if !["cancel", "unpaid", "past_due"].contains(&wanted.after_retries.as_str()) {
+        return Err(Refusal(StatusCode::BAD_REQUEST, "after_retries is cancel, unpaid or past_due".into()));
+    }
+    let word = wanted.after_retries.clone();
+    let put =
+        move |world: &mut World| world.put("_meta", json!({ "id": "meta_policy", "after_retries": word }));
+    operator.engine.run(Asker::default(), put).await?;
+    Ok(Json(json!({ "after_retries": wanted.after_retries })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PayInvoice {
+    /// Number or last four digits of a test card; the good one if absent.
+    #[serde(default)]
+    card: Option<String>,
+}
+
+/// The customer pays an open invoice on its own page.
+async fn pay_invoice(
+    State(operator): State<Operator>,
+    Path(id): Path<String>,
+    Json(wanted): Json<PayInvoice>,
+) -> Answer {
+    let card = Card::parse(wanted.card.as_deref().unwrap_or("4242"))
+        .ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, "no such test card".into()))?;
+    let work = move |world: &mut World| invoices::pay_on_its_page(world, &id, card);
+    let paid = operator.engine.attempt(Asker::default(), work).await??;
+    Ok(Json(json!({ "paid": paid })))
 }
 
 async fn accounts(State(operator): State<Operator>) -> Answer {

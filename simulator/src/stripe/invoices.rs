@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::Call,
+    cards::{self, Card},
     events,
     fault::Fault,
     form::{CREATED, LIST, RETRIEVE},
@@ -20,20 +21,29 @@ const DRAFT_FOR: i64 = 3_600;
 /// Drafts the invoice of a subscription's current period.
 pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> String {
     let id = world.new_id("in_1", 23);
-    let item = &subscription["items"]["data"][0];
-    let (start, end) = (int(item, "current_period_start"), int(item, "current_period_end"));
     let lines: Vec<Value> = subscription["items"]["data"]
         .as_array()
         .into_iter()
         .flatten()
         .map(|item| line(world, &id, subscription, item))
         .collect();
+    let invoice = build(world, &id, subscription, reason, lines);
+    world.put("invoice", invoice.clone());
+    events::emit(world, "invoice.created", &invoice, None);
+    id
+}
+
+/// An invoice with these lines, not stored.
+pub(crate) fn build(world: &World, id: &str, subscription: &Value, reason: &str, lines: Vec<Value>) -> Value {
+    let item = &subscription["items"]["data"][0];
+    let (start, end) = (int(item, "current_period_start"), int(item, "current_period_end"));
     let total: i64 = lines.iter().map(|line| int(line, "amount")).sum();
     let customer = world.get("customer", text(subscription, "customer")).cloned().unwrap_or_default();
-    let first = reason == "subscription_create";
+    // Those of a purchase and of a change are final at once; a renewal's stands as a draft for an hour.
+    let first = reason != "subscription_cycle";
     // The invoice of a renewal looks back on the period that has just ended.
     let period_start = if first { start } else { int(&subscription["_sim"], "previous_start") };
-    let invoice = json!({
+    json!({
         "id": id, "object": "invoice", "account_country": "DE", "account_name": "EZ Solutions (simulated)", "account_tax_ids": null,
         "amount_due": total, "amount_overpaid": 0, "amount_paid": 0, "amount_remaining": total, "amount_shipping": 0, "application": null,
         "attempt_count": 0, "attempted": false, "auto_advance": true,
@@ -59,13 +69,10 @@ pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> St
         "subtotal": total, "subtotal_excluding_tax": total, "test_clock": null, "total": total, "total_discount_amounts": [],
         "total_excluding_tax": total, "total_pretax_credit_amounts": [], "total_taxes": [], "webhooks_delivered_at": null,
         "_sim": { "service_end": end },
-    });
-    world.put("invoice", invoice.clone());
-    events::emit(world, "invoice.created", &invoice, None);
-    id
+    })
 }
 
-fn line(world: &mut World, invoice: &str, subscription: &Value, item: &Value) -> Value {
+pub(crate) fn line(world: &mut World, invoice: &str, subscription: &Value, item: &Value) -> Value {
     let id = world.new_id("il_1", 23);
     let price = &item["price"];
     let quantity = int(item, "quantity").max(1);
@@ -113,11 +120,15 @@ pub(crate) fn finalize(world: &mut World, id: &str) {
         });
     }
     let (now, base) = (world.now, world.base_url.clone());
+    let (before, left, due) = super::balance::apply(world, &invoice);
     let opened = world.change("invoice", id, None, |invoice| {
         invoice["status"] = "open".into();
         invoice["number"] = number.clone().into();
         invoice["effective_at"] = now.into();
-        invoice["ending_balance"] = 0.into();
+        invoice["starting_balance"] = before.into();
+        invoice["ending_balance"] = left.into();
+        invoice["amount_due"] = due.into();
+        invoice["amount_remaining"] = due.into();
         invoice["automatically_finalizes_at"] = Value::Null;
         invoice["status_transitions"]["finalized_at"] = now.into();
         invoice["hosted_invoice_url"] = format!("{base}/i/{}", text(invoice, "id")).into();
@@ -184,6 +195,8 @@ fn settle(world: &mut World, id: &str) {
     });
     events::emit(world, "invoice.paid", &paid, None);
     events::emit(world, "invoice.payment_succeeded", &paid, None);
+    let subscription = subscription_of(&paid).to_owned();
+    super::plan::invoice_paid(world, &subscription, id);
 }
 
 fn failed(world: &mut World, id: &str) {
@@ -196,6 +209,19 @@ fn failed(world: &mut World, id: &str) {
         invoice["next_payment_attempt"] = wait.map_or(Value::Null, |days| (now + days * 86_400).into());
     });
     events::emit(world, "invoice.payment_failed", &after, None);
+}
+
+/// Nobody has to pay an open invoice any more.
+pub(crate) fn void(world: &mut World, id: &str) {
+    let now = world.now;
+    if world.get("invoice", id).is_some_and(|invoice| text(invoice, "status") == "open") {
+        world.change("invoice", id, Some("invoice.voided"), |invoice| {
+            invoice["status"] = "void".into();
+            invoice["auto_advance"] = false.into();
+            invoice["next_payment_attempt"] = Value::Null;
+            invoice["status_transitions"]["voided_at"] = now.into();
+        });
+    }
 }
 
 /// Stops collecting what a cancelled subscription still owes.
@@ -296,4 +322,27 @@ pub(crate) fn pay(world: &mut World, call: &Call, id: &str) -> Result<Value, Fau
         return world.need("invoice", id, "id");
     }
     Err(Fault::card_declined("generic_decline"))
+}
+
+/// The customer pays an open invoice on its own page, with a card that is the subscription's from then on; tells
+/// whether the card was good.
+///
+/// # Errors
+/// No such invoice, or one that is not open.
+pub(crate) fn pay_on_its_page(world: &mut World, id: &str, card: Card) -> Result<bool, Fault> {
+    let invoice = world.need("invoice", id, "id")?;
+    if text(&invoice, "status") != "open" {
+        return Err(Fault::invalid(format!("Invoice is already {}", text(&invoice, "status")), None));
+    }
+    let method = cards::attach(world, card, text(&invoice, "customer"), None, None);
+    // On session: a card that fails only later is good now.
+    let paid = collect(world, id, &method, false);
+    if paid {
+        let subscription = subscription_of(&invoice).to_owned();
+        world.change("subscription", &subscription, Some("customer.subscription.updated"), |subscription| {
+            subscription["default_payment_method"] = method.into();
+        });
+        super::subscriptions::recovered(world, &subscription);
+    }
+    Ok(paid)
 }

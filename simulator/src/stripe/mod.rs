@@ -27,6 +27,7 @@ use crate::{config::StripeConfig, wall::WallClock};
 
 mod account;
 mod api;
+mod balance;
 mod cards;
 mod checkout;
 mod control;
@@ -46,6 +47,7 @@ mod ledger;
 mod list;
 mod page;
 mod payments;
+mod plan;
 mod portal_page;
 mod prices;
 mod products;

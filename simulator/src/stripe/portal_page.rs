@@ -15,6 +15,7 @@ use crate::html::{escape, money};
 use super::{
     api::Face,
     cards::{self, Card},
+    invoices,
     page::{answer, document, message},
     subscriptions,
     world::{Asker, World, flag, int, public, text},
@@ -24,7 +25,7 @@ use super::{
 pub(crate) fn router() -> Router<Face> {
     Router::new()
         .route("/p/session/{id}", get(show).post(act))
-        .route("/i/{id}", get(invoice))
+        .route("/i/{id}", get(invoice).post(pay_invoice))
         .route("/i/{id}/pdf", get(invoice))
         .route("/receipts/{id}", get(receipt))
 }
@@ -200,13 +201,50 @@ async fn invoice(State(face): State<Face>, Path(id): Path<String>) -> Response {
             )
         })
         .collect();
+    let form =
+        if text(&invoice, "status") == "open" { pay_form(text(&invoice, "id")) } else { String::new() };
     let body = format!(
-        "<main class=\"narrow\"><h1>Invoice {}</h1><p>State: <strong>{}</strong></p><table><thead><tr><th scope=\"col\">What</th><th scope=\"col\">Amount</th></tr></thead><tbody>{lines}</tbody></table><p class=\"due\"><span>Total</span> <strong>{}</strong></p></main>",
+        "<main class=\"narrow\"><h1>Invoice {}</h1><p>State: <strong>{}</strong></p><table><thead><tr><th scope=\"col\">What</th><th scope=\"col\">Amount</th></tr></thead><tbody>{lines}</tbody></table><p class=\"due\"><span>Total</span> <strong>{}</strong></p>{form}</main>",
         escape(invoice["number"].as_str().unwrap_or("(draft)")),
         escape(text(&invoice, "status")),
         money(int(&invoice, "total"), text(&invoice, "currency"))
     );
     answer(StatusCode::OK, document("Invoice", &body))
+}
+
+/// Cards to pay an open invoice with.
+fn pay_form(id: &str) -> String {
+    let options: String = Card::ALL
+        .iter()
+        .map(|(_, number, does)| {
+            format!("<option value=\"{}\">{number} – {does}</option>", number.replace(' ', ""))
+        })
+        .collect();
+    format!(
+        "<form method=\"post\" action=\"/i/{}\"><label for=\"card\">Card</label><select id=\"card\" name=\"card\">{options}</select><button type=\"submit\">Pay</button></form>",
+        escape(id)
+    )
+}
+
+#[derive(Debug, Deserialize)]
+struct Pay {
+    card: String,
+}
+
+async fn pay_invoice(State(face): State<Face>, Path(id): Path<String>, Form(form): Form<Pay>) -> Response {
+    let wanted = id.clone();
+    let work = move |world: &mut World| match Card::parse(&form.card) {
+        Some(card) => invoices::pay_on_its_page(world, &wanted, card).ok(),
+        None => None,
+    };
+    match face.engine.run(Asker::default(), work).await {
+        Ok(Some(true)) => Redirect::to(&format!("/i/{id}")).into_response(),
+        Ok(Some(false)) => answer(
+            StatusCode::PAYMENT_REQUIRED,
+            message("Declined", "The card was declined; the invoice is still open.", None),
+        ),
+        _ => answer(StatusCode::BAD_REQUEST, message("Nothing was paid", "This invoice is not open.", None)),
+    }
 }
 
 async fn receipt(State(face): State<Face>, Path(id): Path<String>) -> Response {

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    account, api::Call, customers, disputes, endpoints, events, fault::Fault, invoices, payments, prices,
-    products, refunds, sessions, subscriptions, world::World,
+    account, api::Call, balance, customers, disputes, endpoints, events, fault::Fault, invoices, payments,
+    plan, prices, products, refunds, sessions, subscriptions, world::World,
 };
 
 /// Carries out a call.
@@ -28,6 +28,8 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["customers"]) => customers::list(world, call),
         ("GET", ["customers", id]) => customers::retrieve(world, call, id),
         ("POST", ["customers", id]) => customers::update(world, call, id),
+        ("GET", ["customers", id, "balance_transactions"]) => balance::list(world, call, id),
+        ("POST", ["customers", id, "balance_transactions"]) => balance::create(world, call, id),
         ("GET", ["disputes"]) => disputes::list(world, call),
         ("GET", ["disputes", id]) => payments::retrieve(world, call, "dispute", id),
         ("GET", ["events"]) => events::list(world, call),
@@ -35,6 +37,7 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["invoice_payments"]) => invoices::list_payments(world, call),
         ("GET", ["invoice_payments", id]) => payments::retrieve(world, call, "invoice_payment", id),
         ("GET", ["invoices"]) => invoices::list(world, call),
+        ("POST", ["invoices", "create_preview"]) => plan::preview(world, call),
         ("GET", ["invoices", id]) => invoices::retrieve(world, call, id),
         ("GET", ["invoices", id, "lines"]) => invoices::lines(world, call, id),
         ("POST", ["invoices", id, "pay"]) => invoices::pay(world, call, id),

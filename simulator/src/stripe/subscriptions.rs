@@ -97,11 +97,15 @@ pub(crate) fn due_at(subscription: &Value) -> Option<i64> {
         return None;
     }
     let period = subscription.pointer("/items/data/0/current_period_end").and_then(Value::as_i64)?;
-    Some(subscription["cancel_at"].as_i64().map_or(period, |cancel| cancel.min(period)))
+    let next = subscription["cancel_at"].as_i64().map_or(period, |cancel| cancel.min(period));
+    Some(super::plan::expires_at(subscription).map_or(next, |expires| expires.min(next)))
 }
 
 /// The clock has reached the end of the period: end the subscription if so asked, else renew it.
 pub(crate) fn roll(world: &mut World, id: &str) {
+    if super::plan::expire(world, id) {
+        return;
+    }
     let Some(subscription) = world.get("subscription", id).cloned() else { return };
     if subscription["cancel_at"].as_i64().is_some_and(|at| at <= world.now) {
         end(world, id, "cancellation_requested");
@@ -136,13 +140,23 @@ pub(crate) fn after_collection(world: &mut World, id: &str, paid: bool, last_try
         .get("subscription", id)
         .map(|subscription| text(subscription, "status").to_owned())
         .unwrap_or_default();
-    if last_try {
+    let policy = after_retries(world);
+    if last_try && policy == "cancel" {
         end(world, id, "payment_failed");
+    } else if last_try && policy == "unpaid" {
+        world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {
+            subscription["status"] = "unpaid".into()
+        });
     } else if status == "active" {
         world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {
             subscription["status"] = "past_due".into()
         });
     }
+}
+
+/// What becomes of a subscription after the last try, as the dashboard's setting says: `cancel`, `unpaid` or `past_due`.
+pub(crate) fn after_retries(world: &World) -> String {
+    world.get("_meta", "meta_policy").map_or("cancel", |policy| text(policy, "after_retries")).to_owned()
 }
 
 /// An overdue invoice was paid: active again, once nothing else is overdue.
@@ -186,8 +200,12 @@ pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value
     world.need("subscription", id, "id")
 }
 
-/// Parameters of update; plan changes are not simulated.
+/// Parameters of update.
 pub(crate) const UPDATE: &[&str] = &[
+    "items[].id",
+    "items[].price",
+    "payment_behavior=allow_incomplete|default_incomplete|error_if_incomplete|pending_if_incomplete",
+    "proration_date#",
     "cancel_at",
     "cancel_at_period_end?",
     "cancellation_details.comment",
@@ -218,6 +236,9 @@ pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, 
             "You may only specify one of these parameters: cancel_at, cancel_at_period_end.",
             None,
         ));
+    }
+    if let Some(changed) = super::plan::change(world, params, id)? {
+        return Ok(changed);
     }
     let now = world.now;
     Ok(world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        account, customers, disputes, endpoints, form::Pattern, invoices, payments, prices, products,
-        refunds, sessions, subscriptions,
+        account, balance, customers, disputes, endpoints, form::Pattern, invoices, payments, plan, prices,
+        products, refunds, sessions, subscriptions,
     },
     bench::Bench,
 };
@@ -35,6 +35,9 @@ pub(super) fn check(file: &str, bench: &Bench, more: &[&str]) {
 async fn a_year_in_the_life_passes_the_checker() {
     let bench = Bench::start().await;
     let (good, bad) = (bench.bought("4242").await, bench.bought("0341").await);
+    let credited = good["customer"].as_str().unwrap();
+    let credit = format!("/v1/customers/{credited}/balance_transactions");
+    bench.ok(&credit, "amount=-500&currency=eur&description=Sorry").await;
     let session = bench.session().await;
     bench
         .sim(
@@ -90,6 +93,7 @@ async fn a_year_in_the_life_passes_the_checker() {
         bench.ok("/v1/webhook_endpoints", "url=http://127.0.0.1:1/h&enabled_events[]=invoice.paid").await;
     bench.delete(&format!("/v1/webhook_endpoints/{}", hook["id"].as_str().unwrap())).await;
     bench.read("/v1/account").await;
+    bench.read(&credit).await;
     let (status, _) = bench.post("/v1/customers", "colour=red").await;
     assert_eq!(status, 400);
     bench.inbox.wait("charge.dispute.created", 1).await;
@@ -129,6 +133,7 @@ fn the_parameter_tables_name_nothing_stripe_does_not_know() {
         ("CustomerCreateParams", customers::CREATE),
         ("CustomerUpdateParams", customers::UPDATE),
         ("CustomerListParams", customers::FILTER),
+        ("CustomerBalanceTransactionCreateParams", balance::CREATE),
         ("ProductCreateParams", products::CREATE),
         ("ProductUpdateParams", products::UPDATE),
         ("ProductListParams", products::FILTER),
@@ -139,6 +144,7 @@ fn the_parameter_tables_name_nothing_stripe_does_not_know() {
         ("SubscriptionCancelParams", subscriptions::CANCEL),
         ("SubscriptionListParams", subscriptions::FILTER),
         ("InvoiceListParams", invoices::FILTER),
+        ("InvoiceCreatePreviewParams", plan::PREVIEW),
         ("InvoicePaymentListParams", invoices::PAYMENT_FILTER),
         ("ChargeListParams", payments::FILTER),
         ("RefundCreateParams", refunds::CREATE),

@@ -133,3 +133,100 @@ async fn a_frozen_clock_stands_still() {
         (&(START + 5).into(), &true.into(), &(-55).into())
     );
 }
+
+#[tokio::test]
+async fn credit_is_used_up_by_the_next_invoices_to_the_cent() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("4242").await;
+    let customer = bought["customer"].as_str().unwrap();
+    bench.ok(&format!("/v1/customers/{customer}/balance_transactions"), "amount=-1000&currency=eur").await;
+    bench.advance(MONTH + 3_700).await;
+    let first = bench.read("/v1/invoices").await["data"][0].clone();
+    assert_eq!(
+        (&first["status"], &first["total"], &first["amount_due"], &first["amount_paid"]),
+        (&"paid".into(), &900.into(), &0.into(), &0.into())
+    );
+    bench.advance(31 * 86_400).await;
+    let second = bench.read("/v1/invoices").await["data"][0].clone();
+    assert_eq!((&second["amount_due"], &second["starting_balance"]), (&800.into(), &(-100).into()));
+    let known = bench.read(&format!("/v1/customers/{customer}")).await;
+    assert_eq!(known["balance"], 0);
+    assert_eq!(bench.sim("ledger", None).await["customers"][0]["paid"], 1_700);
+}
+
+#[tokio::test]
+async fn an_invoice_is_paid_on_its_own_page_and_the_dashboard_decides_what_the_last_try_means() {
+    let bench = Bench::start().await;
+    bench.sim("policy", Some(serde_json::json!({ "after_retries": "unpaid" }))).await;
+    let bought = bench.bought("0341").await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    bench.advance(MONTH + 16 * 86_400).await;
+    assert_eq!(bench.read(&path).await["status"], "unpaid");
+    let open = bench.read("/v1/invoices?status=open").await["data"][0].clone();
+    let page = open["hosted_invoice_url"].as_str().unwrap().to_owned();
+    let declined = bench.client.post(&page).form(&[("card", "0002")]).send().await.unwrap();
+    assert_eq!(declined.status(), 402);
+    let paid = bench.client.post(&page).form(&[("card", "4242424242424242")]).send().await.unwrap();
+    assert_eq!(paid.status(), 303);
+    assert_eq!(bench.read(&path).await["status"], "active");
+}
+
+#[tokio::test]
+async fn an_upgrade_costs_to_the_second_what_its_preview_said_and_waits_for_its_payment() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("4242").await;
+    let id = bought["subscription"].as_str().unwrap();
+    let path = format!("/v1/subscriptions/{id}");
+    let known = bench.read(&path).await;
+    let item = known["items"]["data"][0].clone();
+    let (item_id, product) = (item["id"].as_str().unwrap(), item["price"]["product"].as_str().unwrap());
+    let bigger = bench
+        .ok(
+            "/v1/prices",
+            &format!("product={product}&currency=eur&unit_amount=1900&recurring[interval]=month"),
+        )
+        .await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    bench.advance(10 * 86_400).await;
+    let at = START + 10 * 86_400;
+    let preview = bench
+        .ok(
+            "/v1/invoices/create_preview",
+            &format!(
+                "subscription={id}&subscription_details[items][0][id]={item_id}&subscription_details[items][0][price]={bigger}\
+                 &subscription_details[proration_behavior]=always_invoice&subscription_details[proration_date]={at}"
+            ),
+        )
+        .await;
+    // 20 of 30 days are left: two thirds of 9.00 back, two thirds of 19.00 to pay.
+    assert_eq!(preview["total"], 1_267 - 600);
+    bench.advance(60).await;
+    let change = format!(
+        "items[0][id]={item_id}&items[0][price]={bigger}&proration_behavior=always_invoice&proration_date={at}\
+         &payment_behavior=pending_if_incomplete"
+    );
+    let changed = bench.ok(&path, &change).await;
+    assert_eq!(changed["items"]["data"][0]["price"]["id"], bigger.as_str());
+    let billed = bench.read(&format!("/v1/invoices/{}", changed["latest_invoice"].as_str().unwrap())).await;
+    assert_eq!((&billed["status"], &billed["total"]), (&"paid".into(), &preview["total"]));
+
+    // A card that is declined: the old price holds until the invoice is paid, or the change is given up.
+    let other = bench.bought("0341").await;
+    let id = other["subscription"].as_str().unwrap();
+    let path = format!("/v1/subscriptions/{id}");
+    let item = bench.read(&path).await["items"]["data"][0].clone();
+    let change = format!(
+        "items[0][id]={}&items[0][price]={bigger}&proration_behavior=always_invoice&payment_behavior=pending_if_incomplete",
+        item["id"].as_str().unwrap()
+    );
+    let waiting = bench.ok(&path, &change).await;
+    assert_eq!(waiting["items"]["data"][0]["price"]["id"], item["price"]["id"]);
+    assert!(waiting["pending_update"]["expires_at"].is_i64());
+    bench.advance(24 * 3_600).await;
+    assert!(bench.read(&path).await["pending_update"].is_null());
+    let void = bench.read(&format!("/v1/invoices/{}", waiting["latest_invoice"].as_str().unwrap())).await;
+    assert_eq!(void["status"], "void");
+    super::checker::check("stripe.jsonl", &bench, &["--need-key", "--version", super::super::API_VERSION]);
+}
