@@ -13,8 +13,8 @@ pub const PAYMENT_SETTLED: &str = "orders.payment_settled";
 pub const PAYMENT_SUSPICIOUS: &str = "orders.payment_suspicious";
 /// The payment page ran out or was closed. Payload: `order_id`.
 pub const CHECKOUT_EXPIRED: &str = "orders.checkout_expired";
-/// A subscription is over. Payload: `order_id`.
-pub const SUBSCRIPTION_ENDED: &str = "instances.subscription_ended";
+/// Whether a server is served has changed. Payload: `order_id`.
+pub const STANDING_CHANGED: &str = "instances.standing";
 /// A refund ended. Payload: `order_id`, `state`.
 pub const REFUND_SETTLED: &str = "orders.refund_settled";
 
@@ -37,12 +37,8 @@ pub(super) async fn expired(tx: &mut AnyConnection, at: UnixMillis, order: Order
     jobs::enqueue(tx, CHECKOUT_EXPIRED, &order.to_string(), &json!({"order_id": order}), at).await
 }
 
-pub(super) async fn subscription_ended(
-    tx: &mut AnyConnection,
-    at: UnixMillis,
-    order: OrderId,
-) -> Result<(), DbError> {
-    jobs::enqueue(tx, SUBSCRIPTION_ENDED, &order.to_string(), &json!({"order_id": order}), at).await
+pub(super) async fn standing(tx: &mut AnyConnection, at: UnixMillis, order: OrderId) -> Result<(), DbError> {
+    jobs::enqueue(tx, STANDING_CHANGED, &order.to_string(), &json!({"order_id": order}), at).await
 }
 
 pub(super) async fn refund(

@@ -53,8 +53,38 @@ pub async fn intake(app: &Services, body: &[u8], header: Option<&str>) -> Result
     Ok(if stored { Intake::Stored } else { Intake::Known })
 }
 
-/// Kinds of objects that are read again from Stripe; see [`super::sync`].
-const READ_AGAIN: [&str; 4] = ["checkout.session", "subscription", "invoice", "refund"];
+/// Whether objects of this kind are read again from Stripe at all.
+pub(super) fn is_known_kind(object: &str) -> bool {
+    const KINDS: [&str; 9] = [
+        "checkout.session",
+        "subscription",
+        "invoice",
+        "refund",
+        "dispute",
+        "charge",
+        "customer",
+        "payment_method",
+        "radar.early_fraud_warning",
+    ];
+    KINDS.contains(&object)
+}
+
+/// Whether an event means that its object is read again from Stripe; see [`super::sync`]. Of customers, cards and
+/// charges only changes matter: each purchase makes all three, and the subscription leads to them.
+fn is_read_again(event: &str, object: &str) -> bool {
+    match object {
+        "checkout.session"
+        | "subscription"
+        | "invoice"
+        | "refund"
+        | "dispute"
+        | "radar.early_fraud_warning" => true,
+        "charge" => event == "charge.refunded",
+        "customer" => matches!(event, "customer.updated" | "customer.deleted"),
+        "payment_method" => event != "payment_method.attached",
+        _ => false,
+    }
+}
 
 /// Reads the envelope of a genuine event and says what is to become of it. What it says is not trusted to be
 /// well-formed: what cannot be stored or read again is set aside for a person, with its bytes, and answered as
@@ -89,7 +119,7 @@ pub(super) fn judged(text: &str, source: Source, livemode: bool) -> StoredEvent 
     if envelope.object_kind.take_if(|kind| !is_word(kind)).is_some() {
         wrong.push("object type");
     }
-    let read_again = envelope.object_kind.as_deref().is_some_and(|kind| READ_AGAIN.contains(&kind));
+    let read_again = envelope.object_kind.as_deref().is_some_and(|kind| is_read_again(&envelope.kind, kind));
     // Ids that people give (coupons, products) may be any text; those of what we read stand in Stripe's addresses.
     let has_id = envelope.object_id.is_some();
     let usable = |id: &str| if read_again { is_object_id(id) } else { is_word(id) };

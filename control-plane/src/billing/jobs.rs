@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BillingError, reconcile, surplus, sync};
+use super::{BillingError, dunning, inbox, reconcile, surplus, sync, walk};
 use crate::{
     app::App,
     jobs::{JobError, JobRegistry, JobRun},
@@ -12,9 +12,12 @@ use crate::{
 pub(super) const SYNC: &str = "billing.sync";
 const POLL: &str = "billing.poll";
 const LOOK_UP: &str = "billing.look_up";
+const WALK: &str = "billing.walk";
 
 /// How often Stripe's list of events is walked.
 const POLL_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often everything is compared with Stripe.
+const WALK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often long-open payment pages are looked up.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(2 * 60);
 
@@ -22,13 +25,24 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(2 * 60);
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(SYNC, run_sync);
     registry.on(surplus::GIVE_BACK, surplus::run_give_back);
+    registry.on(dunning::STAND, dunning::run);
     registry.every(POLL, POLL_EVERY, run_poll);
+    registry.every(WALK, WALK_EVERY, run_walk);
     registry.every(LOOK_UP, LOOK_UP_EVERY, run_look_up);
 }
 
 async fn run_sync(app: App, run: JobRun) -> Result<(), JobError> {
     let kind = run.payload.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default();
-    sync::object(&app, kind, &run.key).await.map_err(sort)
+    match sync::object(&app, kind, &run.key).await {
+        Ok(()) => Ok(inbox::unpark(&app, &run.key, &run.payload).await?),
+        Err(error) if error.is_passing() || matches!(error, BillingError::Db(_)) => Err(sort(error)),
+        Err(error) => Ok(inbox::park(&app, kind, &run.key, &error).await?),
+    }
+}
+
+async fn run_walk(app: App, _run: JobRun) -> Result<(), JobError> {
+    inbox::redact(&app).await?;
+    walk::reconcile(&app).await.map(|_| ()).map_err(sort)
 }
 
 async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
@@ -36,6 +50,8 @@ async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_look_up(app: App, _run: JobRun) -> Result<(), JobError> {
+    dunning::sweep(&app).await?;
+    inbox::sweep(&app).await?;
     reconcile::look_up_old(&app).await.map_err(sort)
 }
 

@@ -17,12 +17,17 @@
 //! [`announce`], in the transaction that wrote it down.
 
 mod announce;
+mod back;
 mod checkout;
 mod customer;
+mod dunning;
+mod goodwill;
+mod inbox;
 mod intake;
 mod jobs;
 mod model;
 mod outbox;
+mod overview;
 mod products;
 mod reconcile;
 mod refund;
@@ -31,6 +36,8 @@ pub mod stripe;
 mod subscription;
 mod surplus;
 mod sync;
+mod walk;
+mod wallet;
 
 mod api;
 mod pages;
@@ -42,19 +49,26 @@ pub(crate) use pages::routes as page_routes;
 use ez_protocol::{AccountId, OrderId};
 use sqlx::AnyConnection;
 
-pub use announce::{
-    CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, REFUND_SETTLED, SUBSCRIPTION_ENDED,
-};
+pub use announce::{CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, REFUND_SETTLED, STANDING_CHANGED};
 pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{checkout, expect, expire_session, sync_checkout};
+pub use dunning::{
+    Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundSent, RenewalSoon,
+    ServerEnds, ServerRestored, ServerSuspended, ServerWillBeDeleted, Stand, Standing, Step, Why, exempt,
+    is_disputing, standing_of, standings, unexempt,
+};
+pub use goodwill::{Gift, credit, refund_part};
+pub use inbox::{InboxEvent, ReplayError, inbox, inbox_counts, replay};
 pub use intake::{Intake, intake};
-pub use model::{Checkout, CheckoutState, Expectation, Invoice, Problem, RefundState};
+pub use model::{Checkout, CheckoutState, EventState, Expectation, Invoice, Problem, RefundState, Source};
+pub use overview::{Dispute, Overview, Paying, Queued, Revenue, disputes, overview, queue, revenue};
 pub use products::{WantedPrice, ensure_price, ensure_product};
 #[cfg(test)]
 pub(crate) use reconcile::poll_events;
 pub use refund::{refund_full, refund_state};
 pub use stripe::{StripeFault, StripeGate};
-pub use subscription::{cancel_now, ended_since, period_end};
+pub use subscription::{cancel_at_period_end, cancel_now, period_end, portal};
+pub use walk::{Difference, Report, differences, reconcile};
 
 use crate::db::DbError;
 
@@ -82,6 +96,9 @@ pub enum BillingError {
     /// The checkout is over; there is nothing to pay any more.
     #[error("this checkout is over")]
     Over,
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Unfit(&'static str),
     /// It was paid already.
     #[error("this has been paid already")]
     AlreadyPaid,

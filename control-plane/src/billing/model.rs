@@ -66,6 +66,8 @@ text_enum! {
         Received = "received",
         /// Its object was read after the event.
         Done = "done",
+        /// Its object could not be taken over; it is tried again.
+        Parked = "parked",
         /// Nothing of ours.
         Ignored = "ignored",
         /// Genuine, but without an id or object that could be read: for a person to look at.
@@ -102,6 +104,10 @@ text_enum! {
         Livemode = "livemode",
         /// Paid without a subscription behind it.
         NoSubscription = "no_subscription",
+        /// The money went back before it was counted.
+        Refunded = "refunded",
+        /// The customer's bank takes it back.
+        Disputed = "disputed",
     }
 }
 

@@ -1,15 +1,23 @@
-//! The page of this slice: an account's invoices.
+//! The pages of this slice: what an account pays, and what an operator sees of everybody's money.
 
-use axum::{Router, extract::State, response::Redirect, routing::get};
+mod operator;
 
-use super::invoices;
+use axum::{
+    Router,
+    extract::{Path, State},
+    response::Redirect,
+    routing::{get, post},
+};
+use ez_protocol::OrderId;
+
+use super::{BillingError, Paying, Stand, Why, cancel_at_period_end, invoices, overview, portal};
 use crate::{
     app::App,
     web::{
-        self, Ctx, Customer,
+        self, Ctx, Customer, Error, Tone,
         views::{
             Money,
-            billing::{Invoice, Invoices},
+            billing::{Card, Invoice, Invoices, Subscription},
         },
     },
 };
@@ -19,11 +27,16 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/billing", get(list))
         .route("/invoices", get(async || Redirect::permanent("/billing")))
+        .route("/billing/portal", post(manage))
+        .route("/billing/orders/{id}/cancel", post(cancel))
+        .route("/billing/orders/{id}/keep", post(keep))
+        .merge(operator::routes())
 }
 
 async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::Result {
     let mut connection = app.db.read().await?;
     let known = invoices(&mut connection, me.account_id).await?;
+    let overview = overview(&mut connection, me.account_id).await?;
     let invoices = known
         .into_iter()
         .map(|invoice| Invoice {
@@ -45,5 +58,87 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
             pdf: invoice.pdf_url,
         })
         .collect();
-    ctx.page(&Invoices { invoices, can_manage: false, newer: None, older: None })
+    ctx.page(&Invoices {
+        subscriptions: overview.paying.into_iter().map(shown).collect(),
+        credit: overview.credit.map(|(minor, currency)| Money::new(minor, currency)),
+        invoices,
+        can_manage: overview.is_customer,
+        newer: None,
+        older: None,
+    })
+}
+
+/// The colour of a standing.
+fn tone(stand: Stand, why: Why) -> &'static str {
+    match (stand, why) {
+        (Stand::Run, Why::Paid) => "good",
+        (Stand::Run, Why::Exempt) => "info",
+        (Stand::Run, _) => "wait",
+        (Stand::Suspend, _) => "bad",
+        (Stand::End, _) => "idle",
+    }
+}
+
+fn shown(paying: Paying) -> Subscription {
+    let (stand, why) = paying.standing.map_or((Stand::Run, Why::Paid), |at| (at.stand, at.why));
+    let next = paying.standing.and_then(|standing| standing.next);
+    let address = |verb: &str| format!("/billing/orders/{}/{verb}", paying.order);
+    let goes_on = stand != Stand::End && paying.status != "canceled";
+    Subscription {
+        href: format!("/servers/{}", paying.instance),
+        price: paying.charge.map(|(minor, currency)| Money::new(minor, currency)),
+        yearly: paying.yearly,
+        state: why.as_str().to_owned(),
+        tone: tone(stand, why),
+        next: next.map(|(step, _)| step.as_str().to_owned()),
+        next_at: next.map(|(_, at)| at),
+        card: paying.card.map(|card| Card {
+            brand: card.brand,
+            last4: card.last4,
+            until: format!("{:02}/{}", card.exp_month, card.exp_year),
+        }),
+        pay: paying.pay_url,
+        cancel: (goes_on && paying.cancel_at.is_none()).then(|| address("cancel")),
+        keep: (goes_on && paying.cancel_at.is_some()).then(|| address("keep")),
+        server: paying.description,
+    }
+}
+
+/// Stripe's own pages, for cards and tax ids.
+async fn manage(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::Result {
+    match portal(&app, me.account_id).await {
+        Ok(url) => Ok(web::redirect(&url)),
+        Err(BillingError::Unknown(_)) => Err(Error::NotFound),
+        Err(error) => away(&ctx, error),
+    }
+}
+
+async fn cancel(ctx: Ctx, me: Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+    end_with_period(ctx, me, app, &id, true).await
+}
+
+async fn keep(ctx: Ctx, me: Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+    end_with_period(ctx, me, app, &id, false).await
+}
+
+async fn end_with_period(ctx: Ctx, Customer(me): Customer, app: App, id: &str, at_end: bool) -> web::Result {
+    let order: OrderId = id.parse().map_err(|_| Error::NotFound)?;
+    match cancel_at_period_end(&app, me.account_id, order, at_end, &me.actor()).await {
+        Ok(()) if at_end => ctx.redirect_saying("/billing", Tone::Good, "subscription-ends"),
+        Ok(()) => ctx.redirect_saying("/billing", Tone::Good, "subscription-kept"),
+        Err(BillingError::Over) => ctx.redirect_saying("/billing", Tone::Info, "subscription-over"),
+        Err(BillingError::Unknown(_)) => Err(Error::NotFound),
+        Err(error) => away(&ctx, error),
+    }
+}
+
+/// Stripe could not be asked: said as it is. What is ours is an error page.
+fn away(ctx: &Ctx, error: BillingError) -> web::Result {
+    match error {
+        BillingError::Db(error) => Err(error.into()),
+        error => {
+            tracing::warn!(%error, "Stripe could not be asked");
+            ctx.redirect_saying("/billing", Tone::Bad, "stripe-away")
+        }
+    }
 }

@@ -5,12 +5,12 @@ use serde_json::Value;
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, RefundState,
+    BillingError, RefundState, back,
     model::CallState,
     outbox::{self, Call},
     store,
     stripe::{self, FaultKind, Metadata, RefundView, SubscriptionView, page_of},
-    subscription, sync,
+    subscription,
 };
 use crate::{app::Services, db::DbError};
 
@@ -40,7 +40,7 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     let read_at = app.clock.now();
     let answer = send(app, &call, &intent, ("order_id", &order.to_string())).await?;
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
-    let state = sync::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
+    let state = back::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(state)
 }
@@ -57,7 +57,7 @@ pub async fn refund_state(
 }
 
 /// The payment intent that paid the order's latest invoice.
-async fn paying_intent(app: &Services, order: OrderId) -> Result<String, BillingError> {
+pub(super) async fn paying_intent(app: &Services, order: OrderId) -> Result<String, BillingError> {
     let known = {
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?.ok_or(BillingError::Unknown("subscription"))?

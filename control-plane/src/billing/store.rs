@@ -1,13 +1,13 @@
 //! SQL of billing.
 
-use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
+use ez_protocol::{AccountId, OrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
     model::{
         CallState, Checkout, CheckoutState, EventState, Expectation, Invoice, Problem, RefundState, Source,
     },
-    stripe::{EventEnvelope, InvoiceView, SubscriptionView},
+    stripe::{CustomerView, EventEnvelope, InvoiceView, PaymentMethodView, SubscriptionView},
 };
 use crate::db::{self, Cols, DbError, one_row};
 
@@ -62,7 +62,7 @@ pub(super) async fn finish_events(
 ) -> Result<(), DbError> {
     sqlx::query(
         "UPDATE stripe_events SET state = $4, done_at = $3
-         WHERE object_id = $1 AND state = 'received' AND received_at <= $2",
+         WHERE object_id = $1 AND state IN ('received', 'parked') AND received_at <= $2",
     )
     .bind(object)
     .bind(read_at.0)
@@ -244,6 +244,51 @@ pub(super) async fn put_customer(
     Ok(())
 }
 
+/// Writes what may be shown of a payment method; what is no card has no row.
+pub(super) async fn put_card(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    method: &PaymentMethodView,
+) -> Result<(), DbError> {
+    let Some(card) = &method.card else { return Ok(()) };
+    sqlx::query(
+        "INSERT INTO billing_cards (stripe_id, customer_id, brand, last4, exp_month, exp_year, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (stripe_id) DO UPDATE SET
+             customer_id = excluded.customer_id, brand = excluded.brand, last4 = excluded.last4,
+             exp_month = excluded.exp_month, exp_year = excluded.exp_year, updated_at = excluded.updated_at",
+    )
+    .bind(&method.id)
+    .bind(&method.customer)
+    .bind(card.brand.as_deref().unwrap_or("card"))
+    .bind(card.last4.as_deref().unwrap_or("????"))
+    .bind(card.exp_month.unwrap_or(0))
+    .bind(card.exp_year.unwrap_or(0))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes over what a customer is like now; `false` if it is none of ours.
+pub(super) async fn change_customer(
+    tx: &mut AnyConnection,
+    customer: &CustomerView,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "UPDATE billing_customers SET balance_minor = $2, currency = $3, payment_method_id = $4, deleted = $5
+         WHERE stripe_id = $1",
+    )
+    .bind(&customer.id)
+    .bind(customer.balance.unwrap_or(0))
+    .bind(&customer.currency)
+    .bind(customer.payment_method())
+    .bind(i64::from(customer.deleted))
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 // ---- checkouts ----------------------------------------------------------------------------------
 
 fn read_checkout(row: &AnyRow) -> Result<Checkout, DbError> {
@@ -378,12 +423,18 @@ pub(super) async fn put_subscription(
 ) -> Result<(), DbError> {
     let millis = |seconds: Option<i64>| seconds.map(|s| UnixMillis::from_secs(s).0);
     let (start, end) = subscription.period();
+    let charge = subscription.charge();
     sqlx::query(
         "INSERT INTO billing_subscriptions
              (stripe_id, order_id, instance_id, account_id, status, stripe_price_id, item_id, latest_invoice_id,
-              period_start, period_end, cancel_at, canceled_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+              period_start, period_end, cancel_at, canceled_at, updated_at, status_reason, end_reason, customer_id,
+              payment_method_id, amount_minor, currency, yearly, collection_paused)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
          ON CONFLICT (stripe_id) DO UPDATE SET
+             status_reason = excluded.status_reason, end_reason = excluded.end_reason,
+             customer_id = excluded.customer_id, payment_method_id = excluded.payment_method_id,
+             amount_minor = excluded.amount_minor, currency = excluded.currency, yearly = excluded.yearly,
+             collection_paused = excluded.collection_paused,
              status = excluded.status, stripe_price_id = excluded.stripe_price_id, item_id = excluded.item_id,
              latest_invoice_id = excluded.latest_invoice_id, period_start = excluded.period_start,
              period_end = excluded.period_end, cancel_at = excluded.cancel_at,
@@ -402,6 +453,14 @@ pub(super) async fn put_subscription(
     .bind(millis(subscription.cancel_at))
     .bind(millis(subscription.canceled_at))
     .bind(at.0)
+    .bind(subscription.pause_reason())
+    .bind(subscription.end_reason())
+    .bind(&subscription.customer)
+    .bind(&subscription.default_payment_method)
+    .bind(charge.as_ref().map(|(minor, _, _)| *minor))
+    .bind(charge.as_ref().map(|(_, currency, _)| currency.as_str()))
+    .bind(i64::from(charge.as_ref().is_some_and(|(_, _, yearly)| *yearly)))
+    .bind(i64::from(subscription.collection_paused()))
     .execute(tx)
     .await?;
     Ok(())
@@ -410,6 +469,7 @@ pub(super) async fn put_subscription(
 /// A subscription as we last saw it.
 pub(super) struct KnownSubscription {
     pub(super) stripe_id: String,
+    pub(super) order: OrderId,
     pub(super) account: AccountId,
     pub(super) status: String,
     pub(super) latest_invoice: Option<String>,
@@ -420,6 +480,7 @@ fn read_subscription(row: &AnyRow) -> Result<KnownSubscription, DbError> {
     let row = Cols::of("billing_subscriptions", row);
     Ok(KnownSubscription {
         stripe_id: row.text("stripe_id")?,
+        order: row.id("order_id")?,
         account: row.id("account_id")?,
         status: row.text("status")?,
         latest_invoice: row.get("latest_invoice_id")?,
@@ -432,7 +493,7 @@ pub(super) async fn subscription_of(
     order: OrderId,
 ) -> Result<Option<KnownSubscription>, DbError> {
     let row = sqlx::query(
-        "SELECT stripe_id, account_id, status, latest_invoice_id, period_end
+        "SELECT stripe_id, order_id, account_id, status, latest_invoice_id, period_end
          FROM billing_subscriptions WHERE order_id = $1",
     )
     .bind(order.to_string())
@@ -446,28 +507,13 @@ pub(super) async fn subscription(
     stripe_id: &str,
 ) -> Result<Option<KnownSubscription>, DbError> {
     let row = sqlx::query(
-        "SELECT stripe_id, account_id, status, latest_invoice_id, period_end
+        "SELECT stripe_id, order_id, account_id, status, latest_invoice_id, period_end
          FROM billing_subscriptions WHERE stripe_id = $1",
     )
     .bind(stripe_id)
     .fetch_optional(connection)
     .await?;
     row.as_ref().map(read_subscription).transpose()
-}
-
-pub(super) async fn ended_since(
-    connection: &mut AnyConnection,
-    since: UnixMillis,
-) -> Result<Vec<InstanceId>, DbError> {
-    let rows = sqlx::query(
-        "SELECT instance_id FROM billing_subscriptions
-         WHERE status IN ('canceled', 'incomplete_expired') AND updated_at >= $1
-         ORDER BY updated_at DESC LIMIT 1000",
-    )
-    .bind(since.0)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| Cols::of("billing_subscriptions", row).id("instance_id")).collect()
 }
 
 // ---- invoices -----------------------------------------------------------------------------------
@@ -481,9 +527,11 @@ pub(super) async fn put_invoice(
     sqlx::query(
         "INSERT INTO billing_invoices
              (stripe_id, subscription_id, account_id, number, status, currency, total_minor, hosted_url, pdf_url,
-              issued_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+              issued_at, updated_at, due_minor, paid_minor, tries, due_at, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
          ON CONFLICT (stripe_id) DO UPDATE SET
+             due_minor = excluded.due_minor, paid_minor = excluded.paid_minor, tries = excluded.tries,
+             due_at = excluded.due_at, reason = excluded.reason,
              number = excluded.number, status = excluded.status, currency = excluded.currency,
              total_minor = excluded.total_minor, hosted_url = excluded.hosted_url, pdf_url = excluded.pdf_url,
              updated_at = excluded.updated_at",
@@ -499,6 +547,11 @@ pub(super) async fn put_invoice(
     .bind(&invoice.invoice_pdf)
     .bind(invoice.created.map_or(at.0, |seconds| UnixMillis::from_secs(seconds).0))
     .bind(at.0)
+    .bind(invoice.amount_remaining.unwrap_or(0))
+    .bind(invoice.amount_paid.unwrap_or(0))
+    .bind(invoice.attempt_count.unwrap_or(0))
+    .bind(invoice.due_at().map(|seconds| UnixMillis::from_secs(seconds).0))
+    .bind(&invoice.billing_reason)
     .execute(tx)
     .await?;
     Ok(())

@@ -8,14 +8,13 @@ use serde_json::Value;
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, Checkout, CheckoutState, announce,
-    model::{EventState, RefundState, judge},
+    BillingError, Checkout, CheckoutState, announce, back, dunning,
+    model::{EventState, Problem, judge},
     store,
-    stripe::{self, CheckoutSession, FaultKind, InvoiceView, RefundView, SubscriptionView},
-    subscription::is_over,
-    surplus,
+    stripe::{self, CheckoutSession, FaultKind, InvoiceView, SubscriptionView},
+    surplus, wallet,
 };
-use crate::{app::Services, db::DbError};
+use crate::{app::Services, config::Config, db::DbError};
 
 /// Reads an object by kind and id. Kinds that decide nothing here end their events as ignored.
 ///
@@ -25,8 +24,13 @@ pub(super) async fn object(app: &Services, kind: &str, id: &str) -> Result<(), B
     let done = match kind {
         "checkout.session" => session(app, id).await,
         "subscription" => subscription(app, id).await,
-        "invoice" => invoice(app, id).await,
-        "refund" => refund(app, id).await,
+        "invoice" => invoice(app, id).await.map(|_| ()),
+        "refund" => back::refund(app, id).await,
+        "charge" => back::charge(app, id).await,
+        "dispute" => back::dispute(app, id).await,
+        "radar.early_fraud_warning" => back::early_warning(app, id).await,
+        "payment_method" => wallet::payment_method(app, id).await,
+        "customer" => wallet::customer(app, id).await,
         _ => ignore(app, id, app.clock.now()).await,
     };
     match done {
@@ -38,7 +42,7 @@ pub(super) async fn object(app: &Services, kind: &str, id: &str) -> Result<(), B
     }
 }
 
-async fn ignore(app: &Services, id: &str, read_at: UnixMillis) -> Result<(), BillingError> {
+pub(super) async fn ignore(app: &Services, id: &str, read_at: UnixMillis) -> Result<(), BillingError> {
     let (id, now) = (id.to_owned(), app.clock.now());
     app.db
         .write(move |tx| {
@@ -49,7 +53,7 @@ async fn ignore(app: &Services, id: &str, read_at: UnixMillis) -> Result<(), Bil
 }
 
 /// Whether the metadata names another installation that shares the Stripe account.
-fn is_foreign(app: &Services, metadata: &stripe::Metadata) -> bool {
+pub(super) fn is_foreign(app: &Services, metadata: &stripe::Metadata) -> bool {
     metadata.get("install_id").is_some_and(|install| *install != app.keys.install().to_string())
 }
 
@@ -94,7 +98,7 @@ pub(super) async fn take_session(
     } else {
         Companions { subscription: None, invoice: None }
     };
-    let (now, livemode) = (app.clock.now(), app.stripe.livemode());
+    let (now, livemode, config) = (app.clock.now(), app.stripe.livemode(), app.config.clone());
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -103,7 +107,9 @@ pub(super) async fn take_session(
                     store::put_object(tx, &session.id, "checkout.session", read_at, &value.to_string())
                         .await?;
                 if let Some(known) = known.filter(|_| newer) {
-                    decide(tx, now, read_at, known, &session, paid.then_some(&companions), livemode).await?;
+                    let seen =
+                        Seen { now, read_at, session: &session, paid: paid.then_some(&companions), livemode };
+                    decide(tx, &config, known, seen).await?;
                 }
                 store::finish_events(tx, &session.id, read_at, now, EventState::Done).await
             })
@@ -127,16 +133,24 @@ async fn companions(app: &Services, session: &CheckoutSession) -> Result<Compani
     Ok(found)
 }
 
+/// A page as it was read.
+struct Seen<'a> {
+    now: UnixMillis,
+    read_at: UnixMillis,
+    session: &'a CheckoutSession,
+    /// What belongs to it, once it is paid.
+    paid: Option<&'a Companions>,
+    livemode: bool,
+}
+
 /// What a page's state means for the order's payment.
 async fn decide(
     tx: &mut AnyConnection,
-    now: UnixMillis,
-    read_at: UnixMillis,
+    config: &Config,
     known: Checkout,
-    session: &CheckoutSession,
-    paid: Option<&Companions>,
-    livemode: bool,
+    seen: Seen<'_>,
 ) -> Result<(), DbError> {
+    let Seen { now, read_at, session, paid, livemode } = seen;
     let was = known.state;
     let order = known.expected.order;
     let current = known.session_id.as_deref() == Some(session.id.as_str());
@@ -166,11 +180,25 @@ async fn decide(
             store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?;
             store::put_invoice(tx, now, known.expected.account, invoice).await?;
         }
+        // The news that the money went back may have been quicker than the news that it came.
+        let verdict = match (verdict, &companions.invoice) {
+            (Ok(()), _) if dunning::store::disputed(tx, order).await? != dunning::Disputed::No => {
+                Err(Problem::Disputed)
+            }
+            (Ok(()), Some((invoice, _))) if dunning::store::is_returned(tx, &invoice.id).await? => {
+                Err(Problem::Refunded)
+            }
+            (verdict, _) => verdict,
+        };
         let (state, problem) = match verdict {
             Ok(()) => (CheckoutState::Settled, None),
             Err(problem) => (CheckoutState::Suspicious, Some(problem)),
         };
         store::save_checkout(tx, now, was, &Checkout { state, problem, ..known }).await?;
+        dunning::judge(tx, config, now, order).await?;
+        if problem == Some(Problem::Refunded) {
+            back::first_payment_returned(tx, now, order).await?;
+        }
         return match problem {
             None => announce::settled(tx, now, order).await,
             Some(problem) => announce::suspicious(tx, now, order, problem).await,
@@ -205,7 +233,7 @@ async fn decide(
     }
 }
 
-// ---- subscriptions, invoices, refunds -------------------------------------------------------------
+// ---- subscriptions and invoices -------------------------------------------------------------------
 
 /// Reads a subscription.
 pub(super) async fn subscription(app: &Services, id: &str) -> Result<(), BillingError> {
@@ -214,7 +242,8 @@ pub(super) async fn subscription(app: &Services, id: &str) -> Result<(), Billing
     take_subscription(app, read_at, value).await
 }
 
-/// Takes over a subscription that was read at `read_at`.
+/// Takes over a subscription that was read at `read_at`. One that is not simply active is read together with its
+/// latest invoice: what the one says is not judged without the other.
 pub(super) async fn take_subscription(
     app: &Services,
     read_at: UnixMillis,
@@ -225,7 +254,18 @@ pub(super) async fn take_subscription(
     let Some(order) = order.filter(|_| !is_foreign(app, &subscription.metadata)) else {
         return ignore(app, &subscription.id, read_at).await;
     };
-    let now = app.clock.now();
+    let well = matches!(subscription.status.as_deref(), Some("active" | "trialing"));
+    let invoice = match subscription.latest_invoice.as_ref().filter(|_| !well) {
+        Some(id) => {
+            let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
+            Some((view::<InvoiceView>(&value)?, value))
+        }
+        None => None,
+    };
+    if let Some(method) = subscription.default_payment_method.clone() {
+        wallet::know(app, &method).await?;
+    }
+    let (now, config) = (app.clock.now(), app.config.clone());
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -236,11 +276,17 @@ pub(super) async fn take_subscription(
                 // Before the page says which subscription is the order's, and for one that is surplus, the copy of
                 // the object is all there is to write: an order has one subscription.
                 let ours = |known: &Checkout| known.subscription_id.as_ref() == Some(&subscription.id);
-                if let Some(known) = known.filter(ours).filter(|_| newer) {
-                    store::put_subscription(tx, now, &known.expected, &subscription).await?;
-                    if subscription.status.as_deref().is_some_and(is_over) {
-                        announce::subscription_ended(tx, now, order).await?;
+                if let Some(known) = known.filter(ours) {
+                    if newer {
+                        store::put_subscription(tx, now, &known.expected, &subscription).await?;
                     }
+                    if let Some((invoice, value)) = &invoice
+                        && store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?
+                    {
+                        store::put_invoice(tx, now, known.expected.account, invoice).await?;
+                    }
+                    dunning::end_read(tx, &config, now, order).await?;
+                    dunning::judge(tx, &config, now, order).await?;
                 }
                 store::finish_events(tx, &subscription.id, read_at, now, EventState::Done).await
             })
@@ -249,12 +295,14 @@ pub(super) async fn take_subscription(
     Ok(())
 }
 
-async fn invoice(app: &Services, id: &str) -> Result<(), BillingError> {
+/// Reads an invoice; gives the order whose subscription it bills, if it is one of ours.
+pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>, BillingError> {
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
     let invoice: InvoiceView = view(&value)?;
     let Some(subscription_id) = invoice.subscription_id().map(str::to_owned) else {
-        return ignore(app, id, read_at).await;
+        ignore(app, id, read_at).await?;
+        return Ok(None);
     };
     // The invoice of a first payment may be announced before its subscription was read.
     let known = async || {
@@ -268,59 +316,39 @@ async fn invoice(app: &Services, id: &str) -> Result<(), BillingError> {
             known().await?
         }
     };
-    let Some(owner) = owner else { return ignore(app, id, read_at).await };
-    let now = app.clock.now();
+    let Some(owner) = owner else {
+        ignore(app, id, read_at).await?;
+        return Ok(None);
+    };
+    let owed = invoice.status.as_deref() == Some("open") && invoice.attempt_count.unwrap_or(0) > 0;
+    let needs_a_step = owed && needs_a_step(app, &invoice.id).await?;
+    let (now, config) = (app.clock.now(), app.config.clone());
+    let (order, invoice_id) = (owner.order, invoice.id.clone());
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                crate::db::lock(tx, "checkout", order).await?;
                 if store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await? {
                     store::put_invoice(tx, now, owner.account, &invoice).await?;
+                    dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
                 }
+                dunning::judge(tx, &config, now, order).await?;
                 store::finish_events(tx, &invoice.id, read_at, now, EventState::Done).await
             })
         })
         .await?;
-    Ok(())
-}
-
-/// Reads a refund.
-pub(super) async fn refund(app: &Services, id: &str) -> Result<(), BillingError> {
-    let read_at = app.clock.now();
-    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_refund(id)).await?;
-    take_refund(app, read_at, value).await.map(|_| ())
-}
-
-/// Takes over a refund that was read at `read_at`; gives how it stands, if it is ours.
-pub(super) async fn take_refund(
-    app: &Services,
-    read_at: UnixMillis,
-    value: Value,
-) -> Result<Option<RefundState>, BillingError> {
-    let refund: RefundView = view(&value)?;
-    if let Some(session) = surplus::session_of(&refund).filter(|_| !is_foreign(app, &refund.metadata)) {
-        surplus::take(app, read_at, session, &refund, &value).await?;
-        return Ok(None);
+    // The one does not change without the other: a lost event about either costs nothing.
+    let renewed = owner.latest_invoice.as_deref() != Some(invoice_id.as_str());
+    if owed || renewed || !matches!(owner.status.as_str(), "active" | "trialing") {
+        subscription(app, &subscription_id).await?;
     }
-    let order = refund.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
-    let Some(order) = order.filter(|_| !is_foreign(app, &refund.metadata)) else {
-        ignore(app, &refund.id, read_at).await?;
-        return Ok(None);
-    };
-    let state = RefundState::of(&refund);
-    let now = app.clock.now();
-    app.db
-        .write(move |tx| {
-            Box::pin(async move {
-                if store::put_object(tx, &refund.id, "refund", read_at, &value.to_string()).await? {
-                    let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());
-                    let changed = store::put_refund(tx, now, order, state, made).await?;
-                    if changed && matches!(state, RefundState::Succeeded | RefundState::Failed) {
-                        announce::refund(tx, now, order, state).await?;
-                    }
-                }
-                store::finish_events(tx, &refund.id, read_at, now, EventState::Done).await
-            })
-        })
-        .await?;
-    Ok(Some(state))
+    Ok(Some(order))
+}
+
+/// Whether the bank waits for its customer to confirm the payment of an open invoice.
+async fn needs_a_step(app: &Services, invoice: &str) -> Result<bool, BillingError> {
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
+    let Some(intent) = stripe::waiting_intent(&payments) else { return Ok(false) };
+    let intent = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_payment_intent(&intent)).await?;
+    Ok(intent.get("status").and_then(Value::as_str) == Some("requires_action"))
 }

@@ -4,6 +4,7 @@
 //! on standard error; a failure is a non-zero exit. Settings come from the environment (`.env.example`).
 
 mod audit;
+mod billing;
 mod catalog;
 mod check;
 mod doctor;
@@ -75,6 +76,9 @@ enum Command {
     /// Has images built on nodes, and lists them.
     #[command(subcommand)]
     Image(images::ImageCommand),
+    /// Compares with Stripe, replays its events, exempts servers from suspension.
+    #[command(subcommand)]
+    Billing(billing::BillingCommand),
     /// Checks the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -103,6 +107,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Node(command) => nodes::node(open().await?, command).await,
         Command::Server(command) => servers::server(open().await?, command).await,
         Command::Image(command) => images::image(open().await?, command).await,
+        Command::Billing(command) => billing::billing(open().await?, command).await,
         Command::Audit(command) => audit::audit(&storage()?, command).await,
         Command::Backup { file } => storage::backup(&storage()?, &file).await,
     }

@@ -3,6 +3,7 @@
 //! One file per section; each says which variables it reads and what is allowed. `.env.example` describes
 //! every variable in prose and a test compares the two.
 
+mod billing;
 mod http;
 mod link;
 mod log;
@@ -14,6 +15,7 @@ mod stripe;
 mod tests;
 
 pub use self::{
+    billing::Billing,
     http::Http,
     link::Link,
     log::{Log, LogFormat},
@@ -34,6 +36,8 @@ pub struct Config {
     pub storage: Storage,
     /// Payments.
     pub stripe: Stripe,
+    /// What happens to a server that is not paid.
+    pub billing: Billing,
     /// Outgoing mail.
     pub mail: Mail,
     /// Logs.
@@ -83,6 +87,7 @@ impl Config {
         let link = Link::read(&mut reader);
         let storage = Storage::read(&mut reader);
         let stripe = Stripe::read(&mut reader);
+        let billing = Billing::read(&mut reader);
         let mail = Mail::read(&mut reader);
         let log = Log::read(&mut reader);
         let asked = std::mem::take(&mut reader.asked);
@@ -92,6 +97,7 @@ impl Config {
                 link: link?,
                 storage: storage?,
                 stripe: stripe?,
+                billing: billing?,
                 mail: mail?,
                 log: log?,
             })

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use ez_protocol::ProvisioningOrderId;
+use ez_protocol::{InstanceId, ProvisioningOrderId};
 
-use super::{InstanceState, change, end, end::EndError, model::Instance, observe, settle, store, suspend};
+use super::{
+    InstanceState, change, end, end::EndError, model::Instance, observe, settle, standing, store, suspend,
+};
 use crate::{
     app::App,
-    billing::SUBSCRIPTION_ENDED,
+    billing::{self, STANDING_CHANGED},
     db::DbError,
     dispatch::{self, IssueError, OBSERVE_JOB, State},
     fleet::{self, Release},
@@ -25,7 +27,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(OBSERVE_JOB, run_observe);
     registry.on(end::wish::CARRY_OUT, end::wish::run);
-    registry.on(SUBSCRIPTION_ENDED, end::wish::subscription_ended);
+    registry.on(STANDING_CHANGED, standing::run);
     registry.on(settle::SETTLE, settle::run);
     registry.every(SWEEP, SWEEP_EVERY, run_sweep);
 }
@@ -53,7 +55,7 @@ async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
 /// Purges what is due, repeats endings and suspensions that did not work out, and ends what nobody pays for any
 /// more.
 pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
-    end::wish::compare_with_subscriptions(app).await?;
+    standing::sweep(app).await?;
     suspend::sweep(app).await?;
     let now = app.clock.now();
     let (due, ending) = {
@@ -61,6 +63,10 @@ pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
         (store::due_for_purge(&mut connection, now).await?, store::ending(&mut connection).await?)
     };
     for id in due {
+        // One that was retired unpaid has its subscription still, so that a payment could bring it back. Not any more.
+        if !ends_for_good(app, id).await? {
+            continue;
+        }
         let (entropy, keys) = (app.entropy.clone(), app.keys.clone());
         let purged = app
             .db
@@ -81,6 +87,22 @@ pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
         report(&again);
     }
     Ok(())
+}
+
+/// Makes sure that nothing is charged any more for a server whose disk is to go; `false` if that is not certain now.
+async fn ends_for_good(app: &App, id: InstanceId) -> Result<bool, DbError> {
+    let order = {
+        let mut connection = app.db.read().await?;
+        store::get(&mut connection, id).await?.map(|instance| instance.order)
+    };
+    let Some(order) = order else { return Ok(false) };
+    match billing::cancel_now(app, order).await {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            tracing::warn!(order.id = %order, %error, "a subscription could not be ended; its server's disk waits");
+            Ok(false)
+        }
+    }
 }
 
 /// Issues the next retire or purge when the last one ended without success, or could not be issued.

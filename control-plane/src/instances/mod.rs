@@ -27,6 +27,7 @@ mod progress;
 mod settings;
 mod settle;
 mod show;
+mod standing;
 mod store;
 mod suspend;
 #[cfg(test)]

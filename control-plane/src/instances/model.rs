@@ -73,6 +73,8 @@ pub enum InstanceEvent {
     RetireIssued,
     /// It is off for good.
     Retired,
+    /// It was paid before its disk was removed.
+    BroughtBack,
     /// It is to be removed.
     PurgeIssued,
     /// It is removed.
@@ -81,7 +83,7 @@ pub enum InstanceEvent {
 
 impl InstanceEvent {
     /// Every event there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Assigned,
         Self::Issued,
         Self::Built,
@@ -92,6 +94,7 @@ impl InstanceEvent {
         Self::SeenOff,
         Self::RetireIssued,
         Self::Retired,
+        Self::BroughtBack,
         Self::PurgeIssued,
         Self::Purged,
     ];
@@ -130,6 +133,8 @@ impl InstanceState {
             // NeedsOperator too: a refund ends whatever may stand on the node.
             (S::Running | S::Stopped | S::NeedsOperator | S::Retiring, E::RetireIssued) => S::Retiring,
             (S::Retiring | S::Retired, E::Retired) => S::Retired,
+            // Off, until its node has been told.
+            (S::Retired, E::BroughtBack) => S::Stopped,
             (S::Retired | S::Purging, E::PurgeIssued) => S::Purging,
             (S::Purging | S::Purged, E::Purged) => S::Purged,
             (state, event) => return Err(Refused { state, event }),
@@ -366,6 +371,9 @@ mod tests {
                 }
                 retired |= state == InstanceState::Retired;
                 built_or_silent |= matches!(state, InstanceState::Running | InstanceState::NeedsOperator);
+                if state == InstanceState::Stopped {
+                    retired = false;
+                }
                 if matches!(state, InstanceState::Purging | InstanceState::Purged) {
                     prop_assert!(retired && built_or_silent);
                 }

@@ -12,6 +12,7 @@ use super::{Letter, send};
 use crate::{
     accounts,
     app::{App, Services, job_registry},
+    billing,
     clock::ManualClock,
     config::{Config, Vars},
     db::{Db, DbError, testing::each_database},
@@ -36,6 +37,16 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<orders::OrderRefunded>(),
         of::<orders::OrderNeedsOperator>(),
         of::<fleet::NodeOffline>(),
+        of::<billing::CardExpiring>(),
+        of::<billing::PaymentFailed>(),
+        of::<billing::PaymentNeedsYou>(),
+        of::<billing::PaymentReceipt>(),
+        of::<billing::RefundSent>(),
+        of::<billing::RenewalSoon>(),
+        of::<billing::ServerEnds>(),
+        of::<billing::ServerRestored>(),
+        of::<billing::ServerSuspended>(),
+        of::<billing::ServerWillBeDeleted>(),
     ]
 }
 

@@ -315,6 +315,7 @@ fn refusal(error: PlaceError) -> Problem {
         PlaceError::NoKey => Problem::field("ssh_keys", "ssh_key_needed", text),
         PlaceError::TooManyKeys(_) => Problem::field("ssh_keys", "ssh_keys_many", text),
         PlaceError::TooManyUnpaid => Problem::conflict("too_many_unpaid", text),
+        PlaceError::Disputed => Problem::conflict("payment_disputed", text),
         PlaceError::QuoteChanged(_) => Problem::conflict("price_changed", text),
         PlaceError::NotPayable(_) => Problem::conflict("not_payable", text),
         PlaceError::Quote(QuoteError::Read(error)) | PlaceError::Db(error) => error.into(),

@@ -48,7 +48,10 @@ async fn run_settled(app: App, run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_suspicious(app: App, run: JobRun) -> Result<(), JobError> {
-    settle::suspicious(&app, order_of(&run)?).await.map_err(sort)
+    let id = order_of(&run)?;
+    settle::suspicious(&app, id).await.map_err(sort)?;
+    // It may be suspicious because it went back already.
+    settle::refund_changed(&app, id).await.map_err(sort)
 }
 
 async fn run_expired(app: App, run: JobRun) -> Result<(), JobError> {

@@ -99,6 +99,9 @@ pub enum PlaceError {
     /// Other orders have to be paid or cancelled first.
     #[error("at most {MOST_UNPAID} unpaid orders at a time")]
     TooManyUnpaid,
+    /// The account's bank takes a payment back.
+    #[error("nothing can be ordered while a payment of this account is disputed at its bank")]
+    Disputed,
     /// The database.
     #[error("placing the order")]
     Db(#[from] DbError),
@@ -141,6 +144,9 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                     && let Some(placed) = store::successor(tx, before).await?
                 {
                     return Ok(placed);
+                }
+                if billing::is_disputing(tx, request.account).await? {
+                    return Err(PlaceError::Disputed);
                 }
                 let taken = store::unpaid_slots(tx, request.account).await?;
                 let slot =

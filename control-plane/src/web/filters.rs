@@ -126,6 +126,11 @@ fn machine(at: OffsetDateTime) -> Result<String, Error> {
         .map_err(|error| invalid(error.to_string()))
 }
 
+/// A day as letters write it: `24 Dec 2026`.
+pub(crate) fn written_date(at: ez_protocol::UnixMillis) -> String {
+    utc(at.0).and_then(|at| written(at, Style::Date)).unwrap_or_default()
+}
+
 /// A time as an element: exact UTC for everybody; a script turns it into the reader's zone.
 fn element(ms: i64, style: Style) -> Result<Value, Error> {
     let at = utc(ms)?;

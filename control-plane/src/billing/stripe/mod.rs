@@ -23,8 +23,11 @@ use std::time::Duration;
 pub use fault::{FaultKind, StripeFault};
 pub(crate) use request::*;
 pub(crate) use signature::{Verdict, judge};
-pub use view::{CheckoutSession, EventEnvelope, InvoiceView, PriceView, RefundView, SubscriptionView};
-pub(crate) use view::{EventList, page_of, paid_by};
+pub use view::{
+    CardView, CheckoutSession, CustomerView, DisputeView, EventEnvelope, InvoiceView, PaymentMethodView,
+    PriceView, RefundView, SubscriptionView,
+};
+pub(crate) use view::{EventList, invoice_of, page_of, paid_by, waiting_intent};
 
 use serde_json::Value;
 use stripe::{Client, ClientBuilder, IdempotencyKey, RequestStrategy, StripeError};

@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stripe::StripeRequest;
 use stripe_billing::{
-    invoice::RetrieveInvoice,
+    invoice::{ListInvoice, RetrieveInvoice},
     invoice_payment::ListInvoicePayment,
-    subscription::{CancelSubscription, RetrieveSubscription},
+    subscription::{
+        CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription,
+        UpdateSubscription,
+    },
 };
 use stripe_checkout::{
     CheckoutSessionMode,
@@ -155,6 +158,115 @@ pub(crate) fn retrieve_invoice(id: &str) -> Prepared {
 
 pub(crate) fn list_payments_of(invoice: &str) -> Prepared {
     Prepared::of(&ListInvoicePayment::new().invoice(invoice).limit(PAGE))
+}
+
+/// Ends with the paid period, or takes that back.
+pub(crate) fn cancel_at_period_end(id: &str, at_end: bool) -> Prepared {
+    Prepared::of(&UpdateSubscription::new(id).cancel_at_period_end(at_end))
+}
+
+/// All subscriptions, ended ones too, newest first.
+pub(crate) fn list_subscriptions(after: Option<&str>) -> Prepared {
+    let mut list = ListSubscription::new().status(ListSubscriptionStatus::All).limit(PAGE);
+    if let Some(after) = after {
+        list = list.starting_after(after);
+    }
+    Prepared::of(&list)
+}
+
+/// The invoices made since then, newest first.
+pub(crate) fn list_invoices(since: UnixMillis, after: Option<&str>) -> Prepared {
+    let mut list = ListInvoice::new().created(RangeQueryTs::gte(since.as_secs())).limit(PAGE);
+    if let Some(after) = after {
+        list = list.starting_after(after);
+    }
+    Prepared::of(&list)
+}
+
+/// One object of a kind whose builders we do not compile; the id is one of Stripe's, checked at the inbox.
+fn retrieve(folder: &str, id: &str) -> Prepared {
+    Prepared { method: Method::Get, path: format!("/{folder}/{id}"), query: None, body: None }
+}
+
+pub(crate) fn retrieve_dispute(id: &str) -> Prepared {
+    retrieve("disputes", id)
+}
+
+pub(crate) fn retrieve_early_warning(id: &str) -> Prepared {
+    retrieve("radar/early_fraud_warnings", id)
+}
+
+/// The disputes opened since then, newest first.
+pub(crate) fn list_disputes(since: UnixMillis, after: Option<&str>) -> Prepared {
+    let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
+    let query = format!("created[gte]={}&limit={PAGE}{after}", since.as_secs());
+    Prepared { method: Method::Get, path: "/disputes".to_owned(), query: Some(query), body: None }
+}
+
+pub(crate) fn retrieve_payment_method(id: &str) -> Prepared {
+    retrieve("payment_methods", id)
+}
+
+pub(crate) fn retrieve_payment_intent(id: &str) -> Prepared {
+    retrieve("payment_intents", id)
+}
+
+pub(crate) fn retrieve_charge(id: &str) -> Prepared {
+    retrieve("charges", id)
+}
+
+pub(crate) fn retrieve_customer(id: &str) -> Prepared {
+    retrieve("customers", id)
+}
+
+/// The invoice payments that a payment intent made.
+pub(crate) fn list_payments_by(payment_intent: &str) -> Prepared {
+    let query = format!("payment[type]=payment_intent&payment[payment_intent]={payment_intent}&limit={PAGE}");
+    Prepared { method: Method::Get, path: "/invoice_payments".to_owned(), query: Some(query), body: None }
+}
+
+/// A visit to Stripe's own pages, where cards and tax ids are changed.
+pub(crate) fn create_portal(customer: &str, return_url: &str) -> Prepared {
+    let body = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("customer", customer)
+        .append_pair("return_url", return_url)
+        .finish();
+    Prepared {
+        method: Method::Post,
+        path: "/billing_portal/sessions".to_owned(),
+        query: None,
+        body: Some(body),
+    }
+}
+
+/// Credit on a customer's balance; Stripe counts what is owed, so credit is below zero.
+pub(crate) fn create_credit(customer: &str, amount_minor: i64, currency: &str, reason: &str) -> Prepared {
+    let body = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("amount", &(-amount_minor).to_string())
+        .append_pair("currency", currency)
+        .append_pair("description", reason)
+        .finish();
+    Prepared {
+        method: Method::Post,
+        path: format!("/customers/{customer}/balance_transactions"),
+        query: None,
+        body: Some(body),
+    }
+}
+
+/// A customer's credit and what used it up, newest first.
+pub(crate) fn list_credits(customer: &str) -> Prepared {
+    Prepared {
+        method: Method::Get,
+        path: format!("/customers/{customer}/balance_transactions"),
+        query: Some(format!("limit={PAGE}")),
+        body: None,
+    }
+}
+
+/// Gives a part of a payment back.
+pub(crate) fn create_partial_refund(payment_intent: &str, amount_minor: i64, metadata: Metadata) -> Prepared {
+    Prepared::of(&CreateRefund::new().payment_intent(payment_intent).amount(amount_minor).metadata(metadata))
 }
 
 pub(crate) fn create_refund(payment_intent: &str, metadata: Metadata) -> Prepared {

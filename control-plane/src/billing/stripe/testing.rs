@@ -3,6 +3,8 @@
 //! It remembers objects, replays answers by idempotency key, logs what it was asked and can be told to
 //! fail. The faithful stand-in is the simulator; this one only has to answer quickly.
 
+mod life;
+
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
@@ -152,6 +154,7 @@ impl FakeStripe {
         state.put(json!({
             "id": invoice, "object": "invoice", "status": "paid", "number": "EZ-1", "currency": object["currency"],
             "total": object["amount_total"], "amount_paid": object["amount_total"], "customer": object["customer"],
+            "amount_remaining": 0, "attempt_count": 1, "billing_reason": "subscription_create",
             "hosted_invoice_url": "https://invoice.example/1", "invoice_pdf": "https://invoice.example/1.pdf",
             "created": 1_800_000_000,
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": sub}},
@@ -311,11 +314,35 @@ impl State {
                 let Some(invoice) = paid.and_then(|payment| payment["invoice"].as_str()) else {
                     return missing();
                 };
-                let amount = self.objects[invoice]["amount_paid"].clone();
+                let amount = match form.get("amount") {
+                    Some(part) => json!(part.parse::<i64>().unwrap()),
+                    None => self.objects[invoice]["amount_paid"].clone(),
+                };
                 json!({
                     "id": self.id("re"), "object": "refund", "status": self.refunds_end.unwrap_or("succeeded"),
                     "amount": amount, "currency": "eur", "payment_intent": intent, "metadata": metadata,
                 })
+            }
+            ("POST", ["customers", customer, "balance_transactions"]) => {
+                let Some(known) = self.objects.get_mut(*customer) else { return missing() };
+                let amount: i64 = get("amount").parse().unwrap();
+                known["balance"] = json!(known["balance"].as_i64().unwrap_or(0) + amount);
+                known["currency"] = json!(get("currency"));
+                json!({"id": self.id("cbtxn"), "object": "customer_balance_transaction", "amount": amount,
+                    "customer": customer, "description": get("description")})
+            }
+            ("POST", ["billing_portal", "sessions"]) => {
+                let id = self.id("bps");
+                json!({"id": id, "object": "billing_portal.session", "url": format!("https://portal.example/{id}")})
+            }
+            ("POST", ["subscriptions", id]) => {
+                let Some(object) = self.objects.get(*id) else { return missing() };
+                let mut object = object.clone();
+                let at_end = get("cancel_at_period_end") == "true";
+                let end = object["items"]["data"][0]["current_period_end"].clone();
+                object["cancel_at_period_end"] = json!(at_end);
+                object["cancel_at"] = if at_end { end } else { Value::Null };
+                object
             }
             ("POST", [_, id]) => {
                 let Some(object) = self.objects.get(*id) else { return missing() };
@@ -329,6 +356,7 @@ impl State {
                 let Some(object) = self.objects.get(*id) else { return missing() };
                 let mut object = object.clone();
                 object["status"] = json!("canceled");
+                object["cancellation_details"] = json!({"reason": "cancellation_requested"});
                 object
             }
             ("GET", ["events"]) => {
@@ -354,8 +382,18 @@ impl State {
                 );
             }
             ("GET", ["invoice_payments"]) => {
-                return (200, self.of_kind("invoice_payment", |o| o["invoice"] == query["invoice"].as_str()));
+                let intent = query.get("payment[payment_intent]").cloned();
+                let invoice = query.get("invoice").cloned();
+                return (
+                    200,
+                    self.of_kind("invoice_payment", |o| {
+                        intent.as_ref().is_none_or(|i| o["payment"]["payment_intent"] == i.as_str())
+                            && invoice.as_ref().is_none_or(|i| o["invoice"] == i.as_str())
+                    }),
+                );
             }
+            ("GET", ["invoices"]) => return (200, self.of_kind("invoice", |_| true)),
+            ("GET", ["disputes"]) => return (200, self.of_kind("dispute", |_| true)),
             ("GET", ["subscriptions"]) => return (200, self.of_kind("subscription", |_| true)),
             ("GET", [.., id]) => return self.objects.get(*id).map_or_else(missing, |o| (200, o.clone())),
             _ => return missing(),

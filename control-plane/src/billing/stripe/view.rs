@@ -89,11 +89,38 @@ pub struct SubscriptionView {
     pub cancel_at: Option<i64>,
     /// Unix seconds.
     pub canceled_at: Option<i64>,
+    /// What is charged at the next renewal; `pm_…`. None: the customer's default.
+    #[serde(default, deserialize_with = "id_of")]
+    pub default_payment_method: Option<String>,
     /// Our words.
     #[serde(default, deserialize_with = "map_or_null")]
     pub metadata: HashMap<String, String>,
+    pause_collection: Option<Value>,
+    cancellation_details: Option<Reason>,
+    status_details: Option<StatusDetails>,
     #[serde(default)]
     items: Rows<SubscriptionItem>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Reason {
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct StatusDetails {
+    paused: Option<PausedDetails>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PausedDetails {
+    subscription: Option<PausedBy>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PausedBy {
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -120,6 +147,28 @@ impl SubscriptionView {
         self.items.data.len()
     }
 
+    /// Why it is paused, in Stripe's word, if it says so.
+    pub fn pause_reason(&self) -> Option<&str> {
+        self.status_details.as_ref()?.paused.as_ref()?.subscription.as_ref()?.kind.as_deref()
+    }
+
+    /// Why it was cancelled: `cancellation_requested`, `payment_failed` …
+    pub fn end_reason(&self) -> Option<&str> {
+        self.cancellation_details.as_ref()?.reason.as_deref()
+    }
+
+    /// Whether invoices are not collected for now; the status says nothing about that.
+    pub fn collection_paused(&self) -> bool {
+        self.pause_collection.as_ref().is_some_and(|pause| !pause.is_null())
+    }
+
+    /// What its one item costs per period: minor units, currency, and whether the period is a year.
+    pub fn charge(&self) -> Option<(i64, String, bool)> {
+        let price = self.items.data.first()?.price.as_ref()?;
+        let yearly = price.recurring.as_ref().and_then(|every| every.interval.as_deref()) == Some("year");
+        Some((price.unit_amount?, price.currency.clone()?, yearly))
+    }
+
     /// Begin and end of the current period in unix seconds (they live on the item).
     pub fn period(&self) -> (Option<i64>, Option<i64>) {
         self.items.data.first().map_or((None, None), |i| (i.current_period_start, i.current_period_end))
@@ -137,6 +186,12 @@ pub struct PriceView {
     pub currency: Option<String>,
     /// `<plan>:<interval>:<currency>:v1`
     pub lookup_key: Option<String>,
+    recurring: Option<Recurring>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Recurring {
+    interval: Option<String>,
 }
 
 /// An invoice.
@@ -154,6 +209,15 @@ pub struct InvoiceView {
     pub total: Option<i64>,
     /// Minor units.
     pub amount_paid: Option<i64>,
+    /// What is still owed, in minor units.
+    pub amount_remaining: Option<i64>,
+    /// How often it was tried to collect it.
+    pub attempt_count: Option<i64>,
+    /// `subscription_create`, `subscription_cycle`, `subscription_update` …
+    pub billing_reason: Option<String>,
+    /// Unix seconds; only where the customer pays by transfer.
+    pub due_date: Option<i64>,
+    status_transitions: Option<Transitions>,
     /// `cus_…`
     #[serde(default, deserialize_with = "id_of")]
     pub customer: Option<String>,
@@ -164,6 +228,11 @@ pub struct InvoiceView {
     /// Unix seconds.
     pub created: Option<i64>,
     parent: Option<InvoiceParent>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Transitions {
+    finalized_at: Option<i64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -178,6 +247,12 @@ struct InvoiceSubscription {
 }
 
 impl InvoiceView {
+    /// When it fell due: the day the unpaid clock counts from. Unix seconds.
+    pub fn due_at(&self) -> Option<i64> {
+        let finalized = self.status_transitions.as_ref().and_then(|times| times.finalized_at);
+        self.due_date.or(finalized).or(self.created)
+    }
+
     /// The subscription it belongs to.
     pub fn subscription_id(&self) -> Option<&str> {
         self.parent.as_ref()?.subscription_details.as_ref()?.subscription.as_deref()
@@ -203,10 +278,101 @@ pub struct RefundView {
     pub metadata: HashMap<String, String>,
 }
 
+/// A payment that the customer's bank takes back.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DisputeView {
+    /// `du_…`
+    pub id: String,
+    /// `needs_response`, `under_review`, `won`, `lost`, `warning_…`, `prevented` …
+    pub status: Option<String>,
+    /// The bank's reason.
+    pub reason: Option<String>,
+    /// Minor units.
+    pub amount: Option<i64>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    /// `pi_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub payment_intent: Option<String>,
+    /// Unix seconds.
+    pub created: Option<i64>,
+    evidence_details: Option<Evidence>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Evidence {
+    due_by: Option<i64>,
+}
+
+impl DisputeView {
+    /// Until when it can be answered, in unix seconds.
+    pub fn answer_by(&self) -> Option<i64> {
+        self.evidence_details.as_ref()?.due_by
+    }
+}
+
+/// Who pays.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CustomerView {
+    /// `cus_…`
+    pub id: String,
+    /// Whether it was deleted at Stripe.
+    #[serde(default)]
+    pub deleted: bool,
+    /// Minor units; negative is credit that the next invoice uses up.
+    pub balance: Option<i64>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    invoice_settings: Option<InvoiceSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoiceSettings {
+    #[serde(default, deserialize_with = "id_of")]
+    default_payment_method: Option<String>,
+}
+
+impl CustomerView {
+    /// What is charged where a subscription names nothing; `pm_…`.
+    pub fn payment_method(&self) -> Option<&str> {
+        self.invoice_settings.as_ref()?.default_payment_method.as_deref()
+    }
+}
+
+/// A card on file; of other methods only the kind.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PaymentMethodView {
+    /// `pm_…`
+    pub id: String,
+    /// `card`, `sepa_debit` …
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// `cus_…`; none once detached.
+    #[serde(default, deserialize_with = "id_of")]
+    pub customer: Option<String>,
+    /// What may be shown of the card.
+    pub card: Option<CardView>,
+}
+
+/// What may be shown of a card.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CardView {
+    /// For example `visa`.
+    pub brand: Option<String>,
+    /// Its last four digits.
+    pub last4: Option<String>,
+    /// Last month it is good in.
+    pub exp_month: Option<i64>,
+    /// And the year.
+    pub exp_year: Option<i64>,
+}
+
 /// How an invoice was paid.
 #[derive(Debug, Clone, Deserialize)]
 struct InvoicePayment {
     status: Option<String>,
+    #[serde(default, deserialize_with = "id_of")]
+    invoice: Option<String>,
     payment: Option<InvoicePaymentWay>,
 }
 
@@ -222,6 +388,19 @@ pub(crate) fn paid_by(list: &Value) -> Option<String> {
         .into_iter()
         .filter(|payment| payment.status.as_deref() == Some("paid"))
         .find_map(|payment| payment.payment?.payment_intent)
+}
+
+/// The intent that waits for an open invoice to be paid, out of a list of its payments.
+pub(crate) fn waiting_intent(list: &Value) -> Option<String> {
+    page_of::<InvoicePayment>(list)
+        .into_iter()
+        .filter(|payment| payment.status.as_deref() == Some("open"))
+        .find_map(|payment| payment.payment?.payment_intent)
+}
+
+/// The invoice that a payment intent pays, out of a list of payments.
+pub(crate) fn invoice_of(list: &Value) -> Option<String> {
+    page_of::<InvoicePayment>(list).into_iter().find_map(|payment| payment.invoice)
 }
 
 /// The rows of a list that can be read; a row that cannot is left out here and stays in the raw answer.

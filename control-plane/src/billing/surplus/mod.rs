@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, RefundState,
+    BillingError, RefundState, back,
     model::CallState,
     outbox::{self, Call},
     refund,
@@ -139,7 +139,7 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     match (known.state, &known.refund) {
         (RefundState::Succeeded, _) => return Ok(known.state),
         (RefundState::Pending, Some(refund)) => {
-            sync::refund(app, refund).await?;
+            back::refund(app, refund).await?;
             return Ok(load(app, session).await?.state);
         }
         (RefundState::Failed, _) => {

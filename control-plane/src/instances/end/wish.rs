@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ez_protocol::{InstanceId, OrderId, UnixMillis};
+use ez_protocol::{InstanceId, UnixMillis};
 use serde_json::json;
 use sqlx::AnyConnection;
 
@@ -28,8 +28,6 @@ pub(in crate::instances) const CARRY_OUT: &str = "instances.end";
 const AFTER_THE_WISH: Duration = Duration::from_secs(5);
 /// After so many attempts an operator is told.
 const ALARM_AFTER: u32 = 6;
-/// Subscriptions that ended within this time are compared with the servers they paid for.
-const COMPARED_FOR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Deletes a customer's server: notes the wish, ends its subscription now, retires it, and purges it after the
 /// retention. What cannot be done at once is done by a job.
@@ -138,51 +136,4 @@ pub(in crate::instances) async fn run(app: App, run: JobRun) -> Result<(), JobEr
             .await?;
     }
     Err(JobError::retry(error))
-}
-
-/// The subscription of an order is over: its server ends, if there is one. One that is still being built ends
-/// when the sweep finds it built.
-pub(in crate::instances) async fn subscription_ended(app: App, run: JobRun) -> Result<(), JobError> {
-    let order: OrderId = run.key.parse().map_err(JobError::fail)?;
-    let instance = {
-        let mut connection = app.db.read().await?;
-        store::by_order(&mut connection, order).await?
-    };
-    if let Some(instance) = instance.filter(|instance| instance.state.is_live()) {
-        end_unpaid(&app, instance.id).await?;
-    }
-    Ok(())
-}
-
-/// Servers that run although their subscription is over: a lost message costs time, never money.
-pub(in crate::instances) async fn compare_with_subscriptions(app: &App) -> Result<(), DbError> {
-    let since = app.clock.now().minus(COMPARED_FOR);
-    let unpaid = {
-        let mut connection = app.db.read().await?;
-        let ended = billing::ended_since(&mut connection, since).await?;
-        let mut unpaid = Vec::new();
-        for id in ended {
-            let instance = store::get(&mut connection, id).await?;
-            unpaid.extend(instance.filter(|instance| instance.state.is_live()).map(|instance| instance.id));
-        }
-        unpaid
-    };
-    for id in unpaid {
-        end_unpaid(app, id).await?;
-    }
-    Ok(())
-}
-
-async fn end_unpaid(app: &Services, id: InstanceId) -> Result<(), DbError> {
-    let at = app.clock.now();
-    app.db
-        .write(move |tx| {
-            Box::pin(async move {
-                match store::get_to_change(tx, id).await? {
-                    Some(instance) if instance.state.is_live() => wish(tx, at, &instance, "stripe").await,
-                    _ => Ok(()),
-                }
-            })
-        })
-        .await
 }

@@ -170,3 +170,20 @@ pub(in crate::instances) async fn suspensions_due(
     .await?;
     rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
 }
+
+/// Servers that are live or retired and held suspended by somebody.
+pub(in crate::instances) async fn held_by(
+    connection: &mut AnyConnection,
+    by: &str,
+) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT i.id AS id FROM instance_suspensions s
+         JOIN instances i ON i.id = s.instance_id
+         WHERE s.suspended = 1 AND s.requested_by = $1 AND i.state IN ('running', 'stopped', 'retired')
+         ORDER BY s.requested_at, i.id LIMIT 1000",
+    )
+    .bind(by)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
+}

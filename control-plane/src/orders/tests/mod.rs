@@ -5,6 +5,7 @@ mod building;
 mod changes;
 mod exits;
 mod model;
+mod money;
 mod pay_again;
 mod purchase;
 mod races;

@@ -29,9 +29,53 @@ pub struct Invoice {
     pub pdf: Option<String>,
 }
 
+/// What an account pays for one server.
+#[derive(Debug, Clone, Serialize)]
+pub struct Subscription {
+    /// What it is.
+    pub server: String,
+    /// The server's page.
+    pub href: String,
+    /// What it costs per period, where known.
+    pub price: Option<Money>,
+    /// Whether the period is a year.
+    pub yearly: bool,
+    /// `run`, `grace`, `exempt`, `unpaid`, `paused`, `disputed`, `dispute_lost`, `refunded`, `ended`.
+    pub state: String,
+    /// Its colour.
+    pub tone: &'static str,
+    /// What happens next: `charge`, `end`, `suspend`, `notice` or `retire`.
+    pub next: Option<String>,
+    /// When.
+    pub next_at: Option<UnixMillis>,
+    /// The card that is charged.
+    pub card: Option<Card>,
+    /// Where what is owed can be paid.
+    pub pay: Option<String>,
+    /// Where to have it end with the paid period.
+    pub cancel: Option<String>,
+    /// Where to take that back.
+    pub keep: Option<String>,
+}
+
+/// What is shown of a card.
+#[derive(Debug, Clone, Serialize)]
+pub struct Card {
+    /// For example `visa`.
+    pub brand: String,
+    /// Its last four digits.
+    pub last4: String,
+    /// Until when it is good, `12/2034`.
+    pub until: String,
+}
+
 /// `GET /billing?before=`
 #[derive(Debug, Clone, Serialize)]
 pub struct Invoices {
+    /// What is paid, live ones first.
+    pub subscriptions: Vec<Subscription>,
+    /// Credit that the next invoice uses up.
+    pub credit: Option<Money>,
     /// Newest first, one page.
     pub invoices: Vec<Invoice>,
     /// Whether there is a customer at Stripe, so that the portal button makes sense.
@@ -57,7 +101,54 @@ impl Page for Invoices {
             pdf: Some("https://invoice.stripe.example/i/1/pdf".to_owned()),
         };
         let draft = Invoice { number: None, view: None, pdf: None, ..invoice("", 900, "draft", "idle") };
+        let running = Subscription {
+            server: "web-1".to_owned(),
+            href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            price: Some(Money::new(900, "eur")),
+            yearly: false,
+            state: "paid".to_owned(),
+            tone: "good",
+            next: Some("charge".to_owned()),
+            next_at: Some(UnixMillis(SAMPLE_NOW.0 + 86_400_000)),
+            card: Some(Card {
+                brand: "visa".to_owned(),
+                last4: "4242".to_owned(),
+                until: "12/2034".to_owned(),
+            }),
+            pay: None,
+            cancel: Some("/billing/orders/1/cancel".to_owned()),
+            keep: None,
+        };
+        let ending = Subscription {
+            server: "web-2".to_owned(),
+            yearly: true,
+            next: Some("end".to_owned()),
+            cancel: None,
+            keep: Some("/billing/orders/2/keep".to_owned()),
+            ..running.clone()
+        };
+        let owing = Subscription {
+            server: "web-3".to_owned(),
+            state: "unpaid".to_owned(),
+            tone: "bad",
+            next: Some("retire".to_owned()),
+            card: None,
+            pay: Some("https://invoice.stripe.example/i/3".to_owned()),
+            ..running.clone()
+        };
+        let over = Subscription {
+            server: "web-0".to_owned(),
+            price: None,
+            state: "ended".to_owned(),
+            tone: "idle",
+            next: None,
+            next_at: None,
+            cancel: None,
+            ..running.clone()
+        };
         let some = Self {
+            subscriptions: vec![running, ending, owing, over],
+            credit: Some(Money::new(450, "eur")),
             invoices: vec![
                 draft,
                 invoice("EZ-0003", 900, "open", "wait"),
@@ -68,7 +159,208 @@ impl Page for Invoices {
             newer: None,
             older: Some("/billing?before=3".to_owned()),
         };
-        let none = Self { invoices: Vec::new(), can_manage: false, newer: None, older: None };
+        let none = Self {
+            subscriptions: Vec::new(),
+            credit: None,
+            invoices: Vec::new(),
+            can_manage: false,
+            newer: None,
+            older: None,
+        };
+        vec![("some", some), ("none", none)]
+    }
+}
+
+/// A server that is not simply paid.
+#[derive(Debug, Clone, Serialize)]
+pub struct Queued {
+    /// What it is.
+    pub server: String,
+    /// Its page for operators.
+    pub href: String,
+    /// As of [`Subscription`].
+    pub state: String,
+    /// Its colour.
+    pub tone: &'static str,
+    /// Since when.
+    pub since: UnixMillis,
+    /// What happens next.
+    pub next: Option<String>,
+    /// When.
+    pub next_at: Option<UnixMillis>,
+    /// Whether it is exempt.
+    pub exempt: bool,
+    /// Where to exempt it, or to take that back.
+    pub exempt_href: String,
+}
+
+/// A payment that a bank takes back.
+#[derive(Debug, Clone, Serialize)]
+pub struct Dispute {
+    /// Stripe's id.
+    pub id: String,
+    /// What it is about.
+    pub server: String,
+    /// Its page for operators.
+    pub href: String,
+    /// Stripe's word.
+    pub status: String,
+    /// Its colour.
+    pub tone: &'static str,
+    /// The bank's reason.
+    pub reason: String,
+    /// How much.
+    pub amount: Money,
+    /// Until when it can be answered.
+    pub answer_by: Option<UnixMillis>,
+}
+
+/// An event of the inbox.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event {
+    /// Stripe's id.
+    pub id: String,
+    /// Stripe's type.
+    pub kind: String,
+    /// When it came.
+    pub at: UnixMillis,
+    /// `received`, `done`, `parked`, `ignored` or `failed`.
+    pub state: String,
+    /// Its colour.
+    pub tone: &'static str,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// Where it can be replayed.
+    pub replay: Option<String>,
+}
+
+/// Where the copy and Stripe do not agree.
+#[derive(Debug, Clone, Serialize)]
+pub struct Difference {
+    /// Stripe's id.
+    pub object: String,
+    /// Its kind and what is wrong.
+    pub what: String,
+    /// When it was seen.
+    pub found_at: UnixMillis,
+    /// When it was mended.
+    pub mended_at: Option<UnixMillis>,
+}
+
+/// What comes in, in one currency.
+#[derive(Debug, Clone, Serialize)]
+pub struct Revenue {
+    /// A month's.
+    pub monthly: Money,
+    /// Subscriptions that are charged.
+    pub live: i64,
+    /// Churn of 30 days, as `1.5 %`.
+    pub churn: String,
+    /// What is owed.
+    pub owed: Money,
+    /// By how many invoices.
+    pub owed_count: i64,
+}
+
+/// `GET /operator/billing`
+#[derive(Debug, Clone, Serialize)]
+pub struct Operated {
+    /// By currency.
+    pub revenue: Vec<Revenue>,
+    /// The next step first.
+    pub queue: Vec<Queued>,
+    /// Open ones first.
+    pub disputes: Vec<Dispute>,
+    /// What failed first, then the newest.
+    pub events: Vec<Event>,
+    /// Open ones first.
+    pub differences: Vec<Difference>,
+}
+
+impl Page for Operated {
+    const TEMPLATE: &'static str = "pages/billing/operated.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let href = "/operator/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned();
+        let owing = Queued {
+            server: "web-1".to_owned(),
+            href: href.clone(),
+            state: "unpaid".to_owned(),
+            tone: "bad",
+            since: SAMPLE_NOW,
+            next: Some("retire".to_owned()),
+            next_at: Some(UnixMillis(SAMPLE_NOW.0 + 86_400_000)),
+            exempt: false,
+            exempt_href: "/operator/billing/servers/1/exempt".to_owned(),
+        };
+        let spared = Queued {
+            server: "web-2".to_owned(),
+            state: "exempt".to_owned(),
+            tone: "info",
+            next: None,
+            next_at: None,
+            exempt: true,
+            ..owing.clone()
+        };
+        let parked = Event {
+            id: "evt_1".to_owned(),
+            kind: "invoice.paid".to_owned(),
+            at: SAMPLE_NOW,
+            state: "parked".to_owned(),
+            tone: "bad",
+            error: Some("Stripe's answer lacks id".to_owned()),
+            replay: Some("/operator/billing/events/evt_1/replay".to_owned()),
+        };
+        let done = Event {
+            id: "evt_2".to_owned(),
+            state: "done".to_owned(),
+            tone: "good",
+            error: None,
+            replay: None,
+            ..parked.clone()
+        };
+        let some = Self {
+            revenue: vec![Revenue {
+                monthly: Money::new(123_400, "eur"),
+                live: 137,
+                churn: "1.5 %".to_owned(),
+                owed: Money::new(1_800, "eur"),
+                owed_count: 2,
+            }],
+            queue: vec![owing, spared],
+            disputes: vec![Dispute {
+                id: "du_1".to_owned(),
+                server: "web-3".to_owned(),
+                href,
+                status: "needs_response".to_owned(),
+                tone: "bad",
+                reason: "fraudulent".to_owned(),
+                amount: Money::new(900, "eur"),
+                answer_by: Some(SAMPLE_NOW),
+            }],
+            events: vec![parked, done],
+            differences: vec![
+                Difference {
+                    object: "sub_1".to_owned(),
+                    what: "subscription: differs".to_owned(),
+                    found_at: SAMPLE_NOW,
+                    mended_at: None,
+                },
+                Difference {
+                    object: "in_1".to_owned(),
+                    what: "invoice: missing".to_owned(),
+                    found_at: SAMPLE_NOW,
+                    mended_at: Some(SAMPLE_NOW),
+                },
+            ],
+        };
+        let none = Self {
+            revenue: Vec::new(),
+            queue: Vec::new(),
+            disputes: Vec::new(),
+            events: Vec::new(),
+            differences: Vec::new(),
+        };
         vec![("some", some), ("none", none)]
     }
 }

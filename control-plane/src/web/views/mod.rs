@@ -117,6 +117,7 @@ pub fn all() -> Vec<Entry> {
         entry::<accounts::Verify>(),
         entry::<billing::Invoices>(),
         entry::<console::Show>(),
+        entry::<billing::Operated>(),
         entry::<dispatch::List>(),
         entry::<dispatch::Show>(),
         entry::<errors::Failure>(),

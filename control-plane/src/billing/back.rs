@@ -1,0 +1,205 @@
+//! Money that goes back: refunds, whoever made them, and payments that a bank takes back.
+//!
+//! Neither names the subscription it is about. The way there: payment intent, the invoice it paid, the
+//! subscription of that invoice.
+
+use ez_protocol::{OrderId, UnixMillis};
+use serde_json::{Value, json};
+use sqlx::AnyConnection;
+
+use super::{
+    BillingError, announce, dunning,
+    model::{EventState, RefundState},
+    store,
+    stripe::{self, DisputeView, RefundView, SubscriptionView, page_of},
+    surplus,
+    sync::{self, ignore, is_foreign, view},
+};
+use crate::{
+    app::Services,
+    db::{self, DbError},
+    fleet::{Severity, alarms},
+};
+
+/// The alarm about a dispute that somebody has to answer.
+const DISPUTED: &str = "payment_disputed";
+
+/// What a payment paid for.
+struct Paid {
+    order: OrderId,
+    invoice: String,
+}
+
+/// The order and the invoice that an intent paid, if they are ours.
+async fn paid_by(app: &Services, intent: &str) -> Result<Option<Paid>, BillingError> {
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_by(intent)).await?;
+    let Some(invoice) = stripe::invoice_of(&payments) else { return Ok(None) };
+    if let Some(order) = sync::invoice(app, &invoice).await? {
+        return Ok(Some(Paid { order, invoice }));
+    }
+    // Before its page was read, only the subscription itself says whose it is.
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&invoice)).await?;
+    let read: stripe::InvoiceView = view(&value)?;
+    let Some(subscription) = read.subscription_id() else { return Ok(None) };
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(subscription)).await?;
+    let subscription: SubscriptionView = view(&value)?;
+    let order = subscription.metadata.get("order_id").and_then(|id| id.parse().ok());
+    Ok(order.filter(|_| !is_foreign(app, &subscription.metadata)).map(|order| Paid { order, invoice }))
+}
+
+/// Something was refunded of a charge: reads its refunds.
+pub(super) async fn charge(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_charge(id)).await?;
+    if let Some(intent) = value.get("payment_intent").and_then(Value::as_str) {
+        let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_refunds_of(intent)).await?;
+        for made in page_of::<RefundView>(&list) {
+            refund(app, &made.id).await?;
+        }
+    }
+    let (id, now) = (id.to_owned(), app.clock.now());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move { store::finish_events(tx, &id, read_at, now, EventState::Done).await })
+        })
+        .await?;
+    Ok(())
+}
+
+/// Reads a refund.
+pub(super) async fn refund(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_refund(id)).await?;
+    take_refund(app, read_at, value).await.map(|_| ())
+}
+
+/// Takes over a refund that was read at `read_at`; gives how it stands, if it is ours.
+pub(super) async fn take_refund(
+    app: &Services,
+    read_at: UnixMillis,
+    value: Value,
+) -> Result<Option<RefundState>, BillingError> {
+    let refund: RefundView = view(&value)?;
+    if is_foreign(app, &refund.metadata) {
+        ignore(app, &refund.id, read_at).await?;
+        return Ok(None);
+    }
+    if let Some(session) = surplus::session_of(&refund) {
+        surplus::take(app, read_at, session, &refund, &value).await?;
+        return Ok(None);
+    }
+    let paid = match &refund.payment_intent {
+        Some(intent) => paid_by(app, intent).await?,
+        None => None,
+    };
+    // The order's own refund names it; one from Stripe's dashboard names nothing.
+    let named = refund.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
+    let Some(order) = named.or(paid.as_ref().map(|paid| paid.order)) else {
+        ignore(app, &refund.id, read_at).await?;
+        return Ok(None);
+    };
+    let state = RefundState::of(&refund);
+    let (now, config) = (app.clock.now(), app.config.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                db::lock(tx, "checkout", order).await?;
+                if store::put_object(tx, &refund.id, "refund", read_at, &value.to_string()).await? {
+                    if let Some(paid) = &paid {
+                        let news = dunning::store::put_return(tx, now, order, &paid.invoice, &refund).await?;
+                        // The letter of a purchase that came to nothing is its order's.
+                        if news && named.is_none() && state == RefundState::Succeeded {
+                            dunning::refund_read(tx, now, order, &refund).await?;
+                        }
+                    }
+                    if named.is_some() {
+                        let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());
+                        let changed = store::put_refund(tx, now, order, state, made).await?;
+                        if changed && matches!(state, RefundState::Succeeded | RefundState::Failed) {
+                            announce::refund(tx, now, order, state).await?;
+                        }
+                    }
+                }
+                dunning::judge(tx, &config, now, order).await?;
+                store::finish_events(tx, &refund.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(Some(state))
+}
+
+/// The payment of an order went back before it was counted: what is left of the order ends as after its own refund.
+pub(super) async fn first_payment_returned(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    order: OrderId,
+) -> Result<(), DbError> {
+    store::put_refund(tx, now, order, RefundState::Succeeded, (None, None, None)).await?;
+    announce::refund(tx, now, order, RefundState::Succeeded).await
+}
+
+/// Reads a dispute.
+pub(super) async fn dispute(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_dispute(id)).await?;
+    take_dispute(app, read_at, view(&value)?, value).await
+}
+
+/// Reads a card network's warning that a payment is fraud. Until somebody has acted on it, it is a dispute that has
+/// not come yet; once the payment is refunded or disputed, that says the rest.
+pub(super) async fn early_warning(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_early_warning(id)).await?;
+    let open = value.get("actionable").and_then(Value::as_bool) != Some(false);
+    let as_dispute = json!({
+        "id": id, "status": if open { "early_warning" } else { "prevented" }, "reason": value.get("fraud_type"),
+        "payment_intent": value.get("payment_intent"), "created": value.get("created"),
+    });
+    take_dispute(app, read_at, view(&as_dispute)?, value).await
+}
+
+async fn take_dispute(
+    app: &Services,
+    read_at: UnixMillis,
+    dispute: DisputeView,
+    value: Value,
+) -> Result<(), BillingError> {
+    let paid = match &dispute.payment_intent {
+        Some(intent) => paid_by(app, intent).await?,
+        None => None,
+    };
+    let Some(paid) = paid else { return ignore(app, &dispute.id, read_at).await };
+    let (now, config) = (app.clock.now(), app.config.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                db::lock(tx, "checkout", paid.order).await?;
+                if store::put_object(tx, &dispute.id, "dispute", read_at, &value.to_string()).await? {
+                    dunning::store::put_dispute(tx, now, paid.order, Some(&paid.invoice), &dispute).await?;
+                    ask_a_person(tx, now, &dispute).await?;
+                }
+                dunning::judge(tx, &config, now, paid.order).await?;
+                store::finish_events(tx, &dispute.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+/// A dispute that can be answered is an alarm for as long as it can.
+async fn ask_a_person(tx: &mut AnyConnection, now: UnixMillis, dispute: &DisputeView) -> Result<(), DbError> {
+    let open = matches!(
+        dispute.status.as_deref(),
+        Some("needs_response" | "warning_needs_response" | "early_warning")
+    );
+    if !open {
+        return alarms::clear(tx, now, DISPUTED, &dispute.id).await;
+    }
+    let detail = format!(
+        "The bank of a customer takes a payment back ({}). Its server is suspended. Answer it in Stripe's dashboard.",
+        dispute.reason.as_deref().unwrap_or("no reason given")
+    );
+    let severity = Severity::Critical;
+    let alarm = alarms::New { kind: DISPUTED, subject: &dispute.id, severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await.map(|_| ())
+}

@@ -1,0 +1,339 @@
+//! Whether a server is served, by our own clock and Stripe's facts; and what its owner is told.
+//!
+//! One function, [`judge`], looks at the copy and the time, writes the *standing* of a server and does once whatever
+//! follows from it: letters, an audit row, the job that tells `instances`, the job that looks again when the next
+//! step is due. Everything that changes the copy calls it in the same transaction, so a standing is never older
+//! than the copy. Before a step of the clock is taken, subscription and invoice are read again from Stripe: a
+//! server is never switched off, let alone ended, because the copy is behind.
+//!
+//! `instances` follows the standing, whatever the news said, and compares it with its servers all the time. Each
+//! step can be taken back by a payment until the disk is removed.
+
+mod exempt;
+mod letters;
+mod remind;
+mod standing;
+pub(super) mod store;
+
+use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use self::standing::{Judgement, Status};
+use super::{
+    BillingError, announce,
+    stripe::{InvoiceView, RefundView},
+    sync,
+};
+use crate::{
+    app::{App, Services},
+    audit,
+    config::Config,
+    db::{self, DbError},
+    fleet::{Severity, alarms},
+    jobs::{self, JobError, JobRun},
+    notify, web,
+};
+
+pub use exempt::{ExemptError, exempt, unexempt};
+pub use letters::{
+    CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundSent, RenewalSoon, ServerEnds,
+    ServerRestored, ServerSuspended, ServerWillBeDeleted,
+};
+pub(super) use standing::Disputed;
+pub use standing::{Stand, Step, Why};
+pub use store::Card;
+
+/// Looks at one subscription again; the key is the order's id.
+pub(super) const STAND: &str = "billing.stand";
+/// The alarm about a status that Stripe has and we do not know.
+const UNKNOWN_STATUS: &str = "unknown_subscription_status";
+
+/// What the money says about a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The purchase.
+    pub order: OrderId,
+    /// The server.
+    pub instance: InstanceId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// Whether it is served.
+    pub stand: Stand,
+    /// Why.
+    pub why: Why,
+    /// Since when.
+    pub since: UnixMillis,
+    /// What comes next, and when.
+    pub next: Option<(Step, UnixMillis)>,
+}
+
+/// What the money says about the server of an order; nothing before it was paid.
+///
+/// # Errors
+/// Those of the query.
+pub async fn standing_of(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Standing>, DbError> {
+    store::standing(connection, order).await
+}
+
+/// The standings that are not simply "paid, runs", at most a thousand, newest first.
+///
+/// # Errors
+/// Those of the query.
+pub async fn standings(connection: &mut AnyConnection) -> Result<Vec<Standing>, DbError> {
+    store::not_running(connection).await
+}
+
+/// Whether a payment of an account is disputed at its bank and not decided: it buys nothing more until it is.
+///
+/// # Errors
+/// Those of the query.
+pub async fn is_disputing(connection: &mut AnyConnection, account: AccountId) -> Result<bool, DbError> {
+    store::is_disputing(connection, account).await
+}
+
+/// Judges a server's standing anew and does what follows. The caller's transaction holds the order's checkout.
+pub(super) async fn judge(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    order: OrderId,
+) -> Result<(), DbError> {
+    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    let before = store::standing(tx, order).await?;
+    let judged = standing::judge(&known.facts, &config.billing, now);
+    if judged.notice {
+        tell_deletion(tx, config, now, &known, &judged).await?;
+    }
+    let same = before.as_ref().is_some_and(|b| (b.stand, b.why) == (judged.stand, judged.why));
+    let since = before.as_ref().filter(|_| same).map_or(now, |before| before.since);
+    if before.as_ref().is_none_or(|before| !same || before.next != judged.next) {
+        store::put_standing(tx, now, &known, &judged, since).await?;
+    }
+    unknown_status(tx, now, &known).await?;
+    // That a server that was paid runs is no news.
+    if !same && (before.is_some() || judged.stand != Stand::Run) {
+        changed(tx, config, now, &known, before.as_ref(), &judged).await?;
+    }
+    let remind = remind::remind(tx, config, now, &known, &judged).await?;
+    let wake = [judged.next.map(|(_, at)| at), remind].into_iter().flatten().filter(|at| *at > now).min();
+    if let Some(wake) = wake {
+        jobs::enqueue(tx, STAND, &order.to_string(), &json!({}), wake).await?;
+    }
+    Ok(())
+}
+
+/// What follows from another standing.
+async fn changed(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    known: &store::Known,
+    before: Option<&Standing>,
+    judged: &Judgement,
+) -> Result<(), DbError> {
+    let entry = audit::Entry {
+        actor: "billing".to_owned(),
+        action: format!("billing.{}", judged.stand),
+        subject_kind: "instance".to_owned(),
+        subject_id: known.instance.to_string(),
+        detail: json!({
+            "why": judged.why, "status": known.status, "subscription": known.subscription,
+            "from": before.map(|before| before.stand),
+        }),
+    };
+    audit::record(tx, now, entry).await?;
+    let was = before.map_or(Stand::Run, |before| before.stand);
+    if was != judged.stand {
+        let link = config.http.page("/billing");
+        let server = known.description.clone();
+        match judged.stand {
+            Stand::Suspend if was == Stand::Run => {
+                let letter = ServerSuspended { server, why: judged.why.as_str().to_owned(), link };
+                notify::send(tx, now, &known.email, &letter).await?;
+            }
+            Stand::Run => notify::send(tx, now, &known.email, &ServerRestored { server, link }).await?,
+            Stand::Suspend | Stand::End => {}
+        }
+        tracing::info!(order.id = %known.order, billing.stand = %judged.stand, billing.why = %judged.why, "a standing changed");
+    }
+    announce::standing(tx, now, known.order).await
+}
+
+/// The notice that a server will be deleted; once for each unpaid invoice.
+async fn tell_deletion(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    known: &store::Known,
+    judged: &Judgement,
+) -> Result<(), DbError> {
+    let (Some(unpaid), Some((_, on))) = (&known.facts.unpaid, judged.next) else { return Ok(()) };
+    if !store::first_time(tx, now, known.order, &store::notice_key(&unpaid.invoice)).await? {
+        return Ok(());
+    }
+    let link = config.http.page("/billing");
+    let letter = ServerWillBeDeleted { server: known.description.clone(), on: web::written_date(on), link };
+    notify::send(tx, now, &known.email, &letter).await
+}
+
+/// A status we do not know keeps the server on and asks a person.
+async fn unknown_status(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    known: &store::Known,
+) -> Result<(), DbError> {
+    let subject = known.order.to_string();
+    if known.facts.status != Status::Unknown {
+        return alarms::clear(tx, now, UNKNOWN_STATUS, &subject).await;
+    }
+    let detail = format!(
+        "Stripe says that subscription {} is \"{}\", a word this version does not know. Its server runs on; look at it in Stripe's dashboard.",
+        known.subscription, known.status
+    );
+    let severity = Severity::Warning;
+    let alarm =
+        alarms::New { kind: UNKNOWN_STATUS, subject: &subject, severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await.map(|_| ())
+}
+
+/// What an invoice that was read means for its owner: a receipt, or a link to pay. Each once.
+pub(super) async fn invoice_read(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    order: OrderId,
+    invoice: &InvoiceView,
+    needs_a_step: bool,
+) -> Result<(), DbError> {
+    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    let amount = |minor: i64| web::written_money(minor, invoice.currency.as_deref().unwrap_or_default());
+    let page = config.http.page("/billing");
+    let link = invoice.hosted_invoice_url.clone().unwrap_or_else(|| page.clone());
+    let server = known.description.clone();
+    // The first payment has its own confirmation.
+    let first = invoice.billing_reason.as_deref().is_none_or(|reason| reason == "subscription_create");
+    let news = match invoice.status.as_deref() {
+        Some("paid") if !first && invoice.amount_paid.unwrap_or(0) > 0 => "receipt",
+        Some("open") if needs_a_step => "needs_you",
+        Some("open") if invoice.attempt_count.unwrap_or(0) > 0 => "failed",
+        _ => return Ok(()),
+    };
+    if !store::first_time(tx, now, order, &format!("{news}:{}", invoice.id)).await? {
+        return Ok(());
+    }
+    let owed = amount(invoice.amount_remaining.unwrap_or(0));
+    match news {
+        "receipt" => {
+            let (amount, number) = (amount(invoice.amount_paid.unwrap_or(0)), invoice.number.clone());
+            let letter = PaymentReceipt { server, amount, number: number.unwrap_or_default(), link };
+            notify::send(tx, now, &known.email, &letter).await
+        }
+        "needs_you" => {
+            notify::send(tx, now, &known.email, &PaymentNeedsYou { server, amount: owed, link }).await
+        }
+        _ => {
+            let until = invoice.due_at().map_or(now, UnixMillis::from_secs).plus(config.billing.grace);
+            let letter = PaymentFailed { server, amount: owed, until: web::written_date(until), link };
+            notify::send(tx, now, &known.email, &letter).await
+        }
+    }
+}
+
+/// Money went back: its owner is told, once. Orders that were never built tell it themselves.
+pub(super) async fn refund_read(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    order: OrderId,
+    refund: &RefundView,
+) -> Result<(), DbError> {
+    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    if store::first_time(tx, now, order, &format!("refund:{}", refund.id)).await? {
+        let currency = refund.currency.as_deref().unwrap_or_default();
+        let amount = web::written_money(refund.amount.unwrap_or(0), currency);
+        let letter = RefundSent { server: known.description.clone(), amount };
+        notify::send(tx, now, &known.email, &letter).await?;
+    }
+    Ok(())
+}
+
+/// A subscription is to end with its period, or no longer.
+pub(super) async fn end_read(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    order: OrderId,
+) -> Result<(), DbError> {
+    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    let Some(on) = known.facts.cancel_at.filter(|_| known.facts.status == Status::Active) else {
+        return Ok(());
+    };
+    if store::first_time(tx, now, order, &format!("ends:{}:{}", known.subscription, on.0)).await? {
+        let link = config.http.page("/billing");
+        let letter = ServerEnds { server: known.description.clone(), on: web::written_date(on), link };
+        notify::send(tx, now, &known.email, &letter).await?;
+    }
+    Ok(())
+}
+
+/// The job: reads subscription and invoice again, and with them judges.
+pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
+    let order: OrderId = run.key.parse().map_err(JobError::fail)?;
+    look_again(&app, order).await.map_err(|error| match error {
+        BillingError::Db(error) => error.into(),
+        error if error.is_passing() => JobError::retry(error),
+        error => JobError::fail(error),
+    })
+}
+
+/// Reads what an order's standing rests on again from Stripe; judges, whatever changed.
+pub(super) async fn look_again(app: &Services, order: OrderId) -> Result<(), BillingError> {
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::known(&mut connection, order).await?
+    };
+    let Some(known) = known else { return Ok(()) };
+    if let Some(unpaid) = &known.facts.unpaid {
+        sync::invoice(app, &unpaid.invoice).await?;
+    }
+    sync::subscription(app, &known.subscription).await?;
+    rejudge(app, order).await?;
+    Ok(())
+}
+
+/// Judges an order's standing from the copy as it is.
+pub(super) async fn rejudge(app: &Services, order: OrderId) -> Result<(), DbError> {
+    let (now, config) = (app.clock.now(), app.config.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                db::lock(tx, "checkout", order).await?;
+                judge(tx, &config, now, order).await
+            })
+        })
+        .await
+}
+
+/// Steps whose job was lost: a lost message costs time, never a step. Also the numbers of the standings.
+pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
+    let now = app.clock.now();
+    let (overdue, counted) = {
+        let mut connection = app.db.read().await?;
+        (store::overdue(&mut connection, now).await?, store::counted(&mut connection).await?)
+    };
+    for (stand, many) in counted {
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        metrics::gauge!("ez_billing_standings", "stand" => stand.as_str()).set(many as f64);
+    }
+    for order in overdue {
+        app.db
+            .write(move |tx| {
+                Box::pin(async move { jobs::enqueue(tx, STAND, &order.to_string(), &json!({}), now).await })
+            })
+            .await?;
+    }
+    Ok(())
+}

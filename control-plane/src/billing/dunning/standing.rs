@@ -1,0 +1,325 @@
+//! What the money says about a server, from facts and a time. Pure.
+//!
+//! Everything it looks at is in the local copy, and nothing of how the copy came about: whatever order the news
+//! came in, the same copy at the same time gives the same answer.
+
+use ez_protocol::UnixMillis;
+
+use crate::{config, db::text_enum};
+
+text_enum! {
+    /// Whether a server is served.
+    pub enum Stand {
+        /// It may run.
+        Run = "run",
+        /// It is off until something changes; its disk and addresses stay.
+        Suspend = "suspend",
+        /// Its service is over.
+        End = "end",
+    }
+}
+
+text_enum! {
+    /// Why.
+    pub enum Why {
+        /// It is paid.
+        Paid = "paid",
+        /// An invoice is unpaid, and not for long.
+        Grace = "grace",
+        /// An operator said so.
+        Exempt = "exempt",
+        /// An invoice is unpaid for too long.
+        Unpaid = "unpaid",
+        /// The subscription is paused.
+        Paused = "paused",
+        /// The customer's bank takes a payment back, and it is not decided.
+        Disputed = "disputed",
+        /// The bank has decided for the customer.
+        DisputeLost = "dispute_lost",
+        /// The payment of the running period went back.
+        Refunded = "refunded",
+        /// The subscription is over.
+        Ended = "ended",
+    }
+}
+
+text_enum! {
+    /// What comes next.
+    pub enum Step {
+        /// The next charge.
+        Charge = "charge",
+        /// The subscription ends, as was asked for.
+        End = "end",
+        /// It is suspended.
+        Suspend = "suspend",
+        /// Its owner is told that it will be deleted.
+        Notice = "notice",
+        /// It is retired.
+        Retire = "retire",
+    }
+}
+
+/// Stripe's word for a subscription, as far as it decides something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::billing) enum Status {
+    Active,
+    PastDue,
+    Unpaid,
+    Paused,
+    Incomplete,
+    Expired,
+    Canceled,
+    /// A word we do not know: as past due inside grace, with an alarm.
+    Unknown,
+}
+
+impl Status {
+    pub(in crate::billing) fn of(word: &str) -> Self {
+        match word {
+            "active" | "trialing" => Self::Active,
+            "past_due" => Self::PastDue,
+            "unpaid" => Self::Unpaid,
+            "paused" => Self::Paused,
+            "incomplete" => Self::Incomplete,
+            "incomplete_expired" => Self::Expired,
+            "canceled" => Self::Canceled,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The first invoice that was tried to collect and is not paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::billing) struct Unpaid {
+    pub(in crate::billing) invoice: String,
+    /// Day 0.
+    pub(in crate::billing) since: UnixMillis,
+}
+
+/// Where the disputes of a server's payments stand, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::billing) enum Disputed {
+    Lost(UnixMillis),
+    Open(UnixMillis),
+    No,
+}
+
+/// What is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::billing) struct Facts {
+    pub(in crate::billing) status: Status,
+    /// It was cancelled because nobody paid, not because somebody wanted so.
+    pub(in crate::billing) ended_unpaid: bool,
+    pub(in crate::billing) period_start: Option<UnixMillis>,
+    pub(in crate::billing) period_end: Option<UnixMillis>,
+    pub(in crate::billing) cancel_at: Option<UnixMillis>,
+    pub(in crate::billing) unpaid: Option<Unpaid>,
+    pub(in crate::billing) disputed: Disputed,
+    /// The payment of the running period went back in full.
+    pub(in crate::billing) refunded: bool,
+    pub(in crate::billing) exempt: bool,
+    /// When the notice about the unpaid invoice was written.
+    pub(in crate::billing) notice_at: Option<UnixMillis>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::billing) struct Judgement {
+    pub(in crate::billing) stand: Stand,
+    pub(in crate::billing) why: Why,
+    /// What comes next, and when.
+    pub(in crate::billing) next: Option<(Step, UnixMillis)>,
+    /// The notice is due: written now, it is retired no sooner than the time in `next`.
+    pub(in crate::billing) notice: bool,
+}
+
+fn answer(stand: Stand, why: Why, next: Option<(Step, UnixMillis)>) -> Judgement {
+    Judgement { stand, why, next, notice: false }
+}
+
+/// What holds at a time.
+pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: UnixMillis) -> Judgement {
+    let over = matches!(facts.status, Status::Canceled | Status::Expired);
+    if over && !facts.ended_unpaid {
+        return answer(Stand::End, Why::Ended, None);
+    }
+    if facts.exempt {
+        return answer(Stand::Run, Why::Exempt, None);
+    }
+    match facts.disputed {
+        Disputed::Lost(_) => return answer(Stand::End, Why::DisputeLost, None),
+        Disputed::Open(_) => return answer(Stand::Suspend, Why::Disputed, None),
+        Disputed::No => {}
+    }
+    if facts.refunded {
+        return answer(Stand::End, Why::Refunded, None);
+    }
+    match (facts.status, &facts.unpaid) {
+        (Status::PastDue | Status::Unpaid | Status::Canceled | Status::Unknown, Some(unpaid)) => {
+            clock(facts, unpaid, settings, now)
+        }
+        // Paid after all, when Stripe had given up: what was paid for is served, and no more.
+        (Status::Canceled | Status::Expired, _) => match facts.period_end {
+            Some(end) if end > now => answer(Stand::Run, Why::Paid, Some((Step::End, end))),
+            _ => answer(Stand::End, Why::Ended, None),
+        },
+        (Status::Active, _) => {
+            let end = facts.cancel_at.map(|at| (Step::End, at));
+            let charge = facts.period_end.map(|at| (Step::Charge, at));
+            answer(Stand::Run, Why::Paid, end.or(charge))
+        }
+        (Status::Paused, _) => answer(Stand::Suspend, Why::Paused, None),
+        (Status::Unpaid | Status::Incomplete, None) | (Status::Incomplete, Some(_)) => {
+            answer(Stand::Suspend, Why::Unpaid, None)
+        }
+        // Something is owed, and it is not seen what: never a reason to switch anything off.
+        (Status::PastDue | Status::Unknown, None) => answer(Stand::Run, Why::Grace, None),
+    }
+}
+
+/// The clock of an unpaid invoice.
+fn clock(facts: &Facts, unpaid: &Unpaid, settings: &config::Billing, now: UnixMillis) -> Judgement {
+    let grace = if facts.status == Status::Unpaid { std::time::Duration::ZERO } else { settings.grace };
+    let suspend = unpaid.since.plus(grace);
+    if now < suspend {
+        return answer(Stand::Run, Why::Grace, Some((Step::Suspend, suspend)));
+    }
+    let retire = unpaid.since.plus(settings.retire_after);
+    let Some(told) = facts.notice_at else {
+        let notice = suspend.max(retire.minus(settings.notice));
+        if now < notice {
+            return answer(Stand::Suspend, Why::Unpaid, Some((Step::Notice, notice)));
+        }
+        // Late, after we were down for long: the owner has the whole notice all the same.
+        let retire = retire.max(now.plus(settings.notice));
+        let judgement = answer(Stand::Suspend, Why::Unpaid, Some((Step::Retire, retire)));
+        return Judgement { notice: true, ..judgement };
+    };
+    let retire = retire.max(told.plus(settings.notice));
+    if now < retire {
+        return answer(Stand::Suspend, Why::Unpaid, Some((Step::Retire, retire)));
+    }
+    answer(Stand::End, Why::Unpaid, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const T0: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn settings() -> config::Billing {
+        config::Config::for_tests().unwrap().billing
+    }
+
+    fn paid() -> Facts {
+        Facts {
+            status: Status::Active,
+            ended_unpaid: false,
+            period_start: Some(T0),
+            period_end: Some(T0.plus(30 * DAY)),
+            cancel_at: None,
+            unpaid: None,
+            disputed: Disputed::No,
+            refunded: false,
+            exempt: false,
+            notice_at: None,
+        }
+    }
+
+    fn owing(status: Status) -> Facts {
+        Facts { status, unpaid: Some(Unpaid { invoice: "in_1".into(), since: T0 }), ..paid() }
+    }
+
+    /// What holds on each day of an unpaid server whose owner is told when it is due.
+    fn life(mut facts: Facts, days: u32) -> Vec<(Stand, Why)> {
+        (0..days)
+            .map(|day| {
+                let now = T0.plus(day * DAY);
+                let judged = judge(&facts, &settings(), now);
+                if judged.notice {
+                    facts.notice_at = Some(now);
+                }
+                (judged.stand, judged.why)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_unpaid_server_runs_three_days_is_off_until_day_16_and_then_ends() {
+        let days = life(owing(Status::PastDue), 18);
+        assert!(days[..3].iter().all(|day| *day == (Stand::Run, Why::Grace)));
+        assert!(days[3..16].iter().all(|day| *day == (Stand::Suspend, Why::Unpaid)));
+        assert_eq!(days[16..], [(Stand::End, Why::Unpaid); 2]);
+        // Stripe gave up trying, or does not try at all: our clock goes on.
+        assert_eq!(life(Facts { ended_unpaid: true, ..owing(Status::Canceled) }, 18), days);
+        assert_eq!(life(owing(Status::Unpaid), 18)[0], (Stand::Suspend, Why::Unpaid), "no grace");
+    }
+
+    #[test]
+    fn nobody_is_retired_without_having_been_told_two_days_before() {
+        let late = T0.plus(40 * DAY);
+        let judged = judge(&owing(Status::PastDue), &settings(), late);
+        assert_eq!(judged.stand, Stand::Suspend);
+        assert!(judged.notice);
+        assert_eq!(judged.next, Some((Step::Retire, late.plus(2 * DAY))));
+        let told = Facts { notice_at: Some(late), ..owing(Status::PastDue) };
+        assert_eq!(judge(&told, &settings(), late.plus(DAY)).stand, Stand::Suspend);
+        assert_eq!(judge(&told, &settings(), late.plus(2 * DAY)).stand, Stand::End);
+    }
+
+    #[test]
+    fn each_status_has_its_answer() {
+        let at = |status| {
+            let judged = judge(&Facts { status, ..paid() }, &settings(), T0.plus(DAY));
+            (judged.stand, judged.why)
+        };
+        assert_eq!(at(Status::of("trialing")), (Stand::Run, Why::Paid));
+        assert_eq!(at(Status::of("past_due")), (Stand::Run, Why::Grace), "nothing seen that is owed");
+        assert_eq!(at(Status::of("unpaid")), (Stand::Suspend, Why::Unpaid));
+        assert_eq!(at(Status::of("paused")), (Stand::Suspend, Why::Paused));
+        assert_eq!(at(Status::of("incomplete")), (Stand::Suspend, Why::Unpaid));
+        assert_eq!(at(Status::of("incomplete_expired")), (Stand::End, Why::Ended));
+        assert_eq!(at(Status::of("canceled")), (Stand::End, Why::Ended));
+        assert_eq!(at(Status::of("dormant")), (Stand::Run, Why::Grace));
+    }
+
+    #[test]
+    fn a_dispute_switches_off_at_once_and_its_end_decides() {
+        let disputed = |disputed| judge(&Facts { disputed, ..paid() }, &settings(), T0).stand;
+        assert_eq!(disputed(Disputed::Open(T0)), Stand::Suspend);
+        assert_eq!(disputed(Disputed::No), Stand::Run);
+        assert_eq!(disputed(Disputed::Lost(T0)), Stand::End);
+    }
+
+    proptest! {
+        /// Nothing but money, a bank or a wish switches a server off, and a payment brings it back on any day.
+        #[test]
+        fn what_is_paid_runs_and_what_is_exempt_is_never_suspended(day in 0_u32..60, exempt: bool, open in 0..3_u8) {
+            let now = T0.plus(day * DAY);
+            let disputed = [Disputed::No, Disputed::Open(T0), Disputed::Lost(T0)][usize::from(open)];
+            let owing = Facts { disputed, exempt, ..owing(Status::PastDue) };
+            if exempt {
+                prop_assert_eq!(judge(&owing, &settings(), now).stand, Stand::Run);
+            }
+            let paid = Facts { status: Status::Active, unpaid: None, disputed: Disputed::No, ..owing };
+            prop_assert_eq!(judge(&paid, &settings(), now).stand, Stand::Run);
+        }
+
+        /// Time only makes it worse: from running to off to ended, never back.
+        #[test]
+        fn the_clock_goes_one_way(days in prop::collection::vec(0_u32..60, 1..20), notice in 0_u32..60) {
+            let mut days = days;
+            days.sort_unstable();
+            let facts = Facts { notice_at: Some(T0.plus(notice * DAY)), ..owing(Status::PastDue) };
+            let stands: Vec<Stand> =
+                days.iter().map(|day| judge(&facts, &settings(), T0.plus(*day * DAY)).stand).collect();
+            prop_assert!(stands.windows(2).all(|pair| pair[0] <= pair[1]), "{stands:?}");
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! SQL of standings, steps, disputes, returns and exemptions.
+
+use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
+use sqlx::{AnyConnection, any::AnyRow};
+
+use super::{
+    Standing,
+    standing::{Disputed, Facts, Judgement, Stand, Status, Step, Unpaid},
+};
+use crate::{
+    billing::{
+        model::RefundState,
+        stripe::{DisputeView, RefundView},
+    },
+    db::{Cols, DbError},
+};
+
+/// Whose subscription, and what is known of it.
+pub(in crate::billing) struct Known {
+    pub(in crate::billing) order: OrderId,
+    pub(in crate::billing) instance: InstanceId,
+    pub(in crate::billing) account: AccountId,
+    pub(in crate::billing) subscription: String,
+    pub(in crate::billing) email: String,
+    pub(in crate::billing) description: String,
+    pub(in crate::billing) status: String,
+    pub(in crate::billing) charge: Option<(i64, String)>,
+    pub(in crate::billing) card: Option<Card>,
+    pub(in crate::billing) facts: Facts,
+}
+
+/// What is shown of a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// `pm_…`
+    pub id: String,
+    /// For example `visa`.
+    pub brand: String,
+    /// Its last four digits.
+    pub last4: String,
+    /// Last month it is good in, 1 to 12.
+    pub exp_month: i64,
+    /// And the year.
+    pub exp_year: i64,
+}
+
+/// Everything the judgement looks at; nothing before an order's subscription is known.
+pub(in crate::billing) async fn known(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Known>, DbError> {
+    let row = sqlx::query(
+        "SELECT s.order_id, s.instance_id, s.account_id, s.stripe_id, s.status, s.end_reason, s.latest_invoice_id,
+                s.period_start, s.period_end, s.cancel_at, s.amount_minor, s.currency, c.email, c.description,
+                CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt,
+                k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year
+         FROM billing_subscriptions s
+         JOIN billing_checkouts c ON c.order_id = s.order_id
+         LEFT JOIN billing_exemptions e ON e.instance_id = s.instance_id
+         LEFT JOIN billing_customers u ON u.account_id = s.account_id
+         LEFT JOIN billing_cards k ON k.stripe_id = COALESCE(s.payment_method_id, u.payment_method_id)
+         WHERE s.order_id = $1",
+    )
+    .bind(order.to_string())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let row = Cols::of("billing_subscriptions", &row);
+    let subscription = row.text("stripe_id")?;
+    let unpaid = unpaid(connection, &subscription).await?;
+    let notice_at = match &unpaid {
+        Some(unpaid) => step_at(connection, &notice_key(&unpaid.invoice)).await?,
+        None => None,
+    };
+    let latest: Option<String> = row.get("latest_invoice_id")?;
+    let refunded = match &latest {
+        Some(invoice) => is_returned(connection, invoice).await?,
+        None => false,
+    };
+    let status = row.text("status")?;
+    let end_reason: Option<String> = row.get("end_reason")?;
+    let facts = Facts {
+        status: Status::of(&status),
+        ended_unpaid: status == "canceled" && end_reason.as_deref() == Some("payment_failed"),
+        period_start: row.opt_millis("period_start")?,
+        period_end: row.opt_millis("period_end")?,
+        cancel_at: row.opt_millis("cancel_at")?,
+        unpaid,
+        disputed: disputed(connection, order).await?,
+        refunded,
+        exempt: row.flag("exempt")?,
+        notice_at,
+    };
+    let amount: Option<i64> = row.get("amount_minor")?;
+    let currency: Option<String> = row.get("currency")?;
+    Ok(Some(Known {
+        order,
+        instance: row.id("instance_id")?,
+        account: row.id("account_id")?,
+        subscription,
+        email: row.text("email")?,
+        description: row.text("description")?,
+        status,
+        charge: amount.zip(currency),
+        card: read_card(row)?,
+        facts,
+    }))
+}
+
+fn read_card(row: Cols<'_>) -> Result<Option<Card>, DbError> {
+    let Some(id) = row.get::<Option<String>>("card_id")? else { return Ok(None) };
+    Ok(Some(Card {
+        id,
+        brand: row.text("brand")?,
+        last4: row.text("last4")?,
+        exp_month: row.int("exp_month")?,
+        exp_year: row.int("exp_year")?,
+    }))
+}
+
+/// The key of the notice that a server will be deleted because this invoice is unpaid.
+pub(in crate::billing) fn notice_key(invoice: &str) -> String {
+    format!("notice:{invoice}")
+}
+
+/// The oldest invoice that was tried to collect and is owed still.
+async fn unpaid(connection: &mut AnyConnection, subscription: &str) -> Result<Option<Unpaid>, DbError> {
+    let row = sqlx::query(
+        "SELECT stripe_id, COALESCE(due_at, issued_at) AS due_at FROM billing_invoices
+         WHERE subscription_id = $1 AND status IN ('open', 'uncollectible') AND due_minor > 0 AND tries > 0
+         ORDER BY due_at, stripe_id LIMIT 1",
+    )
+    .bind(subscription)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("billing_invoices", &row);
+        Ok(Unpaid { invoice: row.text("stripe_id")?, since: row.millis("due_at")? })
+    })
+    .transpose()
+}
+
+/// Whether everything that was paid for an invoice went back.
+pub(in crate::billing) async fn is_returned(
+    connection: &mut AnyConnection,
+    invoice: &str,
+) -> Result<bool, DbError> {
+    let row = sqlx::query(
+        "SELECT i.paid_minor, CAST(COALESCE(SUM(r.amount_minor), 0) AS BIGINT) AS returned
+         FROM billing_invoices i
+         LEFT JOIN billing_returns r ON r.invoice_id = i.stripe_id AND r.state = 'succeeded'
+         WHERE i.stripe_id = $1
+         GROUP BY i.paid_minor",
+    )
+    .bind(invoice)
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(false) };
+    let row = Cols::of("billing_invoices", &row);
+    let (paid, returned) = (row.int("paid_minor")?, row.int("returned")?);
+    Ok(paid > 0 && returned >= paid)
+}
+
+/// Where the disputes of an order's payments stand. Words we do not know count as open.
+pub(in crate::billing) async fn disputed(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Disputed, DbError> {
+    let row = sqlx::query(
+        "SELECT status, opened_at FROM billing_disputes
+         WHERE order_id = $1 AND status NOT IN ('won', 'warning_closed', 'prevented')
+         ORDER BY CASE WHEN status = 'lost' THEN 0 ELSE 1 END, opened_at LIMIT 1",
+    )
+    .bind(order.to_string())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(Disputed::No) };
+    let row = Cols::of("billing_disputes", &row);
+    let since = row.millis("opened_at")?;
+    Ok(if row.text("status")? == "lost" { Disputed::Lost(since) } else { Disputed::Open(since) })
+}
+
+/// Whether a payment of an account is disputed and not decided.
+pub(in crate::billing) async fn is_disputing(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT d.stripe_id FROM billing_disputes d JOIN billing_checkouts c ON c.order_id = d.order_id
+         WHERE c.account_id = $1 AND d.status NOT IN ('won', 'lost', 'warning_closed', 'prevented') LIMIT 1",
+    )
+    .bind(account.to_string())
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
+pub(in crate::billing) async fn put_dispute(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    invoice: Option<&str>,
+    dispute: &DisputeView,
+) -> Result<(), DbError> {
+    let millis = |seconds: Option<i64>| seconds.map(|s| UnixMillis::from_secs(s).0);
+    sqlx::query(
+        "INSERT INTO billing_disputes
+             (stripe_id, order_id, invoice_id, status, reason, amount_minor, currency, answer_by, opened_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (stripe_id) DO UPDATE SET
+             status = excluded.status, reason = excluded.reason, amount_minor = excluded.amount_minor,
+             answer_by = excluded.answer_by, updated_at = excluded.updated_at",
+    )
+    .bind(&dispute.id)
+    .bind(order.to_string())
+    .bind(invoice)
+    .bind(dispute.status.as_deref().unwrap_or("unknown"))
+    .bind(&dispute.reason)
+    .bind(dispute.amount.unwrap_or(0))
+    .bind(dispute.currency.as_deref().unwrap_or(""))
+    .bind(millis(dispute.answer_by()))
+    .bind(millis(dispute.created).unwrap_or(at.0))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes money that goes back; `true` if its state is news.
+pub(in crate::billing) async fn put_return(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    invoice: &str,
+    refund: &RefundView,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO billing_returns
+             (stripe_id, order_id, invoice_id, state, amount_minor, currency, made_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
+         ON CONFLICT (stripe_id) DO UPDATE SET
+             state = excluded.state, amount_minor = excluded.amount_minor, updated_at = excluded.updated_at
+         WHERE billing_returns.state <> excluded.state",
+    )
+    .bind(&refund.id)
+    .bind(order.to_string())
+    .bind(invoice)
+    .bind(RefundState::of(refund))
+    .bind(refund.amount.unwrap_or(0))
+    .bind(refund.currency.as_deref().unwrap_or(""))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Notes that something was done for a cause; `false` if it was done before.
+pub(in crate::billing) async fn first_time(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    cause_key: &str,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO billing_steps (cause_key, order_id, done_at) VALUES ($1, $2, $3)
+         ON CONFLICT (cause_key) DO NOTHING",
+    )
+    .bind(cause_key)
+    .bind(order.to_string())
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+async fn step_at(connection: &mut AnyConnection, cause_key: &str) -> Result<Option<UnixMillis>, DbError> {
+    let at: Option<i64> = sqlx::query_scalar("SELECT done_at FROM billing_steps WHERE cause_key = $1")
+        .bind(cause_key)
+        .fetch_optional(connection)
+        .await?;
+    Ok(at.map(UnixMillis))
+}
+
+fn read(row: &AnyRow) -> Result<Standing, DbError> {
+    let row = Cols::of("billing_standings", row);
+    let step = row.opt_id::<Step>("next_step")?;
+    Ok(Standing {
+        order: row.id("order_id")?,
+        instance: row.id("instance_id")?,
+        account: row.id("account_id")?,
+        stand: row.get("stand")?,
+        why: row.get("why")?,
+        since: row.millis("since")?,
+        next: step.zip(row.opt_millis("next_at")?),
+    })
+}
+
+macro_rules! select_standings {
+    ($rest:literal) => {
+        concat!(
+            "SELECT order_id, instance_id, account_id, stand, why, since, next_step, next_at FROM billing_standings ",
+            $rest
+        )
+    };
+}
+
+pub(in crate::billing) async fn standing(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<Standing>, DbError> {
+    let row = sqlx::query(select_standings!("WHERE order_id = $1"))
+        .bind(order.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The standings that are not simply "run", the longest first.
+pub(in crate::billing) async fn not_running(
+    connection: &mut AnyConnection,
+) -> Result<Vec<Standing>, DbError> {
+    let rows = sqlx::query(select_standings!(
+        "WHERE stand <> 'run' OR why <> 'paid' ORDER BY since DESC, order_id LIMIT 1000"
+    ))
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Those of an account.
+pub(in crate::billing) async fn of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<Standing>, DbError> {
+    let rows =
+        sqlx::query(select_standings!("WHERE account_id = $1 ORDER BY since DESC, order_id LIMIT 500"))
+            .bind(account.to_string())
+            .fetch_all(connection)
+            .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Those whose next step should have come already: a lost job costs time, never a step.
+pub(in crate::billing) async fn overdue(
+    connection: &mut AnyConnection,
+    now: UnixMillis,
+) -> Result<Vec<OrderId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT order_id FROM billing_standings
+         WHERE stand <> 'end' AND next_at <= $1 ORDER BY next_at LIMIT 200",
+    )
+    .bind(now.0)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("billing_standings", row).id("order_id")).collect()
+}
+
+/// Writes what holds now over what held before.
+pub(in crate::billing) async fn put_standing(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    known: &Known,
+    judged: &Judgement,
+    since: UnixMillis,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO billing_standings
+             (order_id, instance_id, account_id, stand, why, since, next_step, next_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (order_id) DO UPDATE SET
+             stand = excluded.stand, why = excluded.why, since = excluded.since, next_step = excluded.next_step,
+             next_at = excluded.next_at, updated_at = excluded.updated_at",
+    )
+    .bind(known.order.to_string())
+    .bind(known.instance.to_string())
+    .bind(known.account.to_string())
+    .bind(judged.stand)
+    .bind(judged.why)
+    .bind(since.0)
+    .bind(judged.next.map(|(step, _)| step.as_str()))
+    .bind(judged.next.map(|(_, at)| at.0))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Whose server an instance is, by the subscription that pays for it.
+pub(in crate::billing) async fn order_of(
+    connection: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<OrderId>, DbError> {
+    let row = sqlx::query("SELECT order_id FROM billing_subscriptions WHERE instance_id = $1")
+        .bind(instance.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| Cols::of("billing_subscriptions", &row).id("order_id")).transpose()
+}
+
+pub(in crate::billing) async fn put_exemption(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: InstanceId,
+    reason: &str,
+    actor: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO billing_exemptions (instance_id, reason, made_by, made_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (instance_id) DO UPDATE SET reason = excluded.reason, made_by = excluded.made_by",
+    )
+    .bind(instance.to_string())
+    .bind(reason)
+    .bind(actor)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// `false` if there was none.
+pub(in crate::billing) async fn remove_exemption(
+    tx: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<bool, DbError> {
+    let done = sqlx::query("DELETE FROM billing_exemptions WHERE instance_id = $1")
+        .bind(instance.to_string())
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Stand as a word sorts by how bad it is; used by the metric.
+pub(in crate::billing) async fn counted(
+    connection: &mut AnyConnection,
+) -> Result<Vec<(Stand, i64)>, DbError> {
+    let rows = sqlx::query("SELECT stand, COUNT(*) AS many FROM billing_standings GROUP BY stand")
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_standings", row);
+            Ok((row.get("stand")?, row.int("many")?))
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! Life in the inbox: what cannot be processed is parked and tried again, an operator replays, old bytes go.
+
+mod store;
+
+use std::time::Duration;
+
+use ez_protocol::UnixMillis;
+use serde_json::{Value, json};
+use sqlx::AnyConnection;
+
+use super::{
+    BillingError,
+    jobs::SYNC,
+    model::{EventState, Source},
+};
+use crate::{
+    app::{App, Services},
+    audit,
+    db::DbError,
+    fleet::{Severity, alarms},
+    jobs,
+};
+
+/// The alarm about events that cannot be processed.
+const PARKED: &str = "payment_news_parked";
+/// The first pause after which parked events are tried again; each one after is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// And the longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An event as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxEvent {
+    /// `evt_…`
+    pub id: String,
+    /// Stripe's type.
+    pub kind: String,
+    /// What it is about, if it could be read.
+    pub object: Option<String>,
+    /// Where it came from.
+    pub source: Source,
+    /// How far it is.
+    pub state: EventState,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// How often it could not be processed.
+    pub attempts: i64,
+    /// When it came.
+    pub received_at: UnixMillis,
+    /// Whether its object can be read again.
+    pub replayable: bool,
+}
+
+/// Why an event was not replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// There is none of this id.
+    #[error("there is no event of this id")]
+    Unknown,
+    /// It names nothing that could be read again.
+    #[error("this event names no object that is read again from Stripe; there is nothing to replay")]
+    Nothing,
+    /// The database.
+    #[error("reading or writing the inbox")]
+    Db(#[from] DbError),
+}
+
+/// The inbox: what failed first, then the newest; at most `limit`.
+///
+/// # Errors
+/// Those of the query.
+pub async fn inbox(connection: &mut AnyConnection, limit: i64) -> Result<Vec<InboxEvent>, DbError> {
+    store::inbox(connection, limit).await
+}
+
+/// How many events there are in each state.
+///
+/// # Errors
+/// Those of the query.
+pub async fn inbox_counts(connection: &mut AnyConnection) -> Result<Vec<(EventState, i64)>, DbError> {
+    store::inbox_counts(connection).await
+}
+
+/// Has an event's object read again from Stripe, whatever became of the event before. What follows from the object
+/// happens once, however often that is done.
+///
+/// # Errors
+/// [`ReplayError`]; nothing was changed.
+pub async fn replay(app: &Services, id: &str, actor: &str) -> Result<(), ReplayError> {
+    let (at, id, actor) = (app.clock.now(), id.to_owned(), actor.to_owned());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some((event, kind)) = store::event(tx, &id).await? else {
+                    return Err(ReplayError::Unknown);
+                };
+                let (true, Some(object), Some(kind)) = (event.replayable, event.object, kind) else {
+                    return Err(ReplayError::Nothing);
+                };
+                store::receive_again(tx, &id).await?;
+                let entry = audit::Entry {
+                    actor,
+                    action: "billing.event_replayed".to_owned(),
+                    subject_kind: "event".to_owned(),
+                    subject_id: id,
+                    detail: json!({ "object": object, "was": event.state }),
+                };
+                audit::record(tx, at, entry).await?;
+                let payload = json!({ "kind": kind, "parked": true });
+                Ok(jobs::enqueue(tx, SYNC, &object, &payload, at).await?)
+            })
+        })
+        .await
+}
+
+/// What is known about an object cannot be taken over: its events wait, a person is told, and it is tried again.
+pub(super) async fn park(app: &App, kind: &str, object: &str, error: &BillingError) -> Result<(), DbError> {
+    let (now, kind, object) = (app.clock.now(), kind.to_owned(), object.to_owned());
+    // The error of a call names kinds and codes, never what Stripe wrote.
+    let why = chain(error);
+    tracing::error!(stripe.object = %object, error = %why, "what Stripe says cannot be taken over: parked");
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let attempts = store::park_events(tx, &object, &why).await?;
+                let doubled = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+                let pause = (FIRST_PAUSE * 2_u32.pow(doubled)).min(LONGEST_PAUSE);
+                let detail = format!(
+                    "News about {object} cannot be taken over: {why}. It is tried again; nothing is lost."
+                );
+                let severity = Severity::Critical;
+                let alarm =
+                    alarms::New { kind: PARKED, subject: &object, severity, node: None, detail: &detail };
+                alarms::hold(tx, now, alarm).await?;
+                let payload = json!({ "kind": kind, "parked": true });
+                jobs::enqueue(tx, SYNC, &object, &payload, now.plus(pause)).await
+            })
+        })
+        .await
+}
+
+fn chain(error: &BillingError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+/// What was parked has been taken over.
+pub(super) async fn unpark(app: &Services, object: &str, payload: &Value) -> Result<(), DbError> {
+    if payload.get("parked").and_then(Value::as_bool) != Some(true) {
+        return Ok(());
+    }
+    let (now, object) = (app.clock.now(), object.to_owned());
+    app.db.write(move |tx| Box::pin(async move { alarms::clear(tx, now, PARKED, &object).await })).await
+}
+
+/// Alarms about what was taken over meanwhile, by whichever way.
+pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
+    let over: Vec<String> = {
+        let mut connection = app.db.read().await?;
+        let mut over = Vec::new();
+        for object in alarms::open_subjects(&mut connection, PARKED).await? {
+            if !store::is_parked(&mut connection, &object).await? {
+                over.push(object);
+            }
+        }
+        over
+    };
+    let now = app.clock.now();
+    for object in over {
+        app.db
+            .write(move |tx| Box::pin(async move { alarms::clear(tx, now, PARKED, &object).await }))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Throws the bytes of old events away; what kind they were, and what became of them, stays.
+pub(super) async fn redact(app: &Services) -> Result<(), DbError> {
+    let now = app.clock.now();
+    let before = now.minus(app.config.billing.keep_events);
+    let gone =
+        app.db.write(move |tx| Box::pin(async move { store::redact_events(tx, now, before).await })).await?;
+    if gone > 0 {
+        tracing::info!(events = gone, "the bytes of old events were thrown away");
+    }
+    Ok(())
+}

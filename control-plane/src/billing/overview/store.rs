@@ -1,0 +1,175 @@
+//! SQL of what people see.
+
+use std::collections::BTreeMap;
+
+use ez_protocol::{AccountId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::{Dispute, Overview, Paying, Queued, Revenue};
+use crate::{
+    billing::dunning::{self, Card},
+    db::{Cols, DbError},
+};
+
+pub(super) async fn overview(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Overview, DbError> {
+    let standings = dunning::store::of_account(connection, account).await?;
+    let rows = sqlx::query(
+        "SELECT s.order_id, s.instance_id, s.status, s.amount_minor, s.currency, s.yearly, s.period_end, s.cancel_at,
+                c.description, k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
+                (SELECT i.hosted_url FROM billing_invoices i
+                 WHERE i.subscription_id = s.stripe_id AND i.status IN ('open', 'uncollectible') AND i.due_minor > 0
+                       AND i.tries > 0
+                 ORDER BY i.issued_at, i.stripe_id LIMIT 1) AS pay_url
+         FROM billing_subscriptions s
+         JOIN billing_checkouts c ON c.order_id = s.order_id
+         LEFT JOIN billing_customers u ON u.account_id = s.account_id
+         LEFT JOIN billing_cards k ON k.stripe_id = COALESCE(s.payment_method_id, u.payment_method_id)
+         WHERE s.account_id = $1
+         ORDER BY CASE WHEN s.status IN ('canceled', 'incomplete_expired') THEN 1 ELSE 0 END, s.order_id DESC
+         LIMIT 200",
+    )
+    .bind(account.to_string())
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut paying = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let row = Cols::of("billing_subscriptions", row);
+        let order = row.id("order_id")?;
+        let amount: Option<i64> = row.get("amount_minor")?;
+        let currency: Option<String> = row.get("currency")?;
+        let card = match row.get::<Option<String>>("card_id")? {
+            Some(id) => Some(Card {
+                id,
+                brand: row.text("brand")?,
+                last4: row.text("last4")?,
+                exp_month: row.int("exp_month")?,
+                exp_year: row.int("exp_year")?,
+            }),
+            None => None,
+        };
+        paying.push(Paying {
+            order,
+            instance: row.id("instance_id")?,
+            description: row.text("description")?,
+            status: row.text("status")?,
+            charge: amount.zip(currency),
+            yearly: row.flag("yearly")?,
+            period_end: row.opt_millis("period_end")?,
+            cancel_at: row.opt_millis("cancel_at")?,
+            card,
+            standing: standings.iter().find(|standing| standing.order == order).copied(),
+            pay_url: row.get("pay_url")?,
+        });
+    }
+    let customer = sqlx::query(
+        "SELECT balance_minor, currency FROM billing_customers WHERE account_id = $1 AND deleted = 0",
+    )
+    .bind(account.to_string())
+    .fetch_optional(connection)
+    .await?;
+    let Some(customer) = customer else { return Ok(Overview { paying, credit: None, is_customer: false }) };
+    let customer = Cols::of("billing_customers", &customer);
+    let (balance, currency) = (customer.int("balance_minor")?, customer.get::<Option<String>>("currency")?);
+    // Stripe counts what is owed: credit is below zero.
+    let credit = currency.filter(|_| balance < 0).map(|currency| (-balance, currency));
+    Ok(Overview { paying, credit, is_customer: true })
+}
+
+pub(super) async fn disputes(connection: &mut AnyConnection) -> Result<Vec<Dispute>, DbError> {
+    let rows = sqlx::query(
+        "SELECT d.stripe_id, d.status, d.reason, d.amount_minor, d.currency, d.answer_by, d.opened_at,
+                c.description, c.instance_id
+         FROM billing_disputes d JOIN billing_checkouts c ON c.order_id = d.order_id
+         ORDER BY CASE WHEN d.status IN ('won', 'lost', 'warning_closed', 'prevented') THEN 1 ELSE 0 END,
+                  d.opened_at DESC, d.stripe_id
+         LIMIT 100",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_disputes", row);
+            Ok(Dispute {
+                id: row.text("stripe_id")?,
+                description: row.text("description")?,
+                instance: row.id("instance_id")?,
+                status: row.text("status")?,
+                reason: row.get("reason")?,
+                amount_minor: row.int("amount_minor")?,
+                currency: row.text("currency")?,
+                answer_by: row.opt_millis("answer_by")?,
+                opened_at: row.millis("opened_at")?,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn queue(connection: &mut AnyConnection) -> Result<Vec<Queued>, DbError> {
+    let standings = dunning::store::not_running(connection).await?;
+    let mut queue = Vec::new();
+    for standing in standings.into_iter().take(200) {
+        let row = sqlx::query(
+            "SELECT c.description, CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt
+             FROM billing_checkouts c LEFT JOIN billing_exemptions e ON e.instance_id = c.instance_id
+             WHERE c.order_id = $1",
+        )
+        .bind(standing.order.to_string())
+        .fetch_one(&mut *connection)
+        .await?;
+        let row = Cols::of("billing_checkouts", &row);
+        queue.push(Queued { standing, description: row.text("description")?, exempt: row.flag("exempt")? });
+    }
+    queue.sort_by_key(|queued| queued.standing.next.map_or(UnixMillis(i64::MAX), |(_, at)| at));
+    Ok(queue)
+}
+
+pub(super) async fn revenue(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<Vec<Revenue>, DbError> {
+    let mut all: BTreeMap<String, Revenue> = BTreeMap::new();
+    let empty = |currency: &str| Revenue {
+        currency: currency.to_owned(),
+        monthly_minor: 0,
+        live: 0,
+        ended: 0,
+        owed_minor: 0,
+        owed: 0,
+    };
+    let rows = sqlx::query(
+        "SELECT currency, yearly,
+                CAST(SUM(CASE WHEN status IN ('active', 'past_due') THEN amount_minor ELSE 0 END) AS BIGINT) AS amount,
+                CAST(SUM(CASE WHEN status IN ('active', 'past_due', 'trialing') THEN 1 ELSE 0 END) AS BIGINT) AS live,
+                CAST(SUM(CASE WHEN status = 'canceled' AND canceled_at >= $1 THEN 1 ELSE 0 END) AS BIGINT) AS ended
+         FROM billing_subscriptions WHERE currency IS NOT NULL GROUP BY currency, yearly",
+    )
+    .bind(since.0)
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in &rows {
+        let row = Cols::of("billing_subscriptions", row);
+        let currency = row.text("currency")?;
+        let months = if row.flag("yearly")? { 12 } else { 1 };
+        let revenue = all.entry(currency.clone()).or_insert_with(|| empty(&currency));
+        revenue.monthly_minor += row.int("amount")? / months;
+        revenue.live += row.int("live")?;
+        revenue.ended += row.int("ended")?;
+    }
+    let rows = sqlx::query(
+        "SELECT currency, CAST(SUM(due_minor) AS BIGINT) AS owed_minor, COUNT(*) AS owed FROM billing_invoices
+         WHERE status IN ('open', 'uncollectible') AND due_minor > 0 AND tries > 0 GROUP BY currency",
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in &rows {
+        let row = Cols::of("billing_invoices", row);
+        let currency = row.text("currency")?;
+        let revenue = all.entry(currency.clone()).or_insert_with(|| empty(&currency));
+        revenue.owed_minor = row.int("owed_minor")?;
+        revenue.owed = row.int("owed")?;
+    }
+    Ok(all.into_values().collect())
+}

@@ -1,0 +1,107 @@
+//! What happens to a subscription after it was bought, done by hand. Nothing is told: the story delivers events.
+
+use ez_protocol::UnixMillis;
+use serde_json::{Value, json};
+
+use super::FakeStripe;
+
+impl FakeStripe {
+    /// Changes an object.
+    pub(crate) fn change(&self, id: &str, edit: impl FnOnce(&mut Value)) {
+        edit(self.state().objects.get_mut(id).unwrap());
+    }
+
+    /// The subscription that a page was paid for.
+    pub(crate) fn subscription_of(&self, session: &str) -> String {
+        self.state().objects[session]["subscription"].as_str().unwrap().to_owned()
+    }
+
+    /// A subscription's newest invoice.
+    pub(crate) fn latest_invoice(&self, subscription: &str) -> String {
+        self.state().objects[subscription]["latest_invoice"].as_str().unwrap().to_owned()
+    }
+
+    /// A period is over and the next is billed; the card is good or not.
+    pub(crate) fn renew(&self, subscription: &str, at: UnixMillis, card_is_good: bool) -> String {
+        let mut state = self.state();
+        let (invoice, intent) = (state.id("in"), state.id("pi"));
+        let mut object = state.objects[subscription].clone();
+        let amount = object["items"]["data"][0]["price"]["unit_amount"].clone();
+        let currency = object["items"]["data"][0]["price"]["currency"].clone();
+        object["items"]["data"][0]["current_period_start"] = json!(at.as_secs());
+        object["items"]["data"][0]["current_period_end"] = json!(at.as_secs() + 30 * 86_400);
+        object["latest_invoice"] = json!(invoice);
+        object["status"] = json!(if card_is_good { "active" } else { "past_due" });
+        let paid = |yes: Value, no: Value| if card_is_good { yes } else { no };
+        state.put(json!({
+            "id": invoice, "object": "invoice", "status": paid(json!("paid"), json!("open")), "number": format!("EZ-{invoice}"),
+            "currency": currency, "total": amount, "amount_paid": paid(amount.clone(), json!(0)),
+            "amount_remaining": paid(json!(0), amount.clone()), "attempt_count": 1, "billing_reason": "subscription_cycle",
+            "customer": object["customer"], "hosted_invoice_url": format!("https://invoice.example/{invoice}"),
+            "created": at.as_secs(), "status_transitions": {"finalized_at": at.as_secs()},
+            "parent": {"type": "subscription_details", "subscription_details": {"subscription": subscription}},
+        }));
+        state.put(json!({
+            "id": intent, "object": "payment_intent", "status": paid(json!("succeeded"), json!("requires_payment_method")),
+        }));
+        state.put(json!({
+            "id": format!("inpay_{intent}"), "object": "invoice_payment", "invoice": invoice,
+            "status": paid(json!("paid"), json!("open")),
+            "payment": {"type": "payment_intent", "payment_intent": intent},
+        }));
+        state.put(object);
+        invoice
+    }
+
+    /// The payment of an invoice.
+    pub(crate) fn intent_of(&self, invoice: &str) -> String {
+        let state = self.state();
+        let mut payments = state.objects.values().filter(|o| o["object"] == "invoice_payment");
+        let payment = payments.find(|payment| payment["invoice"] == invoice).unwrap();
+        payment["payment"]["payment_intent"].as_str().unwrap().to_owned()
+    }
+
+    /// The customer pays an open invoice; its subscription is active again unless it has ended.
+    pub(crate) fn pay_invoice(&self, invoice: &str) {
+        let payment = format!("inpay_{}", self.intent_of(invoice));
+        self.change(&payment, |payment| payment["status"] = json!("paid"));
+        self.change(invoice, |invoice| {
+            invoice["status"] = json!("paid");
+            invoice["amount_paid"] = invoice["total"].clone();
+            invoice["amount_remaining"] = json!(0);
+        });
+        let parent = self.state().objects[invoice]["parent"].clone();
+        let subscription = parent["subscription_details"]["subscription"].as_str().unwrap().to_owned();
+        self.change(&subscription, |subscription| {
+            if subscription["status"] != "canceled" {
+                subscription["status"] = json!("active");
+            }
+        });
+    }
+
+    /// The bank takes the payment of an invoice back.
+    pub(crate) fn dispute(&self, invoice: &str, at: UnixMillis) -> String {
+        let intent = self.intent_of(invoice);
+        let mut state = self.state();
+        let id = state.id("du");
+        let amount = state.objects[invoice]["amount_paid"].clone();
+        state.put(json!({
+            "id": id, "object": "dispute", "status": "needs_response", "reason": "fraudulent", "amount": amount,
+            "currency": "eur", "payment_intent": intent, "created": at.as_secs(),
+            "evidence_details": {"due_by": at.as_secs() + 7 * 86_400},
+        }));
+        id
+    }
+
+    /// Somebody gives money back in Stripe's dashboard: no word of ours on it.
+    pub(crate) fn give_back(&self, invoice: &str, amount: i64) -> String {
+        let intent = self.intent_of(invoice);
+        let mut state = self.state();
+        let id = state.id("re");
+        state.put(json!({
+            "id": id, "object": "refund", "status": "succeeded", "amount": amount, "currency": "eur",
+            "payment_intent": intent, "metadata": {},
+        }));
+        id
+    }
+}

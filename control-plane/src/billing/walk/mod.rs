@@ -1,0 +1,211 @@
+//! The full comparison: every subscription, and the invoices and disputes of five weeks, against the copy.
+//!
+//! A difference is written down, counted, shown and mended by reading the object again: the same function as for an
+//! event. Nothing is ever suspended or ended because the two differ.
+
+mod store;
+
+use std::time::Duration;
+
+use ez_protocol::UnixMillis;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::AnyConnection;
+
+use super::{
+    BillingError, reconcile as missed,
+    stripe::{self, InvoiceView, Prepared, SubscriptionView},
+    subscription::is_over,
+    sync::{self, is_foreign, view},
+};
+use crate::{app::Services, db::DbError};
+
+/// How far back invoices and disputes are compared: a month and what is late.
+const LOOK_BACK: Duration = Duration::from_secs(35 * 24 * 60 * 60);
+/// No list is longer, or something is wrong with its pages.
+const MOST_PAGES: usize = 10_000;
+
+/// Where the copy and Stripe do not agree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Stripe's id.
+    pub object: String,
+    /// `subscription`, `invoice` or `dispute`.
+    pub kind: String,
+    /// `missing` here, `differs`, or `gone` at Stripe.
+    pub what: String,
+    /// When it was seen first.
+    pub found_at: UnixMillis,
+    /// When the two were seen to agree again.
+    pub mended_at: Option<UnixMillis>,
+}
+
+/// What a reconciliation came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Events that no webhook had brought.
+    pub events_found: usize,
+    /// Objects that were compared.
+    pub compared: usize,
+    /// What did not agree.
+    pub differences: Vec<Difference>,
+    /// How many do not agree after everything was read again.
+    pub left: usize,
+}
+
+/// One comparison.
+struct Walk {
+    compared: usize,
+    differing: Vec<Difference>,
+}
+
+/// Looks for missed events, compares everything, mends what differs and compares again.
+///
+/// # Errors
+/// What Stripe or the database said; what was mended stays mended.
+pub async fn reconcile(app: &Services) -> Result<Report, BillingError> {
+    let events_found = missed::poll_events(app).await?;
+    let first = walk(app).await?;
+    for difference in &first.differing {
+        sync::object(app, &difference.kind, &difference.object).await?;
+    }
+    let left = if first.differing.is_empty() { 0 } else { walk(app).await?.differing.len() };
+    Ok(Report { events_found, compared: first.compared, differences: first.differing, left })
+}
+
+/// The differences that were found, open ones first, newest first.
+///
+/// # Errors
+/// Those of the query.
+pub async fn differences(connection: &mut AnyConnection) -> Result<Vec<Difference>, DbError> {
+    store::differences(connection).await
+}
+
+async fn walk(app: &Services) -> Result<Walk, BillingError> {
+    let began = app.clock.now();
+    let since = began.minus(LOOK_BACK);
+    let mut walk = Walk { compared: 0, differing: Vec::new() };
+    let mut living: Vec<String> = Vec::new();
+    let mut list = List::default();
+    while !list.over {
+        let request = stripe::list_subscriptions(list.after.as_deref());
+        for value in list.next(app, &request).await? {
+            let subscription: SubscriptionView = view(&value)?;
+            if is_foreign(app, &subscription.metadata) || !subscription.metadata.contains_key("order_id") {
+                continue;
+            }
+            living.push(subscription.id.clone());
+            compare(app, &mut walk, "subscription", &subscription.id, &value).await?;
+        }
+    }
+    let mut list = List::default();
+    while !list.over {
+        let request = stripe::list_invoices(since, list.after.as_deref());
+        for value in list.next(app, &request).await? {
+            let invoice: InvoiceView = view(&value)?;
+            if invoice.subscription_id().is_some_and(|id| living.iter().any(|known| known == id)) {
+                compare(app, &mut walk, "invoice", &invoice.id, &value).await?;
+            }
+        }
+    }
+    let mut list = List::default();
+    while !list.over {
+        let request = stripe::list_disputes(since, list.after.as_deref());
+        for value in list.next(app, &request).await? {
+            let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+            // One of a payment that is not ours never gets a copy.
+            let known = {
+                let mut connection = app.db.read().await?;
+                super::store::object(&mut connection, id).await?.is_some()
+            };
+            if known {
+                compare(app, &mut walk, "dispute", id, &value).await?;
+            } else {
+                sync::object(app, "dispute", id).await?;
+            }
+        }
+    }
+    let here = {
+        let mut connection = app.db.read().await?;
+        store::living_subscriptions(&mut connection).await?
+    };
+    for (id, status) in here {
+        if !is_over(&status) && !living.contains(&id) {
+            walk.differing.push(difference(app, &id, "subscription", "gone"));
+        }
+    }
+    remember(app, began, &walk).await?;
+    Ok(walk)
+}
+
+/// A list that is read to its end, a page at a time.
+#[derive(Default)]
+struct List {
+    after: Option<String>,
+    over: bool,
+    pages: usize,
+}
+
+impl List {
+    /// The rows of the page that this request asks for.
+    async fn next(&mut self, app: &Services, request: &Prepared) -> Result<Vec<Value>, BillingError> {
+        let page = app.stripe.get(app.entropy.as_ref(), request).await?;
+        let rows = page.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
+        self.after = rows.last().and_then(|row| row.get("id")).and_then(Value::as_str).map(str::to_owned);
+        self.over = page.get("has_more").and_then(Value::as_bool) != Some(true) || self.after.is_none();
+        self.pages += 1;
+        if self.pages > MOST_PAGES { Err(BillingError::LookingUp) } else { Ok(rows) }
+    }
+}
+
+fn difference(app: &Services, id: &str, kind: &str, what: &str) -> Difference {
+    Difference {
+        object: id.to_owned(),
+        kind: kind.to_owned(),
+        what: what.to_owned(),
+        found_at: app.clock.now(),
+        mended_at: None,
+    }
+}
+
+async fn compare(
+    app: &Services,
+    walk: &mut Walk,
+    kind: &str,
+    id: &str,
+    value: &Value,
+) -> Result<(), BillingError> {
+    walk.compared += 1;
+    let mut connection = app.db.read().await?;
+    let here = super::store::object(&mut connection, id).await?;
+    let what = match here {
+        Some(json) if serde_json::from_str::<Value>(&json).is_ok_and(|here| here == *value) => return Ok(()),
+        Some(_) => "differs",
+        None => "missing",
+    };
+    walk.differing.push(difference(app, id, kind, what));
+    Ok(())
+}
+
+/// Writes down what differs and what does not any more.
+async fn remember(app: &Services, began: UnixMillis, walk: &Walk) -> Result<(), DbError> {
+    let differing = walk.differing.clone();
+    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!("ez_billing_differences").set(differing.len() as f64);
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                for difference in &differing {
+                    store::put_difference(tx, difference).await?;
+                }
+                let open: Vec<&str> = differing.iter().map(|difference| difference.object.as_str()).collect();
+                for known in store::differences(tx).await? {
+                    if known.mended_at.is_none() && !open.contains(&known.object.as_str()) {
+                        store::mend_difference(tx, began, &known.object).await?;
+                    }
+                }
+                Ok::<_, DbError>(())
+            })
+        })
+        .await
+}

@@ -1,0 +1,82 @@
+//! Customers and their cards, as far as pages and mails show them.
+
+use super::{
+    BillingError,
+    model::EventState,
+    store,
+    stripe::{self, CustomerView, FaultKind, PaymentMethodView},
+    sync::view,
+};
+use crate::{
+    app::Services,
+    fleet::{Severity, alarms},
+};
+
+/// Makes sure that a payment method is in the copy; one that is there is not read again.
+pub(super) async fn know(app: &Services, id: &str) -> Result<(), BillingError> {
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::object(&mut connection, id).await?.is_some()
+    };
+    if known {
+        return Ok(());
+    }
+    match payment_method(app, id).await {
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Reads a payment method.
+pub(super) async fn payment_method(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_payment_method(id)).await?;
+    let method: PaymentMethodView = view(&value)?;
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if store::put_object(tx, &method.id, "payment_method", read_at, &value.to_string()).await? {
+                    store::put_card(tx, now, &method).await?;
+                }
+                store::finish_events(tx, &method.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+/// Reads a customer. Its deletion cancels its subscriptions at Stripe, which is told about each of them; a person
+/// hears of it.
+pub(super) async fn customer(app: &Services, id: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_customer(id)).await?;
+    let customer: CustomerView = view(&value)?;
+    if let Some(method) = customer.payment_method() {
+        know(app, method).await?;
+    }
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if store::put_object(tx, &customer.id, "customer", read_at, &value.to_string()).await? {
+                    let ours = store::change_customer(tx, &customer).await?;
+                    if ours && customer.deleted {
+                        let detail =
+                            "A customer was deleted in Stripe's dashboard; that cancels what they pay for.";
+                        let alarm = alarms::New {
+                            kind: "customer_deleted",
+                            subject: &customer.id,
+                            severity: Severity::Warning,
+                            node: None,
+                            detail,
+                        };
+                        alarms::hold(tx, now, alarm).await?;
+                    }
+                }
+                store::finish_events(tx, &customer.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! What the money says about a server is followed: off while it is not due, gone when its service is over, back when
+//! it is paid.
+//!
+//! `billing` says only that something changed; how it stands is read here, in the transaction that acts on it. So
+//! it does not matter how often or in which order that is said, and the sweep finds what was never said. What an
+//! operator suspended, only an operator resumes.
+
+use std::time::Duration;
+
+use ez_protocol::{InstanceId, OrderId};
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use super::{
+    act::{ActError, Desk, Label},
+    change, end,
+    end::{EndError, wish},
+    model::{Instance, InstanceEvent, InstanceState},
+    settings::{self, Settings, store as settings_store},
+    store, suspend,
+    suspend::SuspendError,
+};
+use crate::{
+    app::App,
+    audit,
+    billing::{self, Stand, Standing, Why},
+    db::DbError,
+    dispatch::{IssueError, Keys},
+    entropy::Entropy,
+    instances::InstanceError,
+    jobs::{JobError, JobRun},
+};
+
+/// Who suspends and resumes for money's sake.
+const BILLING: &str = "billing";
+/// Services that ended within this time are compared with their servers.
+const COMPARED_FOR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// Why a standing was not followed.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Suspend(#[from] SuspendError),
+    #[error(transparent)]
+    End(#[from] EndError),
+    #[error(transparent)]
+    Act(#[from] ActError),
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    #[error("reading or writing the server")]
+    Db(#[from] DbError),
+}
+
+/// The job; the key is the order's id.
+pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
+    let order: OrderId = run.key.parse().map_err(JobError::fail)?;
+    match follow(&app, order).await {
+        Ok(()) => Ok(()),
+        Err(FollowError::Db(error)) => Err(error.into()),
+        // Its node is away; the sweep comes by again.
+        Err(FollowError::Act(ActError::Issue(IssueError::NodeNotServing | IssueError::TooMany { .. }))) => {
+            Ok(())
+        }
+        Err(error) => Err(JobError::retry(error)),
+    }
+}
+
+async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
+    let id = {
+        let mut connection = app.db.read().await?;
+        store::by_order(&mut connection, order).await?.map(|instance| instance.id)
+    };
+    let Some(id) = id else { return Ok(()) };
+    let (at, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(instance) = store::get_to_change(tx, id).await? else { return Ok(()) };
+                let Some(standing) = billing::standing_of(tx, order).await? else { return Ok(()) };
+                let desk = Desk { keys: &keys, entropy: entropy.as_ref(), at, actor: BILLING };
+                match standing.stand {
+                    Stand::Run => serve(tx, desk, instance).await,
+                    Stand::Suspend => switch_off(tx, desk, instance, standing.why).await,
+                    Stand::End => end_it(tx, desk.keys, desk.entropy, at, instance, standing.why).await,
+                }
+            })
+        })
+        .await
+}
+
+/// One sentence for whoever owns it.
+fn sentence(why: Why) -> &'static str {
+    match why {
+        Why::Disputed => "A payment for it is disputed at the bank.",
+        Why::Paused => "Its subscription is paused.",
+        _ => "An invoice for it is unpaid. It starts again by itself once that is paid.",
+    }
+}
+
+/// It is paid: what was suspended or retired for money's sake comes back.
+async fn serve(tx: &mut AnyConnection, desk: Desk<'_>, instance: Instance) -> Result<(), FollowError> {
+    if store::ending_of(tx, instance.id).await?.is_some() {
+        return Ok(());
+    }
+    let held = settings_store::suspension(tx, instance.id).await?;
+    let ours = held.is_some_and(|held| held.suspended && held.by == BILLING);
+    if instance.state == InstanceState::Retired {
+        return bring_back(tx, desk, instance).await;
+    }
+    if instance.state.is_live() && ours {
+        suspend::resume(tx, desk.at, instance.id, "paid", BILLING).await?;
+    }
+    Ok(())
+}
+
+/// A retired server whose disk is there is served again: the node takes an `ensure` for it as for any other.
+async fn bring_back(tx: &mut AnyConnection, desk: Desk<'_>, instance: Instance) -> Result<(), FollowError> {
+    let instance = Instance { retired_at: None, purge_at: None, ..instance };
+    let instance = change::take(tx, desk.at, instance, InstanceEvent::BroughtBack, BILLING).await?;
+    suspend::resume(tx, desk.at, instance.id, "paid", BILLING).await?;
+    let wishes = settings::wishes(tx, &instance).await?;
+    let wanted = Settings { suspended: false, ..wishes.applied.clone() };
+    desk.change(tx, &instance, wishes, wanted, Label { kind: "resume", about: None, ttl: None }).await?;
+    Ok(())
+}
+
+async fn switch_off(
+    tx: &mut AnyConnection,
+    desk: Desk<'_>,
+    instance: Instance,
+    why: Why,
+) -> Result<(), FollowError> {
+    let held = settings_store::suspension(tx, instance.id).await?;
+    let theirs = held.is_some_and(|held| held.suspended && held.by != BILLING);
+    if instance.state.is_live() && !theirs {
+        suspend::suspend(tx, desk.at, instance.id, sentence(why), BILLING).await?;
+    }
+    Ok(())
+}
+
+async fn end_it(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    entropy: &dyn Entropy,
+    at: ez_protocol::UnixMillis,
+    instance: Instance,
+    why: Why,
+) -> Result<(), FollowError> {
+    if !instance.state.is_live() {
+        return Ok(());
+    }
+    if why != Why::Unpaid {
+        // Its subscription ends with it, if it has not ended.
+        return Ok(wish::wish(tx, at, &instance, "stripe").await?);
+    }
+    // The subscription stays until the disk goes, so that a payment can bring the server back.
+    let entry = audit::Entry {
+        actor: BILLING.to_owned(),
+        action: "instance.end_unpaid".to_owned(),
+        subject_kind: "instance".to_owned(),
+        subject_id: instance.id.to_string(),
+        detail: json!({ "state": instance.state }),
+    };
+    audit::record(tx, at, entry).await?;
+    end::end(tx, keys, at, entropy, instance, BILLING).await?;
+    Ok(())
+}
+
+/// Whether a server is not as its standing has it.
+async fn differs(connection: &mut AnyConnection, standing: &Standing) -> Result<bool, DbError> {
+    let Some(instance) = store::get(connection, standing.instance).await? else { return Ok(false) };
+    let suspended = settings_store::suspension(connection, instance.id).await?.filter(|held| held.suspended);
+    Ok(match standing.stand {
+        Stand::Suspend => instance.state.is_live() && suspended.is_none(),
+        Stand::End => instance.state.is_live() && store::ending_of(connection, instance.id).await?.is_none(),
+        Stand::Run => false,
+    })
+}
+
+/// Compares servers with their standings: a lost message costs time, never money.
+pub(super) async fn sweep(app: &App) -> Result<(), DbError> {
+    let now = app.clock.now();
+    let mut found: Vec<OrderId> = Vec::new();
+    {
+        let mut connection = app.db.read().await?;
+        for standing in billing::standings(&mut connection).await? {
+            let old = standing.stand == Stand::End && now.since(standing.since) > COMPARED_FOR;
+            if !old && differs(&mut connection, &standing).await? {
+                found.push(standing.order);
+            }
+        }
+        for id in settings_store::held_by(&mut connection, BILLING).await? {
+            found.extend(served(&mut connection, id).await?);
+        }
+    }
+    for order in found {
+        if let Err(error) = follow(app, order).await {
+            tracing::warn!(order.id = %order, %error, "a server does not follow its invoices yet; it is tried again");
+        }
+    }
+    Ok(())
+}
+
+/// The order of a server that is held back for money's sake although it is paid.
+async fn served(connection: &mut AnyConnection, id: InstanceId) -> Result<Option<OrderId>, DbError> {
+    let Some(instance) = store::get(connection, id).await? else { return Ok(None) };
+    let standing = billing::standing_of(connection, instance.order).await?;
+    Ok(standing.filter(|standing| standing.stand == Stand::Run).map(|standing| standing.order))
+}

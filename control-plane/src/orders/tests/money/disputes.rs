@@ -1,0 +1,185 @@
+//! Money that goes back: by the bank, by us, in full or in part, early or late.
+
+use super::*;
+
+#[tokio::test]
+async fn a_dispute_switches_off_at_once_and_a_won_one_brings_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+        shop.deliver("charge.dispute.created", &dispute).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Disputed));
+        assert_eq!(shop.wished(&served).await, Service::Suspended);
+        assert!(shop.alarms().await.iter().any(|(kind, _)| kind == "payment_disputed"));
+        let again = PlaceRequest { hostname: "web-2".parse().unwrap(), ..shop.request(1) };
+        assert!(matches!(place(&shop.app, again.clone()).await, Err(PlaceError::Disputed)));
+        shop.node_does(&served, 3, "stopped").await;
+        for (status, stand) in [("under_review", Stand::Suspend), ("won", Stand::Run)] {
+            shop.stripe.change(&dispute, |dispute| dispute["status"] = serde_json::json!(status));
+            shop.deliver("charge.dispute.updated", &dispute).await;
+            shop.work().await;
+            assert_eq!(shop.stands(&served).await.0, stand, "{status}");
+        }
+        assert_eq!(shop.wished(&served).await, Service::Active);
+        place(&shop.app, again).await.unwrap();
+        assert!(!shop.alarms().await.iter().any(|(kind, _)| kind == "payment_disputed"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_warning_of_fraud_is_a_dispute_that_has_not_come_yet() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let intent = shop.stripe.intent_of(&shop.stripe.latest_invoice(&served.subscription));
+        let warning = serde_json::json!({
+            "id": "issfr_1", "object": "radar.early_fraud_warning", "actionable": true, "fraud_type": "misc",
+            "payment_intent": intent, "created": shop.app.clock.now().as_secs(),
+        });
+        shop.stripe.state().objects.insert("issfr_1".into(), warning);
+        for (actionable, stand) in [(true, Stand::Suspend), (false, Stand::Run)] {
+            shop.stripe.change("issfr_1", |warning| warning["actionable"] = serde_json::json!(actionable));
+            shop.deliver("radar.early_fraud_warning.updated", "issfr_1").await;
+            shop.work().await;
+            assert_eq!(shop.stands(&served).await.0, stand);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lost_dispute_ends_server_and_subscription() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+        shop.deliver("charge.dispute.created", &dispute).await;
+        shop.work().await;
+        shop.node_does(&served, 3, "stopped").await;
+        shop.stripe.change(&dispute, |dispute| dispute["status"] = serde_json::json!("lost"));
+        shop.deliver("charge.dispute.closed", &dispute).await;
+        shop.work().await;
+        shop.lives(Duration::from_secs(60)).await;
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        assert_eq!(shop.ledger(&served.order).running, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refund_from_stripes_dashboard_is_seen_and_only_a_full_one_ends_the_server() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let half = shop.stripe.give_back(&invoice, 450);
+        for _ in 0..2 {
+            shop.deliver("refund.created", &half).await;
+            shop.work().await;
+        }
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.letters_of("refund-sent").await, 1);
+        let rest = shop.stripe.give_back(&invoice, 450);
+        shop.deliver("refund.created", &rest).await;
+        shop.work().await;
+        shop.lives(Duration::from_secs(60)).await;
+        assert_eq!(shop.stands(&served).await.0, Stand::End);
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        assert_eq!(shop.ledger(&served.order).running, 0, "nothing is charged any more");
+        assert_eq!(shop.order(served.order.id).await.state, OrderState::Fulfilled, "it was");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn money_that_went_back_before_it_was_counted_buys_nothing() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        for (n, disputed) in [(1, true), (2, false)] {
+            let (order, session) = shop.pay_for(n).await;
+            let invoice = shop.stripe.latest_invoice(&shop.stripe.subscription_of(&session));
+            let (kind, object) = if disputed {
+                ("charge.dispute.created", shop.stripe.dispute(&invoice, shop.app.clock.now()))
+            } else {
+                ("refund.created", shop.stripe.give_back(&invoice, 900))
+            };
+            shop.deliver(kind, &object).await;
+            shop.work().await;
+            shop.deliver("checkout.session.completed", &session).await;
+            shop.work().await;
+            assert!(shop.told(&order).await.is_empty(), "{kind}: nothing is built");
+            let state = shop.order(order.id).await.state;
+            if disputed {
+                assert_eq!(state, OrderState::NeedsOperator);
+            } else {
+                assert_eq!(state, OrderState::Refunded);
+                assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 900, running: 0 });
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_customer_ends_with_the_period_takes_it_back_and_ends_again() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let (app, order, me) = (&shop.app, served.order.id, customer(1));
+        let wish = async |at_end| {
+            billing::cancel_at_period_end(app, me.account_id, order, at_end, "customer").await.unwrap();
+            shop.clock.advance(Duration::from_secs(1));
+            shop.standing(&served).await.next.map(|(step, _)| step)
+        };
+        assert_eq!(wish(true).await, Some(billing::Step::End));
+        assert_eq!(wish(false).await, Some(billing::Step::Charge));
+        assert_eq!(wish(true).await, Some(billing::Step::End));
+        assert_eq!(shop.letters_of("server-ends").await, 1, "the same end is told once");
+        let stranger = customer(2).account_id;
+        let refused = billing::cancel_at_period_end(app, stranger, order, true, "customer").await;
+        assert!(matches!(refused, Err(billing::BillingError::Unknown(_))));
+
+        shop.stripe.change(&served.subscription, |s| s["status"] = serde_json::json!("canceled"));
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        shop.work().await;
+        shop.lives(Duration::from_secs(60)).await;
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        let over = billing::cancel_at_period_end(app, me.account_id, order, false, "customer").await;
+        assert!(matches!(over, Err(billing::BillingError::Over)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_part_back_and_credit_are_given_once_for_each_reference() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let gift = |amount_minor| billing::Gift {
+            instance: served.order.instance,
+            amount_minor,
+            reference: "ticket-7".into(),
+        };
+        for _ in 0..2 {
+            billing::refund_part(&shop.app, &gift(300), "operator:test").await.unwrap();
+            billing::credit(&shop.app, &gift(200), "operator:test").await.unwrap();
+        }
+        shop.work().await;
+        assert_eq!(shop.ledger(&served.order), Ledger { paid: 900, returned: 300, running: 1 });
+        assert_eq!(shop.letters_of("refund-sent").await, 1);
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(overview.credit, Some((200, "eur".to_owned())));
+        for unfit in [gift(0), billing::Gift { reference: "no spaces".into(), ..gift(1) }] {
+            let refused = billing::credit(&shop.app, &unfit, "operator:test").await;
+            assert!(matches!(refused, Err(billing::BillingError::Unfit(_))));
+        }
+    })
+    .await;
+}

@@ -1,0 +1,199 @@
+//! Our own clock: grace, suspension, notice, retirement, purge; and the way back from each.
+
+use super::*;
+
+impl Shop {
+    /// A renewal that could not be charged, told by Stripe.
+    async fn renewal_fails(&self, served: &Served) -> String {
+        let invoice = self.stripe.renew(&served.subscription, self.app.clock.now(), false);
+        self.deliver("invoice.payment_failed", &invoice).await;
+        self.deliver("customer.subscription.updated", &served.subscription).await;
+        self.work().await;
+        invoice
+    }
+}
+
+#[tokio::test]
+async fn an_unpaid_server_is_switched_off_after_the_grace_and_comes_back_with_the_payment() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        let invoice = shop.renewal_fails(&served).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        shop.deliver("invoice.payment_failed", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-failed").await, 1, "told once");
+
+        shop.lives(3 * DAY - Duration::from_secs(60)).await;
+        assert_eq!(shop.wished(&served).await, Service::Active, "grace");
+        shop.lives(Duration::from_secs(61)).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        assert_eq!(shop.wished(&served).await, Service::Suspended);
+        shop.node_does(&served, 3, "stopped").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Stopped);
+        assert_eq!(shop.letters_of("server-suspended").await, 1);
+
+        // The news of the payment alone brings it back; the subscription's own comes never.
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.wished(&served).await, Service::Active);
+        shop.node_does(&served, 4, "running").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Running);
+        assert_eq!(shop.letters_of("server-restored").await, 1);
+        assert_eq!(shop.letters_of("payment-receipt").await, 1);
+        // Nothing is left of the clock.
+        let told = shop.told(&served.order).await.len();
+        shop.lives(20 * DAY).await;
+        assert_eq!(shop.told(&served.order).await.len(), told);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_pays_is_retired_on_day_16_and_a_payment_brings_even_that_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        shop.node_does(&served, 3, "stopped").await;
+        shop.lives(10 * DAY + Duration::from_secs(60)).await;
+        assert_eq!(shop.letters_of("server-will-be-deleted").await, 1, "48 hours before");
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        shop.lives(2 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Unpaid));
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        shop.node_does(&served, 4, "stopped").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Retired);
+        assert_eq!(shop.ledger(&served.order).running, 1, "the subscription waits for the payment");
+
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.node_was_told(&served).await, "ensure");
+        let back = shop.server(&served.order).await;
+        assert_eq!((back.state, back.purge_at), (InstanceState::Stopped, None));
+        shop.node_does(&served, 5, "running").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Running);
+        shop.lives(5 * DAY).await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Running, "nothing is purged");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_stays_unpaid_is_purged_and_never_charged_again() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        shop.node_does(&served, 3, "stopped").await;
+        // We were down when the notice was due: it is written late, and the customer has the whole of it.
+        shop.lives(20 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        shop.lives(2 * DAY).await;
+        shop.node_does(&served, 4, "stopped").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Retired);
+        shop.lives(3 * DAY + Duration::from_secs(60)).await;
+        assert_eq!(shop.node_was_told(&served).await, "purge");
+        assert_eq!(shop.ledger(&served.order).running, 0, "the subscription ended first");
+        assert_eq!(shop.stands(&served).await.0, Stand::End);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn stripe_giving_up_does_not_end_a_server_before_our_clock_does() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.renewal_fails(&served).await;
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = serde_json::json!("canceled");
+            subscription["cancellation_details"] = serde_json::json!({"reason": "payment_failed"});
+        });
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        shop.lives(4 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_exempt_server_runs_whatever_its_invoices_say_until_that_is_taken_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        assert_eq!(shop.wished(&served).await, Service::Suspended);
+        let id = served.order.instance;
+        assert!(billing::exempt(&shop.app, id, " ", "operator:test").await.is_err(), "why stands in the log");
+        billing::exempt(&shop.app, id, "our own server", "operator:test").await.unwrap();
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Exempt));
+        assert_eq!(shop.wished(&served).await, Service::Active);
+        shop.lives(30 * DAY).await;
+        assert_eq!(shop.wished(&served).await, Service::Active);
+        billing::unexempt(&shop.app, id, "operator:test").await.unwrap();
+        shop.work().await;
+        assert_eq!(shop.wished(&served).await, Service::Suspended, "its invoices count as of their day");
+        assert_eq!(shop.letters_of("server-will-be-deleted").await, 1, "and it has its notice");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_operator_suspended_no_payment_resumes() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let (at, id) = (shop.app.clock.now(), served.order.instance);
+        let done = shop.app.db.write(move |tx| {
+            Box::pin(async move { instances::suspend(tx, at, id, "It sends spam.", "operator:test").await })
+        });
+        done.await.unwrap();
+        shop.work().await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.wished(&served).await, Service::Suspended);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_charge_is_announced_and_an_expired_card_is_said() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let now = shop.app.clock.now();
+        shop.stripe.renew(&served.subscription, now, true);
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        shop.lives(22 * DAY).await;
+        assert_eq!(shop.letters_of("renewal-soon").await, 0);
+        shop.lives(DAY + Duration::from_secs(60)).await;
+        assert_eq!(shop.letters_of("renewal-soon").await, 1, "a week before");
+        // Meanwhile the card is one that ends this month.
+        shop.stripe.state().objects.insert(
+            "pm_old".into(),
+            serde_json::json!({"id": "pm_old", "object": "payment_method", "type": "card", "customer": "cus_1",
+                "card": {"brand": "visa", "last4": "4242", "exp_month": 9, "exp_year": 2026}}),
+        );
+        shop.stripe.change(&served.subscription, |s| s["default_payment_method"] = serde_json::json!("pm_old"));
+        shop.lives(4 * DAY).await;
+        assert_eq!(shop.letters_of("card-expiring").await, 1, "three days before");
+        assert_eq!(shop.letters_of("renewal-soon").await, 1);
+    })
+    .await;
+}

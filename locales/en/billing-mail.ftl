@@ -1,0 +1,45 @@
+billing-mail-foot = EZ Solutions. You get this because you pay for a server with us.
+
+billing-mail-receipt-subject = Payment of { $amount } received
+billing-mail-receipt-text = We have received { $amount } for { $server }. Thank you.
+billing-mail-receipt-page = The invoice { $number }:
+
+billing-mail-failed-subject = The payment for { $server } did not work
+billing-mail-failed-text = { $amount } for { $server } could not be charged to your card. Stripe tries again by itself; you can also pay now, with the same or another card.
+billing-mail-failed-until = The server runs on until { $on }. If it is unpaid then, it is switched off until it is paid; nothing on it is lost.
+billing-mail-failed-page = Pay here:
+
+billing-mail-needs-you-subject = Your bank wants you to confirm the payment for { $server }
+billing-mail-needs-you-text = Your bank lets us charge { $amount } for { $server } only after you have confirmed it. That takes a minute.
+billing-mail-needs-you-page = Confirm it here:
+
+billing-mail-card-subject = Your card ending in { $last4 } expires
+billing-mail-card-text = The next charge for { $server } is on { $on }. By then your card ending in { $last4 } will have expired. Please name another one, so that the server runs on.
+billing-mail-card-page = Under "Payment methods" here:
+
+billing-mail-renewal-subject = { $server } renews soon
+billing-mail-renewal-text = On { $on } we charge { $amount } for { $server }. There is nothing to do. If you do not need the server any longer, cancel it before.
+billing-mail-renewal-page = What you pay, and when:
+
+billing-mail-suspended-subject = { $server } was switched off
+billing-mail-suspended-text = { $server } was switched off. Its disk, its addresses and its backups are kept.
+billing-mail-suspended-page = How it stands, and where to pay:
+
+billing-mail-why-unpaid = An invoice for it is unpaid. It starts again by itself as soon as it is paid.
+billing-mail-why-disputed = Your bank takes a payment for it back. If you did not mean that, tell your bank; the server starts again when the matter is settled for us.
+billing-mail-why-paused = Its subscription is paused. It starts again when the subscription goes on.
+
+billing-mail-restored-subject = { $server } is back
+billing-mail-restored-text = { $server } is being started again. Nothing on it was changed.
+billing-mail-restored-page = How it stands:
+
+billing-mail-deletion-subject = { $server } will be deleted on { $on }
+billing-mail-deletion-text = { $server } has been unpaid for two weeks. On { $on } its service ends, and three days later its disk is deleted for good. A payment before that brings it back with everything on it.
+billing-mail-deletion-page = Pay here:
+
+billing-mail-ends-subject = { $server } ends on { $on }
+billing-mail-ends-text = You cancelled { $server }. It runs until { $on }, which is paid for; then it is switched off, and three days later its disk is deleted for good. You are not charged again.
+billing-mail-ends-page = You can take that back until then:
+
+billing-mail-refund-subject = { $amount } is on its way back to you
+billing-mail-refund-text = We have sent { $amount } for { $server } back to the card you paid with. Banks need up to ten days to show it.
