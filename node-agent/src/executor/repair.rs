@@ -29,8 +29,12 @@ pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
         let vmid = cx.vmid();
         fault::stuck(
             cx.id(),
-            format_args!("VM {vmid} is the rest of a clone whose worker died (lock: clone); {why}"),
-            format_args!("`qm unlock {vmid}` and `qm destroy {vmid} --purge --destroy-unreferenced-disks 1`"),
+            format_args!("VM {vmid} is the rest of a clone whose worker died, or somebody else's; {why}"),
+            // The agent's token may not see it, so root has to: a VM of others may have taken the number meanwhile.
+            format_args!(
+                "look at `qm config {vmid}`, and only where that shows `lock: clone` do `qm unlock {vmid}` and \
+                 `qm destroy {vmid} --purge --destroy-unreferenced-disks 1` (any other VM stays as it is)"
+            ),
         )
     };
     let Some(dir) = rules.repair_dir.as_ref().filter(|dir| dir.is_dir()) else {

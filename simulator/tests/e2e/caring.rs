@@ -365,7 +365,7 @@ async fn a_customer_looks_after_a_server_at_a_screen() {
     tab.sees("We make a new").await;
     tab.is_clean().await;
     let narrow = browser.open(&page, 320, 640, true).await;
-    for name in ["", "/snapshots", "/backups", "/firewall", "/rescue", "/rebuild", "/password"] {
+    for name in ["", "/graphs", "/snapshots", "/backups", "/firewall", "/rescue", "/rebuild", "/password"] {
         narrow.go(&format!("{page}{name}")).await;
         narrow.sees("Rescue & ISO").await;
         narrow.picture(&format!("narrow{}", name.replace('/', "-"))).await;
