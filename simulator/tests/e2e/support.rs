@@ -390,16 +390,21 @@ impl Demo {
 
     /// The simulated host of a node, as its administrator sees it.
     pub fn host(&self, index: usize) -> Host {
+        self.try_host(index).unwrap()
+    }
+
+    /// The same; nothing while the simulator is only being started.
+    pub fn try_host(&self, index: usize) -> Option<Host> {
         let node = self.state()["nodes"][index].clone();
         let ready: Value =
-            serde_json::from_str(&std::fs::read_to_string(self.path("sim/ready.json")).unwrap()).unwrap();
+            serde_json::from_str(&std::fs::read_to_string(self.path("sim/ready.json")).ok()?).ok()?;
         let clusters = ready["pve"]["clusters"].as_array().unwrap();
         let mut nodes = clusters.iter().flat_map(|c| c["nodes"].as_array().unwrap());
         let ready = nodes.find(|n| n["name"] == node["name"]).unwrap();
         let pem = std::fs::read(ready["ca_pem_file"].as_str().unwrap()).unwrap();
         let authority = reqwest::Certificate::from_pem(&pem).unwrap();
         let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
-        Host { client, node }
+        Some(Host { client, node })
     }
 
     /// Stops the demo and starts it again with the same state.

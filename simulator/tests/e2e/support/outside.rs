@@ -178,6 +178,13 @@ impl Host {
         self.done(self.request(reqwest::Method::DELETE, &format!("/qemu/{vmid}"))).await;
     }
 
+    /// Removes a volume, as `pvesm free` does; it may be gone already, or Proxmox be away.
+    pub async fn free_volume(&self, volume: &str) {
+        let storage = volume.split(':').next().unwrap_or_default();
+        let path = format!("/storage/{storage}/content/{volume}");
+        answer(self.request(reqwest::Method::DELETE, &path)).await;
+    }
+
     /// The first line of the description of the VM whose description names this.
     pub async fn marker_containing(&self, wanted: &str) -> Option<String> {
         let list = self.done(self.request(reqwest::Method::GET, "/qemu")).await;
