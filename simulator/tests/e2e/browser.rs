@@ -317,11 +317,12 @@ impl Tab {
         std::mem::take(&mut *self.clicks.lock().unwrap())
     }
 
-    /// Fails if the page is not [sound](Self::is_sound) or a raw id stands in its text.
+    /// Fails if the page is not [sound](Self::is_sound) or a raw id stands in its text, but within a `command` to be given.
     pub async fn is_clean(&self) {
         self.is_sound().await;
         let url = self.url().await;
         let text = self.text().await;
+        let text = text.split('`').step_by(2).collect::<Vec<_>>().join(" ");
         let raw = text.split(|c: char| !(c.is_ascii_hexdigit() || c == '-')).find(|word| {
             let groups: Vec<usize> = word.split('-').map(str::len).collect();
             groups == [8, 4, 4, 4, 12]
