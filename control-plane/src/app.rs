@@ -16,7 +16,7 @@ use crate::{
     entropy::{Entropy, SystemEntropy},
     fleet, instances,
     jobs::JobRegistry,
-    keys, link, metrics, notify, orders, telemetry, web,
+    keys, link, metrics, notify, orders, replan, telemetry, web,
 };
 
 /// What handlers and jobs work with.
@@ -149,6 +149,7 @@ pub fn router(app: &App) -> Router {
         .merge(billing::page_routes())
         .merge(orders::page_routes())
         .merge(instances::page_routes())
+        .merge(replan::page_routes())
         .merge(metrics::page_routes())
         .merge(console::page_routes())
         .merge(fleet::page_routes())
@@ -158,6 +159,7 @@ pub fn router(app: &App) -> Router {
         .merge(catalog::api_routes())
         .merge(orders::api_routes())
         .merge(instances::api_routes())
+        .merge(replan::api_routes())
         .merge(metrics::api_routes())
         .merge(console::api_routes())
         .merge(fleet::api_routes())
@@ -197,5 +199,6 @@ pub fn job_registry() -> JobRegistry {
     metrics::register_jobs(&mut registry);
     notify::register_jobs(&mut registry);
     orders::register_jobs(&mut registry);
+    replan::register_jobs(&mut registry);
     registry
 }

@@ -27,5 +27,6 @@ pub mod metrics;
 pub mod notify;
 pub mod orders;
 pub mod placement;
+pub mod replan;
 pub mod telemetry;
 pub mod web;

@@ -43,3 +43,22 @@ billing-mail-ends-page = You can take that back until then:
 
 billing-mail-refund-subject = { $amount } is on its way back to you
 billing-mail-refund-text = We have sent { $amount } for { $server } back to the card you paid with. Banks need up to ten days to show it.
+
+billing-mail-plan-changed-subject = { $server }: the plan is changed
+billing-mail-plan-changed-text = Your server has { $plan } now.
+billing-mail-plan-changed-price = It costs { $price } a period from now on.
+billing-mail-plan-changed-restart = More memory and CPUs are there with the next restart. Restart the server on its page when that suits you.
+billing-mail-plan-changed-page = The server:
+
+billing-mail-plan-waits-subject = { $server }: the change to { $plan } waits for your payment
+billing-mail-plan-waits-text = { $amount } for the change of { $server } to { $plan } could not be charged without you. Everything stays as it is until it is paid. It can be paid until { $on }; after that the change does not come about, and nothing is charged.
+billing-mail-plan-waits-page = Pay here:
+
+billing-mail-plan-off-subject = { $server }: the change to { $plan } did not come about
+billing-mail-plan-off-text-not_paid = Nobody paid for the change of { $server } to { $plan } in time. Everything is as before, and nothing was charged.
+billing-mail-plan-off-text-other = The change of { $server } to { $plan } could not be carried out. Everything is as before, and nothing was charged.
+billing-mail-plan-off-page = You can try it again:
+
+billing-mail-plan-booked-subject = { $server } becomes { $plan } on { $on }
+billing-mail-plan-booked-text = You changed { $server } to { $plan }. It comes on { $on }, with the end of what is paid. Nothing is charged before. If it gets less memory or fewer CPUs, we restart it then.
+billing-mail-plan-booked-page = You can take it back until then:

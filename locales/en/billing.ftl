@@ -36,6 +36,7 @@ billing-card = Card
 billing-card-ending = { $brand } ending in { $last4 }, good until { $until }
 billing-do = Actions
 billing-pay = Pay now
+billing-change-plan = Change plan
 billing-cancel = Cancel
 billing-cancel-question = { $server } runs on until the end of what is paid, then it is switched off and three days later deleted. You can take that back until then.
 billing-keep = Keep it

@@ -122,6 +122,8 @@ typed_ids! {
     ActionId,
     /// One opening of a server's console.
     ConsoleId,
+    /// One change of what an account pays for a server.
+    PlanChangeId,
 }
 
 #[cfg(test)]

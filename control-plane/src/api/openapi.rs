@@ -10,7 +10,7 @@ use utoipa::{
     },
 };
 
-use crate::{accounts, api::Problem, catalog, console, fleet, instances, metrics, orders};
+use crate::{accounts, api::Problem, catalog, console, fleet, instances, metrics, orders, replan};
 
 /// What all endpoints share.
 #[derive(OpenApi)]
@@ -97,6 +97,7 @@ pub(crate) fn gather() -> Document {
         .merge_from(fleet::api_docs())
         .merge_from(orders::api_docs())
         .merge_from(instances::api_docs())
+        .merge_from(replan::api_docs())
         .merge_from(metrics::api_docs())
         .merge_from(console::api_docs());
     for (path, item) in &mut document.paths.paths {

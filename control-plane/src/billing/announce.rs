@@ -15,6 +15,8 @@ pub const PAYMENT_SUSPICIOUS: &str = "orders.payment_suspicious";
 pub const CHECKOUT_EXPIRED: &str = "orders.checkout_expired";
 /// Whether a server is served has changed. Payload: `order_id`.
 pub const STANDING_CHANGED: &str = "instances.standing";
+/// What an account pays for a server, or wants to pay, has changed. Payload: `order_id`.
+pub const PLAN_CHANGED: &str = "replan.follow";
 /// A refund ended. Payload: `order_id`, `state`.
 pub const REFUND_SETTLED: &str = "orders.refund_settled";
 
@@ -39,6 +41,14 @@ pub(super) async fn expired(tx: &mut AnyConnection, at: UnixMillis, order: Order
 
 pub(super) async fn standing(tx: &mut AnyConnection, at: UnixMillis, order: OrderId) -> Result<(), DbError> {
     jobs::enqueue(tx, STANDING_CHANGED, &order.to_string(), &json!({"order_id": order}), at).await
+}
+
+pub(super) async fn plan_changed(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+) -> Result<(), DbError> {
+    jobs::enqueue(tx, PLAN_CHANGED, &order.to_string(), &json!({"order_id": order}), at).await
 }
 
 pub(super) async fn refund(

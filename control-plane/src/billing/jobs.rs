@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BillingError, dunning, inbox, reconcile, surplus, sync, walk};
+use super::{BillingError, change, dunning, inbox, reconcile, surplus, sync, walk};
 use crate::{
     app::App,
     jobs::{JobError, JobRegistry, JobRun},
@@ -26,6 +26,7 @@ pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(SYNC, run_sync);
     registry.on(surplus::GIVE_BACK, surplus::run_give_back);
     registry.on(dunning::STAND, dunning::run);
+    change::register_jobs(registry);
     registry.every(POLL, POLL_EVERY, run_poll);
     registry.every(WALK, WALK_EVERY, run_walk);
     registry.every(LOOK_UP, LOOK_UP_EVERY, run_look_up);
@@ -52,6 +53,7 @@ async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
 async fn run_look_up(app: App, _run: JobRun) -> Result<(), JobError> {
     dunning::sweep(&app).await?;
     inbox::sweep(&app).await?;
+    change::sweep(&app).await?;
     reconcile::look_up_old(&app).await.map_err(sort)
 }
 

@@ -18,6 +18,7 @@
 
 mod announce;
 mod back;
+mod change;
 mod checkout;
 mod customer;
 mod dunning;
@@ -49,7 +50,15 @@ pub(crate) use pages::routes as page_routes;
 use ez_protocol::{AccountId, OrderId};
 use sqlx::AnyConnection;
 
-pub use announce::{CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, REFUND_SETTLED, STANDING_CHANGED};
+pub use announce::{
+    CHECKOUT_EXPIRED, PAYMENT_SETTLED, PAYMENT_SUSPICIOUS, PLAN_CHANGED, REFUND_SETTLED, STANDING_CHANGED,
+};
+pub use change::{
+    Change, ChangeError, ChangeEvent, ChangeRefused, ChangeState, Line, PREVIEW_LIVES, PlanChangeBooked,
+    PlanChangeOff, PlanChangeWaits, PlanChanged, PlanSize, Quote, Served, Way, Wish, carry_out, change,
+    changes_of, confirm, due_with, followed, hold_order, may_change, open_change, open_changes, order_of,
+    orders_to_follow, paid_change, pay_url, preview, price_of, take_back,
+};
 pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{checkout, expect, expire_session, sync_checkout};
 pub use dunning::{

@@ -2,6 +2,8 @@
 
 mod operator;
 
+use std::collections::BTreeMap;
+
 use axum::{
     Router,
     extract::{Path, State},
@@ -13,11 +15,13 @@ use ez_protocol::OrderId;
 use super::{BillingError, Paying, Stand, Why, cancel_at_period_end, invoices, overview, portal};
 use crate::{
     app::App,
+    catalog,
     web::{
         self, Ctx, Customer, Error, Tone,
         views::{
             Money,
             billing::{Card, Invoice, Invoices, Subscription},
+            instances::PlanChange,
         },
     },
 };
@@ -37,6 +41,17 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
     let mut connection = app.db.read().await?;
     let known = invoices(&mut connection, me.account_id).await?;
     let overview = overview(&mut connection, me.account_id).await?;
+    let mut changes = BTreeMap::new();
+    for change in super::open_changes(&mut connection, me.account_id).await? {
+        let plan = catalog::plan(&mut connection, &change.to_plan).await?;
+        let shown = PlanChange {
+            href: format!("/servers/{}/plan/{}", change.instance, change.id),
+            state: change.state.as_str(),
+            plan: plan.map_or(change.to_plan, |plan| plan.name),
+            at: change.due_at.or(change.expires_at),
+        };
+        changes.insert(change.order, shown);
+    }
     let invoices = known
         .into_iter()
         .map(|invoice| Invoice {
@@ -59,7 +74,14 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
         })
         .collect();
     ctx.page(&Invoices {
-        subscriptions: overview.paying.into_iter().map(shown).collect(),
+        subscriptions: overview
+            .paying
+            .into_iter()
+            .map(|paying| {
+                let change = changes.remove(&paying.order);
+                shown(paying, change)
+            })
+            .collect(),
         credit: overview.credit.map(|(minor, currency)| Money::new(minor, currency)),
         invoices,
         can_manage: overview.is_customer,
@@ -79,7 +101,7 @@ fn tone(stand: Stand, why: Why) -> &'static str {
     }
 }
 
-fn shown(paying: Paying) -> Subscription {
+fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
     let (stand, why) = paying.standing.map_or((Stand::Run, Why::Paid), |at| (at.stand, at.why));
     let next = paying.standing.and_then(|standing| standing.next);
     let address = |verb: &str| format!("/billing/orders/{}/{verb}", paying.order);
@@ -98,6 +120,8 @@ fn shown(paying: Paying) -> Subscription {
             until: format!("{:02}/{}", card.exp_month, card.exp_year),
         }),
         pay: paying.pay_url,
+        plan: goes_on.then(|| format!("/servers/{}/plan", paying.instance)),
+        change,
         cancel: (goes_on && paying.cancel_at.is_none()).then(|| address("cancel")),
         keep: (goes_on && paying.cancel_at.is_some()).then(|| address("keep")),
         server: paying.description,

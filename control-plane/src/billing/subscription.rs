@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError,
+    BillingError, change,
     model::CallState,
     outbox::{self, Call},
     store,
@@ -57,6 +57,9 @@ pub async fn cancel_at_period_end(
         known.filter(|known| known.account == account).ok_or(BillingError::Unknown("subscription"))?;
     if is_over(&known.status) {
         return Err(BillingError::Over);
+    }
+    if at_end {
+        change::clear_the_way(app, order, actor).await?;
     }
     let read_at = app.clock.now();
     let request = stripe::cancel_at_period_end(&known.stripe_id, at_end);

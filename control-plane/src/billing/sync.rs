@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, Checkout, CheckoutState, announce, back, dunning,
+    BillingError, Checkout, CheckoutState, announce, back, change, dunning,
     model::{EventState, Problem, judge},
     store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, SubscriptionView},
@@ -254,7 +254,9 @@ pub(super) async fn take_subscription(
     let Some(order) = order.filter(|_| !is_foreign(app, &subscription.metadata)) else {
         return ignore(app, &subscription.id, read_at).await;
     };
-    let well = matches!(subscription.status.as_deref(), Some("active" | "trialing"));
+    // One with a change that waits for its payment comes with the link to pay on.
+    let well = matches!(subscription.status.as_deref(), Some("active" | "trialing"))
+        && subscription.pending().is_none();
     let invoice = match subscription.latest_invoice.as_ref().filter(|_| !well) {
         Some(id) => {
             let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
@@ -287,6 +289,11 @@ pub(super) async fn take_subscription(
                     }
                     dunning::end_read(tx, &config, now, order).await?;
                     dunning::judge(tx, &config, now, order).await?;
+                    if newer && known.state == CheckoutState::Settled {
+                        let invoice = invoice.as_ref().map(|(invoice, _)| invoice);
+                        change::subscription_read(tx, &config, now, &known.expected, &subscription, invoice)
+                            .await?;
+                    }
                 }
                 store::finish_events(tx, &subscription.id, read_at, now, EventState::Done).await
             })
@@ -324,6 +331,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
     let needs_a_step = owed && needs_a_step(app, &invoice.id).await?;
     let (now, config) = (app.clock.now(), app.config.clone());
     let (order, invoice_id) = (owner.order, invoice.id.clone());
+    let changes = invoice.billing_reason.as_deref() == Some("subscription_update");
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -339,7 +347,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
         .await?;
     // The one does not change without the other: a lost event about either costs nothing.
     let renewed = owner.latest_invoice.as_deref() != Some(invoice_id.as_str());
-    if owed || renewed || !matches!(owner.status.as_str(), "active" | "trialing") {
+    if owed || renewed || changes || !matches!(owner.status.as_str(), "active" | "trialing") {
         subscription(app, &subscription_id).await?;
     }
     Ok(Some(order))

@@ -94,6 +94,26 @@ pub async fn stripe_price(connection: &mut AnyConnection, price_id: &str) -> Res
     price.map(|price| price.stripe_price_id).ok_or(DbError::NotFound)
 }
 
+/// A price by our id, on sale or not.
+///
+/// # Errors
+/// Those of the query.
+pub async fn price(connection: &mut AnyConnection, id: &str) -> Result<Option<Price>, DbError> {
+    Ok(store::prices(connection).await?.into_iter().find(|price| price.id == id))
+}
+
+/// A price by what Stripe calls it, on sale or not.
+///
+/// # Errors
+/// Those of the query.
+pub async fn price_at_stripe(
+    connection: &mut AnyConnection,
+    stripe_price: &str,
+) -> Result<Option<Price>, DbError> {
+    let prices = store::prices(connection).await?;
+    Ok(prices.into_iter().find(|price| price.stripe_price_id.as_deref() == Some(stripe_price)))
+}
+
 /// What a choice of plan, interval and image costs and takes.
 ///
 /// # Errors

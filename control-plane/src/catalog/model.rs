@@ -21,6 +21,16 @@ text_enum! {
     }
 }
 
+impl Interval {
+    /// How many months one has.
+    pub fn months(self) -> i64 {
+        match self {
+            Self::Month => 1,
+            Self::Year => 12,
+        }
+    }
+}
+
 /// A size of server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {

@@ -43,8 +43,8 @@ pub use model::{
 pub use nodes::{NodeRow, by_id as node, locations};
 pub use operate::{Joining, add_node, change_node, new_token};
 pub use places::{
-    addresses_of, availability, confirm, confirm_gone, hold_places, placed_on, placement_of, release,
-    reserve, snapshot, vmid_is_foreign,
+    Held, addresses_of, availability, can_hold, confirm, confirm_gone, held, hold, hold_places, placed_on,
+    placement_of, release, reserve, snapshot, vmid_is_foreign,
 };
 pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
 

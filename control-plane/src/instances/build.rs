@@ -11,6 +11,7 @@ use super::{
     change,
     change::InstanceError,
     model::{ActionRow, Instance, InstanceEvent, InstanceState},
+    resize::Size,
     settings::{self, Settings},
     store,
 };
@@ -59,13 +60,14 @@ pub(super) fn spec(
     let chosen = &instance.first_boot;
     let recipes =
         if settings.image.code == instance.image_code { chosen.recipes.clone() } else { Vec::new() };
+    let size = settings.size.clone().unwrap_or_else(|| Size::of(instance));
     let image = settings.image.named().ok_or(SpecError("image digest"))?;
     Ok(InstanceSpec {
         hostname: Hostname::parse(&instance.hostname).map_err(|_| SpecError("host name"))?,
         service: if settings.suspended { Service::Suspended } else { Service::Active },
-        vcpus: instance.vcpu,
-        memory_mib: instance.memory_mib,
-        disk_gib: instance.disk_gib,
+        vcpus: size.vcpu,
+        memory_mib: size.memory_mib,
+        disk_gib: size.disk_gib,
         image: ImageRef { family: chosen.family.filter(|_| !recipes.is_empty()), ..image },
         network: NetworkSpec { rules: settings.firewall.clone(), ..place.network(None) },
         ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| SpecError("SSH key"))?,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use ez_protocol::{InstanceId, ProvisioningOrderId};
 
 use super::{
-    InstanceState, change, end, end::EndError, model::Instance, observe, settle, standing, store, suspend,
+    InstanceState, change, end, end::EndError, model::Instance, observe, resize, settle, standing, store,
+    suspend,
 };
 use crate::{
     app::App,
@@ -57,6 +58,7 @@ async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
 pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
     standing::sweep(app).await?;
     suspend::sweep(app).await?;
+    resize::sweep(app).await?;
     let now = app.clock.now();
     let (due, ending) = {
         let mut connection = app.db.read().await?;

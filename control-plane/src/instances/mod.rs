@@ -24,6 +24,7 @@ mod model;
 mod observe;
 mod pages;
 mod progress;
+mod resize;
 mod settings;
 mod settle;
 mod show;
@@ -47,6 +48,7 @@ pub use model::{
 };
 pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};
+pub use resize::{ResizeError, Size, Sized, resize, sized};
 pub use settings::{ImageChoice, Settings, Suspension, Wishes, wishes};
 pub use suspend::{SuspendError, resume, suspend};
 
@@ -116,6 +118,14 @@ pub async fn owned(
 /// Those of the query.
 pub async fn by_order(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Instance>, DbError> {
     store::by_order(connection, order).await
+}
+
+/// Whether somebody wants a server to end.
+///
+/// # Errors
+/// Those of the query.
+pub async fn is_ending(connection: &mut AnyConnection, id: InstanceId) -> Result<bool, DbError> {
+    Ok(store::ending_of(connection, id).await?.is_some())
 }
 
 /// An account's servers that are not gone, newest first.

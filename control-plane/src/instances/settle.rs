@@ -8,6 +8,7 @@ use sqlx::AnyConnection;
 use super::{
     act::ActError,
     model::{Instance, InstanceState},
+    resize,
     settings::{self, Wishes},
     store, suspend,
 };
@@ -33,7 +34,7 @@ pub(super) async fn after(
     instance: &Instance,
 ) -> Result<(), DbError> {
     let wishes = settings::wishes(tx, instance).await?;
-    if wishes.suspension_is_due() || wishes.restart_needed {
+    if wishes.suspension_is_due() || wishes.restart_needed || resize::is_due(tx, instance.id).await? {
         return enqueue(tx, instance.id, at).await;
     }
     suspend::in_time(tx, at, instance, &wishes).await
@@ -46,7 +47,7 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
         Err(ActError::Db(error)) => Err(error.into()),
         // Its node is away, or it was told too much in this hour: the sweep comes by again.
         Err(error @ ActError::Issue(IssueError::NodeNotServing | IssueError::TooMany { .. })) => {
-            tracing::warn!(instance.id = %id, %error, "a suspension waits for its node");
+            tracing::warn!(instance.id = %id, %error, "a suspension or a new size waits for its node");
             Ok(())
         }
         Err(error) => Err(JobError::retry(error)),
@@ -65,7 +66,11 @@ async fn settle(app: &App, id: InstanceId) -> Result<(), ActError> {
                     wishes = Wishes { restart_needed: false, ..wishes };
                     settings::put(tx, at, id, &wishes).await?;
                 }
-                suspend::carry_out(tx, &keys, at, entropy.as_ref(), instance, wishes).await
+                // Whether it runs at all comes before how large it is.
+                if wishes.suspension_is_due() {
+                    return suspend::carry_out(tx, &keys, at, entropy.as_ref(), instance, wishes).await;
+                }
+                resize::carry_out(tx, &keys, at, entropy.as_ref(), instance, wishes).await
             })
         })
         .await

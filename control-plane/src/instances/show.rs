@@ -19,7 +19,9 @@ use crate::{
         forms::FormState,
         views::{
             Money, Step, StepState,
-            instances::{Action, Activity, Head, List, Notice, PlanSize, Price, Row, Running, Show, State},
+            instances::{
+                Action, Activity, Head, List, Notice, PlanChange, PlanSize, Price, Row, Running, Show, State,
+            },
         },
     },
 };
@@ -227,10 +229,14 @@ pub(super) async fn page(
         instance.state,
         InstanceState::Retiring | InstanceState::Retired | InstanceState::Purging | InstanceState::Purged
     );
-    let paid = billing::checkout_of(connection, instance.order).await?.map(|checkout| Paid {
-        amount_minor: checkout.expected.amount_minor,
-        currency: checkout.expected.currency,
-        interval: if checkout.expected.price_id.contains(":year:") { "year" } else { "month" }.to_owned(),
+    let price = match billing::price_of(connection, instance.order).await? {
+        Some(price) => catalog::price(connection, &price).await?,
+        None => None,
+    };
+    let paid = price.map(|price| Paid {
+        amount_minor: price.amount_minor,
+        currency: price.currency,
+        interval: price.interval.to_string(),
     });
     Ok(Show {
         actions: if server.live { power(instance, server.locked.is_some()) } else { Vec::new() },
@@ -259,6 +265,15 @@ pub(super) async fn page(
         next_charge_at: if ended { None } else { billing::period_end(connection, instance.order).await? },
         activity: activity(connection, instance, &actions).await?,
         can_delete: instance.state.is_live(),
+        plan_change: match billing::open_change(connection, instance.order).await? {
+            Some(change) => Some(PlanChange {
+                href: format!("/servers/{}/plan/{}", instance.id, change.id),
+                state: change.state.as_str(),
+                plan: Names::of(&names.plans, &change.to_plan),
+                at: change.due_at.or(change.expires_at),
+            }),
+            None => None,
+        },
         form,
     })
 }

@@ -5,6 +5,7 @@ use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
     model::{ActionRow, ActionState, FirstBoot, Instance, InstanceState},
+    resize::Size,
     settings::ImageChoice,
 };
 use crate::db::{self, Cols, DbError, one_row, opt_id};
@@ -155,6 +156,31 @@ pub(super) async fn put_image(
     .bind(&image.digest)
     .bind(&image.login_user)
     .bind(json(host_keys))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
+/// Writes the size that its node has given it, and what goes with its plan.
+pub(super) async fn put_size(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: InstanceId,
+    size: &Size,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE instances SET plan_code = $2, vcpu = $3, memory_mib = $4, disk_gib = $5, snapshots = $6, backups = $7,
+             updated_at = $8
+         WHERE id = $1",
+    )
+    .bind(id.to_string())
+    .bind(&size.plan)
+    .bind(i64::from(size.vcpu))
+    .bind(i64::from(size.memory_mib))
+    .bind(i64::from(size.disk_gib))
+    .bind(i64::from(size.snapshots))
+    .bind(i64::from(size.backups))
     .bind(at.0)
     .execute(tx)
     .await?;

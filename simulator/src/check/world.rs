@@ -41,6 +41,8 @@ pub struct World {
     pub refunds: Vec<(String, i64, String)>,
     /// Payments made twice, by the control plane's books.
     pub surplus: Vec<Surplus>,
+    /// Servers whose size a person has been asked about.
+    pub asked_about: Vec<String>,
     /// Hosts with their VMs.
     pub hosts: Vec<Host>,
     /// Journals, one per node.
@@ -107,6 +109,10 @@ pub struct Instance {
     pub updated_at: i64,
     /// Since when its node has said that it is suspended, as is wished.
     pub suspended_at: Option<i64>,
+    /// Code of its plan.
+    pub plan: String,
+    /// vCPU, MiB of memory, GiB of disk that its node has given it.
+    pub size: [i64; 3],
 }
 
 /// Where a server lives.
@@ -231,6 +237,8 @@ pub struct MirrorSubscription {
     pub order: String,
     /// Its status.
     pub status: String,
+    /// Its price.
+    pub price: Option<String>,
     /// When it was last written.
     pub updated_at: i64,
 }
@@ -257,6 +265,8 @@ pub struct Vm {
     pub marker: Option<Marker>,
     /// Whether it runs.
     pub running: bool,
+    /// vCPU, MiB of memory, GiB of disk that it is configured with; 0 where that cannot be told.
+    pub size: [i64; 3],
     /// Its hardware addresses.
     pub macs: Vec<String>,
     /// Addresses it is configured with, without prefix length.
@@ -302,6 +312,12 @@ pub struct StripeOrder {
     pub subscription: Option<String>,
     /// Its status.
     pub status: Option<String>,
+    /// Its price.
+    pub price: Option<String>,
+    /// The plan that the price's lookup key names.
+    pub plan: Option<String>,
+    /// Whether a change waits for its payment.
+    pub pending: bool,
     /// Paid in all, minor units.
     pub paid: i64,
     /// Refunded in all, minor units.

@@ -63,18 +63,26 @@ pub(crate) fn give(world: &mut World, customer: &str, amount: i64, currency: &st
     book(world, customer, amount, currency, "invoice_too_small", Some(invoice));
 }
 
+/// What finalizing an invoice would do: balance before, balance after, what is left to pay.
+pub(crate) fn foresee(world: &World, invoice: &Value) -> (i64, i64, i64) {
+    let total = int(invoice, "total");
+    let before =
+        world.get("customer", text(invoice, "customer")).map_or(0, |customer| int(customer, "balance"));
+    let used = (-before).clamp(0, total.max(0));
+    (before, before + used + total.min(0), total.max(0) - used)
+}
+
 /// Uses credit up for an invoice that is being finalized: balance before, balance after, what is left to pay.
 pub(crate) fn apply(world: &mut World, invoice: &Value) -> (i64, i64, i64) {
     let customer = text(invoice, "customer").to_owned();
-    let total = int(invoice, "total");
-    let before = world.get("customer", &customer).map_or(0, |customer| int(customer, "balance"));
-    let used = (-before).clamp(0, total.max(0));
+    let (before, _, due) = foresee(world, invoice);
+    let used = int(invoice, "total").max(0) - due;
     if used == 0 {
-        return (before, before, total.max(0));
+        return (before, before, due);
     }
     let (currency, id) = (text(invoice, "currency").to_owned(), text(invoice, "id").to_owned());
     book(world, &customer, used, &currency, "applied_to_invoice", Some(&id));
-    (before, before + used, total - used)
+    (before, before + used, due)
 }
 
 /// `GET /v1/customers/{id}/balance_transactions`.

@@ -224,6 +224,20 @@ pub(crate) fn void(world: &mut World, id: &str) {
     }
 }
 
+/// `POST /v1/invoices/{id}/void`.
+pub(crate) fn void_by_call(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[RETRIEVE])?;
+    let invoice = world.need("invoice", id, "id")?;
+    if text(&invoice, "status") != "open" {
+        return Err(Fault::invalid(
+            format!("You can only void an open invoice; this one is {}.", text(&invoice, "status")),
+            None,
+        ));
+    }
+    void(world, id);
+    world.need("invoice", id, "id")
+}
+
 /// Stops collecting what a cancelled subscription still owes.
 pub(crate) fn stop_collecting(world: &mut World, subscription: &str) {
     let open: Vec<String> = world

@@ -53,6 +53,7 @@ mod prices;
 mod products;
 mod refunds;
 mod routes;
+mod schedules;
 mod sessions;
 mod subscriptions;
 #[cfg(test)]

@@ -69,13 +69,29 @@ fn wanted(
     Ok(Some(Wanted { price, prorate, at }))
 }
 
-fn interval(price: &Value) -> (String, i64) {
+/// How often a price is charged.
+pub(crate) fn interval(price: &Value) -> (String, i64) {
     (text(&price["recurring"], "interval").to_owned(), int(&price["recurring"], "interval_count").max(1))
 }
 
 /// The part of an amount that `left` of `whole` seconds cost, rounded half up.
 fn part(amount: i64, left: i64, whole: i64) -> i64 {
     if whole <= 0 { 0 } else { (2 * amount * left + whole).div_euclid(2 * whole) }
+}
+
+/// Puts another price on an item.
+pub(crate) fn set_price(item: &mut Value, price: &Value) {
+    item["price"] = price.clone();
+    for (key, value) in [
+        ("id", &price["id"]),
+        ("amount", &price["unit_amount"]),
+        ("amount_decimal", &price["unit_amount_decimal"]),
+        ("interval", &price["recurring"]["interval"]),
+        ("interval_count", &price["recurring"]["interval_count"]),
+        ("product", &price["product"]),
+    ] {
+        item["plan"][key] = value.clone();
+    }
 }
 
 /// The subscription as it is afterwards, and the lines that bill the change.
@@ -86,17 +102,7 @@ fn outcome(world: &mut World, invoice: &str, subscription: &Value, wanted: &Want
     let mut after = subscription.clone();
     {
         let changed = &mut after["items"]["data"][0];
-        changed["price"] = wanted.price.clone();
-        for (key, value) in [
-            ("id", &wanted.price["id"]),
-            ("amount", &wanted.price["unit_amount"]),
-            ("amount_decimal", &wanted.price["unit_amount_decimal"]),
-            ("interval", &wanted.price["recurring"]["interval"]),
-            ("interval_count", &wanted.price["recurring"]["interval_count"]),
-            ("product", &wanted.price["product"]),
-        ] {
-            changed["plan"][key] = value.clone();
-        }
+        set_price(changed, &wanted.price);
         if !same {
             changed["current_period_start"] = wanted.at.into();
             changed["current_period_end"] = period_end(wanted.at, &wanted.price, 1).into();
@@ -155,7 +161,14 @@ pub(crate) fn preview(world: &mut World, call: &Call) -> Result<Value, Fault> {
         return Err(Fault::missing("subscription_details"));
     };
     let (after, lines) = outcome(world, &id, &subscription, &wanted);
-    Ok(invoices::build(world, &id, &after, "subscription_update", lines))
+    let mut foreseen = invoices::build(world, &id, &after, "subscription_update", lines);
+    // What credit there is will be used up, and what is below zero becomes some.
+    let (before, left, due) = balance::foresee(world, &foreseen);
+    foreseen["starting_balance"] = before.into();
+    foreseen["ending_balance"] = left.into();
+    foreseen["amount_due"] = due.into();
+    foreseen["amount_remaining"] = due.into();
+    Ok(foreseen)
 }
 
 /// Changes the price, if the call names one; `None` if it does not.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     account, api::Call, balance, customers, disputes, endpoints, events, fault::Fault, invoices, payments,
-    plan, prices, products, refunds, sessions, subscriptions, world::World,
+    plan, prices, products, refunds, schedules, sessions, subscriptions, world::World,
 };
 
 /// Carries out a call.
@@ -40,6 +40,7 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("POST", ["invoices", "create_preview"]) => plan::preview(world, call),
         ("GET", ["invoices", id]) => invoices::retrieve(world, call, id),
         ("GET", ["invoices", id, "lines"]) => invoices::lines(world, call, id),
+        ("POST", ["invoices", id, "void"]) => invoices::void_by_call(world, call, id),
         ("POST", ["invoices", id, "pay"]) => invoices::pay(world, call, id),
         ("GET", ["payment_intents"]) => payments::list(world, call, "payment_intent"),
         ("GET", ["payment_intents", id]) => payments::retrieve(world, call, "payment_intent", id),
@@ -55,6 +56,11 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("POST", ["refunds"]) => refunds::create(world, call),
         ("GET", ["refunds"]) => refunds::list(world, call),
         ("GET", ["refunds", id]) => refunds::retrieve(world, call, id),
+        ("POST", ["subscription_schedules"]) => schedules::create(world, call),
+        ("GET", ["subscription_schedules"]) => schedules::list(world, call),
+        ("GET", ["subscription_schedules", id]) => schedules::retrieve(world, call, id),
+        ("POST", ["subscription_schedules", id]) => schedules::update(world, call, id),
+        ("POST", ["subscription_schedules", id, "release"]) => schedules::release(world, call, id),
         ("GET", ["subscriptions"]) => subscriptions::list(world, call),
         ("GET", ["subscriptions", id]) => subscriptions::retrieve(world, call, id),
         ("POST", ["subscriptions", id]) => subscriptions::update(world, call, id),

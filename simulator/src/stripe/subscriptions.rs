@@ -111,19 +111,21 @@ pub(crate) fn roll(world: &mut World, id: &str) {
         end(world, id, "cancellation_requested");
         return;
     }
+    let before = subscription;
+    super::schedules::turn(world, id);
+    let Some(subscription) = world.get("subscription", id).cloned() else { return };
     let anchor = int(&subscription, "billing_cycle_anchor");
     let periods = int(&subscription["_sim"], "periods") + 1;
+    let previous = int(&subscription["items"]["data"][0], "current_period_start");
     let renewed = world.change("subscription", id, None, |subscription| {
         subscription["_sim"]["periods"] = periods.into();
         for item in subscription["items"]["data"].as_array_mut().into_iter().flatten() {
             item["current_period_start"] = item["current_period_end"].clone();
             item["current_period_end"] = period_end(anchor, &item["price"], periods).into();
         }
-        subscription["_sim"]["previous_start"] =
-            period_end(anchor, &subscription["items"]["data"][0]["price"], periods - 2).into();
+        subscription["_sim"]["previous_start"] = previous.into();
     });
     let invoice = invoices::draft(world, &renewed, "subscription_cycle");
-    let before = subscription;
     let after = world.change("subscription", id, None, |subscription| {
         subscription["latest_invoice"] = invoice.clone().into()
     });
@@ -179,9 +181,15 @@ pub(crate) fn recovered(world: &mut World, id: &str) {
 /// Ends the subscription now.
 pub(crate) fn end(world: &mut World, id: &str, reason: &str) -> Value {
     let now = world.now;
+    if let Some(known) = world.get("subscription", id).cloned() {
+        super::schedules::cancel(world, &known);
+    }
     let ended = world.change("subscription", id, None, |subscription| {
         subscription["status"] = "canceled".into();
         subscription["ended_at"] = now.into();
+        // A change that waits for its payment does not come about any more.
+        subscription["pending_update"] = Value::Null;
+        subscription["_sim"]["pending"] = Value::Null;
         if subscription["canceled_at"].is_null() {
             subscription["canceled_at"] = now.into();
         }
@@ -234,6 +242,15 @@ pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, 
     if params.has("cancel_at") && params.has("cancel_at_period_end") {
         return Err(Fault::invalid(
             "You may only specify one of these parameters: cancel_at, cancel_at_period_end.",
+            None,
+        ));
+    }
+    if !current["schedule"].is_null() && (params.has("cancel_at") || params.has("cancel_at_period_end")) {
+        return Err(Fault::invalid(
+            format!(
+                "The subscription is managed by the subscription schedule `{}`, and updating any cancelation behavior directly is not allowed. Please update the schedule instead.",
+                text(&current, "schedule")
+            ),
             None,
         ));
     }

@@ -30,7 +30,12 @@ impl Care {
     /// Buys a server at a place, where only this node stands.
     pub async fn of(demo: Arc<Demo>, node: usize, name: &str, location: &str) -> Self {
         let (_, server) = buy(&demo, name, location).await;
-        let server = server["id"].as_str().unwrap().to_owned();
+        Self::known(demo, node, server["id"].as_str().unwrap()).await
+    }
+
+    /// A server that is there.
+    pub async fn known(demo: Arc<Demo>, node: usize, server: &str) -> Self {
+        let server = server.to_owned();
         let api = demo.api("customer");
         let mut care = Self { demo, api, server, node, vmid: 0 };
         care.settled().await;

@@ -32,6 +32,7 @@ mod planting;
 mod purchase;
 mod purging;
 mod queueing;
+mod replanning;
 mod sampling;
 mod scenarios;
 mod soak;

@@ -222,6 +222,11 @@ pub(super) async fn invoice_read(
         Some("open") if invoice.attempt_count.unwrap_or(0) > 0 => "failed",
         _ => return Ok(()),
     };
+    // A plan change that waits for its payment writes its own letter: nothing is switched off because of it.
+    let changes = invoice.billing_reason.as_deref() == Some("subscription_update");
+    if news != "receipt" && changes && super::change::open_change(tx, order).await?.is_some() {
+        return Ok(());
+    }
     if !store::first_time(tx, now, order, &format!("{news}:{}", invoice.id)).await? {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use super::{
     standing::{Judgement, Stand, Step},
     store,
 };
-use crate::{config::Config, db::DbError, notify, web};
+use crate::{billing::change, config::Config, db::DbError, notify, web};
 
 /// Writes the mail that is due before the next charge; gives when the next one is.
 ///
@@ -43,8 +43,12 @@ pub(super) async fn remind(
             notify::send(tx, now, &known.email, &letter).await?;
         }
         None => {
-            let Some((minor, currency)) = &known.charge else { return Ok(next) };
-            let letter = RenewalSoon { server, amount: web::written_money(*minor, currency), on, link };
+            // What is booked for that day is what is charged then.
+            let booked =
+                change::open_change(tx, known.order).await?.filter(|open| open.due_at == Some(charge));
+            let booked = booked.and_then(|open| open.quote).map(|quote| (quote.next_minor, quote.currency));
+            let Some((minor, currency)) = booked.or_else(|| known.charge.clone()) else { return Ok(next) };
+            let letter = RenewalSoon { server, amount: web::written_money(minor, &currency), on, link };
             notify::send(tx, now, &known.email, &letter).await?;
         }
     }

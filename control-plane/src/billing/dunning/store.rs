@@ -74,7 +74,10 @@ pub(in crate::billing) async fn known(
     };
     let latest: Option<String> = row.get("latest_invoice_id")?;
     let refunded = match &latest {
-        Some(invoice) => is_returned(connection, invoice).await?,
+        Some(invoice) => {
+            is_returned(connection, invoice).await?
+                && rest_is_returned(connection, &subscription, invoice).await?
+        }
         None => false,
     };
     let status = row.text("status")?;
@@ -159,6 +162,30 @@ pub(in crate::billing) async fn is_returned(
     let row = Cols::of("billing_invoices", &row);
     let (paid, returned) = (row.int("paid_minor")?, row.int("returned")?);
     Ok(paid > 0 && returned >= paid)
+}
+
+/// Whether the payment that a plan change added to went back as well: who gets the difference back keeps the server. True
+/// where the invoice is none of a plan change.
+async fn rest_is_returned(
+    connection: &mut AnyConnection,
+    subscription: &str,
+    invoice: &str,
+) -> Result<bool, DbError> {
+    let base: Option<String> = sqlx::query_scalar(
+        "SELECT b.stripe_id FROM billing_invoices i
+         JOIN billing_invoices b ON b.subscription_id = i.subscription_id AND b.stripe_id <> i.stripe_id
+         WHERE i.stripe_id = $2 AND i.subscription_id = $1 AND i.reason = 'subscription_update'
+               AND COALESCE(b.reason, '') <> 'subscription_update' AND b.paid_minor > 0
+         ORDER BY b.issued_at DESC, b.stripe_id DESC LIMIT 1",
+    )
+    .bind(subscription)
+    .bind(invoice)
+    .fetch_optional(&mut *connection)
+    .await?;
+    match base {
+        Some(base) => is_returned(connection, &base).await,
+        None => Ok(true),
+    }
 }
 
 /// Where the disputes of an order's payments stand. Words we do not know count as open.

@@ -10,6 +10,7 @@
 //! Retrying is ours: [`retry`] sends one prepared request again with the *same* key where the
 //! outcome is unknown, and leaves everything else to the caller.
 
+mod change;
 mod fault;
 mod request;
 mod retry;
@@ -20,6 +21,7 @@ mod view;
 
 use std::time::Duration;
 
+pub(crate) use change::*;
 pub use fault::{FaultKind, StripeFault};
 pub(crate) use request::*;
 pub(crate) use signature::{Verdict, judge};

@@ -3,6 +3,7 @@
 //! It remembers objects, replays answers by idempotency key, logs what it was asked and can be told to
 //! fail. The faithful stand-in is the simulator; this one only has to answer quickly.
 
+mod change;
 mod life;
 
 use std::{
@@ -41,6 +42,10 @@ pub(crate) struct State {
     pub(crate) failures: Vec<(u16, bool)>,
     /// How refunds end; `succeeded` if nothing is said.
     pub(crate) refunds_end: Option<&'static str>,
+    /// Whether a charge needs its customer.
+    card_is_bad: bool,
+    /// Its clock, unix seconds.
+    now: i64,
     replies: HashMap<String, (u16, Value)>,
     made: u32,
 }
@@ -226,6 +231,8 @@ impl FakeStripe {
         let mut state = self.state();
         state.calls.push(Call { method: method.into(), path: path.into(), key: key.clone() });
         let failure = if state.failures.is_empty() { None } else { Some(state.failures.remove(0)) };
+        // 200 lets a call pass that comes before the one to fail.
+        let failure = failure.filter(|(status, _)| *status != 200);
         let broken =
             |status: u16| (status, json!({"error": {"type": "api_error", "message": "told to fail"}}));
         if let Some((status, false)) = failure {
@@ -265,6 +272,9 @@ impl State {
                 json!({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "no such"}}),
             )
         };
+        if let Some(reply) = self.about_plans(method, parts, form) {
+            return reply;
+        }
         let made = match (method, parts) {
             ("POST", ["customers"]) => {
                 json!({"id": self.id("cus"), "object": "customer", "email": get("email"), "metadata": metadata, "livemode": false})
@@ -275,6 +285,7 @@ impl State {
             ("POST", ["prices"]) => json!({
                 "id": self.id("price"), "object": "price", "unit_amount": get("unit_amount").parse::<i64>().unwrap(),
                 "currency": get("currency"), "lookup_key": get("lookup_key"), "product": get("product"), "livemode": false,
+                "recurring": {"interval": get("recurring[interval]"), "interval_count": get("recurring[interval_count]").parse::<i64>().unwrap_or(1)},
             }),
             ("POST", ["checkout", "sessions"]) => {
                 let price = self.objects.get(&get("line_items[0][price]")).cloned();

@@ -95,6 +95,10 @@ pub struct SubscriptionView {
     /// Our words.
     #[serde(default, deserialize_with = "map_or_null")]
     pub metadata: HashMap<String, String>,
+    /// `sub_sched_…`, while one says what becomes of it.
+    #[serde(default, deserialize_with = "id_of")]
+    pub schedule: Option<String>,
+    pending_update: Option<PendingUpdate>,
     pause_collection: Option<Value>,
     cancellation_details: Option<Reason>,
     status_details: Option<StatusDetails>,
@@ -131,7 +135,22 @@ struct SubscriptionItem {
     current_period_end: Option<i64>,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+struct PendingUpdate {
+    expires_at: Option<i64>,
+    #[serde(default)]
+    subscription_items: Option<Vec<SubscriptionItem>>,
+}
+
 impl SubscriptionView {
+    /// The change that waits for its payment: its price, and until when (unix seconds).
+    pub fn pending(&self) -> Option<(&str, Option<i64>)> {
+        let update = self.pending_update.as_ref()?;
+        let item = update.subscription_items.as_ref().and_then(|items| items.first());
+        let price = item.and_then(|item| item.price.as_ref()).map_or("", |price| price.id.as_str());
+        Some((price, update.expires_at))
+    }
+
     /// The price of its one item.
     pub fn price_id(&self) -> Option<&str> {
         self.items.data.first()?.price.as_ref().map(|price| price.id.as_str())

@@ -4,6 +4,7 @@
 //! never exceeds what there is (I10) and an address is never given out twice (I4). What a server used
 //! rests for a day after the VM is known to be gone.
 
+mod hold;
 mod snapshot;
 mod store;
 mod take;
@@ -22,6 +23,7 @@ use crate::{
     placement::Need,
 };
 
+pub use hold::{Held, can_hold, held, hold};
 pub use snapshot::{availability, snapshot};
 
 /// How long an address, a MAC and a VMID rest after the VM is known to be gone.

@@ -161,6 +161,87 @@ pub(super) async fn insert(tx: &mut AnyConnection, place: &NewPlace, need: &Need
     Ok(())
 }
 
+/// What a place holds of its node.
+pub(super) async fn held(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+) -> Result<Option<(NodeId, Size)>, DbError> {
+    let row = sqlx::query(
+        "SELECT instance_id, node_id, vcpu, memory_mib, disk_gib FROM placements WHERE instance_id = $1",
+    )
+    .bind(instance.to_string())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("placements", &row);
+        let size = Size {
+            vcpu: row.int("vcpu")?,
+            memory_mib: row.int("memory_mib")?,
+            disk_gib: row.int("disk_gib")?,
+        };
+        Ok((row.id("node_id")?, size))
+    })
+    .transpose()
+}
+
+/// Whether a node has room for so much more; what shrinks always has.
+pub(super) async fn has_room(conn: &mut AnyConnection, node: NodeId, more: Size) -> Result<bool, DbError> {
+    let row = sqlx::query(
+        "SELECT node_id FROM node_capacity
+         WHERE node_id = $4 AND ($1 <= 0 OR vcpu_sold + $1 <= vcpu_capacity)
+             AND ($2 <= 0 OR memory_mib_sold + $2 <= memory_mib_capacity)
+             AND ($3 <= 0 OR disk_gib_sold + $3 <= disk_gib_capacity)",
+    )
+    .bind(more.vcpu)
+    .bind(more.memory_mib)
+    .bind(more.disk_gib)
+    .bind(node.to_string())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.is_some())
+}
+
+/// The guarded sale of what a server grows by, and what it gives back where it shrinks: all of it or nothing.
+pub(super) async fn change_room(tx: &mut AnyConnection, node: NodeId, more: Size) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "UPDATE node_capacity SET vcpu_sold = vcpu_sold + $1, memory_mib_sold = memory_mib_sold + $2,
+             disk_gib_sold = disk_gib_sold + $3
+         WHERE node_id = $4 AND ($1 <= 0 OR vcpu_sold + $1 <= vcpu_capacity)
+             AND ($2 <= 0 OR memory_mib_sold + $2 <= memory_mib_capacity)
+             AND ($3 <= 0 OR disk_gib_sold + $3 <= disk_gib_capacity)",
+    )
+    .bind(more.vcpu)
+    .bind(more.memory_mib)
+    .bind(more.disk_gib)
+    .bind(node.to_string())
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Writes what a place holds from now on, if it holds what it was read with.
+pub(super) async fn set_size(
+    tx: &mut AnyConnection,
+    instance: InstanceId,
+    was: Size,
+    size: Size,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE placements SET vcpu = $5, memory_mib = $6, disk_gib = $7
+         WHERE instance_id = $1 AND vcpu = $2 AND memory_mib = $3 AND disk_gib = $4",
+    )
+    .bind(instance.to_string())
+    .bind(was.vcpu)
+    .bind(was.memory_mib)
+    .bind(was.disk_gib)
+    .bind(size.vcpu)
+    .bind(size.memory_mib)
+    .bind(size.disk_gib)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
 pub(super) async fn confirm(tx: &mut AnyConnection, instance: InstanceId) -> Result<(), DbError> {
     let done = sqlx::query("UPDATE placements SET reserved_until = NULL WHERE instance_id = $1")
         .bind(instance.to_string())

@@ -172,7 +172,7 @@ pub(super) struct Desk<'a> {
 
 impl Desk<'_> {
     /// Tells the node and writes down the action.
-    async fn tell(
+    pub(super) async fn tell(
         &self,
         tx: &mut AnyConnection,
         instance: &Instance,

@@ -7,7 +7,7 @@ use super::{Settings, Wishes, store};
 use crate::{
     db::DbError,
     dispatch::{ProvisioningRecord, State},
-    instances::{kept, model::Instance, store as instances_store},
+    instances::{kept, model::Instance, resize, store as instances_store},
 };
 
 /// Remembers that an order is on its way that makes a server be like this.
@@ -41,6 +41,9 @@ pub(in crate::instances) async fn came_to(
     if after.applied.build > before.applied.build {
         let host_keys = record.facts.as_ref().map(|facts| facts.host_keys.clone()).unwrap_or_default();
         instances_store::put_image(tx, at, instance.id, &settings.image, &host_keys).await?;
+    }
+    if let Some(size) = settings.size.as_ref().filter(|_| after.applied.size != before.applied.size) {
+        resize::applied(tx, at, instance, size).await?;
     }
     // Snapshots are of a disk, and this one is gone.
     if after.applied.build > before.applied.build || after.disk_lost {
@@ -107,6 +110,7 @@ mod tests {
             tags: vec![tag.parse().unwrap()],
             firewall: None,
             suspended: false,
+            size: None,
         }
     }
 

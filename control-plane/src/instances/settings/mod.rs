@@ -17,7 +17,7 @@ use ez_protocol::{
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 
-use super::model::Instance;
+use super::{model::Instance, resize::Size};
 use crate::{catalog, db::DbError};
 
 pub(super) use change::{begin, came_to};
@@ -68,6 +68,9 @@ pub struct Settings {
     pub firewall: Option<FirewallRules>,
     /// Whether it is off because its service is not due.
     pub suspended: bool,
+    /// Its size, if that was changed since it was sold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
 }
 
 impl Settings {
@@ -85,6 +88,7 @@ impl Settings {
             tags: Vec::new(),
             firewall: None,
             suspended: false,
+            size: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::web::{
     templates::Page,
-    views::{Money, SAMPLE_NOW},
+    views::{Money, SAMPLE_NOW, instances::PlanChange},
 };
 
 /// One invoice.
@@ -52,6 +52,10 @@ pub struct Subscription {
     pub card: Option<Card>,
     /// Where what is owed can be paid.
     pub pay: Option<String>,
+    /// Where its plan can be changed.
+    pub plan: Option<String>,
+    /// The change of its plan that is under way.
+    pub change: Option<PlanChange>,
     /// Where to have it end with the paid period.
     pub cancel: Option<String>,
     /// Where to take that back.
@@ -116,12 +120,20 @@ impl Page for Invoices {
                 until: "12/2034".to_owned(),
             }),
             pay: None,
+            plan: Some("/servers/1/plan".to_owned()),
+            change: None,
             cancel: Some("/billing/orders/1/cancel".to_owned()),
             keep: None,
         };
         let ending = Subscription {
             server: "web-2".to_owned(),
             yearly: true,
+            change: Some(PlanChange {
+                href: "/servers/2/plan/1".to_owned(),
+                state: "scheduled",
+                plan: "Plan XS".to_owned(),
+                at: Some(SAMPLE_NOW),
+            }),
             next: Some("end".to_owned()),
             cancel: None,
             keep: Some("/billing/orders/2/keep".to_owned()),
@@ -143,6 +155,7 @@ impl Page for Invoices {
             tone: "idle",
             next: None,
             next_at: None,
+            plan: None,
             cancel: None,
             ..running.clone()
         };

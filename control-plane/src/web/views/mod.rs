@@ -21,6 +21,7 @@ pub mod home;
 pub mod instances;
 pub mod metrics;
 pub mod orders;
+pub mod replan;
 
 /// The time at which the samples are looked at: 2026-11-23T20:49:30Z.
 pub const SAMPLE_NOW: UnixMillis = UnixMillis(1_795_466_970_000);
@@ -139,5 +140,7 @@ pub fn all() -> Vec<Entry> {
         entry::<metrics::Graphs>(),
         entry::<orders::New>(),
         entry::<orders::Show>(),
+        entry::<replan::Choose>(),
+        entry::<replan::Show>(),
     ]
 }

@@ -81,6 +81,29 @@ pub(super) fn sold_within_capacity(world: &World) -> Vec<Violation> {
             }
         }
     }
+    let vms = world.hosts.iter().flat_map(|host| &host.vms);
+    for vm in vms {
+        let Some(instance) = vm.marker.as_ref().map(|marker| marker.instance.to_string()) else { continue };
+        let Some(placement) = world.placements.iter().find(|p| p.instance == instance) else { continue };
+        let Some(server) = world.instances.iter().find(|i| i.id == instance) else { continue };
+        let quiet = world.settled(server.updated_at)
+            && world
+                .provisioning
+                .iter()
+                .filter(|p| p.instance == instance)
+                .all(|p| world.settled(p.updated_at));
+        let held = [placement.vcpu, placement.memory_mib, placement.disk_gib];
+        for (index, what) in WHAT.iter().enumerate().filter(|_| quiet) {
+            let (has, held, booked) = (vm.size[index], held[index], server.size[index]);
+            if has > held {
+                let detail = format!("VM {} has {has} {what}, its place holds {held}", vm.vmid);
+                out.push(found("I10", format!("instance {instance}"), detail));
+            } else if has != 0 && has < booked {
+                let detail = format!("VM {} has {has} {what}, {booked} were sold", vm.vmid);
+                out.push(found("I10", format!("instance {instance}"), detail));
+            }
+        }
+    }
     for placement in world.placements.iter().filter(|p| !seen.contains(p.node.as_str())) {
         let detail = format!("placed on node {}, which has no capacity", placement.node);
         out.push(found("I10", format!("instance {}", placement.instance), detail));

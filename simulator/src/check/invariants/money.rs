@@ -1,7 +1,7 @@
 //! I2, I3, I6: money and what it pays for.
 
 use super::{Violation, World, found};
-use crate::check::world::{StripeOrder, Surplus};
+use crate::check::world::{MirrorSubscription, StripeOrder, Surplus};
 
 /// States of an order in which its server may run.
 const LIVE: [&str; 4] = ["paid", "provisioning", "fulfilled", "needs_operator"];
@@ -85,6 +85,27 @@ fn given_back(world: &World, payment: &StripeOrder, surplus: &Surplus) -> Option
         .then(|| found("I6", format!("order {}", payment.order), why()))
 }
 
+/// The mirror has the price that Stripe has, and the server the plan that this price is of: what is paid is what is served. A
+/// server that a person was asked about is that person's business.
+fn same_price(world: &World, payment: &StripeOrder, mirror: &MirrorSubscription) -> Option<Violation> {
+    if !world.settled(mirror.updated_at) {
+        return None;
+    }
+    let subject = format!("order {}", payment.order);
+    if payment.price != mirror.price {
+        let detail = format!("Stripe has price {:?}, the mirror {:?}", payment.price, mirror.price);
+        return Some(found("I6", subject, detail));
+    }
+    let paid = matches!(payment.status.as_deref(), Some("active" | "trialing")) && !payment.pending;
+    let plan = payment.plan.as_ref().filter(|_| paid)?;
+    let instance = world.instances.iter().find(|instance| instance.order == payment.order)?;
+    let served = matches!(instance.state.as_str(), "running" | "stopped");
+    let asked = world.asked_about.contains(&instance.id);
+    let differs = served && !asked && instance.plan != *plan && world.settled(instance.updated_at);
+    differs
+        .then(|| found("I6", subject, format!("plan {plan} is paid for, the server has {}", instance.plan)))
+}
+
 /// I6: the mirror says of every subscription and refund what Stripe says, and nothing paid twice is kept.
 pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
     let mut out = Vec::new();
@@ -112,6 +133,9 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
                 out.push(found("I6", subject.clone(), detail));
             }
             _ => {}
+        }
+        if let Some(mirror) = mirrored {
+            out.extend(same_price(world, payment, mirror));
         }
         let refunds =
             world.refunds.iter().filter(|(order, _, state)| *order == payment.order && state == "succeeded");

@@ -45,6 +45,7 @@ fn healthy() -> World {
         vmid: 20_001,
         marker: Some(marker(7)),
         running: true,
+        size: [2, 4096, 40],
         macs: vec!["BC:24:11:00:00:01".into()],
         addresses: vec!["203.0.113.24".into()],
     };
@@ -67,6 +68,8 @@ fn healthy() -> World {
             observed_state: Some("running".into()),
             updated_at: LONG_AGO,
             suspended_at: None,
+            plan: "s".into(),
+            size: [2, 4096, 40],
         }],
         placements: vec![Placement {
             instance: instance(),
@@ -110,6 +113,7 @@ fn healthy() -> World {
             id: "sub_1".into(),
             order: "order-1".into(),
             status: "active".into(),
+            price: Some("price_1".into()),
             updated_at: LONG_AGO,
         }],
         hosts: vec![
@@ -138,6 +142,9 @@ fn healthy() -> World {
             order: "order-1".into(),
             subscription: Some("sub_1".into()),
             status: Some("active".into()),
+            price: Some("price_1".into()),
+            plan: Some("s".into()),
+            pending: false,
             paid: 900,
             refunded: 0,
             paid_at: Some(LONG_AGO),
@@ -220,6 +227,20 @@ fn i5_sees_marked_vms_without_a_row_and_foreign_ones_that_changed() {
 fn i6_sees_a_mirror_and_refunds_that_differ_from_stripe() {
     assert_eq!(plant(|w| w.mirror[0].status = "past_due".into()), ["I6"]);
     assert_eq!(plant(|w| w.mirror.clear()), ["I6"]);
+    assert_eq!(plant(|w| w.mirror[0].price = Some("price_2".into())), ["I6"]);
+    // Another plan is paid for than the server has: not while that change waits for its payment, and not where a person
+    // was asked.
+    assert_eq!(plant(|w| w.stripe[0].plan = Some("m".into())), ["I6"]);
+    let excused = |w: &mut World| {
+        w.stripe[0].plan = Some("m".into());
+        w.stripe[0].pending = true;
+    };
+    assert!(plant(excused).is_empty());
+    let asked = |w: &mut World| {
+        w.stripe[0].plan = Some("m".into());
+        w.asked_about.push(instance());
+    };
+    assert!(plant(asked).is_empty());
     assert_eq!(plant(|w| w.stripe[0].refunded = 900), ["I6"]);
     assert_eq!(plant(|w| w.refunds.push(("order-1".into(), 900, "succeeded".into()))), ["I6"]);
 }
@@ -291,6 +312,15 @@ fn i10_sees_more_sold_than_there_is_and_books_that_do_not_add_up() {
     assert_eq!(plant(|w| w.capacity[0].capacity[1] = 4095), ["I10"]);
     assert_eq!(plant(|w| w.capacity[0].sold[0] = 1), ["I10"]);
     assert_eq!(plant(|w| w.placements.clear()), ["I10"]);
+    for index in 0..3 {
+        assert_eq!(plant(|w| w.hosts[0].vms[0].size[index] += 1), ["I10"], "more than its place holds");
+        assert_eq!(plant(|w| w.hosts[0].vms[0].size[index] -= 1), ["I10"], "less than was sold");
+        let under_way = |w: &mut World| {
+            w.hosts[0].vms[0].size[index] += 1;
+            w.provisioning[0].updated_at = NOW;
+        };
+        assert!(plant(under_way).is_empty());
+    }
 }
 
 #[test]

@@ -31,7 +31,8 @@ pub(super) async fn read(url: &str, world: &mut World) -> Result<(), LoadError> 
     world.instances = rows(
         db,
         "SELECT i.id, i.order_id, i.state, i.observed_state, i.updated_at,
-                CASE WHEN s.suspended = 1 AND t.suspended = 1 THEN t.updated_at END
+                CASE WHEN s.suspended = 1 AND t.suspended = 1 THEN t.updated_at END,
+                i.plan_code, i.vcpu, i.memory_mib, i.disk_gib
          FROM instances i
          LEFT JOIN instance_suspensions s ON s.instance_id = i.id
          LEFT JOIN instance_settings t ON t.instance_id = i.id",
@@ -43,6 +44,8 @@ pub(super) async fn read(url: &str, world: &mut World) -> Result<(), LoadError> 
                 observed_state: r.try_get(3)?,
                 updated_at: r.try_get(4)?,
                 suspended_at: r.try_get(5)?,
+                plan: r.try_get(6)?,
+                size: [r.try_get(7)?, r.try_get(8)?, r.try_get(9)?],
             })
         },
     )
@@ -169,16 +172,22 @@ async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadE
 
 async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
     world.inbox = rows(db, "SELECT id FROM stripe_events", |r| r.try_get(0)).await?;
-    world.mirror =
-        rows(db, "SELECT stripe_id, order_id, status, updated_at FROM billing_subscriptions", |r| {
+    world.mirror = rows(
+        db,
+        "SELECT stripe_id, order_id, status, updated_at, stripe_price_id FROM billing_subscriptions",
+        |r| {
             Ok(MirrorSubscription {
                 id: r.try_get(0)?,
                 order: r.try_get(1)?,
                 status: r.try_get(2)?,
                 updated_at: r.try_get(3)?,
+                price: r.try_get(4)?,
             })
-        })
-        .await?;
+        },
+    )
+    .await?;
+    let asked = "SELECT subject FROM alarms WHERE kind IN ('plan_not_followed', 'resize_late') AND cleared_at IS NULL";
+    world.asked_about = rows(db, asked, |r| r.try_get(0)).await?;
     world.refunds = rows(db, "SELECT order_id, amount_minor, state FROM billing_refunds", |r| {
         Ok((r.try_get(0)?, r.try_get::<Option<i64>, _>(1)?.unwrap_or(0), r.try_get(2)?))
     })

@@ -24,7 +24,8 @@ pub(super) async fn read(state_dir: &Path, node: &NodeAccess) -> Result<Host, Lo
         if marker.is_none() && !is_being_made(&config) {
             host.foreign.push((vmid, hex_hash(config.to_string().as_bytes())));
         }
-        host.vms.push(Vm { vmid, marker, running, macs: macs(&config), addresses: addresses(&config) });
+        let (macs, addresses) = (macs(&config), addresses(&config));
+        host.vms.push(Vm { vmid, marker, running, size: size(&config), macs, addresses });
     }
     host.foreign_before = baseline(state_dir, node, &host.foreign);
     Ok(host)
@@ -78,6 +79,15 @@ fn is_being_made(config: &Value) -> bool {
 /// Numbers come as numbers or as text.
 fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str().and_then(|s| s.parse().ok()))
+}
+
+/// vCPU, MiB of memory and GiB of the disk it boots from.
+fn size(config: &Value) -> [i64; 3] {
+    let of = |key: &str| number(&config[key]);
+    let cpus = of("cores").map_or(0, |cores| cores * of("sockets").unwrap_or(1));
+    let disk = config["scsi0"].as_str().or_else(|| config["virtio0"].as_str()).unwrap_or_default();
+    let disk = disk.split(',').find_map(|part| part.strip_prefix("size=")?.strip_suffix('G')?.parse().ok());
+    [cpus, of("memory").unwrap_or(0), disk.unwrap_or(0)]
 }
 
 /// The hardware addresses of every card.

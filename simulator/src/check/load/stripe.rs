@@ -21,10 +21,14 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         else {
             continue;
         };
+        let price = &subscription["items"]["data"][0]["price"];
         let known = StripeOrder {
             order: order.to_owned(),
             subscription: Some(id.to_owned()),
             status: subscription["status"].as_str().map(str::to_owned),
+            price: price["id"].as_str().map(str::to_owned),
+            plan: price["lookup_key"].as_str().and_then(|key| key.split(':').next()).map(str::to_owned),
+            pending: !subscription["pending_update"].is_null(),
             ..StripeOrder::default()
         };
         by_subscription.insert(id, known);

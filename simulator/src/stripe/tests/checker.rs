@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         account, balance, customers, disputes, endpoints, form::Pattern, invoices, payments, plan, prices,
-        products, refunds, sessions, subscriptions,
+        products, refunds, schedules, sessions, subscriptions,
     },
     bench::Bench,
 };
@@ -143,6 +143,8 @@ fn the_parameter_tables_name_nothing_stripe_does_not_know() {
         ("SubscriptionUpdateParams", subscriptions::UPDATE),
         ("SubscriptionCancelParams", subscriptions::CANCEL),
         ("SubscriptionListParams", subscriptions::FILTER),
+        ("SubscriptionScheduleCreateParams", schedules::CREATE),
+        ("SubscriptionScheduleUpdateParams", schedules::UPDATE),
         ("InvoiceListParams", invoices::FILTER),
         ("InvoiceCreatePreviewParams", plan::PREVIEW),
         ("InvoicePaymentListParams", invoices::PAYMENT_FILTER),

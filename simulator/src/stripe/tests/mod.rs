@@ -7,6 +7,7 @@ mod crash;
 mod faults;
 mod idempotency;
 mod money;
+mod plans;
 mod purchase;
 mod renewal;
 mod webhooks;

@@ -26,10 +26,12 @@ impl FakeStripe {
         let mut state = self.state();
         let (invoice, intent) = (state.id("in"), state.id("pi"));
         let mut object = state.objects[subscription].clone();
+        state.turn(&mut object);
+        let lasts = super::change::length(&object["items"]["data"][0]["price"]);
         let amount = object["items"]["data"][0]["price"]["unit_amount"].clone();
         let currency = object["items"]["data"][0]["price"]["currency"].clone();
         object["items"]["data"][0]["current_period_start"] = json!(at.as_secs());
-        object["items"]["data"][0]["current_period_end"] = json!(at.as_secs() + 30 * 86_400);
+        object["items"]["data"][0]["current_period_end"] = json!(at.as_secs() + lasts);
         object["latest_invoice"] = json!(invoice);
         object["status"] = json!(if card_is_good { "active" } else { "past_due" });
         let paid = |yes: Value, no: Value| if card_is_good { yes } else { no };
@@ -67,11 +69,13 @@ impl FakeStripe {
         self.change(&payment, |payment| payment["status"] = json!("paid"));
         self.change(invoice, |invoice| {
             invoice["status"] = json!("paid");
-            invoice["amount_paid"] = invoice["total"].clone();
+            let due = if invoice["amount_due"].is_null() { "total" } else { "amount_due" };
+            invoice["amount_paid"] = invoice[due].clone();
             invoice["amount_remaining"] = json!(0);
         });
         let parent = self.state().objects[invoice]["parent"].clone();
         let subscription = parent["subscription_details"]["subscription"].as_str().unwrap().to_owned();
+        self.state().apply_waiting(&subscription, invoice);
         self.change(&subscription, |subscription| {
             if subscription["status"] != "canceled" {
                 subscription["status"] = json!("active");

@@ -1,4 +1,4 @@
-//! Ten whole lives, told in every order, twice, late or never: they end the same.
+//! A dozen whole lives, told in every order, twice, late or never: they end the same.
 //!
 //! What Stripe did is fixed; how we hear of it is not. Each telling shuffles the news of a stage, drops some (the
 //! reconciler has to find them), repeats some, keeps some back until later, and starts the program anew in between.
@@ -10,8 +10,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    billing::ChangeState,
     db::testing::Fresh,
     entropy::{EntropyExt as _, SeededEntropy},
+    replan,
 };
 
 /// How often the lives are told if `EZ_LIVES` does not say.
@@ -33,9 +35,11 @@ enum Life {
     PartlyRefunded,
     DisputeWon,
     DisputeLost,
+    Upgraded,
+    Downgraded,
 }
 
-const LIVES: [Life; 10] = [
+const LIVES: [Life; 12] = [
     Life::Bought,
     Life::Renewed,
     Life::Recovered,
@@ -46,6 +50,8 @@ const LIVES: [Life; 10] = [
     Life::PartlyRefunded,
     Life::DisputeWon,
     Life::DisputeLost,
+    Life::Upgraded,
+    Life::Downgraded,
 ];
 
 /// One of them, under way.
@@ -64,6 +70,7 @@ struct One {
 struct End {
     life: Life,
     server: InstanceState,
+    plan: String,
     told: Vec<String>,
     stand: Stand,
     why: Why,
@@ -92,6 +99,21 @@ fn stage(shop: &Shop, one: &mut One, stage: usize) -> Vec<News> {
             let told = subscription();
             one.invoice = stripe.renew(&one.subscription, now, false);
             vec![("invoice.payment_failed", one.invoice.clone()), told]
+        }
+        // What their customers asked for has happened already; here it is told.
+        (1, Life::Upgraded) => {
+            one.invoice = stripe.latest_invoice(&one.subscription);
+            vec![("invoice.payment_failed", one.invoice.clone()), subscription()]
+        }
+        (2, Life::Upgraded) => {
+            stripe.pay_invoice(&one.invoice);
+            let applied = ("customer.subscription.pending_update_applied", one.subscription.clone());
+            vec![("invoice.paid", one.invoice.clone()), applied, subscription()]
+        }
+        (1, Life::Downgraded) => vec![subscription()],
+        (2, Life::Downgraded) => {
+            let invoice = stripe.renew(&one.subscription, now, true);
+            vec![("invoice.paid", invoice), subscription()]
         }
         (2, Life::Recovered) => {
             stripe.pay_invoice(&one.invoice);
@@ -194,12 +216,33 @@ impl Shop {
         late
     }
 
-    /// Tells ten lives from the paid page on.
+    /// Two customers want another plan: the one gets more and has to pay by hand, the other less, with the end of the month.
+    async fn wish(&self, lives: &[One]) {
+        let now = self.app.clock.now();
+        self.stripe.set_clock(now);
+        for (life, wanted) in [(Life::Upgraded, "m"), (Life::Downgraded, "t")] {
+            let one = lives.iter().find(|one| one.life == life).unwrap();
+            let server = self.server(&one.order).await;
+            self.stripe.card_fails(true);
+            let price = plans::price(wanted, "month");
+            let change = replan::preview(&self.app, &server, &price, "user:x", None).await.unwrap();
+            let change = replan::confirm(&self.app, change.account, change.id, "user:x", None).await.unwrap();
+            self.stripe.card_fails(false);
+            let stands =
+                if life == Life::Upgraded { ChangeState::AwaitingPayment } else { ChangeState::Scheduled };
+            assert_eq!(change.state, stands);
+        }
+    }
+
+    /// Tells all lives from the paid page on.
     async fn tell_lives(&mut self, mut lives: Vec<One>, seed: Option<u64>) -> Vec<End> {
         let chance = Chance(seed.map(SeededEntropy::new));
         let (mut late, mut seq) = (Vec::new(), 0);
         for (at, lasts) in [(0, DAY), (1, 4 * DAY), (2, 14 * DAY), (3, 8 * DAY)] {
             let mut news: Vec<String> = std::mem::take(&mut late);
+            if at == 1 {
+                self.wish(&lives).await;
+            }
             for one in &mut lives {
                 for (kind, object) in stage(self, one, at) {
                     news.push(self.stripe.event(kind, &object));
@@ -232,6 +275,7 @@ impl Shop {
         End {
             life: one.life,
             server: self.server(&one.order).await.state,
+            plan: self.server(&one.order).await.plan_code,
             told: self.told(&one.order).await.into_iter().map(|record| record.verb).collect(),
             stand: standing.stand,
             why: standing.why,
@@ -241,9 +285,9 @@ impl Shop {
     }
 }
 
-/// An installation where ten customers have just paid, and nothing has been said.
+/// An installation where a dozen customers have just paid, and nothing has been said.
 async fn beginning(db: Db) -> (Shop, Vec<One>) {
-    let shop = Shop::open(db, 10).await;
+    let shop = Shop::with_plans(db, 16).await;
     let mut lives = Vec::new();
     for (n, life) in (1..).zip(LIVES) {
         let (order, session) = shop.pay_for(n).await;
@@ -257,7 +301,15 @@ async fn beginning(db: Db) -> (Shop, Vec<One>) {
 /// What each life must come to, whoever tells it how.
 fn right(ends: &[End]) {
     let end = |life: Life| ends.iter().find(|end| end.life == life).unwrap();
-    for life in [Life::Bought, Life::Renewed, Life::Recovered, Life::PartlyRefunded, Life::DisputeWon] {
+    for life in [
+        Life::Bought,
+        Life::Renewed,
+        Life::Recovered,
+        Life::PartlyRefunded,
+        Life::DisputeWon,
+        Life::Upgraded,
+        Life::Downgraded,
+    ] {
         assert_eq!((end(life).stand, end(life).server), (Stand::Run, InstanceState::Running), "{life:?}");
     }
     for life in [Life::NeverPaid, Life::EndsWithPeriod, Life::CancelledNow, Life::Refunded, Life::DisputeLost]
@@ -270,6 +322,10 @@ fn right(ends: &[End]) {
     assert_eq!(end(Life::Recovered).told, ["ensure", "ensure", "ensure"], "built, off, on");
     assert_eq!(end(Life::NeverPaid).told, ["ensure", "ensure", "retire", "purge"]);
     assert_eq!(end(Life::CancelledNow).told, ["ensure", "retire", "purge"]);
+    for (life, plan, paid) in [(Life::Upgraded, "m", 900 + 1_000), (Life::Downgraded, "t", 900 + 600)] {
+        assert_eq!(end(life).told, ["ensure", "ensure"], "{life:?}: built, resized");
+        assert_eq!((end(life).plan.as_str(), end(life).ledger.0), (plan, paid), "{life:?}");
+    }
 }
 
 fn tellings(ordinary: u64) -> u64 {
@@ -277,7 +333,7 @@ fn tellings(ordinary: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn ten_lives_end_the_same_however_they_are_told() {
+async fn all_lives_end_the_same_however_they_are_told() {
     let fresh = Fresh::sqlite().await;
     let (mut shop, lives) = beginning(Db::open(&fresh.url).await.unwrap()).await;
     let (template, story) =

@@ -3,6 +3,7 @@
 mod disputes;
 mod inbox;
 mod lives;
+mod plans;
 mod unpaid;
 mod years;
 

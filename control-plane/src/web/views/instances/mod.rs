@@ -103,6 +103,19 @@ pub struct Price {
     pub interval: String,
 }
 
+/// A change of the plan that is under way.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanChange {
+    /// Its page.
+    pub href: String,
+    /// `wanted`, `awaiting_payment`, `scheduled` or `applied`: text `replan-short-<state>`.
+    pub state: &'static str,
+    /// Name of the plan that comes.
+    pub plan: String,
+    /// When it comes, or until when it can be paid.
+    pub at: Option<UnixMillis>,
+}
+
 /// One line of the activity list.
 #[derive(Debug, Clone, Serialize)]
 pub struct Activity {
@@ -150,6 +163,8 @@ pub struct Show {
     pub activity: Vec<Activity>,
     /// Whether the danger zone is shown.
     pub can_delete: bool,
+    /// The change of its plan that is under way.
+    pub plan_change: Option<PlanChange>,
     /// Messages of the deletion form.
     pub form: FormState,
 }
@@ -249,6 +264,7 @@ impl Page for Show {
                 event("x-unknown", 86_400_000),
             ],
             can_delete: true,
+            plan_change: None,
             form: FormState::default(),
         };
         let mut refused = running.clone();
@@ -277,6 +293,12 @@ impl Page for Show {
                 locked: Some("busy"),
                 ..sample_head("unknown", "wait")
             },
+            plan_change: Some(PlanChange {
+                href: "/servers/1/plan/2".to_owned(),
+                state: "scheduled",
+                plan: "Plan XS".to_owned(),
+                at: Some(SAMPLE_NOW),
+            }),
             ..running.clone()
         };
         let retired = Self {

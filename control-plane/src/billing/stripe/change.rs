@@ -1,0 +1,232 @@
+//! The calls that change what a subscription costs, and what a preview says.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Method, Prepared};
+
+/// One price in the place of another, for one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Swap<'a> {
+    /// `sub_…`
+    pub(crate) subscription: &'a str,
+    /// `si_…`: without it Stripe would add a second price.
+    pub(crate) item: &'a str,
+    /// `price_…`
+    pub(crate) price: &'a str,
+    /// Unix seconds: the same in the preview and in the change, so that both come to the same sum.
+    pub(crate) at: i64,
+}
+
+fn form(path: String, pairs: &[(&str, &str)]) -> Prepared {
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    Prepared { method: Method::Post, path, query: None, body: Some(body) }
+}
+
+/// What a change would be billed now.
+pub(crate) fn preview_change(swap: Swap<'_>) -> Prepared {
+    form(
+        "/invoices/create_preview".to_owned(),
+        &[
+            ("subscription", swap.subscription),
+            ("subscription_details[items][0][id]", swap.item),
+            ("subscription_details[items][0][price]", swap.price),
+            ("subscription_details[proration_behavior]", "always_invoice"),
+            ("subscription_details[proration_date]", &swap.at.to_string()),
+        ],
+    )
+}
+
+/// Changes the price now: billed at once, and applied only when that is paid.
+pub(crate) fn change_price(swap: Swap<'_>) -> Prepared {
+    form(
+        format!("/subscriptions/{}", swap.subscription),
+        &[
+            ("items[0][id]", swap.item),
+            ("items[0][price]", swap.price),
+            ("proration_behavior", "always_invoice"),
+            ("proration_date", &swap.at.to_string()),
+            ("payment_behavior", "pending_if_incomplete"),
+        ],
+    )
+}
+
+/// A schedule that begins as the subscription is.
+pub(crate) fn create_schedule(subscription: &str) -> Prepared {
+    form("/subscription_schedules".to_owned(), &[("from_subscription", subscription)])
+}
+
+/// What a schedule shall do: the running period as it is, then another price.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Phases<'a> {
+    /// `sub_sched_…`
+    pub(crate) schedule: &'a str,
+    /// The price of the running period.
+    pub(crate) from: &'a str,
+    /// The price afterwards.
+    pub(crate) to: &'a str,
+    /// The running period, unix seconds.
+    pub(crate) period: (i64, i64),
+    /// How many months the first period of the new price has.
+    pub(crate) months: i64,
+}
+
+/// Sets the phases of a schedule. Nothing is prorated: the running period is paid.
+pub(crate) fn set_phases(phases: Phases<'_>) -> Prepared {
+    let (interval, count) = match phases.months {
+        months if months > 0 && months % 12 == 0 => ("year", months / 12),
+        months => ("month", months.max(1)),
+    };
+    form(
+        format!("/subscription_schedules/{}", phases.schedule),
+        &[
+            ("end_behavior", "release"),
+            ("phases[0][items][0][price]", phases.from),
+            ("phases[0][items][0][quantity]", "1"),
+            ("phases[0][start_date]", &phases.period.0.to_string()),
+            ("phases[0][end_date]", &phases.period.1.to_string()),
+            ("phases[0][proration_behavior]", "none"),
+            ("phases[1][items][0][price]", phases.to),
+            ("phases[1][items][0][quantity]", "1"),
+            ("phases[1][start_date]", &phases.period.1.to_string()),
+            ("phases[1][duration][interval]", interval),
+            ("phases[1][duration][interval_count]", &count.to_string()),
+            ("phases[1][proration_behavior]", "none"),
+        ],
+    )
+}
+
+/// The subscription goes on as it is, without its schedule.
+pub(crate) fn release_schedule(schedule: &str) -> Prepared {
+    form(format!("/subscription_schedules/{schedule}/release"), &[])
+}
+
+pub(crate) fn retrieve_schedule(schedule: &str) -> Prepared {
+    Prepared {
+        method: Method::Get,
+        path: format!("/subscription_schedules/{schedule}"),
+        query: None,
+        body: None,
+    }
+}
+
+/// Nobody has to pay an invoice any more.
+pub(crate) fn void_invoice(invoice: &str) -> Prepared {
+    form(format!("/invoices/{invoice}/void"), &[])
+}
+
+/// What a preview says. Everything that decides on money has to be there.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct PreviewView {
+    pub(crate) currency: String,
+    pub(crate) total: i64,
+    pub(crate) amount_due: i64,
+    pub(crate) starting_balance: Option<i64>,
+    pub(crate) ending_balance: Option<i64>,
+    lines: Lines,
+    total_taxes: Option<Vec<Amount>>,
+    total_discount_amounts: Option<Vec<Amount>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Lines {
+    data: Vec<LineView>,
+}
+
+/// One line of an invoice.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct LineView {
+    pub(crate) description: Option<String>,
+    pub(crate) amount: i64,
+    pub(crate) period: Option<PeriodView>,
+}
+
+/// What a line is for, unix seconds.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct PeriodView {
+    pub(crate) start: Option<i64>,
+    pub(crate) end: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Amount {
+    amount: Option<i64>,
+    tax_behavior: Option<String>,
+}
+
+impl PreviewView {
+    /// Reads an answer; `None` if it lacks what the decision needs.
+    pub(crate) fn read(value: &Value) -> Option<Self> {
+        serde_json::from_value(value.clone()).ok()
+    }
+
+    /// Its lines.
+    pub(crate) fn lines(&self) -> &[LineView] {
+        &self.lines.data
+    }
+
+    /// Taxes that come on top.
+    pub(crate) fn tax(&self) -> i64 {
+        let taxes = self.total_taxes.as_deref().unwrap_or_default();
+        taxes
+            .iter()
+            .filter(|tax| tax.tax_behavior.as_deref() != Some("inclusive"))
+            .filter_map(|tax| tax.amount)
+            .sum()
+    }
+
+    /// Discounts.
+    pub(crate) fn discount(&self) -> i64 {
+        let discounts = self.total_discount_amounts.as_deref().unwrap_or_default();
+        discounts.iter().filter_map(|discount| discount.amount).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn preview_and_change_name_the_same_item_price_and_moment() {
+        let swap = Swap { subscription: "sub_1", item: "si_1", price: "price_2", at: 1_800_000_000 };
+        let (preview, change) = (preview_change(swap).body.unwrap(), change_price(swap).body.unwrap());
+        let pairs = |body: &str| -> Vec<(String, String)> {
+            url::form_urlencoded::parse(body.as_bytes()).into_owned().collect()
+        };
+        for (key, value) in pairs(&change).into_iter().filter(|(key, _)| key != "payment_behavior") {
+            let inside = match key.split_once('[') {
+                Some((first, rest)) => format!("subscription_details[{first}][{rest}"),
+                None => format!("subscription_details[{key}]"),
+            };
+            assert!(pairs(&preview).contains(&(inside.clone(), value)), "{inside}");
+        }
+    }
+
+    #[test]
+    fn phases_are_said_in_the_intervals_that_stripe_has() {
+        let of = |months| {
+            let phases = Phases { schedule: "s", from: "price_1", to: "price_2", period: (1, 2), months };
+            set_phases(phases).body.unwrap()
+        };
+        for (months, interval, count) in [(1, "month", 1), (3, "month", 3), (12, "year", 1), (24, "year", 2)]
+        {
+            let body = of(months);
+            assert!(body.contains(&format!("interval%5D={interval}")), "{body}");
+            assert!(body.contains(&format!("interval_count%5D={count}")), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_preview_without_its_sum_is_none() {
+        let whole =
+            json!({"currency": "eur", "total": 1, "amount_due": 1, "lines": {"data": [{"amount": 1}]}});
+        assert_eq!(PreviewView::read(&whole).unwrap().lines()[0].amount, 1);
+        for needed in ["currency", "total", "amount_due", "lines"] {
+            let mut less = whole.clone();
+            less.as_object_mut().unwrap().remove(needed);
+            assert!(PreviewView::read(&less).is_none(), "{needed}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! With the end of what is paid: booked at Stripe, taken back until then, followed when the period turns.
+
+use super::*;
+
+impl Shop {
+    /// A medium server, in the first second of a month that is paid.
+    pub(super) async fn renting_medium(&self, n: u8) -> Served {
+        let served = self.renting(n).await;
+        let change = self.previews(&served, &price("m", "month")).await.unwrap();
+        self.confirms(&change).await.unwrap();
+        self.work().await;
+        self.node_follows(&served, 10, false).await;
+        assert_eq!(self.change(&change).await.state, ChangeState::Done);
+        served
+    }
+
+    async fn books(&self, served: &Served, price: &str) -> Change {
+        let change = self.previews(served, price).await.unwrap();
+        assert_eq!(change.way, Way::PeriodEnd);
+        assert_eq!(change.quote.as_ref().unwrap().due_minor, 0, "nothing is charged for it");
+        let booked = self.confirms(&change).await.unwrap();
+        assert_eq!(booked.state, ChangeState::Scheduled);
+        booked
+    }
+
+    /// The period is over; Stripe renews, and tells of it.
+    async fn turns(&self, served: &Served, paid: bool) -> String {
+        let end = self.standing(served).await.next.unwrap().1;
+        self.passes(end.since(self.app.clock.now()) + MINUTE).await;
+        let invoice = self.stripe.renew(&served.subscription, self.app.clock.now(), paid);
+        self.deliver("invoice.paid", &invoice).await;
+        self.hears(served).await;
+        invoice
+    }
+}
+
+#[tokio::test]
+async fn a_downgrade_comes_with_the_end_of_what_is_paid_and_gives_its_room_back_after_the_restart() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let booked = shop.books(&served, &price("s", "month")).await;
+        let before = shop.times_told(&served).await;
+        assert!(booked.schedule.is_some() && booked.due_at.is_some());
+        assert_eq!(shop.letters_of("plan-change-booked").await, 1);
+        shop.lives(DAY).await;
+        assert_eq!((shop.times_told(&served).await, shop.holds(&served).await), (before, size("m")));
+
+        shop.turns(&served, true).await;
+        assert_eq!(shop.billed(&served), (900, 900), "nothing is prorated");
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Applied);
+        assert!(shop.change(&booked).await.released, "the schedule is in nobody's way");
+        let spec = shop.spec(&served).await;
+        assert_eq!((spec.vcpus, spec.memory_mib), (1, 4_096));
+        shop.node_follows(&served, 20, true).await;
+        assert_eq!(shop.has(&served).await, ("s".to_owned(), size("s")));
+        assert_eq!(shop.node_was_told(&served).await, "reboot", "it runs with what it no longer pays for");
+        assert_eq!(shop.holds(&served).await, size("m"), "and is not sold again while it does");
+        shop.node_follows(&served, 21, false).await;
+        assert_eq!(shop.holds(&served).await, size("s"));
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Done);
+        shop.sold_is_held().await;
+        shop.lives(10 * MINUTE).await;
+        assert_eq!(shop.node_was_told(&served).await, "reboot", "once");
+        assert_eq!(billing::reconcile(&shop.app).await.unwrap().left, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_booked_change_is_taken_back_until_it_comes() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let booked = shop.books(&served, &price("s", "month")).await;
+        assert!(matches!(
+            shop.previews(&served, &price("s", "year")).await,
+            Err(ReplanError::Change(billing::ChangeError::Busy))
+        ));
+        let back = replan::take_back(&shop.app, booked.account, booked.id, "user:x").await.unwrap();
+        assert_eq!(back.state, ChangeState::TakenBack);
+        let again = replan::take_back(&shop.app, booked.account, booked.id, "user:x").await.unwrap();
+        assert_eq!(again.state, ChangeState::TakenBack, "twice is once");
+        shop.turns(&served, true).await;
+        assert_eq!(shop.billed(&served), (1_900, 1_900));
+        assert_eq!(shop.has(&served).await, ("m".to_owned(), size("m")));
+        // Too late: it has come.
+        let booked = shop.books(&served, &price("s", "month")).await;
+        shop.turns(&served, true).await;
+        let late = replan::take_back(&shop.app, booked.account, booked.id, "user:x").await;
+        assert!(matches!(late, Err(ReplanError::Billing(billing::BillingError::Over))), "{late:?}");
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Applied);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_booked_change_whose_renewal_is_unpaid_holds_when_it_is_paid() {
+    let (db, _directory) = db::testing::sqlite().await;
+    let shop = Shop::with_plans(db, 6).await;
+    let served = shop.renting_medium(1).await;
+    let booked = shop.books(&served, &price("s", "month")).await;
+    let before = shop.times_told(&served).await;
+    let invoice = shop.turns(&served, false).await;
+    assert_eq!(shop.change(&booked).await.state, ChangeState::Scheduled);
+    assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+    assert_eq!(shop.times_told(&served).await, before);
+    shop.stripe.pay_invoice(&invoice);
+    shop.deliver("invoice.paid", &invoice).await;
+    shop.work().await;
+    assert_eq!(shop.change(&booked).await.state, ChangeState::Applied);
+    shop.node_follows(&served, 30, false).await;
+    assert_eq!(shop.holds(&served).await, size("s"));
+    assert_eq!(shop.change(&booked).await.state, ChangeState::Done);
+}
+
+#[tokio::test]
+async fn a_disk_does_not_shrink_and_what_comes_later_does_not_grow() {
+    let (db, _directory) = db::testing::sqlite().await;
+    let shop = Shop::with_plans(db, 6).await;
+    let served = shop.renting(1).await;
+    let refused = shop.previews(&served, &price("xs", "month")).await.unwrap_err();
+    assert!(
+        matches!(refused, ReplanError::Refused(replan::Refusal::DiskShrinks { has: 20, wanted: 10 })),
+        "{refused}"
+    );
+    assert!(refused.to_string().contains("order a smaller server"), "what to do: {refused}");
+    let yearly = shop.previews(&served, &price("s", "year")).await.unwrap();
+    shop.confirms(&yearly).await.unwrap();
+    shop.work().await;
+    assert_eq!(shop.change(&yearly).await.state, ChangeState::Done);
+    let grows = shop.previews(&served, &price("m", "month")).await;
+    assert!(matches!(grows, Err(ReplanError::Refused(replan::Refusal::GrowsLater))), "{grows:?}");
+    // A year that is paid is followed by months; its own server stays as it is.
+    let monthly = shop.books(&served, &price("s", "month")).await;
+    let before = shop.times_told(&served).await;
+    shop.turns(&served, true).await;
+    assert_eq!(shop.change(&monthly).await.state, ChangeState::Done);
+    assert_eq!((shop.billed(&served), shop.times_told(&served).await), ((900, 900), before));
+}

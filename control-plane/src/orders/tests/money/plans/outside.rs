@@ -1,0 +1,72 @@
+//! A price that somebody puts in Stripe's dashboard.
+
+use super::*;
+
+#[tokio::test]
+async fn a_price_put_by_hand_is_followed_when_it_is_paid() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting(1).await;
+        shop.stripe.put_price(&served.subscription, &price("m", "month"));
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "past_due".into());
+        let before = shop.times_told(&served).await;
+        shop.hears(&served).await;
+        assert_eq!(shop.times_told(&served).await, before, "not before it is paid");
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "active".into());
+        // The webhook is lost: the comparison finds it.
+        assert_eq!(billing::reconcile(&shop.app).await.unwrap().left, 0);
+        shop.work().await;
+        let spec = shop.spec(&served).await;
+        assert_eq!((spec.vcpus, spec.memory_mib), (2, 8_192));
+        shop.node_follows(&served, 10, false).await;
+        assert_eq!((shop.has(&served).await.1, shop.holds(&served).await), (size("m"), size("m")));
+        let mut connection = shop.app.db.read().await.unwrap();
+        let changes = billing::changes_of(&mut connection, served.order.id).await.unwrap();
+        assert_eq!(changes.len(), 1);
+        assert_eq!((changes[0].way, changes[0].state), (Way::Outside, ChangeState::Done));
+        drop(connection);
+        shop.hears(&served).await;
+        let mut connection = shop.app.db.read().await.unwrap();
+        assert_eq!(billing::changes_of(&mut connection, served.order.id).await.unwrap().len(), 1, "once");
+        drop(connection);
+        shop.sold_is_held().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_is_an_operators_business() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 2).await;
+        let served = shop.renting(1).await;
+        let before = shop.times_told(&served).await;
+        let alarm = async |kind: &str| shop.alarms().await.into_iter().find(|alarm| alarm.0 == kind);
+        shop.stripe.put_price(&served.subscription, &price("xs", "month"));
+        shop.hears(&served).await;
+        let (_, detail) = alarm("plan_not_followed").await.unwrap();
+        assert!(detail.contains("cannot shrink"), "{detail}");
+        assert_eq!((shop.times_told(&served).await, shop.holds(&served).await), (before, size("s")));
+        shop.stripe.put_price(&served.subscription, &price("l", "month"));
+        shop.hears(&served).await;
+        assert_eq!(
+            (shop.times_told(&served).await, shop.holds(&served).await),
+            (before, size("s")),
+            "no room"
+        );
+        // A price that is none of ours.
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["items"]["data"][0]["price"]["id"] = "price_theirs".into();
+        });
+        shop.hears(&served).await;
+        assert!(alarm("price_unknown").await.is_some());
+        // Everything as it was: the alarms end, and nothing was done to the server.
+        shop.stripe.put_price(&served.subscription, &price("s", "month"));
+        shop.hears(&served).await;
+        shop.lives(2 * MINUTE).await;
+        assert!(alarm("price_unknown").await.is_none());
+        assert!(alarm("plan_not_followed").await.is_none());
+        assert_eq!(shop.times_told(&served).await, before);
+        shop.sold_is_held().await;
+    })
+    .await;
+}
