@@ -7,9 +7,10 @@ NOT_RUN := $(CURDIR)/target/not-run.txt
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 # `make demo ARGS="--nodes 5"`
 ARGS ?=
-# `make soak SECONDS=600 SEED=2`
+# `make soak SECONDS=600 SEED=2 LIVES=2000`
 SECONDS ?= 600
 SEED ?= 1
+LIVES ?= 2000
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,10 +39,11 @@ crash: ## Kill every program at every write and commit of a purchase (an hour or
 	cargo build --workspace --bins --locked
 	EZ_CRASH_EVERY=1 EZ_CRASH_SHARDS=4 cargo nextest run --workspace --locked --no-capture --profile long -E 'test(crash_points) or test(purging)'
 
-soak: ## Random faults over 20 nodes and 500 purchases: make soak SECONDS=600 SEED=1
+soak: ## Random faults over 20 nodes and 500 purchases, and ten lives told 2,000 times: make soak SECONDS=600 SEED=1
 	cargo build --workspace --bins --locked
 	EZ_SOAK_SECONDS=$(SECONDS) EZ_SOAK_SEED=$(SEED) EZ_SOAK_NODES=20 EZ_SOAK_PURCHASES=500 \
 		cargo nextest run --workspace --locked --no-capture --profile long -E 'test(soak)'
+	EZ_LIVES=$(LIVES) cargo nextest run -p ez-control-plane --locked --profile long -E 'test(money::lives::)'
 
 test-postgres: ## The stories end to end once more, all on PostgreSQL (TEST_POSTGRES_URL)
 	EZ_E2E_DATABASE=postgres cargo nextest run --workspace --locked --no-fail-fast \

@@ -99,7 +99,8 @@ impl Services {
             stripe: billing::StripeGate::new(
                 config.stripe.api_base.as_str(),
                 config.stripe.secret_key.expose(),
-            )?,
+            )?
+            .paced(config.stripe.calls_per_second),
             keys: Arc::new(keys),
             mailer: notify::Mailer::new(&config.mail)?,
             passwords: accounts::Passwords::default(),

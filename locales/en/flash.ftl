@@ -49,3 +49,7 @@ flash-event-replayed = Its object is being read again from Stripe.
 flash-event-nothing = That event names nothing that could be read again. Nothing was changed.
 flash-server-exempt = It is served from now on, whatever its invoices say.
 flash-server-not-exempt = From now on its invoices count again.
+flash-refund-given = It is on its way back to the card. The customer gets a mail.
+flash-credit-given = The account has the credit.
+flash-gift-later = Stripe does not answer at the moment. It is written down and done as soon as it does; do not enter it again.
+flash-gift-refused = Stripe has refused that. Nothing was given.

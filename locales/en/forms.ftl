@@ -56,3 +56,6 @@ field-error-firewall-ports-without-protocol = Only TCP and UDP have ports.
 field-error-firewall-peer-invalid = Addresses or networks, such as 203.0.113.7 or 2001:db8::/32, with commas between them.
 field-error-firewall-too-many-peers = At most 32 networks in one rule, and 500 in all.
 field-error-firewall-too-many-rules = At most 50 rules.
+field-error-amount-invalid = Enter an amount such as 4.50, more than nothing.
+field-error-amount-too-much = That is more than is left: at most { $limit }.
+field-error-invoice-unknown = Choose a payment.

@@ -18,6 +18,7 @@ orders-recipe-unattended-upgrades = Automatic security updates
 orders-recipe-unattended-upgrades-note = Every night, without restarting the server.
 orders-new-plan = Plan
 orders-new-plan-size = { $vcpu } vCPU · { $memory } memory · { $disk } disk · { $traffic } traffic
+orders-new-traffic-price = More traffic: { $price } for each started 100 GB.
 orders-new-sold-out = Sold out
 orders-new-sold-out-in = Sold out in { $places }
 orders-new-per-month = per month

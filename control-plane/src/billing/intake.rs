@@ -48,7 +48,8 @@ pub async fn intake(app: &Services, body: &[u8], header: Option<&str>) -> Result
         }
         Verdict::Genuine => {}
     }
-    let event = judged(text, Source::Webhook, app.stripe.livemode());
+    let mut event = judged(text, Source::Webhook, app.stripe.livemode());
+    event.signature = Some(header.chars().take(1_000).collect());
     let stored = app.db.write(move |tx| Box::pin(async move { keep(tx, at, &event).await })).await?;
     Ok(if stored { Intake::Stored } else { Intake::Known })
 }
@@ -106,7 +107,7 @@ pub(super) fn judged(text: &str, source: Source, livemode: bool) -> StoredEvent 
             account: None,
         };
         let error = Some("no id that could be one of Stripe's".to_owned());
-        return StoredEvent { envelope, source, raw, state: EventState::Failed, error };
+        return StoredEvent { envelope, source, raw, signature: None, state: EventState::Failed, error };
     };
     let mut wrong = Vec::new();
     if !is_word(&envelope.kind) {
@@ -143,7 +144,7 @@ pub(super) fn judged(text: &str, source: Source, livemode: bool) -> StoredEvent 
             "a genuine webhook cannot be processed: set aside; compare it with Stripe's dashboard"
         );
     }
-    StoredEvent { envelope, source, raw, state, error }
+    StoredEvent { envelope, source, raw, signature: None, state, error }
 }
 
 /// Short, printable and without spaces.

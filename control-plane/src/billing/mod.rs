@@ -12,6 +12,7 @@
 //!   before a payment counts. Anything else is a *suspicious* payment, which a person looks at.
 //! * One order is paid once. What comes on another page of the same order goes back by itself ([`surplus`]).
 //! * Every POST stands in `stripe_outbox` with its key and its exact bytes before it is sent.
+//! * Traffic above a plan is charged once for each server and month, from a ledger of our own ([`usage`]).
 //!
 //! `billing` knows order ids but not orders (A5): it announces what happened by enqueueing the jobs in
 //! [`announce`], in the transaction that wrote it down.
@@ -32,11 +33,13 @@ mod overview;
 mod products;
 mod reconcile;
 mod refund;
+mod revenue;
 mod store;
 pub mod stripe;
 mod subscription;
 mod surplus;
 mod sync;
+mod usage;
 mod walk;
 mod wallet;
 
@@ -66,7 +69,10 @@ pub use dunning::{
     ServerEnds, ServerRestored, ServerSuspended, ServerWillBeDeleted, Stand, Standing, Step, Why, exempt,
     is_disputing, standing_of, standings, unexempt,
 };
-pub use goodwill::{Gift, credit, refund_part};
+pub use goodwill::{
+    Gift, GiftKind, GiftState, Given, LONGEST_REASON, PaidInvoice, ServerMoney, credit, given_to,
+    refund_part, server_money,
+};
 pub use inbox::{InboxEvent, ReplayError, inbox, inbox_counts, replay};
 pub use intake::{Intake, intake};
 pub use model::{Checkout, CheckoutState, EventState, Expectation, Invoice, Problem, RefundState, Source};
@@ -75,8 +81,15 @@ pub use products::{WantedPrice, ensure_price, ensure_product};
 #[cfg(test)]
 pub(crate) use reconcile::poll_events;
 pub use refund::{refund_full, refund_state};
+pub use revenue::{History, MonthRevenue, history as revenue_history};
 pub use stripe::{StripeFault, StripeGate};
 pub use subscription::{cancel_at_period_end, cancel_now, period_end, portal};
+#[cfg(test)]
+pub(crate) use usage::count as count_traffic;
+pub use usage::{
+    Bill, BillState, Deal, Over, TrafficNear, TrafficOver, TrafficTerms, agree_traffic, traffic_bill,
+    traffic_bills, traffic_closes, traffic_deal,
+};
 pub use walk::{Difference, Report, differences, reconcile};
 
 use crate::db::DbError;

@@ -1,6 +1,8 @@
 //! The pages of this slice: what an account pays, and what an operator sees of everybody's money.
 
 mod operator;
+mod revenue;
+mod server;
 
 use std::collections::BTreeMap;
 
@@ -10,17 +12,23 @@ use axum::{
     response::Redirect,
     routing::{get, post},
 };
-use ez_protocol::OrderId;
+use ez_protocol::{AccountId, Month, OrderId, UnixMillis};
+use sqlx::AnyConnection;
 
-use super::{BillingError, Paying, Stand, Why, cancel_at_period_end, invoices, overview, portal};
+use super::{
+    BillState, BillingError, Overview, Paying, Stand, Why, cancel_at_period_end, given_to, invoices,
+    overview, portal, traffic_bills, traffic_closes, traffic_deal,
+};
 use crate::{
     app::App,
     catalog,
+    db::DbError,
+    metrics,
     web::{
         self, Ctx, Customer, Error, Tone,
         views::{
             Money,
-            billing::{Card, Invoice, Invoices, Subscription},
+            billing::{Card, Invoice, Invoices, Subscription, TrafficMonth},
             instances::PlanChange,
         },
     },
@@ -35,6 +43,8 @@ pub(crate) fn routes() -> Router<App> {
         .route("/billing/orders/{id}/cancel", post(cancel))
         .route("/billing/orders/{id}/keep", post(keep))
         .merge(operator::routes())
+        .merge(revenue::routes())
+        .merge(server::routes())
 }
 
 async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::Result {
@@ -52,6 +62,10 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
         };
         changes.insert(change.order, shown);
     }
+    let traffic = traffic(&mut connection, me.account_id, &overview, ctx.now()).await?;
+    let told =
+        |one: super::Given| crate::web::views::billing::Given { reason: String::new(), ..server::given(one) };
+    let given = given_to(&mut connection, me.account_id).await?.into_iter().map(told).collect();
     let invoices = known
         .into_iter()
         .map(|invoice| Invoice {
@@ -82,12 +96,63 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
                 shown(paying, change)
             })
             .collect(),
+        traffic,
+        given,
         credit: overview.credit.map(|(minor, currency)| Money::new(minor, currency)),
         invoices,
         can_manage: overview.is_customer,
         newer: None,
         older: None,
     })
+}
+
+/// Traffic that may cost something: the running month of every server, then what was closed.
+async fn traffic(
+    connection: &mut AnyConnection,
+    account: AccountId,
+    overview: &Overview,
+    now: UnixMillis,
+) -> Result<Vec<TrafficMonth>, DbError> {
+    let href = |instance| format!("/servers/{instance}/graphs");
+    let month = Month::of(now);
+    let mut all = Vec::new();
+    let served = |paying: &&Paying| paying.standing.is_some_and(|standing| standing.stand != Stand::End);
+    for paying in overview.paying.iter().filter(served) {
+        let Some(deal) = traffic_deal(connection, paying.instance, month).await? else { continue };
+        let used = metrics::traffic(connection, paying.instance, month).await?.counted();
+        let Some(over) = metrics::overage(&deal, used, month) else { continue };
+        all.push(TrafficMonth {
+            server: paying.description.clone(),
+            href: href(paying.instance),
+            month: month.to_string(),
+            used,
+            included: deal.included().unwrap_or(0),
+            cost: over.cost,
+            state: "running".to_owned(),
+            tone: if over.bytes > 0 { "wait" } else { "info" },
+            after: (over.bytes > 0).then_some(over.after),
+        });
+    }
+    for bill in traffic_bills(connection, account).await? {
+        let server = overview.paying.iter().find(|paying| paying.order == bill.order);
+        let waits = matches!(bill.state, BillState::Wanted | BillState::Posted);
+        all.push(TrafficMonth {
+            server: server.map_or_else(|| bill.instance.to_string(), |paying| paying.description.clone()),
+            href: href(bill.instance),
+            month: bill.month.to_string(),
+            used: bill.counted,
+            included: bill.included_gib.saturating_mul(1 << 30),
+            cost: Money::new(bill.amount_minor, bill.currency),
+            state: bill.state.as_str().to_owned(),
+            tone: match bill.state {
+                BillState::Wanted | BillState::Posted => "wait",
+                BillState::Invoiced => "good",
+                BillState::Waived | BillState::Free => "idle",
+            },
+            after: waits.then(|| traffic_closes(bill.month)),
+        });
+    }
+    Ok(all)
 }
 
 /// The colour of a standing.

@@ -18,8 +18,15 @@ pub(super) struct StoredEvent {
     pub(super) envelope: EventEnvelope,
     pub(super) source: Source,
     pub(super) raw: Vec<u8>,
+    /// What it was signed with; of a webhook.
+    pub(super) signature: Option<String>,
     pub(super) state: EventState,
     pub(super) error: Option<String>,
+}
+
+/// SHA-256 in hexadecimal: what is left of bytes that are thrown away.
+fn hash_of(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&<sha2::Sha256 as sha2::Digest>::digest(bytes))
 }
 
 /// Stores an event; `false` if it is there already.
@@ -31,8 +38,9 @@ pub(super) async fn insert_event(
     let envelope = &event.envelope;
     let done = sqlx::query(
         "INSERT INTO stripe_events
-             (id, source, type, object_id, object_type, api_version, livemode, created, received_at, raw, state, error)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             (id, source, type, object_id, object_type, api_version, livemode, created, received_at, raw, state, error,
+              raw_hash, signature)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(&envelope.id)
@@ -47,6 +55,8 @@ pub(super) async fn insert_event(
     .bind(&event.raw)
     .bind(event.state)
     .bind(&event.error)
+    .bind(hash_of(&event.raw))
+    .bind(&event.signature)
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -83,7 +93,7 @@ pub(super) async fn put_object(
     fetched_at: UnixMillis,
     json: &str,
 ) -> Result<bool, DbError> {
-    let hash = data_encoding::HEXLOWER.encode(&<sha2::Sha256 as sha2::Digest>::digest(json));
+    let hash = hash_of(json.as_bytes());
     let done = sqlx::query(
         "INSERT INTO stripe_objects (id, kind, fetched_at, hash, json)
          VALUES ($1, $2, $3, $4, $5)

@@ -10,9 +10,9 @@ use sqlx::AnyConnection;
 use super::{
     BillingError, Checkout, CheckoutState, announce, back, change, dunning,
     model::{EventState, Problem, judge},
-    store,
+    revenue, store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, SubscriptionView},
-    surplus, wallet,
+    surplus, usage, wallet,
 };
 use crate::{app::Services, config::Config, db::DbError};
 
@@ -175,6 +175,7 @@ async fn decide(
         if let Some((subscription, value)) = &companions.subscription {
             store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
             store::put_subscription(tx, now, &known.expected, subscription).await?;
+            revenue::note(tx, now, known.expected.account, &subscription.id, value).await?;
         }
         if let Some((invoice, value)) = &companions.invoice {
             store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?;
@@ -281,6 +282,7 @@ pub(super) async fn take_subscription(
                 if let Some(known) = known.filter(ours) {
                     if newer {
                         store::put_subscription(tx, now, &known.expected, &subscription).await?;
+                        revenue::note(tx, now, known.expected.account, &subscription.id, &value).await?;
                     }
                     if let Some((invoice, value)) = &invoice
                         && store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?
@@ -339,6 +341,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
                 if store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await? {
                     store::put_invoice(tx, now, owner.account, &invoice).await?;
                     dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
+                    usage::invoice_read(tx, now, &invoice.id, &value).await?;
                 }
                 dunning::judge(tx, &config, now, order).await?;
                 store::finish_events(tx, &invoice.id, read_at, now, EventState::Done).await

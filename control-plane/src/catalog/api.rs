@@ -28,7 +28,7 @@ pub(crate) fn docs() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
     #[openapi(
         paths(plans, images, rescue_images, isos),
-        components(schemas(PlanBody, PriceBody, ImageBody, IsoBody))
+        components(schemas(PlanBody, PriceBody, TrafficPriceBody, ImageBody, IsoBody))
     )]
     struct Docs;
     Docs::openapi()
@@ -45,6 +45,15 @@ struct PriceBody {
     amount_minor: i64,
 }
 
+/// What traffic above a plan's costs.
+#[derive(Debug, Serialize, ToSchema)]
+struct TrafficPriceBody {
+    /// Lower-case ISO code.
+    currency: String,
+    /// Minor units for each started 100 GiB of a month.
+    amount_minor: i64,
+}
+
 /// A size of server.
 #[derive(Debug, Serialize, ToSchema)]
 struct PlanBody {
@@ -56,6 +65,8 @@ struct PlanBody {
     disk_gib: u32,
     /// Per month.
     traffic_gib: u64,
+    /// What more than that costs, for each started 100 GiB; empty if it costs nothing.
+    traffic_prices: Vec<TrafficPriceBody>,
     /// How many snapshots a server may have.
     snapshots: u32,
     /// How many backups of a server are kept; 0 means none.
@@ -96,6 +107,7 @@ fn prices_of(plan: &Plan, prices: &[Price]) -> Vec<PriceBody> {
 async fn plans(State(app): State<App>) -> Result<Json<Page<PlanBody>>, Problem> {
     let mut connection = app.db.read().await?;
     let prices = super::prices(&mut connection).await?;
+    let traffic = super::traffic_prices(&mut connection).await?;
     let image = super::images(&mut connection).await?.into_iter().next();
     let mut data = Vec::new();
     for plan in super::plans(&mut connection).await? {
@@ -115,6 +127,14 @@ async fn plans(State(app): State<App>) -> Result<Json<Page<PlanBody>>, Problem> 
         data.push(PlanBody {
             prices: prices_of(&plan, &prices),
             available,
+            traffic_prices: traffic
+                .iter()
+                .filter(|(of, _, _)| *of == plan.code)
+                .map(|(_, currency, amount_minor)| TrafficPriceBody {
+                    currency: currency.clone(),
+                    amount_minor: *amount_minor,
+                })
+                .collect(),
             code: plan.code,
             name: plan.name,
             vcpu: plan.vcpu,

@@ -6,7 +6,7 @@ use sqlx::AnyConnection;
 
 use super::{
     model::{CatalogFile, price_id},
-    store,
+    store, traffic,
 };
 use crate::{
     app::Services,
@@ -114,6 +114,7 @@ async fn write(tx: &mut AnyConnection, at: UnixMillis, file: &CatalogFile) -> Re
     }
     for (position, plan) in (0_i64..).zip(&file.plans) {
         store::put_plan(tx, at, position, plan).await?;
+        traffic::put(tx, at, &plan.code, &plan.traffic_prices).await?;
         store::withdraw_prices(tx, at, &plan.code).await?;
         for price in &plan.prices {
             if !store::put_price(tx, at, &plan.code, price).await? {

@@ -13,6 +13,7 @@ mod pages;
 mod store;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use sqlx::AnyConnection;
 
@@ -21,6 +22,7 @@ pub use apply::{ApplyError, ApplyReport, apply_file};
 pub use model::{CatalogFile, Image, Interval, Iso, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
 
 pub(crate) use pages::routes as page_routes;
+pub use traffic::{TRAFFIC_UNIT_GIB, TrafficPriceEntry, traffic_price, traffic_prices};
 
 use crate::{db::DbError, jobs::JobRegistry, placement::Need};
 

@@ -6,6 +6,7 @@ use ez_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::traffic::{self, TrafficPriceEntry};
 use crate::db::{DbError, text_enum};
 
 /// Most snapshots of one server: each one slows its disk down.
@@ -250,6 +251,9 @@ pub struct PlanEntry {
     /// `false` takes it off sale.
     #[serde(default = "yes")]
     pub on_sale: bool,
+    /// `[[plans.traffic_prices]]`: what traffic above `traffic_gib` costs; without one nothing is charged.
+    #[serde(default)]
+    pub traffic_prices: Vec<TrafficPriceEntry>,
     /// `[[plans.prices]]`
     pub prices: Vec<PriceEntry>,
 }
@@ -332,6 +336,7 @@ impl PlanEntry {
                 "plan {code}: at most {MOST_SNAPSHOTS} snapshots and {MAX_BACKUPS} backups of a server"
             ));
         }
+        traffic::check(code, self.traffic_gib, &self.traffic_prices)?;
         let mut prices = std::collections::BTreeSet::new();
         for price in &self.prices {
             let plain = price.currency.len() == 3 && price.currency.bytes().all(|b| b.is_ascii_lowercase());

@@ -1,4 +1,4 @@
-//! `billing reconcile|inbox|replay|exempt|unexempt|queue`.
+//! `billing reconcile|revenue|inbox|replay|exempt|unexempt|queue`.
 
 use std::process::ExitCode;
 
@@ -23,6 +23,9 @@ pub(super) enum BillingCommand {
         /// How many.
         #[arg(long, default_value_t = 50)]
         limit: i64,
+        /// Only how many there are in each state.
+        #[arg(long)]
+        counts: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -34,6 +37,12 @@ pub(super) enum BillingCommand {
     },
     /// Lists the servers that are not simply paid, the next step first.
     Queue {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What comes in: the last twelve months, by currency.
+    Revenue {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -67,24 +76,38 @@ pub(super) struct GiftArgs {
     /// What it is for: a ticket's number, for example.
     #[arg(long)]
     reference: String,
+    /// Why, for the audit log; the reference if not given.
+    #[arg(long)]
+    reason: Option<String>,
+    /// Of a refund: the invoice whose payment goes back in part, in_…; the latest if not given.
+    #[arg(long)]
+    invoice: Option<String>,
 }
 
 impl GiftArgs {
     fn gift(self) -> billing::Gift {
-        billing::Gift { instance: self.server, amount_minor: self.amount, reference: self.reference }
+        billing::Gift {
+            instance: self.server,
+            invoice: self.invoice,
+            amount_minor: self.amount,
+            reason: self.reason.unwrap_or_else(|| self.reference.clone()),
+            reference: self.reference,
+        }
     }
 }
 
 pub(super) async fn billing(app: App, command: BillingCommand) -> anyhow::Result<ExitCode> {
     match command {
         BillingCommand::Reconcile { json } => reconcile(&app, json).await,
-        BillingCommand::Inbox { limit, json } => inbox(&app, limit, json).await,
+        BillingCommand::Inbox { counts: true, json, .. } => counts(&app, json).await,
+        BillingCommand::Inbox { limit, json, .. } => inbox(&app, limit, json).await,
         BillingCommand::Queue { json } => queue(&app, json).await,
         BillingCommand::Replay { event } => {
             billing::replay(&app, &event, ACTOR).await?;
             say(format_args!("the object of {event} is being read again"))?;
             Ok(ExitCode::SUCCESS)
         }
+        BillingCommand::Revenue { json } => revenue(&app, json).await,
         BillingCommand::Refund(args) => {
             let gift = args.gift();
             billing::refund_part(&app, &gift, ACTOR).await?;
@@ -176,6 +199,48 @@ async fn queue(app: &App, json: bool) -> anyhow::Result<ExitCode> {
             None => String::new(),
         };
         say(format_args!("{} {} ({}){next}", one.standing.instance, one.standing.stand, one.standing.why))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn revenue(app: &App, json: bool) -> anyhow::Result<ExitCode> {
+    let mut connection = app.db.read().await?;
+    let all = billing::revenue_history(&mut connection, app.clock.now()).await?;
+    if json {
+        say(format_args!("{}", serde_json::to_string_pretty(&all)?))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for one in all {
+        for month in one.months {
+            say(format_args!(
+                "{} {} {} minor units a month from {} subscriptions, {} begun, {} ended; {} charges failed, {} paid later",
+                one.currency,
+                month.month,
+                month.monthly_minor,
+                month.live,
+                month.begun,
+                month.ended,
+                month.failed,
+                month.recovered
+            ))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn counts(app: &App, json: bool) -> anyhow::Result<ExitCode> {
+    let mut connection = app.db.read().await?;
+    let all: std::collections::BTreeMap<&str, i64> = billing::inbox_counts(&mut connection)
+        .await?
+        .into_iter()
+        .map(|(state, n)| (state.as_str(), n))
+        .collect();
+    if json {
+        say(format_args!("{}", serde_json::to_string(&all)?))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (state, many) in all {
+        say(format_args!("{state:<9} {many}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

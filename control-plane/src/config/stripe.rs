@@ -1,4 +1,4 @@
-//! `STRIPE_API_BASE`, `STRIPE_SECRET_KEY`, `STRIPE_WEBHOOK_SECRETS`: payments.
+//! `STRIPE_API_BASE`, `STRIPE_SECRET_KEY`, `STRIPE_WEBHOOK_SECRETS`, `STRIPE_CALLS_PER_SECOND`: payments.
 
 use url::Url;
 
@@ -19,6 +19,8 @@ pub struct Stripe {
     pub secret_key: Secret,
     /// Secrets of the webhook endpoint; several while one is being replaced.
     pub webhook_secrets: Vec<Secret>,
+    /// So many calls a second this process makes at most.
+    pub calls_per_second: u32,
     /// Hosts that the browser is sent to for paying; the portal's CSP allows forms to end there.
     pub checkout_origins: Vec<String>,
 }
@@ -54,9 +56,20 @@ impl Stripe {
         if secrets.iter().any(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
             reader.problem("STRIPE_WEBHOOK_SECRETS", "holds a character that no secret has; copy it again");
         }
+        // Stripe allows 100 a second for live keys and 25 for others; some are left for other programs.
+        let live = key.is_some_and(|key| key.starts_with("sk_live_") || key.starts_with("rk_live_"));
+        let calls: Option<u32> = reader.parsed(
+            "STRIPE_CALLS_PER_SECOND",
+            if live { "80" } else { "20" },
+            "a whole number of calls",
+        );
+        if calls.is_some_and(|calls| !(1..=1_000).contains(&calls)) {
+            reader.problem("STRIPE_CALLS_PER_SECOND", "must lie between 1 and 1000");
+        }
         let (api_base, key) = (api_base?, key?);
         let stripe = Self {
             checkout_origins: checkout_origins(&api_base),
+            calls_per_second: calls?,
             secret_key: Secret::new(key),
             webhook_secrets: secrets.into_iter().map(Secret::new).collect(),
             api_base,

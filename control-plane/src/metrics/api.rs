@@ -18,6 +18,7 @@ use crate::{
     accounts::ApiCaller,
     api::{Caller, Named, Problem},
     app::App,
+    billing, catalog,
     instances::{self, Instance},
 };
 
@@ -29,7 +30,7 @@ pub(crate) fn routes() -> Router<App> {
 /// This slice's part of the OpenAPI document.
 pub(crate) fn docs() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
-    #[openapi(paths(used, month), components(schemas(MetricsBody, SampleBody, TrafficBody)))]
+    #[openapi(paths(used, month), components(schemas(MetricsBody, SampleBody, TrafficBody, OverageBody)))]
     struct Docs;
     Docs::openapi()
 }
@@ -95,8 +96,70 @@ struct TrafficBody {
     bytes_counted: u64,
     /// What the plan includes in a month; null if it says nothing.
     bytes_included: Option<u64>,
+    /// What is above that, and costs; null where it costs nothing.
+    overage: Option<OverageBody>,
     /// When the node told it last, UTC milliseconds; null if it has not.
     updated_at: Option<i64>,
+}
+
+/// What traffic above the plan costs.
+#[derive(Debug, Serialize, ToSchema)]
+struct OverageBody {
+    /// Above what is included.
+    bytes: u64,
+    /// Each started so many GiB are charged.
+    unit_gib: u64,
+    /// What each costs, minor units.
+    unit_minor: i64,
+    /// How many were started until now; after the month is closed, how many are charged.
+    units: i64,
+    /// What they cost together, minor units.
+    amount_minor: i64,
+    /// Lower-case ISO code.
+    currency: String,
+    /// `running` until the month is closed, then `free`, `wanted`, `posted` (waits for the next invoice), `invoiced`, or
+    /// `waived` (the service had ended).
+    state: &'static str,
+    /// When the month is closed, UTC milliseconds: it is put on the first invoice after that.
+    closes_at: i64,
+    /// Stripe's invoice it stands on.
+    invoice: Option<String>,
+}
+
+/// What a month costs: what was closed, or what holds so far.
+async fn overage(
+    connection: &mut AnyConnection,
+    instance: &Instance,
+    month: Month,
+    counted: u64,
+) -> Result<Option<OverageBody>, Problem> {
+    let closes_at = billing::traffic_closes(month).0;
+    let body = |deal: &billing::Deal, counted| {
+        let unit_minor = deal.unit_minor.filter(|_| deal.included().is_some())?;
+        let over = deal.over(counted);
+        Some(OverageBody {
+            bytes: over.bytes,
+            unit_gib: catalog::TRAFFIC_UNIT_GIB,
+            unit_minor,
+            units: over.units,
+            amount_minor: over.amount_minor,
+            currency: deal.currency.clone(),
+            state: "running",
+            closes_at,
+            invoice: None,
+        })
+    };
+    let Some(deal) = billing::traffic_deal(connection, instance.id, month).await? else { return Ok(None) };
+    Ok(match billing::traffic_bill(connection, instance.id, month).await? {
+        Some(bill) => body(&deal, bill.counted).map(|body| OverageBody {
+            units: bill.units,
+            amount_minor: bill.amount_minor,
+            state: bill.state.as_str(),
+            invoice: bill.invoice,
+            ..body
+        }),
+        None => body(&deal, counted),
+    })
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -182,12 +245,17 @@ async fn month(
         })?,
     };
     let used = traffic(&mut connection, instance.id, month).await?;
+    let deal = billing::traffic_deal(&mut connection, instance.id, month).await?;
     Ok(Json(TrafficBody {
+        overage: overage(&mut connection, &instance, month, used.counted()).await?,
         month: month.to_string(),
         bytes_in: used.bytes_in,
         bytes_out: used.bytes_out,
         bytes_counted: used.counted(),
-        bytes_included: show::included(&mut connection, &instance).await?,
+        bytes_included: match deal {
+            Some(deal) => deal.included(),
+            None => show::included(&mut connection, &instance).await?,
+        },
         updated_at: used.updated_at.map(|at| at.0),
     }))
 }

@@ -49,10 +49,68 @@ pub(super) fn draw(subject: &Subject, points: &[Point], span: Span) -> Chart {
     Chart {
         code: subject.code,
         unit: subject.unit,
+        currency: None,
         rows: rows.into(),
         columns: columns(points, span),
         lines: lines.collect(),
     }
+}
+
+/// What plain numbers are; both belong to what is sold in a currency.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unit<'a> {
+    /// Minor units of a currency.
+    Money(&'a str),
+    /// So many.
+    Count(&'a str),
+}
+
+/// Draws plain numbers of equal steps.
+pub(crate) fn draw_numbers(
+    code: &'static str,
+    unit: Unit<'_>,
+    lines: &[(&'static str, Vec<u64>)],
+    labels: &[String],
+) -> Chart {
+    let most = lines.iter().flat_map(|(_, values)| values).copied().max().unwrap_or(0);
+    let (word, currency, least) = match unit {
+        Unit::Money(currency) => ("money", currency, 200),
+        Unit::Count(currency) => ("count", currency, 4),
+    };
+    let top = round_top(most, least);
+    let (_, upper, _, lower) = PLOT;
+    let row =
+        |half: u32| Tick { place: lower - (lower - upper) * half / 2, label: top / 2 * u64::from(half) };
+    let line = |(code, values): &(&'static str, Vec<u64>)| {
+        let all: Vec<Option<u64>> = values.iter().copied().map(Some).collect();
+        let sum: u128 = values.iter().map(|value| u128::from(*value)).sum();
+        let count = u128::try_from(values.len()).unwrap_or(u128::MAX);
+        Line {
+            code,
+            path: path(&all, top),
+            now: values.last().copied(),
+            mean: sum.checked_div(count).and_then(|mean| u64::try_from(mean).ok()),
+            most: values.iter().max().copied(),
+        }
+    };
+    // Every third label has room.
+    let shown = labels.iter().enumerate().filter(|(n, _)| (labels.len() - 1 - n).is_multiple_of(3));
+    Chart {
+        code,
+        unit: word,
+        currency: Some(currency.to_owned()),
+        rows: [0, 1, 2].map(row).into(),
+        columns: shown
+            .map(|(n, label)| Tick { place: across(n, labels.len()), label: label.clone() })
+            .collect(),
+        lines: lines.iter().map(line).collect(),
+    }
+}
+
+/// One, two or four with zeros behind, at least as much as there is: its half reads well.
+fn round_top(most: u64, least: u64) -> u64 {
+    let steps = (0..19).flat_map(|zeros| [1, 2, 4].map(|digit| digit * 10_u64.pow(zeros)));
+    steps.filter(|top| *top >= least && top.is_multiple_of(2)).find(|top| *top >= most).unwrap_or(u64::MAX)
 }
 
 /// The next power of two, a kilobyte at least: halves of it read well.
@@ -146,6 +204,29 @@ mod tests {
         assert_eq!((top(0), top(1_500), top(u64::MAX)), (1_024, 2_048, u64::MAX));
         let over = Subject { top: Some(10), ..CPU };
         assert_eq!(draw(&over, &points(&[Some(11)]), Span::Hour).rows[2].label, 1_024);
+    }
+
+    #[test]
+    fn amounts_and_counts_have_round_edges() {
+        assert_eq!(
+            (round_top(0, 4), round_top(5, 4), round_top(41, 4), round_top(401, 200)),
+            (4, 10, 100, 1_000)
+        );
+        assert_eq!(round_top(u64::MAX, 4), u64::MAX);
+        let labels: Vec<String> = (1..=12).map(|n| format!("2026-{n:02}")).collect();
+        let drawn =
+            draw_numbers("mrr", Unit::Money("eur"), &[("mrr", (0..12).map(|n| n * 100).collect())], &labels);
+        assert_eq!((drawn.unit, drawn.currency.as_deref()), ("money", Some("eur")));
+        assert_eq!(
+            (drawn.lines[0].now, drawn.lines[0].most, drawn.rows[2].label),
+            (Some(1_100), Some(1_100), 2_000)
+        );
+        let shown: Vec<&str> = drawn.columns.iter().map(|tick| tick.label.as_str()).collect();
+        assert_eq!(shown, ["2026-03", "2026-06", "2026-09", "2026-12"]);
+        assert_eq!(
+            draw_numbers("customers", Unit::Count("eur"), &[("new", vec![3])], &labels[..1]).unit,
+            "count"
+        );
     }
 
     #[test]

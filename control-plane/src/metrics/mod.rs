@@ -32,8 +32,9 @@ use ez_protocol::{
 };
 use sqlx::AnyConnection;
 
+pub(crate) use chart::{Unit, draw_numbers};
 pub use model::{Point, Span, Traffic, Values};
-pub(crate) use show::{node_graphs, traffic_use};
+pub(crate) use show::{node_graphs, overage, traffic_use};
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub(crate) use jobs::register_jobs;

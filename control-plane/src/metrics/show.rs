@@ -9,10 +9,13 @@ use super::{
     points, traffic,
 };
 use crate::{
-    catalog,
+    billing, catalog,
     db::DbError,
     instances::{self, Instance},
-    web::views::metrics::{Chart, Graphs, TrafficUse},
+    web::views::{
+        Money,
+        metrics::{Chart, Graphs, Overage, TrafficUse},
+    },
 };
 
 const CPU: &[Reading] = &[("cpu", |v| v.cpu_permille)];
@@ -65,12 +68,30 @@ pub(crate) async fn traffic_use(
 ) -> Result<TrafficUse, DbError> {
     let month = Month::of(now);
     let used = traffic(connection, instance.id, month).await?;
+    let deal = billing::traffic_deal(connection, instance.id, month).await?;
+    let included = match &deal {
+        Some(deal) => deal.included(),
+        None => included(connection, instance).await?,
+    };
     Ok(TrafficUse {
         month: month.to_string(),
         bytes_in: used.bytes_in,
         bytes_out: used.bytes_out,
         counted: used.counted(),
-        included: included(connection, instance).await?,
+        included,
+        overage: deal.and_then(|deal| overage(&deal, used.counted(), month)),
+    })
+}
+
+/// What so much traffic costs so far; nothing where it costs nothing.
+pub(crate) fn overage(deal: &billing::Deal, counted: u64, month: Month) -> Option<Overage> {
+    let unit = deal.unit_minor.filter(|_| deal.included().is_some())?;
+    let over = deal.over(counted);
+    Some(Overage {
+        bytes: over.bytes,
+        cost: Money::new(over.amount_minor, deal.currency.clone()),
+        unit: Money::new(unit, deal.currency.clone()),
+        after: billing::traffic_closes(month),
     })
 }
 

@@ -41,6 +41,8 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<billing::PaymentFailed>(),
         of::<billing::PaymentNeedsYou>(),
         of::<billing::PaymentReceipt>(),
+        of::<billing::TrafficNear>(),
+        of::<billing::TrafficOver>(),
         of::<billing::RefundSent>(),
         of::<billing::RenewalSoon>(),
         of::<billing::ServerEnds>(),

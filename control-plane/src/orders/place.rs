@@ -207,6 +207,8 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 let need = quote.need(&request.location);
                 instances::reserve(tx, at, entropy.as_ref(), instance.id, &need, &[], Some(until)).await?;
                 billing::expect(tx, at, &expectation(&order, stripe_price_id)).await?;
+                let unit_minor = catalog::traffic_price(tx, &order.plan_code, &order.currency).await?;
+                billing::agree_traffic(tx, at, &traffic_terms(&order, &quote, unit_minor)).await?;
                 let first =
                     Transition { from: None, to: order.state, cause: "placed".to_owned(), reason: None, at };
                 store::insert_transition(tx, order.id, order.version, &first).await?;
@@ -273,6 +275,18 @@ fn wanted(order: &Order, quote: &catalog::Quote, request: &PlaceRequest) -> Inst
         retired_at: None,
         purge_at: None,
         purged_at: None,
+    }
+}
+
+/// What is agreed about traffic: the plan's, as it is sold now.
+fn traffic_terms(order: &Order, quote: &catalog::Quote, unit_minor: Option<i64>) -> billing::TrafficTerms {
+    billing::TrafficTerms {
+        instance: order.instance,
+        order: order.id,
+        account: order.account,
+        included_gib: quote.plan.traffic_gib,
+        unit_minor,
+        currency: order.currency.clone(),
     }
 }
 

@@ -28,6 +28,7 @@ struct Shelf {
     images: Vec<Image>,
     plans: Vec<Plan>,
     prices: Vec<Price>,
+    traffic_prices: Vec<(String, String, i64)>,
     fleet: FleetSnapshot,
     keys: Vec<SshKey>,
     name: String,
@@ -39,6 +40,7 @@ async fn read(connection: &mut AnyConnection, at: UnixMillis, who: &Principal) -
         images: catalog::images(connection).await?,
         plans: catalog::plans(connection).await?,
         prices: catalog::prices(connection).await?,
+        traffic_prices: catalog::traffic_prices(connection).await?,
         fleet: fleet::snapshot(connection, at, None).await?,
         keys: accounts::ssh_keys(connection, who.account_id).await?,
         name: instances::suggest_name(connection, who.account_id).await?,
@@ -183,6 +185,14 @@ fn plan_choice(
         memory_mib: u64::from(plan.memory_mib),
         disk_gib: u64::from(plan.disk_gib),
         traffic_gib: plan.traffic_gib,
+        traffic_price: shelf
+            .traffic_prices
+            .iter()
+            .find(|(code, currency, _)| {
+                *code == plan.code
+                    && shelf.prices.iter().any(|p| p.plan_code == plan.code && p.currency == *currency)
+            })
+            .map(|(_, currency, minor)| Money::new(*minor, currency.clone())),
         prices: shelf
             .prices
             .iter()

@@ -42,10 +42,11 @@ pub(super) fn register(environment: &mut Environment<'static>, texts: &Texts, as
     environment.add_filter("date", |ms: i64| element(ms, Style::Date));
     environment.add_filter("duration", duration);
     environment.add_filter("money", money);
+    environment.add_filter("minor", |minor: i64, currency: String| written_money(minor, &currency));
     environment.add_filter("permille", permille);
-    environment.add_filter("bytes", |n: u64| size(n));
-    environment.add_filter("mib", |n: u64| size(n << 20));
-    environment.add_filter("gib", |n: u64| size(n << 30));
+    environment.add_filter("bytes", |n: u64| written_bytes(n));
+    environment.add_filter("mib", |n: u64| written_bytes(n << 20));
+    environment.add_filter("gib", |n: u64| written_bytes(n << 30));
 }
 
 /// Prints a value. Escapes what can end text or an attribute (the engine's own escaping also replaces
@@ -190,10 +191,15 @@ fn money(value: &Value) -> Result<String, Error> {
     Ok(written_money(minor, currency))
 }
 
+/// Whether a currency has cents.
+pub(crate) fn has_minor_units(currency: &str) -> bool {
+    // Those without, as Stripe lists them, as far as we sell in them.
+    !matches!(currency, "jpy" | "krw" | "clp" | "vnd")
+}
+
 /// Money as people read it: `9.00 €`, `−4.50 €`, `1,200 JPY`.
 pub(crate) fn written_money(minor: i64, currency: &str) -> String {
-    // Currencies without minor units, as Stripe lists them, as far as we sell in them.
-    let whole = matches!(currency, "jpy" | "krw" | "clp" | "vnd");
+    let whole = !has_minor_units(currency);
     let sign = if minor < 0 { "−" } else { "" };
     let amount = minor.unsigned_abs();
     let number = match whole {
@@ -231,7 +237,7 @@ fn permille(n: u64) -> String {
 }
 
 /// A size in the unit that keeps it short; binary multiples under their everyday names.
-fn size(bytes: u64) -> String {
+pub(crate) fn written_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut unit = 0;
     let mut divisor = 1u64;
@@ -276,10 +282,10 @@ mod tests {
 
     #[test]
     fn sizes_keep_their_unit_short() {
-        assert_eq!(size(4096 << 20), "4\u{a0}GB");
-        assert_eq!(size(1536 << 20), "1.5\u{a0}GB");
-        assert_eq!(size(20 << 40), "20\u{a0}TB");
-        assert_eq!(size(0), "0\u{a0}B");
+        assert_eq!(written_bytes(4096 << 20), "4\u{a0}GB");
+        assert_eq!(written_bytes(1536 << 20), "1.5\u{a0}GB");
+        assert_eq!(written_bytes(20 << 40), "20\u{a0}TB");
+        assert_eq!(written_bytes(0), "0\u{a0}B");
         assert_eq!((permille(125), permille(400)), ("12.5\u{a0}%".to_owned(), "40\u{a0}%".to_owned()));
     }
 

@@ -43,6 +43,10 @@ pub struct World {
     pub surplus: Vec<Surplus>,
     /// Servers whose size a person has been asked about.
     pub asked_about: Vec<String>,
+    /// Bills for traffic.
+    pub traffic: Vec<TrafficBill>,
+    /// Stripe's invoice items that name server and month.
+    pub invoice_items: Vec<InvoiceItem>,
     /// Hosts with their VMs.
     pub hosts: Vec<Host>,
     /// Journals, one per node.
@@ -66,6 +70,36 @@ pub struct Surplus {
     pub state: String,
     /// When it last changed.
     pub updated_at: i64,
+}
+
+/// A month's bill for a server's traffic.
+#[derive(Clone, Debug, Default)]
+pub struct TrafficBill {
+    /// `<server>:202611`
+    pub key: String,
+    /// Minor units.
+    pub amount: i64,
+    /// How it stands.
+    pub state: String,
+    /// Stripe's invoice item.
+    pub item: Option<String>,
+    /// When it last changed.
+    pub updated_at: i64,
+}
+
+/// An amount at Stripe that an invoice charges, for a month of a server.
+#[derive(Clone, Debug, Default)]
+pub struct InvoiceItem {
+    /// Its id.
+    pub id: String,
+    /// `<server>:202611`
+    pub key: String,
+    /// Minor units.
+    pub amount: i64,
+    /// The invoice it is on.
+    pub invoice: Option<String>,
+    /// When it was made.
+    pub made_at: i64,
 }
 
 /// A purchase.

@@ -16,17 +16,18 @@ use super::{
 /// Days between the attempts to collect a renewal after the first has failed: eight tries in two weeks.
 const RETRY_DAYS: [i64; 7] = [1, 1, 2, 2, 2, 3, 3];
 /// A renewal's draft stands this long before it is finalized.
-const DRAFT_FOR: i64 = 3_600;
+pub(crate) const DRAFT_FOR: i64 = 3_600;
 
 /// Drafts the invoice of a subscription's current period.
 pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> String {
     let id = world.new_id("in_1", 23);
-    let lines: Vec<Value> = subscription["items"]["data"]
+    let mut lines: Vec<Value> = subscription["items"]["data"]
         .as_array()
         .into_iter()
         .flatten()
         .map(|item| line(world, &id, subscription, item))
         .collect();
+    lines.extend(super::invoice_items::take(world, &id, text(subscription, "id")));
     let invoice = build(world, &id, subscription, reason, lines);
     world.put("invoice", invoice.clone());
     events::emit(world, "invoice.created", &invoice, None);

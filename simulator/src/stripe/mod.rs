@@ -41,6 +41,7 @@ mod fault;
 mod form;
 mod ids;
 mod inject;
+mod invoice_items;
 mod invoices;
 mod journal;
 mod ledger;

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    account, api::Call, balance, customers, disputes, endpoints, events, fault::Fault, invoices, payments,
-    plan, prices, products, refunds, schedules, sessions, subscriptions, world::World,
+    account, api::Call, balance, customers, disputes, endpoints, events, fault::Fault, invoice_items,
+    invoices, payments, plan, prices, products, refunds, schedules, sessions, subscriptions, world::World,
 };
 
 /// Carries out a call.
@@ -36,7 +36,12 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["events", id]) => events::retrieve(world, call, id),
         ("GET", ["invoice_payments"]) => invoices::list_payments(world, call),
         ("GET", ["invoice_payments", id]) => payments::retrieve(world, call, "invoice_payment", id),
+        ("POST", ["invoiceitems"]) => invoice_items::create(world, call),
+        ("GET", ["invoiceitems"]) => invoice_items::list(world, call),
+        ("GET", ["invoiceitems", id]) => invoice_items::retrieve(world, call, id),
+        ("DELETE", ["invoiceitems", id]) => invoice_items::delete(world, call, id),
         ("GET", ["invoices"]) => invoices::list(world, call),
+        ("POST", ["invoices"]) => invoice_items::invoice(world, call),
         ("POST", ["invoices", "create_preview"]) => plan::preview(world, call),
         ("GET", ["invoices", id]) => invoices::retrieve(world, call, id),
         ("GET", ["invoices", id, "lines"]) => invoices::lines(world, call, id),

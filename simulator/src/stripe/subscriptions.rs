@@ -109,6 +109,7 @@ pub(crate) fn roll(world: &mut World, id: &str) {
     let Some(subscription) = world.get("subscription", id).cloned() else { return };
     if subscription["cancel_at"].as_i64().is_some_and(|at| at <= world.now) {
         end(world, id, "cancellation_requested");
+        super::invoice_items::last(world, &subscription);
         return;
     }
     let before = subscription;
@@ -143,6 +144,10 @@ pub(crate) fn after_collection(world: &mut World, id: &str, paid: bool, last_try
         .map(|subscription| text(subscription, "status").to_owned())
         .unwrap_or_default();
     let policy = after_retries(world);
+    if status == "canceled" {
+        // The last invoice of one that has ended: there is nothing more to end.
+        return;
+    }
     if last_try && policy == "cancel" {
         end(world, id, "payment_failed");
     } else if last_try && policy == "unpaid" {

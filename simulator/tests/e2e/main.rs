@@ -28,6 +28,7 @@ mod judging;
 mod link_faults;
 mod normal;
 mod operating;
+mod overage;
 mod planting;
 mod purchase;
 mod purging;

@@ -174,8 +174,8 @@ async fn rest_is_returned(
     let base: Option<String> = sqlx::query_scalar(
         "SELECT b.stripe_id FROM billing_invoices i
          JOIN billing_invoices b ON b.subscription_id = i.subscription_id AND b.stripe_id <> i.stripe_id
-         WHERE i.stripe_id = $2 AND i.subscription_id = $1 AND i.reason = 'subscription_update'
-               AND COALESCE(b.reason, '') <> 'subscription_update' AND b.paid_minor > 0
+         WHERE i.stripe_id = $2 AND i.subscription_id = $1 AND i.reason IN ('subscription_update', 'manual')
+               AND COALESCE(b.reason, '') NOT IN ('subscription_update', 'manual') AND b.paid_minor > 0
          ORDER BY b.issued_at DESC, b.stripe_id DESC LIMIT 1",
     )
     .bind(subscription)
@@ -298,6 +298,14 @@ pub(in crate::billing) async fn first_time(
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Whether an effect was done.
+pub(in crate::billing) async fn is_done(
+    connection: &mut AnyConnection,
+    cause_key: &str,
+) -> Result<bool, DbError> {
+    Ok(step_at(connection, cause_key).await?.is_some())
 }
 
 async fn step_at(connection: &mut AnyConnection, cause_key: &str) -> Result<Option<UnixMillis>, DbError> {

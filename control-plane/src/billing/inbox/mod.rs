@@ -113,6 +113,12 @@ pub async fn replay(app: &Services, id: &str, actor: &str) -> Result<(), ReplayE
         .await
 }
 
+/// Whether news about an object waits to be taken over.
+pub(super) async fn waits(app: &Services, object: &str) -> Result<bool, DbError> {
+    let mut connection = app.db.read().await?;
+    store::waits(&mut connection, object).await
+}
+
 /// What is known about an object cannot be taken over: its events wait, a person is told, and it is tried again.
 pub(super) async fn park(app: &App, kind: &str, object: &str, error: &BillingError) -> Result<(), DbError> {
     let (now, kind, object) = (app.clock.now(), kind.to_owned(), object.to_owned());

@@ -100,7 +100,7 @@ pub(super) async fn redact_events(
 ) -> Result<u64, DbError> {
     let nothing: Vec<u8> = Vec::new();
     let done = sqlx::query(
-        "UPDATE stripe_events SET raw = $3, redacted_at = $1
+        "UPDATE stripe_events SET raw = $3, signature = NULL, redacted_at = $1
          WHERE redacted_at IS NULL AND received_at < $2 AND state IN ('done', 'ignored')",
     )
     .bind(now.0)
@@ -118,5 +118,16 @@ pub(super) async fn is_parked(connection: &mut AnyConnection, object: &str) -> R
             .bind(object)
             .fetch_optional(connection)
             .await?;
+    Ok(found.is_some())
+}
+
+/// Whether events about an object wait.
+pub(super) async fn waits(connection: &mut AnyConnection, object: &str) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM stripe_events WHERE object_id = $1 AND state IN ('received', 'parked') LIMIT 1",
+    )
+    .bind(object)
+    .fetch_optional(connection)
+    .await?;
     Ok(found.is_some())
 }

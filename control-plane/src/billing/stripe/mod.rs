@@ -12,6 +12,7 @@
 
 mod change;
 mod fault;
+mod limit;
 mod request;
 mod retry;
 mod signature;
@@ -19,10 +20,11 @@ mod signature;
 pub(crate) mod testing;
 mod view;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub(crate) use change::*;
 pub use fault::{FaultKind, StripeFault};
+pub(crate) use limit::{Class, at};
 pub(crate) use request::*;
 pub(crate) use signature::{Verdict, judge};
 pub use view::{
@@ -51,6 +53,8 @@ pub struct StripeGate {
     client: Client,
     livemode: bool,
     pause: fn(Duration) -> tokio::time::Sleep,
+    limiter: Option<Arc<limit::Limiter>>,
+    asked: Arc<limit::Asked>,
 }
 
 impl std::fmt::Debug for StripeGate {
@@ -80,7 +84,24 @@ impl StripeGate {
             .build()
             .map_err(|_| refuse())?;
         let livemode = secret_key.starts_with("sk_live_") || secret_key.starts_with("rk_live_");
-        Ok(Self { client, livemode, pause: tokio::time::sleep })
+        Ok(Self { client, livemode, pause: tokio::time::sleep, limiter: None, asked: Arc::default() })
+    }
+
+    /// The same, with so many calls a second at most; all clones share them.
+    #[must_use]
+    pub fn paced(self, calls_per_second: u32) -> Self {
+        Self { limiter: Some(Arc::new(limit::Limiter::new(calls_per_second))), ..self }
+    }
+
+    /// How long work that has time should stay away because others wait for Stripe already.
+    pub(crate) fn come_back_in(&self) -> Option<Duration> {
+        self.limiter.as_ref().and_then(|limiter| limiter.come_back_in())
+    }
+
+    /// How many calls of a class were made so far.
+    #[cfg(test)]
+    pub(crate) fn asked(&self, class: Class) -> u64 {
+        self.asked.of(class)
     }
 
     /// The same without pauses between tries.
@@ -118,12 +139,27 @@ impl StripeGate {
         retry::run(|| self.once(request, strategy.clone()), self.pause, || entropy_unit(entropy)).await
     }
 
+    /// Where a call was one too many, everybody holds still.
+    fn failed(&self, fault: StripeFault) -> StripeFault {
+        if fault.status == Some(429) {
+            metrics::counter!("ez_billing_stripe_too_many_total").increment(1);
+            if let Some(limiter) = &self.limiter {
+                limiter.hold_still();
+            }
+        }
+        fault
+    }
+
     async fn once(&self, request: &Prepared, strategy: RequestStrategy) -> Result<Value, StripeFault> {
         let method = match request.method {
             Method::Get => StripeMethod::Get,
             Method::Post => StripeMethod::Post,
             Method::Delete => StripeMethod::Delete,
         };
+        self.asked.count();
+        if let Some(limiter) = &self.limiter {
+            limiter.turn().await;
+        }
         let mut builder = RequestBuilder::new(method, request.path.clone());
         builder.query.clone_from(&request.query);
         builder.body.clone_from(&request.body);
@@ -132,7 +168,7 @@ impl StripeGate {
             .request_strategy(strategy)
             .send(&self.client)
             .await
-            .map_err(|error: StripeError| StripeFault::from_client(error))?;
+            .map_err(|error: StripeError| self.failed(StripeFault::from_client(error)))?;
         serde_json::from_str(&miniserde::json::to_string(&answer))
             .map_err(|_| StripeFault::of(FaultKind::OutcomeUnknown))
     }

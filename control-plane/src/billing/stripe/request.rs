@@ -225,6 +225,72 @@ pub(crate) fn list_payments_by(payment_intent: &str) -> Prepared {
     Prepared { method: Method::Get, path: "/invoice_payments".to_owned(), query: Some(query), body: None }
 }
 
+/// What an invoice item is made from.
+pub(crate) struct ItemParts<'a> {
+    pub(crate) customer: &'a str,
+    pub(crate) subscription: &'a str,
+    pub(crate) amount_minor: i64,
+    pub(crate) currency: &'a str,
+    pub(crate) description: &'a str,
+    /// From when to when it was used.
+    pub(crate) period: (UnixMillis, UnixMillis),
+    pub(crate) metadata: &'a Metadata,
+}
+
+fn post(path: String, pairs: &[(&str, String)], metadata: &Metadata) -> Prepared {
+    let mut body = url::form_urlencoded::Serializer::new(String::new());
+    for (key, value) in pairs {
+        body.append_pair(key, value);
+    }
+    let mut words: Vec<_> = metadata.iter().collect();
+    words.sort();
+    for (key, value) in words {
+        body.append_pair(&format!("metadata[{key}]"), value);
+    }
+    Prepared { method: Method::Post, path, query: None, body: Some(body.finish()) }
+}
+
+/// Something that a subscription's next invoice charges.
+pub(crate) fn create_invoice_item(parts: &ItemParts<'_>) -> Prepared {
+    let pairs = [
+        ("customer", parts.customer.to_owned()),
+        ("subscription", parts.subscription.to_owned()),
+        ("amount", parts.amount_minor.to_string()),
+        ("currency", parts.currency.to_owned()),
+        ("description", parts.description.to_owned()),
+        ("period[start]", parts.period.0.as_secs().to_string()),
+        ("period[end]", parts.period.1.as_secs().to_string()),
+    ];
+    post("/invoiceitems".to_owned(), &pairs, parts.metadata)
+}
+
+pub(crate) fn retrieve_invoice_item(id: &str) -> Prepared {
+    retrieve("invoiceitems", id)
+}
+
+/// Only one that is on no invoice yet.
+pub(crate) fn delete_invoice_item(id: &str) -> Prepared {
+    Prepared { method: Method::Delete, ..retrieve("invoiceitems", id) }
+}
+
+/// A customer's invoice items, newest first.
+pub(crate) fn list_invoice_items(customer: &str, after: Option<&str>) -> Prepared {
+    let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
+    let query = format!("customer={customer}&limit={PAGE}{after}");
+    Prepared { method: Method::Get, path: "/invoiceitems".to_owned(), query: Some(query), body: None }
+}
+
+/// An invoice of a subscription for what waits to be charged; it is finalised and collected by itself.
+pub(crate) fn create_invoice(customer: &str, subscription: &str, traffic: &str) -> Prepared {
+    let pairs = [
+        ("customer", customer.to_owned()),
+        ("subscription", subscription.to_owned()),
+        ("auto_advance", "true".to_owned()),
+        ("pending_invoice_items_behavior", "include".to_owned()),
+    ];
+    post("/invoices".to_owned(), &pairs, &Metadata::from([("traffic".to_owned(), traffic.to_owned())]))
+}
+
 /// A visit to Stripe's own pages, where cards and tax ids are changed.
 pub(crate) fn create_portal(customer: &str, return_url: &str) -> Prepared {
     let body = url::form_urlencoded::Serializer::new(String::new())

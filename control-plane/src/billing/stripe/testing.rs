@@ -342,6 +342,35 @@ impl State {
                 json!({"id": self.id("cbtxn"), "object": "customer_balance_transaction", "amount": amount,
                     "customer": customer, "description": get("description")})
             }
+            ("POST", ["invoiceitems"]) => json!({
+                "id": self.id("ii"), "object": "invoiceitem", "amount": get("amount").parse::<i64>().unwrap(),
+                "currency": get("currency"), "customer": get("customer"), "description": get("description"),
+                "invoice": null, "metadata": metadata,
+                "parent": {"subscription_details": {"subscription": get("subscription")}},
+            }),
+            ("POST", ["invoices"]) => {
+                let id = self.id("in");
+                let (lines, total) = self.take_items(&id, &get("subscription"));
+                if lines.is_empty() {
+                    return (
+                        400,
+                        json!({"error": {"type": "invalid_request_error", "message": "nothing waits"}}),
+                    );
+                }
+                json!({
+                    "id": id, "object": "invoice", "status": "draft", "currency": "eur", "total": total,
+                    "amount_paid": 0, "amount_remaining": total, "attempt_count": 0, "billing_reason": "manual",
+                    "customer": get("customer"), "lines": {"data": lines}, "metadata": metadata,
+                    "parent": {"type": "subscription_details", "subscription_details": {"subscription": get("subscription")}},
+                })
+            }
+            ("DELETE", ["invoiceitems", id]) => {
+                let Some(item) = self.objects.remove(*id) else { return missing() };
+                return (200, item);
+            }
+            ("GET", ["invoiceitems"]) => {
+                return (200, self.of_kind("invoiceitem", |o| o["customer"] == query["customer"].as_str()));
+            }
             ("POST", ["billing_portal", "sessions"]) => {
                 let id = self.id("bps");
                 json!({"id": id, "object": "billing_portal.session", "url": format!("https://portal.example/{id}")})

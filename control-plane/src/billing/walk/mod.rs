@@ -14,7 +14,7 @@ use sqlx::AnyConnection;
 
 use super::{
     BillingError, reconcile as missed,
-    stripe::{self, InvoiceView, Prepared, SubscriptionView},
+    stripe::{self, Class, InvoiceView, Prepared, SubscriptionView},
     subscription::is_over,
     sync::{self, is_foreign, view},
 };
@@ -64,6 +64,11 @@ struct Walk {
 /// # Errors
 /// What Stripe or the database said; what was mended stays mended.
 pub async fn reconcile(app: &Services) -> Result<Report, BillingError> {
+    // Slowly: nobody waits for it, and no transaction is open while a page is on its way.
+    stripe::at(Class::Comparing, compare_all(app)).await
+}
+
+async fn compare_all(app: &Services) -> Result<Report, BillingError> {
     let events_found = missed::poll_events(app).await?;
     let first = walk(app).await?;
     for difference in &first.differing {

@@ -51,6 +51,31 @@ struct Shop {
     node: TestNode,
 }
 
+/// What is sold; `more` belongs to its one plan.
+fn catalogue(more: &str) -> String {
+    format!(
+        r#"
+        [[images]]
+        code = "debian-13"
+        name = "Debian 13"
+        version = "13"
+        digest = "{IMAGE}"
+        [[plans]]
+        code = "s"
+        name = "S"
+        vcpu = 1
+        memory_mib = 4096
+        disk_gib = 20
+        traffic_gib = 1000
+        [[plans.prices]]
+        interval = "month"
+        currency = "eur"
+        amount_minor = 900
+        {more}
+        "#
+    )
+}
+
 /// What the n-th customer orders.
 fn request(n: u8) -> PlaceRequest {
     let me = customer(n);
@@ -94,26 +119,7 @@ impl Shop {
         let (mut app, clock) = fleet::testing::services(db);
         Arc::get_mut(&mut app).unwrap().stripe = stripe.gate();
         locations(&app, addresses).await;
-        let file = format!(
-            r#"
-            [[images]]
-            code = "debian-13"
-            name = "Debian 13"
-            version = "13"
-            digest = "{IMAGE}"
-            [[plans]]
-            code = "s"
-            name = "S"
-            vcpu = 1
-            memory_mib = 4096
-            disk_gib = 20
-            traffic_gib = 1000
-            [[plans.prices]]
-            interval = "month"
-            currency = "eur"
-            amount_minor = 900
-            "#
-        );
+        let file = catalogue("");
         let first = catalog::apply_file(&app, &file, "operator:test").await.unwrap();
         assert_eq!((first.plans, first.prices, first.pushed), (1, 1, 1));
         let again = catalog::apply_file(&app, &file, "operator:test").await.unwrap();

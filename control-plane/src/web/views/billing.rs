@@ -4,8 +4,13 @@ use ez_protocol::UnixMillis;
 use serde::Serialize;
 
 use crate::web::{
+    FormState,
     templates::Page,
-    views::{Money, SAMPLE_NOW, instances::PlanChange},
+    views::{
+        Money, SAMPLE_NOW,
+        instances::PlanChange,
+        metrics::{Chart, sample_chart},
+    },
 };
 
 /// One invoice.
@@ -73,11 +78,38 @@ pub struct Card {
     pub until: String,
 }
 
+/// A month's traffic of a server, where more than is included costs something.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrafficMonth {
+    /// What it is.
+    pub server: String,
+    /// Its graphs.
+    pub href: String,
+    /// `2026-11`
+    pub month: String,
+    /// Bytes, both directions.
+    pub used: u64,
+    /// Bytes that are included.
+    pub included: u64,
+    /// What is above costs so much, so far or at the end.
+    pub cost: Money,
+    /// `running`, `wanted`, `posted`, `invoiced` or `waived`.
+    pub state: String,
+    /// Its colour.
+    pub tone: &'static str,
+    /// It is put on the first invoice after that, while it is not on one.
+    pub after: Option<UnixMillis>,
+}
+
 /// `GET /billing?before=`
 #[derive(Debug, Clone, Serialize)]
 pub struct Invoices {
     /// What is paid, live ones first.
     pub subscriptions: Vec<Subscription>,
+    /// Traffic that may cost something, the running months first.
+    pub traffic: Vec<TrafficMonth>,
+    /// What went back or was credited, the newest first.
+    pub given: Vec<Given>,
     /// Credit that the next invoice uses up.
     pub credit: Option<Money>,
     /// Newest first, one page.
@@ -159,7 +191,41 @@ impl Page for Invoices {
             cancel: None,
             ..running.clone()
         };
+        let month = |state: &str, tone, minor, after| TrafficMonth {
+            server: "web-1".to_owned(),
+            href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057/graphs".to_owned(),
+            month: "2026-11".to_owned(),
+            used: 1_234 << 30,
+            included: 1_000 << 30,
+            cost: Money::new(minor, "eur"),
+            state: state.to_owned(),
+            tone,
+            after,
+        };
+        let traffic = vec![
+            month("running", "info", 36, Some(SAMPLE_NOW)),
+            month("wanted", "wait", 36, Some(SAMPLE_NOW)),
+            month("posted", "wait", 36, Some(SAMPLE_NOW)),
+            month("invoiced", "good", 24, None),
+            month("waived", "idle", 24, None),
+        ];
+        let given = |kind, amount, state, tone| Given {
+            at: SAMPLE_NOW,
+            server: "web-1".to_owned(),
+            kind,
+            amount: Money::new(amount, "eur"),
+            state,
+            tone,
+            reason: String::new(),
+        };
         let some = Self {
+            given: vec![
+                given("refund", 450, "done", "good"),
+                given("refund", 100, "wanted", "wait"),
+                given("refund", 100, "refused", "bad"),
+                given("credit", 450, "done", "good"),
+            ],
+            traffic,
             subscriptions: vec![running, ending, owing, over],
             credit: Some(Money::new(450, "eur")),
             invoices: vec![
@@ -174,6 +240,8 @@ impl Page for Invoices {
         };
         let none = Self {
             subscriptions: Vec::new(),
+            traffic: Vec::new(),
+            given: Vec::new(),
             credit: None,
             invoices: Vec::new(),
             can_manage: false,
@@ -375,5 +443,181 @@ impl Page for Operated {
             differences: Vec::new(),
         };
         vec![("some", some), ("none", none)]
+    }
+}
+
+/// A month of one currency.
+#[derive(Debug, Clone, Serialize)]
+pub struct RevenueMonth {
+    /// `2026-11`
+    pub month: String,
+    /// What a month brought at its end.
+    pub monthly: Money,
+    /// Subscriptions that were charged then.
+    pub live: i64,
+    /// Accounts that began to pay.
+    pub new_customers: i64,
+    /// Accounts that pay no more.
+    pub lost_customers: i64,
+    /// Subscriptions that ended, of a thousand.
+    pub churn: i64,
+    /// Charges that did not work at first.
+    pub failed: i64,
+    /// How much they were.
+    pub failed_amount: Money,
+    /// How many of them were paid later.
+    pub recovered: i64,
+}
+
+/// One currency.
+#[derive(Debug, Clone, Serialize)]
+pub struct RevenueCurrency {
+    /// Upper-case ISO code.
+    pub currency: String,
+    /// Of what a month brings, of customers and of failed charges.
+    pub charts: Vec<Chart>,
+    /// The newest first.
+    pub months: Vec<RevenueMonth>,
+}
+
+/// `GET /operator/revenue`
+#[derive(Debug, Clone, Serialize)]
+pub struct RevenuePage {
+    /// By currency; none before the first payment.
+    pub currencies: Vec<RevenueCurrency>,
+}
+
+impl Page for RevenuePage {
+    const TEMPLATE: &'static str = "pages/billing/revenue.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let month = |month: &str, minor, new_customers| RevenueMonth {
+            month: month.to_owned(),
+            monthly: Money::new(minor, "eur"),
+            live: 137,
+            new_customers,
+            lost_customers: 2,
+            churn: 15,
+            failed: 3,
+            failed_amount: Money::new(2_700, "eur"),
+            recovered: 2,
+        };
+        let chart = |code, unit, lines: &[&'static str]| Chart {
+            currency: Some("eur".to_owned()),
+            ..sample_chart(code, unit, 1_000, lines)
+        };
+        let euros = RevenueCurrency {
+            currency: "EUR".to_owned(),
+            charts: vec![
+                chart("mrr", "money", &["mrr"]),
+                chart("customers", "count", &["customers-new", "customers-lost"]),
+                chart("failed", "count", &["failed", "recovered"]),
+            ],
+            months: vec![month("2026-11", 123_400, 5), month("2026-10", 120_000, 0)],
+        };
+        vec![("some", Self { currencies: vec![euros] }), ("none", Self { currencies: Vec::new() })]
+    }
+}
+
+/// What went back, or was credited.
+#[derive(Debug, Clone, Serialize)]
+pub struct Given {
+    /// When.
+    pub at: UnixMillis,
+    /// What it is about.
+    pub server: String,
+    /// `refund` or `credit`.
+    pub kind: &'static str,
+    /// How much.
+    pub amount: Money,
+    /// `wanted`, `done` or `refused`.
+    pub state: &'static str,
+    /// Its colour.
+    pub tone: &'static str,
+    /// Why; empty for customers and for what was done in Stripe's dashboard.
+    pub reason: String,
+}
+
+/// What was paid with an invoice.
+#[derive(Debug, Clone, Serialize)]
+pub struct PaidInvoice {
+    /// Stripe's id.
+    pub id: String,
+    /// Stripe's number.
+    pub number: String,
+    /// When it was made.
+    pub at: UnixMillis,
+    /// What was paid.
+    pub paid: Money,
+    /// What of it may still go back.
+    pub left: Money,
+}
+
+/// `GET /operator/billing/servers/{id}`
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerMoney {
+    /// What it is.
+    pub server: String,
+    /// Its page for operators.
+    pub href: String,
+    /// Where the forms go.
+    pub action: String,
+    /// Newest first.
+    pub invoices: Vec<PaidInvoice>,
+    /// Newest first.
+    pub given: Vec<Given>,
+    /// How much credit may still be given.
+    pub creditable: Money,
+    /// What makes a press happen once; another one for each time the page is shown.
+    pub key: String,
+    /// The form of a refund, as it came back.
+    pub refund: FormState,
+    /// The form of credit, as it came back.
+    pub credit: FormState,
+}
+
+impl Page for ServerMoney {
+    const TEMPLATE: &'static str = "pages/billing/server.html";
+
+    fn samples() -> Vec<(&'static str, Self)> {
+        let euros = |minor| Money::new(minor, "eur");
+        let given = |kind, state, tone| Given {
+            at: SAMPLE_NOW,
+            server: "web-1".to_owned(),
+            kind,
+            amount: euros(300),
+            state,
+            tone,
+            reason: "It was down for a day".to_owned(),
+        };
+        let invoice = |number: &str, left| PaidInvoice {
+            id: format!("in_{number}"),
+            number: number.to_owned(),
+            at: SAMPLE_NOW,
+            paid: euros(900),
+            left: euros(left),
+        };
+        let some = Self {
+            server: "web-1".to_owned(),
+            href: "/operator/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            action: "/operator/billing/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            invoices: vec![invoice("EZ-0002", 900), invoice("EZ-0001", 0)],
+            given: vec![
+                given("refund", "done", "good"),
+                given("credit", "wanted", "wait"),
+                given("refund", "refused", "bad"),
+            ],
+            creditable: euros(900),
+            key: "f-0123456789".to_owned(),
+            refund: FormState::default(),
+            credit: FormState::default(),
+        };
+        let mut form = FormState::default();
+        form.fill("amount", "12,5");
+        form.refuse("amount", "amount-invalid");
+        form.refuse("reason", "reason-needed");
+        let refused = Self { refund: form, ..some.clone() };
+        let none = Self { invoices: Vec::new(), given: Vec::new(), creditable: euros(0), ..some.clone() };
+        vec![("some", some), ("refused", refused), ("none", none)]
     }
 }

@@ -1,8 +1,9 @@
 //! Charts: of a server's use, and of a node's. Drawn by the server as inline SVG, with a table of the same in words.
 
+use ez_protocol::UnixMillis;
 use serde::Serialize;
 
-use super::instances::Head;
+use super::{Money, SAMPLE_NOW, instances::Head};
 use crate::web::{templates::Page, views::instances::sample_head};
 
 /// Width of a chart's drawing.
@@ -41,8 +42,10 @@ pub struct Line {
 pub struct Chart {
     /// Text `metrics-chart-<code>`.
     pub code: &'static str,
-    /// What its numbers are: `permille`, `bytes` or `rate` (bytes per second).
+    /// What its numbers are: `permille`, `bytes`, `rate` (bytes per second), `count` or `money`.
     pub unit: &'static str,
+    /// Of `money`: its currency.
+    pub currency: Option<String>,
     /// Horizontal lines with a value each.
     pub rows: Vec<Tick<u64>>,
     /// Vertical lines with a time each, as written.
@@ -64,6 +67,33 @@ pub struct TrafficUse {
     pub counted: u64,
     /// What the plan includes, bytes; none if it says nothing.
     pub included: Option<u64>,
+    /// What more costs; none where it costs nothing.
+    pub overage: Option<Overage>,
+}
+
+/// What traffic above the plan costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overage {
+    /// Bytes above.
+    pub bytes: u64,
+    /// What they cost so far.
+    pub cost: Money,
+    /// What each started 100 GB costs.
+    pub unit: Money,
+    /// When the month is closed; it is put on the first invoice after that.
+    pub after: UnixMillis,
+}
+
+impl Overage {
+    /// One for samples.
+    pub(crate) fn sample(bytes: u64, minor: i64) -> Self {
+        Self {
+            bytes,
+            cost: Money::new(minor, "eur"),
+            unit: Money::new(12, "eur"),
+            after: UnixMillis(SAMPLE_NOW.0 + 9 * 86_400_000),
+        }
+    }
 }
 
 /// `GET /servers/{id}/graphs?span=`.
@@ -98,6 +128,7 @@ pub(crate) fn sample_chart(
     Chart {
         code,
         unit,
+        currency: None,
         rows: vec![value(148, 0), value(80, top / 2), value(12, top)],
         columns: vec![time(64, "20:00"), time(226, "20:30")],
         lines: lines.iter().enumerate().map(line).collect(),
@@ -123,6 +154,7 @@ impl Page for Graphs {
                 bytes_out: 64 << 30,
                 counted: 214 << 30,
                 included: Some(2 << 40),
+                overage: Some(Overage::sample(0, 0)),
             },
         };
         let mut unknown = full.clone();
@@ -132,7 +164,11 @@ impl Page for Graphs {
         }
         let over = Self {
             span: "week",
-            traffic: TrafficUse { counted: 3 << 40, ..full.traffic.clone() },
+            traffic: TrafficUse {
+                counted: 3 << 40,
+                overage: Some(Overage::sample(1 << 40, 132)),
+                ..full.traffic.clone()
+            },
             ..full.clone()
         };
         let none = Self {
@@ -143,6 +179,7 @@ impl Page for Graphs {
                 bytes_out: 0,
                 counted: 0,
                 included: None,
+                overage: None,
                 ..full.traffic.clone()
             },
             ..full.clone()

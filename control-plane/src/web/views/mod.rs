@@ -119,6 +119,8 @@ pub fn all() -> Vec<Entry> {
         entry::<billing::Invoices>(),
         entry::<console::Show>(),
         entry::<billing::Operated>(),
+        entry::<billing::RevenuePage>(),
+        entry::<billing::ServerMoney>(),
         entry::<dispatch::List>(),
         entry::<dispatch::Show>(),
         entry::<errors::Failure>(),

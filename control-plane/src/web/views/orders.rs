@@ -79,6 +79,8 @@ pub struct PlanChoice {
     pub disk_gib: u64,
     /// Traffic per month in GiB.
     pub traffic_gib: u64,
+    /// What each started 100 GB above that costs; none where it costs nothing.
+    pub traffic_price: Option<Money>,
     /// One per interval it is sold in.
     pub prices: Vec<PriceChoice>,
     /// Codes of the locations it does not fit in now; the script greys it out there.
@@ -251,6 +253,7 @@ fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanCh
         memory_mib: u64::from(size) * 2048,
         disk_gib: u64::from(size) * 20,
         traffic_gib: 20 * 1024,
+        traffic_price: (code == "s").then(|| Money::new(12, "eur")),
         prices: vec![price("month", cents, "23 Dec 2026"), price("year", cents * 10, "23 Nov 2027")],
         sold_out_in: if sold_out { vec!["hel".to_owned()] } else { Vec::new() },
         sold_out_names: if sold_out { vec!["Helsinki".to_owned()] } else { Vec::new() },

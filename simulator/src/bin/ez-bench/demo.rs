@@ -58,6 +58,15 @@ where
 impl Demo {
     /// Starts a new system below `directory`, with further arguments of `ez-demo`.
     pub(crate) async fn start(directory: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_with(directory, arguments, &[]).await
+    }
+
+    /// The same in another environment.
+    pub(crate) async fn start_with(
+        directory: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         if directory.exists() {
             std::fs::remove_dir_all(directory)?;
         }
@@ -65,7 +74,12 @@ impl Demo {
         let log = std::fs::File::create(directory.join("demo.log"))?;
         let mut command = Command::new(sibling("ez-demo")?);
         command.args(["--quiet", "--any-port", "--state-dir"]).arg(directory.join("state"));
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         // A process group of its own: Ctrl-C reaches us, and we end everything.
         command.process_group(0).kill_on_drop(true);
         let mut demo = Self { process: command.spawn()?, directory: directory.to_owned() };

@@ -146,6 +146,13 @@ fn events(run: u32, to: SocketAddr, secret: &str) -> anyhow::Result<Make> {
     Ok(Arc::new(make))
 }
 
+/// An event as it is sent now: its body and the value of `Stripe-Signature`.
+pub(crate) fn signed(event: &serde_json::Value, secret: &str) -> (String, String) {
+    let body = event.to_string();
+    let signature = sign(&body, secret);
+    (body, signature)
+}
+
 /// The value of `Stripe-Signature` for a body sent now.
 fn sign(body: &str, secret: &str) -> String {
     let t = SystemWall.now_ms() / 1_000;

@@ -5,6 +5,7 @@
 //! does in the same run. What each means stands in `docs/reference/bench.md`.
 
 mod agents;
+mod catch_up;
 mod demo;
 mod intake;
 mod load;
@@ -27,12 +28,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{machine::Machine, report::Report};
 
 /// The figures, by the part of the program that measures them together.
-const PARTS: [(&str, &[&str]); 4] = [
+const PARTS: [(&str, &[&str]); 5] = [
     ("intake", &["webhook_rate", "webhook_fsyncs_per_request"]),
     (
         "purchase",
         &["webhook_to_journal_p50", "webhook_to_journal_p99", "accepted_to_started_overhead", "agent_rss"],
     ),
+    ("catch_up", &["inbox_catch_up"]),
     ("pages", &["page_p99_ms", "page_rate"]),
     ("agents", &["control_plane_rss", "idle_agents_rss_per_agent", "reconnect_2000"]),
 ];
@@ -41,7 +43,7 @@ const PARTS: [(&str, &[&str]); 4] = [
 #[derive(Debug, Parser)]
 #[command(name = "ez-bench", version, args_override_self = true)]
 pub(crate) struct Options {
-    /// Only this figure or part (intake, purchase, pages, agents); may be repeated
+    /// Only this figure or part (intake, catch_up, purchase, pages, agents); may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Print the report as JSON instead of a table
@@ -147,6 +149,10 @@ async fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     if options.wants_part("intake") {
         say("Measuring webhooks …");
         intake::run(options, &machine, &mut report).await?;
+    }
+    if options.wants_part("catch_up") {
+        say("Measuring what waits after an outage …");
+        catch_up::run(options, &machine, &mut report).await?;
     }
     // Pages are asked for where the purchases have left their servers.
     if options.wants_part("purchase") || options.wants_part("pages") {

@@ -37,7 +37,7 @@ const POOL: &str = "\n[[address_pools]]\nlocation = \"fsn\"\nbridge = \"vmbr0\"\
                     gateway = \"198.18.0.1\"\ndns = [\"9.9.9.9\"]\n";
 
 /// What is seen of one purchase while it happens.
-struct Purchase {
+pub(crate) struct Purchase {
     session: String,
     order: String,
     server: String,
@@ -100,7 +100,7 @@ async fn make_room(demo: &Demo) -> anyhow::Result<()> {
 }
 
 /// A customer who buys through the API, and what it takes to watch.
-struct Shop {
+pub(crate) struct Shop {
     client: reqwest::Client,
     api: String,
     token: String,
@@ -109,7 +109,7 @@ struct Shop {
 }
 
 impl Shop {
-    async fn open(demo: &Demo) -> anyhow::Result<Self> {
+    pub(crate) async fn open(demo: &Demo) -> anyhow::Result<Self> {
         let journal = demo.text("/nodes/0/journal")?;
         Ok(Self {
             client: reqwest::Client::new(),
@@ -130,7 +130,7 @@ impl Shop {
     }
 
     /// Buys a server and waits until it runs.
-    async fn buy(&self, name: &str) -> anyhow::Result<Purchase> {
+    pub(crate) async fn buy(&self, name: &str) -> anyhow::Result<Purchase> {
         let order = json!({
             "location": "fsn", "image": "debian-13", "plan": "s", "interval": "month", "hostname": name,
             "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA bench"],

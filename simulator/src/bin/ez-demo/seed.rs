@@ -172,6 +172,11 @@ pub(crate) fn environment(layout: &Layout) -> Vec<(String, String)> {
         ("STRIPE_API_BASE", format!("http://127.0.0.1:{}/", ports.stripe)),
         ("STRIPE_SECRET_KEY", layout.secrets.stripe_key.clone()),
         ("STRIPE_WEBHOOK_SECRETS", layout.secrets.webhook_secret.clone()),
+        // The simulated Stripe allows more than the real one; whoever wants the real pace says so.
+        (
+            "STRIPE_CALLS_PER_SECOND",
+            std::env::var("STRIPE_CALLS_PER_SECOND").unwrap_or_else(|_| "500".into()),
+        ),
         ("SMTP_URL", format!("smtp://127.0.0.1:{}", ports.smtp)),
         ("MAIL_FROM", "EZ Solutions <servers@example.com>".into()),
         ("LOG_FORMAT", "json".into()),

@@ -153,6 +153,7 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
             out.push(found("I6", subject, detail));
         }
     }
+    out.extend(traffic_equals_stripe(world));
     for mirror in &world.mirror {
         if !world.stripe.iter().any(|s| s.order == mirror.order) {
             out.push(found(
@@ -160,6 +161,44 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
                 format!("order {}", mirror.order),
                 format!("Stripe does not know {}", mirror.id),
             ));
+        }
+    }
+    out
+}
+
+/// The ledger of traffic and Stripe's invoice items agree: one item for each bill that was posted, none for any other.
+fn traffic_equals_stripe(world: &World) -> Vec<Violation> {
+    let mut out = Vec::new();
+    for bill in &world.traffic {
+        let items: Vec<_> = world.invoice_items.iter().filter(|item| item.key == bill.key).collect();
+        let wanted = match bill.state.as_str() {
+            "posted" | "invoiced" => 1,
+            // Between the item and the word of it.
+            "wanted" => items.len().min(1),
+            _ => 0,
+        };
+        let subject = format!("traffic {}", bill.key);
+        if items.len() > 1 || (items.len() != wanted && world.settled(bill.updated_at)) {
+            let detail =
+                format!("the bill is {}, and Stripe has {} invoice items for it", bill.state, items.len());
+            out.push(found("I6", subject, detail));
+            continue;
+        }
+        let Some(item) = items.first() else { continue };
+        let named = bill.item.as_ref().is_none_or(|id| *id == item.id);
+        let invoiced = bill.state != "invoiced" || item.invoice.is_some();
+        if item.amount != bill.amount || !named || !invoiced {
+            let detail = format!(
+                "the bill is {} minor units, {}, item {:?}; Stripe has {} as {} on {:?}",
+                bill.amount, bill.state, bill.item, item.amount, item.id, item.invoice
+            );
+            out.push(found("I6", subject, detail));
+        }
+    }
+    for item in &world.invoice_items {
+        if !world.traffic.iter().any(|bill| bill.key == item.key) && world.settled(item.made_at) {
+            let detail = format!("Stripe charges {} that nobody here knows of", item.amount);
+            out.push(found("I6", format!("traffic {}", item.key), detail));
         }
     }
     out

@@ -279,6 +279,44 @@ fn i6_sees_a_payment_made_twice_that_is_kept_and_none_that_went_back() {
 }
 
 #[test]
+fn i6_sees_traffic_that_is_charged_twice_otherwise_or_by_nobody() {
+    let bill = |state: &str| TrafficBill {
+        key: "s:202611".into(),
+        amount: 36,
+        state: state.into(),
+        item: Some("ii_1".into()),
+        updated_at: LONG_AGO,
+    };
+    let item = |id: &str, amount| InvoiceItem {
+        id: id.into(),
+        key: "s:202611".into(),
+        amount,
+        invoice: Some("in_9".into()),
+        made_at: LONG_AGO,
+    };
+    let well = |w: &mut World| {
+        w.traffic = vec![bill("invoiced")];
+        w.invoice_items = vec![item("ii_1", 36)];
+    };
+    assert!(plant(well).is_empty());
+    let broken: [fn(&mut World); 6] = [
+        |w| w.invoice_items[0].amount = 37,
+        |w| w.invoice_items.push(InvoiceItem { id: "ii_2".into(), ..w.invoice_items[0].clone() }),
+        |w| w.invoice_items.clear(),
+        |w| w.traffic.clear(),
+        |w| w.traffic[0].state = "waived".into(),
+        |w| w.invoice_items[0].invoice = None,
+    ];
+    for (n, breaks) in broken.into_iter().enumerate() {
+        let found = plant(|w| {
+            well(w);
+            breaks(w);
+        });
+        assert_eq!(found, ["I6"], "{n}");
+    }
+}
+
+#[test]
 fn i7_sees_an_edited_a_removed_an_unsealed_and_a_missing_row() {
     assert_eq!(plant(|w| w.audit[0].entry.push(' ')), ["I7"]);
     assert_eq!(plant(|w| drop(w.audit.remove(0))), ["I7"]);

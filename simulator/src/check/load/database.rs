@@ -188,9 +188,31 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
     .await?;
     let asked = "SELECT subject FROM alarms WHERE kind IN ('plan_not_followed', 'resize_late') AND cleared_at IS NULL";
     world.asked_about = rows(db, asked, |r| r.try_get(0)).await?;
-    world.refunds = rows(db, "SELECT order_id, amount_minor, state FROM billing_refunds", |r| {
-        Ok((r.try_get(0)?, r.try_get::<Option<i64>, _>(1)?.unwrap_or(0), r.try_get(2)?))
-    })
+    // What went back for an invoice, whoever sent it; and what an order's own refund gave that names none.
+    world.refunds = rows(
+        db,
+        "SELECT order_id, amount_minor, state FROM billing_returns
+         UNION ALL
+         SELECT r.order_id, r.amount_minor, r.state FROM billing_refunds r
+         WHERE r.stripe_id IS NOT NULL
+               AND NOT EXISTS (SELECT 1 FROM billing_returns b WHERE b.stripe_id = r.stripe_id)",
+        |r| Ok((r.try_get(0)?, r.try_get::<Option<i64>, _>(1)?.unwrap_or(0), r.try_get(2)?)),
+    )
+    .await?;
+    world.traffic = rows(
+        db,
+        "SELECT instance_id, month, amount_minor, state, item_id, updated_at FROM traffic_bills
+         WHERE state <> 'free'",
+        |r| {
+            Ok(TrafficBill {
+                key: format!("{}:{}", r.try_get::<String, _>(0)?, r.try_get::<i64, _>(1)?),
+                amount: r.try_get(2)?,
+                state: r.try_get(3)?,
+                item: r.try_get(4)?,
+                updated_at: r.try_get(5)?,
+            })
+        },
+    )
     .await?;
     world.surplus =
         rows(db, "SELECT order_id, subscription_id, state, updated_at FROM billing_surplus", |r| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{LoadError, StripeAccess};
-use crate::check::world::{StripeOrder, World};
+use crate::check::world::{InvoiceItem, StripeOrder, World};
 
 /// Reads what was paid and given back for each order, and which events were delivered.
 pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(), LoadError> {
@@ -58,6 +58,17 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         }
     }
     world.stripe = by_subscription.into_values().collect();
+    let items = api.list("/v1/invoiceitems?").await?;
+    let ours = items.iter().filter_map(|item| {
+        Some(InvoiceItem {
+            id: item["id"].as_str()?.to_owned(),
+            key: item["metadata"]["traffic"].as_str()?.to_owned(),
+            amount: item["amount"].as_i64()?,
+            invoice: item["invoice"].as_str().map(str::to_owned),
+            made_at: item["date"].as_i64().unwrap_or(0) * 1_000,
+        })
+    });
+    world.invoice_items = ours.collect();
     let delivered = api.list("/v1/events?delivery_success=true").await?;
     world.delivered = delivered.iter().filter_map(|e| e["id"].as_str().map(str::to_owned)).collect();
     Ok(())

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        account, balance, customers, disputes, endpoints, form::Pattern, invoices, payments, plan, prices,
-        products, refunds, schedules, sessions, subscriptions,
+        account, balance, customers, disputes, endpoints, form::Pattern, invoice_items, invoices, payments,
+        plan, prices, products, refunds, schedules, sessions, subscriptions,
     },
     bench::Bench,
 };
@@ -45,6 +45,15 @@ async fn a_year_in_the_life_passes_the_checker() {
             Some(json!({ "card": "0002" })),
         )
         .await;
+    let item = format!(
+        "customer={credited}&subscription={}&amount=36&currency=eur&description=Traffic&metadata[traffic]=a:202611&period[start]=1&period[end]=2",
+        good["subscription"].as_str().unwrap()
+    );
+    let item = bench.ok("/v1/invoiceitems", &item).await;
+    let spare = format!("customer={credited}&amount=1&currency=eur");
+    let spare = bench.ok("/v1/invoiceitems", &spare).await;
+    bench.read(&format!("/v1/invoiceitems/{}", item["id"].as_str().unwrap())).await;
+    bench.delete(&format!("/v1/invoiceitems/{}", spare["id"].as_str().unwrap())).await;
     bench.advance(70 * 86_400).await;
     let subscription = good["subscription"].as_str().unwrap();
     bench.ok(&format!("/v1/subscriptions/{subscription}"), "cancel_at_period_end=true").await;
@@ -62,6 +71,7 @@ async fn a_year_in_the_life_passes_the_checker() {
         "charges",
         "payment_intents",
         "disputes",
+        "invoiceitems",
     ] {
         bench.read(&format!("/v1/{path}")).await;
     }
@@ -146,6 +156,9 @@ fn the_parameter_tables_name_nothing_stripe_does_not_know() {
         ("SubscriptionScheduleCreateParams", schedules::CREATE),
         ("SubscriptionScheduleUpdateParams", schedules::UPDATE),
         ("InvoiceListParams", invoices::FILTER),
+        ("InvoiceCreateParams", invoice_items::CREATE_INVOICE),
+        ("InvoiceItemCreateParams", invoice_items::CREATE),
+        ("InvoiceItemListParams", invoice_items::FILTER),
         ("InvoiceCreatePreviewParams", plan::PREVIEW),
         ("InvoicePaymentListParams", invoices::PAYMENT_FILTER),
         ("ChargeListParams", payments::FILTER),

@@ -29,6 +29,77 @@ async fn a_month_later_the_subscription_is_renewed_and_paid() {
     bench.inbox.wait("invoice.paid", 2).await;
 }
 
+/// What waits on a subscription.
+async fn item(bench: &Bench, bought: &serde_json::Value, amount: i64) -> serde_json::Value {
+    let (customer, subscription) =
+        (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
+    let form = format!(
+        "customer={customer}&subscription={subscription}&amount={amount}&currency=eur&metadata[traffic]=s:202611"
+    );
+    bench.ok("/v1/invoiceitems", &form).await
+}
+
+#[tokio::test]
+async fn what_waits_is_charged_once_with_the_next_invoice() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("4242").await;
+    let item = item(&bench, &bought, 36).await;
+    assert!(item["invoice"].is_null());
+    bench.advance(MONTH + 3_700).await;
+    let invoices = bench.read("/v1/invoices").await;
+    let newest = &invoices["data"][0];
+    assert_eq!((&newest["total"], &newest["amount_paid"]), (&936.into(), &936.into()));
+    let line = &newest["lines"]["data"][1];
+    assert_eq!(line["parent"]["invoice_item_details"]["invoice_item"], item["id"]);
+    assert_eq!(line["metadata"]["traffic"], "s:202611");
+    let path = format!("/v1/invoiceitems/{}", item["id"].as_str().unwrap());
+    assert_eq!(bench.read(&path).await["invoice"], newest["id"]);
+    assert_eq!(bench.delete(&path).await.0, 400, "it is on an invoice");
+    bench.advance(31 * 86_400 + 3_700).await;
+    assert_eq!(bench.read("/v1/invoices").await["data"][0]["total"], 900, "once");
+    assert!(bench.read("/v1/invoiceitems?pending=true").await["data"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_waits_can_be_invoiced_at_once_and_the_subscription_is_otherwise_as_before() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("4242").await;
+    let (customer, subscription) =
+        (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
+    let form = format!(
+        "customer={customer}&subscription={subscription}&auto_advance=true&pending_invoice_items_behavior=include"
+    );
+    assert_eq!(bench.post("/v1/invoices", &form).await.0, 400, "nothing waits");
+    item(&bench, &bought, 36).await;
+    let made = bench.ok("/v1/invoices", &form).await;
+    assert_eq!(
+        (&made["total"], &made["status"], &made["billing_reason"]),
+        (&36.into(), &"draft".into(), &"manual".into())
+    );
+    bench.advance(3_700).await;
+    let paid = bench.read(&format!("/v1/invoices/{}", made["id"].as_str().unwrap())).await;
+    assert_eq!((&paid["status"], &paid["amount_paid"]), (&"paid".into(), &36.into()));
+    bench.advance(MONTH).await;
+    assert_eq!(bench.read("/v1/invoices").await["data"][0]["total"], 900);
+}
+
+#[tokio::test]
+async fn whoever_ends_with_the_period_pays_what_waits_with_a_last_invoice() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("4242").await;
+    item(&bench, &bought, 36).await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    bench.ok(&path, "cancel_at_period_end=true").await;
+    bench.advance(MONTH + 3_700).await;
+    assert_eq!(bench.read(&path).await["status"], "canceled");
+    let newest = bench.read("/v1/invoices").await["data"][0].clone();
+    assert_eq!((&newest["total"], &newest["status"]), (&36.into(), &"paid".into()));
+    let (customer, subscription) =
+        (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
+    let late = format!("customer={customer}&subscription={subscription}&amount=1&currency=eur");
+    assert_eq!(bench.post("/v1/invoiceitems", &late).await.0, 400);
+}
+
 #[tokio::test]
 async fn a_card_that_fails_at_renewal_makes_it_past_due_and_ends_it_in_two_weeks() {
     let bench = Bench::start().await;

@@ -3,7 +3,28 @@
 use ez_protocol::UnixMillis;
 use serde_json::{Value, json};
 
-use super::FakeStripe;
+use super::{FakeStripe, State};
+
+impl State {
+    /// What waits for a subscription's next invoice goes onto this one: its lines and their sum.
+    pub(super) fn take_items(&mut self, invoice: &str, subscription: &str) -> (Vec<Value>, i64) {
+        let mut lines = Vec::new();
+        let waits = |o: &&mut Value| {
+            o["object"] == "invoiceitem"
+                && o["invoice"].is_null()
+                && o["parent"]["subscription_details"]["subscription"] == subscription
+        };
+        for item in self.objects.values_mut().filter(waits) {
+            item["invoice"] = json!(invoice);
+            lines.push(json!({
+                "amount": item["amount"], "metadata": item["metadata"],
+                "parent": {"invoice_item_details": {"invoice_item": item["id"]}},
+            }));
+        }
+        let sum = lines.iter().filter_map(|line| line["amount"].as_i64()).sum();
+        (lines, sum)
+    }
+}
 
 impl FakeStripe {
     /// Changes an object.
@@ -28,7 +49,9 @@ impl FakeStripe {
         let mut object = state.objects[subscription].clone();
         state.turn(&mut object);
         let lasts = super::change::length(&object["items"]["data"][0]["price"]);
-        let amount = object["items"]["data"][0]["price"]["unit_amount"].clone();
+        let price = object["items"]["data"][0]["price"]["unit_amount"].as_i64().unwrap();
+        let (lines, waiting) = state.take_items(&invoice, subscription);
+        let amount = json!(price + waiting);
         let currency = object["items"]["data"][0]["price"]["currency"].clone();
         object["items"]["data"][0]["current_period_start"] = json!(at.as_secs());
         object["items"]["data"][0]["current_period_end"] = json!(at.as_secs() + lasts);
@@ -39,7 +62,7 @@ impl FakeStripe {
             "id": invoice, "object": "invoice", "status": paid(json!("paid"), json!("open")), "number": format!("EZ-{invoice}"),
             "currency": currency, "total": amount, "amount_paid": paid(amount.clone(), json!(0)),
             "amount_remaining": paid(json!(0), amount.clone()), "attempt_count": 1, "billing_reason": "subscription_cycle",
-            "customer": object["customer"], "hosted_invoice_url": format!("https://invoice.example/{invoice}"),
+            "lines": {"data": lines}, "customer": object["customer"], "hosted_invoice_url": format!("https://invoice.example/{invoice}"),
             "created": at.as_secs(), "status_transitions": {"finalized_at": at.as_secs()},
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": subscription}},
         }));

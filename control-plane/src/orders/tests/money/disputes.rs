@@ -162,8 +162,10 @@ async fn a_part_back_and_credit_are_given_once_for_each_reference() {
         let served = shop.served(1).await;
         let gift = |amount_minor| billing::Gift {
             instance: served.order.instance,
+            invoice: None,
             amount_minor,
             reference: "ticket-7".into(),
+            reason: "It was down for a day".into(),
         };
         for _ in 0..2 {
             billing::refund_part(&shop.app, &gift(300), "operator:test").await.unwrap();
@@ -176,10 +178,56 @@ async fn a_part_back_and_credit_are_given_once_for_each_reference() {
         let mut connection = shop.app.db.read().await.unwrap();
         let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
         assert_eq!(overview.credit, Some((200, "eur".to_owned())));
-        for unfit in [gift(0), billing::Gift { reference: "no spaces".into(), ..gift(1) }] {
+        let other = |reference: &str, amount| billing::Gift { reference: reference.into(), ..gift(amount) };
+        let unfit = [
+            gift(0),
+            other("no spaces", 1),
+            billing::Gift { reason: "  ".into(), ..other("b", 1) },
+            // The same reference for something else, and more than was paid less what went back and was credited.
+            gift(199),
+            other("c", 401),
+        ];
+        for unfit in unfit {
             let refused = billing::credit(&shop.app, &unfit, "operator:test").await;
-            assert!(matches!(refused, Err(billing::BillingError::Unfit(_))));
+            assert!(matches!(refused, Err(billing::BillingError::Unfit(_))), "{unfit:?}");
         }
+        let refused = billing::refund_part(&shop.app, &other("d", 601), "operator:test").await;
+        assert!(matches!(refused, Err(billing::BillingError::Unfit(_))));
+        let money = billing::server_money(&mut connection, served.order.instance).await.unwrap().unwrap();
+        assert_eq!((money.invoices[0].left_minor, money.creditable_minor, money.given.len()), (600, 400, 2));
+        let given = billing::given_to(&mut connection, served.order.account).await.unwrap();
+        let seen: Vec<_> = given.iter().map(|one| (one.kind, one.amount_minor, one.state)).collect();
+        assert!(seen.contains(&(billing::GiftKind::Refund, 300, billing::GiftState::Done)), "{seen:?}");
+        assert!(seen.contains(&(billing::GiftKind::Credit, 200, billing::GiftState::Done)), "{seen:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gift_whose_process_died_is_taken_up_and_given_once() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let gift = billing::Gift {
+            instance: served.order.instance,
+            invoice: None,
+            amount_minor: 300,
+            reference: "form-1".into(),
+            reason: "It was down for a day".into(),
+        };
+        // Stripe does it, and neither its answer nor what it lists comes through.
+        shop.stripe.state().failures = [(500, true)].into_iter().chain([(500, false); 5]).collect();
+        let lost = billing::credit(&shop.app, &gift, "operator:test").await;
+        assert!(lost.is_err());
+        shop.lives(Duration::from_secs(10 * 60)).await;
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(overview.credit, Some((300, "eur".to_owned())), "once");
+        drop(connection);
+        billing::credit(&shop.app, &gift, "operator:test").await.unwrap();
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(overview.credit, Some((300, "eur".to_owned())), "pressed again");
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! News that comes often, never, or broken.
 
 use super::*;
+use crate::billing::stripe::Class;
 
 #[tokio::test]
 async fn fifty_identical_webhooks_at_once_buy_one_server() {
@@ -13,6 +14,28 @@ async fn fifty_identical_webhooks_at_once_buy_one_server() {
         assert_eq!(all.iter().filter(|answer| **answer == Intake::Known).count(), 49);
         shop.work().await;
         assert_eq!(shop.told(&order).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn news_about_one_object_is_read_once_however_much_there_is() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let path = format!("/subscriptions/{}", served.subscription);
+        let before = shop.stripe.count("GET", &path);
+        for _ in 0..25 {
+            shop.deliver("customer.subscription.updated", &served.subscription).await;
+        }
+        shop.work().await;
+        assert_eq!(shop.stripe.count("GET", &path), before + 1);
+        // An invoice leads to its subscription: what is told of that meanwhile needs no reading of its own.
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stripe.count("GET", &path), before + 2);
     })
     .await;
 }
@@ -73,7 +96,11 @@ async fn a_comparison_with_stripe_finds_mends_and_ends_nothing() {
         let served = shop.served(1).await;
         // The first comparison reads what no event has told, such as the invoice.
         billing::reconcile(&shop.app).await.unwrap();
+        let asked = |class| shop.app.stripe.asked(class);
+        let before = (asked(Class::Now), asked(Class::Comparing));
         let calm = billing::reconcile(&shop.app).await.unwrap();
+        assert_eq!(asked(Class::Now), before.0, "all of it at the slow pace");
+        assert!(asked(Class::Comparing) > before.1);
         assert_eq!((calm.differences.len(), calm.left), (0, 0), "{calm:?}");
         assert!(calm.compared >= 2);
         // An event that is lost: only the comparison can see it.
@@ -91,4 +118,58 @@ async fn a_comparison_with_stripe_finds_mends_and_ends_nothing() {
         assert_eq!(shop.server(&served.order).await.state, InstanceState::Running);
     })
     .await;
+}
+
+#[tokio::test]
+async fn old_bytes_are_thrown_away_and_a_replay_reads_the_object_again_all_the_same() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let body = shop.stripe.event("customer.subscription.updated", &served.subscription);
+        shop.deliver_body(&body).await;
+        shop.work().await;
+        let id = serde_json::from_str::<serde_json::Value>(&body).unwrap()["id"].as_str().unwrap().to_owned();
+        let kept = shop.kept(&id).await;
+        assert_eq!((kept.raw, kept.signed, kept.state.as_str()), (body.len(), true, "done"));
+        let hash = kept.hash;
+        shop.lives(89 * DAY).await;
+        assert_eq!(shop.kept(&id).await.raw, body.len(), "ninety days are not over");
+        shop.lives(3 * DAY).await;
+        let kept = shop.kept(&id).await;
+        assert_eq!((kept.raw, kept.signed, kept.state.as_str()), (0, false, "done"));
+        assert_eq!((kept.hash.len(), kept.hash), (64, hash), "what it was can still be proven");
+        let read = |path: &str| shop.stripe.count("GET", path);
+        let path = format!("/subscriptions/{}", served.subscription);
+        let before = read(&path);
+        billing::replay(&shop.app, &id, "operator:test").await.unwrap();
+        shop.work().await;
+        assert_eq!((read(&path), shop.kept(&id).await.state.as_str()), (before + 1, "done"));
+    })
+    .await;
+}
+
+/// What is left of an event.
+struct Kept {
+    raw: usize,
+    signed: bool,
+    hash: String,
+    state: String,
+}
+
+impl Shop {
+    async fn kept(&self, id: &str) -> Kept {
+        let mut connection = self.app.db.read().await.unwrap();
+        let row = sqlx::query("SELECT raw, signature, raw_hash, state FROM stripe_events WHERE id = $1")
+            .bind(id)
+            .fetch_one(&mut *connection)
+            .await
+            .unwrap();
+        let row = db::Cols::of("stripe_events", &row);
+        Kept {
+            raw: row.bytes("raw").unwrap().len(),
+            signed: row.get::<Option<String>>("signature").unwrap().is_some(),
+            hash: row.text("raw_hash").unwrap(),
+            state: row.text("state").unwrap(),
+        }
+    }
 }

@@ -3,7 +3,9 @@
 mod disputes;
 mod inbox;
 mod lives;
+mod pages;
 mod plans;
+mod traffic;
 mod unpaid;
 mod years;
 

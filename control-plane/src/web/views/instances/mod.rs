@@ -8,7 +8,11 @@ use serde::Serialize;
 use crate::web::{
     forms::FormState,
     templates::Page,
-    views::{Money, SAMPLE_NOW, Step, StepState, metrics::TrafficUse, orders::sample_steps},
+    views::{
+        Money, SAMPLE_NOW, Step, StepState,
+        metrics::{Overage, TrafficUse},
+        orders::sample_steps,
+    },
 };
 
 pub use care::{
@@ -254,6 +258,7 @@ impl Page for Show {
                 bytes_out: 64 << 30,
                 counted: 214 << 30,
                 included: Some(2 << 40),
+                overage: Some(Overage::sample(0, 0)),
             },
             price: Some(Price { amount: Money::new(900, "eur"), interval: "month".to_owned() }),
             next_charge_at: Some(UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000)),
@@ -311,7 +316,7 @@ impl Page for Show {
             ssh: None,
             next_charge_at: None,
             price: None,
-            traffic: TrafficUse { included: None, ..running.traffic.clone() },
+            traffic: TrafficUse { included: None, overage: None, ..running.traffic.clone() },
             can_delete: false,
             ..running.clone()
         };

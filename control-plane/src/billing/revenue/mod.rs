@@ -1,0 +1,56 @@
+//! What comes in: now, and over the last twelve months.
+//!
+//! Owns `billing_charges`. Whenever a subscription is read, [`note`] writes what it brings a month from then on, if that
+//! has changed: a step function of time for each subscription. Everything shown is summed up from those steps and from the
+//! copy of the invoices, in whole minor units, by currency; currencies are never added together.
+//!
+//! A subscription counts as live while it is charged or will be: `active`, `past_due` and `trialing` (which brings
+//! nothing yet). What is charged for a year or a quarter is divided by its months, each subscription for itself and
+//! rounded half up, so that the sum of the parts is the whole that is shown. Discounts and traffic are not in it.
+
+mod model;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use ez_protocol::{AccountId, UnixMillis};
+use serde_json::Value;
+use sqlx::AnyConnection;
+
+pub use model::{History, MonthRevenue};
+
+use crate::db::DbError;
+
+/// So many months are shown, the running one among them.
+const MONTHS: usize = 12;
+
+/// Writes down what a subscription that was read brings from now on, if that has changed.
+///
+/// # Errors
+/// Those of the statements.
+pub(super) async fn note(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    account: AccountId,
+    subscription: &str,
+    value: &Value,
+) -> Result<(), DbError> {
+    let Some(read) = model::read(value) else { return Ok(()) };
+    let last = store::last(tx, subscription).await?;
+    for (since, step) in model::steps(last.as_ref(), &read, now) {
+        store::put(tx, subscription, account, since, &step).await?;
+    }
+    Ok(())
+}
+
+/// The last twelve months, by currency: the oldest first, the running one last.
+///
+/// # Errors
+/// Those of the queries.
+pub async fn history(connection: &mut AnyConnection, now: UnixMillis) -> Result<Vec<History>, DbError> {
+    let months = model::months(now, MONTHS);
+    let begins = months.first().map_or(now, |(_, from, _)| *from);
+    let charges = store::charges(connection).await?;
+    let failed = store::failed(connection, begins).await?;
+    Ok(model::history(&charges, &failed, &months))
+}

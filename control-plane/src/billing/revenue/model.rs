@@ -1,0 +1,247 @@
+//! Sums over steps. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ez_protocol::{Month, UnixMillis};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::billing::usage;
+
+/// What a subscription brings a month, from a time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) currency: String,
+    /// Minor units.
+    pub(super) monthly_minor: i64,
+    /// Whether it is charged, or will be.
+    pub(super) live: bool,
+}
+
+/// A step of a subscription, as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Charge {
+    pub(super) subscription: String,
+    pub(super) account: String,
+    pub(super) since: UnixMillis,
+    pub(super) step: Step,
+}
+
+/// A charge that did not work at first.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    pub(super) currency: String,
+    pub(super) at: UnixMillis,
+    pub(super) minor: i64,
+    /// It was paid later.
+    pub(super) recovered: bool,
+}
+
+/// What a subscription says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) began: Option<UnixMillis>,
+    pub(super) ended: Option<UnixMillis>,
+    pub(super) step: Step,
+}
+
+/// What is charged each so often, for a month, rounded half up. Days and weeks by those of a year.
+pub(super) fn monthly(amount: i64, interval: &str, count: i64) -> i64 {
+    let count = i128::from(count.max(1));
+    let (times, months) = match interval {
+        "day" => (365, 12 * count),
+        "week" => (52, 12 * count),
+        "year" => (1, 12 * count),
+        _ => (1, count),
+    };
+    let amount = i128::from(amount) * times;
+    i64::try_from((2 * amount + months).div_euclid(2 * months)).unwrap_or(i64::MAX)
+}
+
+/// Reads a subscription; nothing before it was paid for the first time, or if it has no price.
+pub(super) fn read(value: &Value) -> Option<Read> {
+    let status = value["status"].as_str()?;
+    if matches!(status, "incomplete" | "incomplete_expired") {
+        return None;
+    }
+    let live = matches!(status, "active" | "past_due" | "trialing");
+    let (mut sum, mut currency) = (0_i64, None);
+    for item in value["items"]["data"].as_array()? {
+        let price = &item["price"];
+        let Some(amount) = price["unit_amount"].as_i64() else { continue };
+        let quantity = item["quantity"].as_i64().unwrap_or(1);
+        let (interval, count) = (&price["recurring"]["interval"], &price["recurring"]["interval_count"]);
+        let each = monthly(
+            amount.saturating_mul(quantity),
+            interval.as_str().unwrap_or("month"),
+            count.as_i64().unwrap_or(1),
+        );
+        sum = sum.saturating_add(each);
+        currency = price["currency"].as_str().or(currency);
+    }
+    let time = |key: &str| value[key].as_i64().map(UnixMillis::from_secs);
+    let brings = live && status != "trialing";
+    Some(Read {
+        began: time("start_date").or_else(|| time("created")),
+        ended: time("ended_at").or_else(|| time("canceled_at")),
+        step: Step { currency: currency?.to_owned(), monthly_minor: if brings { sum } else { 0 }, live },
+    })
+}
+
+/// The steps that a reading adds to what was known last.
+pub(super) fn steps(
+    last: Option<&(UnixMillis, Step)>,
+    read: &Read,
+    now: UnixMillis,
+) -> Vec<(UnixMillis, Step)> {
+    let later = |at: UnixMillis, than: UnixMillis| at.max(UnixMillis(than.0.saturating_add(1)));
+    let ended = read.ended.filter(|_| !read.step.live).unwrap_or(now).min(now);
+    match last {
+        Some((_, known)) if *known == read.step => Vec::new(),
+        Some((since, _)) => {
+            let at = if read.step.live { now } else { ended };
+            vec![(later(at, *since), read.step.clone())]
+        }
+        None => {
+            let began = read.began.unwrap_or(now).min(now);
+            if read.step.live {
+                return vec![(began, read.step.clone())];
+            }
+            // It had ended before it was seen for the first time; what it brought is not known.
+            let was = Step { monthly_minor: 0, live: true, ..read.step.clone() };
+            vec![(began, was), (later(ended, began), read.step.clone())]
+        }
+    }
+}
+
+/// A month of one currency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MonthRevenue {
+    /// Which.
+    pub month: Month,
+    /// What a month brought at its end, or brings now. Minor units.
+    pub monthly_minor: i64,
+    /// Subscriptions that were charged then.
+    pub live: i64,
+    /// Subscriptions that began in it.
+    pub begun: i64,
+    /// Subscriptions that ended in it.
+    pub ended: i64,
+    /// Of a thousand that were there or began, how many ended.
+    pub churn_permille: i64,
+    /// Accounts that pay at its end and did not at its begin.
+    pub new_customers: i64,
+    /// Accounts that paid at its begin and do not at its end.
+    pub lost_customers: i64,
+    /// Charges that did not work at first.
+    pub failed: i64,
+    /// How much they were. Minor units.
+    pub failed_minor: i64,
+    /// How many of those were paid later.
+    pub recovered: i64,
+}
+
+/// One currency's months.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct History {
+    /// Lower-case ISO code.
+    pub currency: String,
+    /// The oldest first.
+    pub months: Vec<MonthRevenue>,
+}
+
+/// The last so many months with their begin and their end, or now.
+pub(super) fn months(now: UnixMillis, many: usize) -> Vec<(Month, UnixMillis, UnixMillis)> {
+    let mut all: Vec<_> = std::iter::successors(Some(Month::of(now)), |month| Some(month.before()))
+        .take(many)
+        .map(|month| (month, usage::month_begins(month), usage::month_ends(month).min(UnixMillis(now.0 + 1))))
+        .collect();
+    all.reverse();
+    all
+}
+
+/// A subscription's steps, the oldest first.
+struct Line<'a> {
+    account: &'a str,
+    steps: Vec<(UnixMillis, &'a Step)>,
+}
+
+impl Line<'_> {
+    /// What held just before a time.
+    fn before(&self, at: UnixMillis) -> Option<&Step> {
+        self.steps.iter().take_while(|(since, _)| *since < at).last().map(|(_, step)| *step)
+    }
+
+    fn is_live_before(&self, at: UnixMillis) -> bool {
+        self.before(at).is_some_and(|step| step.live)
+    }
+}
+
+/// Sums everything up.
+pub(super) fn history(
+    charges: &[Charge],
+    failed: &[Failed],
+    months: &[(Month, UnixMillis, UnixMillis)],
+) -> Vec<History> {
+    let mut lines: BTreeMap<&str, BTreeMap<&str, Line<'_>>> = BTreeMap::new();
+    for charge in charges {
+        let line = lines
+            .entry(charge.step.currency.as_str())
+            .or_default()
+            .entry(charge.subscription.as_str())
+            .or_insert_with(|| Line { account: charge.account.as_str(), steps: Vec::new() });
+        line.steps.push((charge.since, &charge.step));
+    }
+    for line in lines.values_mut().flat_map(BTreeMap::values_mut) {
+        line.steps.sort_by_key(|(since, _)| *since);
+    }
+    for one in failed {
+        lines.entry(one.currency.as_str()).or_default();
+    }
+    lines
+        .into_iter()
+        .map(|(currency, lines)| History {
+            currency: currency.to_owned(),
+            months: months.iter().map(|month| summed(*month, currency, &lines, failed)).collect(),
+        })
+        .collect()
+}
+
+fn summed(
+    (month, from, to): (Month, UnixMillis, UnixMillis),
+    currency: &str,
+    lines: &BTreeMap<&str, Line<'_>>,
+    failed: &[Failed],
+) -> MonthRevenue {
+    let count = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
+    let payers = |at: UnixMillis| -> BTreeSet<&str> {
+        lines.values().filter(|line| line.is_live_before(at)).map(|line| line.account).collect()
+    };
+    let (mut monthly_minor, mut live, mut begun, mut ended, mut there) = (0_i64, 0, 0, 0, 0);
+    for line in lines.values() {
+        let (was, is) = (line.is_live_before(from), line.is_live_before(to));
+        if let Some(step) = line.before(to) {
+            monthly_minor = monthly_minor.saturating_add(step.monthly_minor);
+        }
+        let here = line.steps.iter().any(|(since, step)| *since >= from && *since < to && step.live);
+        live += i64::from(is);
+        there += i64::from(was || here);
+        begun += i64::from(!was && here);
+        ended += i64::from((was || here) && !is);
+    }
+    let (before, after) = (payers(from), payers(to));
+    let mine = || failed.iter().filter(|one| one.currency == currency && one.at >= from && one.at < to);
+    MonthRevenue {
+        month,
+        monthly_minor,
+        live,
+        begun,
+        ended,
+        churn_permille: if there == 0 { 0 } else { ended * 1_000 / there },
+        new_customers: count(after.difference(&before).count()),
+        lost_customers: count(before.difference(&after).count()),
+        failed: count(mine().count()),
+        failed_minor: mine().map(|one| one.minor).sum(),
+        recovered: count(mine().filter(|one| one.recovered).count()),
+    }
+}

@@ -1,0 +1,102 @@
+//! SQL of revenue.
+
+use ez_protocol::{AccountId, UnixMillis};
+use sqlx::AnyConnection;
+
+use super::model::{Charge, Failed, Step};
+use crate::db::{Cols, DbError};
+
+/// A subscription's newest step.
+pub(super) async fn last(
+    connection: &mut AnyConnection,
+    subscription: &str,
+) -> Result<Option<(UnixMillis, Step)>, DbError> {
+    let row = sqlx::query(
+        "SELECT subscription_id, since, currency, monthly_minor, live FROM billing_charges
+         WHERE subscription_id = $1 ORDER BY since DESC LIMIT 1",
+    )
+    .bind(subscription)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("billing_charges", &row);
+        Ok((row.millis("since")?, step(row)?))
+    })
+    .transpose()
+}
+
+fn step(row: Cols<'_>) -> Result<Step, DbError> {
+    Ok(Step {
+        currency: row.text("currency")?,
+        monthly_minor: row.int("monthly_minor")?,
+        live: row.flag("live")?,
+    })
+}
+
+pub(super) async fn put(
+    tx: &mut AnyConnection,
+    subscription: &str,
+    account: AccountId,
+    since: UnixMillis,
+    step: &Step,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO billing_charges (subscription_id, since, account_id, currency, monthly_minor, live)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (subscription_id, since) DO NOTHING",
+    )
+    .bind(subscription)
+    .bind(since.0)
+    .bind(account.to_string())
+    .bind(&step.currency)
+    .bind(step.monthly_minor)
+    .bind(i64::from(step.live))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn charges(connection: &mut AnyConnection) -> Result<Vec<Charge>, DbError> {
+    let rows = sqlx::query(
+        "SELECT subscription_id, since, account_id, currency, monthly_minor, live FROM billing_charges
+         ORDER BY subscription_id, since",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_charges", row);
+            Ok(Charge {
+                subscription: row.text("subscription_id")?,
+                account: row.text("account_id")?,
+                since: row.millis("since")?,
+                step: step(row)?,
+            })
+        })
+        .collect()
+}
+
+/// Invoices since a time that the first try did not collect.
+pub(super) async fn failed(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<Vec<Failed>, DbError> {
+    let rows = sqlx::query(
+        "SELECT currency, issued_at, total_minor, CASE WHEN status = 'paid' THEN 1 ELSE 0 END AS recovered
+         FROM billing_invoices
+         WHERE issued_at >= $1 AND (tries > 1 OR (tries > 0 AND status IN ('open', 'uncollectible', 'void')))",
+    )
+    .bind(since.0)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_invoices", row);
+            Ok(Failed {
+                currency: row.text("currency")?,
+                at: row.millis("issued_at")?,
+                minor: row.int("total_minor")?,
+                recovered: row.flag("recovered")?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! What is shown is the sum of what is there, however it became known.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{
+    model::{Charge, Failed, Read, Step, history, monthly, months, read, steps},
+    *,
+};
+use crate::billing::usage;
+
+const DAY: i64 = 86_400_000;
+/// 23 November 2026.
+const NOW: UnixMillis = UnixMillis(1_795_466_970_000);
+
+fn step(monthly_minor: i64, live: bool) -> Step {
+    Step { currency: "eur".into(), monthly_minor, live }
+}
+
+fn charge(subscription: &str, account: &str, since: i64, step: Step) -> Charge {
+    Charge { subscription: subscription.into(), account: account.into(), since: UnixMillis(since), step }
+}
+
+#[test]
+fn what_is_charged_for_longer_is_shared_out() {
+    assert_eq!(monthly(900, "month", 1), 900);
+    assert_eq!(monthly(2_700, "month", 3), 900);
+    assert_eq!(monthly(9_000, "year", 1), 750);
+    assert_eq!(monthly(1_000, "year", 1), 83);
+    assert_eq!(monthly(1_002, "year", 1), 84, "half up");
+    assert_eq!(monthly(100, "week", 1), 433);
+    assert_eq!(monthly(10, "day", 1), 304);
+    assert_eq!(monthly(i64::MAX, "day", 1), i64::MAX);
+}
+
+#[test]
+fn a_subscription_is_read_as_what_it_brings() {
+    let of = |status: &str, interval: &str, count: i64| {
+        let price = json!({
+            "unit_amount": 9_000, "currency": "eur", "recurring": {"interval": interval, "interval_count": count},
+        });
+        let value = json!({
+            "status": status, "start_date": 1_000, "ended_at": 2_000, "items": {"data": [{"price": price, "quantity": 1}]},
+        });
+        read(&value).map(|read| (read.step.monthly_minor, read.step.live))
+    };
+    assert_eq!(of("active", "year", 1), Some((750, true)));
+    assert_eq!(of("past_due", "month", 3), Some((3_000, true)));
+    assert_eq!(of("trialing", "month", 1), Some((0, true)), "it pays nothing yet");
+    assert_eq!(of("canceled", "month", 1), Some((0, false)));
+    assert_eq!(of("unpaid", "month", 1), Some((0, false)));
+    assert_eq!(of("incomplete", "month", 1), None);
+    assert_eq!(read(&json!({"status": "active", "items": {"data": []}})), None, "no price, no currency");
+}
+
+#[test]
+fn months_are_told_apart() {
+    let november = usage::month_begins(ez_protocol::Month::of(NOW)).0;
+    let charges = [
+        // Since September; another price since November; its owner left and came with another server.
+        charge("sub_1", "a", november - 50 * DAY, step(900, true)),
+        charge("sub_1", "a", november + DAY, step(1_800, true)),
+        charge("sub_2", "b", november - 50 * DAY, step(500, true)),
+        charge("sub_2", "b", november - 10 * DAY, step(0, false)),
+        charge("sub_3", "b", november - 5 * DAY, step(500, true)),
+        charge("sub_4", "c", november + DAY, step(100, true)),
+        charge("sub_4", "c", november + 2 * DAY, step(0, false)),
+    ];
+    let failed = [
+        Failed { currency: "eur".into(), at: UnixMillis(november + DAY), minor: 900, recovered: true },
+        Failed { currency: "eur".into(), at: UnixMillis(november + 2 * DAY), minor: 500, recovered: false },
+    ];
+    let all = history(&charges, &failed, &months(NOW, 12));
+    assert_eq!((all.len(), all[0].months.len()), (1, 12));
+    let month = |back: usize| all[0].months[11 - back];
+    let now = month(0);
+    assert_eq!((now.monthly_minor, now.live, now.begun, now.ended), (2_300, 2, 1, 1));
+    assert_eq!(
+        (now.new_customers, now.lost_customers),
+        (0, 0),
+        "who came and went within the month is neither"
+    );
+    assert_eq!((now.failed, now.failed_minor, now.recovered), (2, 1_400, 1));
+    assert_eq!(now.churn_permille, 333);
+    let october = month(1);
+    assert_eq!((october.monthly_minor, october.live, october.begun, october.ended), (1_400, 2, 1, 1));
+    assert_eq!((october.new_customers, october.lost_customers), (0, 0), "one owner, another server");
+    assert_eq!((month(2).monthly_minor, month(2).new_customers), (1_400, 2));
+    assert_eq!((month(3).monthly_minor, month(3).live, month(3).churn_permille), (0, 0, 0));
+    assert!(history(&[], &[], &months(NOW, 12)).is_empty());
+}
+
+/// What Stripe says of a subscription in the course of its life.
+fn life() -> impl Strategy<Value = Vec<Read>> {
+    let said =
+        prop_oneof![(1_i64..100_000).prop_map(|minor| (minor, true)), Just((0, true)), Just((0, false)),];
+    proptest::collection::vec(said, 1..6).prop_map(|said| {
+        said.into_iter()
+            .map(|(minor, live)| Read {
+                began: Some(UnixMillis(NOW.0 - 100 * DAY)),
+                ended: (!live).then_some(UnixMillis(NOW.0 - 10 * DAY)),
+                step: step(minor, live),
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    /// However often, late or doubled the readings came: what is shown is the sum over what was read last.
+    #[test]
+    fn the_month_is_the_sum_over_live_subscriptions(
+        lives in proptest::collection::vec(life(), 1..8),
+        again in proptest::collection::vec(any::<bool>(), 64),
+    ) {
+        let mut charges = Vec::new();
+        let mut again = again.into_iter().cycle();
+        for (n, life) in lives.iter().enumerate() {
+            let mut last: Option<(UnixMillis, Step)> = None;
+            let mut at = NOW.0 - 50 * DAY;
+            for read in life {
+                // The same reading may come twice.
+                for _ in 0..(1 + usize::from(again.next().unwrap_or(false))) {
+                    at += DAY;
+                    for (since, step) in steps(last.as_ref(), read, UnixMillis(at)) {
+                        prop_assert!(last.as_ref().is_none_or(|(known, _)| *known < since), "time goes on");
+                        prop_assert!(since.0 <= at + 1);
+                        charges.push(charge(&format!("sub_{n}"), &format!("a{n}"), since.0, step.clone()));
+                        last = Some((since, step));
+                    }
+                }
+            }
+        }
+        let shown = history(&charges, &[], &months(NOW, 12));
+        let newest = shown[0].months.last().unwrap();
+        let lasts = || lives.iter().filter_map(|life| life.last()).map(|read| &read.step);
+        prop_assert_eq!(newest.monthly_minor, lasts().map(|step| step.monthly_minor).sum::<i64>());
+        prop_assert_eq!(newest.live, i64::try_from(lasts().filter(|step| step.live).count()).unwrap());
+        for month in &shown[0].months {
+            prop_assert!((0..=1_000).contains(&month.churn_permille));
+        }
+        // Another order of the rows is the same picture.
+        charges.reverse();
+        prop_assert_eq!(history(&charges, &[], &months(NOW, 12)), shown);
+    }
+}

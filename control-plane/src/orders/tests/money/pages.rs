@@ -1,0 +1,73 @@
+//! What people read about the money, through the whole router.
+
+use super::{browser::Browser, *};
+use crate::accounts::StaffRole;
+
+/// The value of a hidden field.
+fn hidden<'a>(body: &'a str, name: &str) -> &'a str {
+    let field = format!("name=\"{name}\" value=\"");
+    let start = body.find(&field).unwrap() + field.len();
+    &body[start..start + body[start..].find('"').unwrap()]
+}
+
+#[tokio::test]
+async fn an_operator_reads_what_comes_in_and_gives_a_part_back_once() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let operator = Browser::log_in(&shop.app, "operator@example.com", Some(StaffRole::Billing)).await;
+        let empty = operator.get("/operator/revenue").await;
+        assert!(empty.status == 200 && empty.body.contains("Nobody pays anything yet"), "{}", empty.body);
+
+        let served = shop.served(1).await;
+        let read = operator.get("/operator/revenue").await;
+        assert!(
+            read.status == 200 && read.body.contains("EUR") && read.body.contains("9.00"),
+            "{}",
+            read.body
+        );
+        let months = {
+            let mut connection = shop.app.db.read().await.unwrap();
+            billing::revenue_history(&mut connection, shop.app.clock.now()).await.unwrap()
+        };
+        let now = months[0].months.last().unwrap();
+        assert_eq!((months.len(), now.monthly_minor, now.live), (1, 900, 1));
+
+        let page = format!("/operator/billing/servers/{}", served.order.instance);
+        let shown = operator.get(&page).await;
+        assert_eq!(shown.status, 200);
+        let (key, invoice) =
+            (hidden(&shown.body, "key").to_owned(), hidden(&shown.body, "invoice").to_owned());
+        let form = |amount: &str, reason: &str| {
+            format!("key={key}&invoice={invoice}&amount={amount}&reason={reason}")
+        };
+        for (amount, reason, says) in
+            [("much", "down", "such as 4.50"), ("4.50", "", "reason"), ("9.01", "down", "9.00")]
+        {
+            let refused = operator.send_form(&format!("{page}/refund"), &form(amount, reason)).await;
+            assert!(refused.status == 422 && refused.body.contains(says), "{amount}: {}", refused.body);
+            assert_eq!(hidden(&refused.body, "key"), key, "it is the same press");
+        }
+        for _ in 0..2 {
+            let given = operator.send_form(&format!("{page}/refund"), &form("4,50", "down")).await;
+            assert_eq!((given.status, given.location.as_str()), (303, page.as_str()));
+        }
+        shop.work().await;
+        assert_eq!(shop.ledger(&served.order).returned, 450, "once");
+        let credit = format!("key={key}&amount=1.00&reason=sorry");
+        assert_eq!(operator.send_form(&format!("{page}/credit"), &credit).await.status, 303);
+        assert!(shop.audited(&served.order).await.contains(&"payment.part_refunded".to_owned()));
+
+        // Nobody else gives money away, and what is not there has no page.
+        let customer = Browser::log_in(&shop.app, "somebody@example.com", None).await;
+        let support = Browser::log_in(&shop.app, "support@example.com", Some(StaffRole::Support)).await;
+        for other in [customer, support] {
+            let form = form("1.00", "down");
+            assert!(other.send_form(&format!("{page}/refund"), &form).await.status >= 400);
+            assert!(other.get("/operator/revenue").await.status >= 400);
+        }
+        let nothing = format!("/operator/billing/servers/{}", served.order.id);
+        assert_eq!(operator.get(&nothing).await.status, 404);
+        assert_eq!(shop.ledger(&served.order).returned, 450);
+    })
+    .await;
+}
