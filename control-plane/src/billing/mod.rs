@@ -87,8 +87,8 @@ pub use subscription::{cancel_at_period_end, cancel_now, period_end, portal};
 #[cfg(test)]
 pub(crate) use usage::count as count_traffic;
 pub use usage::{
-    Bill, BillState, Deal, Over, TrafficNear, TrafficOver, TrafficTerms, agree_traffic, traffic_bill,
-    traffic_bills, traffic_closes, traffic_deal,
+    Bill, BillState, Deal, Over, TrafficNear, TrafficOver, TrafficTerms, agree_plan_traffic, agree_traffic,
+    traffic_bill, traffic_bills, traffic_closes, traffic_deal,
 };
 pub use walk::{Difference, Report, differences, reconcile};
 

@@ -29,7 +29,7 @@ pub(super) use post::{POST, run_post};
 
 use crate::{
     app::{App, Services},
-    audit,
+    audit, catalog,
     db::DbError,
     jobs::{self, JobError, JobRun},
 };
@@ -100,6 +100,24 @@ pub async fn agree_traffic(
     terms: &TrafficTerms,
 ) -> Result<(), DbError> {
     store::put_terms(tx, at, terms).await
+}
+
+/// A server goes over to another plan: that one's traffic holds from now on, as it is sold now. Nothing was agreed about
+/// servers of before, and nothing is.
+///
+/// # Errors
+/// Those of the statements.
+pub async fn agree_plan_traffic(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: InstanceId,
+    plan: &str,
+) -> Result<(), DbError> {
+    let all = store::terms(tx, instance).await?;
+    let (Some((_, last)), Some(plan)) = (all.last(), catalog::plan(tx, plan).await?) else { return Ok(()) };
+    let unit_minor = catalog::traffic_price(tx, &plan.code, &last.currency).await?;
+    let terms = TrafficTerms { included_gib: plan.traffic_gib, unit_minor, ..last.clone() };
+    if terms == *last { Ok(()) } else { store::put_terms(tx, at, &terms).await }
 }
 
 /// What holds for a server's traffic in a month; nothing if nothing was agreed.

@@ -149,6 +149,7 @@ pub async fn resize(
     let restart = gives_back(size, &instance);
     let wish = store::Wish { size: size.clone(), restart, settled: false, by: actor.to_owned(), at };
     store::put(tx, id, &wish).await?;
+    billing::agree_plan_traffic(tx, at, id, &size.plan).await?;
     let entry = audit::Entry {
         actor: actor.to_owned(),
         action: "instance.resize_wished".to_owned(),
