@@ -10,6 +10,12 @@ home-memory = Memory
 home-disk = Disk
 home-traffic = Traffic
 home-price = Price
+home-trial = { $days ->
+    [one] first day free
+   *[other] first { $days } days free
+}
+home-setup = + { $amount } set-up, once
+home-currency = Currency
 home-available = Available now
 home-left-free = { $place }
 home-left-few = { $place }, few left
@@ -28,7 +34,7 @@ home-terms-version = Version { $version }
 home-terms-service = The service
 home-terms-text-service = We run a virtual server with the CPU, memory, disk and traffic of your plan. You administer what runs on it and answer for it.
 home-terms-payment = Payment
-home-terms-text-payment = You pay in advance for each month or year. If a payment fails we remind you, then suspend the server; paying brings it back.
+home-terms-text-payment = You pay in advance for each month, quarter or year. A set-up fee is paid once; after a trial the first interval is charged, unless you have deleted the server. If a payment fails we remind you, then suspend the server; paying brings it back.
 home-terms-end = The end
 home-terms-text-end = You can delete a server at any time; nothing more is charged from then on. Its disk is kept for 72 hours and then removed for good.
 home-terms-data = Your data

@@ -18,24 +18,34 @@ class OrderSummary extends HTMLElement {
   #update() {
     const [plan, location, image, interval] = ['plan', 'location', 'image', 'interval'].map((n) => this.#chosen(n));
     if (!plan || !location) return;
-    const per = interval?.value ?? 'month';
+    const currency = this.#chosen('currency') ?? this.querySelector('input[name="currency"]');
+    const way = `${interval?.value ?? 'month'}-${currency?.value ?? ''}`;
     for (const input of this.querySelectorAll('input[name="plan"]')) {
       const full = input.dataset.soldOut?.split(' ').includes(location.value);
       input.closest('.choice').toggleAttribute('data-full', Boolean(full));
       const price = input.closest('.choice').querySelector('[data-price]');
-      const small = document.createElement('small');
-      small.textContent = interval?.dataset.per ?? '';
-      const text = input.getAttribute(`data-${per}-price`);
-      if (text && price && interval) price.replaceChildren(text, small);
+      const text = input.getAttribute(`data-${way}-price`);
+      const notes = text
+        ? [interval?.dataset.per ?? '', input.getAttribute(`data-${way}-note`)]
+        : [this.dataset.notSo ?? ''];
+      if (price && interval) price.replaceChildren(text ?? '', ...notes.filter(Boolean).map((note) => this.#small(note)));
     }
     for (const [what, input] of [['plan', plan], ['location', location], ['image', image]]) {
       this.#say(what, input?.dataset.name);
     }
-    this.#say('price', plan.getAttribute(`data-${per}-price`));
-    this.#say('next', plan.getAttribute(`data-${per}-next`));
-    this.#say('pay', plan.getAttribute(`data-${per}-pay`));
-    const quoted = this.querySelector('input[name="quoted"]');
-    if (quoted) quoted.value = plan.getAttribute(`data-${per}-minor`) ?? quoted.value;
+    this.#say('today', plan.getAttribute(`data-${way}-today`));
+    this.#say('next', plan.getAttribute(`data-${way}-next`));
+    this.#say('pay', plan.getAttribute(`data-${way}-pay`));
+    for (const [name, what] of [['quoted', 'minor'], ['quoted_then', 'then']]) {
+      const quoted = this.querySelector(`input[name="${name}"]`);
+      if (quoted) quoted.value = plan.getAttribute(`data-${way}-${what}`) ?? quoted.value;
+    }
+  }
+
+  #small(text) {
+    const small = document.createElement('small');
+    small.textContent = text;
+    return small;
   }
 }
 

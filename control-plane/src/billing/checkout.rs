@@ -14,7 +14,7 @@ use super::{
     stripe::{self, CheckoutSession, FaultKind, Metadata, SessionParts, page_of},
     sync,
 };
-use crate::{app::Services, db::DbError};
+use crate::{app::Services, config::Tax, db::DbError};
 
 /// How long a payment page lives. Stripe's minimum is 30 minutes after *its* clock reads our request.
 pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(31 * 60);
@@ -62,7 +62,11 @@ pub async fn checkout(app: &Services, order: OrderId) -> Result<String, BillingE
 async fn open(app: &Services, known: Checkout) -> Result<(), BillingError> {
     let order = known.expected.order;
     let customer = customer::ensure(app, known.expected.account, &known.expected.email).await?;
-    let call = session_call(app, &known, &customer);
+    let codes = {
+        let mut connection = app.db.read().await?;
+        store::has_promotion_codes(&mut connection).await?
+    };
+    let call = session_call(app, &known, &customer, codes);
     let session = match outbox::send(app, &call).await {
         Ok(session) => session,
         Err(BillingError::LookingUp) => match find(app, order, &customer).await? {
@@ -117,7 +121,7 @@ async fn open(app: &Services, known: Checkout) -> Result<(), BillingError> {
     }
 }
 
-fn session_call(app: &Services, known: &Checkout, customer: &str) -> Call {
+fn session_call(app: &Services, known: &Checkout, customer: &str, promotion_codes: bool) -> Call {
     let expected = &known.expected;
     let metadata = Metadata::from([
         ("order_id".to_owned(), expected.order.to_string()),
@@ -133,6 +137,11 @@ fn session_call(app: &Services, known: &Checkout, customer: &str) -> Call {
         description: &expected.description,
         expires_at: app.clock.now().plus(SESSION_LIFE),
         metadata,
+        setup_price: expected.stripe_setup_price_id.as_deref(),
+        trial_days: expected.trial_days,
+        promotion_codes,
+        automatic_tax: expected.tax != Tax::Off,
+        tax_ids: app.config.stripe.tax_ids,
     });
     Call::new("checkout", expected.order, known.attempt, request)
 }

@@ -30,10 +30,10 @@ mod jobs;
 mod model;
 mod outbox;
 mod overview;
-mod products;
 mod reconcile;
 mod refund;
 mod revenue;
+mod shelf;
 mod store;
 pub mod stripe;
 mod subscription;
@@ -77,11 +77,14 @@ pub use inbox::{InboxEvent, ReplayError, inbox, inbox_counts, replay};
 pub use intake::{Intake, intake};
 pub use model::{Checkout, CheckoutState, EventState, Expectation, Invoice, Problem, RefundState, Source};
 pub use overview::{Dispute, Overview, Paying, Queued, Revenue, disputes, overview, queue, revenue};
-pub use products::{WantedPrice, ensure_price, ensure_product};
 #[cfg(test)]
 pub(crate) use reconcile::poll_events;
 pub use refund::{refund_full, refund_state};
 pub use revenue::{History, MonthRevenue, history as revenue_history};
+pub use shelf::{
+    Kind, Lasts, Off, Shelf, Step as ShelfStep, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct, carry_out,
+    differences as shelf_differences,
+};
 pub use stripe::{StripeFault, StripeGate};
 pub use subscription::{cancel_at_period_end, cancel_now, period_end, portal};
 #[cfg(test)]
@@ -136,6 +139,17 @@ impl BillingError {
             _ => false,
         }
     }
+}
+
+/// The currency that Stripe keeps an account to, once it has one.
+///
+/// # Errors
+/// Those of the query.
+pub async fn currency_of(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Option<String>, DbError> {
+    store::currency_of(connection, account).await
 }
 
 /// An account's invoices, newest first.

@@ -4,7 +4,7 @@ use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use serde::Serialize;
 
 use super::stripe::{CheckoutSession, RefundView, SubscriptionView};
-use crate::db::text_enum;
+use crate::{config::Tax, db::text_enum};
 
 text_enum! {
     /// How the payment of an order stands.
@@ -94,6 +94,8 @@ text_enum! {
     pub enum Problem {
         /// Another sum than the order's.
         Amount = "amount",
+        /// Something was taken off, and by no promotion code of ours.
+        Discount = "discount",
         /// Another currency than the order's.
         Currency = "currency",
         /// Another price, or more than one item.
@@ -130,8 +132,23 @@ pub struct Expectation {
     pub stripe_price_id: String,
     /// Lower-case ISO code.
     pub currency: String,
-    /// Minor units.
+    /// What one interval costs; minor units.
     pub amount_minor: i64,
+    /// Paid once, with the first payment; minor units.
+    pub setup_minor: i64,
+    /// Stripe's one-time price of that.
+    pub stripe_setup_price_id: Option<String>,
+    /// Days before the first interval is paid; 0 for none.
+    pub trial_days: u32,
+    /// How taxes are worked out.
+    pub tax: Tax,
+}
+
+impl Expectation {
+    /// What the payment page asks for, before discounts and taxes; minor units.
+    pub const fn due_today(&self) -> i64 {
+        if self.trial_days > 0 { self.setup_minor } else { self.setup_minor + self.amount_minor }
+    }
 }
 
 /// The payment of an order.
@@ -157,6 +174,12 @@ pub struct Checkout {
     pub settled_at: Option<UnixMillis>,
     /// What is wrong with the payment.
     pub problem: Option<Problem>,
+    /// What a promotion code took off; minor units.
+    pub discount_minor: i64,
+    /// Taxes in what was paid; minor units.
+    pub tax_minor: i64,
+    /// What was paid, after discounts and with taxes; minor units. Known once it was.
+    pub paid_minor: Option<i64>,
 }
 
 /// One invoice.
@@ -184,19 +207,35 @@ pub struct Invoice {
 
 /// Whether a completed session and its subscription are what the order expects.
 ///
-/// A field that is missing is a field that does not match: what cannot be seen is not taken for paid.
+/// A field that is missing is a field that does not match: what cannot be seen is not taken for paid. A sum may be
+/// lower than expected by the discount that Stripe reports, and only if it comes from a promotion code of ours
+/// (`ours` says so of its id); it may be higher by taxes, and only where they are added to prices.
 pub(super) fn judge(
     checkout: &Checkout,
     session: &CheckoutSession,
     subscription: Option<&SubscriptionView>,
     livemode: bool,
+    ours: impl Fn(&str) -> bool,
 ) -> Result<(), Problem> {
     let expected = &checkout.expected;
     let hold = |holds: bool, problem: Problem| if holds { Ok(()) } else { Err(problem) };
     hold(session.livemode == Some(livemode), Problem::Livemode)?;
     hold(session.customer.is_some() && session.customer == checkout.customer_id, Problem::Customer)?;
     hold(session.currency.as_deref() == Some(expected.currency.as_str()), Problem::Currency)?;
-    hold(session.amount_total == Some(expected.amount_minor), Problem::Amount)?;
+    hold(session.amount_subtotal == Some(expected.due_today()), Problem::Amount)?;
+    let (discount, tax) = session.discount_and_tax().ok_or(Problem::Amount)?;
+    hold((0..=expected.due_today()).contains(&discount) && tax >= 0, Problem::Amount)?;
+    let codes = session.promotion_codes();
+    hold(
+        discount == 0 || (!codes.is_empty() && codes.iter().all(|code| code.is_some_and(&ours))),
+        Problem::Discount,
+    )?;
+    let added = match expected.tax {
+        Tax::Off if tax > 0 => return Err(Problem::Amount),
+        Tax::Off | Tax::Inclusive => 0,
+        Tax::Exclusive => tax,
+    };
+    hold(session.amount_total == Some(expected.due_today() - discount + added), Problem::Amount)?;
     let subscription = subscription.ok_or(Problem::NoSubscription)?;
     hold(subscription.customer == checkout.customer_id, Problem::Customer)?;
     hold(subscription.item_count() == 1, Problem::Price)?;
@@ -204,63 +243,5 @@ pub(super) fn judge(
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn checkout() -> Checkout {
-        let uuid = uuid::Uuid::from_u128(1);
-        Checkout {
-            expected: Expectation {
-                order: OrderId::from_uuid(uuid),
-                instance: InstanceId::from_uuid(uuid),
-                account: AccountId::from_uuid(uuid),
-                email: "jane@example.com".into(),
-                description: "Server".into(),
-                price_id: "s:month:eur:v1".into(),
-                stripe_price_id: "price_1".into(),
-                currency: "eur".into(),
-                amount_minor: 900,
-            },
-            attempt: 1,
-            state: CheckoutState::Open,
-            session_id: Some("cs_1".into()),
-            url: None,
-            expires_at: None,
-            customer_id: Some("cus_1".into()),
-            subscription_id: None,
-            settled_at: None,
-            problem: None,
-        }
-    }
-
-    fn judged(spoil: impl Fn(&mut Value, &mut Value)) -> Result<(), Problem> {
-        let mut session = json!({"id": "cs_1", "amount_total": 900, "currency": "eur", "customer": "cus_1", "livemode": false});
-        let mut subscription =
-            json!({"id": "sub_1", "customer": "cus_1", "items": {"data": [{"price": {"id": "price_1"}}]}});
-        spoil(&mut session, &mut subscription);
-        let session = serde_json::from_value(session).unwrap();
-        let subscription: Option<SubscriptionView> = serde_json::from_value(subscription).unwrap();
-        judge(&checkout(), &session, subscription.as_ref(), false)
-    }
-
-    #[test]
-    fn the_right_money_passes_and_each_difference_has_a_name() {
-        assert_eq!(judged(|_, _| {}), Ok(()));
-        assert_eq!(judged(|s, _| s["amount_total"] = json!(899)), Err(Problem::Amount));
-        assert_eq!(judged(|s, _| s["amount_total"] = Value::Null), Err(Problem::Amount));
-        assert_eq!(judged(|s, _| s["currency"] = json!("usd")), Err(Problem::Currency));
-        assert_eq!(judged(|s, _| s["customer"] = json!("cus_2")), Err(Problem::Customer));
-        assert_eq!(judged(|s, _| s["customer"] = Value::Null), Err(Problem::Customer));
-        assert_eq!(judged(|s, _| s["livemode"] = json!(true)), Err(Problem::Livemode));
-        assert_eq!(judged(|s, _| s["livemode"] = Value::Null), Err(Problem::Livemode));
-        assert_eq!(judged(|_, u| *u = Value::Null), Err(Problem::NoSubscription));
-        assert_eq!(judged(|_, u| u["customer"] = json!("cus_2")), Err(Problem::Customer));
-        assert_eq!(
-            judged(|_, u| u["items"]["data"][0]["price"]["id"] = json!("price_2")),
-            Err(Problem::Price)
-        );
-        assert_eq!(judged(|_, u| u["items"]["data"] = json!([])), Err(Problem::Price));
-    }
-}
+#[path = "model_tests.rs"]
+mod tests;

@@ -174,7 +174,11 @@ fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
     Subscription {
         href: format!("/servers/{}", paying.instance),
         price: paying.charge.map(|(minor, currency)| Money::new(minor, currency)),
-        yearly: paying.yearly,
+        interval: match paying.months {
+            3 => "quarter",
+            12 => "year",
+            _ => "month",
+        },
         state: why.as_str().to_owned(),
         tone: tone(stand, why),
         next: next.map(|(step, _)| step.as_str().to_owned()),

@@ -31,7 +31,12 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     if known.state == RefundState::Succeeded {
         return Ok(known.state);
     }
-    let intent = paying_intent(app, order).await?;
+    let intent = match paying_intent(app, order).await {
+        Err(BillingError::Unknown("payment")) if nothing_paid(app, order).await? => {
+            return nothing_to_give_back(app, order).await;
+        }
+        other => other?,
+    };
     let metadata = Metadata::from([
         ("order_id".to_owned(), order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
@@ -43,6 +48,26 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     let state = back::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(state)
+}
+
+/// Whether nothing was due at the purchase: a trial, or a code that took all off.
+async fn nothing_paid(app: &Services, order: OrderId) -> Result<bool, BillingError> {
+    let mut connection = app.db.read().await?;
+    Ok(store::checkout(&mut connection, order).await?.is_some_and(|paid| paid.paid_minor == Some(0)))
+}
+
+/// Nothing was paid, so with the subscription it is over.
+async fn nothing_to_give_back(app: &Services, order: OrderId) -> Result<RefundState, BillingError> {
+    let at = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let none = (None, Some(0), None);
+                store::put_refund(tx, at, order, RefundState::Succeeded, none).await
+            })
+        })
+        .await?;
+    Ok(RefundState::Succeeded)
 }
 
 /// How the order's refund stands, if there is one.

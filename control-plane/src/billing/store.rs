@@ -235,6 +235,16 @@ pub(super) async fn customer(
         .await?)
 }
 
+/// The currency that Stripe keeps an account's customer to, once it has paid.
+pub(super) async fn currency_of(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Option<String>, DbError> {
+    let query =
+        sqlx::query_scalar("SELECT currency FROM billing_customers WHERE account_id = $1 AND deleted = 0");
+    Ok(query.bind(account.to_string()).fetch_optional(connection).await?.flatten())
+}
+
 /// Writes the account's customer; the first one stays.
 pub(super) async fn put_customer(
     tx: &mut AnyConnection,
@@ -299,6 +309,64 @@ pub(super) async fn change_customer(
     Ok(done.rows_affected() == 1)
 }
 
+// ---- promotion codes ----------------------------------------------------------------------------
+
+/// Writes down that Stripe has a promotion code of ours, and whether it takes it.
+pub(super) async fn put_promotion_code(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    stripe_id: &str,
+    (code, coupon): (&str, &str),
+    live: bool,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO billing_promotion_codes (stripe_id, code, coupon_id, live, updated_at)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (stripe_id) DO UPDATE SET live = excluded.live, updated_at = excluded.updated_at
+         WHERE billing_promotion_codes.live <> excluded.live",
+    )
+    .bind(stripe_id)
+    .bind(code)
+    .bind(coupon)
+    .bind(i64::from(live))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Every promotion code of ours by Stripe's id, and whether it was taken when last compared.
+pub(super) async fn promotion_codes(connection: &mut AnyConnection) -> Result<Vec<(String, bool)>, DbError> {
+    let rows = sqlx::query("SELECT stripe_id, live FROM billing_promotion_codes").fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_promotion_codes", row);
+            Ok((row.text("stripe_id")?, row.flag("live")?))
+        })
+        .collect()
+}
+
+/// Whether there is any code that a customer could type.
+pub(super) async fn has_promotion_codes(connection: &mut AnyConnection) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM billing_promotion_codes WHERE live = 1");
+    Ok(query.fetch_one(connection).await? > 0)
+}
+
+/// Those of Stripe's ids that are promotion codes of ours, live or not.
+pub(super) async fn known_promotion_codes(
+    connection: &mut AnyConnection,
+    ids: &[Option<&str>],
+) -> Result<Vec<String>, DbError> {
+    let mut known = Vec::new();
+    for id in ids.iter().flatten() {
+        let query = sqlx::query_scalar::<_, String>(
+            "SELECT stripe_id FROM billing_promotion_codes WHERE stripe_id = $1",
+        );
+        known.extend(query.bind(*id).fetch_optional(&mut *connection).await?);
+    }
+    Ok(known)
+}
+
 // ---- checkouts ----------------------------------------------------------------------------------
 
 fn read_checkout(row: &AnyRow) -> Result<Checkout, DbError> {
@@ -314,7 +382,14 @@ fn read_checkout(row: &AnyRow) -> Result<Checkout, DbError> {
             stripe_price_id: row.text("stripe_price_id")?,
             currency: row.text("currency")?,
             amount_minor: row.int("amount_minor")?,
+            setup_minor: row.int("setup_minor")?,
+            stripe_setup_price_id: row.get("stripe_setup_price_id")?,
+            trial_days: row.num("trial_days")?,
+            tax: row.get("tax")?,
         },
+        discount_minor: row.int("discount_minor")?,
+        tax_minor: row.int("tax_minor")?,
+        paid_minor: row.get("paid_minor")?,
         attempt: row.int("attempt")?,
         state: row.get("state")?,
         session_id: row.get("session_id")?,
@@ -329,7 +404,8 @@ fn read_checkout(row: &AnyRow) -> Result<Checkout, DbError> {
 
 const CHECKOUT: &str = "SELECT order_id, instance_id, account_id, email, description, price_id, currency,
             amount_minor, attempt, state, session_id, url, expires_at, stripe_price_id, customer_id,
-            subscription_id, settled_at, problem
+            subscription_id, settled_at, problem, setup_minor, stripe_setup_price_id, trial_days, tax,
+            discount_minor, tax_minor, paid_minor
      FROM billing_checkouts
      WHERE order_id = $1";
 
@@ -341,8 +417,9 @@ pub(super) async fn insert_checkout(
     sqlx::query(
         "INSERT INTO billing_checkouts
              (order_id, instance_id, account_id, email, description, price_id, currency, amount_minor,
-              attempt, state, created_at, updated_at, stripe_price_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $10, $11)",
+              attempt, state, created_at, updated_at, stripe_price_id, setup_minor, stripe_setup_price_id,
+              trial_days, tax)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $10, $11, $12, $13, $14, $15)",
     )
     .bind(expected.order.to_string())
     .bind(expected.instance.to_string())
@@ -355,6 +432,10 @@ pub(super) async fn insert_checkout(
     .bind(CheckoutState::Wanted)
     .bind(at.0)
     .bind(&expected.stripe_price_id)
+    .bind(expected.setup_minor)
+    .bind(&expected.stripe_setup_price_id)
+    .bind(i64::from(expected.trial_days))
+    .bind(expected.tax)
     .execute(tx)
     .await?;
     Ok(())
@@ -387,7 +468,8 @@ pub(super) async fn save_checkout(
     let done = sqlx::query(
         "UPDATE billing_checkouts SET
              attempt = $3, state = $4, session_id = $5, url = $6, expires_at = $7, customer_id = $8,
-             subscription_id = $9, settled_at = $10, problem = $11, updated_at = $12
+             subscription_id = $9, settled_at = $10, problem = $11, updated_at = $12, discount_minor = $13,
+             tax_minor = $14, paid_minor = $15
          WHERE order_id = $1 AND state = $2",
     )
     .bind(checkout.expected.order.to_string())
@@ -402,6 +484,9 @@ pub(super) async fn save_checkout(
     .bind(checkout.settled_at.map(|at| at.0))
     .bind(checkout.problem.map(Problem::as_str))
     .bind(at.0)
+    .bind(checkout.discount_minor)
+    .bind(checkout.tax_minor)
+    .bind(checkout.paid_minor)
     .execute(tx)
     .await?;
     one_row(done)
@@ -438,12 +523,12 @@ pub(super) async fn put_subscription(
         "INSERT INTO billing_subscriptions
              (stripe_id, order_id, instance_id, account_id, status, stripe_price_id, item_id, latest_invoice_id,
               period_start, period_end, cancel_at, canceled_at, updated_at, status_reason, end_reason, customer_id,
-              payment_method_id, amount_minor, currency, yearly, collection_paused)
+              payment_method_id, amount_minor, currency, months, collection_paused)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
          ON CONFLICT (stripe_id) DO UPDATE SET
              status_reason = excluded.status_reason, end_reason = excluded.end_reason,
              customer_id = excluded.customer_id, payment_method_id = excluded.payment_method_id,
-             amount_minor = excluded.amount_minor, currency = excluded.currency, yearly = excluded.yearly,
+             amount_minor = excluded.amount_minor, currency = excluded.currency, months = excluded.months,
              collection_paused = excluded.collection_paused,
              status = excluded.status, stripe_price_id = excluded.stripe_price_id, item_id = excluded.item_id,
              latest_invoice_id = excluded.latest_invoice_id, period_start = excluded.period_start,
@@ -469,7 +554,7 @@ pub(super) async fn put_subscription(
     .bind(&subscription.default_payment_method)
     .bind(charge.as_ref().map(|(minor, _, _)| *minor))
     .bind(charge.as_ref().map(|(_, currency, _)| currency.as_str()))
-    .bind(i64::from(charge.as_ref().is_some_and(|(_, _, yearly)| *yearly)))
+    .bind(charge.as_ref().map_or(1, |(_, _, months)| *months))
     .bind(i64::from(subscription.collection_paused()))
     .execute(tx)
     .await?;

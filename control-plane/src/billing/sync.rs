@@ -169,9 +169,14 @@ async fn decide(
             subscription_id: session.subscription.clone(),
             settled_at: Some(now),
             url: None,
+            discount_minor: session.discount_and_tax().map_or(0, |(discount, _)| discount),
+            tax_minor: session.discount_and_tax().map_or(0, |(_, tax)| tax),
+            paid_minor: session.amount_total,
             ..known
         };
-        let verdict = judge(&known, session, subscription, livemode);
+        let ours = store::known_promotion_codes(tx, &session.promotion_codes()).await?;
+        let verdict =
+            judge(&known, session, subscription, livemode, |code| ours.iter().any(|known| known == code));
         if let Some((subscription, value)) = &companions.subscription {
             store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
             store::put_subscription(tx, now, &known.expected, subscription).await?;

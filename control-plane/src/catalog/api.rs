@@ -37,12 +37,16 @@ pub(crate) fn docs() -> utoipa::openapi::OpenApi {
 /// What a plan costs per interval.
 #[derive(Debug, Serialize, ToSchema)]
 struct PriceBody {
-    /// `month` or `year`.
+    /// `month`, `quarter` or `year`.
     interval: String,
     /// Lower-case ISO code.
     currency: String,
     /// Minor units.
     amount_minor: i64,
+    /// Paid once, with the first payment; minor units.
+    setup_minor: i64,
+    /// Days that an account's first server costs nothing.
+    trial_days: u32,
 }
 
 /// What traffic above a plan's costs.
@@ -97,6 +101,8 @@ fn prices_of(plan: &Plan, prices: &[Price]) -> Vec<PriceBody> {
             interval: price.interval.to_string(),
             currency: price.currency.clone(),
             amount_minor: price.amount_minor,
+            setup_minor: price.setup_minor,
+            trial_days: price.trial_days,
         })
         .collect()
 }

@@ -5,13 +5,16 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::{
-    model::{CatalogFile, price_id},
-    store, traffic,
+    coupons::{Coupon, CouponEntry, PromotionCode},
+    model::{CatalogFile, Price, PriceEntry, price_id},
+    store,
+    sync::sync,
+    traffic,
 };
 use crate::{
     app::Services,
     audit,
-    billing::{self, BillingError, WantedPrice},
+    billing::{BillingError, Kind, ShelfStep, Verb},
     db::DbError,
     fleet,
 };
@@ -31,6 +34,8 @@ pub struct ApplyReport {
     pub plans: usize,
     /// Prices in the file.
     pub prices: usize,
+    /// Coupons in the file.
+    pub coupons: usize,
     /// Prices that Stripe learned of just now.
     pub pushed: usize,
 }
@@ -45,8 +50,14 @@ pub enum ApplyError {
     #[error("{0}")]
     Invalid(String),
     /// The amount of an existing price was changed.
-    #[error("the price {0} exists with another amount; prices never change, raise its version instead")]
+    #[error(
+        "the price {0} exists with another amount or set-up fee; prices never change: raise its version, or leave \
+         `version` out"
+    )]
     PriceChanged(String),
+    /// The terms of an existing coupon were changed.
+    #[error("the coupon {0} exists with other terms, which never change: raise its version, or leave `version` out")]
+    CouponChanged(String),
     /// Locations or address pools were refused.
     #[error("applying locations and address pools")]
     Fleet(#[source] fleet::ApplyError),
@@ -59,6 +70,9 @@ pub enum ApplyError {
         #[source]
         source: BillingError,
     },
+    /// Stripe has something else under one of our names; everything else was done.
+    #[error("Stripe disagrees: {0}")]
+    Conflict(String),
     /// Writing failed.
     #[error("writing the catalogue")]
     Write(#[from] DbError),
@@ -94,6 +108,10 @@ pub async fn apply_file(app: &Services, text: &str, actor: &str) -> Result<Apply
             })
         })
         .await?;
+    let made = sync(app, false).await?;
+    if let Some(conflict) = made.steps.iter().find(|step| step.verb == Verb::Conflict) {
+        return Err(ApplyError::Conflict(format!("{} {}: {}", conflict.kind, conflict.key, conflict.detail)));
+    }
     Ok(ApplyReport {
         locations: file.locations.len(),
         address_pools: file.address_pools.len(),
@@ -101,8 +119,13 @@ pub async fn apply_file(app: &Services, text: &str, actor: &str) -> Result<Apply
         isos: file.isos.len(),
         plans: file.plans.len(),
         prices: file.plans.iter().map(|plan| plan.prices.len()).sum(),
-        pushed: push(app).await?,
+        coupons: file.coupons.len(),
+        pushed: made.steps.iter().filter(|step| is_new_price(step)).count(),
     })
+}
+
+fn is_new_price(step: &ShelfStep) -> bool {
+    step.kind == Kind::Price && matches!(step.verb, Verb::Make | Verb::Adopt)
 }
 
 async fn write(tx: &mut AnyConnection, at: UnixMillis, file: &CatalogFile) -> Result<(), ApplyError> {
@@ -116,52 +139,58 @@ async fn write(tx: &mut AnyConnection, at: UnixMillis, file: &CatalogFile) -> Re
         store::put_plan(tx, at, position, plan).await?;
         traffic::put(tx, at, &plan.code, &plan.traffic_prices).await?;
         store::withdraw_prices(tx, at, &plan.code).await?;
-        for price in &plan.prices {
-            if !store::put_price(tx, at, &plan.code, price).await? {
-                let id = price_id(&plan.code, price.interval, &price.currency, price.version);
+        for (position, price) in (0_i64..).zip(&plan.prices) {
+            let newest = store::newest_price(tx, &plan.code, price).await?;
+            let version = price.version.unwrap_or_else(|| next_version(newest.as_ref(), price));
+            let id = price_id(&plan.code, price.interval, &price.currency, version);
+            if !store::put_price(tx, at, (&id, position), &plan.code, price).await? {
                 return Err(ApplyError::PriceChanged(id));
             }
         }
     }
+    for (position, entry) in (0_i64..).zip(&file.coupons) {
+        write_coupon(tx, at, position, entry).await?;
+    }
     Ok(())
 }
 
-/// Tells Stripe about every product and price it does not know yet, one at a time.
-async fn push(app: &Services) -> Result<usize, ApplyError> {
-    let (plans, prices) = {
-        let mut connection = app.db.read().await?;
-        (store::plans(&mut connection).await?, store::prices(&mut connection).await?)
-    };
-    let mut pushed = 0;
-    for plan in plans.iter().filter(|plan| plan.on_sale) {
-        let failed = |source| ApplyError::Stripe { what: format!("plan {}", plan.code), source };
-        let product = billing::ensure_product(app, &plan.code, &plan.name).await.map_err(failed)?;
-        if plan.stripe_product_id.as_ref() != Some(&product) {
-            let (code, id) = (plan.code.clone(), product.clone());
-            app.db
-                .write(move |tx| Box::pin(async move { store::set_stripe_product(tx, &code, &id).await }))
-                .await?;
-        }
-        let unknown = |price: &&super::Price| {
-            price.plan_code == plan.code && price.on_sale && price.stripe_price_id.is_none()
-        };
-        for price in prices.iter().filter(unknown) {
-            let wanted = WantedPrice {
-                id: price.id.clone(),
-                product: product.clone(),
-                yearly: price.interval == super::Interval::Year,
-                currency: price.currency.clone(),
-                amount_minor: price.amount_minor,
-            };
-            let at_stripe = billing::ensure_price(app, &wanted)
-                .await
-                .map_err(|source| ApplyError::Stripe { what: format!("price {}", price.id), source })?;
-            let id = price.id.clone();
-            app.db
-                .write(move |tx| Box::pin(async move { store::set_stripe_price(tx, &id, &at_stripe).await }))
-                .await?;
-            pushed += 1;
-        }
+async fn write_coupon(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    position: i64,
+    entry: &CouponEntry,
+) -> Result<(), ApplyError> {
+    let known = store::coupons(tx).await?;
+    let newest = known.iter().filter(|coupon| coupon.code == entry.code).max_by_key(|coupon| coupon.version());
+    let version = entry.version.unwrap_or_else(|| {
+        newest.map_or(1, |newest| {
+            newest.version() + u32::from(!newest.has_terms_of(&Coupon::of(entry, newest.version())))
+        })
+    });
+    let coupon = Coupon::of(entry, version);
+    if known.iter().any(|other| other.id == coupon.id && !other.has_terms_of(&coupon)) {
+        return Err(ApplyError::CouponChanged(coupon.id));
     }
-    Ok(pushed)
+    store::withdraw_coupon(tx, at, &entry.code).await?;
+    store::put_coupon(tx, at, position, &coupon).await?;
+    for code in &entry.codes {
+        let code = PromotionCode {
+            code: code.code.to_uppercase(),
+            coupon_id: coupon.id.clone(),
+            first_purchase: code.first_purchase,
+            max_uses: code.max_uses,
+            expires_at: code.expires_at(),
+            on_sale: entry.on_sale,
+        };
+        store::put_promotion_code(tx, at, &code).await?;
+    }
+    Ok(())
+}
+
+/// The version of a price whose file names none: the newest as long as it costs the same, else the one after it.
+fn next_version(newest: Option<&Price>, price: &PriceEntry) -> u32 {
+    newest.map_or(1, |known| {
+        let same = known.amount_minor == price.amount_minor && known.setup_minor == price.setup_minor;
+        known.version() + u32::from(!same)
+    })
 }

@@ -1,16 +1,20 @@
 //! The catalogue: what is sold, in which sizes, from which images, at which prices.
 //!
-//! Owns `plans`, `prices`, `images` and `isos`. They are written by [`apply_file`] from one TOML file, which also
-//! carries the locations and address pools that `fleet` owns; applying the same file again changes
-//! nothing. A price is immutable at Stripe: a new amount is a new version of the price (its id ends
+//! Owns `plans`, `prices`, `coupons`, `promotion_codes`, `images` and `isos`. They are written by
+//! [`apply_file`] from one TOML file, which also carries the locations and address pools that `fleet`
+//! owns; applying the same file again changes nothing. Stripe's catalogue follows ours by [`sync`]. A price is immutable at Stripe: a new amount is a new version of the price (its id ends
 //! in `:v2`), while what was sold keeps the old one. Orders copy plan, image and amount at the time of
 //! sale, so a change here never changes a server.
 
 mod api;
 mod apply;
+mod coupons;
 mod model;
 mod pages;
+#[cfg(test)]
+mod reference;
 mod store;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -19,6 +23,8 @@ use sqlx::AnyConnection;
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub use apply::{ApplyError, ApplyReport, apply_file};
+pub use coupons::{Coupon, PromotionCode};
+pub use sync::{SyncReport, sync};
 pub use model::{CatalogFile, Image, Interval, Iso, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
 
 pub(crate) use pages::routes as page_routes;
@@ -43,6 +49,19 @@ pub async fn plans(connection: &mut AnyConnection) -> Result<Vec<Plan>, DbError>
 /// Those of the query.
 pub async fn prices(connection: &mut AnyConnection) -> Result<Vec<Price>, DbError> {
     Ok(store::prices(connection).await?.into_iter().filter(|price| price.on_sale).collect())
+}
+
+/// The currencies of prices, in the order of the file.
+pub fn currencies(plans: &[Plan], prices: &[Price]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for plan in plans {
+        for price in prices.iter().filter(|price| price.plan_code == plan.code) {
+            if !found.contains(&price.currency) {
+                found.push(price.currency.clone());
+            }
+        }
+    }
+    found
 }
 
 /// Images on sale, in the order of the file; rescue systems are not among them.

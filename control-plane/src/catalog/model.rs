@@ -6,27 +6,37 @@ use ez_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::traffic::{self, TrafficPriceEntry};
+use super::{
+    coupons::CouponEntry,
+    traffic::{self, TrafficPriceEntry},
+};
 use crate::db::{DbError, text_enum};
 
 /// Most snapshots of one server: each one slows its disk down.
 const MOST_SNAPSHOTS: u32 = 20;
+/// A million, in minor units: more is a slip of the pen.
+const MOST_MINOR: i64 = 100_000_000;
+/// Stripe takes no longer trials.
+const MOST_TRIAL_DAYS: u32 = 730;
 
 text_enum! {
     /// How often a price is charged.
     pub enum Interval {
         /// Every month.
         Month = "month",
+        /// Every three months.
+        Quarter = "quarter",
         /// Every year.
         Year = "year",
     }
 }
 
 impl Interval {
-    /// How many months one has.
-    pub fn months(self) -> i64 {
+    /// How many months a period has.
+    pub const fn months(self) -> i64 {
         match self {
             Self::Month => 1,
+            Self::Quarter => 3,
             Self::Year => 12,
         }
     }
@@ -71,11 +81,35 @@ pub struct Price {
     pub currency: String,
     /// Minor units.
     pub amount_minor: i64,
+    /// What is paid once, with the first payment; minor units, 0 for nothing.
+    pub setup_minor: i64,
+    /// For so many days a first server costs nothing; 0 for no trial.
+    pub trial_days: u32,
     /// Whether new servers can have it.
     pub on_sale: bool,
     /// Stripe's price.
     #[serde(skip)]
     pub stripe_price_id: Option<String>,
+    /// Stripe's one-time price of the set-up fee.
+    #[serde(skip)]
+    pub stripe_setup_price_id: Option<String>,
+}
+
+impl Price {
+    /// What is due at the purchase, before discounts and taxes; minor units. `trial`: whether the buyer has one.
+    pub const fn due_today(&self, trial: bool) -> i64 {
+        if trial && self.trial_days > 0 { self.setup_minor } else { self.setup_minor + self.amount_minor }
+    }
+
+    /// Which version of its amount it is, as its id says.
+    pub fn version(&self) -> u32 {
+        self.id.rsplit_once(":v").and_then(|(_, version)| version.parse().ok()).unwrap_or(1)
+    }
+
+    /// The lookup key of its set-up fee at Stripe.
+    pub fn setup_key(&self) -> String {
+        format!("{}:setup", self.id)
+    }
 }
 
 /// An operating system.
@@ -179,6 +213,9 @@ pub struct CatalogFile {
     /// `[[plans]]`
     #[serde(default)]
     pub plans: Vec<PlanEntry>,
+    /// `[[coupons]]`
+    #[serde(default)]
+    pub coupons: Vec<CouponEntry>,
 }
 
 /// One `[[isos]]`.
@@ -262,15 +299,21 @@ pub struct PlanEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriceEntry {
-    /// How often it is charged.
+    /// How often it is charged: `month`, `quarter` or `year`.
     pub interval: Interval,
     /// Lower-case ISO code.
     pub currency: String,
     /// Minor units.
     pub amount_minor: i64,
-    /// Raised when the amount changes; 1 if not given.
-    #[serde(default = "one")]
-    pub version: u32,
+    /// Paid once, with the first payment; nothing if not given.
+    #[serde(default)]
+    pub setup_minor: i64,
+    /// Days that an account's first server costs nothing; none if not given.
+    #[serde(default)]
+    pub trial_days: u32,
+    /// Which version it is. If not given, another amount or set-up fee makes the next one.
+    #[serde(default)]
+    pub version: Option<u32>,
 }
 
 fn root() -> String {
@@ -279,10 +322,6 @@ fn root() -> String {
 
 const fn yes() -> bool {
     true
-}
-
-const fn one() -> u32 {
-    1
 }
 
 const fn five() -> u32 {
@@ -321,6 +360,17 @@ impl CatalogFile {
             }
             plan.check()?;
         }
+        let mut texts = std::collections::BTreeSet::new();
+        for coupon in &self.coupons {
+            check_code("coupon", &coupon.code)?;
+            if !codes.insert(("coupon", &coupon.code)) {
+                return Err(format!("coupon {} is there twice", coupon.code));
+            }
+            coupon.check()?;
+            if let Some(double) = coupon.codes.iter().find(|code| !texts.insert(code.code.to_uppercase())) {
+                return Err(format!("the promotion code {} is there twice", double.code));
+            }
+        }
         Ok(())
     }
 }
@@ -340,9 +390,14 @@ impl PlanEntry {
         let mut prices = std::collections::BTreeSet::new();
         for price in &self.prices {
             let plain = price.currency.len() == 3 && price.currency.bytes().all(|b| b.is_ascii_lowercase());
-            if !plain || !(1..=100_000_000).contains(&price.amount_minor) || price.version == 0 {
+            if !plain || !(1..=MOST_MINOR).contains(&price.amount_minor) || price.version == Some(0) {
                 return Err(format!(
                     "plan {code}: a price needs a lower-case currency, an amount and a version from 1"
+                ));
+            }
+            if !(0..=MOST_MINOR).contains(&price.setup_minor) || price.trial_days > MOST_TRIAL_DAYS {
+                return Err(format!(
+                    "plan {code}: a set-up fee is an amount, and a trial is at most {MOST_TRIAL_DAYS} days"
                 ));
             }
             if !prices.insert((price.interval, &price.currency)) {

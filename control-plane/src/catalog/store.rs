@@ -3,7 +3,8 @@
 use ez_protocol::UnixMillis;
 use sqlx::{AnyConnection, any::AnyRow};
 
-use super::model::{Image, ImageEntry, Iso, IsoEntry, Plan, PlanEntry, Price, PriceEntry, price_id};
+use super::coupons::{Coupon, PromotionCode};
+use super::model::{Image, ImageEntry, Iso, IsoEntry, Plan, PlanEntry, Price, PriceEntry};
 use crate::db::{Cols, DbError, one_row};
 
 fn read_plan(row: &AnyRow) -> Result<Plan, DbError> {
@@ -30,8 +31,11 @@ fn read_price(row: &AnyRow) -> Result<Price, DbError> {
         interval: row.get("billing_interval")?,
         currency: row.text("currency")?,
         amount_minor: row.int("amount_minor")?,
+        setup_minor: row.int("setup_minor")?,
+        trial_days: row.num("trial_days")?,
         on_sale: row.flag("on_sale")?,
         stripe_price_id: row.get("stripe_price_id")?,
+        stripe_setup_price_id: row.get("stripe_setup_price_id")?,
     })
 }
 
@@ -72,9 +76,10 @@ pub(super) async fn plans(connection: &mut AnyConnection) -> Result<Vec<Plan>, D
 
 pub(super) async fn prices(connection: &mut AnyConnection) -> Result<Vec<Price>, DbError> {
     let rows = sqlx::query(
-        "SELECT id, plan_code, billing_interval, currency, amount_minor, on_sale, stripe_price_id
+        "SELECT id, plan_code, billing_interval, currency, amount_minor, setup_minor, trial_days, on_sale,
+                stripe_price_id, stripe_setup_price_id
          FROM prices
-         ORDER BY plan_code, billing_interval, currency, id",
+         ORDER BY plan_code, position, id",
     )
     .fetch_all(connection)
     .await?;
@@ -165,28 +170,48 @@ pub(super) async fn withdraw_prices(
     Ok(())
 }
 
-/// Writes a price. A price that exists with another amount is not touched: `false`.
+/// Writes a price under its id. One that exists with another amount or set-up fee is not touched: `false`.
 pub(super) async fn put_price(
     tx: &mut AnyConnection,
     at: UnixMillis,
+    (id, position): (&str, i64),
     plan: &str,
     price: &PriceEntry,
 ) -> Result<bool, DbError> {
     let done = sqlx::query(
-        "INSERT INTO prices (id, plan_code, billing_interval, currency, amount_minor, on_sale, updated_at)
-         VALUES ($1, $2, $3, $4, $5, 1, $6)
-         ON CONFLICT (id) DO UPDATE SET on_sale = 1, updated_at = excluded.updated_at
-         WHERE prices.amount_minor = excluded.amount_minor",
+        "INSERT INTO prices
+             (id, plan_code, billing_interval, currency, amount_minor, on_sale, updated_at, setup_minor, trial_days,
+              position)
+         VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9)
+         ON CONFLICT (id) DO UPDATE SET
+             on_sale = 1, updated_at = excluded.updated_at, trial_days = excluded.trial_days,
+             position = excluded.position
+         WHERE prices.amount_minor = excluded.amount_minor AND prices.setup_minor = excluded.setup_minor",
     )
-    .bind(price_id(plan, price.interval, &price.currency, price.version))
+    .bind(id)
     .bind(plan)
     .bind(price.interval)
     .bind(&price.currency)
     .bind(price.amount_minor)
     .bind(at.0)
+    .bind(price.setup_minor)
+    .bind(i64::from(price.trial_days))
+    .bind(position)
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// The newest version of what a plan costs per interval and in a currency, on sale or not.
+pub(super) async fn newest_price(
+    connection: &mut AnyConnection,
+    plan: &str,
+    price: &PriceEntry,
+) -> Result<Option<Price>, DbError> {
+    let same = |known: &Price| {
+        known.plan_code == plan && known.interval == price.interval && known.currency == price.currency
+    };
+    Ok(prices(connection).await?.into_iter().filter(same).max_by_key(Price::version))
 }
 
 pub(super) async fn put_image(
@@ -233,4 +258,136 @@ pub(super) async fn set_stripe_product(
 pub(super) async fn set_stripe_price(tx: &mut AnyConnection, id: &str, price: &str) -> Result<(), DbError> {
     let query = sqlx::query("UPDATE prices SET stripe_price_id = $2 WHERE id = $1");
     one_row(query.bind(id).bind(price).execute(tx).await?)
+}
+
+pub(super) async fn set_stripe_setup(tx: &mut AnyConnection, id: &str, price: &str) -> Result<(), DbError> {
+    let query = sqlx::query("UPDATE prices SET stripe_setup_price_id = $2 WHERE id = $1");
+    one_row(query.bind(id).bind(price).execute(tx).await?)
+}
+
+fn read_coupon(row: &AnyRow) -> Result<Coupon, DbError> {
+    let row = Cols::of("coupons", row);
+    Ok(Coupon {
+        id: row.text("id")?,
+        code: row.text("code")?,
+        name: row.text("name")?,
+        percent_off: row.get::<Option<i64>>("percent_off")?.and_then(|percent| u32::try_from(percent).ok()),
+        amount_off_minor: row.get("amount_off_minor")?,
+        currency: row.get("currency")?,
+        duration: row.get("duration")?,
+        months: row.get::<Option<i64>>("months")?.and_then(|months| u32::try_from(months).ok()),
+        plans: row.json("plans")?,
+        on_sale: row.flag("on_sale")?,
+    })
+}
+
+pub(super) async fn coupons(connection: &mut AnyConnection) -> Result<Vec<Coupon>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id, code, name, percent_off, amount_off_minor, currency, duration, months, plans, on_sale
+         FROM coupons ORDER BY position, id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read_coupon).collect()
+}
+
+pub(super) async fn promotion_codes(connection: &mut AnyConnection) -> Result<Vec<PromotionCode>, DbError> {
+    let rows = sqlx::query(
+        "SELECT code, coupon_id, first_purchase, max_uses, expires_at, on_sale FROM promotion_codes ORDER BY code",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("promotion_codes", row);
+            Ok(PromotionCode {
+                code: row.text("code")?,
+                coupon_id: row.text("coupon_id")?,
+                first_purchase: row.flag("first_purchase")?,
+                max_uses: row.get("max_uses")?,
+                expires_at: row.opt_millis("expires_at")?,
+                on_sale: row.flag("on_sale")?,
+            })
+        })
+        .collect()
+}
+
+/// Takes all versions of a coupon and their codes out of offer; those of the file are put back.
+pub(super) async fn withdraw_coupon(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    code: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE promotion_codes SET on_sale = 0, updated_at = $2
+         WHERE on_sale = 1 AND coupon_id IN (SELECT id FROM coupons WHERE code = $1)",
+    )
+    .bind(code)
+    .bind(at.0)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("UPDATE coupons SET on_sale = 0, updated_at = $2 WHERE code = $1 AND on_sale = 1")
+        .bind(code)
+        .bind(at.0)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Writes a version of a coupon. Only its name, its place and whether it is offered ever change.
+pub(super) async fn put_coupon(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    position: i64,
+    coupon: &Coupon,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO coupons
+             (id, code, name, percent_off, amount_off_minor, currency, duration, months, plans, position, on_sale,
+              updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         ON CONFLICT (id) DO UPDATE SET
+             name = excluded.name, position = excluded.position, on_sale = excluded.on_sale,
+             updated_at = excluded.updated_at",
+    )
+    .bind(&coupon.id)
+    .bind(&coupon.code)
+    .bind(&coupon.name)
+    .bind(coupon.percent_off.map(i64::from))
+    .bind(coupon.amount_off_minor)
+    .bind(&coupon.currency)
+    .bind(coupon.duration)
+    .bind(coupon.months.map(i64::from))
+    .bind(serde_json::to_string(&coupon.plans).unwrap_or_default())
+    .bind(position)
+    .bind(i64::from(coupon.on_sale))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn put_promotion_code(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    code: &PromotionCode,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO promotion_codes (code, coupon_id, first_purchase, max_uses, expires_at, on_sale, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (code) DO UPDATE SET
+             coupon_id = excluded.coupon_id, first_purchase = excluded.first_purchase,
+             max_uses = excluded.max_uses, expires_at = excluded.expires_at, on_sale = excluded.on_sale,
+             updated_at = excluded.updated_at",
+    )
+    .bind(&code.code)
+    .bind(&code.coupon_id)
+    .bind(i64::from(code.first_purchase))
+    .bind(code.max_uses)
+    .bind(code.expires_at.map(|at| at.0))
+    .bind(i64::from(code.on_sale))
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
 }

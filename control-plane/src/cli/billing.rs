@@ -1,4 +1,4 @@
-//! `billing reconcile|revenue|inbox|replay|exempt|unexempt|queue`.
+//! `billing reconcile|sync|revenue|inbox|replay|exempt|unexempt|queue`.
 
 use std::process::ExitCode;
 
@@ -7,13 +7,27 @@ use ez_protocol::InstanceId;
 use serde_json::json;
 
 use super::{ACTOR, say};
-use crate::{app::App, billing};
+use crate::{
+    app::App,
+    billing::{self, Verb},
+    catalog,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BillingCommand {
     /// Looks for missed events, compares every subscription and the invoices and disputes of five weeks with
     /// Stripe, and mends what differs. Fails if something is left.
     Reconcile {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes Stripe's products, prices, coupons and promotion codes what the applied catalogue says, and shows what
+    /// differed. Fails where a person has to decide.
+    Sync {
+        /// Only show what would be done; nothing is written, here or at Stripe.
+        #[arg(long)]
+        dry_run: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -99,6 +113,7 @@ impl GiftArgs {
 pub(super) async fn billing(app: App, command: BillingCommand) -> anyhow::Result<ExitCode> {
     match command {
         BillingCommand::Reconcile { json } => reconcile(&app, json).await,
+        BillingCommand::Sync { dry_run, json } => sync(&app, dry_run, json).await,
         BillingCommand::Inbox { counts: true, json, .. } => counts(&app, json).await,
         BillingCommand::Inbox { limit, json, .. } => inbox(&app, limit, json).await,
         BillingCommand::Queue { json } => queue(&app, json).await,
@@ -150,6 +165,33 @@ async fn reconcile(app: &App, json: bool) -> anyhow::Result<ExitCode> {
         ))?;
     }
     Ok(if report.left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn sync(app: &App, dry_run: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let report = catalog::sync(app, dry_run).await?;
+    if json {
+        let told = json!({ "dry_run": dry_run, "steps": report.steps, "conflicts": report.conflicts() });
+        say(format_args!("{}", serde_json::to_string_pretty(&told)?))?;
+    } else {
+        for step in &report.steps {
+            say(format_args!("{} {:<8} {:<14} {}  {}", sign(step.verb), step.verb, step.kind, step.key, step.detail))?;
+        }
+        let (done, left) = (report.steps.len() - report.conflicts(), report.conflicts());
+        let what = if dry_run { "to do; nothing was written" } else { "done" };
+        say(format_args!("{done} {what}, {left} for you to decide"))?;
+    }
+    Ok(if report.conflicts() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// As in a diff.
+const fn sign(verb: Verb) -> char {
+    match verb {
+        Verb::Make | Verb::Restore => '+',
+        Verb::Change => '~',
+        Verb::Archive => '-',
+        Verb::Adopt => '=',
+        Verb::Conflict => '!',
+    }
 }
 
 async fn inbox(app: &App, limit: i64, json: bool) -> anyhow::Result<ExitCode> {

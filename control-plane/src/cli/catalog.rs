@@ -14,13 +14,14 @@ pub(super) async fn apply(app: App, file: &Path) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("{} was not applied", file.display()))?;
     say(format_args!(
-        "{} locations, {} address pools, {} images, {} media, {} plans, {} prices; {} prices new at Stripe",
+        "{} locations, {} address pools, {} images, {} media, {} plans, {} prices, {} coupons; {} prices new at Stripe",
         report.locations,
         report.address_pools,
         report.images,
         report.isos,
         report.plans,
         report.prices,
+        report.coupons,
         report.pushed
     ))?;
     Ok(ExitCode::SUCCESS)

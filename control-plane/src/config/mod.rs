@@ -22,7 +22,7 @@ pub use self::{
     mail::Mail,
     read::{Problem, Problems, Secret, Vars},
     storage::Storage,
-    stripe::Stripe,
+    stripe::{Stripe, Tax},
 };
 
 /// Everything that can be set.

@@ -1,4 +1,5 @@
-//! `STRIPE_API_BASE`, `STRIPE_SECRET_KEY`, `STRIPE_WEBHOOK_SECRETS`, `STRIPE_CALLS_PER_SECOND`: payments.
+//! `STRIPE_API_BASE`, `STRIPE_SECRET_KEY`, `STRIPE_WEBHOOK_SECRETS`, `STRIPE_CALLS_PER_SECOND`, `STRIPE_AUTOMATIC_TAX`,
+//! `STRIPE_TAX_IDS`: payments.
 
 use url::Url;
 
@@ -6,9 +7,22 @@ use super::{
     http::is_loopback,
     read::{Reader, Secret},
 };
+use crate::db::text_enum;
 
 /// Where live keys may be sent, and nowhere else.
 const REAL_API: &str = "https://api.stripe.com/";
+
+text_enum! {
+    /// Whether Stripe works out taxes, and how prices relate to them.
+    pub enum Tax {
+        /// It does not.
+        Off = "off",
+        /// Prices have them in already.
+        Inclusive = "inclusive",
+        /// They are added to prices.
+        Exclusive = "exclusive",
+    }
+}
 
 /// Payments.
 #[derive(Clone, Debug)]
@@ -23,6 +37,20 @@ pub struct Stripe {
     pub calls_per_second: u32,
     /// Hosts that the browser is sent to for paying; the portal's CSP allows forms to end there.
     pub checkout_origins: Vec<String>,
+    /// Whether Stripe works out taxes at its payment page.
+    pub tax: Tax,
+    /// Whether its payment page asks for a tax id.
+    pub tax_ids: bool,
+}
+
+text_enum! {
+    /// A setting that is on or off.
+    enum Tick {
+        /// On.
+        Yes = "yes",
+        /// Off.
+        No = "no",
+    }
 }
 
 impl Stripe {
@@ -66,8 +94,12 @@ impl Stripe {
         if calls.is_some_and(|calls| !(1..=1_000).contains(&calls)) {
             reader.problem("STRIPE_CALLS_PER_SECOND", "must lie between 1 and 1000");
         }
-        let (api_base, key) = (api_base?, key?);
+        let tax: Option<Tax> = reader.parsed("STRIPE_AUTOMATIC_TAX", "off", "off, inclusive or exclusive");
+        let tax_ids: Option<Tick> = reader.parsed("STRIPE_TAX_IDS", "no", "yes or no");
+        let (api_base, key, tax, tax_ids) = (api_base?, key?, tax?, tax_ids?);
         let stripe = Self {
+            tax,
+            tax_ids: tax_ids == Tick::Yes,
             checkout_origins: checkout_origins(&api_base),
             calls_per_second: calls?,
             secret_key: Secret::new(key),

@@ -10,7 +10,8 @@ use super::{
     progress, sight, store, verb_fits, wishes,
 };
 use crate::{
-    accounts, billing, catalog,
+    accounts, billing,
+    catalog,
     db::DbError,
     dispatch, fleet,
     fleet::Placement,

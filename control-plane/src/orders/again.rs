@@ -50,7 +50,9 @@ pub(super) async fn again(app: &Services, ended: &Order, me: &Principal) -> Resu
             timezone: instance.first_boot.timezone,
         },
         terms_version: ended.terms_version.clone(),
-        quoted_minor: Some(ended.amount_minor),
+        currency: Some(ended.currency.clone()),
+        quoted_minor: Some(ended.due_today()),
+        quoted_then: Some(ended.amount_minor),
         again_of: Some(ended.id),
         claim: None,
     };

@@ -58,9 +58,12 @@ struct NewOrder {
     plan: String,
     /// Code of an image.
     image: String,
-    /// `month` (if not given) or `year`.
+    /// `month` (if not given), `quarter` or `year`.
     #[serde(default)]
     interval: Option<String>,
+    /// Lower-case ISO code of one of the plan's prices; the account's, or the first one's, if not given.
+    #[serde(default)]
+    currency: Option<String>,
     /// Name of the server; one is made up if it is not given.
     #[serde(default)]
     hostname: Option<String>,
@@ -112,6 +115,14 @@ struct OrderBody {
     currency: String,
     /// Minor units per interval.
     amount_minor: i64,
+    /// Paid once, with the first payment; minor units.
+    setup_minor: i64,
+    /// Days before the first interval is paid.
+    trial_days: u32,
+    /// Due at the purchase, before discounts and taxes; minor units.
+    due_today_minor: i64,
+    /// Paid at the purchase, after discounts and with taxes; minor units.
+    paid_minor: Option<i64>,
     /// Where to pay; absent when there is nothing to pay, or when the payment service did not answer (then ask
     /// `POST /orders/{id}/checkout`).
     checkout_url: Option<String>,
@@ -131,7 +142,7 @@ async fn body(
     let instance = instances::get(connection, order.instance).await?.ok_or_else(Problem::not_found)?;
     let told = timeline::tell(connection, &order, &instance).await?;
     let known = billing::checkout_of(connection, order.id).await?.and_then(|checkout| checkout.url);
-    let payable = order.state == OrderState::AwaitingPayment;
+    let (payable, due_today) = (order.state == OrderState::AwaitingPayment, order.due_today());
     Ok(OrderBody {
         id: order.id.to_string(),
         state: order.state.as_str(),
@@ -142,6 +153,10 @@ async fn body(
         image: order.image_code,
         location: order.location,
         interval: order.interval.to_string(),
+        setup_minor: order.setup_minor,
+        trial_days: order.trial_days,
+        due_today_minor: due_today,
+        paid_minor: order.paid_minor,
         currency: order.currency,
         amount_minor: order.amount_minor,
         checkout_url: checkout_url.or(known).filter(|_| payable),
@@ -243,7 +258,7 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
     }
     let interval = new.interval.as_deref().unwrap_or("month").parse::<Interval>();
     if interval.is_err() {
-        refuse("interval", "interval_unknown", "month or year".to_owned());
+        refuse("interval", "interval_unknown", "month, quarter or year".to_owned());
     }
     let mut keys = Vec::new();
     for given in &new.ssh_keys {
@@ -296,7 +311,9 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
         ssh_keys: keys,
         setup,
         terms_version: terms,
+        currency: new.currency,
         quoted_minor: None,
+        quoted_then: None,
         again_of: None,
         claim: None,
     })
@@ -317,6 +334,7 @@ fn refusal(error: PlaceError) -> Problem {
         PlaceError::TooManyUnpaid => Problem::conflict("too_many_unpaid", text),
         PlaceError::Disputed => Problem::conflict("payment_disputed", text),
         PlaceError::QuoteChanged(_) => Problem::conflict("price_changed", text),
+        PlaceError::OtherCurrency(_) => Problem::field("currency", "currency_bound", text),
         PlaceError::NotPayable(_) => Problem::conflict("not_payable", text),
         PlaceError::Quote(QuoteError::Read(error)) | PlaceError::Db(error) => error.into(),
     }

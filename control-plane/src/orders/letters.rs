@@ -128,7 +128,7 @@ impl Letter for OrderNeedsOperator {
 }
 
 fn amount(order: &Order) -> String {
-    web::written_money(order.amount_minor, &order.currency)
+    web::written_money(order.paid_minor.unwrap_or_else(|| order.due_today()), &order.currency)
 }
 
 pub(super) fn payment_confirmation(order: &Order, link: String) -> PaymentConfirmation {

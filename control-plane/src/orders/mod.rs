@@ -20,6 +20,7 @@
 mod advance;
 mod again;
 mod api;
+mod buyer;
 mod exits;
 mod jobs;
 mod letters;

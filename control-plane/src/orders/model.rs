@@ -198,6 +198,12 @@ pub struct Order {
     pub currency: String,
     /// Minor units for one interval.
     pub amount_minor: i64,
+    /// Paid once, with the first payment; minor units.
+    pub setup_minor: i64,
+    /// Days before the first interval is paid; 0 for none.
+    pub trial_days: u32,
+    /// What was paid at the purchase, after discounts and with taxes; minor units.
+    pub paid_minor: Option<i64>,
     /// Version of the terms that were accepted.
     pub terms_version: String,
     /// Where it stands.
@@ -224,6 +230,13 @@ pub struct Order {
     pub again_of: Option<OrderId>,
     /// Rises with each change; guards updates.
     pub version: i64,
+}
+
+impl Order {
+    /// What is due at the purchase, before discounts and taxes; minor units.
+    pub const fn due_today(&self) -> i64 {
+        if self.trial_days > 0 { self.setup_minor } else { self.setup_minor + self.amount_minor }
+    }
 }
 
 /// One step of an order's history.

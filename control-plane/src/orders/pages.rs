@@ -46,7 +46,7 @@ async fn new(
     // Links from the plan table choose by query, as the form does by body.
     let chosen = Submission::parse(uri.query().unwrap_or_default().as_bytes());
     let mut connection = app.db.read().await?;
-    let page = shop::page(&mut connection, ctx.now(), &me, &chosen, FormState::default(), true).await?;
+    let page = shop::page(&mut connection, ctx.now(), &me, &chosen, (FormState::default(), app.config.stripe.tax), true).await?;
     ctx.page(&page)
 }
 
@@ -113,7 +113,9 @@ async fn read(
         ssh_keys: keys,
         setup: Setup { recipes, ..Setup::default() },
         terms_version: terms.to_owned(),
+        currency: Some(sent.text("currency").to_owned()).filter(|currency| !currency.is_empty()),
         quoted_minor: Some(sent.text("quoted").parse().unwrap_or(0)),
+        quoted_then: sent.text("quoted_then").parse().ok(),
         again_of: None,
         claim: None,
     }))
@@ -188,6 +190,7 @@ async fn explain(
             let name = locations.iter().find(|l| l.code == code).map_or(code, |l| l.name.as_str());
             form.refuse_with("plan", "plan-sold-out", name);
         }
+        PlaceError::OtherCurrency(bound) => form.refuse_with("currency", "currency-bound", bound),
         PlaceError::QuoteChanged(_) => form.refuse_form("quote-changed"),
         PlaceError::Recipe(_) => form.refuse("recipe", "recipe-unknown"),
         PlaceError::NoKey => form.refuse("new_key", "ssh-key-needed"),
@@ -206,7 +209,7 @@ async fn refuse(ctx: &Ctx, app: &App, me: &Principal, sent: &Submission, mut for
         form.refuse_form("fields");
     }
     let mut connection = app.db.read().await?;
-    let page = shop::page(&mut connection, ctx.now(), me, sent, form, false).await?;
+    let page = shop::page(&mut connection, ctx.now(), me, sent, (form, app.config.stripe.tax), false).await?;
     ctx.page_with(StatusCode::UNPROCESSABLE_ENTITY, &page)
 }
 
@@ -305,6 +308,7 @@ fn chosen_anew(order: &Order) -> String {
         .append_pair("image", &order.image_code)
         .append_pair("location", &order.location)
         .append_pair("interval", order.interval.as_str())
+        .append_pair("currency", &order.currency)
         .append_pair("hostname", &order.hostname);
     format!("/servers/new?{}", query.finish())
 }

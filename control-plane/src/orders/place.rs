@@ -8,6 +8,7 @@ use ez_protocol::{
 use serde_json::json;
 
 use super::{
+    buyer::Buyer,
     jobs::ADVANCE,
     model::{Order, OrderState, Transition},
     store,
@@ -18,6 +19,7 @@ use crate::{
     audit,
     billing::{self, BillingError, CheckoutState, Expectation},
     catalog::{self, Interval, QuoteError, QuoteRequest},
+    config::Tax,
     db::{self, DbError},
     entropy::EntropyExt as _,
     instances::{self, AssignError, FirstBoot, Instance, InstanceState},
@@ -53,8 +55,12 @@ pub struct PlaceRequest {
     pub setup: Setup,
     /// Version of the terms that were accepted.
     pub terms_version: String,
-    /// What the customer was told it costs; another price is refused.
+    /// Lower-case ISO code; none takes the account's, or the catalogue's first.
+    pub currency: Option<String>,
+    /// What the customer was told is due now; another sum is refused.
     pub quoted_minor: Option<i64>,
+    /// What the customer was told each interval costs; another price is refused.
+    pub quoted_then: Option<i64>,
     /// The order that ended unpaid and is repeated; repeating it twice is once.
     pub again_of: Option<OrderId>,
     /// The idempotency key of the request, if it had one: noted together with the order.
@@ -81,6 +87,9 @@ pub enum PlaceError {
     /// The price is not the one the customer saw.
     #[error("the price has changed to {0} (minor units)")]
     QuoteChanged(i64),
+    /// The account pays in another currency, and Stripe does not mix them.
+    #[error("this account pays in {0}; another currency needs another account")]
+    OtherCurrency(String),
     /// The price was never pushed to Stripe.
     #[error("the price {0} cannot be paid yet")]
     NotPayable(String),
@@ -134,7 +143,7 @@ pub async fn place(app: &Services, request: PlaceRequest) -> Result<Order, Place
 
 async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, PlaceError> {
     let (at, entropy) = (app.clock.now(), app.entropy.clone());
-    let until = at.plus(billing::SESSION_LIFE);
+    let (until, tax) = (at.plus(billing::SESSION_LIFE), app.config.stripe.tax);
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -151,25 +160,36 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 let taken = store::unpaid_slots(tx, request.account).await?;
                 let slot =
                     (1..=MOST_UNPAID).find(|slot| !taken.contains(slot)).ok_or(PlaceError::TooManyUnpaid)?;
+                let buyer = Buyer::read(tx, request.account).await?;
                 let choice = QuoteRequest {
                     plan: request.plan.clone(),
                     interval: request.interval,
                     image: request.image.clone(),
-                    currency: None,
+                    currency: request.currency.clone().or_else(|| buyer.currency.clone()),
                 };
+                if let (Some(bound), false) =
+                    (&buyer.currency, choice.currency.as_deref().is_none_or(|wanted| buyer.pays_in(wanted)))
+                {
+                    return Err(PlaceError::OtherCurrency(bound.to_uppercase()));
+                }
                 let quote = catalog::quote(tx, &choice).await?;
-                if request.quoted_minor.is_some_and(|quoted| quoted != quote.price.amount_minor) {
-                    return Err(PlaceError::QuoteChanged(quote.price.amount_minor));
+                let trial_days = buyer.trial_days(&quote.price);
+                let (today, then) = (quote.price.due_today(trial_days > 0), quote.price.amount_minor);
+                if request.quoted_minor.is_some_and(|quoted| quoted != today)
+                    || request.quoted_then.is_some_and(|quoted| quoted != then)
+                {
+                    return Err(PlaceError::QuoteChanged(today));
                 }
                 if let Some(unknown) = request.setup.recipes.iter().find(|r| !quote.image.recipes.contains(r))
                 {
                     return Err(PlaceError::Recipe(*unknown));
                 }
-                let stripe_price_id = quote
-                    .price
-                    .stripe_price_id
-                    .clone()
-                    .ok_or_else(|| PlaceError::NotPayable(quote.price.id.clone()))?;
+                let not_payable = || PlaceError::NotPayable(quote.price.id.clone());
+                let stripe_price_id = quote.price.stripe_price_id.clone().ok_or_else(not_payable)?;
+                let stripe_setup_price_id = quote.price.stripe_setup_price_id.clone();
+                if quote.price.setup_minor > 0 && stripe_setup_price_id.is_none() {
+                    return Err(not_payable());
+                }
                 let order = Order {
                     id: OrderId::generate(at, entropy.bytes()),
                     account: request.account,
@@ -186,6 +206,9 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                     interval: quote.price.interval,
                     currency: quote.price.currency.clone(),
                     amount_minor: quote.price.amount_minor,
+                    setup_minor: quote.price.setup_minor,
+                    trial_days,
+                    paid_minor: None,
                     terms_version: request.terms_version.clone(),
                     state: OrderState::AwaitingPayment,
                     reason: None,
@@ -206,7 +229,8 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 instances::create(tx, &instance).await?;
                 let need = quote.need(&request.location);
                 instances::reserve(tx, at, entropy.as_ref(), instance.id, &need, &[], Some(until)).await?;
-                billing::expect(tx, at, &expectation(&order, stripe_price_id)).await?;
+                let payable = (stripe_price_id, stripe_setup_price_id);
+                billing::expect(tx, at, &expectation(&order, payable, tax)).await?;
                 let unit_minor = catalog::traffic_price(tx, &order.plan_code, &order.currency).await?;
                 billing::agree_traffic(tx, at, &traffic_terms(&order, &quote, unit_minor)).await?;
                 let first =
@@ -290,7 +314,11 @@ fn traffic_terms(order: &Order, quote: &catalog::Quote, unit_minor: Option<i64>)
     }
 }
 
-fn expectation(order: &Order, stripe_price_id: String) -> Expectation {
+fn expectation(
+    order: &Order,
+    (stripe_price_id, stripe_setup_price_id): (String, Option<String>),
+    tax: Tax,
+) -> Expectation {
     Expectation {
         order: order.id,
         instance: order.instance,
@@ -301,6 +329,10 @@ fn expectation(order: &Order, stripe_price_id: String) -> Expectation {
         stripe_price_id,
         currency: order.currency.clone(),
         amount_minor: order.amount_minor,
+        setup_minor: order.setup_minor,
+        stripe_setup_price_id: stripe_setup_price_id.filter(|_| order.setup_minor > 0),
+        trial_days: order.trial_days,
+        tax,
     }
 }
 

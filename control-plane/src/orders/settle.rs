@@ -42,7 +42,10 @@ pub(super) async fn paid(app: &Services, id: OrderId) -> Result<Option<Order>, S
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(order) = store::get_to_change(tx, id).await? else { return Ok(None) };
+                let Some(mut order) = store::get_to_change(tx, id).await? else { return Ok(None) };
+                if order.paid_minor.is_none() {
+                    order.paid_minor = billing::checkout_of(tx, id).await?.and_then(|paid| paid.paid_minor);
+                }
                 let late = matches!(order.state, OrderState::Cancelled | OrderState::Expired);
                 let again = if late { store::successor(tx, id).await? } else { None };
                 let (event, reason) = match (late, &again) {

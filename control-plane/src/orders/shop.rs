@@ -1,17 +1,22 @@
 //! What the create page shows: the catalogue against the fleet's room, with sensible choices made.
 
+use std::time::Duration;
+
 use ez_protocol::{UnixMillis, order::Recipe};
 use sqlx::AnyConnection;
 use time::{Date, Month, OffsetDateTime, UtcDateTime};
 
+use super::buyer::Buyer;
 use crate::{
     accounts::{self, Principal, SshKey, TERMS_VERSION},
     catalog::{self, Image, Interval, Plan, Price},
+    config::Tax,
     db::DbError,
     fleet::{self, Location},
     instances,
     placement::{self, FleetSnapshot, Need},
     web::{
+        self,
         forms::{FormState, Submission},
         views::{
             Money,
@@ -32,6 +37,7 @@ struct Shelf {
     fleet: FleetSnapshot,
     keys: Vec<SshKey>,
     name: String,
+    buyer: Buyer,
 }
 
 async fn read(connection: &mut AnyConnection, at: UnixMillis, who: &Principal) -> Result<Shelf, DbError> {
@@ -44,10 +50,41 @@ async fn read(connection: &mut AnyConnection, at: UnixMillis, who: &Principal) -
         fleet: fleet::snapshot(connection, at, None).await?,
         keys: accounts::ssh_keys(connection, who.account_id).await?,
         name: instances::suggest_name(connection, who.account_id).await?,
+        buyer: Buyer::read(connection, who.account_id).await?,
     })
 }
 
 impl Shelf {
+    /// What this account can pay in, as the catalogue's file has them.
+    fn currencies(&self) -> Vec<String> {
+        let mut found = catalog::currencies(&self.plans, &self.prices);
+        found.retain(|currency| self.buyer.pays_in(currency));
+        found
+    }
+
+    /// The price of a choice; where a plan is not sold so, the nearest one.
+    fn price(
+        &self,
+        plan: Option<&Plan>,
+        interval: Option<Interval>,
+        currency: &str,
+        currencies: &[String],
+    ) -> Option<&Price> {
+        let of_plan = || {
+            let mine = move |price: &&Price| {
+                plan.is_some_and(|plan| plan.code == price.plan_code) && self.buyer.pays_in(&price.currency)
+            };
+            self.prices.iter().filter(mine)
+        };
+        let first = currencies.first().map(String::as_str).unwrap_or_default();
+        let currency = if currencies.iter().any(|offered| offered == currency) { currency } else { first };
+        let interval = interval.unwrap_or(Interval::Month);
+        of_plan()
+            .find(|price| price.currency == currency && price.interval == interval)
+            .or_else(|| of_plan().find(|price| price.currency == currency))
+            .or_else(|| of_plan().next())
+    }
+
     fn room(&self, plan: &Plan, image: Option<&Image>, location: &str) -> u64 {
         let Some(image) = image else { return 0 };
         let need = Need {
@@ -67,7 +104,7 @@ pub(super) async fn page(
     at: UnixMillis,
     who: &Principal,
     sent: &Submission,
-    form: FormState,
+    (form, tax): (FormState, Tax),
     fresh: bool,
 ) -> Result<New, DbError> {
     let shelf = read(connection, at, who).await?;
@@ -83,7 +120,6 @@ pub(super) async fn page(
         .find(|location| location.code == wanted_location)
         .or_else(|| shelf.locations.iter().find(|location| !full(location)))
         .or(shelf.locations.first());
-    let interval = chosen("interval").parse().unwrap_or(Interval::Month);
     let code = location.map(|location| location.code.as_str()).unwrap_or_default();
     let wanted_plan = chosen("plan");
     let plan = shelf
@@ -94,8 +130,11 @@ pub(super) async fn page(
         .or(shelf.plans.first());
     let plans: Vec<PlanChoice> =
         shelf.plans.iter().map(|each| plan_choice(&shelf, each, image, at, plan == Some(each))).collect();
-    let price =
-        shelf.prices.iter().find(|p| Some(&p.plan_code) == plan.map(|p| &p.code) && p.interval == interval);
+    let currencies = shelf.currencies();
+    let (wanted_interval, wanted_currency) = (chosen("interval").parse().ok(), chosen("currency"));
+    let price = shelf.price(plan, wanted_interval, &wanted_currency, &currencies);
+    let interval = price.map_or(Interval::Month, |price| price.interval);
+    let currency = price.map(|price| price.currency.clone()).unwrap_or_default();
     let sent_keys: Vec<&str> = sent.all("ssh_key").collect();
     Ok(New {
         can_order: plans.iter().any(|plan| !plan.full) && !shelf.locations.is_empty() && price.is_some(),
@@ -121,8 +160,16 @@ pub(super) async fn page(
             })
             .collect(),
         recipes: recipe_choices(&shelf.images, sent),
-        intervals: vec![Interval::Month.as_str(), Interval::Year.as_str()],
+        intervals: Interval::ALL
+            .iter()
+            .filter(|each| {
+                shelf.prices.iter().any(|price| price.interval == **each && currencies.contains(&price.currency))
+            })
+            .map(|each| each.as_str())
+            .collect(),
         interval: interval.as_str(),
+        currency_bound: shelf.buyer.currency.is_some(),
+        currency,
         keys: shelf
             .keys
             .iter()
@@ -144,10 +191,13 @@ pub(super) async fn page(
             plan: plan.map(|plan| plan.name.clone()).unwrap_or_default(),
             location: location.map(|location| location.name.clone()).unwrap_or_default(),
             image: image.map(|image| image.name.clone()).unwrap_or_default(),
-            today: price.map_or(Money::new(0, "eur"), |p| Money::new(p.amount_minor, p.currency.clone())),
-            next_date: next_charge(at, interval),
-            tax: "included",
+            price: price.map(|price| price_choice(&shelf, price, at)),
+            tax: match tax {
+                Tax::Off | Tax::Inclusive => "included",
+                Tax::Exclusive => "added",
+            },
         },
+        currencies,
         terms_version: TERMS_VERSION,
         plans,
         form,
@@ -197,11 +247,8 @@ fn plan_choice(
             .prices
             .iter()
             .filter(|price| price.plan_code == plan.code)
-            .map(|price| PriceChoice {
-                interval: price.interval.to_string(),
-                amount: Money::new(price.amount_minor, price.currency.clone()),
-                next_date: next_charge(at, price.interval),
-            })
+            .filter(|price| shelf.buyer.pays_in(&price.currency))
+            .map(|price| price_choice(shelf, price, at))
             .collect(),
         full: sold_out.len() == shelf.locations.len(),
         sold_out_in: sold_out.iter().map(|location| location.code.clone()).collect(),
@@ -210,16 +257,30 @@ fn plan_choice(
     }
 }
 
+fn price_choice(shelf: &Shelf, price: &Price, at: UnixMillis) -> PriceChoice {
+    let trial_days = shelf.buyer.trial_days(price);
+    let money = |minor: i64| Money::new(minor, price.currency.clone());
+    PriceChoice {
+        interval: price.interval.to_string(),
+        amount: money(price.amount_minor),
+        today: money(price.due_today(trial_days > 0)),
+        setup: (price.setup_minor > 0).then(|| money(price.setup_minor)),
+        trial_days,
+        next_date: match trial_days {
+            0 => next_charge(at, price.interval),
+            days => web::written_date(at.plus(Duration::from_secs(u64::from(days) * 24 * 60 * 60))),
+        },
+    }
+}
+
 /// The day of the charge after the first, in words: one month or year on, the last day of a shorter month.
 fn next_charge(now: UnixMillis, interval: Interval) -> String {
     let Ok(today) = OffsetDateTime::from_unix_timestamp(now.as_secs()).map(UtcDateTime::from) else {
         return String::new();
     };
-    let (year, month) = match (interval, today.month()) {
-        (Interval::Year, month) => (today.year() + 1, month),
-        (Interval::Month, Month::December) => (today.year() + 1, Month::January),
-        (Interval::Month, month) => (today.year(), month.next()),
-    };
+    let months = i64::from(u8::from(today.month())) - 1 + interval.months();
+    let year = today.year() + i32::try_from(months / 12).unwrap_or(0);
+    let month = Month::January.nth_next(u8::try_from(months % 12).unwrap_or(0));
     let day = today.day().min(month.length(year));
     let Ok(date) = Date::from_calendar_date(year, month, day) else { return String::new() };
     let name = date.month().to_string();
@@ -239,6 +300,8 @@ mod tests {
         for (now, interval, next) in [
             ("2026-11-23T20:00:00Z", Interval::Month, "23 Dec 2026"),
             ("2026-12-31T20:00:00Z", Interval::Month, "31 Jan 2027"),
+            ("2026-11-30T20:00:00Z", Interval::Quarter, "28 Feb 2027"),
+            ("2026-09-30T20:00:00Z", Interval::Quarter, "30 Dec 2026"),
             ("2027-01-31T20:00:00Z", Interval::Month, "28 Feb 2027"),
             ("2028-02-29T20:00:00Z", Interval::Year, "28 Feb 2029"),
         ] {

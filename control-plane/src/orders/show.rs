@@ -9,7 +9,7 @@ use super::{
     store, timeline,
 };
 use crate::{
-    catalog,
+    billing, catalog,
     db::DbError,
     dispatch, fleet,
     instances::{self, Instance, Progress, StepProgress},
@@ -66,6 +66,9 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
     let plan =
         catalog::plan(connection, &order.plan_code).await?.map_or(order.plan_name.clone(), |plan| plan.name);
     let here = format!("/orders/{}", order.id);
+    let checkout = billing::checkout_of(connection, order.id).await?;
+    let money = |minor: i64| Money::new(minor, order.currency.clone());
+    let some = |minor: i64| (minor > 0).then(|| money(minor));
     Ok(Show {
         server_name: order.hostname.clone(),
         state: order.state.as_str(),
@@ -88,6 +91,12 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
         image: order.image_name.clone(),
         amount: Money::new(order.amount_minor, order.currency.clone()),
         interval: order.interval.to_string(),
+        today: money(order.due_today()),
+        setup: some(order.setup_minor),
+        trial_days: order.trial_days,
+        paid: order.paid_minor.filter(|paid| *paid != order.due_today()).map(money),
+        discount: checkout.as_ref().and_then(|checkout| some(checkout.discount_minor)),
+        tax: checkout.as_ref().and_then(|checkout| some(checkout.tax_minor)),
         placed_at: order.placed_at,
         events: (!order.state.is_closed()).then(|| format!("{here}/changes")),
     })

@@ -12,7 +12,7 @@ macro_rules! select_orders {
             "SELECT id, account_id, user_id, email, instance_id, hostname, plan_code, plan_name, image_code, image_name,
                     location, price_id, billing_interval, currency, amount_minor, terms_version, state, reason,
                     reserved_until, placed_at, updated_at, paid_at, fulfilled_at, closed_at, needs_operator_at,
-                    refund_due_at, again_of, version
+                    refund_due_at, again_of, version, setup_minor, trial_days, paid_minor
              FROM orders ",
             $rest
         )
@@ -37,6 +37,9 @@ fn read(row: &AnyRow) -> Result<Order, DbError> {
         interval: row.get("billing_interval")?,
         currency: row.text("currency")?,
         amount_minor: row.int("amount_minor")?,
+        setup_minor: row.int("setup_minor")?,
+        trial_days: row.num("trial_days")?,
+        paid_minor: row.get("paid_minor")?,
         terms_version: row.text("terms_version")?,
         state: row.get("state")?,
         reason: row.get("reason")?,
@@ -61,15 +64,40 @@ pub(super) async fn unpaid_slots(tx: &mut AnyConnection, account: AccountId) -> 
     Ok(query.bind(account.to_string()).fetch_all(tx).await?)
 }
 
+/// The currency of an account's oldest order that is not over unpaid.
+pub(super) async fn currency_of(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Option<String>, DbError> {
+    let query = sqlx::query_scalar(
+        "SELECT currency FROM orders WHERE account_id = $1 AND state NOT IN ('cancelled', 'expired')
+         ORDER BY placed_at, id LIMIT 1",
+    );
+    Ok(query.bind(account.to_string()).fetch_optional(connection).await?)
+}
+
+/// Whether an account has an order with a trial that came to something, or still can.
+pub(super) async fn has_had_trial(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar::<_, i64>(
+        "SELECT COUNT(*) FROM orders
+         WHERE account_id = $1 AND trial_days > 0 AND state NOT IN ('cancelled', 'expired')
+           AND NOT (state = 'refunded' AND fulfilled_at IS NULL)",
+    );
+    Ok(query.bind(account.to_string()).fetch_one(connection).await? > 0)
+}
+
 /// Writes a new order. A slot that somebody else took in between is a unique conflict.
 pub(super) async fn insert(tx: &mut AnyConnection, order: &Order, slot: i64) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO orders
              (id, account_id, user_id, email, instance_id, hostname, plan_code, plan_name, image_code, image_name,
               location, price_id, billing_interval, currency, amount_minor, terms_version, state, reserved_until,
-              placed_at, updated_at, unpaid_slot, version, again_of)
+              placed_at, updated_at, unpaid_slot, version, again_of, setup_minor, trial_days)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19, $20, $21,
-              $22)",
+              $22, $23, $24)",
     )
     .bind(order.id.to_string())
     .bind(order.account.to_string())
@@ -93,6 +121,8 @@ pub(super) async fn insert(tx: &mut AnyConnection, order: &Order, slot: i64) -> 
     .bind(slot)
     .bind(order.version)
     .bind(db::opt_id(order.again_of.as_ref()))
+    .bind(order.setup_minor)
+    .bind(i64::from(order.trial_days))
     .execute(tx)
     .await?;
     Ok(())
@@ -104,7 +134,7 @@ pub(super) async fn save(tx: &mut AnyConnection, was: i64, order: &Order) -> Res
     let done = sqlx::query(
         "UPDATE orders SET
              state = $3, reason = $4, updated_at = $5, paid_at = $6, fulfilled_at = $7, closed_at = $8,
-             needs_operator_at = $9, refund_due_at = $10, version = $11,
+             needs_operator_at = $9, refund_due_at = $10, version = $11, paid_minor = $12,
              unpaid_slot = CASE WHEN $3 = 'awaiting_payment' THEN unpaid_slot ELSE NULL END
          WHERE id = $1 AND version = $2",
     )
@@ -119,6 +149,7 @@ pub(super) async fn save(tx: &mut AnyConnection, was: i64, order: &Order) -> Res
     .bind(millis(order.needs_operator_at))
     .bind(millis(order.refund_due_at))
     .bind(order.version)
+    .bind(order.paid_minor)
     .execute(tx)
     .await?;
     one_row(done)

@@ -26,8 +26,8 @@ pub struct Paying {
     pub status: String,
     /// What it costs per period: minor units and currency.
     pub charge: Option<(i64, String)>,
-    /// Whether the period is a year.
-    pub yearly: bool,
+    /// How many months a period has.
+    pub months: i64,
     /// When the paid period ends.
     pub period_end: Option<UnixMillis>,
     /// When it ends for good, if that is wished.

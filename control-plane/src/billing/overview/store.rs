@@ -17,7 +17,7 @@ pub(super) async fn overview(
 ) -> Result<Overview, DbError> {
     let standings = dunning::store::of_account(connection, account).await?;
     let rows = sqlx::query(
-        "SELECT s.order_id, s.instance_id, s.status, s.amount_minor, s.currency, s.yearly, s.period_end, s.cancel_at,
+        "SELECT s.order_id, s.instance_id, s.status, s.amount_minor, s.currency, s.months, s.period_end, s.cancel_at,
                 c.description, k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
                 (SELECT i.hosted_url FROM billing_invoices i
                  WHERE i.subscription_id = s.stripe_id AND i.status IN ('open', 'uncollectible') AND i.due_minor > 0
@@ -56,7 +56,7 @@ pub(super) async fn overview(
             description: row.text("description")?,
             status: row.text("status")?,
             charge: amount.zip(currency),
-            yearly: row.flag("yearly")?,
+            months: row.int("months")?,
             period_end: row.opt_millis("period_end")?,
             cancel_at: row.opt_millis("cancel_at")?,
             card,
@@ -140,11 +140,11 @@ pub(super) async fn revenue(
         owed: 0,
     };
     let rows = sqlx::query(
-        "SELECT currency, yearly,
+        "SELECT currency, months,
                 CAST(SUM(CASE WHEN status IN ('active', 'past_due') THEN amount_minor ELSE 0 END) AS BIGINT) AS amount,
                 CAST(SUM(CASE WHEN status IN ('active', 'past_due', 'trialing') THEN 1 ELSE 0 END) AS BIGINT) AS live,
                 CAST(SUM(CASE WHEN status = 'canceled' AND canceled_at >= $1 THEN 1 ELSE 0 END) AS BIGINT) AS ended
-         FROM billing_subscriptions WHERE currency IS NOT NULL GROUP BY currency, yearly",
+         FROM billing_subscriptions WHERE currency IS NOT NULL GROUP BY currency, months",
     )
     .bind(since.0)
     .fetch_all(&mut *connection)
@@ -152,7 +152,7 @@ pub(super) async fn revenue(
     for row in &rows {
         let row = Cols::of("billing_subscriptions", row);
         let currency = row.text("currency")?;
-        let months = if row.flag("yearly")? { 12 } else { 1 };
+        let months = row.int("months")?.max(1);
         let revenue = all.entry(currency.clone()).or_insert_with(|| empty(&currency));
         revenue.monthly_minor += row.int("amount")? / months;
         revenue.live += row.int("live")?;

@@ -15,6 +15,7 @@ mod fault;
 mod limit;
 mod request;
 mod retry;
+mod shelf;
 mod signature;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,10 +27,11 @@ pub(crate) use change::*;
 pub use fault::{FaultKind, StripeFault};
 pub(crate) use limit::{Class, at};
 pub(crate) use request::*;
+pub(crate) use shelf::*;
 pub(crate) use signature::{Verdict, judge};
 pub use view::{
     CardView, CheckoutSession, CustomerView, DisputeView, EventEnvelope, InvoiceView, PaymentMethodView,
-    PriceView, RefundView, SubscriptionView,
+    PriceView, ProductView, PromotionCodeView, RefundView, SubscriptionView, CouponView,
 };
 pub(crate) use view::{EventList, invoice_of, page_of, paid_by, waiting_intent};
 

@@ -20,8 +20,16 @@ use stripe_billing::{
 use stripe_checkout::{
     CheckoutSessionMode,
     checkout_session::{
-        CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData,
-        ExpireCheckoutSession, ListCheckoutSession, RetrieveCheckoutSession,
+        CreateCheckoutSession, CreateCheckoutSessionAutomaticTax as AutomaticTax,
+        CreateCheckoutSessionCustomerUpdate as CustomerUpdate,
+        CreateCheckoutSessionCustomerUpdateAddress as UpdateAddress,
+        CreateCheckoutSessionCustomerUpdateName as UpdateName, CreateCheckoutSessionLineItems,
+        CreateCheckoutSessionPaymentMethodCollection as CollectMethod, CreateCheckoutSessionSubscriptionData,
+        CreateCheckoutSessionSubscriptionDataTrialSettings as TrialSettings,
+        CreateCheckoutSessionSubscriptionDataTrialSettingsEndBehavior as EndBehavior,
+        CreateCheckoutSessionSubscriptionDataTrialSettingsEndBehaviorMissingPaymentMethod as MissingPaymentMethod,
+        CreateCheckoutSessionTaxIdCollection as TaxIds, ExpireCheckoutSession, ListCheckoutSession,
+        RetrieveCheckoutSession,
     },
 };
 use stripe_client_core::{RequestBuilder, StripeMethod};
@@ -30,16 +38,12 @@ use stripe_core::{
     event::ListEvent,
     refund::{CreateRefund, ListRefund, RetrieveRefund},
 };
-use stripe_product::{
-    price::{CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, ListPrice},
-    product::{CreateProduct, RetrieveProduct, UpdateProduct},
-};
 use stripe_types::RangeQueryTs;
 
 use ez_protocol::UnixMillis;
 
 /// Most rows Stripe gives in one page.
-const PAGE: i64 = 100;
+pub(super) const PAGE: i64 = 100;
 
 /// HTTP method of a prepared request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +67,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    fn of(request: &impl StripeRequest) -> Self {
+    pub(super) fn of(request: &impl StripeRequest) -> Self {
         let RequestBuilder { query, body, path, method } = request.build();
         let method = match method {
             StripeMethod::Get => Method::Get,
@@ -84,6 +88,12 @@ impl Prepared {
     }
 }
 
+/// A POST of a kind whose builders we do not compile.
+pub(super) fn posted<'a>(path: String, pairs: impl IntoIterator<Item = (&'a str, String)>) -> Prepared {
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    Prepared { method: Method::Post, path, query: None, body: Some(body) }
+}
+
 /// Words that tie a Stripe object to what it is for.
 pub(crate) type Metadata = HashMap<String, String>;
 
@@ -97,27 +107,65 @@ pub(crate) struct SessionParts<'a> {
     pub(crate) description: &'a str,
     pub(crate) expires_at: UnixMillis,
     pub(crate) metadata: Metadata,
+    /// One-time price that is paid with the first interval.
+    pub(crate) setup_price: Option<&'a str>,
+    /// Days before the first interval is paid; 0 for none.
+    pub(crate) trial_days: u32,
+    /// Whether the page has a field for a promotion code.
+    pub(crate) promotion_codes: bool,
+    /// Whether Stripe works out taxes.
+    pub(crate) automatic_tax: bool,
+    /// Whether the page asks for a tax id.
+    pub(crate) tax_ids: bool,
 }
 
 pub(crate) fn create_session(parts: SessionParts<'_>) -> Prepared {
-    let mut line = CreateCheckoutSessionLineItems::new();
-    line.price = Some(parts.price.to_owned());
-    line.quantity = Some(1);
+    let line = |price: &str| CreateCheckoutSessionLineItems {
+        price: Some(price.to_owned()),
+        quantity: Some(1),
+        ..CreateCheckoutSessionLineItems::new()
+    };
+    let lines = [Some(parts.price), parts.setup_price].into_iter().flatten().map(line).collect::<Vec<_>>();
     let mut subscription = CreateCheckoutSessionSubscriptionData::new();
     subscription.metadata = Some(parts.metadata.clone());
     subscription.description = Some(parts.description.to_owned());
-    Prepared::of(
-        &CreateCheckoutSession::new()
-            .mode(CheckoutSessionMode::Subscription)
-            .customer(parts.customer)
-            .client_reference_id(parts.reference)
-            .line_items(vec![line])
-            .metadata(parts.metadata)
-            .subscription_data(subscription)
-            .success_url(parts.return_url)
-            .cancel_url(parts.return_url)
-            .expires_at(parts.expires_at.as_secs()),
-    )
+    if parts.trial_days > 0 {
+        subscription.trial_period_days = Some(parts.trial_days);
+        let end = EndBehavior::new(MissingPaymentMethod::Cancel);
+        subscription.trial_settings = Some(TrialSettings::new(end));
+    }
+    let mut request = CreateCheckoutSession::new()
+        .mode(CheckoutSessionMode::Subscription)
+        .customer(parts.customer)
+        .client_reference_id(parts.reference)
+        .line_items(lines)
+        .metadata(parts.metadata)
+        .subscription_data(subscription)
+        .success_url(parts.return_url)
+        .cancel_url(parts.return_url)
+        .expires_at(parts.expires_at.as_secs());
+    if parts.trial_days > 0 {
+        // A card is asked for although nothing is paid now.
+        request = request.payment_method_collection(CollectMethod::Always);
+    }
+    if parts.promotion_codes {
+        request = request.allow_promotion_codes(true);
+    }
+    if parts.automatic_tax {
+        request = request.automatic_tax(AutomaticTax::new(true));
+    }
+    if parts.tax_ids {
+        request = request.tax_id_collection(TaxIds::new(true));
+    }
+    if parts.automatic_tax || parts.tax_ids {
+        // The customer is there already: what they type on the page is kept with it.
+        request = request.customer_update(CustomerUpdate {
+            address: Some(UpdateAddress::Auto),
+            name: Some(UpdateName::Auto),
+            ..CustomerUpdate::new()
+        });
+    }
+    Prepared::of(&request)
 }
 
 pub(crate) fn retrieve_session(id: &str) -> Prepared {
@@ -184,7 +232,7 @@ pub(crate) fn list_invoices(since: UnixMillis, after: Option<&str>) -> Prepared 
 }
 
 /// One object of a kind whose builders we do not compile; the id is one of Stripe's, checked at the inbox.
-fn retrieve(folder: &str, id: &str) -> Prepared {
+pub(super) fn retrieve(folder: &str, id: &str) -> Prepared {
     Prepared { method: Method::Get, path: format!("/{folder}/{id}"), query: None, body: None }
 }
 
@@ -293,31 +341,18 @@ pub(crate) fn create_invoice(customer: &str, subscription: &str, traffic: &str) 
 
 /// A visit to Stripe's own pages, where cards and tax ids are changed.
 pub(crate) fn create_portal(customer: &str, return_url: &str) -> Prepared {
-    let body = url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("customer", customer)
-        .append_pair("return_url", return_url)
-        .finish();
-    Prepared {
-        method: Method::Post,
-        path: "/billing_portal/sessions".to_owned(),
-        query: None,
-        body: Some(body),
-    }
+    let pairs = [("customer", customer.to_owned()), ("return_url", return_url.to_owned())];
+    posted("/billing_portal/sessions".to_owned(), pairs)
 }
 
 /// Credit on a customer's balance; Stripe counts what is owed, so credit is below zero.
 pub(crate) fn create_credit(customer: &str, amount_minor: i64, currency: &str, reason: &str) -> Prepared {
-    let body = url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("amount", &(-amount_minor).to_string())
-        .append_pair("currency", currency)
-        .append_pair("description", reason)
-        .finish();
-    Prepared {
-        method: Method::Post,
-        path: format!("/customers/{customer}/balance_transactions"),
-        query: None,
-        body: Some(body),
-    }
+    let pairs = [
+        ("amount", (-amount_minor).to_string()),
+        ("currency", currency.to_owned()),
+        ("description", reason.to_owned()),
+    ];
+    posted(format!("/customers/{customer}/balance_transactions"), pairs)
 }
 
 /// A customer's credit and what used it up, newest first.
@@ -355,56 +390,6 @@ pub(crate) fn list_events(since: UnixMillis, after: Option<&str>) -> Prepared {
     Prepared::of(&list)
 }
 
-pub(crate) fn retrieve_product(id: &str) -> Prepared {
-    Prepared::of(&RetrieveProduct::new(id))
-}
-
-pub(crate) fn create_product(id: &str, name: &str, metadata: Metadata) -> Prepared {
-    Prepared::of(&CreateProduct::new(name).id(id).metadata(metadata))
-}
-
-pub(crate) fn rename_product(id: &str, name: &str) -> Prepared {
-    Prepared::of(&UpdateProduct::new(id).name(name))
-}
-
-/// How often a price is charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Every {
-    Month,
-    Year,
-}
-
-/// `None` when the currency is not one Stripe knows.
-pub(crate) fn create_price(
-    product: &str,
-    lookup_key: &str,
-    every: Every,
-    currency: &str,
-    amount_minor: i64,
-    metadata: Metadata,
-) -> Option<Prepared> {
-    let currency: stripe_types::Currency = currency.parse().ok()?;
-    if matches!(currency, stripe_types::Currency::Unknown(_)) {
-        return None;
-    }
-    let interval = match every {
-        Every::Month => CreatePriceRecurringInterval::Month,
-        Every::Year => CreatePriceRecurringInterval::Year,
-    };
-    Some(Prepared::of(
-        &CreatePrice::new(currency)
-            .product(product)
-            .unit_amount(amount_minor)
-            .lookup_key(lookup_key)
-            .recurring(CreatePriceRecurring::new(interval))
-            .metadata(metadata),
-    ))
-}
-
-pub(crate) fn list_prices_by_key(lookup_key: &str) -> Prepared {
-    Prepared::of(&ListPrice::new().lookup_keys(vec![lookup_key.to_owned()]).limit(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -419,6 +404,11 @@ mod tests {
             description: "Server web-1",
             expires_at: UnixMillis::from_secs(1_860),
             metadata: HashMap::from([("order_id".into(), "order-1".into())]),
+            setup_price: Some("price_2"),
+            trial_days: 14,
+            promotion_codes: true,
+            automatic_tax: true,
+            tax_ids: true,
         });
         assert_eq!((prepared.method, prepared.path.as_str()), (Method::Post, "/checkout/sessions"));
         let body = prepared.body.unwrap();
@@ -430,6 +420,16 @@ mod tests {
             ("client_reference_id", "order-1"),
             ("line_items[0][price]", "price_1"),
             ("line_items[0][quantity]", "1"),
+            ("line_items[1][price]", "price_2"),
+            ("line_items[1][quantity]", "1"),
+            ("subscription_data[trial_period_days]", "14"),
+            ("subscription_data[trial_settings][end_behavior][missing_payment_method]", "cancel"),
+            ("payment_method_collection", "always"),
+            ("allow_promotion_codes", "true"),
+            ("automatic_tax[enabled]", "true"),
+            ("tax_id_collection[enabled]", "true"),
+            ("customer_update[address]", "auto"),
+            ("customer_update[name]", "auto"),
             ("metadata[order_id]", "order-1"),
             ("subscription_data[metadata][order_id]", "order-1"),
             ("success_url", "http://127.0.0.1:8080/orders/order-1"),
@@ -447,11 +447,5 @@ mod tests {
         assert_eq!(back, prepared);
         assert_eq!(back.hash(), prepared.hash());
         assert_ne!(back.hash(), create_refund("pi_2", HashMap::new()).hash());
-    }
-
-    #[test]
-    fn a_currency_nobody_knows_is_refused() {
-        assert!(create_price("p", "k", Every::Month, "zzz", 1, HashMap::new()).is_none());
-        assert!(create_price("p", "k", Every::Month, "eur", 1, HashMap::new()).is_some());
     }
 }

@@ -146,12 +146,14 @@ impl FakeStripe {
         let mut object = state.objects[session].clone();
         let price = state.objects[object["x_price"].as_str().unwrap()].clone();
         object["status"] = json!("complete");
-        object["payment_status"] = json!("paid");
+        let due = object["amount_total"].as_i64().unwrap();
+        let trial = object["x_trial"].as_i64().unwrap_or(0);
+        object["payment_status"] = json!(if due > 0 { "paid" } else { "no_payment_required" });
         object["subscription"] = json!(sub);
         object["invoice"] = json!(invoice);
         object["url"] = Value::Null;
         state.put(json!({
-            "id": sub, "object": "subscription", "status": "active", "customer": object["customer"],
+            "id": sub, "object": "subscription", "status": if trial > 0 { "trialing" } else { "active" }, "customer": object["customer"],
             "livemode": false, "latest_invoice": invoice, "metadata": object["metadata"],
             "items": {"object": "list", "data": [
                 {"id": "si_1", "price": price, "current_period_start": 1_800_000_000, "current_period_end": 1_802_592_000}]},
@@ -164,10 +166,13 @@ impl FakeStripe {
             "created": 1_800_000_000,
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": sub}},
         }));
-        state.put(json!({
-            "id": format!("inpay_{pi}"), "object": "invoice_payment", "invoice": invoice, "status": "paid",
-            "payment": {"type": "payment_intent", "payment_intent": pi},
-        }));
+        // Where nothing is due nothing is paid.
+        if due > 0 {
+            state.put(json!({
+                "id": format!("inpay_{pi}"), "object": "invoice_payment", "invoice": invoice, "status": "paid",
+                "payment": {"type": "payment_intent", "payment_intent": pi},
+            }));
+        }
         state.put(object);
     }
 
@@ -280,20 +285,46 @@ impl State {
                 json!({"id": self.id("cus"), "object": "customer", "email": get("email"), "metadata": metadata, "livemode": false})
             }
             ("POST", ["products"]) => {
-                json!({"id": get("id"), "object": "product", "name": get("name"), "livemode": false})
+                json!({"id": get("id"), "object": "product", "name": get("name"), "active": true, "livemode": false})
             }
+            ("POST", ["coupons"]) => {
+                let mut coupon = json!({
+                    "id": get("id"), "object": "coupon", "name": get("name"), "duration": get("duration"),
+                    "percent_off": get("percent_off").parse::<i64>().ok(), "amount_off": get("amount_off").parse::<i64>().ok(),
+                    "duration_in_months": get("duration_in_months").parse::<i64>().ok(), "currency": form.get("currency"),
+                });
+                if let Some(product) = form.get("applies_to[products][]") {
+                    coupon["applies_to"] = json!({"products": [product]});
+                }
+                coupon
+            }
+            ("POST", ["promotion_codes"]) => json!({
+                "id": self.id("promo"), "object": "promotion_code", "code": get("code"), "active": true,
+                "promotion": {"type": "coupon", "coupon": get("promotion[coupon]")}, "metadata": metadata, "times_redeemed": 0,
+                "max_redemptions": get("max_redemptions").parse::<i64>().ok(), "expires_at": get("expires_at").parse::<i64>().ok(),
+                "restrictions": {"first_time_transaction": get("restrictions[first_time_transaction]") == "true"},
+            }),
             ("POST", ["prices"]) => json!({
                 "id": self.id("price"), "object": "price", "unit_amount": get("unit_amount").parse::<i64>().unwrap(),
                 "currency": get("currency"), "lookup_key": get("lookup_key"), "product": get("product"), "livemode": false,
-                "recurring": {"interval": get("recurring[interval]"), "interval_count": get("recurring[interval_count]").parse::<i64>().unwrap_or(1)},
+                "active": true, "tax_behavior": form.get("tax_behavior").map_or("unspecified", String::as_str),
+                "recurring": form.get("recurring[interval]").map(|interval| json!({
+                    "interval": interval, "interval_count": get("recurring[interval_count]").parse::<i64>().unwrap_or(1),
+                })),
             }),
             ("POST", ["checkout", "sessions"]) => {
                 let price = self.objects.get(&get("line_items[0][price]")).cloned();
                 let Some(price) = price else { return missing() };
+                let setup = self.objects.get(&get("line_items[1][price]")).cloned();
+                let trial: i64 = get("subscription_data[trial_period_days]").parse().unwrap_or(0);
+                let of = |price: &Value| price["unit_amount"].as_i64().unwrap();
+                let due = if trial > 0 { 0 } else { of(&price) } + setup.as_ref().map_or(0, of);
                 let id = self.id("cs");
                 json!({
                     "id": id, "object": "checkout.session", "status": "open", "payment_status": "unpaid",
-                    "url": format!("https://pay.example/{id}"), "amount_total": price["unit_amount"], "currency": price["currency"],
+                    "url": format!("https://pay.example/{id}"), "amount_total": due, "amount_subtotal": due,
+                    "total_details": {"amount_discount": 0, "amount_tax": 0, "amount_shipping": 0}, "discounts": [],
+                    "x_trial": trial, "currency": price["currency"],
                     "customer": get("customer"), "client_reference_id": get("client_reference_id"), "livemode": false,
                     "metadata": metadata, "expires_at": get("expires_at").parse::<i64>().unwrap(), "x_price": price["id"],
                 })
@@ -388,7 +419,10 @@ impl State {
                 let Some(object) = self.objects.get(*id) else { return missing() };
                 let mut object = object.clone();
                 for (key, value) in form {
-                    object[key] = json!(value);
+                    object[key] = match value.as_str() {
+                        "true" | "false" => json!(value == "true"),
+                        word => json!(word),
+                    };
                 }
                 object
             }
@@ -403,8 +437,12 @@ impl State {
                 return (200, json!({"object": "list", "data": self.events, "has_more": false}));
             }
             ("GET", ["prices"]) => {
-                let key = query.get("lookup_keys[0]").cloned().unwrap_or_default();
-                return (200, self.of_kind("price", |o| o["lookup_key"] == key.as_str()));
+                let keys = query.iter().filter(|(name, _)| name.starts_with("lookup_keys[")).map(|(_, key)| key);
+                return (200, self.of_kind("price", |o| keys.clone().any(|key| o["lookup_key"] == key.as_str())));
+            }
+            ("GET", ["promotion_codes"]) => {
+                let code = query["code"].as_str();
+                return (200, self.of_kind("promotion_code", |o| o["code"] == code));
             }
             ("GET", ["checkout", "sessions"]) => {
                 return (

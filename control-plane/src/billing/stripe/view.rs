@@ -46,8 +46,13 @@ pub struct CheckoutSession {
     pub status: Option<String>,
     /// `paid`, `unpaid` or `no_payment_required`.
     pub payment_status: Option<String>,
+    /// What the lines cost before discounts and taxes, in minor units.
+    pub amount_subtotal: Option<i64>,
     /// What the customer pays, in minor units.
     pub amount_total: Option<i64>,
+    total_details: Option<TotalDetails>,
+    #[serde(default)]
+    discounts: Option<Vec<SessionDiscount>>,
     /// Lower-case ISO code.
     pub currency: Option<String>,
     /// `cus_…`
@@ -68,6 +73,32 @@ pub struct CheckoutSession {
     pub metadata: HashMap<String, String>,
     /// Unix seconds.
     pub expires_at: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct TotalDetails {
+    amount_discount: Option<i64>,
+    amount_tax: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SessionDiscount {
+    #[serde(default, deserialize_with = "id_of")]
+    promotion_code: Option<String>,
+}
+
+impl CheckoutSession {
+    /// What was taken off and what of it is taxes, in minor units.
+    pub fn discount_and_tax(&self) -> Option<(i64, i64)> {
+        let details = self.total_details.as_ref()?;
+        Some((details.amount_discount?, details.amount_tax?))
+    }
+
+    /// The promotion code of each discount; `None` where a discount names none.
+    pub fn promotion_codes(&self) -> Vec<Option<&str>> {
+        let discounts = self.discounts.as_deref().unwrap_or_default();
+        discounts.iter().map(|discount| discount.promotion_code.as_deref()).collect()
+    }
 }
 
 /// One server's subscription.
@@ -181,11 +212,10 @@ impl SubscriptionView {
         self.pause_collection.as_ref().is_some_and(|pause| !pause.is_null())
     }
 
-    /// What its one item costs per period: minor units, currency, and whether the period is a year.
-    pub fn charge(&self) -> Option<(i64, String, bool)> {
+    /// What its one item costs per period: minor units, currency, and how many months the period has.
+    pub fn charge(&self) -> Option<(i64, String, i64)> {
         let price = self.items.data.first()?.price.as_ref()?;
-        let yearly = price.recurring.as_ref().and_then(|every| every.interval.as_deref()) == Some("year");
-        Some((price.unit_amount?, price.currency.clone()?, yearly))
+        Some((price.unit_amount?, price.currency.clone()?, price.months().unwrap_or(1)))
     }
 
     /// Begin and end of the current period in unix seconds (they live on the item).
@@ -205,12 +235,128 @@ pub struct PriceView {
     pub currency: Option<String>,
     /// `<plan>:<interval>:<currency>:v1`
     pub lookup_key: Option<String>,
+    /// `prod_…`, or the id we gave it.
+    #[serde(default, deserialize_with = "id_of")]
+    pub product: Option<String>,
+    /// Whether it can be bought.
+    pub active: Option<bool>,
+    /// `inclusive`, `exclusive` or `unspecified`.
+    pub tax_behavior: Option<String>,
     recurring: Option<Recurring>,
+}
+
+/// A product of the catalogue.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ProductView {
+    /// What customers read.
+    pub name: Option<String>,
+    /// Whether it can be bought.
+    pub active: Option<bool>,
+}
+
+/// A discount that promotion codes give.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CouponView {
+    /// What customers read.
+    pub name: Option<String>,
+    /// A whole number wherever it is ours.
+    pub percent_off: Option<serde_json::Number>,
+    /// Minor units.
+    pub amount_off: Option<i64>,
+    /// Of the amount.
+    pub currency: Option<String>,
+    /// `once`, `repeating` or `forever`.
+    pub duration: Option<String>,
+    /// Where it is repeating.
+    pub duration_in_months: Option<u32>,
+    applies_to: Option<AppliesTo>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct AppliesTo {
+    #[serde(default)]
+    products: Vec<String>,
+}
+
+impl CouponView {
+    /// The products it is good for; empty for all.
+    pub fn products(&self) -> &[String] {
+        self.applies_to.as_ref().map_or(&[], |to| &to.products)
+    }
+}
+
+/// What customers type at the payment page.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PromotionCodeView {
+    /// `promo_…`
+    pub id: String,
+    /// Whether it is taken.
+    #[serde(default)]
+    pub active: bool,
+    /// How often it may be used.
+    pub max_redemptions: Option<i64>,
+    /// How often it was.
+    #[serde(default)]
+    pub times_redeemed: i64,
+    /// Unix seconds.
+    pub expires_at: Option<i64>,
+    #[serde(default, deserialize_with = "map_or_null")]
+    metadata: HashMap<String, String>,
+    restrictions: Option<Restrictions>,
+    promotion: Option<Promotion>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Restrictions {
+    first_time_transaction: Option<bool>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Promotion {
+    #[serde(default, deserialize_with = "id_of")]
+    coupon: Option<String>,
+}
+
+impl PromotionCodeView {
+    /// The coupon behind it.
+    pub fn coupon(&self) -> Option<&str> {
+        self.promotion.as_ref()?.coupon.as_deref()
+    }
+
+    /// Whether only a first purchase may use it.
+    pub fn first_purchase(&self) -> bool {
+        self.restrictions.as_ref().and_then(|only| only.first_time_transaction) == Some(true)
+    }
+
+    /// Whether we made it.
+    pub fn is_managed(&self) -> bool {
+        self.metadata.get("managed_by").is_some_and(|by| by == "ez")
+    }
+
+    /// Whether nothing but its use or its time has ended it, as of this time in unix seconds.
+    pub fn is_used_up(&self, now: i64) -> bool {
+        self.max_redemptions.is_some_and(|most| self.times_redeemed >= most)
+            || self.expires_at.is_some_and(|end| end <= now)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Recurring {
     interval: Option<String>,
+    interval_count: Option<i64>,
+}
+
+impl PriceView {
+    /// How many months a period has; `None` for what is paid once, or by days.
+    pub fn months(&self) -> Option<i64> {
+        let every = self.recurring.as_ref()?;
+        let count = every.interval_count.unwrap_or(1);
+        match every.interval.as_deref()? {
+            "month" => Some(count),
+            "year" => Some(count.saturating_mul(12)),
+            _ => None,
+        }
+    }
 }
 
 /// An invoice.

@@ -152,7 +152,9 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     end_subscription(app, &known).await?;
     let invoice = known.invoice.as_deref().ok_or(BillingError::Unknown("invoice"))?;
     let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
-    let intent = stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))?;
+    let Some(intent) = stripe::paid_by(&payments) else {
+        return nothing_paid(app, &known, invoice).await;
+    };
     // No `order_id`: that is the word of the order's own refund.
     let metadata = Metadata::from([
         (SESSION.to_owned(), known.session.clone()),
@@ -168,6 +170,27 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     take(app, read_at, session, &view, &answer).await?;
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(load(app, session).await?.state)
+}
+
+/// A second page on which nothing was due (a trial, a code that took all off): with its subscription it is over.
+async fn nothing_paid(app: &Services, known: &Surplus, invoice: &str) -> Result<RefundState, BillingError> {
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(invoice)).await?;
+    let paid: stripe::InvoiceView = sync::view(&value)?;
+    if paid.amount_paid != Some(0) {
+        return Err(BillingError::Unknown("payment"));
+    }
+    let (now, session) = (app.clock.now(), known.session.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                match store::set_state(tx, now, &session, RefundState::Succeeded, None).await? {
+                    Some(known) => told(tx, now, &known, RefundState::Succeeded).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await?;
+    Ok(RefundState::Succeeded)
 }
 
 async fn load(app: &Services, session: &str) -> Result<Surplus, BillingError> {
@@ -205,7 +228,7 @@ pub(super) async fn take(
         .write(move |tx| {
             Box::pin(async move {
                 if super::store::put_object(tx, &refund.id, "refund", read_at, &json).await?
-                    && let Some(known) = store::set_state(tx, now, &session, state, &refund.id).await?
+                    && let Some(known) = store::set_state(tx, now, &session, state, Some(&refund.id)).await?
                 {
                     told(tx, now, &known, state).await?;
                 }

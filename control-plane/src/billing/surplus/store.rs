@@ -65,7 +65,7 @@ pub(super) async fn set_state(
     at: UnixMillis,
     session: &str,
     state: RefundState,
-    refund: &str,
+    refund: Option<&str>,
 ) -> Result<Option<Surplus>, DbError> {
     let row = sqlx::query(
         "UPDATE billing_surplus SET state = $2, refund_id = $3, updated_at = $4

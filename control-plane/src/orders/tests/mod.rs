@@ -9,6 +9,7 @@ mod money;
 mod pay_again;
 mod purchase;
 mod races;
+mod shopping;
 mod surplus;
 mod twice;
 mod unpaid;
@@ -91,7 +92,9 @@ fn request(n: u8) -> PlaceRequest {
         ssh_keys: vec![SSH_KEY.parse().unwrap()],
         setup: Default::default(),
         terms_version: TERMS_VERSION.into(),
+        currency: None,
         quoted_minor: Some(900),
+        quoted_then: None,
         again_of: None,
         claim: None,
     }

@@ -43,8 +43,8 @@ pub struct Subscription {
     pub href: String,
     /// What it costs per period, where known.
     pub price: Option<Money>,
-    /// Whether the period is a year.
-    pub yearly: bool,
+    /// How often that is charged: `month`, `quarter` or `year`.
+    pub interval: &'static str,
     /// `run`, `grace`, `exempt`, `unpaid`, `paused`, `disputed`, `dispute_lost`, `refunded`, `ended`.
     pub state: String,
     /// Its colour.
@@ -141,7 +141,7 @@ impl Page for Invoices {
             server: "web-1".to_owned(),
             href: "/servers/01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             price: Some(Money::new(900, "eur")),
-            yearly: false,
+            interval: "month",
             state: "paid".to_owned(),
             tone: "good",
             next: Some("charge".to_owned()),
@@ -159,7 +159,7 @@ impl Page for Invoices {
         };
         let ending = Subscription {
             server: "web-2".to_owned(),
-            yearly: true,
+            interval: "year",
             change: Some(PlanChange {
                 href: "/servers/2/plan/1".to_owned(),
                 state: "scheduled",

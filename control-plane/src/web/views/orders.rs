@@ -53,14 +53,20 @@ pub struct RecipeChoice {
     pub selected: bool,
 }
 
-/// What a plan costs per interval.
+/// What a plan costs per interval, in one currency.
 #[derive(Debug, Clone, Serialize)]
 pub struct PriceChoice {
-    /// `month` or `year`.
+    /// `month`, `quarter` or `year`.
     pub interval: String,
     /// Per interval.
     pub amount: Money,
-    /// Day of the charge after the first, in words: `23 Dec 2026`.
+    /// Charged now.
+    pub today: Money,
+    /// Paid once, with the first payment, if anything.
+    pub setup: Option<Money>,
+    /// Days before the first interval is paid; 0 for no trial.
+    pub trial_days: u32,
+    /// Day of the next charge, in words: `23 Dec 2026`.
     pub next_date: String,
 }
 
@@ -81,7 +87,7 @@ pub struct PlanChoice {
     pub traffic_gib: u64,
     /// What each started 100 GB above that costs; none where it costs nothing.
     pub traffic_price: Option<Money>,
-    /// One per interval it is sold in.
+    /// One per interval and currency it is sold in.
     pub prices: Vec<PriceChoice>,
     /// Codes of the locations it does not fit in now; the script greys it out there.
     pub sold_out_in: Vec<String>,
@@ -115,18 +121,17 @@ pub struct Summary {
     pub location: String,
     /// Name of the image.
     pub image: String,
-    /// Charged now. Its minor units travel as `quoted`: when they differ from the quote at the time
-    /// of the order (another plan without a script, a new price), show the page again with
-    /// `form.refuse_form("quote-changed")` instead of charging another amount.
-    pub today: Money,
-    /// Day of the next charge in words, `23 Dec 2026`.
-    pub next_date: String,
+    /// What the choice costs. The minor units of what is due now travel as `quoted`, those of each interval as
+    /// `quoted_then`: when one differs from the quote at the time of the order (another plan without a script, a
+    /// new price), show the page again with `form.refuse_form("quote-changed")` instead of charging another amount.
+    /// None only where nothing can be ordered.
+    pub price: Option<PriceChoice>,
     /// `included`, `added` (worked out by Stripe at the payment page) or `none`.
     pub tax: &'static str,
 }
 
 /// `GET /servers/new`, and `POST` to the same when refused. Sends `location`, `image`, `plan`,
-/// `interval`, `recipe` (0..n), `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
+/// `interval`, `currency` (where there is a choice), `recipe` (0..n), `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
 #[derive(Debug, Clone, Serialize)]
 pub struct New {
     /// Values and messages; field names as sent.
@@ -141,10 +146,16 @@ pub struct New {
     pub recipes: Vec<RecipeChoice>,
     /// At least one.
     pub plans: Vec<PlanChoice>,
-    /// `["month", "year"]`
+    /// Those of `month`, `quarter` and `year` that anything is sold by.
     pub intervals: Vec<&'static str>,
     /// The chosen interval.
     pub interval: &'static str,
+    /// Currencies on offer to this account, lower-case ISO codes.
+    pub currencies: Vec<String>,
+    /// The chosen one.
+    pub currency: String,
+    /// The account pays in this one, and Stripe does not mix: there is no choice.
+    pub currency_bound: bool,
     /// Stored keys of the account; without any the page asks for one.
     pub keys: Vec<KeyChoice>,
     /// A name to start with, for instance `web-1`.
@@ -232,20 +243,39 @@ pub struct Show {
     pub image: String,
     /// Per interval.
     pub amount: Money,
-    /// `month` or `year`.
+    /// `month`, `quarter` or `year`.
     pub interval: String,
+    /// Due at the purchase, before discounts and taxes.
+    pub today: Money,
+    /// Paid once, with the first payment, if anything.
+    pub setup: Option<Money>,
+    /// Days before the first interval is paid; 0 for no trial.
+    pub trial_days: u32,
+    /// What was paid, if it was and is not simply what was due.
+    pub paid: Option<Money>,
+    /// What a promotion code took off.
+    pub discount: Option<Money>,
+    /// Taxes in it.
+    pub tax: Option<Money>,
     /// When it was ordered.
     pub placed_at: UnixMillis,
     /// Address of the event stream; none once the order has ended.
     pub events: Option<String>,
 }
 
-fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanChoice {
-    let price = |interval: &str, minor, next_date: &str| PriceChoice {
+fn price(interval: &str, minor: i64, next_date: &str) -> PriceChoice {
+    PriceChoice {
         interval: interval.to_owned(),
         amount: Money::new(minor, "eur"),
+        today: Money::new(minor, "eur"),
+        setup: None,
+        trial_days: 0,
         next_date: next_date.to_owned(),
-    };
+    }
+}
+
+fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanChoice {
+    let price = |interval: &str, minor, next_date: &str| price(interval, minor, next_date);
     PlanChoice {
         code: code.to_owned(),
         name: name.to_owned(),
@@ -254,7 +284,11 @@ fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanCh
         disk_gib: u64::from(size) * 20,
         traffic_gib: 20 * 1024,
         traffic_price: (code == "s").then(|| Money::new(12, "eur")),
-        prices: vec![price("month", cents, "23 Dec 2026"), price("year", cents * 10, "23 Nov 2027")],
+        prices: vec![
+            price("month", cents, "23 Dec 2026"),
+            price("quarter", cents * 29 / 10, "23 Feb 2027"),
+            price("year", cents * 10, "23 Nov 2027"),
+        ],
         sold_out_in: if sold_out { vec!["hel".to_owned()] } else { Vec::new() },
         sold_out_names: if sold_out { vec!["Helsinki".to_owned()] } else { Vec::new() },
         full: false,
@@ -312,8 +346,11 @@ impl Page for New {
                 plan("m", "Plan M", 4, 1_700, false),
                 plan("l", "Plan L", 8, 3_300, true),
             ],
-            intervals: vec!["month", "year"],
+            intervals: vec!["month", "quarter", "year"],
             interval: "month",
+            currencies: vec!["eur".to_owned()],
+            currency: "eur".to_owned(),
+            currency_bound: false,
             keys: vec![KeyChoice {
                 value: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
                 name: "jane@laptop".to_owned(),
@@ -325,8 +362,7 @@ impl Page for New {
                 plan: "Plan S".to_owned(),
                 location: "Falkenstein".to_owned(),
                 image: "Debian 13".to_owned(),
-                today: Money::new(900, "eur"),
-                next_date: "23 Dec 2026".to_owned(),
+                price: Some(price("month", 900, "23 Dec 2026")),
                 tax: "included",
             },
             terms_version: "2026-11",
@@ -341,11 +377,40 @@ impl Page for New {
         refused.form.refuse_with("plan", "plan-sold-out", "Falkenstein");
         let mut changed = filled.clone();
         changed.form.refuse_form("quote-changed");
+        let mut trial = filled.clone();
+        trial.currencies = vec!["eur".to_owned(), "usd".to_owned()];
+        let fee = PriceChoice {
+            today: Money::new(500, "eur"),
+            setup: Some(Money::new(500, "eur")),
+            trial_days: 14,
+            ..price("month", 900, "7 Dec 2026")
+        };
+        let dollars = PriceChoice { amount: Money::new(1_000, "usd"), today: Money::new(0, "usd"), setup: None, ..fee.clone() };
+        trial.plans[0].prices = vec![fee.clone(), dollars];
+        trial.summary.price = Some(fee);
+        let mut free = filled.clone();
+        free.currency_bound = true;
+        free.currencies = vec!["usd".to_owned()];
+        free.currency = "usd".to_owned();
+        free.summary.tax = "added";
+        free.summary.price = Some(PriceChoice {
+            today: Money::new(0, "usd"),
+            amount: Money::new(10_000, "usd"),
+            trial_days: 30,
+            ..price("year", 0, "23 Dec 2026")
+        });
+        free.plans[0].prices = free.summary.price.clone().into_iter().collect();
+        free.interval = "year";
+        let mut bought_out = filled.clone();
+        bought_out.form.refuse_with("currency", "currency-bound", "USD");
         let nothing = Self { can_order: false, ..filled.clone() };
         vec![
             ("filled", filled),
             ("refused", refused),
             ("quote-changed", changed),
+            ("trial-and-set-up", trial),
+            ("nothing-today", free),
+            ("currency-bound", bought_out),
             ("nothing-to-sell", nothing),
         ]
     }
@@ -402,6 +467,12 @@ impl Page for Show {
             image: "Debian 13".to_owned(),
             amount: Money::new(900, "eur"),
             interval: "month".to_owned(),
+            today: Money::new(900, "eur"),
+            setup: None,
+            trial_days: 0,
+            paid: None,
+            discount: None,
+            tax: None,
             placed_at: UnixMillis(SAMPLE_NOW.0 - 48_000),
             events: Some("/orders/01890a5d-ac96-774b-bcce-b302099a8057/changes".to_owned()),
         };
@@ -409,6 +480,15 @@ impl Page for Show {
         queued.steps[4].queue = Some(QueueView { position: 3, estimate_secs: Some(40) });
         let mut queued_behind_the_first = queued.clone();
         queued_behind_the_first.steps[4].queue = Some(QueueView { position: 1, estimate_secs: None });
+        let bargain = Self {
+            today: Money::new(9_500, "eur"),
+            setup: Some(Money::new(500, "eur")),
+            trial_days: 14,
+            paid: Some(Money::new(8_800, "eur")),
+            discount: Some(Money::new(1_900, "eur")),
+            tax: Some(Money::new(1_200, "eur")),
+            ..building.clone()
+        };
         let unpaid = Self {
             state: "awaiting_payment",
             steps: sample_steps(0, StepState::Now),
@@ -469,6 +549,7 @@ impl Page for Show {
         let paid = Self { state: "paid", steps: sample_steps(1, StepState::Now), ..building.clone() };
         let refunding = Self { state: "refunding", tone: "wait", ..stuck.clone() };
         vec![
+            ("bargain", bargain),
             ("unpaid", unpaid),
             ("paid", paid),
             ("building", building.clone()),
