@@ -47,6 +47,12 @@ pub struct World {
     pub traffic: Vec<TrafficBill>,
     /// Stripe's invoice items that name server and month.
     pub invoice_items: Vec<InvoiceItem>,
+    /// What each settled purchase came to in our books, by order.
+    pub purchases: Vec<(String, Purchase)>,
+    /// Paid invoices in the mirror.
+    pub mirror_invoices: Vec<Invoice>,
+    /// Every invoice at Stripe.
+    pub invoices: Vec<Invoice>,
     /// Hosts with their VMs.
     pub hosts: Vec<Host>,
     /// Journals, one per node.
@@ -358,6 +364,36 @@ pub struct StripeOrder {
     pub refunded: i64,
     /// When the first payment was made, unix milliseconds.
     pub paid_at: Option<i64>,
+    /// What its payment page came to, once it was completed.
+    pub page: Option<Purchase>,
+    /// Whether every discount on that page came from a promotion code.
+    pub by_code: bool,
+}
+
+/// What a purchase came to, in minor units: at Stripe, or in our books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purchase {
+    /// The price, or nothing while it is a trial, and what is paid once.
+    pub due: i64,
+    /// What was taken off.
+    pub discount: i64,
+    /// Taxes in it.
+    pub tax: i64,
+    /// What was paid.
+    pub paid: i64,
+}
+
+/// An invoice, at Stripe or in the mirror.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invoice {
+    /// `in_…`
+    pub id: String,
+    /// Stripe's word.
+    pub status: String,
+    /// What it comes to, with discounts and taxes; minor units.
+    pub total: i64,
+    /// What was paid of it.
+    pub paid: i64,
 }
 
 impl World {

@@ -256,6 +256,12 @@ struct Complete {
     /// Whether a 3-D Secure step succeeds.
     #[serde(default = "yes")]
     authenticate: bool,
+    /// Two letters; taxes are worked out for it.
+    country: Option<String>,
+    /// A tax id, where the page asks for one.
+    tax_id: Option<String>,
+    /// A promotion code.
+    code: Option<String>,
 }
 
 fn yes() -> bool {
@@ -269,7 +275,15 @@ async fn complete(
 ) -> Answer {
     let card = Card::parse(wanted.card.as_deref().unwrap_or("4242"))
         .ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, "no such test card".into()))?;
-    let entry = Entry { card, email: wanted.email, name: wanted.name, authenticated: wanted.authenticate };
+    let entry = Entry {
+        card,
+        email: wanted.email,
+        name: wanted.name,
+        authenticated: wanted.authenticate,
+        country: wanted.country,
+        tax_id: wanted.tax_id,
+        code: wanted.code,
+    };
     let session = id.clone();
     let outcome = operator
         .engine

@@ -28,23 +28,73 @@ pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> St
         .map(|item| line(world, &id, subscription, item))
         .collect();
     lines.extend(super::invoice_items::take(world, &id, text(subscription, "id")));
+    issue(world, subscription, reason, id, lines)
+}
+
+/// Drafts the first invoice of a subscription: its items, free while it is a trial, and what is paid once.
+pub(crate) fn first(world: &mut World, subscription: &Value, once: &[(Value, i64)]) -> String {
+    let id = world.new_id("in_1", 23);
+    let trial = text(subscription, "status") == "trialing";
+    let mut lines: Vec<Value> = Vec::new();
+    for item in subscription["items"]["data"].as_array().into_iter().flatten() {
+        let mut line = line(world, &id, subscription, item);
+        if trial {
+            line["amount"] = 0.into();
+            line["subtotal"] = 0.into();
+            line["description"] = format!("Trial period for {}", text(&line, "description")).into();
+        }
+        lines.push(line);
+    }
+    for (price, quantity) in once {
+        lines.push(once_line(world, &id, subscription, price, *quantity));
+    }
+    issue(world, subscription, "subscription_create", id, lines)
+}
+
+/// A line that is paid once.
+fn once_line(world: &mut World, invoice: &str, subscription: &Value, price: &Value, quantity: i64) -> Value {
+    let item = json!({ "price": price, "quantity": quantity, "current_period_start": world.now, "current_period_end": world.now });
+    let mut line = line(world, invoice, subscription, &item);
+    let id = world.new_id("ii_1", 23);
+    let name = world.get("product", text(price, "product")).map_or("", |product| text(product, "name")).to_owned();
+    line["description"] = name.into();
+    line["subscription"] = subscription["id"].clone();
+    line["parent"] = json!({
+        "invoice_item_details": {
+            "invoice_item": id, "proration": false, "proration_details": { "credited_items": null },
+            "subscription": subscription["id"],
+        },
+        "subscription_item_details": null, "type": "invoice_item_details",
+    });
+    line
+}
+
+fn issue(world: &mut World, subscription: &Value, reason: &str, id: String, lines: Vec<Value>) -> String {
     let invoice = build(world, &id, subscription, reason, lines);
     world.put("invoice", invoice.clone());
+    super::totals::use_up(world, text(subscription, "id"), &invoice);
     events::emit(world, "invoice.created", &invoice, None);
     id
 }
 
 /// An invoice with these lines, not stored.
-pub(crate) fn build(world: &World, id: &str, subscription: &Value, reason: &str, lines: Vec<Value>) -> Value {
+pub(crate) fn build(
+    world: &World,
+    id: &str,
+    subscription: &Value,
+    reason: &str,
+    mut lines: Vec<Value>,
+) -> Value {
     let item = &subscription["items"]["data"][0];
     let (start, end) = (int(item, "current_period_start"), int(item, "current_period_end"));
-    let total: i64 = lines.iter().map(|line| int(line, "amount")).sum();
+    let (sum, told) = super::totals::on_invoice(world, subscription, &mut lines);
+    let (subtotal, total) = (sum.subtotal, sum.total());
     let customer = world.get("customer", text(subscription, "customer")).cloned().unwrap_or_default();
     // Those of a purchase and of a change are final at once; a renewal's stands as a draft for an hour.
     let first = reason != "subscription_cycle";
     // The invoice of a renewal looks back on the period that has just ended.
     let period_start = if first { start } else { int(&subscription["_sim"], "previous_start") };
-    json!({
+    let mut invoice = json!({
         "id": id, "object": "invoice", "account_country": "DE", "account_name": "EZ Solutions (simulated)", "account_tax_ids": null,
         "amount_due": total, "amount_overpaid": 0, "amount_paid": 0, "amount_remaining": total, "amount_shipping": 0, "application": null,
         "attempt_count": 0, "attempted": false, "auto_advance": true,
@@ -67,10 +117,14 @@ pub(crate) fn build(world: &World, id: &str, subscription: &Value, reason: &str,
         "pre_payment_credit_notes_amount": 0, "receipt_number": null, "rendering": null, "shipping_cost": null, "shipping_details": null,
         "starting_balance": 0, "statement_descriptor": null, "status": "draft",
         "status_transitions": { "finalized_at": null, "marked_uncollectible_at": null, "paid_at": null, "voided_at": null },
-        "subtotal": total, "subtotal_excluding_tax": total, "test_clock": null, "total": total, "total_discount_amounts": [],
-        "total_excluding_tax": total, "total_pretax_credit_amounts": [], "total_taxes": [], "webhooks_delivered_at": null,
+        "subtotal": subtotal, "subtotal_excluding_tax": subtotal - if sum.inclusive { sum.tax } else { 0 }, "test_clock": null,
+        "total": total, "total_discount_amounts": [], "total_excluding_tax": total - sum.tax, "total_pretax_credit_amounts": [], "total_taxes": [], "webhooks_delivered_at": null,
         "_sim": { "service_end": end },
-    })
+    });
+    if let (Value::Object(whole), Value::Object(told)) = (&mut invoice, told) {
+        whole.extend(told);
+    }
+    invoice
 }
 
 pub(crate) fn line(world: &mut World, invoice: &str, subscription: &Value, item: &Value) -> Value {
@@ -82,7 +136,7 @@ pub(crate) fn line(world: &mut World, invoice: &str, subscription: &Value, item:
         .get("product", text(price, "product"))
         .map_or("Subscription", |product| text(product, "name"))
         .to_owned();
-    let interval = price.pointer("/recurring/interval").and_then(Value::as_str).unwrap_or("month");
+    let interval = every(price);
     let shown = format!(
         "{}.{:02} {}",
         int(price, "unit_amount") / 100,
@@ -106,6 +160,15 @@ pub(crate) fn line(world: &mut World, invoice: &str, subscription: &Value, item:
         },
         "quantity": quantity, "subscription": subscription["id"], "subtotal": amount, "taxes": [],
     })
+}
+
+/// `month`, `3 months`, `year` …
+pub(crate) fn every(price: &Value) -> String {
+    let interval = price.pointer("/recurring/interval").and_then(Value::as_str).unwrap_or("month");
+    match price.pointer("/recurring/interval_count").and_then(Value::as_i64) {
+        Some(count) if count > 1 => format!("{count} {interval}s"),
+        _ => interval.to_owned(),
+    }
 }
 
 /// Gives the draft its number, opens it, and makes its payment intent.

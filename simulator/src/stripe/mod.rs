@@ -16,7 +16,8 @@
 //! Kinds that begin with `_` and members called `_sim` are the simulator's own and never shown.
 //!
 //! Rules no recording covers, chosen after Stripe's documentation: the order of events of one action, a
-//! declined first payment leaving an intent without an invoice, balance fees, the retry schedule.
+//! declined first payment leaving an intent without an invoice, balance fees, the retry schedule, tax rates by country, a
+//! coupon that is good once being kept until an invoice costs something.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ mod balance;
 mod cards;
 mod checkout;
 mod control;
+mod coupons;
 mod customers;
 mod deliver;
 mod disputes;
@@ -52,6 +54,7 @@ mod plan;
 mod portal_page;
 mod prices;
 mod products;
+mod promotions;
 mod refunds;
 mod routes;
 mod schedules;
@@ -60,6 +63,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod totals;
 mod world;
 
 pub(crate) use inject::{ApiRule, WebhookFaults};

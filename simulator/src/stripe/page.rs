@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Redirect, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,6 +28,7 @@ pub(crate) fn router() -> Router<Face> {
         .route("/assets/simulator.css", get(css))
         .route("/c/pay/{id}", get(show).post(pay))
         .route("/c/pay/{id}/authenticate", get(ask).post(authenticate))
+        .route("/c/pay/{id}/change", post(change))
         .merge(super::portal_page::router())
 }
 
@@ -47,6 +48,28 @@ struct Typed {
     card: String,
     #[serde(default)]
     choice: String,
+    #[serde(default)]
+    country: Option<String>,
+    #[serde(default)]
+    tax_id: Option<String>,
+    #[serde(default)]
+    code: Option<String>,
+}
+
+impl Typed {
+    /// What was typed beside the card.
+    fn entry(&self, card: Card, authenticated: bool) -> Entry {
+        let given = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
+        Entry {
+            card,
+            email: given(&self.email),
+            name: given(&self.name),
+            authenticated,
+            country: self.country.clone(),
+            tax_id: self.tax_id.clone(),
+            code: self.code.clone(),
+        }
+    }
 }
 
 async fn session(face: &Face, id: &str) -> Result<Value, Response> {
@@ -65,14 +88,7 @@ async fn session(face: &Face, id: &str) -> Result<Value, Response> {
                 None,
             ),
         )),
-        Err(_) => Err(answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            message(
-                "Not now",
-                "The simulator cannot store anything at the moment. Nothing was charged.",
-                None,
-            ),
-        )),
+        Err(_) => Err(not_now()),
     }
 }
 
@@ -111,6 +127,31 @@ async fn pay(State(face): State<Face>, Path(id): Path<String>, Form(typed): Form
     finish(&face, &session, &id, card, typed, false).await
 }
 
+/// A promotion code, a country or a tax id: the page again, with what it costs then.
+async fn change(State(face): State<Face>, Path(id): Path<String>, Form(typed): Form<Typed>) -> Response {
+    let session = match session(&face, &id).await {
+        Ok(session) => session,
+        Err(refused) => return refused,
+    };
+    let entry = typed.entry(Card::Good, false);
+    let adjusted =
+        face.engine.attempt(Asker::default(), move |world| checkout::adjust(world, &id, &entry)).await;
+    match adjusted {
+        Ok(Ok(session)) => render(&session, &Typed::default(), None, StatusCode::OK),
+        Ok(Err(fault)) => {
+            render(&session, &Typed::default(), Some(fault.message()), StatusCode::UNPROCESSABLE_ENTITY)
+        }
+        Err(_) => not_now(),
+    }
+}
+
+fn not_now() -> Response {
+    answer(
+        StatusCode::SERVICE_UNAVAILABLE,
+        message("Not now", "The simulator cannot store anything at the moment. Nothing was charged.", None),
+    )
+}
+
 async fn finish(
     face: &Face,
     session: &Value,
@@ -119,8 +160,7 @@ async fn finish(
     typed: Typed,
     authenticated: bool,
 ) -> Response {
-    let given = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
-    let entry = Entry { card, email: given(&typed.email), name: given(&typed.name), authenticated };
+    let entry = typed.entry(card, authenticated);
     let wanted = id.to_owned();
     let result =
         face.engine.attempt(Asker::default(), move |world| checkout::pay(world, &wanted, &entry)).await;
@@ -139,14 +179,7 @@ async fn finish(
             StatusCode::CONFLICT,
             message("This checkout has ended", fault.message(), session["cancel_url"].as_str()),
         ),
-        Err(_) => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            message(
-                "Not now",
-                "The simulator cannot store anything at the moment. Nothing was charged.",
-                None,
-            ),
-        ),
+        Err(_) => not_now(),
     }
 }
 
@@ -202,12 +235,18 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
     let items =
         session.pointer("/_sim/line_items/data").and_then(Value::as_array).cloned().unwrap_or_default();
     let total = money(int(session, "amount_total"), text(session, "currency"));
-    let interval = items
-        .first()
-        .and_then(|item| item.pointer("/price/recurring/interval"))
-        .and_then(Value::as_str)
-        .unwrap_or("month");
-    let rows: String = items.iter().map(row).collect();
+    let priced = items.iter().map(|item| &item["price"]).find(|price| !price["recurring"].is_null());
+    let interval = priced.map(super::invoices::every).unwrap_or_default();
+    let then = money(priced.map_or(0, |price| int(price, "unit_amount")), text(session, "currency"));
+    let per = match int(&session["_sim"], "trial_days") {
+        0 => format!("<span class=\"amount\">{then}</span> <span class=\"per\">per {interval}</span>"),
+        days => format!(
+            "<span class=\"amount\">{days} days free</span> <span class=\"per\">then {then} per {interval}</span>"
+        ),
+    };
+    let rows: String = items.iter().map(row).chain(changes(session)).collect();
+    let fields = fields(session);
+    let button = if int(session, "amount_total") > 0 { format!("Pay {total}") } else { "Start the trial".to_owned() };
     let known = session["customer_details"]["email"].as_str();
     let email = match known {
         Some(email) => format!(
@@ -243,10 +282,10 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
         r#"<main class="checkout">
 <section class="summary" aria-labelledby="what">
 <h1 id="what">Subscribe</h1>
-<p class="total"><span class="amount">{total}</span> <span class="per">per {interval}</span></p>
+<p class="total">{per}</p>
 <ul class="items">{rows}</ul>
 <p class="due"><span>Due today</span> <strong>{total}</strong></p>
-</section>
+{fields}</section>
 <section class="pay" aria-labelledby="how">
 <h2 id="how">Pay by card</h2>
 {alert}<form method="post" action="/c/pay/{id}">
@@ -259,7 +298,7 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
 <fieldset><legend>Pay with</legend>
 <label class="choice"><input type="radio" name="choice" value="typed" checked> <span>The number above</span></label>
 {choices}</fieldset></details>
-<button type="submit">Pay {total}</button>
+<button type="submit">{button}</button>
 {cancel}
 </form>
 </section>
@@ -268,7 +307,67 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
         name = escape(&typed.name),
         open = if error.is_some() { " open" } else { "" },
     );
-    document(&format!("Pay {total}"), &body)
+    document(&button, &body)
+}
+
+/// What is taken off and added below the lines.
+fn changes(session: &Value) -> Vec<String> {
+    let (details, currency) = (&session["total_details"], text(session, "currency"));
+    let mut rows = Vec::new();
+    if let Some(coupon) = session.pointer("/_sim/discount/coupon") {
+        let code = session.pointer("/_sim/discount/promotion").map_or("", |promotion| text(promotion, "code"));
+        rows.push(format!(
+            "<li><span>{} ({})</span> <span>−{}</span></li>",
+            escape(&super::coupons::shown(coupon)),
+            escape(code),
+            money(int(details, "amount_discount"), currency)
+        ));
+    }
+    if session.pointer("/automatic_tax/enabled").and_then(Value::as_bool) == Some(true) {
+        rows.push(format!("<li><span>Tax</span> <span>{}</span></li>", money(int(details, "amount_tax"), currency)));
+    }
+    rows
+}
+
+/// The forms for a promotion code, and for where the buyer sits.
+fn fields(session: &Value) -> String {
+    let (id, hidden) = (escape(text(session, "id")), &session["_sim"]);
+    let mut shown = String::new();
+    if session["allow_promotion_codes"] == true {
+        let code = session.pointer("/_sim/discount/promotion").map_or("", |promotion| text(promotion, "code"));
+        let (field, button) = if code.is_empty() {
+            let field = "<label for=\"code\">Promotion code</label><input id=\"code\" name=\"code\" autocomplete=\"off\" required>";
+            (field.to_owned(), "Apply".to_owned())
+        } else {
+            ("<input type=\"hidden\" name=\"code\" value=\"\">".to_owned(), format!("Remove {}", escape(code)))
+        };
+        shown += &format!(
+            "<form method=\"post\" action=\"/c/pay/{id}/change\" class=\"change\">{field}<button type=\"submit\" class=\"quiet\">{button}</button></form>\n"
+        );
+    }
+    let taxed = session.pointer("/automatic_tax/enabled").and_then(Value::as_bool) == Some(true);
+    let asks = session.pointer("/tax_id_collection/enabled").and_then(Value::as_bool) == Some(true);
+    if taxed || asks {
+        let options: String = super::totals::COUNTRIES
+            .iter()
+            .map(|(code, name, _)| {
+                let chosen = if *code == text(hidden, "country") { " selected" } else { "" };
+                format!("<option value=\"{code}\"{chosen}>{name}</option>")
+            })
+            .collect();
+        let tax_id = if asks {
+            format!(
+                "<label for=\"tax-id\">Tax id <span class=\"optional\">(optional)</span></label><input id=\"tax-id\" name=\"tax_id\" autocomplete=\"off\" value=\"{}\">",
+                escape(text(hidden, "tax_id"))
+            )
+        } else {
+            String::new()
+        };
+        shown += &format!(
+            "<form method=\"post\" action=\"/c/pay/{id}/change\" class=\"change\"><label for=\"country\">Country</label><select id=\"country\" name=\"country\">{options}</select>{tax_id}<button type=\"submit\" class=\"quiet\">Update</button></form>\n"
+        );
+    }
+    shown
 }
 
 fn row(item: &Value) -> String {
@@ -277,7 +376,7 @@ fn row(item: &Value) -> String {
     format!(
         "<li><span>{}{times}</span> <span>{}</span></li>",
         escape(item["description"].as_str().unwrap_or("Subscription")),
-        money(int(item, "amount_total"), text(item, "currency"))
+        money(int(item, "amount_subtotal"), text(item, "currency"))
     )
 }
 

@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    account, api::Call, balance, customers, disputes, endpoints, events, fault::Fault, invoice_items,
-    invoices, payments, plan, prices, products, refunds, schedules, sessions, subscriptions, world::World,
+    account, api::Call, balance, coupons, customers, disputes, endpoints, events, fault::Fault, invoice_items,
+    invoices, payments, plan, prices, products, promotions, refunds, schedules, sessions, subscriptions,
+    world::World,
 };
 
 /// Carries out a call.
@@ -24,6 +25,11 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["checkout", "sessions", id]) => sessions::retrieve(world, call, id),
         ("POST", ["checkout", "sessions", id, "expire"]) => sessions::expire(world, call, id),
         ("GET", ["checkout", "sessions", id, "line_items"]) => sessions::line_items(world, call, id),
+        ("POST", ["coupons"]) => coupons::create(world, call),
+        ("GET", ["coupons"]) => coupons::list(world, call),
+        ("GET", ["coupons", id]) => coupons::retrieve(world, call, id),
+        ("POST", ["coupons", id]) => coupons::update(world, call, id),
+        ("DELETE", ["coupons", id]) => coupons::delete(world, call, id),
         ("POST", ["customers"]) => customers::create(world, call),
         ("GET", ["customers"]) => customers::list(world, call),
         ("GET", ["customers", id]) => customers::retrieve(world, call, id),
@@ -58,6 +64,10 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["products"]) => products::list(world, call),
         ("GET", ["products", id]) => products::retrieve(world, call, id),
         ("POST", ["products", id]) => products::update(world, call, id),
+        ("POST", ["promotion_codes"]) => promotions::create(world, call),
+        ("GET", ["promotion_codes"]) => promotions::list(world, call),
+        ("GET", ["promotion_codes", id]) => promotions::retrieve(world, call, id),
+        ("POST", ["promotion_codes", id]) => promotions::update(world, call, id),
         ("POST", ["refunds"]) => refunds::create(world, call),
         ("GET", ["refunds"]) => refunds::list(world, call),
         ("GET", ["refunds", id]) => refunds::retrieve(world, call, id),

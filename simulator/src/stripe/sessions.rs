@@ -8,7 +8,7 @@ use super::{
     events,
     fault::Fault,
     form::{CREATED, LIST, Params, RETRIEVE},
-    list,
+    list, totals,
     world::{World, int, text},
 };
 
@@ -36,6 +36,8 @@ pub(crate) const CREATE: &[&str] = &[
     "submit_type=auto|book|donate|pay|subscribe",
     "subscription_data.metadata.*",
     "subscription_data.description",
+    "subscription_data.trial_period_days#",
+    "subscription_data.trial_settings.end_behavior.missing_payment_method=cancel|create_invoice|pause",
     "success_url",
     "tax_id_collection.enabled?",
     "ui_mode=elements|embedded_page|form|hosted_page",
@@ -52,11 +54,6 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
             "The simulator offers Checkout in `subscription` mode only.",
             Some("mode"),
         ));
-    }
-    if params.flag("automatic_tax.enabled") == Some(true)
-        || params.flag("tax_id_collection.enabled") == Some(true)
-    {
-        return Err(Fault::invalid("The simulator does not compute taxes.", Some("automatic_tax")));
     }
     let success_url = params.text("success_url").ok_or_else(|| Fault::missing("success_url"))?;
     for (key, url) in [("success_url", Some(success_url)), ("cancel_url", params.text("cancel_url"))] {
@@ -76,8 +73,41 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
         (Some(id), None) => Some(world.need("customer", id, "customer")?),
         _ => None,
     };
-    let total: i64 = items.iter().map(|item| int(item, "amount_total")).sum();
     let currency = items.first().map_or(Value::Null, |item| item["currency"].clone());
+    let trial = trial_days(params)?;
+    let kept = customer.as_ref().map(|customer| text(customer, "currency")).unwrap_or_default();
+    if !kept.is_empty() && currency != kept {
+        return Err(Fault::invalid(
+            format!(
+                "You cannot combine currencies on a single customer. This customer has an active subscription, \
+                 subscription schedule, discount, quote, or invoice item with currency {kept}."
+            ),
+            None,
+        ));
+    }
+    let taxed = params.flag("automatic_tax.enabled") == Some(true);
+    let tax_ids = params.flag("tax_id_collection.enabled") == Some(true);
+    let updates = |what: &str| params.text(&format!("customer_update.{what}")) == Some("auto");
+    if taxed && customer.as_ref().is_some_and(|customer| customer["address"].is_null()) && !updates("address") {
+        return Err(Fault::invalid(
+            "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address to \
+             the Customer or set either `customer_update[address]` to 'auto' or `customer_update[shipping]` to 'auto'.",
+            None,
+        ));
+    }
+    if tax_ids && customer.is_some() && !updates("name") {
+        return Err(Fault::invalid(
+            "Tax ID collection requires updating business name on the customer. To enable tax ID collection for an \
+             existing customer, please set `customer_update[name]` to `auto`.",
+            None,
+        ));
+    }
+    let country = customer
+        .as_ref()
+        .and_then(|customer| customer.pointer("/address/country"))
+        .and_then(Value::as_str)
+        .unwrap_or("DE")
+        .to_owned();
     let id = world.new_id("cs_test_", 58);
     let line_items = json!({ "object": "list", "data": items, "has_more": false, "url": format!("/v1/checkout/sessions/{id}/line_items") });
     let types = params.texts("allowed_payment_method_types");
@@ -87,8 +117,8 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     );
     let mut session = json!({
         "id": id, "object": "checkout.session", "adaptive_pricing": null, "after_expiration": null,
-        "allow_promotion_codes": params.flag("allow_promotion_codes"), "amount_subtotal": total, "amount_total": total,
-        "automatic_tax": { "enabled": false, "liability": null, "provider": null, "status": null },
+        "allow_promotion_codes": params.flag("allow_promotion_codes"), "amount_subtotal": 0, "amount_total": 0,
+        "automatic_tax": { "enabled": taxed, "liability": null, "provider": null, "status": if taxed { "complete".into() } else { Value::Null } },
         "billing_address_collection": params.text("billing_address_collection"), "cancel_url": params.text("cancel_url"),
         "client_reference_id": params.text("client_reference_id"), "client_secret": null, "collected_information": null, "consent": null,
         "consent_collection": null, "created": world.now, "currency": currency, "currency_conversion": null, "custom_fields": [],
@@ -103,6 +133,7 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
         "phone_number_collection": { "enabled": false }, "recovered_from": null, "saved_payment_method_options": null, "setup_intent": null,
         "shipping_address_collection": null, "shipping_cost": null, "shipping_options": [], "status": "open",
         "submit_type": params.text("submit_type"), "subscription": null, "success_url": success_url,
+        "tax_id_collection": if tax_ids { json!({ "enabled": true, "required": "never" }) } else { Value::Null },
         "total_details": { "amount_discount": 0, "amount_shipping": 0, "amount_tax": 0 }, "ui_mode": "hosted_page",
         "url": format!("{}/c/pay/{id}", world.base_url), "wallet_options": null,
     });
@@ -111,10 +142,65 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     merge_metadata(&mut inherited, params, "subscription_data.metadata");
     session["_sim"] = json!({
         "fires_at": fires_at, "line_items": line_items, "subscription_metadata": inherited.get("metadata").cloned().unwrap_or_else(|| json!({})),
-        "subscription_description": params.text("subscription_data.description"),
+        "subscription_description": params.text("subscription_data.description"), "trial_days": trial, "country": country,
+        "tax_id": "", "discount": null,
+        "without_card": params.text("subscription_data.trial_settings.end_behavior.missing_payment_method").unwrap_or("create_invoice"),
     });
+    reckon(&mut session);
     world.put("checkout.session", session.clone());
     Ok(session)
+}
+
+/// The days of trial that are asked for.
+fn trial_days(params: &Params) -> Result<i64, Fault> {
+    let path = "subscription_data.trial_period_days";
+    match params.int(path) {
+        Some(days) if !(1..=730).contains(&days) => Err(Fault::invalid(
+            "Trial periods are 1 to 730 days.",
+            Some("subscription_data[trial_period_days]"),
+        )),
+        days => Ok(days.unwrap_or(0)),
+    }
+}
+
+/// Works out what an open session costs: its lines, the code that was typed, taxes where the buyer sits.
+pub(crate) fn reckon(session: &mut Value) {
+    let automatic = session.pointer("/automatic_tax/enabled").and_then(Value::as_bool) == Some(true);
+    let hidden = session["_sim"].clone();
+    let rate = totals::rate(automatic, text(&hidden, "country"), text(&hidden, "tax_id"));
+    let items: Vec<&Value> =
+        hidden.pointer("/line_items/data").and_then(Value::as_array).into_iter().flatten().collect();
+    let trial = int(&hidden, "trial_days") > 0;
+    let lines: Vec<totals::Line> = items
+        .iter()
+        .map(|item| {
+            let price = &item["price"];
+            let free = trial && !price["recurring"].is_null();
+            totals::Line {
+                amount: if free { 0 } else { int(price, "unit_amount") * int(item, "quantity") },
+                product: text(price, "product").to_owned(),
+                inclusive: totals::is_inclusive(price),
+            }
+        })
+        .collect();
+    let sums = totals::of(&lines, hidden.pointer("/discount/coupon"), rate);
+    if let Some(items) = session.pointer_mut("/_sim/line_items/data").and_then(Value::as_array_mut) {
+        for (item, sum) in items.iter_mut().zip(&sums) {
+            item["amount_subtotal"] = sum.subtotal.into();
+            item["amount_discount"] = sum.discount.into();
+            item["amount_tax"] = sum.tax.into();
+            item["amount_total"] = sum.total().into();
+        }
+    }
+    let all = totals::together(&sums);
+    session["amount_subtotal"] = all.subtotal.into();
+    session["amount_total"] = sums.iter().map(|sum| sum.total()).sum::<i64>().into();
+    session["total_details"] =
+        json!({ "amount_discount": all.discount, "amount_shipping": 0, "amount_tax": all.tax });
+    session["discounts"] = match &hidden["discount"] {
+        Value::Null => json!([]),
+        used => json!([{ "coupon": used["coupon"]["id"], "promotion_code": used["promotion"]["id"] }]),
+    };
 }
 
 /// `customer_details` of a session.
@@ -163,12 +249,6 @@ fn items(world: &mut World, params: &Params) -> Result<Vec<Value>, Fault> {
                 Some(&shown),
             ));
         }
-        if price["recurring"].is_null() {
-            return Err(Fault::invalid(
-                "You must provide at least one recurring price in `subscription` mode.",
-                Some(&shown),
-            ));
-        }
         let quantity = params.int(&format!("line_items.{index}.quantity")).unwrap_or(1);
         if quantity < 1 {
             return Err(Fault::coded(
@@ -185,6 +265,12 @@ fn items(world: &mut World, params: &Params) -> Result<Vec<Value>, Fault> {
             "id": item, "object": "item", "adjustable_quantity": null, "amount_discount": 0, "amount_subtotal": amount, "amount_tax": 0,
             "amount_total": amount, "currency": price["currency"], "description": name, "metadata": {}, "price": price, "quantity": quantity,
         }));
+    }
+    if items.iter().all(|item| item["price"]["recurring"].is_null()) {
+        return Err(Fault::invalid(
+            "You must provide at least one recurring price in `subscription` mode when using prices.",
+            Some("line_items"),
+        ));
     }
     let same_currency = items.windows(2).all(|pair| pair[0]["currency"] == pair[1]["currency"]);
     if same_currency {

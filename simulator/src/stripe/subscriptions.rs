@@ -50,6 +50,59 @@ pub(crate) fn begin(
     subscription
 }
 
+/// Before the end of a trial, so long.
+const WILL_END: i64 = 3 * 86_400;
+
+/// The first days cost nothing: the period is the trial, and billing is counted from its end.
+pub(crate) fn begin_trial(world: &mut World, id: &str, days: i64, without_card: &str) -> Value {
+    let now = world.now;
+    world.change("subscription", id, None, |subscription| {
+        if days == 0 {
+            return;
+        }
+        let end = now + days * 86_400;
+        subscription["status"] = "trialing".into();
+        subscription["trial_start"] = now.into();
+        subscription["trial_end"] = end.into();
+        subscription["billing_cycle_anchor"] = end.into();
+        subscription["trial_settings"]["end_behavior"]["missing_payment_method"] = without_card.into();
+        subscription["_sim"]["periods"] = 0.into();
+        subscription["_sim"]["trial_told"] = false.into();
+        for item in subscription["items"]["data"].as_array_mut().into_iter().flatten() {
+            item["current_period_end"] = end.into();
+        }
+    })
+}
+
+/// When the end of a trial is announced.
+fn announced_at(subscription: &Value) -> Option<i64> {
+    let waits = subscription.pointer("/_sim/trial_told").and_then(Value::as_bool) == Some(false);
+    subscription["trial_end"].as_i64().filter(|_| waits).map(|end| end - WILL_END)
+}
+
+/// The end of a trial is near: tells so, once. `false` if it is not, or was told.
+fn announce(world: &mut World, id: &str, subscription: &Value) -> bool {
+    if announced_at(subscription).is_none_or(|at| at > world.now) {
+        return false;
+    }
+    let told = world.change("subscription", id, None, |subscription| {
+        subscription["_sim"]["trial_told"] = true.into();
+    });
+    events::emit(world, "customer.subscription.trial_will_end", &told, None);
+    true
+}
+
+/// A trial is over: paid from now on, or over where nobody left a way to pay.
+fn after_trial(world: &mut World, id: &str, subscription: &Value) -> bool {
+    let ends = text(&subscription["trial_settings"]["end_behavior"], "missing_payment_method") == "cancel";
+    if ends && subscription["default_payment_method"].is_null() {
+        end(world, id, "cancellation_requested");
+        return false;
+    }
+    world.change("subscription", id, None, |subscription| subscription["status"] = "active".into());
+    true
+}
+
 fn item(world: &mut World, subscription: &str, price: &Value, quantity: i64) -> Value {
     let id = world.new_id("si_", 14);
     let now = world.now;
@@ -79,7 +132,8 @@ pub(crate) fn period_end(anchor: i64, price: &Value, periods: i64) -> i64 {
     }
 }
 
-fn add_months(at: i64, months: i64) -> i64 {
+/// `at` and so many months on; a day that is not becomes the month's last.
+pub(crate) fn add_months(at: i64, months: i64) -> i64 {
     let Ok(start) = OffsetDateTime::from_unix_timestamp(at) else { return at };
     let total = i64::from(start.year()) * 12 + i64::from(u8::from(start.month())) - 1 + months;
     let Ok(year) = i32::try_from(total.div_euclid(12)) else { return at };
@@ -98,6 +152,7 @@ pub(crate) fn due_at(subscription: &Value) -> Option<i64> {
     }
     let period = subscription.pointer("/items/data/0/current_period_end").and_then(Value::as_i64)?;
     let next = subscription["cancel_at"].as_i64().map_or(period, |cancel| cancel.min(period));
+    let next = announced_at(subscription).map_or(next, |at| at.min(next));
     Some(super::plan::expires_at(subscription).map_or(next, |expires| expires.min(next)))
 }
 
@@ -107,12 +162,18 @@ pub(crate) fn roll(world: &mut World, id: &str) {
         return;
     }
     let Some(subscription) = world.get("subscription", id).cloned() else { return };
+    if announce(world, id, &subscription) {
+        return;
+    }
     if subscription["cancel_at"].as_i64().is_some_and(|at| at <= world.now) {
         end(world, id, "cancellation_requested");
         super::invoice_items::last(world, &subscription);
         return;
     }
     let before = subscription;
+    if text(&before, "status") == "trialing" && !after_trial(world, id, &before) {
+        return;
+    }
     super::schedules::turn(world, id);
     let Some(subscription) = world.get("subscription", id).cloned() else { return };
     let anchor = int(&subscription, "billing_cycle_anchor");

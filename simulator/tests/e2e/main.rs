@@ -36,6 +36,7 @@ mod queueing;
 mod replanning;
 mod sampling;
 mod scenarios;
+mod shopping;
 mod soak;
 mod strace;
 mod support;

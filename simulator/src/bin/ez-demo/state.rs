@@ -122,6 +122,7 @@ impl StateFile {
              Customer   {CUSTOMER}   {customer}\n  \
              Operator   {OPERATOR}   {operator}   (log in, then Fleet)\n  \
              Card       4242 4242 4242 4242 pays; 4000 0000 0000 0002 is declined\n  \
+             Code       WELCOME20 takes 20 % off an account's first purchase\n  \
              Nodes      {nodes}\n  \
              Logs       {logs}\n  \
              For scripts {state}\n\n\

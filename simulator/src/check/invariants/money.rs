@@ -106,6 +106,21 @@ fn same_price(world: &World, payment: &StripeOrder, mirror: &MirrorSubscription)
         .then(|| found("I6", subject, format!("plan {plan} is paid for, the server has {}", instance.plan)))
 }
 
+/// What a settled purchase came to here and at Stripe, where that is not the same: price, set-up fee and trial, the
+/// discount and where it comes from, taxes, and what was paid in the end.
+fn purchase_differs(world: &World, payment: &StripeOrder) -> Option<String> {
+    let (_, ours) = world.purchases.iter().find(|(order, _)| *order == payment.order)?;
+    let theirs = payment.page.as_ref()?;
+    if ours != theirs {
+        return Some(format!("it was settled as {ours:?}, Stripe's page says {theirs:?}"));
+    }
+    let below = theirs.paid < 0 || theirs.discount > theirs.due;
+    if below || (theirs.discount > 0 && !payment.by_code) {
+        return Some(format!("it was settled with a discount that no promotion code gave: {theirs:?}"));
+    }
+    None
+}
+
 /// I6: the mirror says of every subscription and refund what Stripe says, and nothing paid twice is kept.
 pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
     let mut out = Vec::new();
@@ -137,6 +152,9 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
         if let Some(mirror) = mirrored {
             out.extend(same_price(world, payment, mirror));
         }
+        if let Some(detail) = purchase_differs(world, payment).filter(|_| settled) {
+            out.push(found("I6", subject.clone(), detail));
+        }
         let refunds =
             world.refunds.iter().filter(|(order, _, state)| *order == payment.order && state == "succeeded");
         let refunded: i64 = refunds.map(|(_, amount, _)| amount).sum();
@@ -154,6 +172,20 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
         }
     }
     out.extend(traffic_equals_stripe(world));
+    for mirror in &world.mirror_invoices {
+        let theirs = world.invoices.iter().find(|invoice| invoice.id == mirror.id);
+        let same = theirs.is_some_and(|theirs| {
+            (theirs.total, theirs.paid, theirs.status.as_str()) == (mirror.total, mirror.paid, "paid")
+        });
+        if !same {
+            let told = theirs.map_or_else(
+                || "does not know it".to_owned(),
+                |theirs| format!("says {} of {} and {}", theirs.paid, theirs.total, theirs.status),
+            );
+            let detail = format!("the mirror says {} of {} and paid, Stripe {told}", mirror.paid, mirror.total);
+            out.push(found("I6", format!("invoice {}", mirror.id), detail));
+        }
+    }
     for mirror in &world.mirror {
         if !world.stripe.iter().any(|s| s.order == mirror.order) {
             out.push(found(

@@ -148,9 +148,48 @@ fn healthy() -> World {
             paid: 900,
             refunded: 0,
             paid_at: Some(LONG_AGO),
+            page: Some(BARGAIN),
+            by_code: true,
         }],
+        purchases: vec![("order-1".into(), BARGAIN)],
+        mirror_invoices: vec![invoice()],
+        invoices: vec![invoice()],
         ..World::default()
     }
+}
+
+/// A price with a set-up fee, a promotion code and taxes.
+const BARGAIN: Purchase = Purchase { due: 1_000, discount: 200, tax: 100, paid: 900 };
+
+fn invoice() -> Invoice {
+    Invoice { id: "in_1".into(), status: "paid".into(), total: 900, paid: 900 }
+}
+
+/// Any figure of a purchase or an invoice that is not Stripe's is found, and so is a discount out of nowhere.
+#[test]
+fn what_a_purchase_came_to_is_stripes_to_the_cent() {
+    let spoils: [fn(&mut World); 8] = [
+        |world| world.purchases[0].1.due += 1,
+        |world| world.purchases[0].1.discount -= 1,
+        |world| world.purchases[0].1.tax = 0,
+        |world| world.purchases[0].1.paid += 1,
+        |world| world.stripe[0].by_code = false,
+        |world| world.mirror_invoices[0].total = 1_000,
+        |world| world.mirror_invoices[0].paid = 0,
+        |world| world.invoices.clear(),
+    ];
+    for spoil in spoils {
+        assert_eq!(plant(spoil), ["I6"]);
+    }
+    // A trial: nothing is due, nothing was paid, and that is right.
+    let trial = |world: &mut World| {
+        world.purchases[0].1 = Purchase::default();
+        world.stripe[0].page = Some(Purchase::default());
+        world.stripe[0].status = Some("trialing".into());
+        world.mirror[0].status = "trialing".into();
+        (world.stripe[0].paid, world.stripe[0].by_code) = (0, false);
+    };
+    assert_eq!(plant(trial), [""; 0]);
 }
 
 /// The invariants a world violates, each once.

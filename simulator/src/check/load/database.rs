@@ -224,6 +224,24 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
             })
         })
         .await?;
+    world.purchases = rows(
+        db,
+        "SELECT order_id, amount_minor, setup_minor, CAST(trial_days AS BIGINT), discount_minor, tax_minor, paid_minor
+         FROM billing_checkouts WHERE state = 'settled'",
+        |r| {
+            let trial: i64 = r.try_get(3)?;
+            let due = r.try_get::<i64, _>(2)? + if trial > 0 { 0 } else { r.try_get::<i64, _>(1)? };
+            let paid = r.try_get::<Option<i64>, _>(6)?.unwrap_or(due);
+            Ok((r.try_get(0)?, Purchase { due, discount: r.try_get(4)?, tax: r.try_get(5)?, paid }))
+        },
+    )
+    .await?;
+    world.mirror_invoices = rows(
+        db,
+        "SELECT stripe_id, status, total_minor, paid_minor FROM billing_invoices WHERE status = 'paid'",
+        |r| Ok(Invoice { id: r.try_get(0)?, status: r.try_get(1)?, total: r.try_get(2)?, paid: r.try_get(3)? }),
+    )
+    .await?;
     Ok(())
 }
 

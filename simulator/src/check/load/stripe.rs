@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{LoadError, StripeAccess};
-use crate::check::world::{InvoiceItem, StripeOrder, World};
+use crate::check::world::{Invoice, InvoiceItem, Purchase, StripeOrder, World};
 
 /// Reads what was paid and given back for each order, and which events were delivered.
 pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(), LoadError> {
@@ -13,6 +13,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     let subscriptions = api.list("/v1/subscriptions?status=all").await?;
     let invoices = api.list("/v1/invoices?").await?;
     let payments = api.list("/v1/invoice_payments?").await?;
+    let pages = api.list("/v1/checkout/sessions?status=complete").await?;
     let refunds = api.list("/v1/refunds?").await?;
     let mut by_subscription: BTreeMap<&str, StripeOrder> = BTreeMap::new();
     for subscription in &subscriptions {
@@ -46,6 +47,27 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         };
         subscription_of_invoice.insert(invoice["id"].as_str().unwrap_or_default(), subscription);
     }
+    for page in &pages {
+        let Some(order) = page["subscription"].as_str().and_then(|id| by_subscription.get_mut(id)) else { continue };
+        let sum = |pointer: &str| page.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+        order.page = Some(Purchase {
+            due: sum("/amount_subtotal"),
+            discount: sum("/total_details/amount_discount"),
+            tax: sum("/total_details/amount_tax"),
+            paid: sum("/amount_total"),
+        });
+        let discounts = page["discounts"].as_array().cloned().unwrap_or_default();
+        order.by_code = !discounts.is_empty() && discounts.iter().all(|one| one["promotion_code"].is_string());
+    }
+    world.invoices = invoices
+        .iter()
+        .map(|invoice| Invoice {
+            id: invoice["id"].as_str().unwrap_or_default().to_owned(),
+            status: invoice["status"].as_str().unwrap_or_default().to_owned(),
+            total: invoice["total"].as_i64().unwrap_or_default(),
+            paid: invoice["amount_paid"].as_i64().unwrap_or_default(),
+        })
+        .collect();
     let invoice_of_payment: BTreeMap<&str, &str> = payments
         .iter()
         .filter_map(|p| Some((p["payment"]["payment_intent"].as_str()?, p["invoice"].as_str()?)))

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        account, balance, customers, disputes, endpoints, form::Pattern, invoice_items, invoices, payments,
-        plan, prices, products, refunds, schedules, sessions, subscriptions,
+        account, balance, coupons, customers, disputes, endpoints, form::Pattern, invoice_items, invoices, payments,
+        plan, prices, products, promotions, refunds, schedules, sessions, subscriptions,
     },
     bench::Bench,
 };
@@ -144,6 +144,11 @@ fn the_parameter_tables_name_nothing_stripe_does_not_know() {
         ("CustomerUpdateParams", customers::UPDATE),
         ("CustomerListParams", customers::FILTER),
         ("CustomerBalanceTransactionCreateParams", balance::CREATE),
+        ("CouponCreateParams", coupons::CREATE),
+        ("CouponUpdateParams", coupons::UPDATE),
+        ("PromotionCodeCreateParams", promotions::CREATE),
+        ("PromotionCodeUpdateParams", promotions::UPDATE),
+        ("PromotionCodeListParams", promotions::FILTER),
         ("ProductCreateParams", products::CREATE),
         ("ProductUpdateParams", products::UPDATE),
         ("ProductListParams", products::FILTER),

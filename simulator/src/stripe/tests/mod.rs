@@ -10,4 +10,5 @@ mod money;
 mod plans;
 mod purchase;
 mod renewal;
+mod shopping;
 mod webhooks;

@@ -79,13 +79,23 @@ impl Stripe {
         assert!(status == 200 && answer["result"] == "paid", "{status} {answer}");
     }
 
+    /// Pays a checkout session with what else is typed on its page: `code`, `country`, `tax_id`.
+    pub async fn pay_with(&self, checkout_url: &str, typed: Value) {
+        let (status, answer) = self.complete(checkout_url, typed).await;
+        assert!(status == 200 && answer["result"] == "paid", "{status} {answer}");
+    }
+
     /// Pays a checkout session with a card; status 0 while Stripe is away.
     pub async fn try_pay(&self, checkout_url: &str, card: &str) -> (u16, Value) {
+        self.complete(checkout_url, json!({ "card": card })).await
+    }
+
+    async fn complete(&self, checkout_url: &str, typed: Value) -> (u16, Value) {
         let start = checkout_url.find("cs_").unwrap_or_else(|| panic!("no session in {checkout_url}"));
         let id: String =
             checkout_url[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let url = format!("{}/_sim/sessions/{id}/complete", self.base);
-        answer(self.client.post(url).json(&json!({ "card": card }))).await
+        answer(self.client.post(url).json(&typed)).await
     }
 }
 
