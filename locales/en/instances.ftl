@@ -220,6 +220,8 @@ instances-running-firewall = The firewall rules are being set
 instances-running-resize = Being resized
 instances-running-suspend = Being suspended
 instances-running-resume = Being resumed
+instances-running-adopt = Its host was set up again and takes it over
+instances-running-renew = Its host is told anew how it shall be
 instances-running-other = Being changed
 
 instances-notice-retired = The server is deleted and no longer costs anything. Its disk is kept until
@@ -261,6 +263,8 @@ instances-event-resize = { $actor } gave the server the size of plan { $about }
 instances-event-suspend = { $actor } suspended the server
 instances-event-resume = { $actor } resumed the server
 instances-event-tags = { $actor } tagged the server
+instances-event-adopt = The server's host was set up again and took the server over
+instances-event-renew = The server's host was told anew how the server shall be
 instances-event-other = { $actor } changed the server
 
 instances-delete = Delete this server

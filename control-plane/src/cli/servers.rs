@@ -1,4 +1,4 @@
-//! `server suspend|resume|tag`.
+//! `server suspend|resume|tag|adopt`.
 
 use std::process::ExitCode;
 
@@ -36,6 +36,11 @@ pub(super) enum ServerCommand {
         /// At most 8; none takes all away.
         tags: Vec<Tag>,
     },
+    /// Has the node of a server take its VM over again, after an alarm said that it did not. Nothing about the VM changes.
+    Adopt {
+        /// Id of the server.
+        server: InstanceId,
+    },
 }
 
 pub(super) async fn server(app: App, command: ServerCommand) -> anyhow::Result<ExitCode> {
@@ -64,6 +69,13 @@ pub(super) async fn server(app: App, command: ServerCommand) -> anyhow::Result<E
         ServerCommand::Tag { server, tags } => {
             let action = instances::act(&app, server, Verb::Tags(tags), ACTOR, None).await?;
             say(format_args!("server {server} is being tagged; action {}", action.id))?;
+        }
+        ServerCommand::Adopt { server } => {
+            let instance = instances::adopt_again(&app, server, ACTOR).await?;
+            say(format_args!(
+                "the node of server {server} ({}) is being told to take it over",
+                instance.hostname
+            ))?;
         }
     }
     Ok(ExitCode::SUCCESS)

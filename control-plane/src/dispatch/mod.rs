@@ -14,6 +14,7 @@
 //! enqueues the job `instances.observe_provisioning` under the order's id, in the same transaction.
 
 mod api;
+mod earlier;
 mod events;
 mod fence;
 pub mod images;
@@ -34,6 +35,7 @@ use sqlx::AnyConnection;
 use crate::db::DbError;
 
 pub use crate::keys::Keys;
+pub use earlier::end_earlier;
 pub use fence::{Builds, builds_at, cancel_unaccepted};
 pub use issue::issue;
 pub use model::{

@@ -139,7 +139,8 @@ pub(super) async fn after(
     } else if order.state == State::Stuck {
         alarms::clear(tx, at, "order_stuck", &subject).await?;
     }
-    let actor = if next == State::Expired { "system".to_owned() } else { format!("node:{}", order.node) };
+    let by_us = matches!(next, State::Expired | State::Cancelled);
+    let actor = if by_us { "system".to_owned() } else { format!("node:{}", order.node) };
     write_down(tx, at, &actor, order, next).await
 }
 

@@ -387,6 +387,28 @@ pub(super) async fn set_state(
     one_row(done)
 }
 
+/// Ends an order of which its node says nothing.
+pub(super) async fn end_without_word(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: &ProvisioningRecord,
+    next: State,
+    why: &str,
+) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE provisioning_orders SET state = $1, detail = $2, finished_at = $3, updated_at = $3
+         WHERE id = $4 AND state = $5",
+    )
+    .bind(next)
+    .bind(why.to_owned())
+    .bind(at.0)
+    .bind(order.id.to_string())
+    .bind(order.state)
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
 pub(super) async fn accept(
     tx: &mut AnyConnection,
     at: UnixMillis,

@@ -33,6 +33,10 @@ mod show;
 #[cfg(test)]
 pub(crate) mod testing;
 
+/// The job that tells `instances` that a node was enrolled again; its key is the node's id, and `forgot` in its payload
+/// says whether the agent came with another journal than before.
+pub const ENROLLED_AGAIN: &str = "instances.enrolled_again";
+
 pub use api::Enrolment;
 pub use letters::NodeOffline;
 pub use model::{

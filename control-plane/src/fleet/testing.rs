@@ -97,7 +97,7 @@ pub(crate) fn request(token: &JoinToken, key: &rcgen::KeyPair) -> EnrolRequest {
         token_id: token.id_text(),
         secret: token.secret_text(),
         csr_pem: csr(key),
-        fingerprint: "f1".into(),
+        fingerprint: "machine-a".into(),
         agent_version: "0.1.0".into(),
         pve_node: "pve1".into(),
         cluster: CLUSTER.into(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ez_protocol::{InstanceId, ProvisioningOrderId};
 
 use super::{
-    InstanceState, change, end, end::EndError, model::Instance, observe, resize, settle, standing, store,
+    InstanceState, adopt, change, end, end::EndError, model::Instance, observe, resize, settle, standing, store,
     suspend,
 };
 use crate::{
@@ -29,6 +29,9 @@ pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(OBSERVE_JOB, run_observe);
     registry.on(end::wish::CARRY_OUT, end::wish::run);
     registry.on(STANDING_CHANGED, standing::run);
+    registry.on(fleet::ENROLLED_AGAIN, adopt::run_node);
+    registry.on(adopt::ADOPT, adopt::run);
+    registry.on(adopt::ADOPTED, adopt::run_adopted);
     registry.on(settle::SETTLE, settle::run);
     registry.every(SWEEP, SWEEP_EVERY, run_sweep);
 }

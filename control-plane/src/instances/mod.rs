@@ -11,6 +11,7 @@
 //! of it through the job [`CHANGED`].
 
 mod act;
+mod adopt;
 mod api;
 mod assign;
 mod build;
@@ -38,6 +39,7 @@ use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId};
 use sqlx::AnyConnection;
 
 pub use act::{ActError, AskError, Asked, Password, Verb, Wanted, act, reset_password};
+pub use adopt::{AdoptError, adopt_again};
 pub use assign::{AssignError, assign, reserve};
 pub use build::{BuildError, SpecError, issue_build};
 pub use change::InstanceError;

@@ -132,7 +132,8 @@ impl InstanceState {
             (S::Running | S::Stopped, E::SeenOff) => S::Stopped,
             // NeedsOperator too: a refund ends whatever may stand on the node.
             (S::Running | S::Stopped | S::NeedsOperator | S::Retiring, E::RetireIssued) => S::Retiring,
-            (S::Retiring | S::Retired, E::Retired) => S::Retired,
+            // Purging too: its node forgot that it was retired, and has to keep the disk for its time once more.
+            (S::Retiring | S::Retired | S::Purging, E::Retired) => S::Retired,
             // Off, until its node has been told.
             (S::Retired, E::BroughtBack) => S::Stopped,
             (S::Retired | S::Purging, E::PurgeIssued) => S::Purging,

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::{
-    CHANGED, build, change,
+    CHANGED, adopt, build, change,
     end::RETENTION,
     kept,
     model::{ActionState, Instance, InstanceEvent, InstanceState},
@@ -155,7 +155,17 @@ pub(super) async fn provisioning(
             let instance = Instance { purged_at: Some(at), ..instance };
             change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())
         }
+        // A node that forgot that it was retired did not take this in.
+        "retire"
+            if current
+                && record.state.is_final()
+                && record.state != State::Succeeded
+                && instance.state == InstanceState::Retired =>
+        {
+            Ok(adopt::tell_later(tx, at, instance.id).await?)
+        }
         "retire" | "purge" => Ok(()),
+        "adopt" => Ok(adopt::came_to(tx, at, &record, &instance).await?),
         verb => {
             // These start it anew, and what waited for that has taken effect.
             let starts = matches!(verb, "reboot" | "snapshot_rollback" | "backup_restore");

@@ -266,6 +266,21 @@ pub(super) async fn unsettled_on(
     rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
 }
 
+/// The servers of a node of which a VM is, or may be, there: built and not gone.
+pub(super) async fn built_on(
+    connection: &mut AnyConnection,
+    node: NodeId,
+) -> Result<Vec<InstanceId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id FROM instances WHERE node_id = $1
+             AND state IN ('running', 'stopped', 'retiring', 'retired', 'purging') ORDER BY id",
+    )
+    .bind(node.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
+}
+
 /// How many names an account has used, for suggesting the next.
 pub(super) async fn names_of(
     connection: &mut AnyConnection,

@@ -7,7 +7,8 @@
 //! two, and nobody can tell which of them is the right one: neither gets orders, and a person decides.
 //!
 //! While this is open the newcomer may report, but gets no orders. An agent that does not know the question skips
-//! it and counts as dead, as before there was one.
+//! it and counts as dead, as before there was one. Where the newcomer is with another process of the control plane, the
+//! one that lost the session asks ([`look_back`]).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -124,6 +125,40 @@ pub(super) async fn settle(app: App, newcomer: Newcomer, old: Live) -> Result<Ve
         return Err(error);
     }
     close(CloseCode::Quarantined, b"two agents have this identity");
+    Ok(Verdict::Copied)
+}
+
+/// Settles the same where the newer connection is with another process, which cannot ask this one: this one asks its own
+/// agent. An agent that moved has left, or has the newest ratchet. Asked twice, because it may be just storing that.
+pub(super) async fn look_back(
+    app: App,
+    node: NodeId,
+    asker: Asker,
+    remote: String,
+) -> Result<Verdict, DbError> {
+    for again in [true, false] {
+        let Some(answer) = asker.ask(app.entropy.bytes::<16>().to_vec()).await else {
+            return Ok(Verdict::Newest);
+        };
+        let newest = {
+            let mut connection = app.db.read().await?;
+            sessions::newest_ratchet(&mut connection, node).await?
+        };
+        if newest.is_none_or(|newest| bool::from(newest.ct_eq(&answer.ratchet))) {
+            return Ok(Verdict::Newest);
+        }
+        if again {
+            tokio::time::sleep(PATIENCE).await;
+        }
+    }
+    let detail = format!(
+        "Two agents with the identity of this node are connected at once, one of them from {remote}, the other with another \
+         process of the control plane: they have different journals, one a copy of the other. Neither gets orders until the \
+         node is enrolled again with a new token."
+    );
+    tracing::error!(node.id = %node, old = %remote, "an identity was copied");
+    let at = app.clock.now();
+    app.db.write(move |tx| Box::pin(async move { sessions::copied(tx, at, node, &detail).await })).await?;
     Ok(Verdict::Copied)
 }
 

@@ -319,7 +319,13 @@ async fn send_orders(peer: &Arc<Peer>, settling: Option<Settling>, quarantined: 
         orders::Stop::Replaced => {
             // In this process the successor asks this connection who it is, and closes it.
             tokio::time::sleep(challenge::PATIENCE * 2).await;
-            Err(Goodbye::Replaced)
+            // It lives: the successor is with another process.
+            let (app, node) = (peer.shared.app.clone(), peer.identity.node);
+            let remote = peer.connection.remote_address().to_string();
+            match Box::pin(challenge::look_back(app, node, peer.challenge.clone(), remote)).await? {
+                Verdict::Newest => Err(Goodbye::Replaced),
+                Verdict::Copied => Err(Goodbye::Copied),
+            }
         }
     }
 }

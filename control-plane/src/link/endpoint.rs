@@ -227,8 +227,10 @@ async fn heal(shared: &Shared) -> Result<(), DbError> {
     let connected = shared.app.links.nodes();
     let held = sessions::held_by(&mut conn, &shared.process).await?;
     for node in connected.into_iter().filter(|node| !held.contains(node)) {
-        // Another connection of the node may have a session by now, with another process.
-        if !sessions::is_held(&mut conn, node).await? {
+        if sessions::is_held(&mut conn, node).await? {
+            // Another connection has it, with another process: this one finds out whether it is the same agent's.
+            shared.app.links.ring(&[node]);
+        } else {
             tracing::warn!(node.id = %node, "its session is gone: it dials again");
             shared.app.links.reauthenticate(node);
         }

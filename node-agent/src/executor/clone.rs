@@ -92,7 +92,8 @@ async fn locked(cx: &Cx, seen: &Seen, config: &GuestConfig) -> Result<Look, Trou
     Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
 }
 
-fn taken(cx: &Cx, why: &str) -> Trouble {
+/// The number belongs to something that is not this instance: another number, or another node, may do.
+pub(super) fn taken(cx: &Cx, why: &str) -> Trouble {
     Trouble::fail(Class::Retryable, format!("VMID_TAKEN: VM {} is not ours: {why}", cx.vmid()))
 }
 
@@ -171,6 +172,8 @@ impl Step for Clone {
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
             let spec = cx.spec()?;
+            // What was asked of root was about what stood here before.
+            cx.set_repair(repair::Asked::Never);
             let request = CloneRequest {
                 template: self.template.vmid,
                 newid: cx.vmid(),

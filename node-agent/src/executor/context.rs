@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use super::{
     Engine, Pace, backup,
     fault::{self, Class, Trouble},
     limits::Limits,
-    password, snapshot,
+    password, repair, snapshot,
 };
 use crate::{
     journal::{Journal, OrderRow, ResourceRow, StepRow, StepState},
@@ -38,6 +38,7 @@ pub(super) struct Cx {
     began: Instant,
     /// How long it waited in queues of the host so far, milliseconds.
     queued: AtomicU64,
+    repair: Mutex<repair::Asked>,
     undoing: bool,
 }
 
@@ -59,6 +60,7 @@ impl Cx {
             applied,
             began: Instant::now(),
             queued: AtomicU64::new(0),
+            repair: Mutex::default(),
             undoing: false,
         })
     }
@@ -105,6 +107,16 @@ impl Cx {
     /// It waited so long more.
     pub(super) fn was_queued(&self, time: Duration) {
         self.queued.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What was asked of the host's repair path since the order began.
+    pub(super) fn repair(&self) -> repair::Asked {
+        *self.repair.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This is known of it now.
+    pub(super) fn set_repair(&self, asked: repair::Asked) {
+        *self.repair.lock().unwrap_or_else(PoisonError::into_inner) = asked;
     }
 
     pub(super) fn id(&self) -> ProvisioningOrderId {

@@ -190,7 +190,8 @@ impl Engine {
             Ok(facts) => {
                 let applied = cx.spec().ok().and_then(|spec| serde_json::to_string(spec).ok());
                 let books = match row.verb {
-                    Verb::Ensure | Verb::Adopt => BookEntry::Carried { instance, generation, applied },
+                    Verb::Ensure => BookEntry::Carried { instance, generation, applied },
+                    Verb::Adopt => BookEntry::Adopted { instance, generation },
                     Verb::Action => BookEntry::Nothing,
                     Verb::Retire => BookEntry::Retired { instance, generation },
                     Verb::Purge => BookEntry::Gone { instance, generation },
@@ -211,7 +212,7 @@ impl Engine {
                     return self.undo(&mut cx, row, kind, (class.as_str(), detail)).await;
                 }
                 let books = match row.verb {
-                    Verb::Adopt => BookEntry::Gone { instance, generation },
+                    Verb::Adopt if ensure::creates(&cx) => BookEntry::Gone { instance, generation },
                     Verb::Ensure if ensure::creates(&cx) => BookEntry::Gone { instance, generation },
                     _ => BookEntry::Nothing,
                 };

@@ -8,6 +8,7 @@ use ez_protocol::UnixMillis;
 use serde_json::{Value, json};
 
 use super::{
+    clone::taken,
     context::Cx,
     fault::{self, Trouble},
 };
@@ -16,13 +17,25 @@ use crate::identity::files;
 /// A request that was not served is written again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
+/// What is known of the request in this run of an order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing was asked for yet.
+    #[default]
+    Never,
+    /// The request was written.
+    Waiting,
+    /// Root's unit has taken it away: the rest was removed, or there was none.
+    Answered,
+}
+
 /// Name of the request inside the repair directory.
 fn file_name(vmid: u32) -> String {
     format!("clean-clone-{vmid}.json")
 }
 
-/// Asks for the repair, or says that it is not installed or did not help. Called again and again
-/// while the rest is there.
+/// Asks for the repair, or says that it is not installed, did not help, or found nothing of ours. Called again and
+/// again while something is there.
 pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
     let rules = &cx.engine().rules;
     let stuck = |why: &str| {
@@ -45,6 +58,17 @@ pub(super) async fn clean_clone(cx: &Cx) -> Result<(), Trouble> {
     let before = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     let time = |key: &str| before.as_ref()?[key].as_i64().map(UnixMillis);
     let asked_at = time("asked_at").unwrap_or(now);
+    match (cx.repair(), before.is_some()) {
+        // One more look tells whether the VM went with the request.
+        (Asked::Waiting, false) => {
+            cx.set_repair(Asked::Answered);
+            return Ok(());
+        }
+        (Asked::Answered, false) => {
+            return Err(taken(cx, "root's repair found that it is not the rest of a clone"));
+        }
+        _ => cx.set_repair(Asked::Waiting),
+    }
     if now.since(asked_at) > cx.pace().repair {
         return Err(stuck("the repair was asked for and did not happen"));
     }

@@ -128,6 +128,8 @@ fn each_wrong_order_gets_its_own_refusal() {
     let mut other_vmid = resource(1);
     other_vmid.vmid = VMID + 1;
     let gone = Some(DepartedRow { generation: 7, vmid: VMID });
+    let mut being_built = resource(1);
+    being_built.phase = Phase::Creating;
     let cases: Vec<(&str, ProvisioningOrder, Node, Facts, RefusalCode)> = vec![
         (
             "another installation",
@@ -168,10 +170,10 @@ fn each_wrong_order_gets_its_own_refusal() {
         ("retire without an instance", order(5, 2, Op::Retire(Empty {})), node(), fresh(), Conflict),
         ("purge without an instance", order(5, 2, Op::Purge(Empty {})), node(), fresh(), Conflict),
         (
-            "adopt of what is here",
+            "adopt of what is being built here",
             order(5, 2, Op::Adopt(Empty {})),
             node(),
-            with(vec![resource(1)]),
+            with(vec![being_built]),
             Conflict,
         ),
         ("a full disk", plain(), Node { disk_low: true, ..node() }, fresh(), NoSpace),
@@ -184,6 +186,8 @@ fn each_wrong_order_gets_its_own_refusal() {
     assert_eq!(code(&plain(), &later(600_000), &fresh()), None, "the last millisecond counts");
     assert_eq!(code(&plain(), &later(-300_000), &fresh()), None, "within the tolerance");
     assert_eq!(code(&plain(), &node(), &with(vec![resource(1)])), None, "a higher generation");
+    let adopt = order(5, 2, Op::Adopt(Empty {}));
+    assert_eq!(code(&adopt, &node(), &with(vec![resource(1)])), None, "the journal outlived an enrolment");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use ez_protocol::{
 
 use super::{Node, Read, audience, epoch, is_first, window};
 use crate::{
-    journal::{Admission, Facts, Known, NewOrder, RefusalNote, Verb},
+    journal::{Admission, Facts, Known, NewOrder, Phase, RefusalNote, Verb},
     report::EventDraft,
 };
 
@@ -157,11 +157,12 @@ fn stale(given: u64, known: u64) -> Stop {
 /// What has to be in the books, or must not be, for the op to make sense.
 fn stage(read: &Read, facts: &Facts) -> Result<(), Stop> {
     let order = &read.order;
-    let here = facts.resources.iter().any(|row| row.instance == order.instance.uuid);
+    let here = facts.resources.iter().find(|row| row.instance == order.instance.uuid);
     let wrong = |detail: &str| Err(Refusal::new(RefusalCode::Conflict, detail).into());
-    match (&order.op, here) {
-        (Op::Adopt(_), true) => wrong("this instance is in the books already"),
-        (Op::Retire(_) | Op::Purge(_), false) => wrong("there is no such instance on this node"),
+    match (&order.op, here.map(|row| row.phase)) {
+        // What is in the books already is looked at and stays there: the journal outlived a new enrolment.
+        (Op::Adopt(_), Some(Phase::Reserved | Phase::Creating)) => wrong("this instance is being built here"),
+        (Op::Retire(_) | Op::Purge(_), None) => wrong("there is no such instance on this node"),
         _ => Ok(()),
     }
 }
@@ -180,6 +181,7 @@ fn room(node: &Node, facts: &Facts) -> Result<(), Stop> {
 
 fn new_order(read: &Read, first: bool, facts: &Facts) -> NewOrder {
     let order = &read.order;
+    let known = facts.resources.iter().any(|row| row.instance == order.instance.uuid);
     let spec_json = match &order.op {
         Op::Ensure(spec) => serde_json::to_string(spec).ok(),
         _ => None,
@@ -198,7 +200,7 @@ fn new_order(read: &Read, first: bool, facts: &Facts) -> NewOrder {
         spec_json,
         marker: read.marker().to_string(),
         expires_at: order.exp,
-        reserves: first || read.verb() == Verb::Adopt,
+        reserves: first || (read.verb() == Verb::Adopt && !known),
         replaces: replaces(order, facts),
     }
 }

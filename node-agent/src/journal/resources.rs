@@ -68,6 +68,13 @@ pub enum BookEntry {
         /// The spec that now applies, if the order had one.
         applied: Option<String>,
     },
+    /// The VM is there and is ours; whether it is kept retired, and what was carried out last, stays as it was.
+    Adopted {
+        /// The instance.
+        instance: InstanceId,
+        /// The generation.
+        generation: u64,
+    },
     /// The VM was stopped to be kept.
     Retired {
         /// The instance.
@@ -208,6 +215,18 @@ pub(super) async fn apply(
             .bind(stored(generation))
             .bind(at.0)
             .bind(applied)
+            .execute(conn)
+            .await?;
+            Ok(())
+        }
+        BookEntry::Adopted { instance, generation } => {
+            sqlx::query(
+                "UPDATE resources SET observed_generation = MAX(observed_generation, $2), updated_at = $3, \
+                 phase = CASE WHEN phase = 'retired' THEN phase ELSE 'present' END WHERE uuid = $1",
+            )
+            .bind(instance.to_string())
+            .bind(stored(generation))
+            .bind(at.0)
             .execute(conn)
             .await?;
             Ok(())

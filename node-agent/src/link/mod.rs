@@ -152,7 +152,7 @@ impl Dialler {
             Ok(dialled) => dialled,
             Err(error) => {
                 tracing::warn!(%error, "no connection to the control plane");
-                self.say(&error.to_string());
+                self.say(&self.over(&pair).unwrap_or_else(|| error.to_string()));
                 self.release();
                 return None;
             }
@@ -165,6 +165,7 @@ impl Dialler {
                     self.note_revocation(ended);
                 }
                 let words = ended.map_or_else(|| error.to_string(), |e| reason(&e));
+                let words = self.over(&pair).unwrap_or(words);
                 tracing::warn!(words, "the control plane did not welcome this node");
                 self.say(&words);
                 dialled.connection.close(code(CloseCode::Finished), b"not welcomed");
@@ -207,6 +208,15 @@ impl Dialler {
             }
             _ => (identity.pair.duplicate(), false),
         }
+    }
+
+    /// What to do about a certificate whose time is over: TLS refuses it with words that help nobody.
+    fn over(&self, pair: &Pair) -> Option<String> {
+        (pair.not_after <= self.agent.clock.now()).then(|| {
+            "this node's certificate has expired, which happens to a host that was off for long: join again with a new \
+             token, and its servers are taken over as they are"
+                .to_owned()
+        })
     }
 
     /// Lets go of a connection that was kept until the next one was welcomed.

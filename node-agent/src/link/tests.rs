@@ -12,6 +12,7 @@ use ez_protocol::{
         AnswerKind, CertIssued, CertRenew, Challenge, ChallengeAnswer, Event, EventAck, EventKind, Hello,
         MetricsAck, MetricsBatch, OrderAnswer, Ready, StateSnapshot, Welcome,
     },
+    order::{Action, Empty, InstanceSpec, Op, ProvisioningOrder, Service, SnapshotName},
 };
 use prost::Message as _;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
@@ -26,8 +27,9 @@ use crate::{
     config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
+    journal::OrderState,
     metrics::Metrics,
-    testing::{NOW, ensure, pki::Pki, sign},
+    testing::{NOW, ensure, order, pki::Pki, sign},
 };
 
 /// No wait of a story is longer.
@@ -39,7 +41,7 @@ struct Story {
     agent: Arc<Agent>,
     stop: CancellationToken,
     link: tokio::task::JoinHandle<()>,
-    _host: testkit::Host,
+    host: testkit::Host,
 }
 
 async fn story() -> Story {
@@ -86,7 +88,7 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
     });
     let stop = CancellationToken::new();
     let link = tokio::spawn(super::run(Arc::clone(&agent), stop.clone()));
-    Story { pki, server, agent, stop, link, _host: host }
+    Story { pki, server, agent, stop, link, host }
 }
 
 /// One side of a stream, as the control plane sees it.
@@ -241,6 +243,76 @@ async fn an_order_goes_in_its_events_come_out_and_stay_until_they_are_acknowledg
     assert_eq!((second.hello.high_water_seq, second.hello.last_event_seq), (1, end.event_seq));
     let mut events = events_stream(&second.connection).await;
     assert_eq!(next_event(&mut events).await.event_seq, end.event_seq);
+    story.stop.cancel();
+    story.link.await.unwrap();
+}
+
+/// A server's life, one order after the other.
+fn life() -> Vec<ProvisioningOrder> {
+    let like = |generation: u64, change: &dyn Fn(&mut InstanceSpec)| {
+        let mut order = ensure(generation, generation);
+        if let Op::Ensure(spec) = &mut order.op {
+            change(spec);
+        }
+        order.op
+    };
+    let name = || "clean".parse::<SnapshotName>().unwrap();
+    let backup = order(4, 1, Op::Action(Action::BackupCreate { keep: 2 })).order_id;
+    let ops = [
+        (1, like(1, &|_| {})),
+        (1, Op::Action(Action::SnapshotCreate { name: name() })),
+        (1, Op::Action(Action::SnapshotRollback { name: name() })),
+        (1, Op::Action(Action::BackupCreate { keep: 2 })),
+        (1, Op::Action(Action::BackupRestore { backup })),
+        (1, Op::Action(Action::Reboot {})),
+        (2, like(2, &|spec| spec.build = 1)),
+        (3, like(3, &|spec| (spec.build, spec.service) = (1, Service::Suspended))),
+        (4, like(4, &|spec| spec.build = 1)),
+        (5, Op::Adopt(Empty {})),
+        (6, Op::Retire(Empty {})),
+    ];
+    (1..).zip(ops).map(|(seq, (generation, op))| order(seq, generation, op)).collect()
+}
+
+/// The whole way: a hundred streams with the same bytes for each order, while it is at work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_order_of_a_life_comes_a_hundred_times_over_the_wire_and_is_carried_out_once() {
+    let alone = testkit::Host::new().await;
+    for order in life() {
+        let end = alone.carry_out(&order).await;
+        assert_eq!(end.state, OrderState::Succeeded, "{:?}: {:?}", order.op, end.result);
+    }
+    let story = story().await;
+    let mut first = welcome(&story, 1, 0).await;
+    let mut events = None;
+    for order in life() {
+        let deliveries = (0..100).map(|_| deliver(&first.connection, sign(&order)));
+        let told = async {
+            if events.is_none() {
+                events = Some(events_stream(&first.connection).await);
+            }
+            loop {
+                let event = next_event(events.as_mut().unwrap()).await;
+                let ack = EventAck { event_seq: event.event_seq };
+                first.control.say(Frame::new(FrameType::EventAck, &ack)).await;
+                assert_eq!(
+                    event.order_id,
+                    order.order_id.to_string(),
+                    "nothing more is said of what is over"
+                );
+                if event.kind().is_final() {
+                    break event;
+                }
+            }
+        };
+        let (answers, end) = tokio::join!(futures::future::join_all(deliveries), told);
+        assert_eq!(end.kind(), EventKind::Succeeded, "{:?}: {}", order.op, end.detail);
+        let accepted = answers.iter().filter(|answer| answer.kind() == AnswerKind::Accepted).count();
+        let known = answers.iter().filter(|answer| answer.kind() == AnswerKind::Duplicate).count();
+        assert_eq!((accepted, known), (1, 99), "{:?}", order.op);
+    }
+    let host = &story.host;
+    assert_eq!(host.pve.changes(), alone.pve.changes(), "what was done is what one delivery of each does");
     story.stop.cancel();
     story.link.await.unwrap();
 }

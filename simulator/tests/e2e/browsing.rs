@@ -35,7 +35,7 @@ async fn sign_up(demo: &Demo, tab: &Tab, email: &str) {
     }
 }
 
-async fn log_in(demo: &Demo, tab: &Tab, email: &str, password: &str) {
+pub async fn log_in(demo: &Demo, tab: &Tab, email: &str, password: &str) {
     tab.go(&format!("{}/login", demo.portal())).await;
     tab.fill("Mail address", email).await;
     tab.fill("Password", password).await;

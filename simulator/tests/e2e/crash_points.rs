@@ -4,10 +4,14 @@
 //!
 //! All points take a while: `make crash` visits them, the ordinary test run every `EZ_CRASH_EVERY`-th.
 
+mod flows;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::flows::Flow;
+pub use self::flows::Later;
 use crate::{
     commits::{CommitProxy, Side},
     normal::{differences, end_state},
@@ -77,104 +81,8 @@ impl Trap<'_> {
     }
 }
 
-/// What is disturbed.
-#[derive(Clone, Copy, Debug)]
-enum Flow {
-    /// From the webhook to a running server.
-    Buy,
-    /// A button of a running server.
-    Reboot,
-    /// From the wish to delete to a retired server.
-    Delete,
-    /// Something about the disk of a running server, after what it needs was made.
-    Care(Care),
-}
-
-/// What can be done with a disk.
-#[derive(Clone, Copy, Debug)]
-enum Care {
-    Rebuild,
-    RollBack,
-    Restore,
-    Rescue,
-}
-
-impl Care {
-    /// What is there before, and the action that is disturbed.
-    async fn prepare(self, demo: &Demo, server: &str) -> Value {
-        match self {
-            Self::Rebuild => json!({"action": "rebuild", "image": "debian-12"}),
-            Self::Rescue => json!({"action": "rescue_on"}),
-            Self::RollBack => {
-                press(demo, server, json!({"action": "snapshot_create", "name": "clean"})).await;
-                json!({"action": "snapshot_rollback", "name": "clean"})
-            }
-            Self::Restore => {
-                press(demo, server, json!({"action": "backup_create"})).await;
-                let made = demo.api("customer").get(&format!("/servers/{server}/backups")).await;
-                json!({"action": "backup_restore", "backup": made["data"][0]["id"]})
-            }
-        }
-    }
-}
-
-/// Buys a server and disturbs what comes after the payment; the order.
-async fn buy(demo: &Demo, name: &str, kill: Option<&mut Kill<'_>>) -> String {
-    let (api, stripe) = (demo.api("customer"), demo.stripe());
-    stripe.post("/webhooks/pause", json!({})).await;
-    let order = place(&api, name, "fsn").await;
-    let id = order["id"].as_str().unwrap().to_owned();
-    stripe.pay(order["checkout_url"].as_str().unwrap()).await;
-    if let Some(kill) = kill {
-        kill.set().await;
-    }
-    stripe.post("/webhooks/resume", json!({})).await;
-    let order = order_is(&api, &id, "fulfilled").await;
-    server_is(&api, order["server_id"].as_str().unwrap(), "running").await;
-    id
-}
-
-/// Begins an action and waits for its end; one whose answer is lost counts if it is there.
-async fn press(demo: &Demo, server: &str, body: Value) {
-    let api = demo.api("customer");
-    let path = format!("/servers/{server}/actions");
-    let count = async || api.try_get(&path).await.1["data"].as_array().map_or(0, Vec::len);
-    let before =
-        until("the list of actions", PATIENCE, || async { Some(count().await).filter(|n| *n > 0) }).await;
-    api.post(&path, body.clone()).await;
-    until("the action to end", PATIENCE, || async {
-        let (status, list) = api.try_get(&path).await;
-        let actions = list["data"].as_array()?;
-        if status == 200 && actions.len() == before {
-            // Nothing was noted: the customer presses again.
-            api.post(&path, body.clone()).await;
-            return None;
-        }
-        actions.iter().all(|action| action["status"] != "running").then_some(())
-    })
-    .await;
-    server_is(&api, server, "running").await;
-}
-
-/// Deletes a server and never asks twice, unless nothing at all came of the first time.
-async fn delete(demo: &Demo, server: &str) {
-    let api = demo.api("customer");
-    let accepted = api.delete(&format!("/servers/{server}")).await == 202;
-    if !accepted {
-        until("a consistent system", PATIENCE, || async {
-            demo.run_check().await.status.success().then_some(())
-        })
-        .await;
-        let (_, body) = api.try_get(&format!("/servers/{server}")).await;
-        if body["state"] == "running" {
-            assert_eq!(api.delete(&format!("/servers/{server}")).await, 202);
-        }
-    }
-    server_is(&api, server, "retired").await;
-}
-
 /// A kill, its victim and its moment.
-struct Kill<'a> {
+pub struct Kill<'a> {
     killer: &'a Killer<'a>,
     n: u32,
     victim: i64,
@@ -182,7 +90,7 @@ struct Kill<'a> {
 }
 
 impl Kill<'_> {
-    async fn set(&mut self) {
+    pub async fn set(&mut self) {
         self.trap = Some(self.killer.set(self.n, self.victim).await);
     }
 }
@@ -193,20 +101,14 @@ async fn disturbed(demo: &Demo, flow: Flow, victim: &str, killer: &Killer<'_>, n
     let mut kill = Kill { killer, n, victim: pid, trap: None };
     let name = format!("web-{n}");
     let order = match flow {
-        Flow::Buy => buy(demo, &name, Some(&mut kill)).await,
-        Flow::Reboot | Flow::Delete | Flow::Care(_) => {
-            let order = buy(demo, &name, None).await;
+        Flow::Buy => flows::buy(demo, &name, Some(&mut kill)).await,
+        Flow::Later(later) => {
+            let order = flows::buy(demo, &name, None).await;
             let server = demo.api("customer").get(&format!("/orders/{order}")).await["server_id"].clone();
             let server = server.as_str().unwrap();
-            let action = match flow {
-                Flow::Care(care) => care.prepare(demo, server).await,
-                _ => json!({"action": "reboot"}),
-            };
+            let wish = later.prepare(demo, server).await;
             kill.set().await;
-            match flow {
-                Flow::Delete => delete(demo, server).await,
-                _ => press(demo, server, action).await,
-            }
+            later.carry_out(demo, server, wish).await;
             order
         }
     };
@@ -302,38 +204,77 @@ async fn a_purchase_survives_the_control_plane_killed_at_every_sync() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_button_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("reboot, agent at a sync", (Flow::Reboot, AGENT), SYNC, 1).await;
+    killed_at_a_call("reboot, agent at a sync", (Flow::Later(Later::Reboot), AGENT), SYNC, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("rebuild, agent at a sync", (Flow::Care(Care::Rebuild), AGENT), SYNC, 4).await;
+    killed_at_a_call("rebuild, agent at a sync", (Flow::Later(Later::Rebuild), AGENT), SYNC, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("rollback, agent at a sync", (Flow::Care(Care::RollBack), AGENT), SYNC, 4).await;
+    killed_at_a_call("rollback, agent at a sync", (Flow::Later(Later::RollBack), AGENT), SYNC, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("restore, agent at a sync", (Flow::Care(Care::Restore), AGENT), SYNC, 4).await;
+    killed_at_a_call("restore, agent at a sync", (Flow::Later(Later::Restore), AGENT), SYNC, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rescue_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("rescue, agent at a sync", (Flow::Care(Care::Rescue), AGENT), SYNC, 4).await;
+    killed_at_a_call("rescue, agent at a sync", (Flow::Later(Later::RescueOn), AGENT), SYNC, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ending_survives_the_agent_killed_at_every_sync() {
-    killed_at_a_call("delete, agent at a sync", (Flow::Delete, AGENT), SYNC, 1).await;
+    killed_at_a_call("delete, agent at a sync", (Flow::Later(Later::Delete), AGENT), SYNC, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ending_survives_the_control_plane_killed_at_every_sync() {
-    killed_at_a_call("delete, control plane on SQLite at a sync", (Flow::Delete, CONTROL_PLANE), SYNC, 1)
-        .await;
+    killed_at_a_call(
+        "delete, control plane on SQLite at a sync",
+        (Flow::Later(Later::Delete), CONTROL_PLANE),
+        SYNC,
+        1,
+    )
+    .await;
+}
+
+/// All that is done to a server after it was built, each verb with a server of its own for each point.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_servers_later_life_survives_the_agent_killed_at_every_write() {
+    let what = "later life, agent at a write";
+    if !strace::available(what) {
+        return;
+    }
+    let (every, shards) = (every(40), shards());
+    let on_system = async |shard: u32| {
+        let story = format!("{what} {shard}");
+        let demo = Demo::start_with(&story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
+        let mut visited = Vec::new();
+        for (index, later) in (0..).zip(Later::ALL) {
+            // Where few are visited, each verb is met somewhere else.
+            let first = if every == 1 { 1 + shard } else { 1 + index * 5 % 40 };
+            let share = Share { first, step: shards * every };
+            let of = format!("{later:?}, agent at a write");
+            visited.push(
+                visit(&demo, &of, (Flow::Later(later), AGENT), &Killer::Syscall("pwrite64"), share).await,
+            );
+        }
+        demo.stop().await;
+        visited
+    };
+    let all = futures::future::join_all((0..shards).map(on_system)).await;
+    for (index, later) in Later::ALL.iter().enumerate() {
+        let points = all.iter().map(|visited| visited[index].len()).sum::<usize>();
+        println!(
+            "{later:?}, agent at a write: {points} crash points visited; each ended as the undisturbed run"
+        );
+    }
+    assert!(all.iter().flatten().flatten().count() > 0, "{what}: no point was met");
 }
 
 async fn killed_at_a_commit(side: Side) {

@@ -12,6 +12,7 @@ use std::{
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
+    crash_points::{LARGE_AND_FAST, Later},
     dice::Dice,
     purchase,
     strace::{self, Tracer},
@@ -20,6 +21,10 @@ use crate::{
 
 /// Disks that are tried.
 const IMAGES: u64 = 400;
+async fn a_purchase(demo: &Demo) {
+    purchase::buy(demo, "web-1", "fsn").await;
+}
+
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
 
@@ -138,8 +143,8 @@ struct Record {
 }
 
 impl Record {
-    /// Buys a server while the subject's file operations are written down.
-    async fn of_a_purchase(demo: &Demo, subject: Subject) -> Self {
+    /// Does something with the demo while the subject's file operations are written down.
+    async fn of(demo: &Demo, subject: Subject, what: impl AsyncFnOnce(&Demo)) -> Self {
         let state = demo.state();
         let path = match state["database_url"].as_str().unwrap().strip_prefix("sqlite:") {
             Some(path) if subject.process == CONTROL_PLANE.process => path,
@@ -154,7 +159,7 @@ impl Record {
         for name in [name.clone(), format!("{name}-wal")] {
             before.insert(name.clone(), std::fs::read(path.with_file_name(&name)).unwrap_or_default());
         }
-        purchase::buy(demo, "web-1", "fsn").await;
+        what(demo).await;
         tracer.detach().await;
         let lines = std::fs::read_to_string(&file).unwrap();
         // A call that was interrupted by another thread's is told in two lines; what it did stands in the first.
@@ -171,7 +176,7 @@ impl Record {
                 this.commits.push((index + 1, this.content(&whole).await));
             }
         }
-        assert!(this.commits.len() > 20, "a purchase syncs more than {} times", this.commits.len());
+        assert!(this.commits.len() > 20, "{} syncs are too few for this", this.commits.len());
         this.last = this.content(&whole).await;
         this
     }
@@ -246,12 +251,13 @@ impl Record {
     }
 }
 
-async fn survives_power_cuts(subject: Subject) {
+async fn survives_power_cuts(subject: Subject, what: impl AsyncFnOnce(&Demo)) {
     if !strace::available(subject.story) {
         return;
     }
-    let Some(demo) = Demo::start(subject.story, Database::Sqlite, 1).await else { return };
-    let record = Record::of_a_purchase(&demo, subject).await;
+    let demo = Demo::start_with(subject.story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
+    demo.allow_many_creates(0).await;
+    let record = Record::of(&demo, subject, what).await;
     let story = record.subject.story;
     assert_eq!(record.cut(true).await, 0, "{story}: what was synced is lost, or half of a commit is there");
     let unsynced = record.cut(false).await;
@@ -268,10 +274,25 @@ async fn survives_power_cuts(subject: Subject) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_journal_synced_survives_a_power_cut_at_any_moment() {
-    survives_power_cuts(AGENT).await;
+    survives_power_cuts(AGENT, a_purchase).await;
+}
+
+/// Everything that is done to a server after it was built.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_journal_synced_of_a_servers_later_life_survives_a_power_cut_at_any_moment() {
+    let story = "power cut of the agent, a later life";
+    survives_power_cuts(Subject { story, ..AGENT }, async |demo: &Demo| {
+        let (_, server) = purchase::buy(demo, "web-1", "fsn").await;
+        let server = server["id"].as_str().unwrap();
+        for later in Later::ON_ONE_SERVER {
+            let wish = later.prepare(demo, server).await;
+            later.carry_out(demo, server, wish).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_control_plane_synced_survives_a_power_cut_at_any_moment() {
-    survives_power_cuts(CONTROL_PLANE).await;
+    survives_power_cuts(CONTROL_PLANE, a_purchase).await;
 }

@@ -136,7 +136,8 @@ pub(super) async fn start_epoch(
     let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
     let row = sqlx::query(
         "UPDATE nodes SET epoch = epoch + 1, fingerprint = $1, cluster = $2, pve_node = $3, pve_version = $4,
-             agent_version = $5, journal_id = NULL, acked_event_seq = 0, ratchet = NULL, ratchet_previous = NULL,
+             agent_version = $5, previous_journal_id = COALESCE(journal_id, previous_journal_id),
+             journal_id = NULL, acked_event_seq = 0, ratchet = NULL, ratchet_previous = NULL,
              report_epoch = NULL, report_seq = 0
          WHERE id = $6 RETURNING id, name, epoch",
     )

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ez_protocol::{NodeId, UnixMillis, message};
+use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::store;
@@ -10,10 +11,11 @@ use crate::{
     db::DbError,
     entropy::{Entropy, EntropyExt as _},
     fleet::{
-        alarms,
+        ENROLLED_AGAIN, alarms,
         model::{NodeChange, NodePolicy, NodeState, PurgeLimits, Severity},
         nodes,
     },
+    jobs,
 };
 
 /// How long the certificate before the current one still counts.
@@ -125,6 +127,12 @@ pub async fn greet(
     )
     .await?;
     warn_about(tx, at, node, &history.name, hello, vmids).await?;
+    warn_about_machine(tx, at, node, &history, hello).await?;
+    if history.journal.is_none() && history.epoch > 1 && !quarantined {
+        // The first greeting since it was enrolled again: what it knew of its servers may be gone.
+        let forgot = history.previous_journal.as_ref().is_some_and(|before| *before != hello.journal_id);
+        jobs::enqueue(tx, ENROLLED_AGAIN, &node.to_string(), &json!({ "forgot": forgot }), at).await?;
+    }
     store::take_session(tx, at, node, connection).await?;
     Ok(Greeting {
         name: history.name,
@@ -192,6 +200,26 @@ async fn warn_about(
     } else {
         alarms::clear(tx, at, "clock_skew", name).await
     }
+}
+
+/// Another machine than at the enrolment: new hardware, or a disk that was copied. Whoever comes alone cannot be told
+/// from the right one, so a person is asked; two at once are told apart in `link/challenge.rs`.
+async fn warn_about_machine(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    history: &store::History,
+    hello: &message::Hello,
+) -> Result<(), DbError> {
+    let kind = "machine_changed";
+    let enrolled = history.fingerprint.as_deref().unwrap_or_default();
+    if enrolled.is_empty() || hello.fingerprint.is_empty() || enrolled == hello.fingerprint {
+        return alarms::clear(tx, at, kind, &history.name).await;
+    }
+    let detail = "Its machine is another one than when it was enrolled: machine id, mainboard or network cards. If you \
+                  changed them, enrol it again with a new token and this ends. If not, somebody may have copied its disk: \
+                  revoke the node and look at the host.";
+    raise(tx, at, kind, &history.name, Severity::Warning, node, detail).await
 }
 
 async fn raise(

@@ -190,6 +190,14 @@ pub async fn fallen(conn: &mut AnyConnection, at: UnixMillis, process: &str) -> 
     store::fallen(conn, at, process).await
 }
 
+/// The value of a node's last Welcome, which its agent has stored; none for a node that never connected.
+///
+/// # Errors
+/// Those of the database.
+pub async fn newest_ratchet(conn: &mut AnyConnection, node: NodeId) -> Result<Option<Vec<u8>>, DbError> {
+    Ok(store::history(conn, node).await?.and_then(|history| history.ratchet))
+}
+
 /// The nodes that have a session with this process.
 ///
 /// # Errors

@@ -185,6 +185,10 @@ pub(super) struct History {
     pub(super) state: NodeState,
     pub(super) cluster: Option<String>,
     pub(super) journal: Option<String>,
+    /// The one it had before its last enrolment.
+    pub(super) previous_journal: Option<String>,
+    /// What its machine was at its enrolment.
+    pub(super) fingerprint: Option<String>,
     pub(super) acked_event_seq: u64,
     pub(super) ratchet: Option<Vec<u8>>,
     pub(super) ratchet_previous: Option<Vec<u8>>,
@@ -193,7 +197,8 @@ pub(super) struct History {
 
 pub(super) async fn history(conn: &mut AnyConnection, node: NodeId) -> Result<Option<History>, DbError> {
     let row = sqlx::query(
-        "SELECT id, epoch, name, state, cluster, journal_id, acked_event_seq, ratchet, ratchet_previous, vmid_next
+        "SELECT id, epoch, name, state, cluster, journal_id, previous_journal_id, fingerprint, acked_event_seq, ratchet,
+             ratchet_previous, vmid_next
          FROM nodes WHERE id = $1",
     )
     .bind(node.to_string())
@@ -207,6 +212,8 @@ pub(super) async fn history(conn: &mut AnyConnection, node: NodeId) -> Result<Op
             state: row.get("state")?,
             cluster: row.get("cluster")?,
             journal: row.get("journal_id")?,
+            previous_journal: row.get("previous_journal_id")?,
+            fingerprint: row.get("fingerprint")?,
             acked_event_seq: row.num("acked_event_seq")?,
             ratchet: row.get("ratchet")?,
             ratchet_previous: row.get("ratchet_previous")?,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ez_protocol::{
-    UnixMillis,
+    ProvisioningOrderId, UnixMillis,
     order::{Empty, Op},
 };
 use sqlx::AnyConnection;
@@ -109,6 +109,28 @@ pub(super) async fn retire(
         Err(other) => return Err(other.into()),
     };
     Ok(change::take(tx, at, instance, InstanceEvent::RetireIssued, actor).await?)
+}
+
+/// Tells a node that forgot it that a server is retired.
+pub(super) async fn retire_again(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: &Instance,
+) -> Result<ProvisioningOrderId, EndError> {
+    let placement = fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?;
+    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
+    let intent = Intent {
+        instance: instance.id,
+        placement,
+        op: Op::Retire(Empty {}),
+        cause_key: format!("keep:{}:after:{previous}", instance.order),
+        order: Some(instance.order),
+        actor: "system".to_owned(),
+        ttl: None,
+    };
+    Ok(dispatch::issue(tx, keys, at, entropy, intent).await?)
 }
 
 /// Orders the disk of a retired server to be removed.

@@ -1,5 +1,6 @@
 //! Stories of servers that are there: real database, real fleet and dispatch; the node's words are told by hand.
 
+mod adopt;
 mod api;
 mod changes;
 mod kept;

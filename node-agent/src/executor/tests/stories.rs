@@ -171,6 +171,29 @@ async fn a_killed_clone_is_cleaned_by_the_repair_and_made_again() {
 }
 
 #[tokio::test]
+async fn what_the_repair_finds_to_be_no_rest_of_a_clone_is_somebody_elses() {
+    let mut host = Host::new().await;
+    host.install_repair();
+    host.pve.fail_next("clone_template", Fault::TaskKilled);
+    let request = host.repair_dir.clone().unwrap().join("clean-clone-1000.json");
+    let order = ensure(1, 1);
+    host.books.accept(&order).await;
+    let engine = std::sync::Arc::clone(&host.engine);
+    let work = tokio::spawn(async move { engine.run_order(order.order_id).await });
+    while !request.exists() {
+        tokio::task::yield_now().await;
+    }
+    // Root looks, finds nothing that it may remove, and takes the request away. It is not asked again.
+    std::fs::remove_file(&request).unwrap();
+    work.await.unwrap().unwrap();
+    let end = host.row(&ensure(1, 1)).await;
+    assert_eq!(end.state, OrderState::Failed);
+    assert!(end.result.unwrap().contains("VMID_TAKEN"), "another number is tried");
+    assert!(!request.exists());
+    assert_eq!(host.count("destroy"), 0);
+}
+
+#[tokio::test]
 async fn a_later_generation_supersedes_what_has_not_begun() {
     let host = Host::new().await;
     host.books.accept(&ensure(1, 1)).await;
@@ -310,6 +333,29 @@ async fn adopt_takes_a_marked_vm_into_the_books_and_no_other() {
     assert!(host.pve.changes().is_empty());
     let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
     assert_eq!((row.phase, row.generation), (Phase::Present, 6));
+}
+
+#[tokio::test]
+async fn adopting_what_is_in_the_books_changes_nothing_but_the_generation() {
+    let host = Host::new().await;
+    assert_eq!(host.carry_out(&ensure(1, 1)).await.state, OrderState::Succeeded);
+    let adopted = async |seq: u64| {
+        let before = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
+        let end = host.carry_out(&order(seq, seq, Op::Adopt(Empty {}))).await;
+        assert_eq!(end.state, OrderState::Succeeded, "{:?}", end.result);
+        let after = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
+        assert_eq!((after.generation, after.observed_generation), (seq, seq));
+        assert_eq!((after.phase, &after.applied_json), (before.phase, &before.applied_json));
+        assert_eq!(after.retired_at, before.retired_at, "the purge waits no longer for it");
+        after
+    };
+    assert!(adopted(2).await.applied_json.is_some());
+    host.carry_out(&order(3, 3, Op::Retire(Empty {}))).await;
+    assert_eq!(adopted(4).await.phase, Phase::Retired);
+    // It cannot be found for now: it stays in the books.
+    host.pve.forget(VMID);
+    assert_eq!(host.carry_out(&order(5, 5, Op::Adopt(Empty {}))).await.state, OrderState::Failed);
+    assert!(host.books.journal.resource(instance(10)).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -37,12 +37,15 @@ async fn help(demo: &Demo, node: usize, order: &str, said: &str, diary: &Diary) 
         rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     };
     diary.note(&format!("root of host {node} reads of order {order}: {said}"));
-    // Root looks before it touches: what is not locked is whole, and may be somebody else's.
+    // Root looks before it touches: what is not locked is whole, and only `lock: clone` is the rest of one.
     if let Some(vmid) = after("qm unlock ")
-        && host.get(&format!("/vms/{vmid}")).await["lock"].is_string()
+        && let Some(lock) = host.get(&format!("/vms/{vmid}")).await["lock"].as_str()
     {
-        host.try_control(&format!("/vms/{vmid}/lock"), json!({ "lock": null })).await;
-        if said.contains("qm destroy ") {
+        let destroy = said.contains("qm destroy ");
+        if !destroy || lock == "clone" {
+            host.try_control(&format!("/vms/{vmid}/lock"), json!({ "lock": null })).await;
+        }
+        if destroy && lock == "clone" {
             host.try_control(&format!("/vms/{vmid}/unlock-destroy"), json!({})).await;
         }
     }

@@ -1,0 +1,203 @@
+//! What is disturbed: a purchase, and everything that is done to a server afterwards.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Kill;
+use crate::{
+    purchase::{PATIENCE, order_is, place, server_is},
+    support::{Demo, until},
+};
+
+/// What is disturbed.
+#[derive(Clone, Copy, Debug)]
+pub enum Flow {
+    /// From the webhook to a running server.
+    Buy,
+    /// Something that is done to a running server, after what it needs was made.
+    Later(Later),
+}
+
+/// What can be done to a server.
+#[derive(Clone, Copy, Debug)]
+pub enum Later {
+    Reboot,
+    Rebuild,
+    Snapshot,
+    RollBack,
+    DropSnapshot,
+    Backup,
+    Restore,
+    DropBackup,
+    RescueOn,
+    RescueOff,
+    Password,
+    Medium,
+    Rules,
+    /// Suspended and resumed.
+    Suspension,
+    /// From the wish to delete to a retired server.
+    Delete,
+}
+
+impl Later {
+    pub const ALL: [Self; 15] = [
+        Self::Reboot,
+        Self::Rebuild,
+        Self::Snapshot,
+        Self::RollBack,
+        Self::DropSnapshot,
+        Self::Backup,
+        Self::Restore,
+        Self::DropBackup,
+        Self::RescueOn,
+        Self::RescueOff,
+        Self::Password,
+        Self::Medium,
+        Self::Rules,
+        Self::Suspension,
+        Self::Delete,
+    ];
+
+    /// All of them in an order in which one server can take them.
+    pub const ON_ONE_SERVER: [Self; 12] = [
+        Self::Reboot,
+        Self::RollBack,
+        Self::RescueOff,
+        Self::Password,
+        Self::Medium,
+        Self::Rules,
+        Self::Backup,
+        Self::Restore,
+        Self::DropBackup,
+        Self::Suspension,
+        Self::Rebuild,
+        Self::Delete,
+    ];
+
+    /// Makes what has to be there before, and gives what is asked for then.
+    pub async fn prepare(self, demo: &Demo, server: &str) -> Value {
+        match self {
+            Self::RollBack | Self::DropSnapshot => {
+                press(demo, server, json!({"action": "snapshot_create", "name": "clean"})).await;
+            }
+            Self::Restore | Self::DropBackup => press(demo, server, json!({"action": "backup_create"})).await,
+            Self::RescueOff => press(demo, server, json!({"action": "rescue_on"})).await,
+            _ => {}
+        }
+        let kept = async || {
+            let made = demo.api("customer").get(&format!("/servers/{server}/backups")).await;
+            made["data"][0]["id"].clone()
+        };
+        match self {
+            Self::Reboot => json!({"action": "reboot"}),
+            Self::Rebuild => json!({"action": "rebuild", "image": "debian-12"}),
+            Self::Snapshot => json!({"action": "snapshot_create", "name": "clean"}),
+            Self::RollBack => json!({"action": "snapshot_rollback", "name": "clean"}),
+            Self::DropSnapshot => json!({"action": "snapshot_delete", "name": "clean"}),
+            Self::Backup => json!({"action": "backup_create"}),
+            Self::Restore => json!({"action": "backup_restore", "backup": kept().await}),
+            Self::DropBackup => json!({"action": "backup_delete", "backup": kept().await}),
+            Self::RescueOn => json!({"action": "rescue_on"}),
+            Self::RescueOff => json!({"action": "rescue_off"}),
+            Self::Password => json!({"action": "set_password"}),
+            Self::Medium => {
+                let isos = demo.api("customer").get("/isos").await;
+                json!({"action": "iso_attach", "iso": isos["data"][0]["file"]})
+            }
+            Self::Rules => json!({"inbound": "drop", "rules": [
+                {"direction": "in", "verdict": "accept", "protocol": "tcp", "ports": "22"},
+            ]}),
+            Self::Suspension | Self::Delete => Value::Null,
+        }
+    }
+
+    /// Has it done, and waits for its end.
+    pub async fn carry_out(self, demo: &Demo, server: &str, wish: Value) {
+        match self {
+            Self::Delete => delete(demo, server).await,
+            Self::Suspension => suspend_and_resume(demo, server).await,
+            _ => press(demo, server, wish).await,
+        }
+    }
+}
+
+/// Buys a server and disturbs what comes after the payment; the order.
+pub async fn buy(demo: &Demo, name: &str, kill: Option<&mut Kill<'_>>) -> String {
+    let (api, stripe) = (demo.api("customer"), demo.stripe());
+    stripe.post("/webhooks/pause", json!({})).await;
+    let order = place(&api, name, "fsn").await;
+    let id = order["id"].as_str().unwrap().to_owned();
+    stripe.pay(order["checkout_url"].as_str().unwrap()).await;
+    if let Some(kill) = kill {
+        kill.set().await;
+    }
+    stripe.post("/webhooks/resume", json!({})).await;
+    let order = order_is(&api, &id, "fulfilled").await;
+    server_is(&api, order["server_id"].as_str().unwrap(), "running").await;
+    id
+}
+
+/// Begins an action, or sets rules, and waits for its end; one whose answer is lost counts if it is there.
+async fn press(demo: &Demo, server: &str, body: Value) {
+    let api = demo.api("customer");
+    let path = format!("/servers/{server}/actions");
+    let ask = async || {
+        if body["action"].is_string() {
+            api.post(&path, body.clone()).await;
+        } else {
+            api.put(&format!("/servers/{server}/firewall"), body.clone()).await;
+        }
+    };
+    let count = async || api.try_get(&path).await.1["data"].as_array().map_or(0, Vec::len);
+    let before =
+        until("the list of actions", PATIENCE, || async { Some(count().await).filter(|n| *n > 0) }).await;
+    ask().await;
+    until("the action to end", PATIENCE, || async {
+        let (status, list) = api.try_get(&path).await;
+        let actions = list["data"].as_array()?;
+        if status == 200 && actions.len() == before {
+            // Nothing was noted: the customer presses again.
+            ask().await;
+            return None;
+        }
+        actions.iter().all(|action| action["status"] != "running").then_some(())
+    })
+    .await;
+    server_is(&api, server, "running").await;
+}
+
+/// Deletes a server and never asks twice, unless nothing at all came of the first time.
+async fn delete(demo: &Demo, server: &str) {
+    let api = demo.api("customer");
+    let accepted = api.delete(&format!("/servers/{server}")).await == 202;
+    if !accepted {
+        until("a consistent system", PATIENCE, || async {
+            demo.run_check().await.status.success().then_some(())
+        })
+        .await;
+        let (_, body) = api.try_get(&format!("/servers/{server}")).await;
+        if body["state"] == "running" {
+            assert_eq!(api.delete(&format!("/servers/{server}")).await, 202);
+        }
+    }
+    server_is(&api, server, "retired").await;
+}
+
+/// An operator suspends a server and, once it is off, resumes it.
+async fn suspend_and_resume(demo: &Demo, server: &str) {
+    let api = demo.api("customer");
+    for (command, state) in [
+        (&["server", "suspend", server, "--reason", "Invoice 117 is unpaid."][..], "stopped"),
+        (&["server", "resume", server][..], "running"),
+    ] {
+        let told = demo.control_plane(command).await;
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        until(&format!("the server to be {state}"), Duration::from_secs(200), || async {
+            let (status, body) = api.try_get(&format!("/servers/{server}")).await;
+            (status == 200 && body["state"] == state && body["action"].is_null()).then_some(())
+        })
+        .await;
+    }
+}
