@@ -5,8 +5,8 @@ use std::time::Duration;
 use ez_protocol::{InstanceId, ProvisioningOrderId};
 
 use super::{
-    InstanceState, adopt, change, end, end::EndError, model::Instance, observe, resize, settle, standing, store,
-    suspend,
+    InstanceState, adopt, change, end, end::EndError, model::Instance, observe, resize, settle, standing,
+    store, suspend,
 };
 use crate::{
     app::App,

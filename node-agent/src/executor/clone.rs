@@ -235,8 +235,11 @@ impl Step for SettleClone {
                     }
                 }
                 ConfigRead::Forbidden if killed && cx.pve().vmid_taken(cx.vmid()).await? => {
-                    repair::clean_clone(cx).await?;
-                    Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
+                    match repair::clean_clone(cx).await {
+                        Ok(()) => Ok(Look::Wait("the rest of a dead clone is being removed".to_owned())),
+                        Err(Trouble::Fail(..)) => done(),
+                        Err(other) => Err(other),
+                    }
                 }
                 ConfigRead::Absent | ConfigRead::Present(_) | ConfigRead::Forbidden => done(),
             }

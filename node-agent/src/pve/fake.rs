@@ -43,6 +43,9 @@ pub(crate) enum Fault {
     TaskKilledLate,
 }
 
+/// A pool whose VMs the agent's token may not read.
+pub(crate) const OUT_OF_SIGHT: &str = "theirs, out of sight";
+
 /// One VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FakeGuest {

@@ -141,7 +141,6 @@ async fn visit(
     killer: &Killer<'_>,
     share: Share,
 ) -> Vec<u32> {
-    demo.allow_many_creates(0).await;
     let (undisturbed, struck) = disturbed(demo, flow, victim, killer, NEVER).await;
     assert!(!struck);
     let mut visited = Vec::new();
@@ -180,6 +179,7 @@ async fn killed_at_a_call(what: &str, target: (Flow, &str), call: &'static str, 
     visit_all(what, dear, async |shard, share| {
         let story = format!("{what} {shard}");
         let demo = Demo::start_with(&story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
+        demo.allow_many_creates(0).await;
         let visited = visit(&demo, what, target, &Killer::Syscall(call), share).await;
         demo.stop().await;
         visited
@@ -254,6 +254,7 @@ async fn a_servers_later_life_survives_the_agent_killed_at_every_write() {
     let on_system = async |shard: u32| {
         let story = format!("{what} {shard}");
         let demo = Demo::start_with(&story, Database::Sqlite, 1, &LARGE_AND_FAST).await.unwrap();
+        demo.allow_many_creates(0).await;
         let mut visited = Vec::new();
         for (index, later) in (0..).zip(Later::ALL) {
             // Where few are visited, each verb is met somewhere else.
@@ -285,6 +286,7 @@ async fn killed_at_a_commit(side: Side) {
     visit_all(&what, 5, async |shard, share| {
         let story = format!("commit {side:?} {shard}");
         let (demo, proxy) = Demo::start_behind_proxy(&story, 1, &LARGE_AND_FAST).await.unwrap();
+        demo.allow_many_creates(0).await;
         let killer = Killer::Commit(&proxy, side);
         let visited = visit(&demo, &what, (Flow::Buy, CONTROL_PLANE), &killer, share).await;
         demo.stop().await;

@@ -34,15 +34,15 @@ async fn settled(api: &Api, server: &str) -> Value {
     .await
 }
 
-/// How the newest action of a kind ended.
-async fn ended(api: &Api, server: &str, kind: &str) -> Value {
-    until(&format!("the action {kind}"), PATIENCE, || async {
+/// Waits until the newest action of a kind has worked.
+async fn succeeds(api: &Api, server: &str, kind: &str) {
+    let ended = until(&format!("the action {kind}"), PATIENCE, || async {
         let (status, list) = api.try_get(&format!("/servers/{server}/actions")).await;
         let all = list["data"].as_array().filter(|_| status == 200)?;
-        let found = all.iter().find(|action| action["kind"] == kind && action["status"] != "running");
-        found.map(|action| action["status"].clone())
+        all.iter().find(|action| action["kind"] == kind && action["status"] != "running").cloned()
     })
-    .await
+    .await;
+    assert_eq!(ended["status"], "success", "{ended}");
 }
 
 /// Presses a button and waits until it has worked.
@@ -102,8 +102,8 @@ async fn a_host_that_was_installed_again_takes_its_servers_over_and_touches_no_o
     demo.host(0).control("/speed", json!({"clone_ms": 10, "start_ms": 10, "other_ms": 10})).await;
 
     for server in [on, off] {
-        assert_eq!(ended(&api, server, "adopt").await, "success");
-        assert_eq!(ended(&api, server, "renew").await, "success");
+        succeeds(&api, server, "adopt").await;
+        succeeds(&api, server, "renew").await;
         settled(&api, server).await;
     }
     let backup = api.get(&path).await;
@@ -153,8 +153,8 @@ async fn a_host_whose_certificate_ran_out_while_it_was_off_joins_again_and_goes_
     })
     .await;
     enrol_again(&demo).await;
-    assert_eq!(ended(&api, &server, "adopt").await, "success");
-    assert_eq!(ended(&api, &server, "renew").await, "success");
+    succeeds(&api, &server, "adopt").await;
+    succeeds(&api, &server, "renew").await;
     settled(&api, &server).await;
     assert_eq!(vms(&demo).await, before, "nothing on the host has changed");
     press(&api, &server, json!({"action": "reboot"})).await;

@@ -183,7 +183,13 @@ async fn what_the_repair_finds_to_be_no_rest_of_a_clone_is_somebody_elses() {
     while !request.exists() {
         tokio::task::yield_now().await;
     }
-    // Root looks, finds nothing that it may remove, and takes the request away. It is not asked again.
+    // Meanwhile the rest went and somebody else took the number. Root finds nothing that it may remove and takes the
+    // request away; the agent's token cannot see the VM. Root is not asked again.
+    host.pve.put_guest(VMID, |guest| {
+        guest.config.remove("lock");
+        guest.config.insert("description".to_owned(), "their own".to_owned());
+        guest.pool = Some(crate::pve::fake::OUT_OF_SIGHT.to_owned());
+    });
     std::fs::remove_file(&request).unwrap();
     work.await.unwrap().unwrap();
     let end = host.row(&ensure(1, 1)).await;

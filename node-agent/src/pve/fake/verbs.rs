@@ -113,6 +113,7 @@ impl Hypervisor for FakeHypervisor {
         ready(self.look("guest_config", |state| {
             let seen = match state.guests.get(&vmid) {
                 None => ConfigRead::Absent,
+                Some(guest) if guest.pool.as_deref() == Some(OUT_OF_SIGHT) => ConfigRead::Forbidden,
                 Some(guest) => {
                     let digest = format!("{:040}", guest.version);
                     ConfigRead::Present(GuestConfig { values: guest.config.clone(), digest })
