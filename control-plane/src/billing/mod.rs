@@ -82,8 +82,8 @@ pub(crate) use reconcile::poll_events;
 pub use refund::{refund_full, refund_state};
 pub use revenue::{History, MonthRevenue, history as revenue_history};
 pub use shelf::{
-    Kind, Lasts, Off, Shelf, Step as ShelfStep, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct, carry_out,
-    differences as shelf_differences,
+    Kind, Lasts, Off, Shelf, Step as ShelfStep, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct,
+    carry_out as carry_out_step, differences as shelf_differences,
 };
 pub use stripe::{StripeFault, StripeGate};
 pub use subscription::{cancel_at_period_end, cancel_now, period_end, portal};

@@ -337,7 +337,8 @@ pub(super) async fn put_promotion_code(
 
 /// Every promotion code of ours by Stripe's id, and whether it was taken when last compared.
 pub(super) async fn promotion_codes(connection: &mut AnyConnection) -> Result<Vec<(String, bool)>, DbError> {
-    let rows = sqlx::query("SELECT stripe_id, live FROM billing_promotion_codes").fetch_all(connection).await?;
+    let rows =
+        sqlx::query("SELECT stripe_id, live FROM billing_promotion_codes").fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let row = Cols::of("billing_promotion_codes", row);

@@ -56,7 +56,9 @@ pub enum ApplyError {
     )]
     PriceChanged(String),
     /// The terms of an existing coupon were changed.
-    #[error("the coupon {0} exists with other terms, which never change: raise its version, or leave `version` out")]
+    #[error(
+        "the coupon {0} exists with other terms, which never change: raise its version, or leave `version` out"
+    )]
     CouponChanged(String),
     /// Locations or address pools were refused.
     #[error("applying locations and address pools")]
@@ -161,7 +163,8 @@ async fn write_coupon(
     entry: &CouponEntry,
 ) -> Result<(), ApplyError> {
     let known = store::coupons(tx).await?;
-    let newest = known.iter().filter(|coupon| coupon.code == entry.code).max_by_key(|coupon| coupon.version());
+    let newest =
+        known.iter().filter(|coupon| coupon.code == entry.code).max_by_key(|coupon| coupon.version());
     let version = entry.version.unwrap_or_else(|| {
         newest.map_or(1, |newest| {
             newest.version() + u32::from(!newest.has_terms_of(&Coupon::of(entry, newest.version())))

@@ -97,7 +97,11 @@ impl CouponEntry {
             (Some(1..=100), None, None) => {}
             (None, Some(1..=100_000_000), Some(currency))
                 if currency.len() == 3 && currency.bytes().all(|b| b.is_ascii_lowercase()) => {}
-            _ => return refuse("it takes off `percent_off` from 1 to 100, or `amount_off_minor` with a `currency`"),
+            _ => {
+                return refuse(
+                    "it takes off `percent_off` from 1 to 100, or `amount_off_minor` with a `currency`",
+                );
+            }
         }
         if (self.duration == Duration::Months) != self.months.is_some() || self.months == Some(0) {
             return refuse("`months` belongs to `duration = \"months\"` and to nothing else");
@@ -177,12 +181,8 @@ impl Coupon {
 
     /// Whether nothing differs that Stripe keeps for ever; the name may.
     pub(super) fn has_terms_of(&self, other: &Self) -> bool {
-        let terms = |coupon: &Self| Self {
-            id: String::new(),
-            name: String::new(),
-            on_sale: true,
-            ..coupon.clone()
-        };
+        let terms =
+            |coupon: &Self| Self { id: String::new(), name: String::new(), on_sale: true, ..coupon.clone() };
         terms(self) == terms(other)
     }
 

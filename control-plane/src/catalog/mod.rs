@@ -24,8 +24,8 @@ use sqlx::AnyConnection;
 pub(crate) use api::{docs as api_docs, routes as api_routes};
 pub use apply::{ApplyError, ApplyReport, apply_file};
 pub use coupons::{Coupon, PromotionCode};
-pub use sync::{SyncReport, sync};
 pub use model::{CatalogFile, Image, Interval, Iso, Plan, Price, Quote, QuoteError, QuoteRequest, price_id};
+pub use sync::{SyncReport, sync};
 
 pub(crate) use pages::routes as page_routes;
 pub use traffic::{TRAFFIC_UNIT_GIB, TrafficPriceEntry, traffic_price, traffic_prices};

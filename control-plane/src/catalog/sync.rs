@@ -51,7 +51,7 @@ pub async fn sync(app: &Services, dry_run: bool) -> Result<SyncReport, ApplyErro
     }
     for step in &steps {
         let what = format!("{} {}", step.kind, step.key);
-        if let Some(id) = billing::carry_out(app, step).await.map_err(failed(what))? {
+        if let Some(id) = billing::carry_out_step(app, step).await.map_err(failed(what))? {
             learn(app, step, id).await?;
         }
     }
@@ -127,7 +127,11 @@ fn shelf(plans: &[Plan], prices: &[Price], coupons: &[Coupon], codes: &[Promotio
             shelf.products.push(WantedProduct { id: product.clone(), name: plan.name.clone(), known });
             if of_plan().any(|price| sold(price) && price.setup_minor > 0) {
                 let name = format!("{}, set-up", plan.name);
-                shelf.products.push(WantedProduct { id: format!("{SET_UP}{}", plan.code), name, known: true });
+                shelf.products.push(WantedProduct {
+                    id: format!("{SET_UP}{}", plan.code),
+                    name,
+                    known: true,
+                });
             }
         }
         for price in of_plan() {

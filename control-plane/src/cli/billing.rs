@@ -174,7 +174,14 @@ async fn sync(app: &App, dry_run: bool, json: bool) -> anyhow::Result<ExitCode> 
         say(format_args!("{}", serde_json::to_string_pretty(&told)?))?;
     } else {
         for step in &report.steps {
-            say(format_args!("{} {:<8} {:<14} {}  {}", sign(step.verb), step.verb, step.kind, step.key, step.detail))?;
+            say(format_args!(
+                "{} {:<8} {:<14} {}  {}",
+                sign(step.verb),
+                step.verb,
+                step.kind,
+                step.key,
+                step.detail
+            ))?;
         }
         let (done, left) = (report.steps.len() - report.conflicts(), report.conflicts());
         let what = if dry_run { "to do; nothing was written" } else { "done" };

@@ -10,8 +10,7 @@ use super::{
     progress, sight, store, verb_fits, wishes,
 };
 use crate::{
-    accounts, billing,
-    catalog,
+    accounts, billing, catalog,
     db::DbError,
     dispatch, fleet,
     fleet::Placement,

@@ -46,7 +46,15 @@ async fn new(
     // Links from the plan table choose by query, as the form does by body.
     let chosen = Submission::parse(uri.query().unwrap_or_default().as_bytes());
     let mut connection = app.db.read().await?;
-    let page = shop::page(&mut connection, ctx.now(), &me, &chosen, (FormState::default(), app.config.stripe.tax), true).await?;
+    let page = shop::page(
+        &mut connection,
+        ctx.now(),
+        &me,
+        &chosen,
+        (FormState::default(), app.config.stripe.tax),
+        true,
+    )
+    .await?;
     ctx.page(&page)
 }
 

@@ -163,7 +163,10 @@ pub(super) async fn page(
         intervals: Interval::ALL
             .iter()
             .filter(|each| {
-                shelf.prices.iter().any(|price| price.interval == **each && currencies.contains(&price.currency))
+                shelf
+                    .prices
+                    .iter()
+                    .any(|price| price.interval == **each && currencies.contains(&price.currency))
             })
             .map(|each| each.as_str())
             .collect(),

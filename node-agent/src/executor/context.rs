@@ -197,6 +197,8 @@ impl Cx {
                 Err(fault::stuck(self.id(), what, way_out))
             }
             ConfigRead::Absent => Ok(None),
+            // Root has looked for us: it is not the rest of our clone.
+            ConfigRead::Forbidden if self.undoing && self.repair() == repair::Asked::Answered => Ok(None),
             ConfigRead::Forbidden => {
                 if self.pve().vmid_taken(self.vmid()).await? {
                     let (vmid, pool) = (self.vmid(), &self.engine.rules.pool);

@@ -95,7 +95,8 @@ pub(crate) fn pay(world: &mut World, id: &str, entry: &Entry) -> Result<Outcome,
     }
     let session = adjust(world, id, entry)?;
     let customer = customer(world, &session, entry);
-    let kept = world.get("customer", &customer).map(|known| text(known, "currency").to_owned()).unwrap_or_default();
+    let kept =
+        world.get("customer", &customer).map(|known| text(known, "currency").to_owned()).unwrap_or_default();
     if !kept.is_empty() && kept != text(&session, "currency") {
         let said = format!("You cannot combine currencies on a single customer. This one pays in {kept}.");
         return Err(Fault::invalid(said, None));
@@ -112,7 +113,9 @@ pub(crate) fn pay(world: &mut World, id: &str, entry: &Entry) -> Result<Outcome,
     });
     if taxed {
         let address = address.clone();
-        world.change("customer", &customer, Some("customer.updated"), |customer| customer["address"] = address);
+        world.change("customer", &customer, Some("customer.updated"), |customer| {
+            customer["address"] = address
+        });
     }
     let paid = world.change("checkout.session", id, None, |session| {
         session["status"] = "complete".into();
@@ -156,7 +159,8 @@ fn subscribe(world: &mut World, session: &Value, customer: &str, method: &str) -
     let hidden = &session["_sim"];
     let all = || hidden["line_items"]["data"].as_array().into_iter().flatten();
     let of = |item: &Value| (item["price"].clone(), int(item, "quantity"));
-    let items: Vec<(Value, i64)> = all().filter(|item| !item["price"]["recurring"].is_null()).map(of).collect();
+    let items: Vec<(Value, i64)> =
+        all().filter(|item| !item["price"]["recurring"].is_null()).map(of).collect();
     let once: Vec<(Value, i64)> = all().filter(|item| item["price"]["recurring"].is_null()).map(of).collect();
     let description = hidden["subscription_description"].as_str();
     let subscription =
@@ -171,7 +175,8 @@ fn subscribe(world: &mut World, session: &Value, customer: &str, method: &str) -
         subscription["_sim"]["discount"] = discount.clone().map_or(Value::Null, Value::from);
         subscription["discounts"] = discount.map_or_else(|| json!([]), |id| json!([id]));
     });
-    let subscription = subscriptions::begin_trial(world, &id, int(hidden, "trial_days"), text(hidden, "without_card"));
+    let subscription =
+        subscriptions::begin_trial(world, &id, int(hidden, "trial_days"), text(hidden, "without_card"));
     let invoice = invoices::first(world, &subscription, &once);
     let begun = world.change("subscription", &id, None, |subscription| {
         subscription["latest_invoice"] = invoice.clone().into()

@@ -56,7 +56,8 @@ fn once_line(world: &mut World, invoice: &str, subscription: &Value, price: &Val
     let item = json!({ "price": price, "quantity": quantity, "current_period_start": world.now, "current_period_end": world.now });
     let mut line = line(world, invoice, subscription, &item);
     let id = world.new_id("ii_1", 23);
-    let name = world.get("product", text(price, "product")).map_or("", |product| text(product, "name")).to_owned();
+    let name =
+        world.get("product", text(price, "product")).map_or("", |product| text(product, "name")).to_owned();
     line["description"] = name.into();
     line["subscription"] = subscription["id"].clone();
     line["parent"] = json!({

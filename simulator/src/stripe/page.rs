@@ -246,7 +246,8 @@ fn form(session: &Value, typed: &Typed, error: Option<&str>) -> String {
     };
     let rows: String = items.iter().map(row).chain(changes(session)).collect();
     let fields = fields(session);
-    let button = if int(session, "amount_total") > 0 { format!("Pay {total}") } else { "Start the trial".to_owned() };
+    let button =
+        if int(session, "amount_total") > 0 { format!("Pay {total}") } else { "Start the trial".to_owned() };
     let known = session["customer_details"]["email"].as_str();
     let email = match known {
         Some(email) => format!(
@@ -315,7 +316,8 @@ fn changes(session: &Value) -> Vec<String> {
     let (details, currency) = (&session["total_details"], text(session, "currency"));
     let mut rows = Vec::new();
     if let Some(coupon) = session.pointer("/_sim/discount/coupon") {
-        let code = session.pointer("/_sim/discount/promotion").map_or("", |promotion| text(promotion, "code"));
+        let code =
+            session.pointer("/_sim/discount/promotion").map_or("", |promotion| text(promotion, "code"));
         rows.push(format!(
             "<li><span>{} ({})</span> <span>−{}</span></li>",
             escape(&super::coupons::shown(coupon)),
@@ -324,7 +326,10 @@ fn changes(session: &Value) -> Vec<String> {
         ));
     }
     if session.pointer("/automatic_tax/enabled").and_then(Value::as_bool) == Some(true) {
-        rows.push(format!("<li><span>Tax</span> <span>{}</span></li>", money(int(details, "amount_tax"), currency)));
+        rows.push(format!(
+            "<li><span>Tax</span> <span>{}</span></li>",
+            money(int(details, "amount_tax"), currency)
+        ));
     }
     rows
 }
@@ -334,12 +339,16 @@ fn fields(session: &Value) -> String {
     let (id, hidden) = (escape(text(session, "id")), &session["_sim"]);
     let mut shown = String::new();
     if session["allow_promotion_codes"] == true {
-        let code = session.pointer("/_sim/discount/promotion").map_or("", |promotion| text(promotion, "code"));
+        let code =
+            session.pointer("/_sim/discount/promotion").map_or("", |promotion| text(promotion, "code"));
         let (field, button) = if code.is_empty() {
             let field = "<label for=\"code\">Promotion code</label><input id=\"code\" name=\"code\" autocomplete=\"off\" required>";
             (field.to_owned(), "Apply".to_owned())
         } else {
-            ("<input type=\"hidden\" name=\"code\" value=\"\">".to_owned(), format!("Remove {}", escape(code)))
+            (
+                "<input type=\"hidden\" name=\"code\" value=\"\">".to_owned(),
+                format!("Remove {}", escape(code)),
+            )
         };
         shown += &format!(
             "<form method=\"post\" action=\"/c/pay/{id}/change\" class=\"change\">{field}<button type=\"submit\" class=\"quiet\">{button}</button></form>\n"

@@ -154,9 +154,10 @@ pub(crate) fn redeem(world: &World, session: &Value, code: &str) -> Result<(Valu
         return Err("This code has expired.");
     }
     let customer = text(session, "customer");
-    let bought = world.all("charge").into_iter().any(|charge| {
-        !customer.is_empty() && text(charge, "customer") == customer && flag(charge, "paid")
-    });
+    let bought = world
+        .all("charge")
+        .into_iter()
+        .any(|charge| !customer.is_empty() && text(charge, "customer") == customer && flag(charge, "paid"));
     if flag(&promotion["restrictions"], "first_time_transaction") && bought {
         return Err("This code is for a first purchase only.");
     }
@@ -174,7 +175,8 @@ pub(crate) fn redeem(world: &World, session: &Value, code: &str) -> Result<(Valu
 /// A paid session used its code: it is counted, and the subscription has the discount for as long as it lasts.
 pub(crate) fn attach(world: &mut World, session: &Value, subscription: &str) -> Option<String> {
     let coupon = session.pointer("/_sim/discount/coupon")?.clone();
-    let promotion = session.pointer("/_sim/discount/promotion").map(|promotion| text(promotion, "id").to_owned())?;
+    let promotion =
+        session.pointer("/_sim/discount/promotion").map(|promotion| text(promotion, "id").to_owned())?;
     for (kind, id) in [("coupon", text(&coupon, "id")), ("promotion_code", promotion.as_str())] {
         world.change(kind, id, Some(format!("{kind}.updated").as_str()), |object| {
             object["times_redeemed"] = (int(object, "times_redeemed") + 1).into();

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    account, api::Call, balance, coupons, customers, disputes, endpoints, events, fault::Fault, invoice_items,
-    invoices, payments, plan, prices, products, promotions, refunds, schedules, sessions, subscriptions,
-    world::World,
+    account, api::Call, balance, coupons, customers, disputes, endpoints, events, fault::Fault,
+    invoice_items, invoices, payments, plan, prices, products, promotions, refunds, schedules, sessions,
+    subscriptions, world::World,
 };
 
 /// Carries out a call.

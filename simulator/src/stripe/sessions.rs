@@ -88,7 +88,8 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     let taxed = params.flag("automatic_tax.enabled") == Some(true);
     let tax_ids = params.flag("tax_id_collection.enabled") == Some(true);
     let updates = |what: &str| params.text(&format!("customer_update.{what}")) == Some("auto");
-    if taxed && customer.as_ref().is_some_and(|customer| customer["address"].is_null()) && !updates("address") {
+    if taxed && customer.as_ref().is_some_and(|customer| customer["address"].is_null()) && !updates("address")
+    {
         return Err(Fault::invalid(
             "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address to \
              the Customer or set either `customer_update[address]` to 'auto' or `customer_update[shipping]` to 'auto'.",

@@ -73,7 +73,8 @@ pub(crate) fn of(lines: &[Line], coupon: Option<&Value>, rate: Option<i64>) -> V
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    let good = |line: &Line| line.amount > 0 && (products.is_empty() || products.contains(&line.product.as_str()));
+    let good =
+        |line: &Line| line.amount > 0 && (products.is_empty() || products.contains(&line.product.as_str()));
     let base: i64 = lines.iter().filter(|line| good(line)).map(|line| line.amount).sum();
     let mut left = coupon.map_or(0, |coupon| match coupon["percent_off"].as_i64() {
         Some(percent) => share(base, percent, 100),

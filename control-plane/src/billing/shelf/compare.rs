@@ -2,9 +2,7 @@
 
 use serde_json::Value;
 
-use super::{
-    Act, Kind, Lasts, Off, Shelf, Step, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct,
-};
+use super::{Act, Kind, Lasts, Off, Shelf, Step, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct};
 use crate::{
     app::Services,
     billing::{
@@ -64,8 +62,7 @@ pub async fn differences(app: &Services, shelf: &Shelf) -> Result<Vec<Step>, Bil
         coupon(wanted, found.map(|value| view(&value)).transpose()?, &mut steps);
     }
     for wanted in &shelf.codes {
-        let list =
-            app.stripe.get(app.entropy.as_ref(), &stripe::list_promotion_codes(&wanted.code)).await?;
+        let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_promotion_codes(&wanted.code)).await?;
         let found = page_of::<PromotionCodeView>(&list);
         let known = {
             let mut connection = app.db.read().await?;
@@ -159,7 +156,8 @@ fn price(
     if !same {
         let theirs =
             costs(found.unit_amount.unwrap_or(0), found.currency.as_deref().unwrap_or(""), found.months());
-        let detail = format!("Stripe has {theirs} under this name, the file says {says}: give it another version");
+        let detail =
+            format!("Stripe has {theirs} under this name, the file says {says}: give it another version");
         steps.push(step(Verb::Conflict, kind, key, detail, Act::Nothing { id: None }));
         return Ok(());
     }
@@ -229,7 +227,13 @@ fn coupon(wanted: &WantedCoupon, found: Option<CouponView>, steps: &mut Vec<Step
             duration: (word, months),
             products: &wanted.products,
         });
-        steps.push(step(Verb::Make, Kind::Coupon, id, format!("“{name}”: {off}, {lasts}"), Act::Make(request)));
+        steps.push(step(
+            Verb::Make,
+            Kind::Coupon,
+            id,
+            format!("“{name}”: {off}, {lasts}"),
+            Act::Make(request),
+        ));
         return;
     };
     let percent = found.percent_off.as_ref().and_then(serde_json::Number::as_f64);
@@ -243,7 +247,8 @@ fn coupon(wanted: &WantedCoupon, found: Option<CouponView>, steps: &mut Vec<Step
         && found.duration_in_months == months
         && theirs == ours;
     if !same {
-        let detail = format!("Stripe has other terms under this name than {off}, {lasts}: give it another version");
+        let detail =
+            format!("Stripe has other terms under this name than {off}, {lasts}: give it another version");
         steps.push(step(Verb::Conflict, Kind::Coupon, id, detail, Act::Nothing { id: None }));
     } else if found.name.as_deref() != Some(name) {
         let request = stripe::rename_coupon(id, name);
@@ -275,7 +280,8 @@ fn code(
     for other in found.iter().filter(|code| code.active && Some(code.id.as_str()) != kept) {
         if !other.is_managed() {
             if wanted.on_sale {
-                let detail = "somebody else's code at Stripe has this text and is taken: end it, or choose another";
+                let detail =
+                    "somebody else's code at Stripe has this text and is taken: end it, or choose another";
                 steps.push(step(Verb::Conflict, kind, key, detail, Act::Nothing { id: None }));
                 return;
             }
@@ -295,10 +301,7 @@ fn code(
         wanted.coupon,
         if wanted.first_purchase { ", first purchase only" } else { "" },
         wanted.max_uses.map(|most| format!(", {most} times")).unwrap_or_default(),
-        wanted
-            .expires_at
-            .map(|at| format!(", before {}", crate::web::written_date(at)))
-            .unwrap_or_default()
+        wanted.expires_at.map(|at| format!(", before {}", crate::web::written_date(at))).unwrap_or_default()
     );
     match held {
         None => {
@@ -317,7 +320,8 @@ fn code(
         }
         Some(code) if code.is_used_up(now) => {
             if !noted(&code.id, false) {
-                let act = Act::Code { coupon: coupon(), id: Some(code.id.clone()), request: None, live: false };
+                let act =
+                    Act::Code { coupon: coupon(), id: Some(code.id.clone()), request: None, live: false };
                 steps.push(step(Verb::Adopt, kind, key, "used up or over", act));
             }
         }

@@ -104,11 +104,8 @@ async fn a_dry_run_shows_everything_and_writes_nothing_anywhere() {
         store.stripe.change("ez-plan-s", |product| product["name"] = json!("Something else"));
         store.stripe.change("ez-coupon-hello-v1", |coupon| coupon["name"] = json!("Bye"));
         let (posts, before) = (store.posts(), rows(&store.app).await);
-        let wanted = [
-            "change product ez-plan-s",
-            "restore price s:month:eur:v1",
-            "change coupon ez-coupon-hello-v1",
-        ];
+        let wanted =
+            ["change product ez-plan-s", "restore price s:month:eur:v1", "change coupon ez-coupon-hello-v1"];
         assert_eq!(store.plan().await, wanted);
         assert_eq!((store.posts(), rows(&store.app).await), (posts, before));
         assert_eq!(store.sync().await, wanted, "what was shown is what is done");
@@ -160,7 +157,8 @@ async fn a_code_ends_with_its_coupon_and_changes_with_its_terms() {
         let codes = |store: &Store| {
             let state = store.stripe.state();
             let all = state.objects.values().filter(|object| object["code"] == "HELLO20");
-            let mut told: Vec<_> = all.map(|code| (code["max_redemptions"].as_i64(), code["active"] == true)).collect();
+            let mut told: Vec<_> =
+                all.map(|code| (code["max_redemptions"].as_i64(), code["active"] == true)).collect();
             told.sort_unstable();
             told
         };
@@ -171,7 +169,11 @@ async fn a_code_ends_with_its_coupon_and_changes_with_its_terms() {
         // Other terms of the coupon: a new version.
         store.apply(&COUPON.replace("20\n", "25\n")).await.unwrap();
         assert_eq!(store.stripe.state().objects["ez-coupon-hello-v2"]["percent_off"], 25);
-        assert_eq!(store.stripe.state().objects["ez-coupon-hello-v1"]["percent_off"], 20, "who has it keeps it");
+        assert_eq!(
+            store.stripe.state().objects["ez-coupon-hello-v1"]["percent_off"],
+            20,
+            "who has it keeps it"
+        );
         // Off sale: nobody can type it any more.
         store.apply(&COUPON.replace("percent_off = 20", "percent_off = 25\non_sale = false")).await.unwrap();
         assert!(!store.takes("HELLO20"));

@@ -30,8 +30,8 @@ pub(crate) use request::*;
 pub(crate) use shelf::*;
 pub(crate) use signature::{Verdict, judge};
 pub use view::{
-    CardView, CheckoutSession, CustomerView, DisputeView, EventEnvelope, InvoiceView, PaymentMethodView,
-    PriceView, ProductView, PromotionCodeView, RefundView, SubscriptionView, CouponView,
+    CardView, CheckoutSession, CouponView, CustomerView, DisputeView, EventEnvelope, InvoiceView,
+    PaymentMethodView, PriceView, ProductView, PromotionCodeView, RefundView, SubscriptionView,
 };
 pub(crate) use view::{EventList, invoice_of, page_of, paid_by, waiting_intent};
 

@@ -437,8 +437,12 @@ impl State {
                 return (200, json!({"object": "list", "data": self.events, "has_more": false}));
             }
             ("GET", ["prices"]) => {
-                let keys = query.iter().filter(|(name, _)| name.starts_with("lookup_keys[")).map(|(_, key)| key);
-                return (200, self.of_kind("price", |o| keys.clone().any(|key| o["lookup_key"] == key.as_str())));
+                let keys =
+                    query.iter().filter(|(name, _)| name.starts_with("lookup_keys[")).map(|(_, key)| key);
+                return (
+                    200,
+                    self.of_kind("price", |o| keys.clone().any(|key| o["lookup_key"] == key.as_str())),
+                );
             }
             ("GET", ["promotion_codes"]) => {
                 let code = query["code"].as_str();

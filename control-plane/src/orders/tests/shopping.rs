@@ -44,7 +44,12 @@ impl Shop {
     }
 
     /// Places an order for what the catalogue of these stories has, and opens its page.
-    async fn choose(&self, n: u8, interval: Interval, currency: Option<&str>) -> Result<(Order, String), PlaceError> {
+    async fn choose(
+        &self,
+        n: u8,
+        interval: Interval,
+        currency: Option<&str>,
+    ) -> Result<(Order, String), PlaceError> {
         let request = PlaceRequest {
             plan: "t".into(),
             interval,
@@ -204,7 +209,10 @@ async fn a_code_of_ours_takes_off_what_stripe_says_and_any_other_discount_is_loo
             let asked = shop.choose(2, Interval::Month, Some("usd")).await.unwrap();
             shop.spoil(&asked.1, |session| discounted(session, foreign.clone()));
             let paid = shop.settle(&asked.0, &asked.1).await;
-            assert_eq!((paid.state, paid.problem), (CheckoutState::Suspicious, Some(billing::Problem::Discount)));
+            assert_eq!(
+                (paid.state, paid.problem),
+                (CheckoutState::Suspicious, Some(billing::Problem::Discount))
+            );
             shop.work().await;
             assert_eq!(shop.order(asked.0.id).await.state, OrderState::NeedsOperator);
         }

@@ -86,7 +86,11 @@ impl Page for Landing {
             disk_gib: u64::from(size) * 20,
             traffic_gib: 20 * 1024,
             price: price("month", cents, if size == 8 { 1_500 } else { 0 }, if size == 2 { 14 } else { 0 }),
-            others: if size == 4 { Vec::new() } else { vec![price("quarter", cents * 3 - 100, 0, 0), price("year", cents * 10, 0, 0)] },
+            others: if size == 4 {
+                Vec::new()
+            } else {
+                vec![price("quarter", cents * 3 - 100, 0, 0), price("year", cents * 10, 0, 0)]
+            },
             places: vec![
                 Place { name: "Falkenstein".to_owned(), left: "free" },
                 Place { name: "Helsinki".to_owned(), left: hel },
@@ -99,7 +103,8 @@ impl Page for Landing {
             currency: "eur".to_owned(),
         };
         let two = Self { currencies: vec!["eur".to_owned(), "usd".to_owned()], ..full.clone() };
-        let nothing = Self { plans: Vec::new(), images: Vec::new(), currencies: Vec::new(), currency: String::new() };
+        let nothing =
+            Self { plans: Vec::new(), images: Vec::new(), currencies: Vec::new(), currency: String::new() };
         vec![("full", full), ("two-currencies", two), ("nothing-yet", nothing)]
     }
 }

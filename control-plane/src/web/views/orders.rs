@@ -385,7 +385,12 @@ impl Page for New {
             trial_days: 14,
             ..price("month", 900, "7 Dec 2026")
         };
-        let dollars = PriceChoice { amount: Money::new(1_000, "usd"), today: Money::new(0, "usd"), setup: None, ..fee.clone() };
+        let dollars = PriceChoice {
+            amount: Money::new(1_000, "usd"),
+            today: Money::new(0, "usd"),
+            setup: None,
+            ..fee.clone()
+        };
         trial.plans[0].prices = vec![fee.clone(), dollars];
         trial.summary.price = Some(fee);
         let mut free = filled.clone();

@@ -182,7 +182,8 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
                 || "does not know it".to_owned(),
                 |theirs| format!("says {} of {} and {}", theirs.paid, theirs.total, theirs.status),
             );
-            let detail = format!("the mirror says {} of {} and paid, Stripe {told}", mirror.paid, mirror.total);
+            let detail =
+                format!("the mirror says {} of {} and paid, Stripe {told}", mirror.paid, mirror.total);
             out.push(found("I6", format!("invoice {}", mirror.id), detail));
         }
     }

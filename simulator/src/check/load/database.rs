@@ -239,7 +239,14 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
     world.mirror_invoices = rows(
         db,
         "SELECT stripe_id, status, total_minor, paid_minor FROM billing_invoices WHERE status = 'paid'",
-        |r| Ok(Invoice { id: r.try_get(0)?, status: r.try_get(1)?, total: r.try_get(2)?, paid: r.try_get(3)? }),
+        |r| {
+            Ok(Invoice {
+                id: r.try_get(0)?,
+                status: r.try_get(1)?,
+                total: r.try_get(2)?,
+                paid: r.try_get(3)?,
+            })
+        },
     )
     .await?;
     Ok(())

@@ -48,7 +48,9 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         subscription_of_invoice.insert(invoice["id"].as_str().unwrap_or_default(), subscription);
     }
     for page in &pages {
-        let Some(order) = page["subscription"].as_str().and_then(|id| by_subscription.get_mut(id)) else { continue };
+        let Some(order) = page["subscription"].as_str().and_then(|id| by_subscription.get_mut(id)) else {
+            continue;
+        };
         let sum = |pointer: &str| page.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
         order.page = Some(Purchase {
             due: sum("/amount_subtotal"),
@@ -57,7 +59,8 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             paid: sum("/amount_total"),
         });
         let discounts = page["discounts"].as_array().cloned().unwrap_or_default();
-        order.by_code = !discounts.is_empty() && discounts.iter().all(|one| one["promotion_code"].is_string());
+        order.by_code =
+            !discounts.is_empty() && discounts.iter().all(|one| one["promotion_code"].is_string());
     }
     world.invoices = invoices
         .iter()

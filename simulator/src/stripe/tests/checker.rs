@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        account, balance, coupons, customers, disputes, endpoints, form::Pattern, invoice_items, invoices, payments,
-        plan, prices, products, promotions, refunds, schedules, sessions, subscriptions,
+        account, balance, coupons, customers, disputes, endpoints, form::Pattern, invoice_items, invoices,
+        payments, plan, prices, products, promotions, refunds, schedules, sessions, subscriptions,
     },
     bench::Bench,
 };

@@ -39,7 +39,7 @@ impl Bench {
         self.ok("/v1/products", &format!("name={name}")).await["id"].as_str().unwrap().to_owned()
     }
 
-    async fn customer(&self) -> String {
+    async fn shopper(&self) -> String {
         self.ok("/v1/customers", "email=jane@example.com").await["id"].as_str().unwrap().to_owned()
     }
 
@@ -67,13 +67,14 @@ const MONTH: &str = "&recurring[interval]=month";
 async fn a_quarter_with_a_set_up_fee_and_a_code_is_billed_and_renewed() {
     let bench = Bench::start().await;
     let (plan, setup, customer) =
-        (bench.product("S").await, bench.product("Set-up").await, bench.customer().await);
-    let (price, fee) = (
-        bench.price_of(&plan, 2_600, "eur", QUARTER).await,
-        bench.price_of(&setup, 500, "eur", "").await,
-    );
+        (bench.product("S").await, bench.product("Set-up").await, bench.shopper().await);
+    let (price, fee) =
+        (bench.price_of(&plan, 2_600, "eur", QUARTER).await, bench.price_of(&setup, 500, "eur", "").await);
     bench
-        .ok("/v1/coupons", &format!("id=c&name=Hello&percent_off=50&duration=once&applies_to[products][]={plan}"))
+        .ok(
+            "/v1/coupons",
+            &format!("id=c&name=Hello&percent_off=50&duration=once&applies_to[products][]={plan}"),
+        )
         .await;
     let code = bench
         .ok(
@@ -110,7 +111,8 @@ async fn a_quarter_with_a_set_up_fee_and_a_code_is_billed_and_renewed() {
     // Who has paid before is not a first purchase.
     let (_, again) = bench.ask(&[&price], &customer, "&allow_promotion_codes=true").await;
     let id = again["id"].as_str().unwrap();
-    let answer = bench.client.post(bench.url(&format!("/c/pay/{id}/change"))).form(&[("code", "HELLO")]).send().await;
+    let answer =
+        bench.client.post(bench.url(&format!("/c/pay/{id}/change"))).form(&[("code", "HELLO")]).send().await;
     assert!(answer.unwrap().text().await.unwrap().contains("first purchase only"));
     let used = bench.read("/v1/promotion_codes?code=hello").await;
     assert_eq!(used["data"][0]["times_redeemed"], 1);
@@ -124,7 +126,7 @@ async fn a_quarter_with_a_set_up_fee_and_a_code_is_billed_and_renewed() {
 #[tokio::test]
 async fn a_trial_is_free_is_announced_and_then_paid() {
     let bench = Bench::start().await;
-    let (plan, customer) = (bench.product("S").await, bench.customer().await);
+    let (plan, customer) = (bench.product("S").await, bench.shopper().await);
     let price = bench.price_of(&plan, 900, "eur", MONTH).await;
     let trial = "&subscription_data[trial_period_days]=14&payment_method_collection=always\
                  &subscription_data[trial_settings][end_behavior][missing_payment_method]=cancel";
@@ -143,9 +145,15 @@ async fn a_trial_is_free_is_announced_and_then_paid() {
     bench.inbox.wait("customer.subscription.trial_will_end", 1).await;
     bench.advance(3 * 86_400).await;
     let after = bench.read(&path).await;
-    assert_eq!((&after["status"], &after["items"]["data"][0]["current_period_start"]), (&json!("active"), &begun["trial_end"]));
+    assert_eq!(
+        (&after["status"], &after["items"]["data"][0]["current_period_start"]),
+        (&json!("active"), &begun["trial_end"])
+    );
     let bills = bench.bills(begun["id"].as_str().unwrap()).await;
-    assert_eq!((bills.len(), &bills[0]["amount_paid"], &bills[0]["billing_reason"]), (2, &json!(900), &json!("subscription_cycle")));
+    assert_eq!(
+        (bills.len(), &bills[0]["amount_paid"], &bills[0]["billing_reason"]),
+        (2, &json!(900), &json!("subscription_cycle"))
+    );
     assert_eq!(bench.inbox.of_type("customer.subscription.trial_will_end").len(), 1, "told once");
     check("stripe.jsonl", &bench, &["--need-key"]);
     check("stripe-deliveries.jsonl", &bench, &[]);
@@ -154,7 +162,7 @@ async fn a_trial_is_free_is_announced_and_then_paid() {
 #[tokio::test]
 async fn a_customer_keeps_to_one_currency_and_an_archived_price_is_not_sold() {
     let bench = Bench::start().await;
-    let (plan, customer) = (bench.product("S").await, bench.customer().await);
+    let (plan, customer) = (bench.product("S").await, bench.shopper().await);
     let euros = bench.price_of(&plan, 900, "eur", MONTH).await;
     let dollars = bench.price_of(&plan, 1_000, "usd", MONTH).await;
     let (_, before) = bench.ask(&[&dollars], &customer, "").await;
@@ -189,7 +197,7 @@ async fn taxes_are_added_or_inside_and_a_foreign_tax_id_takes_them_away() {
         (&added, json!({ "country": "AT", "tax_id": "ATU12345678" }), (1_000, 0, 0, 1_000)),
         (&inside, json!({ "country": "DE" }), (1_000, 0, 160, 1_000)),
     ] {
-        let customer = bench.customer().await;
+        let customer = bench.shopper().await;
         let (status, session) = bench.ask(&[price], &customer, taxed).await;
         assert_eq!(status, 200, "{session}");
         let paid = bench.completes(&session, typed.clone()).await;
@@ -200,7 +208,7 @@ async fn taxes_are_added_or_inside_and_a_foreign_tax_id_takes_them_away() {
         let known = bench.read(&format!("/v1/customers/{customer}")).await;
         assert_eq!(known["address"]["country"], typed["country"]);
     }
-    let customer = bench.customer().await;
+    let customer = bench.shopper().await;
     let (status, _) = bench.ask(&[&added], &customer, "&automatic_tax[enabled]=true").await;
     assert_eq!(status, 400, "nobody would know where the buyer sits");
     check("stripe.jsonl", &bench, &["--need-key"]);
