@@ -6,13 +6,15 @@ use std::fmt::Write as _;
 const NOTE: &str = "<!-- Written from the code: UPDATE_DOCS=1 cargo nextest run --workspace -E 'test(the_reference_pages)' -->\n";
 const MODEL: &str = include_str!("model.rs");
 const COUPONS: &str = include_str!("coupons.rs");
+const TRAFFIC: &str = include_str!("traffic/mod.rs");
 
 /// The tables of the file, the type that reads each, and where that stands.
-const TABLES: [(&str, &str, &str); 6] = [
+const TABLES: [(&str, &str, &str); 7] = [
     ("[[images]]", "ImageEntry", MODEL),
     ("[[isos]]", "IsoEntry", MODEL),
     ("[[plans]]", "PlanEntry", MODEL),
     ("[[plans.prices]]", "PriceEntry", MODEL),
+    ("[[plans.traffic_prices]]", "TrafficPriceEntry", TRAFFIC),
     ("[[coupons]]", "CouponEntry", COUPONS),
     ("[[coupons.codes]]", "CodeEntry", COUPONS),
 ];
@@ -30,7 +32,7 @@ fn kind(text: &str) -> &'static str {
     match inner {
         "bool" => "true or false",
         "u32" | "u64" | "i64" => "number",
-        "Vec<PriceEntry>" | "Vec<CodeEntry>" => "tables",
+        "Vec<PriceEntry>" | "Vec<TrafficPriceEntry>" | "Vec<CodeEntry>" => "tables",
         _ if inner.starts_with("Vec<") => "list of texts",
         _ => "text",
     }
