@@ -232,6 +232,8 @@ pub struct Provisioning {
     pub updated_at: i64,
     /// SHA-256 of the stored envelope, hexadecimal.
     pub envelope: String,
+    /// Whether its node was enrolled again since with another journal: it knows nothing of this order.
+    pub forgotten: bool,
 }
 
 /// A row of the audit log.

@@ -139,7 +139,8 @@ async fn change(State(face): State<Face>, Path(id): Path<String>, Form(typed): F
     match adjusted {
         Ok(Ok(session)) => render(&session, &Typed::default(), None, StatusCode::OK),
         Ok(Err(fault)) => {
-            render(&session, &Typed::default(), Some(fault.message()), StatusCode::UNPROCESSABLE_ENTITY)
+            // The page itself is well: a code that does not fit is a matter of the field.
+            render(&session, &Typed::default(), Some(fault.message()), StatusCode::OK)
         }
         Err(_) => not_now(),
     }

@@ -4,9 +4,10 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use crate::support::not_run;
+use crate::support::{Demo, not_run, until};
 
 /// Time that has passed beyond the real one.
 #[derive(Clone)]
@@ -57,5 +58,24 @@ impl Clock {
         let next = self.file.with_extension("next");
         std::fs::write(&next, format!("+{}m", *all)).unwrap();
         std::fs::rename(next, self.file.as_ref()).unwrap();
+    }
+
+    /// Lets days pass at once, for a fleet whose certificates run out meanwhile: the control plane makes a new one when it
+    /// starts, and each host is enrolled again and takes its servers over.
+    pub async fn live(&self, demo: &Demo, hours: u32) {
+        self.pass(hours);
+        demo.kill("/pids/control_plane").await;
+        for (index, node) in demo.state()["nodes"].as_array().unwrap().iter().enumerate() {
+            let token =
+                demo.control_plane(&["node", "token", node["name"].as_str().unwrap(), "--json"]).await;
+            let token: serde_json::Value = serde_json::from_slice(&token.stdout).unwrap();
+            let token = token["token"].as_str().unwrap();
+            until("the host to be enrolled again", Duration::from_secs(60), || async {
+                demo.join(index, token).await.status.success().then_some(())
+            })
+            .await;
+            demo.kill(&format!("/pids/agents/{index}")).await;
+        }
+        demo.nodes_online().await;
     }
 }

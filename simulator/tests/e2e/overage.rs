@@ -12,8 +12,6 @@ use crate::{
 };
 
 const HOUR: i64 = 3_600_000;
-/// Shorter than an agent's certificate lives.
-const STEP_HOURS: u32 = 60;
 
 struct Story {
     demo: Demo,
@@ -28,14 +26,12 @@ impl Story {
         UnixMillis(SystemWall.now_ms() + i64::from(self.passed) * HOUR)
     }
 
-    /// Time passes until then, in steps in which every node comes back.
+    /// Time passes until then.
     async fn until_time(&mut self, at: UnixMillis) {
-        while self.now() < at {
-            let left = u32::try_from((at.0 - self.now().0) / HOUR + 1).unwrap();
-            let step = left.min(STEP_HOURS);
-            self.clock.pass(step);
-            self.passed += step;
-            self.demo.nodes_online().await;
+        let left = u32::try_from((at.0 - self.now().0) / HOUR + 1).unwrap_or(0);
+        if left > 0 {
+            self.clock.live(&self.demo, left).await;
+            self.passed += left;
         }
     }
 

@@ -85,8 +85,7 @@ async fn a_failed_renewal_costs_the_server_its_power_until_it_is_paid() {
     server_is(&api, server, "running").await;
 
     // A month and some hours: the renewal is drafted, an hour later charged, and declined.
-    clock.pass(31 * 24);
-    demo.nodes_online().await;
+    clock.live(&demo, 31 * 24).await;
     clock.pass(2);
     demo.nodes_online().await;
     let text = letter(&demo, "did not work").await;

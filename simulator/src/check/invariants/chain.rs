@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Violation, World, found};
-use crate::check::load::{CHAIN_GENESIS, chain_hash};
+use crate::check::{
+    load::{CHAIN_GENESIS, chain_hash},
+    world::Provisioning,
+};
 
 /// States of a provisioning order that its node must have in its journal.
 const IN_JOURNAL: [&str; 6] = ["accepted", "running", "succeeded", "failed", "undone", "stuck"];
@@ -68,7 +71,8 @@ pub(super) fn acknowledged_is_durable(world: &World) -> Vec<Violation> {
             out.push(found("I8", format!("node {}", node.id), detail));
         }
     }
-    for order in world.provisioning.iter().filter(|o| IN_JOURNAL.contains(&o.state.as_str())) {
+    let kept = |o: &&Provisioning| IN_JOURNAL.contains(&o.state.as_str()) && !o.forgotten;
+    for order in world.provisioning.iter().filter(kept) {
         let journal = world.journal_of(&order.node);
         if journal.is_some_and(|j| !j.orders.iter().any(|o| o.id == order.id)) {
             let detail = format!("it is {} here, but not in the journal of its node", order.state);

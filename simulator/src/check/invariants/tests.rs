@@ -103,6 +103,7 @@ fn healthy() -> World {
             issued_at: LONG_AGO,
             updated_at: LONG_AGO,
             envelope: "aa".into(),
+            forgotten: false,
         }],
         events: vec![("journal-1".into(), 1), ("journal-1".into(), 2)],
         generations: vec![(instance(), 1)],

@@ -142,8 +142,9 @@ async fn fleet(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
 async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadError> {
     world.provisioning = rows(
         db,
-        "SELECT id, node_id, seq, instance_id, generation, state, issued_at, updated_at, envelope
-         FROM provisioning_orders",
+        "SELECT o.id, o.node_id, o.seq, o.instance_id, o.generation, o.state, o.issued_at, o.updated_at, o.envelope,
+             CASE WHEN o.epoch < n.epoch AND n.previous_journal_id <> n.journal_id THEN 1 ELSE 0 END
+         FROM provisioning_orders o LEFT JOIN nodes n ON n.id = o.node_id",
         |r| {
             Ok(Provisioning {
                 id: r.try_get(0)?,
@@ -155,6 +156,7 @@ async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadE
                 issued_at: r.try_get(6)?,
                 updated_at: r.try_get(7)?,
                 envelope: hex_hash(&r.try_get::<Vec<u8>, _>(8)?),
+                forgotten: r.try_get::<i64, _>(9)? == 1,
             })
         },
     )

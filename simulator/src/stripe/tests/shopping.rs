@@ -92,7 +92,7 @@ async fn a_quarter_with_a_set_up_fee_and_a_code_is_billed_and_renewed() {
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     let (status, page) = typed("NOPE").await;
-    assert!(status == 422 && page.contains("This code is invalid."), "{page}");
+    assert!(status == 200 && page.contains("This code is invalid."), "{page}");
     for (code, total) in [("hello", "18.00"), ("", "31.00"), ("HELLO", "18.00")] {
         let (status, page) = typed(code).await;
         assert!(status == 200 && page.contains(&format!("Pay {total}")), "{page}");
