@@ -326,6 +326,8 @@ pub struct Journal {
     pub high_seq: i64,
     /// Orders.
     pub orders: Vec<JournalOrder>,
+    /// Ids of orders that ended long ago, of which only that is kept.
+    pub tombstones: Vec<String>,
     /// What the agent may touch: `(instance, VMID, generation)`.
     pub resources: Vec<(String, i64, i64)>,
 }

@@ -1,8 +1,6 @@
 //! What a customer does about money after the purchase, at a screen: cancels and changes their mind, misses a payment,
 //! loses the server for a while, pays, and has it back. Months pass on a clock of the story.
 
-use std::time::Duration;
-
 use crate::{
     browser::{Browser, Tab},
     browsing::log_in,
@@ -40,11 +38,14 @@ async fn billing_says(demo: &Demo, tab: &Tab, wanted: &str) {
     .await;
 }
 
+/// What came due in the weeks that passed at once is late for a moment.
 async fn everything_holds(demo: &Demo) {
-    until("the invariants to hold", Duration::from_secs(90), || async {
-        demo.run_check().await.status.success().then_some(())
-    })
-    .await;
+    for _ in 0..3 {
+        if demo.run_check().await.status.success() {
+            return;
+        }
+    }
+    demo.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

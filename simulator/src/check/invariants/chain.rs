@@ -74,7 +74,9 @@ pub(super) fn acknowledged_is_durable(world: &World) -> Vec<Violation> {
     let kept = |o: &&Provisioning| IN_JOURNAL.contains(&o.state.as_str()) && !o.forgotten;
     for order in world.provisioning.iter().filter(kept) {
         let journal = world.journal_of(&order.node);
-        if journal.is_some_and(|j| !j.orders.iter().any(|o| o.id == order.id)) {
+        if journal
+            .is_some_and(|j| !j.orders.iter().any(|o| o.id == order.id) && !j.tombstones.contains(&order.id))
+        {
             let detail = format!("it is {} here, but not in the journal of its node", order.state);
             out.push(found("I8", format!("provisioning order {}", order.id), detail));
         }

@@ -130,6 +130,7 @@ fn healthy() -> World {
             node: NODE.into(),
             id: "journal-1".into(),
             high_seq: 1,
+            tombstones: Vec::new(),
             orders: vec![JournalOrder {
                 id: "po-1".into(),
                 seq: 1,

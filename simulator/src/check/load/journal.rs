@@ -18,6 +18,7 @@ pub(super) async fn read(node: &NodeAccess) -> Result<Option<Journal>, LoadError
         let orders = sqlx::query("SELECT order_id, seq, state, accepted_at, envelope FROM orders")
             .fetch_all(&mut db)
             .await?;
+        let tombstones = sqlx::query_scalar("SELECT order_id FROM tombstones").fetch_all(&mut db).await?;
         let resources =
             sqlx::query("SELECT uuid, vmid, generation FROM resources").fetch_all(&mut db).await?;
         Ok(Journal {
@@ -36,6 +37,7 @@ pub(super) async fn read(node: &NodeAccess) -> Result<Option<Journal>, LoadError
                     })
                 })
                 .collect::<Result<_, sqlx::Error>>()?,
+            tombstones,
             resources: resources
                 .iter()
                 .map(|r| Ok((r.try_get(0)?, r.try_get(1)?, r.try_get(2)?)))
