@@ -60,6 +60,9 @@ pub enum AdoptError {
     /// There is no such server, or nothing of it stands on a node.
     #[error("there is no such server on a node")]
     Unknown,
+    /// Its node has it in its books, or is being told already.
+    #[error("its node has taken it over since it was enrolled, or is being told to")]
+    Already,
     /// The order was not issued.
     #[error("issuing the order")]
     Issue(#[from] IssueError),
@@ -96,7 +99,7 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
             Box::pin(async move {
                 let Some((instance, node)) = standing_on(tx, id).await? else { return Ok(()) };
                 dispatch::end_earlier(tx, at, id, (node.id, node.epoch), forgot).await?;
-                order(tx, &keys, at, entropy.as_ref(), &instance, &node).await
+                order(tx, &keys, at, entropy.as_ref(), &instance, &node).await.map(|_| ())
             })
         })
         .await;
@@ -128,8 +131,11 @@ pub async fn adopt_again(app: &App, id: InstanceId, actor: &str) -> Result<Insta
                     detail: json!({ "node": node.id }),
                 };
                 audit::record(tx, at, entry).await?;
-                order(tx, &keys, at, entropy.as_ref(), &instance, &node).await?;
-                Ok(instance)
+                if order(tx, &keys, at, entropy.as_ref(), &instance, &node).await? {
+                    Ok(instance)
+                } else {
+                    Err(AdoptError::Already)
+                }
             })
         })
         .await
@@ -150,7 +156,7 @@ async fn standing_on(tx: &mut AnyConnection, id: InstanceId) -> Result<Option<(I
     Ok(fleet::node(tx, node).await?.map(|node| (instance, node)))
 }
 
-/// Issues the order, unless one of this epoch is under way or has worked out.
+/// Issues the order, unless one of this epoch is under way or has worked out; whether it did.
 async fn order(
     tx: &mut AnyConnection,
     keys: &Keys,
@@ -158,14 +164,14 @@ async fn order(
     entropy: &dyn Entropy,
     instance: &Instance,
     node: &NodeRow,
-) -> Result<(), AdoptError> {
+) -> Result<bool, AdoptError> {
     let of_epoch = |order: &&ProvisioningRecord| {
         order.verb == "adopt" && order.node == node.id && order.epoch == node.epoch
     };
     let history = dispatch::history_of(tx, instance.id).await?;
     let tried: Vec<&ProvisioningRecord> = history.iter().filter(of_epoch).collect();
     if tried.iter().any(|order| !order.state.is_final() || order.state == State::Succeeded) {
-        return Ok(());
+        return Ok(false);
     }
     let intent = Intent {
         instance: instance.id,
@@ -178,7 +184,7 @@ async fn order(
     };
     let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
     build::note_action(tx, at, entropy, instance, "adopt", id, "system").await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Takes over what came of the order.

@@ -78,6 +78,26 @@ pub async fn end(
     }
 }
 
+/// What the node is to be told. One that did not work out is followed by the next one; the same one is never issued twice.
+async fn intent(
+    tx: &mut AnyConnection,
+    instance: &Instance,
+    op: Op,
+    cause: &'static str,
+    actor: &str,
+) -> Result<Intent, EndError> {
+    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
+    Ok(Intent {
+        instance: instance.id,
+        placement: fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?,
+        op,
+        cause_key: format!("{cause}:{}:after:{previous}", instance.order),
+        order: Some(instance.order),
+        actor: actor.to_owned(),
+        ttl: None,
+    })
+}
+
 /// Orders a server to be retired. Where its node takes no orders now, its service ends all the same, and the order
 /// follows when the node does.
 pub(super) async fn retire(
@@ -88,18 +108,7 @@ pub(super) async fn retire(
     instance: Instance,
     actor: &str,
 ) -> Result<Instance, EndError> {
-    let placement = fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?;
-    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
-    let intent = Intent {
-        instance: instance.id,
-        placement,
-        op: Op::Retire(Empty {}),
-        // A retire that did not work out is followed by the next one; the same one is never issued twice.
-        cause_key: format!("end:{}:after:{previous}", instance.order),
-        order: Some(instance.order),
-        actor: actor.to_owned(),
-        ttl: None,
-    };
+    let intent = intent(tx, &instance, Op::Retire(Empty {}), "end", actor).await?;
     let instance = match dispatch::issue(tx, keys, at, entropy, intent).await {
         Ok(id) => {
             build::note_action(tx, at, entropy, &instance, "delete", id, actor).await?;
@@ -119,17 +128,7 @@ pub(super) async fn retire_again(
     entropy: &dyn Entropy,
     instance: &Instance,
 ) -> Result<ProvisioningOrderId, EndError> {
-    let placement = fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?;
-    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
-    let intent = Intent {
-        instance: instance.id,
-        placement,
-        op: Op::Retire(Empty {}),
-        cause_key: format!("keep:{}:after:{previous}", instance.order),
-        order: Some(instance.order),
-        actor: "system".to_owned(),
-        ttl: None,
-    };
+    let intent = intent(tx, instance, Op::Retire(Empty {}), "keep", "system").await?;
     Ok(dispatch::issue(tx, keys, at, entropy, intent).await?)
 }
 
@@ -142,17 +141,7 @@ pub(super) async fn purge(
     instance: Instance,
     actor: &str,
 ) -> Result<Instance, EndError> {
-    let placement = fleet::placement_of(tx, instance.id).await?.ok_or(EndError::Unknown)?;
-    let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
-    let intent = Intent {
-        instance: instance.id,
-        placement,
-        op: Op::Purge(Empty {}),
-        cause_key: format!("purge:{}:after:{previous}", instance.order),
-        order: Some(instance.order),
-        actor: actor.to_owned(),
-        ttl: None,
-    };
+    let intent = intent(tx, &instance, Op::Purge(Empty {}), "purge", actor).await?;
     let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
     let instance = Instance { provisioning_order: Some(id), ..instance };
     Ok(change::take(tx, at, instance, InstanceEvent::PurgeIssued, actor).await?)

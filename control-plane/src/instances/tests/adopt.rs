@@ -118,6 +118,8 @@ async fn a_server_that_is_not_taken_over_rings_until_it_is() {
     assert_eq!(farm.newest(id).await.id, first, "a person looks first");
     adopt_again(&farm.app, id, "operator:test").await.unwrap();
     let second = farm.to_adopt(id).await.order_id;
+    let again = adopt_again(&farm.app, id, "operator:test").await.unwrap_err();
+    assert!(matches!(again, AdoptError::Already), "one at a time, and it says so: {again:?}");
     farm.node_says(second, EventKind::Succeeded, seen("running")).await;
     assert!(farm.alarms().await.is_empty());
     assert_eq!(farm.newest(id).await.verb, "ensure");

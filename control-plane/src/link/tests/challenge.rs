@@ -51,7 +51,7 @@ async fn reports(agent: &mut Agent) {
 }
 
 /// Answers the next challenge as an agent on this machine with this ratchet in its journal.
-async fn answers(agent: &mut Agent, machine: &str, ratchet: Vec<u8>) {
+pub(super) async fn answers(agent: &mut Agent, machine: &str, ratchet: Vec<u8>) {
     let (kind, body) = timeout(DEADLINE, agent.told()).await.expect("nobody asked");
     assert_eq!(kind, FrameType::Challenge);
     let nonce = Challenge::decode(body.as_slice()).unwrap().nonce;
@@ -65,7 +65,7 @@ async fn state(app: &App, node: &TestNode) -> NodeState {
     read(app, async |c| nodes::by_id(c, node.id).await).await.unwrap().state
 }
 
-async fn open_alarms(app: &App) -> Vec<(String, String)> {
+pub(super) async fn open_alarms(app: &App) -> Vec<(String, String)> {
     let all = read(app, async |c| alarms::list(c, 9).await).await;
     // That a greeting came from another machine than the enrolment is told beside.
     let open = all.into_iter().filter(|a| a.cleared_at.is_none() && a.kind != "machine_changed");

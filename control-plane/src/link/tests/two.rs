@@ -11,7 +11,10 @@ use ez_protocol::{
 };
 use tokio::time::timeout;
 
-use super::client::{Agent, Served};
+use super::{
+    challenge::{answers, open_alarms},
+    client::{Agent, Served},
+};
 use crate::{
     app::App,
     db::{Db, DbError, testing::Fresh},
@@ -101,6 +104,38 @@ async fn an_order_is_sent_by_the_control_plane_that_holds_the_nodes_session() {
     let closed = timeout(DEADLINE, agent.connection.closed()).await.expect("the first holds on to it");
     let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
     assert_eq!(CloseCode::from_code(close.error_code.into_inner()), Some(CloseCode::Replaced));
+    for app in [&first, &second] {
+        app.db.close().await;
+    }
+    drop((at_first, at_second));
+    fresh.remove().await;
+}
+
+/// The copy greets the other control plane, which cannot ask the first agent who it is; its own one does.
+#[tokio::test]
+async fn a_copy_at_another_control_plane_is_found_out_by_the_one_that_lost_the_session() {
+    let Some(fresh) = Fresh::postgres().await else { return };
+    let (first, _clock) = services(Db::open(&fresh.url).await.unwrap());
+    let second = first.on(Db::open(&fresh.url).await.unwrap(), 2);
+    locations(&first, 40).await;
+    let node = ready_node(&first, "fsn-1", 1_000, 40).await;
+    let (at_first, at_second) = (Served::start(&first).await, Served::start(&second).await);
+    let ratchet =
+        read(&first, async |c| Ok::<_, DbError>(sessions::ratchet_for_tests(c, node.id).await)).await;
+    let said = Hello { ratchet, ..hello(&node, 1_000) };
+    let mut agent = Agent::greet(&first, at_first.address, &node, said).await.unwrap();
+    let kept = agent.welcome.ratchet.clone();
+    let said = Hello { ratchet: kept.clone(), ..hello(&node, 1_000) };
+    let copy = Agent::greet(&second, at_second.address, &node, said).await.unwrap();
+    assert!(!copy.welcome.quarantined, "nothing is wrong with what it says");
+    // Its journal has what it was told, and not what the copy was.
+    answers(&mut agent, "machine-a", kept.clone()).await;
+    answers(&mut agent, "machine-a", kept).await;
+    let closed = timeout(DEADLINE, agent.connection.closed()).await.expect("the first holds on to it");
+    let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
+    assert_eq!(CloseCode::from_code(close.error_code.into_inner()), Some(CloseCode::Quarantined));
+    let open = open_alarms(&first).await;
+    assert!(matches!(&open[..], [(kind, _)] if kind == "identity_copied"), "{open:?}");
     for app in [&first, &second] {
         app.db.close().await;
     }

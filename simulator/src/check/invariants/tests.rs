@@ -375,6 +375,22 @@ fn i8_sees_acknowledged_things_that_are_not_stored() {
     assert_eq!(plant(|w| w.inbox.clear()), ["I8"]);
     let lost = plant(|w| w.journals[0].orders.clear());
     assert_eq!(lost, ["I8"]);
+    // What a host forgot when it was set up again, and what a journal has put away, is not lost: and nothing else.
+    let forgotten = plant(|w| {
+        w.journals[0].orders.clear();
+        w.provisioning[0].forgotten = true;
+    });
+    assert!(!forgotten.contains(&"I8"), "{forgotten:?}");
+    let put_away = plant(|w| {
+        w.journals[0].orders.clear();
+        w.journals[0].tombstones.push("po-1".into());
+    });
+    assert!(!put_away.contains(&"I8"), "{put_away:?}");
+    let another = plant(|w| {
+        w.journals[0].orders.clear();
+        w.journals[0].tombstones.push("po-2".into());
+    });
+    assert!(another.contains(&"I8"), "{another:?}");
 }
 
 #[test]
