@@ -31,7 +31,18 @@ billing-next-suspend = Switched off if unpaid on
 billing-next-notice = Last notice on
 billing-next-retire = Deleted if unpaid on
 billing-card = Card
-billing-card-ending = { $brand } ending in { $last4 }, good until { $until }
+billing-card-ending = ending in
+billing-card-until = until { $until }
+billing-brand-visa = Visa
+billing-brand-mastercard = Mastercard
+billing-brand-amex = American Express
+billing-brand-discover = Discover
+billing-brand-diners = Diners Club
+billing-brand-jcb = JCB
+billing-brand-unionpay = UnionPay
+billing-brand-eftpos_au = eftpos
+billing-brand-unknown = Card
+billing-brand-other = { $brand }
 billing-do = Actions
 billing-pay = Pay now
 billing-change-plan = Change plan
@@ -55,7 +66,11 @@ billing-mrr = A month brings
 billing-live = Subscriptions
 billing-churn = Ended within 30 days
 billing-owed = Owed after a failed charge
-billing-owed-by = { $amount }, { $count } invoices
+billing-owed-by = { $count ->
+    [0] Nothing
+    [one] { $amount }, one invoice
+   *[other] { $amount }, { $count } invoices
+}
 billing-queue = Unpaid, disputed and ended
 billing-queue-none = Everybody has paid.
 billing-since = Since
@@ -65,6 +80,22 @@ billing-disputes = Disputes
 billing-disputes-none = No bank takes anything back.
 billing-reason = Reason
 billing-answer-by = Answer by
+billing-code = { $code }
+billing-dispute-needs_response = Needs an answer
+billing-dispute-under_review = Under review
+billing-dispute-won = Won
+billing-dispute-lost = Lost
+billing-dispute-warning_needs_response = Inquiry, needs an answer
+billing-dispute-warning_under_review = Inquiry under review
+billing-dispute-warning_closed = Inquiry closed
+billing-bank-fraudulent = Fraudulent
+billing-bank-product_not_received = Product not received
+billing-bank-product_unacceptable = Product unacceptable
+billing-bank-subscription_canceled = Subscription was cancelled
+billing-bank-duplicate = Paid twice
+billing-bank-credit_not_processed = Credit not given
+billing-bank-unrecognized = Not recognised
+billing-bank-general = General
 billing-differences = Reconciliation
 billing-differences-none = The last comparison found no difference.
 billing-object = Object
@@ -74,6 +105,14 @@ billing-mended = Mended
 billing-not-mended = Open
 billing-inbox = Inbox
 billing-inbox-none = Stripe has said nothing yet.
+billing-inbox-earlier = { $n ->
+    [one] One earlier
+   *[other] { $n } earlier
+}
+billing-inbox-foreign = { $n ->
+    [one] One more that is nothing of ours
+   *[other] { $n } more that are nothing of ours
+}
 billing-event = Event
 billing-came = Came
 billing-error = Error
@@ -98,7 +137,10 @@ billing-revenue-lead = Twelve months, by currency. What is charged for a year or
 billing-revenue-empty-title = Nothing yet
 billing-revenue-more = Twelve months
 billing-churn-month = Ended, of those there
-billing-failed-by = { $count } ({ $amount })
+billing-failed-by = { $count ->
+    [0] 0
+   *[other] { $count } ({ $amount })
+}
 billing-given = Refunds and credit
 billing-given-what = What
 billing-given-amount = Amount
@@ -108,9 +150,9 @@ billing-gift-wanted = On its way
 billing-gift-done = Done
 billing-gift-refused = Did not work
 billing-money = Refund or credit
-billing-money-of = Money of { $server }
+billing-money-of = Payments for { $server }
 billing-money-lead = What was paid for it, and what you can give back. Each press is written to the audit log with its reason.
-billing-money-server = The server
+billing-money-server = Open the server
 billing-give-refund = Refund a part
 billing-give-refund-text = A part of a payment goes back to the card. The server runs on; a full refund of the running period ends it.
 billing-give-refund-question = The money leaves at once and cannot be called back. The customer of { $server } gets a mail.
