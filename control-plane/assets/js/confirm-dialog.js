@@ -1,4 +1,5 @@
 // <confirm-dialog data-question data-yes data-no><form>…</form></confirm-dialog>: asks before sending.
+// With data-of (a field's name) and data-unit it shows once more what was typed there.
 class ConfirmDialog extends HTMLElement {
   connectedCallback() {
     const form = this.querySelector('form');
@@ -27,6 +28,15 @@ class ConfirmDialog extends HTMLElement {
     no.addEventListener('click', () => dialog.close());
     dialog.addEventListener('close', () => dialog.remove());
     actions.append(yes, no);
+    const typed = form.elements.namedItem(this.dataset.of ?? '')?.value;
+    if (typed) {
+      const amount = document.createElement('p');
+      amount.className = 'sentence';
+      amount.id = 'confirm-typed';
+      dialog.setAttribute('aria-describedby', amount.id);
+      amount.textContent = `${typed} ${this.dataset.unit ?? ''}`;
+      dialog.append(amount);
+    }
     dialog.append(question, actions);
     // Beside the page, not inside a live region that may be merged while the question stands.
     document.body.append(dialog);
