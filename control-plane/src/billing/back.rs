@@ -197,7 +197,7 @@ async fn ask_a_person(tx: &mut AnyConnection, now: UnixMillis, dispute: &Dispute
     }
     let detail = format!(
         "The bank of a customer takes a payment back ({}). Its server is suspended. Answer it in Stripe's dashboard.",
-        dispute.reason.as_deref().unwrap_or("no reason given")
+        dispute.reason.as_deref().unwrap_or("no reason given").replace('_', " ")
     );
     let severity = Severity::Critical;
     let alarm = alarms::New { kind: DISPUTED, subject: &dispute.id, severity, node: None, detail: &detail };

@@ -28,6 +28,7 @@ use crate::{
     },
     fleet::{Severity, alarms},
     jobs::{JobError, JobRun},
+    web,
 };
 
 /// Brings one bill on; the key is `<server>:<month>`.
@@ -262,8 +263,10 @@ async fn refused(app: &Services, bill: &Bill, error: BillingError) -> Result<(),
     tracing::error!(%error, traffic.bill = bill.key(), "Stripe does not take a bill");
     let (at, bill): (UnixMillis, Bill) = (app.clock.now(), bill.clone());
     let detail = format!(
-        "The traffic of server {} in {} ({} minor units of {}) could not be put on an invoice: {error}. It is tried again every hour.",
-        bill.instance, bill.month, bill.amount_minor, bill.currency
+        "The traffic of server {} in {} ({}) could not be put on an invoice: {error}. It is tried again every hour.",
+        bill.instance,
+        bill.month,
+        web::written_money(bill.amount_minor, &bill.currency)
     );
     app.db
         .write(move |tx| {
