@@ -46,9 +46,10 @@ pub async fn bind(app: &App) -> Result<Agents, AgentsError> {
     let tcp = TcpListener::bind(listen).await.map_err(failed)?;
     let address = tcp.local_addr().map_err(failed)?;
     let keys = &app.keys;
-    let tls = keys.link_tls(app.clock.clone())?;
+    let tls = keys.link_tls(app.clock.clone(), app.entropy.clone())?;
     let link = link::bind(app, tls, address, keys.install(), keys.trust_version(), keys.link_reset())?;
-    let enrolment = fleet::Enrolment::new(app, tcp, keys.enrolment_tls(app.clock.clone())?);
+    let enrolment_tls = keys.enrolment_tls(app.clock.clone(), app.entropy.clone())?;
+    let enrolment = fleet::Enrolment::new(app, tcp, enrolment_tls);
     Ok(Agents { link, enrolment, address })
 }
 

@@ -78,7 +78,7 @@ impl Services {
     pub async fn open(config: Config) -> Result<App, StartError> {
         let db = Db::open(config.storage.database_url.expose()).await?;
         let (dir, names) = (&config.storage.keys_dir, &config.link.names);
-        let keys = keys::load(dir, names, SystemClock.now(), &SystemEntropy)?;
+        let keys = keys::load(dir, names, &SystemEntropy)?;
         Self::assemble(config, db, keys, Arc::new(SystemClock), Arc::new(SystemEntropy))
     }
 

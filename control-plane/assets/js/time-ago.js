@@ -17,11 +17,20 @@ function age(seconds) {
   return `${Math.floor(seconds / size)} ${unit} ago`;
 }
 
+/** How far the reader's clock is off, in seconds, by the age that the server wrote; nothing if they agree. */
+function skew(time) {
+  const [, count = 0, unit = 's'] = /^(\d+) (\w+)/.exec(time.textContent.trim()) ?? [];
+  const size = units.find(([, , name]) => name === unit)?.[1] ?? 1;
+  const off = (Date.now() - Date.parse(time.dateTime)) / 1000 - count * size;
+  return off > -2 && off < size + 3 ? 0 : off;
+}
+
 class TimeAgo extends HTMLElement {
   connectedCallback() {
     const time = this.querySelector('time');
     if (!time) return;
     if (this.dataset.style === 'ago') {
+      this.skew = skew(time);
       ages.add(this);
       return;
     }
@@ -35,7 +44,7 @@ class TimeAgo extends HTMLElement {
 
   tick(now) {
     const time = this.querySelector('time');
-    const text = time && age((now - Date.parse(time.dateTime)) / 1000);
+    const text = time && age((now - Date.parse(time.dateTime)) / 1000 - this.skew);
     if (text && time.textContent !== text) time.textContent = text;
   }
 }

@@ -198,6 +198,9 @@ fn mode(path: &Path) -> Option<u32> {
     std::fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
 }
 
+/// Nodes trust an installation's keys until they end; that is worth knowing this long before.
+const KEYS_LAST_DAYS: u64 = 180;
+
 fn key_files(config: &Config, found: &mut Findings) {
     let dir = &config.storage.keys_dir;
     let bits = mode(dir);
@@ -209,7 +212,7 @@ fn key_files(config: &Config, found: &mut Findings) {
         bits.map_or("-".into(), |bits| format!("{bits:o}")),
         "chmod 700 the directory",
     );
-    let loaded = keys::load(dir, &config.link.names, SystemClock.now(), &SystemEntropy);
+    let loaded = keys::load(dir, &config.link.names, &SystemEntropy);
     let detail = match &loaded {
         Ok(keys) => format!("trust document {} version {}", keys.pin(), keys.trust_version()),
         Err(error) => error.to_string(),
@@ -219,6 +222,15 @@ fn key_files(config: &Config, found: &mut Findings) {
         loaded.is_ok(),
         detail,
         "restore the directory from its copy, or keys init on a new installation",
+    );
+    let trust = loaded.ok().and_then(|keys| keys.trust().ok());
+    let Some(ends) = trust.and_then(|trust| trust.keys.iter().map(|key| key.not_after).min()) else { return };
+    let days = ends.since(SystemClock.now()).as_secs() / 86_400;
+    found.should(
+        "keys-last",
+        days > KEYS_LAST_DAYS,
+        format!("{days} days"),
+        "plan new keys: ez-control-plane keys init in a new directory, then node token and join for each node",
     );
 }
 

@@ -18,8 +18,8 @@ use time::OffsetDateTime;
 
 use super::KeysError;
 
-/// How long an authority lives.
-pub(crate) const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * 86_400);
+/// How long an authority lives. It is pinned by every node and not yet exchanged under way: it has to outlive the machines.
+pub(crate) const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a node's certificate lives: longer than a holiday week without a control plane, short
 /// enough to need no revocation lists.
 pub const AGENT_LIFE: Duration = Duration::from_secs(14 * 86_400);

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,22 +20,17 @@ use ez_protocol::{
 
 use super::{
     Keys, KeysError,
-    authority::{Authority, KeyPem, LINK_LIFE},
+    authority::{AUTHORITY_LIFE, Authority, KeyPem},
+    link::{LINK, LINK_META, LinkIssuer},
 };
 use crate::entropy::Entropy;
 
-/// How long the first order key is trusted. Its successor is announced by the next trust document.
-const ORDER_KEY_LIFE: Duration = Duration::from_secs(365 * 86_400);
-/// How long the key for trust documents is trusted.
-const TRUST_KEY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// The link's certificate is made anew at start when it has less than this left.
-const LINK_RENEW: Duration = Duration::from_secs(7 * 86_400);
+/// How long the keys of the first trust document are trusted: as long as its authorities.
+const KEY_LIFE: Duration = AUTHORITY_LIFE;
 
 const TRUST: &str = "trust.json";
 const AGENT_CA: &str = "agent-ca";
 const LINK_CA: &str = "link-ca";
-const LINK: &str = "link";
-const LINK_META: &str = "link.json";
 const LINK_RESET: &str = "link-reset.key";
 const ORDER_KEY: &str = "order.key";
 const TRUST_KEY: &str = "trust.key";
@@ -46,13 +42,6 @@ pub struct InitOptions {
     pub names: Vec<String>,
     /// Port of the link.
     pub port: u16,
-}
-
-/// Until when the link's certificate is valid and for which names it was made.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct LinkMeta {
-    names: Vec<String>,
-    not_after: UnixMillis,
 }
 
 /// Makes all keys in `dir` and returns the pin of the new trust document.
@@ -84,8 +73,8 @@ pub fn init(
         agent_ca: vec![BASE64.encode(agent_ca.certificate())],
         link_ca: vec![BASE64.encode(link_ca.certificate())],
         keys: vec![
-            TrustDocumentKey::new(&order.verifying_key(), KeyRole::Order, from, at.plus(ORDER_KEY_LIFE)),
-            TrustDocumentKey::new(&trust.verifying_key(), KeyRole::Trust, from, at.plus(TRUST_KEY_LIFE)),
+            TrustDocumentKey::new(&order.verifying_key(), KeyRole::Order, from, at.plus(KEY_LIFE)),
+            TrustDocumentKey::new(&trust.verifying_key(), KeyRole::Trust, from, at.plus(KEY_LIFE)),
         ],
         link: options.names.iter().map(|name| dial_address(name, options.port)).collect(),
         min_proto: PROTO_MIN,
@@ -96,7 +85,9 @@ pub fn init(
     write_pair(dir, LINK_CA, &link_ca_pem)?;
     write(dir, ORDER_KEY, seed_text(&order).as_bytes())?;
     write(dir, TRUST_KEY, seed_text(&trust).as_bytes())?;
-    issue_link(dir, &link_ca, install, &options.names, at, entropy)?;
+    let names = options.names.clone();
+    let issuer = LinkIssuer { dir: dir.to_owned(), install, authority: link_ca, names, fallback: Vec::new() };
+    issuer.init(at, entropy)?;
     // Last: a directory with this file is complete.
     write(dir, TRUST, &document)?;
     Ok(Pin::of(&document))
@@ -119,26 +110,22 @@ fn first_key_file(dir: &Path) -> Result<Option<String>, KeysError> {
     Ok(None)
 }
 
-/// Reads all keys. The link's certificate is made anew when it is about to end or its names have changed.
+/// Reads all keys. `names` are those of the link's certificate; with none, those of the trust document.
 ///
 /// # Errors
 /// [`KeysError::Missing`] when there are none, [`KeysError::Exposed`] when others may read them.
-pub fn load(dir: &Path, names: &[String], at: UnixMillis, entropy: &dyn Entropy) -> Result<Keys, KeysError> {
+pub fn load(dir: &Path, names: &[String], entropy: &dyn Entropy) -> Result<Keys, KeysError> {
     if !dir.join(TRUST).exists() {
         return Err(KeysError::Missing(dir.display().to_string()));
     }
     let document = read(dir, TRUST)?;
     let trusted = TrustDocument::from_bytes(&document)?;
-    let meta = read(dir, LINK_META).ok().and_then(|bytes| serde_json::from_slice::<LinkMeta>(&bytes).ok());
-    let current =
-        meta.is_some_and(|m| m.not_after > at.plus(LINK_RENEW) && (names.is_empty() || m.names == names));
-    let link = if current {
-        read_pair(dir, LINK)?
-    } else {
-        let link_ca = Authority::from_pem(&read_pair(dir, LINK_CA)?)?;
-        let fallback: Vec<String> = trusted.link.iter().map(|address| host_of(address)).collect();
-        let names = if names.is_empty() { &fallback } else { names };
-        issue_link(dir, &link_ca, trusted.install, names, at, entropy)?
+    let issuer = LinkIssuer {
+        dir: dir.to_owned(),
+        install: trusted.install,
+        authority: Authority::from_pem(&read_pair(dir, LINK_CA)?)?,
+        names: names.to_vec(),
+        fallback: trusted.link.iter().map(|address| host_of(address)).collect(),
     };
     Ok(Keys {
         install: trusted.install,
@@ -148,7 +135,7 @@ pub fn load(dir: &Path, names: &[String], at: UnixMillis, entropy: &dyn Entropy)
         pin: Pin::of(&document),
         version: trusted.version,
         document,
-        link,
+        link: Arc::new(issuer),
         link_reset: link_reset(dir, entropy)?,
     })
 }
@@ -160,22 +147,6 @@ fn link_reset(dir: &Path, entropy: &dyn Entropy) -> Result<[u8; 32], KeysError> 
         write(dir, LINK_RESET, format!("{}\n", HEXLOWER.encode(&key)).as_bytes())?;
     }
     read_secret(dir, LINK_RESET)
-}
-
-fn issue_link(
-    dir: &Path,
-    authority: &Authority,
-    install: InstallId,
-    names: &[String],
-    at: UnixMillis,
-    entropy: &dyn Entropy,
-) -> Result<KeyPem, KeysError> {
-    let (_, pem) = authority.issue_link(install, names, at, random(entropy))?;
-    write_pair(dir, LINK, &pem)?;
-    let meta = LinkMeta { names: names.to_vec(), not_after: at.plus(LINK_LIFE) };
-    let text = serde_json::to_vec(&meta).unwrap_or_default();
-    write(dir, LINK_META, &text)?;
-    Ok(pem)
 }
 
 /// `host:port` as agents dial it; IPv6 addresses stand in brackets.
@@ -192,7 +163,7 @@ fn host_of(address: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
+pub(super) fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
     let mut bytes = [0; N];
     entropy.fill(&mut bytes);
     bytes
@@ -215,12 +186,12 @@ fn read_secret(dir: &Path, name: &'static str) -> Result<[u8; 32], KeysError> {
         .ok_or(KeysError::Unreadable { what: name, reason: "not 64 hexadecimal digits".into() })
 }
 
-fn write_pair(dir: &Path, stem: &str, pem: &KeyPem) -> Result<(), KeysError> {
+pub(super) fn write_pair(dir: &Path, stem: &str, pem: &KeyPem) -> Result<(), KeysError> {
     write(dir, &format!("{stem}.key.pem"), pem.key.as_bytes())?;
     write(dir, &format!("{stem}.crt.pem"), pem.certificate.as_bytes())
 }
 
-fn read_pair(dir: &Path, stem: &str) -> Result<KeyPem, KeysError> {
+pub(super) fn read_pair(dir: &Path, stem: &str) -> Result<KeyPem, KeysError> {
     let text = |name: String| {
         let bytes = read(dir, &name)?;
         String::from_utf8(bytes)
@@ -230,7 +201,7 @@ fn read_pair(dir: &Path, stem: &str) -> Result<KeyPem, KeysError> {
 }
 
 /// Temporary name, fsync, rename, fsync of the directory: a file is there whole or not at all.
-fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeysError> {
+pub(super) fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeysError> {
     let path = dir.join(name);
     let temporary = dir.join(format!(".{name}.new"));
     let attempt = || -> io::Result<()> {
@@ -244,7 +215,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeysError> {
     attempt().map_err(|e| file_error(&path, e))
 }
 
-fn read(dir: &Path, name: &str) -> Result<Vec<u8>, KeysError> {
+pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, KeysError> {
     let path = dir.join(name);
     let about = fs::metadata(&path).map_err(|e| file_error(&path, e))?;
     let mode = about.mode() & 0o777;

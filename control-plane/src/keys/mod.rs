@@ -10,18 +10,19 @@
 //! | `trust.json` | the trust document, byte for byte as agents see it |
 //! | `agent-ca.{key,crt}.pem` | the authority that signs nodes |
 //! | `link-ca.{key,crt}.pem` | the authority that signs link servers |
-//! | `link.{key,crt}.pem` | this link server's own certificate, renewed when it has a week left |
+//! | `link.{key,crt}.pem` | this link server's own certificate, made anew when it has a week left |
 //! | `link-reset.key` | lets a restarted link tell agents that the process before it is gone; made when missing |
 //! | `order.key` | Ed25519, signs provisioning orders |
 //! | `trust.key` | Ed25519, signs later trust documents |
 
 mod authority;
 mod files;
+mod link;
 #[cfg(test)]
 mod tests;
 mod tls;
 
-use std::io;
+use std::{io, sync::Arc};
 
 use ed25519_dalek::SigningKey;
 use ez_protocol::{
@@ -92,7 +93,7 @@ pub struct Keys {
     document: Vec<u8>,
     version: u64,
     pin: Pin,
-    link: authority::KeyPem,
+    link: Arc<link::LinkIssuer>,
     link_reset: [u8; 32],
 }
 
@@ -111,7 +112,7 @@ impl Keys {
         let at = ez_protocol::UnixMillis(1_790_000_000_000);
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         init(dir.path(), &InitOptions { names: names.clone(), port: 7443 }, at, &entropy).unwrap();
-        load(dir.path(), &names, at, &entropy).unwrap()
+        load(dir.path(), &names, &entropy).unwrap()
     }
 
     /// The installation they belong to.

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use ez_protocol::{
     NodeId, UnixMillis,
@@ -20,10 +20,10 @@ fn keys_are_made_once_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("keys");
     let entropy = SeededEntropy::new(1);
-    assert!(matches!(load(&home, &[], AT, &entropy), Err(KeysError::Missing(_))));
+    assert!(matches!(load(&home, &[], &entropy), Err(KeysError::Missing(_))));
     let pin = init(&home, &options(), AT, &entropy).unwrap();
     assert!(matches!(init(&home, &options(), AT, &entropy), Err(KeysError::Exists(_))));
-    let keys = load(&home, &options().names, AT, &entropy).unwrap();
+    let keys = load(&home, &options().names, &entropy).unwrap();
     assert_eq!(keys.pin(), pin);
     let document = keys.trust().unwrap();
     assert_eq!(document.link, ["localhost:7443", "127.0.0.1:7443"]);
@@ -41,7 +41,7 @@ fn whatever_is_left_of_keys_is_never_overwritten() {
     let whole = tempfile::tempdir().unwrap();
     let entropy = SeededEntropy::new(1);
     init(whole.path(), &options(), AT, &entropy).unwrap();
-    load(whole.path(), &[], AT, &entropy).unwrap();
+    load(whole.path(), &[], &entropy).unwrap();
     let mut names: Vec<_> =
         std::fs::read_dir(whole.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
@@ -69,7 +69,7 @@ fn keys_that_others_may_read_are_refused() {
     init(dir.path(), &options(), AT, &entropy).unwrap();
     let key = dir.path().join("order.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(load(dir.path(), &[], AT, &entropy), Err(KeysError::Exposed { mode: 0o640, .. })));
+    assert!(matches!(load(dir.path(), &[], &entropy), Err(KeysError::Exposed { mode: 0o640, .. })));
 }
 
 #[test]
@@ -78,8 +78,9 @@ fn the_link_certificate_is_renewed_before_it_ends_and_when_names_change() {
     let entropy = SeededEntropy::new(1);
     init(dir.path(), &options(), AT, &entropy).unwrap();
     let at_day = |day: u64| AT.plus(std::time::Duration::from_secs(day * 86_400));
-    let certificate =
-        |names: &[String], day| load(dir.path(), names, at_day(day), &entropy).unwrap().link.certificate;
+    let certificate = |names: &[String], day| {
+        load(dir.path(), names, &entropy).unwrap().link.pair(at_day(day), &entropy).unwrap().0.certificate
+    };
     let first = certificate(&options().names, 0);
     assert_eq!(certificate(&options().names, 22), first);
     assert_eq!(certificate(&[], 22), first);
@@ -89,11 +90,38 @@ fn the_link_certificate_is_renewed_before_it_ends_and_when_names_change() {
 }
 
 #[test]
+fn a_link_that_runs_for_months_never_shows_a_certificate_that_has_run_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let entropy = Arc::new(SeededEntropy::new(1));
+    init(dir.path(), &options(), AT, &*entropy).unwrap();
+    let clock = Arc::new(crate::clock::ManualClock::at(AT));
+    let issuer = load(dir.path(), &options().names, &*entropy).unwrap().link;
+    let shown = link::LinkCertificate::new(issuer, clock.clone(), entropy).unwrap();
+    let end = |at: UnixMillis| {
+        clock.set(at);
+        let certificate = shown.current();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate.cert[0]).unwrap();
+        UnixMillis::from_secs(parsed.validity().not_after.timestamp())
+    };
+    let day = |day: u64| AT.plus(std::time::Duration::from_secs(day * 86_400));
+    let mut ends = std::collections::BTreeSet::new();
+    for n in 0..=100 {
+        let until = end(day(n));
+        assert!(until > day(n + 6), "day {n}: until {until:?}");
+        ends.insert(until);
+    }
+    assert!(ends.len() < 7, "{} certificates in a hundred days", ends.len());
+    // Keys that lie where nothing can be written: it is used all the same.
+    drop(dir);
+    assert!(end(day(130)) > day(150));
+}
+
+#[test]
 fn only_the_key_of_a_request_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let entropy = SeededEntropy::new(1);
     init(dir.path(), &options(), AT, &entropy).unwrap();
-    let keys = load(dir.path(), &[], AT, &entropy).unwrap();
+    let keys = load(dir.path(), &[], &entropy).unwrap();
     let own = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut wish = rcgen::CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
     wish.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

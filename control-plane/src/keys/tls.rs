@@ -8,13 +8,13 @@ use std::{fmt, sync::Arc};
 
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    pki_types::UnixTime,
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     time_provider::TimeProvider,
 };
 
-use super::{Keys, KeysError};
-use crate::clock::Clock;
+use super::{Keys, KeysError, link::LinkCertificate};
+use crate::{clock::Clock, entropy::Entropy};
 
 /// Certificates are judged by the program's own clock.
 struct ByClock(Arc<dyn Clock>);
@@ -37,20 +37,23 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError::Tls`] when a key and its certificate do not fit.
-    pub fn link_tls(&self, clock: Arc<dyn Clock>) -> Result<ServerConfig, KeysError> {
+    pub fn link_tls(
+        &self,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<ServerConfig, KeysError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.agent_authority().certificate().clone()).map_err(KeysError::Tls)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
             .map_err(|e| KeysError::Unreadable { what: "the agents' authority", reason: e.to_string() })?;
-        let (chain, key) = self.link_identity()?;
+        let certificate = self.certificate(clock.clone(), entropy)?;
         let mut config = ServerConfig::builder_with_details(provider, Arc::new(ByClock(clock)))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(KeysError::Tls)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .map_err(KeysError::Tls)?;
+            .with_cert_resolver(certificate);
         config.alpn_protocols = vec![ez_protocol::frame::ALPN.to_vec()];
         never_resume(&mut config);
         Ok(config)
@@ -60,30 +63,29 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError::Tls`] when a key and its certificate do not fit.
-    pub fn enrolment_tls(&self, clock: Arc<dyn Clock>) -> Result<ServerConfig, KeysError> {
+    pub fn enrolment_tls(
+        &self,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<ServerConfig, KeysError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let (chain, key) = self.link_identity()?;
+        let certificate = self.certificate(clock.clone(), entropy)?;
         let mut config = ServerConfig::builder_with_details(provider, Arc::new(ByClock(clock)))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(KeysError::Tls)?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(KeysError::Tls)?;
+            .with_cert_resolver(certificate);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         never_resume(&mut config);
         Ok(config)
     }
 
-    fn link_identity(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), KeysError> {
-        use rustls_pki_types::pem::PemObject;
-        let unreadable = |what| {
-            move |e: rustls_pki_types::pem::Error| KeysError::Unreadable { what, reason: e.to_string() }
-        };
-        let certificate = CertificateDer::from_pem_slice(self.link.certificate.as_bytes())
-            .map_err(unreadable("the link certificate"))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(self.link.key.as_bytes()).map_err(unreadable("the link key"))?;
-        Ok((vec![certificate], key))
+    fn certificate(
+        &self,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Arc<LinkCertificate>, KeysError> {
+        Ok(Arc::new(LinkCertificate::new(self.link.clone(), clock, entropy)?))
     }
 }
 

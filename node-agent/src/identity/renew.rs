@@ -1,7 +1,7 @@
 //! The next certificate: a new key, asked for at half of the old one's life, used on a new
 //! connection first and only then put in the place of the old (make before break).
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path};
 
 use ez_protocol::{UnixMillis, trust::agent_uri};
 use rcgen::KeyPair;
@@ -31,11 +31,6 @@ pub fn due(pair: &Pair, jitter: u64) -> UnixMillis {
     let life = pair.not_after.since(pair.not_before);
     let permille = 400 + jitter.min(1_000) / 5;
     pair.not_before.plus(life.mul_f64(f64::from(u32::try_from(permille).unwrap_or(500)) / 1_000.0))
-}
-
-/// How long after `now` the pair is renewed; zero if it is due.
-pub fn wait(pair: &Pair, jitter: u64, now: UnixMillis) -> Duration {
-    due(pair, jitter).since(now)
 }
 
 /// Makes a new key and its request.

@@ -55,8 +55,8 @@ pub(super) async fn write(
     pending: Pending,
 ) -> Result<(), StreamError> {
     let jitter = agent.entropy.up_to(1_000);
-    let mut renewal =
-        tokio::time::Instant::now() + renew::wait(&agent.identity().pair, jitter, agent.clock.now());
+    let due = renew::due(&agent.identity().pair, jitter);
+    let mut asked_at: Option<tokio::time::Instant> = None;
     let mut ping = tokio::time::interval(PING_EVERY);
     let mut nonce = 0;
     loop {
@@ -73,10 +73,14 @@ pub(super) async fn write(
             },
             _ = ping.tick() => {
                 nonce += 1;
-                sender.send(FrameType::Ping, &Ping { nonce, now_ms: agent.clock.now().0 }).await?;
-            }
-            () = tokio::time::sleep_until(renewal) => {
-                renewal = tokio::time::Instant::now() + RENEW_PATIENCE;
+                let now = agent.clock.now();
+                sender.send(FrameType::Ping, &Ping { nonce, now_ms: now.0 }).await?;
+                // By the wall clock and not by one long sleep: a host that was suspended for a week is a week older.
+                let asked = asked_at.is_some_and(|at| at.elapsed() < RENEW_PATIENCE);
+                if now < due || asked {
+                    continue;
+                }
+                asked_at = Some(tokio::time::Instant::now());
                 match renew::prepare() {
                     Ok(made) => {
                         let csr_pem = made.csr_pem.clone();

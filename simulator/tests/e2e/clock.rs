@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+use ez_protocol::UnixMillis;
+use ez_simulator::wall::{SystemWall, WallClock as _};
+
 use crate::support::{Demo, not_run, until};
 
 /// Time that has passed beyond the real one.
@@ -46,6 +49,11 @@ impl Clock {
         pairs.map(|(key, value)| (key.to_owned(), value)).into()
     }
 
+    /// What the programs take for the time now.
+    pub fn now(&self) -> UnixMillis {
+        UnixMillis(SystemWall.now_ms() + i64::from(*self.minutes.lock().unwrap()) * 60_000)
+    }
+
     /// Lets hours pass at once, for everybody at the same moment.
     pub fn pass(&self, hours: u32) {
         self.pass_minutes(hours * 60);
@@ -60,11 +68,10 @@ impl Clock {
         std::fs::rename(next, self.file.as_ref()).unwrap();
     }
 
-    /// Lets days pass at once, for a fleet whose certificates run out meanwhile: the control plane makes a new one when it
-    /// starts, and each host is enrolled again and takes its servers over.
+    /// Lets days pass at once, for a fleet whose certificates run out meanwhile: the control plane makes a new one for the next
+    /// handshake, and each host is enrolled again and takes its servers over.
     pub async fn live(&self, demo: &Demo, hours: u32) {
         self.pass(hours);
-        demo.kill("/pids/control_plane").await;
         for (index, node) in demo.state()["nodes"].as_array().unwrap().iter().enumerate() {
             let token =
                 demo.control_plane(&["node", "token", node["name"].as_str().unwrap(), "--json"]).await;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     link_faults::running_on,
     purchase::{PATIENCE, order_is, place, server_is},
-    support::{Api, Demo, until},
+    support::{Api, Database, Demo, until},
 };
 
 /// Looks all the time how many of our servers run on all hosts.
@@ -137,7 +137,9 @@ async fn comes_back_to_nothing(demo: Arc<Demo>, watch: Watch, first: usize, acce
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_frozen_and_given_up_takes_back_what_it_was_building() {
-    let Some((demo, clock)) = Demo::start_with_clock("a frozen node", 2, &[]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock("a frozen node", Database::Sqlite, 2, &[]).await else {
+        return;
+    };
     let demo = Arc::new(demo);
     let api = demo.api("customer");
     let watch = Watch::begin(&demo, 2);
@@ -198,7 +200,10 @@ async fn sent_over_a_broken_network(demo: &Demo, api: &Api, fault: Value, arrive
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_accepted_unheard_starts_nothing_and_takes_it_back_when_the_order_is_over() {
     let story = "accepted unheard";
-    let Some((demo, clock)) = Demo::start_with_clock(story, 2, &["--link-proxy"]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(story, Database::Sqlite, 2, &["--link-proxy"]).await
+    else {
+        return;
+    };
     let demo = Arc::new(demo);
     let api = demo.api("customer");
     let watch = Watch::begin(&demo, 2);
@@ -224,7 +229,10 @@ async fn a_node_that_accepted_unheard_starts_nothing_and_takes_it_back_when_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_never_arrived_is_built_elsewhere_once_it_is_over() {
     let story = "never arrived";
-    let Some((demo, clock)) = Demo::start_with_clock(story, 2, &["--link-proxy"]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(story, Database::Sqlite, 2, &["--link-proxy"]).await
+    else {
+        return;
+    };
     let demo = Arc::new(demo);
     let api = demo.api("customer");
     let watch = Watch::begin(&demo, 2);

@@ -45,3 +45,4 @@ mod support;
 mod torn;
 mod unsettled;
 mod whole_lives;
+mod years;

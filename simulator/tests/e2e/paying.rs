@@ -39,7 +39,7 @@ async fn billing_says(demo: &Demo, tab: &Tab, wanted: &str) {
 }
 
 /// What came due in the weeks that passed at once is late for a moment.
-async fn everything_holds(demo: &Demo) {
+pub async fn everything_holds(demo: &Demo) {
     for _ in 0..3 {
         if demo.run_check().await.status.success() {
             return;
@@ -75,7 +75,7 @@ async fn a_customer_cancels_and_changes_their_mind() {
 async fn a_failed_renewal_costs_the_server_its_power_until_it_is_paid() {
     let story = "a failed renewal";
     let Some(browser) = Browser::start(story).await else { return };
-    let Some((demo, clock)) = Demo::start_with_clock(story, 1, &[]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(story, Database::Sqlite, 1, &[]).await else { return };
     let api = demo.api("customer");
     let order = place(&api, "web-1", "fsn").await;
     // This card pays now and is declined ever after.

@@ -10,7 +10,7 @@ use crate::{
     normal::end_state,
     purchase::{buy, server_is},
     strace,
-    support::{Demo, until},
+    support::{Database, Demo, until},
 };
 
 /// From the end of a server to its purge.
@@ -43,7 +43,9 @@ async fn a_purge_survives(what: &str, victim: &str, dear: u32, most: u32) {
     if !strace::available(what) {
         return;
     }
-    let Some((demo, clock)) = Demo::start_with_clock(what, 1, &LARGE_AND_FAST).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(what, Database::Sqlite, 1, &LARGE_AND_FAST).await else {
+        return;
+    };
     demo.allow_many_creates(0).await;
     let vm = json!({ "vmid": OTHERS, "name": "theirs", "running": true });
     demo.host(0).control("/foreign-vm", vm).await;

@@ -141,7 +141,9 @@ async fn a_host_that_was_installed_again_takes_its_servers_over_and_touches_no_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_whose_certificate_ran_out_while_it_was_off_joins_again_and_goes_on() {
-    let Some((demo, clock)) = Demo::start_with_clock("certificate ran out", 1, &LARGE_AND_FAST).await else {
+    let Some((demo, clock)) =
+        Demo::start_with_clock("certificate ran out", Database::Sqlite, 1, &LARGE_AND_FAST).await
+    else {
         return;
     };
     let api = demo.api("customer");

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What Stripe itself answers.
-async fn stripe(demo: &Demo, path: &str) -> Value {
+pub async fn stripe(demo: &Demo, path: &str) -> Value {
     let state = demo.state();
     let (url, key) =
         (state["stripe"]["url"].as_str().unwrap(), state["stripe"]["secret_key"].as_str().unwrap());
@@ -23,7 +23,7 @@ async fn stripe(demo: &Demo, path: &str) -> Value {
 }
 
 /// The newest invoice of the only subscription.
-async fn newest_invoice(demo: &Demo) -> Value {
+pub async fn newest_invoice(demo: &Demo) -> Value {
     stripe(demo, "invoices?limit=1").await["data"][0].clone()
 }
 
@@ -38,7 +38,7 @@ async fn hardware(care: &Care) -> (i64, i64, String) {
     (number("cores"), number("memory"), size)
 }
 
-async fn change_is(api: &Api, path: &str, wanted: &str) -> Value {
+pub async fn change_is(api: &Api, path: &str, wanted: &str) -> Value {
     until(&format!("the plan change to be {wanted}"), PATIENCE, || async {
         let (status, change) = api.try_get(path).await;
         (status == 200 && change["state"] == wanted).then_some(change)
@@ -47,7 +47,7 @@ async fn change_is(api: &Api, path: &str, wanted: &str) -> Value {
 }
 
 /// Asks what a plan costs, and confirms it; gives the change's path and how it stood at once.
-async fn change(care: &Care, wanted: Value) -> (String, Value, Value) {
+pub async fn change(care: &Care, wanted: Value) -> (String, Value, Value) {
     let (status, asked) = care.api.post(&care.path("/plan_changes"), wanted.clone()).await;
     assert_eq!(status, 201, "{wanted}: {asked}");
     assert_eq!(asked["state"], "previewed");
@@ -64,7 +64,7 @@ async fn change(care: &Care, wanted: Value) -> (String, Value, Value) {
 async fn a_customer_upgrades_in_a_browser_and_pays_what_was_shown() {
     let story = "an upgrade in a browser";
     let Some(browser) = Browser::start(story).await else { return };
-    let Some((demo, clock)) = Demo::start_with_clock(story, 1, &[]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(story, Database::Sqlite, 1, &[]).await else { return };
     let care = Care::of(Arc::new(demo), 0, "web-1", "fsn").await;
     assert_eq!(hardware(&care).await, (2, 4_096, "40G".to_owned()));
     // Four days of the month are used.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     clock::Clock,
     purchase::{PATIENCE, buy},
-    support::{Api, Demo, until},
+    support::{Api, Database, Demo, until},
 };
 
 struct Story {
@@ -100,7 +100,10 @@ impl Story {
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_outlast_a_cut_link_and_traffic_a_killed_agent() {
     let what = "samples and traffic";
-    let Some((demo, clock)) = Demo::start_with_clock(what, 1, &["--link-proxy"]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(what, Database::Sqlite, 1, &["--link-proxy"]).await
+    else {
+        return;
+    };
     let (_, server) = buy(&demo, "web-1", "fsn").await;
     let api = demo.api("customer");
     let server = server["id"].as_str().unwrap().to_owned();

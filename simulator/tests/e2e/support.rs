@@ -26,6 +26,18 @@ pub enum Database {
     Postgres,
 }
 
+impl Database {
+    /// A database of its own for the story, where the control plane does not make one itself; `None` if it is not to be had.
+    async fn create(self, story: &str) -> Option<Option<Postgres>> {
+        // With `EZ_E2E_DATABASE=postgres` every story is told on PostgreSQL.
+        let forced = std::env::var("EZ_E2E_DATABASE").is_ok_and(|name| name == "postgres");
+        match self {
+            Self::Sqlite if !forced => Some(None),
+            Self::Sqlite | Self::Postgres => Some(Some(Postgres::create(story).await?)),
+        }
+    }
+}
+
 /// A whole system: simulators, control plane, one agent per node.
 pub struct Demo {
     process: tokio::process::Child,
@@ -93,12 +105,7 @@ impl Demo {
 
     /// Starts a demo with further arguments.
     pub async fn start_with(story: &str, database: Database, nodes: u16, more: &[&str]) -> Option<Self> {
-        // With `EZ_E2E_DATABASE=postgres` every story is told on PostgreSQL.
-        let forced = std::env::var("EZ_E2E_DATABASE").is_ok_and(|name| name == "postgres");
-        let postgres = match database {
-            Database::Sqlite if !forced => None,
-            Database::Sqlite | Database::Postgres => Some(Postgres::create(story).await?),
-        };
+        let postgres = database.create(story).await?;
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
         let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
@@ -128,14 +135,20 @@ impl Demo {
         Some((demo, proxy))
     }
 
-    /// Starts a demo on SQLite whose programs all live by a clock that the story sets.
-    pub async fn start_with_clock(story: &str, nodes: u16, more: &[&str]) -> Option<(Self, Clock)> {
+    /// Starts a demo whose programs all live by a clock that the story sets.
+    pub async fn start_with_clock(
+        story: &str,
+        database: Database,
+        nodes: u16,
+        more: &[&str],
+    ) -> Option<(Self, Clock)> {
         let clock = Clock::install(story)?;
+        let postgres = database.create(story).await?;
         let directory = tempfile::Builder::new().prefix("ez-e2e-").tempdir().unwrap();
         let mut arguments = vec!["--nodes".to_owned(), nodes.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let process = spawn(directory.path(), &arguments, None, Some(&clock));
-        let mut demo = Self { process, directory, postgres: None, arguments, clock: Some(clock.clone()) };
+        let process = spawn(directory.path(), &arguments, postgres.as_ref(), Some(&clock));
+        let mut demo = Self { process, directory, postgres, arguments, clock: Some(clock.clone()) };
         demo.ready().await;
         Some((demo, clock))
     }

@@ -75,7 +75,10 @@ impl Server {
 /// An hour, and then a day, passes at once while a backup, a restore and a rebuild are at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_jump_while_a_server_is_looked_after_change_nothing() {
-    let Some((demo, clock)) = Demo::start_with_clock("clocks that jump", 1, &[]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock("clocks that jump", Database::Sqlite, 1, &[]).await
+    else {
+        return;
+    };
     demo.allow_many_creates(0).await;
     let server = Server::bought(&demo).await;
     for hours in [1, 24] {

@@ -9,7 +9,7 @@ use crate::{
     caring::Care,
     judging,
     purchase::server_is,
-    support::{Demo, until},
+    support::{Database, Demo, until},
 };
 
 /// Where two of three hosts stand, and the third: each place another Proxmox VE.
@@ -68,7 +68,7 @@ async fn operate(care: &Care) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_of_a_servers_life_asks_only_what_each_proxmox_offers() {
     let story = "whole lives";
-    let Some((demo, clock)) = Demo::start_with_clock(story, 3, &[]).await else { return };
+    let Some((demo, clock)) = Demo::start_with_clock(story, Database::Sqlite, 3, &[]).await else { return };
     let demo = Arc::new(demo);
     let life = async |place: &str, node: usize| {
         let care = Care::of(Arc::clone(&demo), node, &format!("web-{place}"), place).await;

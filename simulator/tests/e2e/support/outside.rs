@@ -73,6 +73,12 @@ impl Stripe {
         body
     }
 
+    /// Everything goes well again.
+    pub async fn clear_faults(&self) {
+        let (status, body) = answer(self.client.delete(format!("{}/_sim/faults", self.base))).await;
+        assert_eq!(status, 204, "{body}");
+    }
+
     /// Pays a checkout session with the card that works.
     pub async fn pay(&self, checkout_url: &str) {
         let (status, answer) = self.try_pay(checkout_url, "4242").await;
