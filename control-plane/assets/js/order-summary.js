@@ -22,9 +22,9 @@ class OrderSummary extends HTMLElement {
     const way = `${interval?.value ?? 'month'}-${currency?.value ?? ''}`;
     for (const input of this.querySelectorAll('input[name="plan"]')) {
       const full = input.dataset.soldOut?.split(' ').includes(location.value);
-      input.closest('.choice').toggleAttribute('data-full', Boolean(full));
       const price = input.closest('.choice').querySelector('[data-price]');
       const text = input.getAttribute(`data-${way}-price`);
+      input.closest('.choice').toggleAttribute('data-full', Boolean(full) || !text);
       const notes = text
         ? [interval?.dataset.per ?? '', input.getAttribute(`data-${way}-note`)]
         : [this.dataset.notSo ?? ''];
@@ -33,7 +33,12 @@ class OrderSummary extends HTMLElement {
     for (const [what, input] of [['plan', plan], ['location', location], ['image', image]]) {
       this.#say(what, input?.dataset.name);
     }
-    this.#say('today', plan.getAttribute(`data-${way}-today`));
+    // A plan that is not sold in this interval and currency has no sum, and cannot be ordered.
+    const sold = plan.hasAttribute(`data-${way}-price`);
+    const [button, next] = ['pay', 'next'].map((what) => this.querySelector(`[data-summary="${what}"]`));
+    if (button) button.disabled = !sold;
+    if (next) next.hidden = !sold;
+    this.#say('today', sold ? plan.getAttribute(`data-${way}-today`) : this.dataset.notSo);
     this.#say('next', plan.getAttribute(`data-${way}-next`));
     this.#say('pay', plan.getAttribute(`data-${way}-pay`));
     for (const [name, what] of [['quoted', 'minor'], ['quoted_then', 'then']]) {
