@@ -106,7 +106,7 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-/// Drops comments and indentation; our style sheets hold no comment marks inside strings.
+/// Drops comments and spaces that say nothing; our style sheets hold neither comment marks nor braces inside strings.
 fn without_comments(source: &str) -> String {
     let mut kept = String::with_capacity(source.len());
     let mut rest = source;
@@ -120,5 +120,7 @@ fn without_comments(source: &str) -> String {
         lines.push_str(line);
         lines.push('\n');
     }
-    lines
+    let spaces =
+        [("; }", "}"), (" { ", "{"), (" {", "{"), (" }", "}"), ("; ", ";"), (": ", ":"), (", ", ",")];
+    spaces.into_iter().fold(lines, |text, (wide, tight)| text.replace(wide, tight))
 }
