@@ -122,5 +122,6 @@ fn without_comments(source: &str) -> String {
     }
     let spaces =
         [("; }", "}"), (" { ", "{"), (" {", "{"), (" }", "}"), ("; ", ";"), (": ", ":"), (", ", ",")];
-    spaces.into_iter().fold(lines, |text, (wide, tight)| text.replace(wide, tight))
+    let ends = [("{\n", "{"), ("}\n", "}"), (";\n", ";"), (",\n", ",")];
+    spaces.into_iter().chain(ends).fold(lines, |text, (wide, tight)| text.replace(wide, tight))
 }
