@@ -398,6 +398,8 @@ pub struct Invoice {
     pub total: i64,
     /// What was paid of it.
     pub paid: i64,
+    /// The subscription it is of and when it was paid, by Stripe's word; not read from the mirror.
+    pub paid_for: Option<(String, i64)>,
 }
 
 impl World {

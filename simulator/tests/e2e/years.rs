@@ -297,7 +297,7 @@ async fn two_years(database: Database) {
             23 => {
                 let (server, subscription) = second.take().unwrap();
                 life.at_stripes_portal(&[("act", "now"), ("subscription", &subscription)]).await;
-                server_is(&life.care.api, &server, "deleted").await;
+                server_is(&life.care.api, &server, "retired").await;
             }
             _ => {}
         }
@@ -310,7 +310,7 @@ async fn two_years(database: Database) {
         life.books_agree(month).await;
     }
     assert_eq!(life.letters("did not work").await, 2, "both failed renewals were told, once each");
-    assert_eq!(life.letters("switched off").await, 1);
+    assert_eq!(life.letters("switched off").await, 2, "for what was unpaid, and for the dispute");
     Arc::into_inner(life.care.demo).unwrap().stop().await;
 }
 

@@ -187,6 +187,15 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
             out.push(found("I6", format!("invoice {}", mirror.id), detail));
         }
     }
+    for invoice in world.invoices.iter().filter(|invoice| invoice.status == "paid") {
+        let Some((subscription, at)) = &invoice.paid_for else { continue };
+        let ours = world.mirror.iter().any(|mirror| mirror.id == *subscription);
+        let known = world.mirror_invoices.iter().any(|mirror| mirror.id == invoice.id);
+        if ours && !known && world.settled(*at) {
+            let detail = format!("Stripe took {} for {subscription}, the books do not know it", invoice.paid);
+            out.push(found("I6", format!("invoice {}", invoice.id), detail));
+        }
+    }
     for mirror in &world.mirror {
         if !world.stripe.iter().any(|s| s.order == mirror.order) {
             out.push(found(

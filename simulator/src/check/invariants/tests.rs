@@ -164,13 +164,14 @@ fn healthy() -> World {
 const BARGAIN: Purchase = Purchase { due: 1_000, discount: 200, tax: 100, paid: 900 };
 
 fn invoice() -> Invoice {
-    Invoice { id: "in_1".into(), status: "paid".into(), total: 900, paid: 900 }
+    let paid_for = Some(("sub_1".into(), LONG_AGO));
+    Invoice { id: "in_1".into(), status: "paid".into(), total: 900, paid: 900, paid_for }
 }
 
 /// Any figure of a purchase or an invoice that is not Stripe's is found, and so is a discount out of nowhere.
 #[test]
 fn what_a_purchase_came_to_is_stripes_to_the_cent() {
-    let spoils: [fn(&mut World); 8] = [
+    let spoils: [fn(&mut World); 9] = [
         |world| world.purchases[0].1.due += 1,
         |world| world.purchases[0].1.discount -= 1,
         |world| world.purchases[0].1.tax = 0,
@@ -179,10 +180,17 @@ fn what_a_purchase_came_to_is_stripes_to_the_cent() {
         |world| world.mirror_invoices[0].total = 1_000,
         |world| world.mirror_invoices[0].paid = 0,
         |world| world.invoices.clear(),
+        |world| world.mirror_invoices.clear(),
     ];
     for spoil in spoils {
         assert_eq!(plant(spoil), ["I6"]);
     }
+    // What was paid just now may be on its way.
+    let fresh = |world: &mut World| {
+        world.mirror_invoices.clear();
+        world.invoices[0].paid_for = Some(("sub_1".into(), world.now));
+    };
+    assert_eq!(plant(fresh), [""; 0]);
     // A trial: nothing is due, nothing was paid, and that is right.
     let trial = |world: &mut World| {
         world.purchases[0].1 = Purchase::default();

@@ -247,6 +247,7 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
                 status: r.try_get(1)?,
                 total: r.try_get(2)?,
                 paid: r.try_get(3)?,
+                paid_for: None,
             })
         },
     )

@@ -69,6 +69,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             status: invoice["status"].as_str().unwrap_or_default().to_owned(),
             total: invoice["total"].as_i64().unwrap_or_default(),
             paid: invoice["amount_paid"].as_i64().unwrap_or_default(),
+            paid_for: paid_for(invoice),
         })
         .collect();
     let invoice_of_payment: BTreeMap<&str, &str> = payments
@@ -97,6 +98,12 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     let delivered = api.list("/v1/events?delivery_success=true").await?;
     world.delivered = delivered.iter().filter_map(|e| e["id"].as_str().map(str::to_owned)).collect();
     Ok(())
+}
+
+/// The subscription that an invoice is of, and when it was paid.
+fn paid_for(invoice: &Value) -> Option<(String, i64)> {
+    let subscription = invoice["parent"]["subscription_details"]["subscription"].as_str()?;
+    Some((subscription.to_owned(), invoice["status_transitions"]["paid_at"].as_i64()? * 1_000))
 }
 
 struct Api<'a> {
