@@ -16,7 +16,7 @@ use ez_protocol::{AccountId, Month, OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{
-    BillState, BillingError, Overview, Paying, Stand, Why, cancel_at_period_end, given_to, invoices,
+    BillState, BillingError, Overview, Paying, Stand, Why, cancel_at_period_end, dunning, given_to, invoices,
     overview, portal, traffic_bills, traffic_closes, traffic_deal,
 };
 use crate::{
@@ -155,17 +155,6 @@ async fn traffic(
     Ok(all)
 }
 
-/// The colour of a standing.
-fn tone(stand: Stand, why: Why) -> &'static str {
-    match (stand, why) {
-        (Stand::Run, Why::Paid) => "good",
-        (Stand::Run, Why::Exempt) => "info",
-        (Stand::Run, _) => "wait",
-        (Stand::Suspend, _) => "bad",
-        (Stand::End, _) => "idle",
-    }
-}
-
 fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
     let (stand, why) = paying.standing.map_or((Stand::Run, Why::Paid), |at| (at.stand, at.why));
     let next = paying.standing.and_then(|standing| standing.next);
@@ -180,7 +169,7 @@ fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
             _ => "month",
         },
         state: why.as_str().to_owned(),
-        tone: tone(stand, why),
+        tone: dunning::tone(stand, why),
         next: next.map(|(step, _)| step.as_str().to_owned()),
         next_at: next.map(|(_, at)| at),
         card: paying.card.map(|card| Card {

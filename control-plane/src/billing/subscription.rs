@@ -1,8 +1,7 @@
 //! The subscription behind a server.
 
-use ez_protocol::{AccountId, OrderId, UnixMillis};
+use ez_protocol::{AccountId, OrderId};
 use serde_json::Value;
-use sqlx::AnyConnection;
 
 use super::{
     BillingError, change,
@@ -12,7 +11,7 @@ use super::{
     stripe::{self, FaultKind},
     sync,
 };
-use crate::{app::Services, audit, db::DbError};
+use crate::{app::Services, audit};
 
 /// Ends the subscription of an order at once: no further charge, nothing paid back. Safe to repeat.
 ///
@@ -112,15 +111,4 @@ pub async fn portal(app: &Services, account: AccountId) -> Result<String, Billin
 /// Whether a subscription in this status is over for good.
 pub(super) fn is_over(status: &str) -> bool {
     matches!(status, "canceled" | "incomplete_expired")
-}
-
-/// The end of the period an order's subscription is paid for, where known.
-///
-/// # Errors
-/// Those of the query.
-pub async fn period_end(
-    connection: &mut AnyConnection,
-    order: OrderId,
-) -> Result<Option<UnixMillis>, DbError> {
-    Ok(store::subscription_of(connection, order).await?.and_then(|known| known.period_end))
 }

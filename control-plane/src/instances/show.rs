@@ -7,7 +7,7 @@ use sqlx::AnyConnection;
 
 use super::{
     ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes, observe::sight_from,
-    progress, sight, store, verb_fits, wishes,
+    progress, settings::store as settings_store, sight, store, verb_fits, wishes,
 };
 use crate::{
     accounts, billing, catalog,
@@ -20,7 +20,8 @@ use crate::{
         views::{
             Money, Step, StepState,
             instances::{
-                Action, Activity, Head, List, Notice, PlanChange, PlanSize, Price, Row, Running, Show, State,
+                Action, Activity, Due, Head, List, Notice, PlanChange, PlanSize, Price, Row, Running, Show,
+                State,
             },
         },
     },
@@ -69,6 +70,13 @@ pub(super) fn state(instance: &Instance, sight: Sight) -> State {
         InstanceState::Purged | InstanceState::Released => ("purged", "idle"),
     };
     State { code, tone, observed_at: sight.at }
+}
+
+/// A server that is off because it was told to be suspended is called so.
+fn name_suspended(state: &mut State, suspended: bool) {
+    if state.code == "stopped" && suspended {
+        (state.code, state.tone) = ("suspended", "bad");
+    }
 }
 
 /// Something small that differs whenever a server's page would. Ages count in the browser.
@@ -129,11 +137,13 @@ pub(super) async fn list(
     };
     let ids: Vec<_> = looked_up.iter().map(|instance| instance.id).collect();
     let addresses = fleet::addresses_of(connection, &ids).await?;
+    let suspended = settings_store::told_suspended(connection, account).await?;
     let mut nodes = BTreeMap::new();
     let mut servers = Vec::new();
     for instance in looked_up {
         let held = addresses.get(&instance.id).map(Vec::as_slice).unwrap_or_default();
-        let row = row(connection, &names, &mut nodes, (instance, held), now).await?;
+        let mut row = row(connection, &names, &mut nodes, (instance, held), now).await?;
+        name_suspended(&mut row.state, suspended.contains(&instance.id));
         if fits(query, &row, instance) {
             servers.push(row);
         }
@@ -262,7 +272,12 @@ pub(super) async fn page(
             amount: Money::new(paid.amount_minor, paid.currency),
             interval: paid.interval,
         }),
-        next_charge_at: if ended { None } else { billing::period_end(connection, instance.order).await? },
+        due: billing::standing_of(connection, instance.order).await?.filter(|_| !ended).map(|at| Due {
+            state: at.why.as_str(),
+            tone: at.tone(),
+            well: at.is_well(),
+            next: at.next.map(|(step, date)| (step.as_str(), date)),
+        }),
         activity: activity(connection, instance, &actions).await?,
         can_delete: instance.state.is_live(),
         plan_change: match billing::open_change(connection, instance.order).await? {
@@ -311,9 +326,7 @@ pub(super) async fn head(
         notices.push(Notice { tone: "info", code: "password-next-boot", at: None, detail: None });
     }
     let mut state = state(instance, sight);
-    if state.code == "stopped" && wishes.applied.suspended {
-        state.code = "suspended";
-    }
+    name_suspended(&mut state, wishes.applied.suspended);
     Ok(Head {
         href: format!("/servers/{}", instance.id),
         name: instance.hostname.clone(),

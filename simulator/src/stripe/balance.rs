@@ -85,6 +85,21 @@ pub(crate) fn apply(world: &mut World, invoice: &Value) -> (i64, i64, i64) {
     (before, before + used, due)
 }
 
+/// Gives back the credit that an invoice had used up, because it was voided.
+///
+/// Source: Stripe's changes of 2019-12-03, "Customer balances are now returned when voiding invoices".
+pub(crate) fn unapply(world: &mut World, invoice: &str) {
+    let applied = world
+        .all("customer_balance_transaction")
+        .into_iter()
+        .find(|booked| text(booked, "invoice") == invoice && text(booked, "type") == "applied_to_invoice")
+        .cloned();
+    if let Some(booked) = applied {
+        let (customer, currency) = (text(&booked, "customer"), text(&booked, "currency"));
+        book(world, customer, -int(&booked, "amount"), currency, "unapplied_from_invoice", Some(invoice));
+    }
+}
+
 /// `GET /v1/customers/{id}/balance_transactions`.
 pub(crate) fn list(world: &mut World, call: &Call, customer: &str) -> Result<Value, Fault> {
     call.params.check(&[LIST])?;

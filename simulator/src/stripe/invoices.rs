@@ -286,6 +286,7 @@ pub(crate) fn void(world: &mut World, id: &str) {
             invoice["next_payment_attempt"] = Value::Null;
             invoice["status_transitions"]["voided_at"] = now.into();
         });
+        super::balance::unapply(world, id);
     }
 }
 

@@ -68,6 +68,29 @@ pub struct Standing {
     pub next: Option<(Step, UnixMillis)>,
 }
 
+/// The colour of a standing.
+pub(super) fn tone(stand: Stand, why: Why) -> &'static str {
+    match (stand, why) {
+        (Stand::Run, Why::Paid) => "good",
+        (Stand::Run, Why::Exempt) => "info",
+        (Stand::Run, _) => "wait",
+        (Stand::Suspend, _) => "bad",
+        (Stand::End, _) => "idle",
+    }
+}
+
+impl Standing {
+    /// Its colour.
+    pub fn tone(&self) -> &'static str {
+        tone(self.stand, self.why)
+    }
+
+    /// Whether there is nothing that its owner should do.
+    pub fn is_well(&self) -> bool {
+        self.stand == Stand::Run && matches!(self.why, Why::Paid | Why::Exempt)
+    }
+}
+
 /// What the money says about the server of an order; nothing before it was paid.
 ///
 /// # Errors

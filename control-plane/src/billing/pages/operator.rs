@@ -7,7 +7,7 @@ use axum::{
 };
 use ez_protocol::InstanceId;
 
-use super::tone;
+use crate::billing::dunning::tone;
 use crate::{
     accounts::StaffRole,
     app::App,

@@ -1,6 +1,8 @@
 //! SQL of settings, of the orders that change them, and of suspensions.
 
-use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis};
+use std::collections::BTreeSet;
+
+use ez_protocol::{AccountId, InstanceId, ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{Settings, Suspension, Wishes};
@@ -130,6 +132,21 @@ pub(in crate::instances) async fn suspension(
         by: row.text("requested_by")?,
         at: row.millis("requested_at")?,
     }))
+}
+
+/// Which servers of an account were told to be suspended.
+pub(in crate::instances) async fn told_suspended(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<BTreeSet<InstanceId>, DbError> {
+    let rows = sqlx::query(
+        "SELECT s.instance_id FROM instance_settings s JOIN instances i ON i.id = s.instance_id
+         WHERE i.account_id = $1 AND s.suspended = 1",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Cols::of("instance_settings", row).id("instance_id")).collect()
 }
 
 /// Writes a wish about a suspension over the last one. The caller holds the server's lock.

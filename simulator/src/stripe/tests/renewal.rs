@@ -226,6 +226,22 @@ async fn credit_is_used_up_by_the_next_invoices_to_the_cent() {
 }
 
 #[tokio::test]
+async fn credit_that_a_voided_invoice_had_used_comes_back() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("0341").await;
+    let customer = bought["customer"].as_str().unwrap();
+    bench.ok(&format!("/v1/customers/{customer}/balance_transactions"), "amount=-300&currency=eur").await;
+    bench.advance(MONTH + 3_700).await;
+    let open = bench.read("/v1/invoices").await["data"][0].clone();
+    assert_eq!((&open["status"], &open["amount_due"]), (&"open".into(), &600.into()));
+    let path = format!("/v1/invoices/{}/void", open["id"].as_str().unwrap());
+    assert_eq!(bench.ok(&path, "").await["status"], "void");
+    assert_eq!(bench.read(&format!("/v1/customers/{customer}")).await["balance"], -300);
+    let booked = bench.read(&format!("/v1/customers/{customer}/balance_transactions")).await;
+    assert_eq!(booked["data"][0]["type"], "unapplied_from_invoice");
+}
+
+#[tokio::test]
 async fn an_invoice_is_paid_on_its_own_page_and_the_dashboard_decides_what_the_last_try_means() {
     let bench = Bench::start().await;
     bench.sim("policy", Some(serde_json::json!({ "after_retries": "unpaid" }))).await;

@@ -107,6 +107,19 @@ pub struct Price {
     pub interval: String,
 }
 
+/// What the money says about a server, and what comes next.
+#[derive(Debug, Clone, Serialize)]
+pub struct Due {
+    /// Text `billing-why-<state>`.
+    pub state: &'static str,
+    /// Colour of the state.
+    pub tone: &'static str,
+    /// Whether all is well: nothing but the next date is worth a line then.
+    pub well: bool,
+    /// Text `billing-next-<next>`, and its date.
+    pub next: Option<(&'static str, UnixMillis)>,
+}
+
 /// A change of the plan that is under way.
 #[derive(Debug, Clone, Serialize)]
 pub struct PlanChange {
@@ -161,8 +174,8 @@ pub struct Show {
     pub traffic: TrafficUse,
     /// None when nobody pays for it.
     pub price: Option<Price>,
-    /// None once it is cancelled.
-    pub next_charge_at: Option<UnixMillis>,
+    /// What the money says about it; none while nobody pays for it.
+    pub due: Option<Due>,
     /// Newest first, at most ten.
     pub activity: Vec<Activity>,
     /// Whether the danger zone is shown.
@@ -261,7 +274,12 @@ impl Page for Show {
                 overage: Some(Overage::sample(0, 0)),
             },
             price: Some(Price { amount: Money::new(900, "eur"), interval: "month".to_owned() }),
-            next_charge_at: Some(UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000)),
+            due: Some(Due {
+                state: "paid",
+                tone: "good",
+                well: true,
+                next: Some(("charge", UnixMillis(SAMPLE_NOW.0 + 29 * 86_400_000))),
+            }),
             activity: vec![
                 event("reboot", 3_600_000),
                 event("snapshot_create", 7_200_000),
@@ -314,7 +332,7 @@ impl Page for Show {
             },
             actions: Vec::new(),
             ssh: None,
-            next_charge_at: None,
+            due: None,
             price: None,
             traffic: TrafficUse { included: None, overage: None, ..running.traffic.clone() },
             can_delete: false,
