@@ -89,6 +89,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         node: identity.node.node.to_string(),
         epoch: identity.node.epoch,
         pve_version: pve_version.clone(),
+        boot_id: boot_id.clone(),
         certificate_until: identity.pair.not_after.0,
         ..Default::default()
     };
@@ -275,8 +276,20 @@ fn cluster_identity(config: &Config) -> anyhow::Result<String> {
     Ok(HEXLOWER.encode(&Sha256::digest(&ca)))
 }
 
+/// The kernel's boot id; empty, and said so, where it cannot be read. Nothing takes that for another boot.
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    let file = "/proc/sys/kernel/random/boot_id";
+    match std::fs::read_to_string(file) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) => {
+            tracing::error!(
+                %error, file,
+                "the boot of this host is not known: traffic is counted without it and may be too little; \
+                 `ez-node-agent doctor` tells what to do"
+            );
+            String::new()
+        }
+    }
 }
 
 fn log_to_stderr(config: &Config) -> anyhow::Result<()> {

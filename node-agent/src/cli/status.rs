@@ -30,6 +30,9 @@ pub struct StatusFile {
     pub since: i64,
     /// Version of Proxmox VE.
     pub pve_version: String,
+    /// The kernel's boot id as the agent read it; empty if it could not.
+    #[serde(default)]
+    pub boot_id: String,
     /// End of the certificate, unix milliseconds.
     pub certificate_until: i64,
     /// Own clock minus the control plane's, milliseconds.

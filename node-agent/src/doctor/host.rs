@@ -1,4 +1,4 @@
-//! The host around the agent: its units, its user, the kernel's buffers, the time.
+//! The host around the agent: its units, what they let it see, its user, the kernel's buffers, the time.
 
 use std::path::Path;
 
@@ -10,6 +10,7 @@ pub(super) const NAMES: &[&str] = &[
     "unit-running",
     "repair-unit",
     "agent-version",
+    "boot-id",
     "agent-user",
     "udp-buffers",
     "time-sync",
@@ -33,6 +34,7 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
         unit("unit-running", &active, "active", "systemctl start ez-node-agent; journalctl -u ez-node-agent"),
         unit("repair-unit", &repair, "active", "systemctl start ez-node-agent-repair.path"),
         version(patient),
+        boot_id(patient),
         user(patient),
         buffers(patient),
         time(&synchronised),
@@ -67,6 +69,22 @@ fn version(patient: &Patient) -> Check {
             let found = format!("{} runs, {own} is installed", status.version);
             Check::warn("agent-version", found, "systemctl restart ez-node-agent")
         }
+    }
+}
+
+/// What the agent itself can read: its unit shows it less of /proc than the doctor sees.
+fn boot_id(patient: &Patient) -> Check {
+    match &patient.status {
+        None => Check::unseen("boot-id", "no agent has run here yet", "connection"),
+        Some(status) if status.boot_id.is_empty() => Check::fail(
+            "boot-id",
+            "the agent cannot read the kernel's boot id: it counts traffic without it, too little after restarts",
+            format!(
+                "take ProcSubset= out of the unit and its drop-ins (systemctl cat {UNIT}), then systemctl daemon-reload \
+                 and systemctl restart ez-node-agent"
+            ),
+        ),
+        Some(_) => Check::ok("boot-id", "the agent knows which boot of this host it is"),
     }
 }
 

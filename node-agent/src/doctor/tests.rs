@@ -147,6 +147,7 @@ impl Scene {
             since: NOW.0 - 3_600_000,
             link: "connected".to_owned(),
             peer: "127.0.0.1:7443".to_owned(),
+            boot_id: "3b9c1c0e-1b4e-4c9a-9d0c-0e8a8d1e7a11".to_owned(),
             ..StatusFile::default()
         };
         let patient = Patient {
@@ -270,8 +271,12 @@ async fn what_is_wrong_on_the_host_is_told_apart() {
     let status = scene.patient.status.as_mut().unwrap();
     status.clock_offset_ms = -400_000;
     status.version = "0.0.1".to_owned();
+    status.boot_id.clear();
     assert_eq!(scene.check("clock").await.level, Level::Fail);
     assert_eq!(scene.check("agent-version").await.level, Level::Warn);
+    // With ProcSubset=pid in its unit the agent does not see what the doctor sees.
+    let boot = scene.check("boot-id").await;
+    assert!(boot.level == Level::Fail && boot.fix.contains("ProcSubset="), "{boot:?}");
     scene.patient.status.as_mut().unwrap().pid = 1;
     let dead = scene.check("connection").await;
     assert!(dead.level == Level::Fail && dead.found.contains("does not run"), "{dead:?}");

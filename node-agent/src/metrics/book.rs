@@ -5,7 +5,8 @@
 //! younger than the time that has passed, or because a counter went back. What is counted and what it was counted from
 //! stand in one file that is replaced whole, so that a crash at any moment loses nothing and counts nothing twice. A
 //! server that the book has never seen counts from its start only if that was after the last look; of one that ran
-//! before, somebody else may have counted the beginning.
+//! before, somebody else may have counted the beginning. Where the kernel does not tell which boot it is, that is no other
+//! boot: a VM then has to look younger itself. Too little may be counted in that case, and never the same twice.
 //!
 //! Between the last look and the stop of a VM at most a minute of traffic goes by unseen. Months are those of UTC, by
 //! the time of the look.
@@ -89,6 +90,25 @@ struct Total {
     bytes_out: u64,
 }
 
+/// Which boot of the host a look belongs to, against the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    Same,
+    Another,
+    /// One of both looks does not know.
+    Unknown,
+}
+
+impl Boot {
+    fn between(before: &str, now: &str) -> Self {
+        match (before, now) {
+            ("", _) | (_, "") => Self::Unknown,
+            (before, now) if before == now => Self::Same,
+            _ => Self::Another,
+        }
+    }
+}
+
 /// What counters grew by, and in how many seconds.
 struct Growth {
     secs: u64,
@@ -142,7 +162,7 @@ impl Book {
 
     /// Enters a look; gives its samples.
     pub(super) fn take(&mut self, look: &Look) -> Vec<Record> {
-        let same_boot = !look.boot_id.is_empty() && self.pages.boot_id == look.boot_id;
+        let boot = Boot::between(&self.pages.boot_id, &look.boot_id);
         let now = Moment { at_ms: look.at.0, host_uptime_secs: look.host_uptime_secs };
         let month = Month::of(look.at);
         let mut records = Vec::with_capacity(look.guests.len() + 1);
@@ -150,10 +170,12 @@ impl Book {
             let before = self.pages.machines.get(instance).copied();
             let growth = match before {
                 // The daemon whose picture this is has not looked since.
-                Some(before) if same_boot && before.same(load) => continue,
-                Some(before) if same_boot && !restarted(&before, load, now) => since(&before, load),
+                Some(before) if boot != Boot::Another && before.same(load) => continue,
+                Some(before) if boot != Boot::Another && !restarted(&before, load, now) => {
+                    since(&before, load)
+                }
                 Some(_) => whole(load),
-                None if self.began_since(same_boot, load, now) => whole(load),
+                None if self.began_since(boot, load, now) => whole(load),
                 None => Growth { secs: 1, net_in: 0, net_out: 0, disk_read: 0, disk_write: 0 },
             };
             if growth.net_in > 0 || growth.net_out > 0 {
@@ -182,9 +204,9 @@ impl Book {
 
     /// Whether a VM that is not in the book was started after the last look. The wall's clock may have been set, the
     /// kernel's may have stood still: the longer of the two times counts.
-    fn began_since(&self, same_boot: bool, load: &GuestLoad, now: Moment) -> bool {
+    fn began_since(&self, boot: Boot, load: &GuestLoad, now: Moment) -> bool {
         let Some(looked) = self.pages.looked else { return false };
-        if !same_boot {
+        if boot == Boot::Another {
             return true;
         }
         let by_wall = u64::try_from((now.at_ms - looked.at_ms) / 1_000).unwrap_or(0);
@@ -263,7 +285,7 @@ fn kernel_time(from: Moment, to: Moment) -> Option<u64> {
     Some(to.host_uptime_secs?.saturating_sub(from.host_uptime_secs?))
 }
 
-/// Whether a VM was started between two looks of one boot.
+/// Whether a VM was started between two looks of one boot, or of boots that nobody knows.
 fn restarted(before: &Machine, load: &GuestLoad, now: Moment) -> bool {
     let grown = kernel_time(before.seen, now).map_or(0, |passed| before.uptime_secs.saturating_add(passed));
     before.vmid != load.vmid

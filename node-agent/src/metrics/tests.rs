@@ -23,6 +23,8 @@ struct Host {
     metrics: Metrics,
     at: UnixMillis,
     boot: u32,
+    /// Whether the kernel tells its boot and its uptime.
+    told: bool,
     up: u64,
     machines: BTreeMap<InstanceId, GuestLoad>,
 }
@@ -39,7 +41,7 @@ impl Host {
     fn with_room_for(records: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let metrics = open(&dir, records);
-        Self { dir, metrics, at: NOW, boot: 1, up: 5_000, machines: BTreeMap::new() }
+        Self { dir, metrics, at: NOW, boot: 1, told: true, up: 5_000, machines: BTreeMap::new() }
     }
 
     fn start(&mut self, n: u8) {
@@ -62,8 +64,8 @@ impl Host {
         self.metrics.note(&Look {
             at: self.at,
             minute: u32::try_from(self.at.0 / MINUTE).unwrap(),
-            boot_id: format!("boot-{}", self.boot),
-            host_uptime_secs: Some(self.up),
+            boot_id: if self.told { format!("boot-{}", self.boot) } else { String::new() },
+            host_uptime_secs: self.told.then_some(self.up),
             host: None,
             guests: self.machines.iter().map(|(id, load)| (*id, load.clone())).collect(),
         });
@@ -161,6 +163,41 @@ fn counters_that_begin_anew_are_added_whole_and_never_backwards() {
     host.up = 9_100;
     host.look();
     assert_eq!(host.total(1), (30_053, 3_008));
+}
+
+#[test]
+fn a_kernel_that_does_not_tell_its_boot_makes_no_restart() {
+    let mut host = Host::new();
+    host.told = false;
+    host.look();
+    host.start(1);
+    host.pass(30, 500, 50);
+    host.look();
+    for _ in 0..5 {
+        host.minute(1_000, 100);
+    }
+    // A picture that stands still counts nothing either.
+    host.look();
+    assert_eq!(host.total(1), (5_500, 550));
+    // A server that ran long before the book first saw it.
+    host.start(2);
+    let adopted = GuestLoad { vmid: 2, uptime_secs: 90_000, net_in: 7_000, ..GuestLoad::default() };
+    host.machines.insert(instance(2), adopted);
+    host.minute(10, 1);
+    assert_eq!(host.total(2), (0, 0));
+    // A restart of the VM shows by itself.
+    host.start(1);
+    host.minute(60, 6);
+    assert_eq!(host.total(1), (5_570, 557));
+    // The unit is mended, the agent knows its boot at once: that is no boot either.
+    host.told = true;
+    host.minute(30, 3);
+    host.minute(30, 3);
+    assert_eq!(host.total(1), (5_630, 563));
+    // And forgotten again.
+    host.told = false;
+    host.minute(20, 2);
+    assert_eq!(host.total(1), (5_650, 565));
 }
 
 #[test]
