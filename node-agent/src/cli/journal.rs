@@ -89,11 +89,11 @@ async fn show_orders(pool: &SqlitePool, as_json: bool, limit: u32) -> anyhow::Re
     }
     for row in &rows {
         print(&format!(
-            "{}  {:>6}  {}  {:7}  VM {:<9}  generation {:<4}  {}",
+            "{}  {:>6}  {}  {:17}  VM {:<9}  generation {:<4}  {}",
             time(row.accepted_at),
             row.seq,
             row.order_id,
-            row.verb,
+            row.asks(),
             row.vmid,
             row.generation,
             row.state
@@ -129,7 +129,7 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
     }
     print(&format!("order       {}", row.order_id));
     print(&format!("about       instance {} as VM {}", row.instance, row.vmid));
-    print(&format!("asks        {} (generation {})", row.verb, row.generation));
+    print(&format!("asks        {} (generation {})", row.asks(), row.generation));
     print(&format!("state       {}", row.state));
     print(&format!("accepted    {}", time(row.accepted_at)));
     if let Some(at) = row.finished_at {
@@ -159,7 +159,7 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
 fn order_json(row: &OrderRow) -> Value {
     json!({
         "order_id": row.order_id, "seq": row.seq, "instance": row.instance, "vmid": row.vmid,
-        "generation": row.generation, "verb": row.verb.as_str(), "state": row.state.as_str(),
+        "generation": row.generation, "verb": row.verb.as_str(), "asks": row.asks(), "state": row.state.as_str(),
         "result": row.result.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
         "expires_at": row.expires_at, "accepted_at": row.accepted_at,
         "started_at": row.started_at, "finished_at": row.finished_at,

@@ -1,6 +1,6 @@
 //! Accepted provisioning orders and what became of them.
 
-use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis};
+use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, order::ProvisioningOrder};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Journal, JournalError, outbox, parsed, stored, unsigned};
@@ -176,6 +176,13 @@ pub struct OrderRow {
     pub finished_at: Option<UnixMillis>,
 }
 
+impl OrderRow {
+    /// What it asks for, in the word that people see: of an action which one it is.
+    pub fn asks(&self) -> &'static str {
+        ProvisioningOrder::from_bytes(&self.payload).map_or(self.verb.as_str(), |order| order.op.verb())
+    }
+}
+
 pub(super) fn read(row: &SqliteRow) -> Result<OrderRow, JournalError> {
     let number = |column: &'static str| -> Result<u64, JournalError> {
         unsigned("orders", column, row.try_get(column).map_err(JournalError::Driver)?)
@@ -248,6 +255,26 @@ pub(super) async fn insert(
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// The newest order of the same instance that was accepted after this one, whatever became of it.
+pub(super) async fn overtaking(
+    conn: &mut SqliteConnection,
+    order: &OrderRow,
+) -> Result<Option<OrderRow>, JournalError> {
+    sqlx::query(
+        "SELECT * FROM orders WHERE instance_uuid = $1 AND order_id <> $2 AND (seq > $3 OR accepted_at > $4) \
+         ORDER BY seq DESC LIMIT 1",
+    )
+    .bind(order.instance.to_string())
+    .bind(order.order_id.to_string())
+    .bind(stored(order.seq))
+    .bind(order.accepted_at.0)
+    .fetch_optional(conn)
+    .await?
+    .as_ref()
+    .map(read)
+    .transpose()
 }
 
 /// Moves an order on; refuses a transition that may not be.
@@ -407,7 +434,8 @@ pub async fn list_open(pool: &sqlx::SqlitePool) -> Result<Vec<OrderRow>, Journal
         .collect()
 }
 
-/// What is at work or stuck, less what somebody gave up and what a later generation made good, for people.
+/// What is at work or stuck, less what somebody gave up and what a later order made good, for people: a later
+/// generation, and behind a stuck action, which is resumed no more, whatever came after it.
 ///
 /// # Errors
 /// If they cannot be read.
@@ -417,7 +445,8 @@ pub async fn waiting_for_a_person(pool: &sqlx::SqlitePool) -> Result<Vec<OrderRo
          AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
          AND r.state = 'done') \
          AND NOT EXISTS (SELECT 1 FROM orders n WHERE n.instance_uuid = o.instance_uuid \
-         AND n.generation > o.generation AND n.state = 'succeeded') ORDER BY seq",
+         AND n.state = 'succeeded' AND (n.generation > o.generation \
+         OR (o.verb = 'action' AND o.state = 'stuck' AND n.seq > o.seq))) ORDER BY seq",
     )
     .fetch_all(pool)
     .await?

@@ -8,7 +8,7 @@
 //!
 //! | verb | takes | does |
 //! |---|---|---|
-//! | `resume` | a stuck order | lets it go on where it stuck, looking first |
+//! | `resume` | a stuck order that no later one of its server overtook | lets it go on where it stuck, looking first |
 //! | `abandon` | a stuck order | leaves everything as it is, for good |
 //! | | one that has not begun | ends it; nothing was made |
 //! | | one at work, only while the agent is stopped | the order is stuck, for good |

@@ -40,6 +40,16 @@ pub(super) async fn resume(
         let why = format!("generation {newer} was accepted since: resuming would set the server back");
         return Ok(Err(why));
     }
+    // Actions leave the generation as it is, and yet the server has lived on: an old restore would take that away.
+    if let Some(later) = orders::overtaking(conn, &order).await? {
+        return Ok(Err(format!(
+            "order {} ({}) was accepted since: resuming {} could undo what the server did after it. Nothing was \
+             changed; give it up (`ez-node-agent order abandon {id}`), and if it is still wanted, have it ordered anew",
+            later.order_id,
+            later.asks(),
+            order.asks(),
+        )));
+    }
     let rows = steps_of(conn, id).await?;
     // What stuck while it took something back goes on taking it back; why it does so stays remembered.
     let undoing = rows.iter().any(|step| step.k < 0);

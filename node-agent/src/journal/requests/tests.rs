@@ -10,11 +10,11 @@ use crate::{
     intake::{self},
     journal::{Admission, OrderState, Phase, fuse::Cut, lists},
     policy::{self, Usage},
-    testing::{self, Books, NOW, ensure, node, order, read},
+    testing::{self, Books, NOW, VMID, ensure, node, order, read},
 };
 use ez_protocol::{
     message::EventKind,
-    order::{Empty, Op, ProvisioningOrder},
+    order::{Action, Empty, Op, ProvisioningOrder},
     refusal::RefusalCode,
 };
 
@@ -113,6 +113,43 @@ async fn only_a_stuck_order_that_nothing_overtook_is_resumed() {
     books.accept(&ensure(2, 2)).await;
     refused("generation 2 was accepted since").await;
     assert_eq!(books.journal.order(create.order_id).await.unwrap().unwrap().state, OrderState::Stuck);
+}
+
+#[tokio::test]
+async fn an_old_restore_that_the_server_has_outlived_is_not_resumed() {
+    let host = Host::new().await;
+    host.carry_out(&ensure(1, 1)).await;
+    let act = |seq, action: Action| order(seq, 1, Op::Action(action));
+    let backup = act(2, Action::BackupCreate { keep: 2 });
+    host.carry_out(&backup).await;
+    let (first, second) = (3, 4);
+    let restore = |seq| act(seq, Action::BackupRestore { backup: backup.order_id });
+    for seq in [first, second] {
+        host.books.accept(&restore(seq)).await;
+        stick(&host.books, &restore(seq)).await;
+    }
+    assert_eq!(host.row(&restore(first)).await.asks(), "backup_restore", "people see which action it is");
+    let waits = async || {
+        let all = lists::waiting_for_a_person(host.books.journal.readers()).await.unwrap();
+        all.iter().map(|row| row.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(waits().await, [first, second]);
+    // Root has helped, the customer starts the server and writes to it.
+    host.carry_out(&act(5, Action::Stop {})).await;
+    host.carry_out(&act(6, Action::Start {})).await;
+    host.pve.put_guest(VMID, |guest| "written since".clone_into(&mut guest.disk));
+    assert!(waits().await.is_empty(), "nobody is asked to resume them any more");
+    for seq in [first, second] {
+        let taken = asked(&host.books, Taker::Agent, RequestVerb::Resume, Some(&restore(seq))).await;
+        assert_eq!(taken.request.state, RequestState::Refused, "{}", said(&taken));
+        let later = act(6, Action::Start {}).order_id.to_string();
+        for words in [later.as_str(), "(start) was accepted since", "order abandon"] {
+            assert!(said(&taken).contains(words), "{}", said(&taken));
+        }
+        assert_eq!(host.run(&restore(seq)).await.state, OrderState::Stuck);
+    }
+    assert_eq!(host.pve.guest(VMID).unwrap().disk, "written since");
+    assert_eq!(host.count("restore"), 0);
 }
 
 #[tokio::test]
