@@ -24,6 +24,15 @@ pub enum Load {
     Clone(CloneWish),
 }
 
+/// Room for a step, as long as it lives.
+#[derive(Debug)]
+pub struct Entry {
+    /// `None`: there is nothing to wait for.
+    _permit: Option<OwnedSemaphorePermit>,
+    /// What was seen before is old: it was waited for.
+    pub waited: bool,
+}
+
 /// The host's semaphores.
 #[derive(Debug)]
 pub struct Limits {
@@ -49,15 +58,18 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Waits for room. The semaphores are never closed, so `None` means only "nothing to wait for here".
-    pub async fn enter(&self, load: &Load) -> Option<OwnedSemaphorePermit> {
+    /// Waits for room, if there is none at once. The semaphores are never closed.
+    pub async fn enter(&self, load: &Load) -> Entry {
         let semaphore = match load {
-            Load::None | Load::Clone(_) => return None,
+            Load::None | Load::Clone(_) => return Entry { _permit: None, waited: false },
             Load::Light => Arc::clone(&self.light),
             Load::Heavy => Arc::clone(&self.heavy),
             Load::Backup => Arc::clone(&self.backup),
         };
-        semaphore.acquire_owned().await.ok()
+        match Arc::clone(&semaphore).try_acquire_owned() {
+            Ok(permit) => Entry { _permit: Some(permit), waited: false },
+            Err(_) => Entry { _permit: semaphore.acquire_owned().await.ok(), waited: true },
+        }
     }
 
     /// Waits for a start's turn: after a power cut a whole host must not start at once. A start that

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     context::Cx,
     fault::{self, Class, Trouble, of_task},
-    limits::Load,
+    limits::{Entry, Load},
     queue::{CloneWish, Turn},
     task,
 };
@@ -169,7 +169,14 @@ struct Round {
 impl Round {
     /// Looks and, if nothing is there, acts.
     async fn go(&mut self, cx: &Cx, step: &dyn Step, k: i64) -> Result<Value, Trouble> {
-        let look = step.look(cx, self.row.as_ref()).await;
+        let look = match step.look(cx, self.row.as_ref()).await {
+            Ok(Look::Todo) => self.enter(cx, step).await,
+            other => other.map(|look| (look, None)),
+        };
+        let (look, entry) = match look {
+            Ok((look, entry)) => (Ok(look), entry),
+            Err(trouble) => (Err(trouble), None),
+        };
         if !matches!(look, Ok(Look::Todo)) {
             // Later clones need not wait for what this one is about.
             cx.limits().clones.settled(cx.order().seq);
@@ -199,9 +206,7 @@ impl Round {
             cx.limits().clones.settled(cx.order().seq);
             return Err(Trouble::fail(Class::Retryable, detail));
         }
-        let load = step.load(cx);
-        let permit = cx.limits().enter(&load).await;
-        let turn = match load {
+        let turn = match step.load(cx) {
             Load::Clone(wish) => Some(turn(cx, step, wish).await),
             _ => None,
         };
@@ -220,8 +225,16 @@ impl Round {
         if let (Some(turn), Ok(_)) = (turn, &outcome) {
             turn.went_well();
         }
-        drop(permit);
+        drop(entry);
         outcome
+    }
+
+    /// Waits for room on the host before the step acts. While it waited the world went on, and the VM may be somebody
+    /// else's by now: it is looked at once more, with the room in hand. A step that has nothing to do never waits.
+    async fn enter(&self, cx: &Cx, step: &dyn Step) -> Result<(Look, Option<Entry>), Trouble> {
+        let entry = cx.limits().enter(&step.load(cx)).await;
+        let look = if entry.waited { step.look(cx, self.row.as_ref()).await? } else { Look::Todo };
+        Ok((look, Some(entry)))
     }
 
     async fn called(&mut self, cx: &Cx, step: &dyn Step, k: i64, upid: &Upid) -> Result<(), Trouble> {

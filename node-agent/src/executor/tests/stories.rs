@@ -8,6 +8,7 @@ use ez_protocol::{
 
 use super::kit::Host;
 use crate::{
+    executor::Load,
     journal::{OrderState, Phase},
     pve::fake::Fault,
     testing::{NOW, VMID, ensure, instance, order},
@@ -125,6 +126,39 @@ async fn a_foreign_vm_on_the_vmid_is_left_alone() {
     assert!(end.result.unwrap().contains("VMID_TAKEN"));
     assert_eq!(host.pve.guest(VMID), before);
     assert!(host.pve.changes().is_empty(), "nothing was called: {:?}", host.pve.changes());
+}
+
+#[tokio::test]
+async fn a_vm_whose_marker_goes_while_its_destruction_waits_for_room_is_left_alone() {
+    let host = Host::new().await;
+    host.carry_out(&ensure(1, 1)).await;
+    host.carry_out(&order(2, 2, Op::Retire(Empty {}))).await;
+    let purge = order(3, 3, Op::Purge(Empty {}));
+    host.books.accept(&purge).await;
+    // Others do all the heavy work that this host may have.
+    let load = || Load::Heavy;
+    let others = [host.engine.limits.enter(&load()).await, host.engine.limits.enter(&load()).await];
+    let (engine, id) = (std::sync::Arc::clone(&host.engine), purge.order_id);
+    let work = tokio::spawn(async move { engine.run_order(id).await });
+    let has_looked = || {
+        let trace = host.pve.trace();
+        trace.iter().any(|call| call.step == Some((2, "destroy")) && call.verb == "guest_status")
+    };
+    while !has_looked() {
+        tokio::task::yield_now().await;
+    }
+    // Meanwhile the host's owner takes the number for a VM of their own.
+    host.pve.put_guest(VMID, |guest| {
+        guest.config.insert("description".to_owned(), "the operator's own".to_owned());
+    });
+    drop(others);
+    work.await.unwrap().unwrap();
+    let end = host.row(&purge).await;
+    assert_eq!(end.state, OrderState::Stuck, "{:?}", end.result);
+    assert!(end.result.unwrap().contains("hands off"));
+    assert!(host.pve.guest(VMID).is_some() && host.count("destroy") == 0);
+    let rows = host.books.journal.steps(purge.order_id).await.unwrap();
+    assert!(rows.iter().all(|row| row.name != "destroy" || row.attempt == 0), "nothing was intended");
 }
 
 #[tokio::test]
