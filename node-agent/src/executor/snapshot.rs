@@ -1,7 +1,9 @@
 //! Snapshots: taken, rolled back to, dropped. A snapshot says in its description which order took it, so
-//! taking one twice is seen.
+//! taking one twice is seen. Snapshots of the host's owner carry no such line: they are neither shown nor touched, and
+//! only their names are taken.
 
 use ez_protocol::{
+    ProvisioningOrderId,
     message::{SnapshotFact, Snapshots},
     order::SnapshotName,
 };
@@ -43,14 +45,27 @@ pub(super) fn drop(name: &SnapshotName) -> Vec<Box<dyn Step>> {
     vec![Box::new(Drop { name: name.clone() })]
 }
 
+/// Whether an order took it. The VM is ours, so any order that did was about this server.
+fn is_ours(snapshot: &Snapshot) -> bool {
+    let mut words = snapshot.description.split_whitespace();
+    words.next() == Some(MARKER) && words.next().is_some_and(|id| id.parse::<ProvisioningOrderId>().is_ok())
+}
+
+/// Whoever took it.
 async fn find(cx: &Cx, name: &SnapshotName) -> Result<Option<Snapshot>, Trouble> {
     let all = cx.pve().snapshots(cx.vmid()).await?;
     Ok(all.into_iter().find(|snapshot| snapshot.name == name.as_str()))
 }
 
-/// All there are, for the control plane; nothing where the host does not say.
+/// One of ours; what has the name and is not counts as not there.
+async fn find_ours(cx: &Cx, name: &SnapshotName) -> Result<Option<Snapshot>, Trouble> {
+    Ok(find(cx, name).await?.filter(is_ours))
+}
+
+/// All of ours, for the control plane; nothing where the host does not say.
 pub(super) async fn shown(cx: &Cx) -> Option<Snapshots> {
     let mut all = cx.pve().snapshots(cx.vmid()).await.ok()?;
+    all.retain(is_ours);
     all.sort_by_key(|snapshot| snapshot.taken_secs);
     let fact = |s: Snapshot| SnapshotFact { name: s.name, taken_at_ms: s.taken_secs * 1_000 };
     Some(Snapshots { list: all.into_iter().map(fact).collect() })
@@ -142,7 +157,7 @@ impl Step for RollBack {
             if task::is_over(&seen) && config.lock() == Some("rollback") {
                 return Err(task::left_locked(cx, self.name(), "rollback", ""));
             }
-            if matches!(seen, Seen::NoIntent | Seen::Nothing) && find(cx, &self.name).await?.is_none() {
+            if matches!(seen, Seen::NoIntent | Seen::Nothing) && find_ours(cx, &self.name).await?.is_none() {
                 return Err(unknown(&self.name));
             }
             // Once more from the beginning: until the last step the server is not started again.
@@ -187,7 +202,7 @@ impl Step for Drop {
             if task::is_over(&seen) && config.lock() == Some("snapshot-delete") {
                 return Err(task::left_locked(cx, self.name(), "snapshot-delete", ""));
             }
-            match find(cx, &self.name).await? {
+            match find_ours(cx, &self.name).await? {
                 None if row.is_some() => Ok(Look::Done(json!({ "snapshot": self.name.as_str() }))),
                 None => Err(unknown(&self.name)),
                 Some(_) => match seen {

@@ -8,7 +8,7 @@ use ez_protocol::{
 use super::kit::Host;
 use crate::{
     journal::OrderState,
-    pve::fake::Fault,
+    pve::fake::{FakeKept, Fault},
     testing::{VMID, ensure, instance, order},
 };
 
@@ -89,6 +89,31 @@ async fn a_snapshot_of_the_same_name_is_never_replaced() {
     let missing = host.carry_out(&act(4, 1, Action::SnapshotRollback { name: name("two") })).await;
     assert!(missing.result.unwrap().contains("there is no snapshot two"));
     assert!(host.pve.guest(VMID).unwrap().running, "nothing was stopped for it");
+}
+
+#[tokio::test]
+async fn a_snapshot_of_the_hosts_owner_is_neither_shown_nor_touched() {
+    let host = served().await;
+    host.pve.put_guest(VMID, |guest| {
+        let kept = FakeKept { text: "before the upgrade of the host".to_owned(), ..FakeKept::default() };
+        guest.snapshots.insert("theirs".to_owned(), kept);
+    });
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("mine") })).await;
+    let shown: Vec<String> =
+        facts(&host).await.snapshots.unwrap().list.into_iter().map(|fact| fact.name).collect();
+    assert_eq!(shown, ["mine"]);
+    for (seq, action) in [
+        (3, Action::SnapshotRollback { name: name("theirs") }),
+        (4, Action::SnapshotDelete { name: name("theirs") }),
+    ] {
+        let refused = host.carry_out(&act(seq, 1, action)).await;
+        assert!(refused.result.unwrap().contains("there is no snapshot theirs"));
+    }
+    let taken = host.carry_out(&act(5, 1, Action::SnapshotCreate { name: name("theirs") })).await;
+    assert!(taken.result.unwrap().contains("there is a snapshot theirs already"));
+    let guest = host.pve.guest(VMID).unwrap();
+    assert!(guest.running && guest.snapshots.contains_key("theirs"));
+    assert_eq!(host.count("roll_back") + host.count("drop_snapshot"), 0);
 }
 
 #[tokio::test]
