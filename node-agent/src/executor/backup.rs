@@ -17,7 +17,7 @@ use super::{
     ensure,
     fault::{self, Class, Trouble, of_task},
     limits::Load,
-    power::{NotePower, Start, Stop},
+    power::{NOTE_POWER, NotePower, Start, Stop},
     saga::{Act, Look, Step},
     task::{self, Seen},
 };
@@ -355,6 +355,22 @@ impl Step for Remark {
             Ok(Act::Done(json!({})))
         })
     }
+}
+
+/// Whether a restore of this order has touched the VM, of which nothing is known but that it is not whole any more. One
+/// that Proxmox refused, or whose backup was gone, left no task; the journal knows only of the last one that was called.
+pub(super) async fn restore_began(cx: &Cx, config: &GuestConfig) -> Result<bool, Trouble> {
+    if config.boot_disk().is_none() || config.lock().is_some() {
+        return Ok(true);
+    }
+    let steps = cx.journal().steps(cx.id()).await?;
+    let Some(noted) = steps.iter().find(|row| row.name == NOTE_POWER) else { return Ok(true) };
+    for (upid, _) in cx.pve().find_tasks("qmrestore", cx.vmid(), noted.at.as_secs()).await? {
+        if !cx.journal().is_task_of_another(&upid, cx.id()).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Looks whether a backup can be restored, before the server is stopped for it.

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
+    backup,
     context::Cx,
     fault::{Class, Trouble, of_task},
     limits::Load,
@@ -26,6 +27,8 @@ pub(super) enum Start {
     Again,
     /// One that was running when [`NotePower`] looked, and only that.
     AsBefore,
+    /// The same, and only if the restore that its order tried did nothing to it.
+    IfNotRestored,
 }
 
 /// Notes whether the server runs, for [`Start::AsBefore`].
@@ -91,15 +94,21 @@ impl Step for Start {
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
-            cx.present().await?;
+            let config = cx.present().await?;
             if let Some(running) = running_task(cx, row).await? {
                 return Ok(Look::Adopt(running));
             }
             if cx.runs().await? {
                 return Ok(Look::Done(json!({ "power": "running" })));
             }
-            if matches!(self, Self::AsBefore) && cx.step_result_of(NOTE_POWER).await?["runs"] != json!(true) {
+            if matches!(self, Self::AsBefore | Self::IfNotRestored)
+                && cx.step_result_of(NOTE_POWER).await?["runs"] != json!(true)
+            {
                 return Ok(Look::Done(json!({ "power": "stopped" })));
+            }
+            // A disk that is gone, or half another one, is not started.
+            if matches!(self, Self::IfNotRestored) && backup::restore_began(cx, &config).await? {
+                return Ok(Look::Done(json!({ "power": "stopped", "restored": true })));
             }
             if matches!(self, Self::First) {
                 no_longer_ours(cx)?;

@@ -27,7 +27,7 @@ pub(super) enum Kind {
     MadeAnew,
     /// A rescue system.
     Rescue,
-    /// A restore that cleared the VM and came no further.
+    /// A restore that came to nothing: the marker, if it had cleared the VM, and the power, if it had not begun.
     Restore,
     /// The power: the server was on, and was stopped for something that did not come about.
     Power,
@@ -50,7 +50,7 @@ impl Kind {
                 Box::new(Configure::ServeWithoutRescue),
                 Box::new(Start::AsBefore),
             ],
-            Self::Restore => vec![Box::new(Remark)],
+            Self::Restore => vec![Box::new(Remark), Box::new(Start::IfNotRestored)],
             Self::Power => vec![Box::new(Start::AsBefore)],
         }
     }
@@ -74,7 +74,6 @@ pub(super) fn kind(cx: &Cx, verb: Verb, steps: &[StepRow]) -> Option<Kind> {
     if tried(rescue::ATTACH) {
         return Some(Kind::Rescue);
     }
-    // A disk that is gone, or half another one, is not started.
     if tried("restore") {
         return Some(Kind::Restore);
     }

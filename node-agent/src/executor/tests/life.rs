@@ -231,6 +231,27 @@ async fn a_server_whose_restore_failed_is_not_started() {
 }
 
 #[tokio::test]
+async fn a_restore_that_was_refused_before_it_began_leaves_the_server_running() {
+    let host = served().await;
+    written(&host, "mine");
+    let backup = act(2, 1, Action::BackupCreate { keep: 2 });
+    done(&host, &backup).await;
+    let restore = |seq| act(seq, 1, Action::BackupRestore { backup: backup.order_id });
+    let bad = || Fault::Refused(400, "Parameter verification failed.".to_owned());
+    host.pve.fail_next("restore", bad());
+    let row = host.carry_out(&restore(3)).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).unwrap().running, "nothing was done to it");
+    assert_eq!(disk(&host), "mine");
+    // One that was off stays so.
+    done(&host, &act(4, 1, Action::Stop {})).await;
+    host.pve.fail_next("restore", bad());
+    host.carry_out(&restore(5)).await;
+    assert!(!host.pve.guest(VMID).unwrap().running);
+    done(&host, &act(6, 1, Action::Start {})).await;
+}
+
+#[tokio::test]
 async fn a_rollback_that_fails_calls_for_root_at_once_and_goes_on_when_root_has_helped() {
     let host = served().await;
     written(&host, "monday");

@@ -151,6 +151,11 @@ pub(super) fn all() -> Vec<Scene> {
         ("undo a rescue", "rescue", ((8, "start"), "start", failed())),
         ("undo a restore", "restore over a change", ((4, "restore"), "restore", failed())),
         (
+            "undo a restore that was refused",
+            "restore over a change",
+            ((4, "restore"), "restore", Fault::Refused(400, "Parameter verification failed.".to_owned())),
+        ),
+        (
             "undo a rollback",
             "roll back over a change",
             ((2, "roll_back"), "roll_back", Fault::Refused(500, "something went wrong".to_owned())),
