@@ -22,6 +22,8 @@ use crate::{
 pub(super) enum Configure {
     /// Everything a server in service needs.
     Serve,
+    /// The same right after its clone, without what the template must not pass on.
+    ServeFirst,
     /// The same without the rescue system that could not be brought about.
     ServeWithoutRescue,
     /// The signs of a retired server.
@@ -34,10 +36,11 @@ impl Configure {
         let media = cx.engine().rules.policy.iso_storage.as_deref();
         let served = |spec: &InstanceSpec| {
             let wanted = settings::served(spec, &config, media);
-            settings::change(&config, &wanted, settings::leftovers(&config, spec))
+            let leftovers = settings::leftovers(&config, spec, matches!(self, Self::ServeFirst));
+            settings::change(&config, &wanted, leftovers)
         };
         Ok(match self {
-            Self::Serve => served(cx.spec()?),
+            Self::Serve | Self::ServeFirst => served(cx.spec()?),
             Self::ServeWithoutRescue => served(&InstanceSpec { rescue: None, ..cx.spec()?.clone() }),
             Self::Retire => settings::change(&config, &settings::retired(), BTreeSet::new()),
         })
@@ -55,7 +58,7 @@ pub(super) async fn send(cx: &Cx, change: ConfigChange) -> Result<(), Trouble> {
 impl Step for Configure {
     fn name(&self) -> &'static str {
         match self {
-            Self::Serve => "configure",
+            Self::Serve | Self::ServeFirst => "configure",
             Self::ServeWithoutRescue => "configure_again",
             Self::Retire => "mark_retired",
         }

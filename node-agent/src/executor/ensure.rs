@@ -95,7 +95,16 @@ async fn shape(cx: &Cx) -> Result<Shape, Trouble> {
 
 /// What makes an existing VM be as ordered, without touching its power.
 pub(super) fn settle() -> Vec<Box<dyn Step>> {
-    vec![Box::new(Configure::Serve), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)]
+    settle_by(Configure::Serve)
+}
+
+/// The same for one that was just cloned.
+fn settle_first() -> Vec<Box<dyn Step>> {
+    settle_by(Configure::ServeFirst)
+}
+
+fn settle_by(configure: Configure) -> Vec<Box<dyn Step>> {
+    vec![Box::new(configure), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)]
 }
 
 /// The steps a customer watches. Power changes only where a server is made, where suspension or rescue
@@ -107,7 +116,7 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
     match shape {
         Shape::Create(template) => {
             steps.push(Box::new(Clone { template }));
-            steps.extend(settle());
+            steps.extend(settle_first());
             if active {
                 steps.extend([Box::new(Start::First) as Box<dyn Step>, Box::new(AwaitUsable)]);
             }
@@ -115,7 +124,7 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
         Shape::Rebuild(template) => {
             steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(REBUILD_GRACE_SECS), Box::new(Destroy)]);
             steps.push(Box::new(Clone { template }));
-            steps.extend(settle());
+            steps.extend(settle_first());
             if active {
                 steps.extend([Box::new(Start::Again) as Box<dyn Step>, Box::new(AwaitUsable)]);
             }

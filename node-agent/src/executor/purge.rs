@@ -44,8 +44,16 @@ impl Step for Destroy {
             if let Some(running) = running_task(cx, row).await? {
                 return Ok(Look::Adopt(running));
             }
-            if cx.own_config().await?.is_none() {
+            let Some(config) = cx.own_config().await? else {
                 return Ok(Look::Done(json!({ "absent": true })));
+            };
+            if config.get("protection") == Some("1") {
+                let text = format!(
+                    "the owner of this host protects VM {0} (protection: 1), so it is not destroyed; \
+                     `qm set {0} --protection 0` lets it go",
+                    cx.vmid()
+                );
+                return Err(Trouble::fail(Class::Policy, text));
             }
             if cx.runs().await? {
                 let text = format!("VM {} runs: a running server is never destroyed", cx.vmid());

@@ -2,7 +2,8 @@
 //!
 //! Proxmox copies much from a template that must not reach a server (further cards, which nobody would
 //! filter; stored keys; protection), and gives `net0` a new MAC whenever it is written without one. So
-//! what the agent cares for is written in full, and what a template must not pass on is removed.
+//! what the agent cares for is written in full, and what a template must not pass on is removed. The latter only right
+//! after a clone: in a server that is in service the same options are the host owner's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -179,11 +180,15 @@ fn guest_rules(rules: &FirewallRules) -> Vec<GuestRule> {
     out
 }
 
-/// What a template left in a configuration that a server must not have, and a medium that was taken out.
-pub fn leftovers(present: &GuestConfig, spec: &InstanceSpec) -> BTreeSet<String> {
+/// A medium that was taken out, and of a server that was just cloned what its template left in the configuration and it
+/// must not have.
+pub fn leftovers(present: &GuestConfig, spec: &InstanceSpec, just_cloned: bool) -> BTreeSet<String> {
     let unwanted = |key: &&String| {
         if key.as_str() == ISO_DRIVE {
             return spec.iso.is_none();
+        }
+        if !just_cloned {
+            return false;
         }
         let family = key.trim_end_matches(|c: char| c.is_ascii_digit());
         let card = matches!(family, "net" | "ipconfig") && !matches!(key.as_str(), "net0" | "ipconfig0");
@@ -272,7 +277,7 @@ mod tests {
             ("sshkeys", "x"),
             ("ide2", "d"),
         ]);
-        let first = change(&template, &wanted, leftovers(&template, &spec)).unwrap();
+        let first = change(&template, &wanted, leftovers(&template, &spec, true)).unwrap();
         assert_eq!(first.set.len(), wanted.len());
         assert_eq!(first.delete, ["net1", "ipconfig1", "sshkeys"].map(str::to_owned).into());
         assert_eq!(first.digest.as_deref(), Some("abc"));
@@ -284,7 +289,10 @@ mod tests {
             .insert("net0".into(), "virtio=bc:24:11:00:00:01,tag=5,bridge=vmbr0,rate=12.5,firewall=1".into());
         after.values.insert("memory".into(), "current=4096".into());
         after.values.insert("tags".into(), "ez;mine".into());
-        assert_eq!(change(&after, &wanted, leftovers(&after, &spec)), None);
+        // The host's owner gave it a card and protects it.
+        after.values.insert("net1".into(), "virtio=BC:24:11:00:00:02,bridge=vmbr1".into());
+        after.values.insert("protection".into(), "1".into());
+        assert_eq!(change(&after, &wanted, leftovers(&after, &spec, false)), None);
         assert!(drift(&after, &spec).is_empty());
         after.values.insert("cores".into(), "8".into());
         assert_eq!(drift(&after, &spec), ["cores is 8, should be 2"]);
@@ -311,7 +319,7 @@ mod tests {
         assert!(!change(&present, &wanted, BTreeSet::new()).unwrap().set.contains_key(ISO_DRIVE));
         (spec.iso, spec.rescue) = (None, None);
         assert_eq!(served(&spec, &present, Some("local"))["boot"], "order=scsi0");
-        assert_eq!(leftovers(&present, &spec), [ISO_DRIVE.to_owned()].into());
+        assert_eq!(leftovers(&present, &spec, false), [ISO_DRIVE.to_owned()].into());
     }
 
     #[test]

@@ -117,6 +117,30 @@ async fn a_snapshot_of_the_hosts_owner_is_neither_shown_nor_touched() {
 }
 
 #[tokio::test]
+async fn what_the_hosts_owner_gave_a_server_in_service_stays() {
+    let host = served().await;
+    host.pve.put_guest(VMID, |guest| {
+        guest.config.insert("net1".to_owned(), "virtio=BC:24:11:00:00:02,bridge=vmbr1".to_owned());
+        guest.config.insert("protection".to_owned(), "1".to_owned());
+    });
+    done(&host, &changed(2, 2, |spec| spec.vcpus = 4)).await;
+    assert_eq!((option(&host, "cores").as_str(), option(&host, "protection").as_str()), ("4", "1"));
+    assert!(option(&host, "net1").contains("vmbr1"));
+    // What is protected is not destroyed, says so, and goes on serving.
+    let rebuild = host.carry_out(&changed(3, 3, |spec| spec.build = 1)).await;
+    assert!(rebuild.result.unwrap().contains("qm set 1000 --protection 0"));
+    assert_eq!(host.count("destroy"), 0);
+    assert!(host.pve.guest(VMID).unwrap().running, "it ran before");
+    // What a template brings along is another matter.
+    host.pve.put_guest(9_000, |template| {
+        template.config.insert("net1".to_owned(), "virtio=BC:24:11:00:00:03,bridge=vmbr1".to_owned());
+    });
+    host.pve.put_guest(VMID, |guest| _ = guest.config.remove("protection"));
+    done(&host, &changed(4, 4, |spec| (spec.build, spec.vcpus) = (2, 4))).await;
+    assert_eq!(option(&host, "net1"), "");
+}
+
+#[tokio::test]
 async fn a_rebuild_makes_the_disk_anew_and_keeps_number_card_and_addresses() {
     let host = served().await;
     written(&host, "mine");
