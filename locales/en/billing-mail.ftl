@@ -56,6 +56,7 @@ billing-mail-plan-waits-page = Pay here:
 
 billing-mail-plan-off-subject = { $server }: the change to { $plan } did not come about
 billing-mail-plan-off-text-not_paid = Nobody paid for the change of { $server } to { $plan } in time. Everything is as before, and nothing was charged.
+billing-mail-plan-off-text-costs_more = The change of { $server } to { $plan } would have cost more than you confirmed, because something else used up your credit meanwhile. It was not made and nothing was charged: look at the new sum and confirm it again.
 billing-mail-plan-off-text-other = The change of { $server } to { $plan } could not be carried out. Everything is as before, and nothing was charged.
 billing-mail-plan-off-page = You can try it again:
 

@@ -7,6 +7,7 @@ use sqlx::AnyConnection;
 use ez_protocol::UnixMillis;
 
 use super::{
+    inbox,
     jobs::SYNC,
     model::{EventState, Source},
     store::{self, StoredEvent},
@@ -127,9 +128,14 @@ pub(super) fn judged(text: &str, source: Source, livemode: bool) -> StoredEvent 
     if envelope.object_id.take_if(|id| !usable(id)).is_some() && (read_again || !wrong.is_empty()) {
         wrong.push("object id");
     }
-    let foreign = envelope.account.is_some() || envelope.livemode.is_some_and(|live| live != livemode);
+    // Signed with our secret, and not for us: somebody has to look at the endpoint. Nothing of it is taken over.
+    if envelope.account.is_some() {
+        wrong.push("for us but for a connected account");
+    }
+    if envelope.livemode.is_some_and(|live| live != livemode) {
+        wrong.push(if livemode { "live but of test mode" } else { "of test mode but live" });
+    }
     let state = match (&envelope.object_id, &envelope.object_kind) {
-        _ if foreign => EventState::Ignored,
         _ if !wrong.is_empty() => EventState::Failed,
         // Kinds that decide nothing here are not read again, so there is nothing to do for them.
         (Some(_), Some(_)) if read_again => EventState::Received,
@@ -165,6 +171,9 @@ pub(super) async fn keep(
 ) -> Result<bool, DbError> {
     if !store::insert_event(tx, at, event).await? {
         return Ok(false);
+    }
+    if event.state == EventState::Failed {
+        inbox::set_aside(tx, at, event.error.as_deref().unwrap_or_default()).await?;
     }
     if let (EventState::Received, Some(id), Some(kind)) =
         (event.state, &event.envelope.object_id, &event.envelope.object_kind)

@@ -70,7 +70,7 @@ async fn run_walk(app: App, _run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
-    reconcile::poll_events(&app).await.map(|_| ()).map_err(sort)
+    reconcile::poll(&app).await.map(|_| ()).map_err(sort)
 }
 
 async fn run_look_up(app: App, _run: JobRun) -> Result<(), JobError> {

@@ -70,6 +70,15 @@ pub(super) async fn send(app: &Services, call: &Call) -> Result<Value, BillingEr
     }
 }
 
+/// Whether a call was written down before: it may have been carried out.
+///
+/// # Errors
+/// Those of the query.
+pub(super) async fn was_begun(app: &Services, call: &Call) -> Result<bool, BillingError> {
+    let mut connection = app.db.read().await?;
+    Ok(store::is_call(&mut connection, &call.key).await?)
+}
+
 /// Writes a refusal down; says what the caller gets.
 async fn settle_fault(app: &Services, call: &Call, fault: StripeFault) -> Result<BillingError, BillingError> {
     if fault.kind == FaultKind::OurMistake {

@@ -8,7 +8,10 @@ use super::{
     store,
     stripe::{self, EventList},
 };
-use crate::app::Services;
+use crate::{
+    app::Services,
+    fleet::{Severity, alarms},
+};
 
 /// The windows of two polls overlap by this much.
 const OVERLAP: Duration = Duration::from_secs(10 * 60);
@@ -16,10 +19,48 @@ const OVERLAP: Duration = Duration::from_secs(10 * 60);
 const FIRST_LOOK: Duration = Duration::from_secs(60 * 60);
 /// A payment page that is open for longer is looked up.
 const LOOK_UP_AFTER: Duration = Duration::from_secs(10 * 60);
-/// Pages of one poll; what is left comes with the next one.
-const MOST_PAGES: usize = 50;
+/// Pages of one poll. Stripe keeps thirty days of events; a list that goes on after a million of them does not end.
+const MOST_PAGES: usize = 10_000;
+/// An operator hears of it when the last complete walk is older than this.
+const BEHIND_AFTER: Duration = Duration::from_secs(30 * 60);
 
 const EVENTS: &str = "events";
+/// The alarm about events that have not been read for long.
+const BEHIND: &str = "stripe_events_behind";
+
+/// The five-minute poll. While it does not come to its end for half an hour, an operator hears of it.
+///
+/// # Errors
+/// Those of [`poll_events`].
+pub(super) async fn poll(app: &Services) -> Result<usize, BillingError> {
+    let polled = poll_events(app).await;
+    let (now, failed) = (app.clock.now(), polled.as_ref().err().map(ToString::to_string));
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(why) = failed else { return alarms::clear(tx, now, BEHIND, "stripe").await };
+                let Some(last) = store::cursor(tx, EVENTS).await? else { return Ok(()) };
+                if now.since(last) < BEHIND_AFTER {
+                    return Ok(());
+                }
+                let detail = format!(
+                    "Stripe's list of events has not been read to its end for {} minutes: {why}. It is tried again \
+                     all the time; what webhooks bring is taken over as always.",
+                    now.since(last).as_secs() / 60
+                );
+                let alarm = alarms::New {
+                    kind: BEHIND,
+                    subject: "stripe",
+                    severity: Severity::Critical,
+                    node: None,
+                    detail: &detail,
+                };
+                alarms::hold(tx, now, alarm).await.map(|_| ())
+            })
+        })
+        .await?;
+    polled
+}
 
 /// Walks Stripe's list of events since the last walk into the same inbox; gives how many were new.
 ///

@@ -167,6 +167,15 @@ pub(super) async fn open_call(
     })
 }
 
+/// Whether a call was written down.
+pub(super) async fn is_call(connection: &mut AnyConnection, key: &str) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar("SELECT key FROM stripe_outbox WHERE key = $1")
+        .bind(key)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
 /// Ends a call.
 pub(super) async fn close_call(
     tx: &mut AnyConnection,

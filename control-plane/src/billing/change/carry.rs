@@ -155,6 +155,18 @@ async fn tell_now(app: &Services, change: &Change) -> Result<(), BillingError> {
         at: change.proration_date,
     };
     let call = Call::new("plan-change", change.id, change.attempt, stripe::change_price(swap));
+    if !outbox::was_begun(app, &call).await? {
+        match costs_more(app, change, swap).await {
+            Ok(false) => {}
+            Ok(true) => return refused(app, change, "costs_more").await,
+            Err(BillingError::Stripe(fault))
+                if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
+            {
+                return refused(app, change, fault.code.as_deref().unwrap_or("refused")).await;
+            }
+            Err(other) => return Err(other),
+        }
+    }
     match outbox::send(app, &call).await {
         Ok(_) => {
             read_again(app, change).await?;
@@ -180,6 +192,18 @@ async fn tell_now(app: &Services, change: &Change) -> Result<(), BillingError> {
         }
         Err(other) => Err(other),
     }
+}
+
+/// Whether the change would be billed with more than its customer confirmed: something else has used up the credit that was
+/// counted on, for example. Asked just before it is made.
+async fn costs_more(app: &Services, change: &Change, swap: Swap<'_>) -> Result<bool, BillingError> {
+    let Some(quote) = &change.quote else { return Ok(false) };
+    // Nothing is made by it: each look asks anew, under a key of its own.
+    let call = Call::new("plan-preview", change.id, app.clock.now().0, stripe::preview_change(swap));
+    let answer = outbox::send(app, &call).await?;
+    outbox::close(app, &call, CallState::Replaced, None, None).await?;
+    let seen = stripe::PreviewView::read(&answer).ok_or(BillingError::Incomplete("the sum of a preview"))?;
+    Ok(seen.amount_due > quote.due_minor)
 }
 
 /// The link to pay on stands in the copy of the invoice.

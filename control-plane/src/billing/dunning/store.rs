@@ -1,5 +1,7 @@
 //! SQL of standings, steps, disputes, returns and exemptions.
 
+use std::time::Duration;
+
 use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
@@ -50,7 +52,7 @@ pub(in crate::billing) async fn known(
     order: OrderId,
 ) -> Result<Option<Known>, DbError> {
     let row = sqlx::query(
-        "SELECT s.order_id, s.instance_id, s.account_id, s.stripe_id, s.status, s.end_reason, s.latest_invoice_id,
+        "SELECT s.order_id, s.instance_id, s.account_id, s.stripe_id, s.status, s.end_reason,
                 s.period_start, s.period_end, s.cancel_at, s.amount_minor, s.currency, c.email, c.description,
                 CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt,
                 k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year
@@ -72,12 +74,8 @@ pub(in crate::billing) async fn known(
         Some(unpaid) => step_at(connection, &notice_key(&unpaid.invoice)).await?,
         None => None,
     };
-    let latest: Option<String> = row.get("latest_invoice_id")?;
-    let refunded = match &latest {
-        Some(invoice) => {
-            is_returned(connection, invoice).await?
-                && rest_is_returned(connection, &subscription, invoice).await?
-        }
+    let refunded = match row.opt_millis("period_start")? {
+        Some(begin) => period_is_returned(connection, &subscription, begin).await?,
         None => false,
     };
     let status = row.text("status")?;
@@ -164,28 +162,31 @@ pub(in crate::billing) async fn is_returned(
     Ok(paid > 0 && returned >= paid)
 }
 
-/// Whether the payment that a plan change added to went back as well: who gets the difference back keeps the server. True
-/// where the invoice is none of a plan change.
-async fn rest_is_returned(
+/// Stripe's clock and ours, and the making of an invoice and of its period, are this far apart at most.
+const SAME_MOMENT: Duration = Duration::from_secs(60);
+
+/// Whether everything that was paid for the running period went back: its renewal, and what plan changes added to it. A plan
+/// change that began a period of its own is all there is of it. What was paid for earlier periods, and invoices of traffic
+/// alone, do not count.
+async fn period_is_returned(
     connection: &mut AnyConnection,
     subscription: &str,
-    invoice: &str,
+    begin: UnixMillis,
 ) -> Result<bool, DbError> {
-    let base: Option<String> = sqlx::query_scalar(
-        "SELECT b.stripe_id FROM billing_invoices i
-         JOIN billing_invoices b ON b.subscription_id = i.subscription_id AND b.stripe_id <> i.stripe_id
-         WHERE i.stripe_id = $2 AND i.subscription_id = $1 AND i.reason IN ('subscription_update', 'manual')
-               AND COALESCE(b.reason, '') NOT IN ('subscription_update', 'manual') AND b.paid_minor > 0
-         ORDER BY b.issued_at DESC, b.stripe_id DESC LIMIT 1",
+    let paid: Vec<String> = sqlx::query_scalar(
+        "SELECT stripe_id FROM billing_invoices
+         WHERE subscription_id = $1 AND issued_at >= $2 AND paid_minor > 0 AND COALESCE(reason, '') <> 'manual'",
     )
     .bind(subscription)
-    .bind(invoice)
-    .fetch_optional(&mut *connection)
+    .bind(begin.minus(SAME_MOMENT).0)
+    .fetch_all(&mut *connection)
     .await?;
-    match base {
-        Some(base) => is_returned(connection, &base).await,
-        None => Ok(true),
+    for invoice in &paid {
+        if !is_returned(connection, invoice).await? {
+            return Ok(false);
+        }
     }
+    Ok(!paid.is_empty())
 }
 
 /// Where the disputes of an order's payments stand. Words we do not know count as open.

@@ -213,6 +213,11 @@ async fn write_down(
             if gift.amount_minor > paid.left_minor {
                 return Err(BillingError::Unfit("the amount: more than is left of the payment"));
             }
+            if gift.amount_minor > creditable(&invoices, &store::given_for(tx, order).await?) {
+                return Err(BillingError::Unfit(
+                    "the amount: with the credit that was given, more than was paid for the server",
+                ));
+            }
             Some(paid.id.clone())
         }
     };
@@ -328,11 +333,14 @@ async fn send_credit(app: &Services, row: &store::Row) -> Result<(), BillingErro
         let mut connection = app.db.read().await?;
         copy::customer(&mut connection, row.account).await?.ok_or(BillingError::Unknown("customer"))?
     };
-    let request = stripe::create_credit(&customer, row.amount_minor, &row.currency, &row.reference);
-    let call = Call::new("credit", format!("{customer}:{}", row.reference), 1, request);
+    // A customer has one balance for all servers, and a ticket may be about two of them: the gift's own key tells them apart.
+    let metadata = Metadata::from([("goodwill".to_owned(), row.key())]);
+    let request =
+        stripe::create_credit(&customer, row.amount_minor, &row.currency, &row.reference, &metadata);
+    let call = Call::new("credit", row.key(), 1, request);
     let answer = match outbox::send(app, &call).await {
         Err(BillingError::LookingUp) => {
-            let marked = |one: &&Value| one["description"] == row.reference.as_str();
+            let marked = |one: &&Value| one["metadata"]["goodwill"] == row.key().as_str();
             find(app, &stripe::list_credits(&customer), marked).await?
         }
         other => other?,

@@ -214,7 +214,7 @@ fn read_return(row: &AnyRow) -> Result<Given, DbError> {
             RefundState::Failed => GiftState::Refused,
         },
         at: row.millis("made_at")?,
-        reason: String::new(),
+        reason: row.get::<Option<String>>("reason")?.unwrap_or_default(),
     })
 }
 
@@ -229,7 +229,10 @@ pub(super) async fn given_for(connection: &mut AnyConnection, order: OrderId) ->
     .fetch_all(&mut *connection)
     .await?;
     let returns = sqlx::query(
-        "SELECT c.description, r.amount_minor, r.currency, r.state, r.made_at
+        "SELECT c.description, r.amount_minor, r.currency, r.state, r.made_at,
+                (SELECT MAX(g.reason) FROM stripe_outbox o
+                 JOIN billing_gifts g ON o.subject_id = g.order_id || ':' || g.reference AND g.kind = 'refund'
+                 WHERE o.purpose = 'goodwill' AND o.response_id = r.stripe_id) AS reason
          FROM billing_returns r JOIN billing_checkouts c ON c.order_id = r.order_id
          WHERE r.order_id = $1 ORDER BY r.made_at DESC LIMIT 100",
     )
@@ -253,7 +256,7 @@ pub(super) async fn given_to(
     .fetch_all(&mut *connection)
     .await?;
     let returns = sqlx::query(
-        "SELECT c.description, r.amount_minor, r.currency, r.state, r.made_at
+        "SELECT c.description, r.amount_minor, r.currency, r.state, r.made_at, NULL AS reason
          FROM billing_returns r JOIN billing_checkouts c ON c.order_id = r.order_id
          WHERE c.account_id = $1 ORDER BY r.made_at DESC LIMIT 100",
     )

@@ -23,6 +23,10 @@ use crate::{
 
 /// The alarm about events that cannot be processed.
 const PARKED: &str = "payment_news_parked";
+/// The alarm about genuine events that were set aside.
+const SET_ASIDE: &str = "webhook_set_aside";
+/// It ends when none came for so long.
+const QUIET: Duration = Duration::from_secs(24 * 60 * 60);
 /// The first pause after which parked events are tried again; each one after is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// And the longest.
@@ -156,6 +160,22 @@ fn chain(error: &BillingError) -> String {
     text
 }
 
+/// A genuine event was set aside, for a person to look at: an operator hears of it.
+pub(super) async fn set_aside(tx: &mut AnyConnection, at: UnixMillis, why: &str) -> Result<(), DbError> {
+    let detail = format!(
+        "A webhook that is signed with our secret is not taken over: {why}. It is kept, and nothing was done. Look at the \
+         inbox and at the endpoint in Stripe's dashboard."
+    );
+    let alarm = alarms::New {
+        kind: SET_ASIDE,
+        subject: "stripe",
+        severity: Severity::Critical,
+        node: None,
+        detail: &detail,
+    };
+    alarms::hold(tx, at, alarm).await.map(|_| ())
+}
+
 /// What was parked has been taken over.
 pub(super) async fn unpark(app: &Services, object: &str, payload: &Value) -> Result<(), DbError> {
     if payload.get("parked").and_then(Value::as_bool) != Some(true) {
@@ -167,6 +187,17 @@ pub(super) async fn unpark(app: &Services, object: &str, payload: &Value) -> Res
 
 /// Alarms about what was taken over meanwhile, by whichever way.
 pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
+    let quiet_since = app.clock.now().minus(QUIET);
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if store::was_set_aside_since(tx, quiet_since).await? {
+                    return Ok(());
+                }
+                alarms::clear(tx, quiet_since.plus(QUIET), SET_ASIDE, "stripe").await
+            })
+        })
+        .await?;
     let over: Vec<String> = {
         let mut connection = app.db.read().await?;
         let mut over = Vec::new();

@@ -121,6 +121,20 @@ pub(super) async fn is_parked(connection: &mut AnyConnection, object: &str) -> R
     Ok(found.is_some())
 }
 
+/// Whether an event that came after a time was set aside.
+pub(super) async fn was_set_aside_since(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM stripe_events WHERE state = 'failed' AND received_at >= $1 LIMIT 1",
+    )
+    .bind(since.0)
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
 /// Whether events about an object wait.
 pub(super) async fn waits(connection: &mut AnyConnection, object: &str) -> Result<bool, DbError> {
     let found: Option<String> = sqlx::query_scalar(

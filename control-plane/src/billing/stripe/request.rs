@@ -251,6 +251,24 @@ pub(crate) fn list_disputes(since: UnixMillis, after: Option<&str>) -> Prepared 
     Prepared { method: Method::Get, path: "/disputes".to_owned(), query: Some(query), body: None }
 }
 
+/// Refunds since a time, newest first.
+pub(crate) fn list_refunds(since: UnixMillis, after: Option<&str>) -> Prepared {
+    let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
+    let query = format!("created[gte]={}&limit={PAGE}{after}", since.as_secs());
+    Prepared { method: Method::Get, path: "/refunds".to_owned(), query: Some(query), body: None }
+}
+
+/// Every customer, newest first.
+pub(crate) fn list_all_customers(after: Option<&str>) -> Prepared {
+    let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
+    Prepared {
+        method: Method::Get,
+        path: "/customers".to_owned(),
+        query: Some(format!("limit={PAGE}{after}")),
+        body: None,
+    }
+}
+
 pub(crate) fn retrieve_payment_method(id: &str) -> Prepared {
     retrieve("payment_methods", id)
 }
@@ -346,13 +364,19 @@ pub(crate) fn create_portal(customer: &str, return_url: &str) -> Prepared {
 }
 
 /// Credit on a customer's balance; Stripe counts what is owed, so credit is below zero.
-pub(crate) fn create_credit(customer: &str, amount_minor: i64, currency: &str, reason: &str) -> Prepared {
+pub(crate) fn create_credit(
+    customer: &str,
+    amount_minor: i64,
+    currency: &str,
+    reason: &str,
+    metadata: &Metadata,
+) -> Prepared {
     let pairs = [
         ("amount", (-amount_minor).to_string()),
         ("currency", currency.to_owned()),
         ("description", reason.to_owned()),
     ];
-    posted(format!("/customers/{customer}/balance_transactions"), pairs)
+    post(format!("/customers/{customer}/balance_transactions"), &pairs, metadata)
 }
 
 /// A customer's credit and what used it up, newest first.

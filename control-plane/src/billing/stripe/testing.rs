@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) events: Vec<Value>,
     /// Answers to give before anything is looked at: (status, after the effect?).
     pub(crate) failures: Vec<(u16, bool)>,
+    /// Its list of events cannot be read.
+    pub(crate) no_events: bool,
     /// How refunds end; `succeeded` if nothing is said.
     pub(crate) refunds_end: Option<&'static str>,
     /// Whether a charge needs its customer.
@@ -148,6 +150,7 @@ impl FakeStripe {
         object["status"] = json!("complete");
         let due = object["amount_total"].as_i64().unwrap();
         let trial = object["x_trial"].as_i64().unwrap_or(0);
+        let begin = if state.now > 0 { state.now } else { 1_800_000_000 };
         object["payment_status"] = json!(if due > 0 { "paid" } else { "no_payment_required" });
         object["subscription"] = json!(sub);
         object["invoice"] = json!(invoice);
@@ -156,14 +159,14 @@ impl FakeStripe {
             "id": sub, "object": "subscription", "status": if trial > 0 { "trialing" } else { "active" }, "customer": object["customer"],
             "livemode": false, "latest_invoice": invoice, "metadata": object["metadata"],
             "items": {"object": "list", "data": [
-                {"id": "si_1", "price": price, "current_period_start": 1_800_000_000, "current_period_end": 1_802_592_000}]},
+                {"id": "si_1", "price": price, "current_period_start": begin, "current_period_end": begin + 30 * 86_400}]},
         }));
         state.put(json!({
             "id": invoice, "object": "invoice", "status": "paid", "number": "EZ-1", "currency": object["currency"],
             "total": object["amount_total"], "amount_paid": object["amount_total"], "customer": object["customer"],
             "amount_remaining": 0, "attempt_count": 1, "billing_reason": "subscription_create",
             "hosted_invoice_url": "https://invoice.example/1", "invoice_pdf": "https://invoice.example/1.pdf",
-            "created": 1_800_000_000,
+            "created": begin,
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": sub}},
         }));
         // Where nothing is due nothing is paid.
@@ -371,7 +374,7 @@ impl State {
                 known["balance"] = json!(known["balance"].as_i64().unwrap_or(0) + amount);
                 known["currency"] = json!(get("currency"));
                 json!({"id": self.id("cbtxn"), "object": "customer_balance_transaction", "amount": amount,
-                    "customer": customer, "description": get("description")})
+                    "customer": customer, "description": get("description"), "metadata": metadata})
             }
             ("POST", ["invoiceitems"]) => json!({
                 "id": self.id("ii"), "object": "invoiceitem", "amount": get("amount").parse::<i64>().unwrap(),
@@ -433,8 +436,18 @@ impl State {
                 object["cancellation_details"] = json!({"reason": "cancellation_requested"});
                 object
             }
+            ("GET", ["events"]) if self.no_events => {
+                return (500, json!({"error": {"type": "api_error", "message": "told to fail"}}));
+            }
             ("GET", ["events"]) => {
-                return (200, json!({"object": "list", "data": self.events, "has_more": false}));
+                // In pages, as Stripe gives them.
+                let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(10);
+                let begin = query.get("starting_after").and_then(|after| {
+                    self.events.iter().position(|event| event["id"] == after.as_str()).map(|index| index + 1)
+                });
+                let rest = &self.events[begin.unwrap_or(0)..];
+                let page: Vec<_> = rest.iter().take(limit).collect();
+                return (200, json!({"object": "list", "has_more": rest.len() > page.len(), "data": page}));
             }
             ("GET", ["prices"]) => {
                 let keys =
@@ -455,12 +468,21 @@ impl State {
                 );
             }
             ("GET", ["customers"]) => {
-                return (200, self.of_kind("customer", |o| o["email"] == query["email"].as_str()));
+                return (
+                    200,
+                    self.of_kind("customer", |o| {
+                        query.get("email").is_none_or(|email| o["email"] == email.as_str())
+                    }),
+                );
             }
             ("GET", ["refunds"]) => {
                 return (
                     200,
-                    self.of_kind("refund", |o| o["payment_intent"] == query["payment_intent"].as_str()),
+                    self.of_kind("refund", |o| {
+                        query
+                            .get("payment_intent")
+                            .is_none_or(|intent| o["payment_intent"] == intent.as_str())
+                    }),
                 );
             }
             ("GET", ["invoice_payments"]) => {

@@ -51,6 +51,11 @@ pub(super) struct Surplus {
     pub(super) refund: Option<String>,
 }
 
+/// Whether a subscription began with a second payment.
+pub(super) async fn began(connection: &mut AnyConnection, subscription: &str) -> Result<bool, DbError> {
+    store::is_surplus(connection, subscription).await
+}
+
 /// Writes a second payment down and has it given back; nothing happens when it is known.
 pub(super) async fn found(
     tx: &mut AnyConnection,

@@ -48,6 +48,15 @@ pub(super) async fn insert(
     Ok(done.rows_affected() == 1)
 }
 
+pub(super) async fn is_surplus(connection: &mut AnyConnection, subscription: &str) -> Result<bool, DbError> {
+    let found: Option<String> =
+        sqlx::query_scalar("SELECT session_id FROM billing_surplus WHERE subscription_id = $1 LIMIT 1")
+            .bind(subscription)
+            .fetch_optional(connection)
+            .await?;
+    Ok(found.is_some())
+}
+
 pub(super) async fn get(connection: &mut AnyConnection, session: &str) -> Result<Option<Surplus>, DbError> {
     let row = sqlx::query(
         "SELECT session_id, order_id, subscription_id, invoice_id, state, attempt, refund_id

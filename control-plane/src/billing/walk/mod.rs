@@ -1,4 +1,4 @@
-//! The full comparison: every subscription, and the invoices and disputes of five weeks, against the copy.
+//! The full comparison: every subscription and customer, and the invoices, disputes and refunds of five weeks, against the copy.
 //!
 //! A difference is written down, counted, shown and mended by reading the object again: the same function as for an
 //! event. Nothing is ever suspended or ended because the two differ.
@@ -16,11 +16,12 @@ use super::{
     BillingError, reconcile as missed,
     stripe::{self, Class, InvoiceView, Prepared, SubscriptionView},
     subscription::is_over,
+    surplus,
     sync::{self, is_foreign, view},
 };
 use crate::{app::Services, db::DbError};
 
-/// How far back invoices and disputes are compared: a month and what is late.
+/// How far back invoices, disputes and refunds are compared: a month and what is late.
 const LOOK_BACK: Duration = Duration::from_secs(35 * 24 * 60 * 60);
 /// No list is longer, or something is wrong with its pages.
 const MOST_PAGES: usize = 10_000;
@@ -30,7 +31,7 @@ const MOST_PAGES: usize = 10_000;
 pub struct Difference {
     /// Stripe's id.
     pub object: String,
-    /// `subscription`, `invoice` or `dispute`.
+    /// `subscription`, `invoice`, `dispute`, `refund` or `customer`.
     pub kind: String,
     /// `missing` here, `differs`, or `gone` at Stripe.
     pub what: String,
@@ -49,8 +50,19 @@ pub struct Report {
     pub compared: usize,
     /// What did not agree.
     pub differences: Vec<Difference>,
-    /// How many do not agree after everything was read again.
+    /// What could not be read again, and what came in the way.
+    pub failed: Vec<Failure>,
+    /// How many do not agree after everything was read again, and how many could not be read.
     pub left: usize,
+}
+
+/// Something that could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Stripe's id, or `events` for its list of events.
+    pub object: String,
+    /// What came in the way.
+    pub error: String,
 }
 
 /// One comparison.
@@ -69,13 +81,28 @@ pub async fn reconcile(app: &Services) -> Result<Report, BillingError> {
 }
 
 async fn compare_all(app: &Services) -> Result<Report, BillingError> {
-    let events_found = missed::poll_events(app).await?;
+    let mut failed = Vec::new();
+    let failure =
+        |object: &str, error: &BillingError| Failure { object: object.to_owned(), error: error.to_string() };
+    // One list or object that Stripe cannot give keeps none of the others from being compared.
+    let events_found = match missed::poll_events(app).await {
+        Ok(found) => found,
+        Err(error) => {
+            failed.push(failure("events", &error));
+            0
+        }
+    };
     let first = walk(app).await?;
     for difference in &first.differing {
-        sync::object(app, &difference.kind, &difference.object).await?;
+        if let Err(error) = sync::object(app, &difference.kind, &difference.object).await {
+            failed.push(failure(&difference.object, &error));
+        }
     }
-    let left = if first.differing.is_empty() { 0 } else { walk(app).await?.differing.len() };
-    Ok(Report { events_found, compared: first.compared, differences: first.differing, left })
+    let differing = if first.differing.is_empty() { Vec::new() } else { walk(app).await?.differing };
+    let unread =
+        failed.iter().filter(|one| !differing.iter().any(|known| known.object == one.object)).count();
+    let left = differing.len() + unread;
+    Ok(Report { events_found, compared: first.compared, differences: first.differing, failed, left })
 }
 
 /// The differences that were found, open ones first, newest first.
@@ -99,6 +126,14 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
             if is_foreign(app, &subscription.metadata) || !subscription.metadata.contains_key("order_id") {
                 continue;
             }
+            // One that began with a second payment is given back and ended; it and its invoices never get a copy.
+            let twice = {
+                let mut connection = app.db.read().await?;
+                surplus::began(&mut connection, &subscription.id).await?
+            };
+            if twice {
+                continue;
+            }
             living.push(subscription.id.clone());
             compare(app, &mut walk, "subscription", &subscription.id, &value).await?;
         }
@@ -119,17 +154,14 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
         for value in list.next(app, &request).await? {
             let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
             // One of a payment that is not ours never gets a copy.
-            let known = {
-                let mut connection = app.db.read().await?;
-                super::store::object(&mut connection, id).await?.is_some()
-            };
-            if known {
+            if has_copy(app, id).await? {
                 compare(app, &mut walk, "dispute", id, &value).await?;
             } else {
                 sync::object(app, "dispute", id).await?;
             }
         }
     }
+    returns(app, &mut walk, since).await?;
     let here = {
         let mut connection = app.db.read().await?;
         store::living_subscriptions(&mut connection).await?
@@ -141,6 +173,42 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
     }
     remember(app, began, &walk).await?;
     Ok(walk)
+}
+
+/// Refunds, and what customers have as credit.
+async fn returns(app: &Services, walk: &mut Walk, since: UnixMillis) -> Result<(), BillingError> {
+    let mut list = List::default();
+    while !list.over {
+        let request = stripe::list_refunds(since, list.after.as_deref());
+        for value in list.next(app, &request).await? {
+            let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+            if has_copy(app, id).await? {
+                compare(app, walk, "refund", id, &value).await?;
+                continue;
+            }
+            // Whether it is ours is found out by reading it; one that is not never gets a copy.
+            sync::object(app, "refund", id).await?;
+            walk.compared += 1;
+            if has_copy(app, id).await? {
+                walk.differing.push(difference(app, id, "refund", "missing"));
+            }
+        }
+    }
+    let mut list = List::default();
+    while !list.over {
+        let request = stripe::list_all_customers(list.after.as_deref());
+        for value in list.next(app, &request).await? {
+            let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+            let ours = {
+                let mut connection = app.db.read().await?;
+                store::is_customer(&mut connection, id).await?
+            };
+            if ours {
+                compare(app, walk, "customer", id, &value).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A list that is read to its end, a page at a time.
@@ -161,6 +229,11 @@ impl List {
         self.pages += 1;
         if self.pages > MOST_PAGES { Err(BillingError::LookingUp) } else { Ok(rows) }
     }
+}
+
+async fn has_copy(app: &Services, id: &str) -> Result<bool, BillingError> {
+    let mut connection = app.db.read().await?;
+    Ok(super::store::object(&mut connection, id).await?.is_some())
 }
 
 fn difference(app: &Services, id: &str, kind: &str, what: &str) -> Difference {

@@ -24,6 +24,16 @@ pub(super) async fn living_subscriptions(
         .collect()
 }
 
+/// Whether a customer of Stripe's is one of ours.
+pub(super) async fn is_customer(connection: &mut AnyConnection, id: &str) -> Result<bool, DbError> {
+    let found: Option<String> =
+        sqlx::query_scalar("SELECT stripe_id FROM billing_customers WHERE stripe_id = $1")
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
+    Ok(found.is_some())
+}
+
 pub(super) async fn differences(connection: &mut AnyConnection) -> Result<Vec<Difference>, DbError> {
     let rows = sqlx::query(
         "SELECT object_id, kind, what, found_at, mended_at FROM billing_differences

@@ -47,6 +47,11 @@ async fn a_second_payment_of_the_same_order_goes_back_by_itself() {
         assert_eq!(shop.order(order.id).await.state, OrderState::Fulfilled, "the order is none the wiser");
         let mut connection = shop.app.db.read().await.unwrap();
         assert_eq!(billing::refund_state(&mut connection, order.id).await.unwrap(), None);
+        drop(connection);
+        // Nor does it keep a comparison from coming out even.
+        let first = billing::reconcile(&shop.app).await.unwrap();
+        assert_eq!((first.left, &first.failed[..]), (0, &[][..]), "{first:?}");
+        assert_eq!(billing::reconcile(&shop.app).await.unwrap().differences, vec![]);
     })
     .await;
 }

@@ -231,3 +231,54 @@ async fn a_gift_whose_process_died_is_taken_up_and_given_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_ticket_about_two_servers_of_a_customer_gives_credit_for_both() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 4).await;
+        let (first, second) = (shop.served(1).await, shop.second_of(1).await);
+        assert_eq!(first.order.account, second.order.account);
+        for (served, amount_minor) in [(&first, 200), (&second, 300)] {
+            let gift = billing::Gift {
+                instance: served.order.instance,
+                invoice: None,
+                amount_minor,
+                reference: "ticket-7".into(),
+                reason: "Both were down for a day".into(),
+            };
+            for _ in 0..2 {
+                billing::credit(&shop.app, &gift, "operator:test").await.unwrap();
+            }
+        }
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, first.order.account).await.unwrap();
+        assert_eq!(overview.credit, Some((500, "eur".to_owned())));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn credit_and_refunds_together_never_give_more_than_was_paid() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let gift = |reference: &str, amount_minor| billing::Gift {
+            instance: served.order.instance,
+            invoice: None,
+            amount_minor,
+            reference: reference.into(),
+            reason: "It was down for a day".into(),
+        };
+        billing::credit(&shop.app, &gift("a", 700), "operator:test").await.unwrap();
+        let refused = billing::refund_part(&shop.app, &gift("b", 201), "operator:test").await;
+        assert!(matches!(refused, Err(billing::BillingError::Unfit(_))), "{refused:?}");
+        billing::refund_part(&shop.app, &gift("c", 200), "operator:test").await.unwrap();
+        let refused = billing::refund_part(&shop.app, &gift("d", 1), "operator:test").await;
+        assert!(matches!(refused, Err(billing::BillingError::Unfit(_))), "{refused:?}");
+        let mut connection = shop.app.db.read().await.unwrap();
+        let money = billing::server_money(&mut connection, served.order.instance).await.unwrap().unwrap();
+        let told = money.given.iter().find(|one| one.kind == billing::GiftKind::Refund).unwrap();
+        assert_eq!(told.reason, "It was down for a day", "whoever looks later knows why");
+    })
+    .await;
+}

@@ -173,3 +173,105 @@ impl Shop {
         }
     }
 }
+
+#[tokio::test]
+async fn five_thousand_events_behind_the_one_that_matters_is_found() {
+    let (db, _directory) = db::testing::sqlite().await;
+    let shop = Shop::open(db, 3).await;
+    let served = shop.served(1).await;
+    shop.stripe.change(&served.subscription, |subscription| {
+        subscription["status"] = "canceled".into();
+        subscription["ended_at"] = shop.app.clock.now().as_secs().into();
+    });
+    shop.stripe.event("customer.subscription.deleted", &served.subscription);
+    for _ in 0..5_200 {
+        // Of kinds that decide nothing here.
+        shop.stripe.event("product.updated", &served.subscription);
+    }
+    billing::poll_events(&shop.app).await.unwrap();
+    shop.work().await;
+    assert_eq!(shop.stands(&served).await.0, Stand::End);
+}
+
+#[tokio::test]
+async fn a_list_of_events_that_cannot_be_read_rings_and_keeps_nothing_from_being_compared() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        billing::reconcile(&shop.app).await.unwrap();
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.stripe.state().no_events = true;
+        let report = billing::reconcile(&shop.app).await.unwrap();
+        assert!(report.differences.iter().any(|one| one.object == invoice), "{report:?}");
+        let failed: Vec<&str> = report.failed.iter().map(|one| one.object.as_str()).collect();
+        assert_eq!((failed, report.left), (vec!["events"], 1));
+        let rings = async || shop.alarms().await.iter().any(|(kind, _)| kind == "stripe_events_behind");
+        shop.lives(6 * MINUTE).await;
+        assert!(!rings().await, "a few minutes are nothing");
+        shop.lives(40 * MINUTE).await;
+        assert!(rings().await);
+        shop.stripe.state().no_events = false;
+        shop.lives(10 * MINUTE).await;
+        assert!(!rings().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn news_of_another_mode_or_account_is_kept_for_a_person_and_rings() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let whole = shop.stripe.event("customer.subscription.deleted", &served.subscription);
+        let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        let path = format!("/subscriptions/{}", served.subscription);
+        let before = shop.stripe.count("GET", &path);
+        for (n, (key, value)) in
+            [("livemode", serde_json::json!(true)), ("account", "acct_other".into())].into_iter().enumerate()
+        {
+            let mut event = whole.clone();
+            event["id"] = format!("evt_foreign{n}").into();
+            event[key] = value;
+            assert_eq!(shop.deliver_body(&event.to_string()).await, Intake::Stored);
+        }
+        shop.work().await;
+        let mut connection = shop.app.db.read().await.unwrap();
+        let events = billing::inbox(&mut connection, 50).await.unwrap();
+        drop(connection);
+        let set_aside = events.iter().filter(|event| event.state == billing::EventState::Failed);
+        assert_eq!(set_aside.filter(|event| event.error.is_some()).count(), 2);
+        assert_eq!(shop.stripe.count("GET", &path), before, "nothing is taken over");
+        let rings = async || shop.alarms().await.iter().any(|(kind, _)| kind == "webhook_set_aside");
+        assert!(rings().await);
+        shop.lives(2 * DAY).await;
+        assert!(!rings().await, "none came for a day");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_comparison_sees_refunds_and_credit_that_no_event_has_told() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        billing::reconcile(&shop.app).await.unwrap();
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let refund = shop.stripe.give_back(&invoice, 100);
+        let customer =
+            shop.stripe.state().objects[&served.subscription]["customer"].as_str().unwrap().to_owned();
+        shop.stripe.change(&customer, |customer| {
+            customer["balance"] = (-250).into();
+            customer["currency"] = "eur".into();
+        });
+        shop.clock.advance(Duration::from_secs(1));
+        let report = billing::reconcile(&shop.app).await.unwrap();
+        for object in [&refund, &customer] {
+            assert!(report.differences.iter().any(|one| one.object == *object), "{object}: {report:?}");
+        }
+        assert_eq!(report.left, 0, "{report:?}");
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(overview.credit, Some((250, "eur".to_owned())));
+    })
+    .await;
+}

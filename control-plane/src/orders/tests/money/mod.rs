@@ -14,6 +14,7 @@ use ez_protocol::{UnixMillis, order::Service};
 use super::*;
 use crate::billing::{Stand, Standing, Why};
 
+const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A server that runs, with what pays for it.
@@ -25,11 +26,21 @@ struct Served {
 impl Shop {
     /// The n-th customer's server, bought, built and running.
     async fn served(&self, n: u8) -> Served {
+        self.built(n, 1).await
+    }
+
+    /// Another server of the n-th customer.
+    async fn second_of(&self, n: u8) -> Served {
+        self.built(n, 101).await
+    }
+
+    /// A server of the n-th customer; its node numbers what it says from `seq` on.
+    async fn built(&self, n: u8, seq: u64) -> Served {
         let (order, session) = self.pay_for(n).await;
         self.deliver("checkout.session.completed", &session).await;
         self.work().await;
-        self.node_says(&order, 1, EventKind::Accepted, "").await;
-        self.node_says(&order, 2, EventKind::Succeeded, "").await;
+        self.node_says(&order, seq, EventKind::Accepted, "").await;
+        self.node_says(&order, seq + 1, EventKind::Succeeded, "").await;
         self.work().await;
         let order = self.order(order.id).await;
         assert_eq!(order.state, OrderState::Fulfilled);

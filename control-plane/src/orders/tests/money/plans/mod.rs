@@ -18,8 +18,6 @@ use crate::{
     replan::{self, ReplanError},
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
-
 /// What the shop sells in these stories, beside the small plan: a medium and a tiny one with the same disk, a large one with
 /// a larger disk, and one with a smaller disk.
 const PLANS: [(&str, u32, u32, u32, i64, i64); 5] = [

@@ -251,3 +251,61 @@ async fn a_preview_is_good_for_a_quarter_of_an_hour_and_for_what_it_was_computed
     let foreign = replan::confirm(&shop.app, stranger.account_id, moved.id, "user:y", None).await;
     assert!(matches!(foreign, Err(ReplanError::Unknown)));
 }
+
+#[tokio::test]
+async fn what_would_cost_more_than_was_confirmed_is_not_made() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting(1).await;
+        let customer =
+            shop.stripe.state().objects[&served.subscription]["customer"].as_str().unwrap().to_owned();
+        let credit = |minor: i64| {
+            shop.stripe.change(&customer, |customer| customer["balance"] = serde_json::json!(-minor));
+        };
+        credit(500);
+        let change = shop.previews(&served, &price("m", "month")).await.unwrap();
+        assert_eq!(change.quote.as_ref().unwrap().credit_minor, 500);
+        // Another invoice takes the credit between the look and the press.
+        credit(0);
+        let calls = shop.stripe.count("POST", &format!("/subscriptions/{}", served.subscription));
+        let refused = shop.confirms(&change).await.unwrap();
+        assert_eq!(refused.state, ChangeState::Refused);
+        assert_eq!(
+            shop.stripe.count("POST", &format!("/subscriptions/{}", served.subscription)),
+            calls,
+            "nothing was changed, nothing charged"
+        );
+        shop.work().await;
+        assert_eq!(shop.letters_of("plan-change-off").await, 1);
+        assert_eq!(shop.holds(&served).await, size("s"));
+        let again = shop.previews(&served, &price("m", "month")).await.unwrap();
+        assert_eq!(shop.confirms(&again).await.unwrap().state, ChangeState::Applied, "the new sum is good");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_of_a_running_year_back_ends_it_also_where_a_change_began_it() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        shop.stripe.set_clock(shop.app.clock.now());
+        let served = shop.renting(1).await;
+        shop.passes(5 * DAY).await;
+        let change = shop.previews(&served, &price("s", "year")).await.unwrap();
+        assert_eq!(shop.confirms(&change).await.unwrap().state, ChangeState::Applied);
+        shop.work().await;
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        let paid = shop.stripe.state().objects[&invoice]["amount_paid"].as_i64().unwrap();
+        let part = shop.stripe.give_back(&invoice, paid - 1);
+        shop.deliver("refund.created", &part).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid), "a part is a part");
+        let rest = shop.stripe.give_back(&invoice, 1);
+        shop.deliver("refund.created", &rest).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await.0, Stand::End);
+    })
+    .await;
+}
