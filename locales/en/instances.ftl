@@ -58,7 +58,7 @@ instances-what-to-do = Actions
 
 instances-locked-busy = Something is being done to the server. The buttons come back when it has ended.
 instances-locked-suspended = While the server is suspended nothing can be changed.
-instances-locked-needs-rebuild = The server has no disk. Rebuild it; everything else has to wait for that.
+instances-locked-needs-rebuild = The server has no disk. Rebuild it, or restore a backup if it was a restore that failed; everything else has to wait for that.
 
 instances-snapshots-none = No snapshots yet. Take one before you change something you may want back.
 instances-snapshots-full = You have as many snapshots as your plan has. Delete one to take another.
@@ -231,7 +231,7 @@ instances-notice-action-failed = The last step did not work. The server is as it
 instances-notice-action-refused = The node did not accept the last step. The server is as it was.
 instances-notice-disk-action-failed = The last step did not work. What is on the disk may be half the old and half the new; look before you rely on it.
 instances-notice-suspended = The server is suspended: it is off and stays off, its disk is kept. Since
-instances-notice-needs-rebuild = The last rebuild failed after the old disk was gone. The server cannot start until it is rebuilt.
+instances-notice-needs-rebuild = The last rebuild or restore failed after the old disk was gone. The server cannot start until it is rebuilt, or after a failed restore until a backup is restored.
 instances-notice-in-rescue = The server runs a rescue system instead of its own.
 instances-notice-restart-needed = Some of the last change takes effect at the next restart.
 instances-notice-password-next-boot = Root's new password holds after the next restart: the server could not be told while it runs.

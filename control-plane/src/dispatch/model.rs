@@ -284,6 +284,9 @@ pub struct FactsView {
     /// Whether something that was changed takes effect only with the next cold start.
     #[serde(default)]
     pub restart_needed: bool,
+    /// Whether the server is there and has no disk to boot from.
+    #[serde(default)]
+    pub disk_missing: bool,
 }
 
 /// A snapshot as its node tells it.

@@ -231,5 +231,6 @@ pub(super) fn facts(event: &Event) -> Option<FactsView> {
         }),
         password: (!facts.password.is_empty()).then(|| short(&facts.password, 20)),
         restart_needed: facts.restart_needed,
+        disk_missing: facts.disk_missing,
     })
 }

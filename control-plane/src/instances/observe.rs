@@ -172,6 +172,7 @@ pub(super) async fn provisioning(
             if starts && record.state == State::Succeeded {
                 settings::store::restarted(tx, instance.id).await?;
             }
+            settings::disk_seen(tx, at, &record, &instance).await?;
             power(tx, at, &record, &instance, &actor).await?;
             ended(tx, at, &record, &instance).await
         }

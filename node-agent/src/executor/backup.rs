@@ -18,6 +18,7 @@ use super::{
     fault::{self, Class, Trouble, of_task},
     limits::Load,
     power::{NOTE_POWER, NotePower, Start, Stop},
+    room,
     saga::{Act, Look, Step},
     task::{self, Seen},
 };
@@ -373,7 +374,14 @@ pub(super) async fn restore_began(cx: &Cx, config: &GuestConfig) -> Result<bool,
     Ok(false)
 }
 
-/// Looks whether a backup can be restored, before the server is stopped for it.
+/// How much room a backup takes when it is unpacked, by what can be known before: about twice its size, and never more
+/// than the server's disk. What the old disk takes up is not counted as free, as it goes only when all is lost.
+fn unpacked(cx: &Cx, backup: &Backup) -> u64 {
+    let disk = cx.applied().map_or(u64::MAX, |spec| u64::from(spec.disk_gib) << 30);
+    backup.size.saturating_mul(2).min(disk)
+}
+
+/// Looks whether a backup can be restored, and has room, before the server is stopped for it.
 struct Find {
     backup: ProvisioningOrderId,
 }
@@ -390,6 +398,9 @@ impl Step for Find {
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let found = find(cx, self.backup).await?.ok_or_else(|| unknown(self.backup))?;
+            let config = cx.own_config().await?.unwrap_or_default();
+            let needed = unpacked(cx, &found);
+            room::look(cx, &disk_storage(cx, &config), needed, "restoring the backup").await?;
             Ok(Look::Done(json!({ "volume": found.volume })))
         })
     }

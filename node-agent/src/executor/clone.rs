@@ -15,7 +15,7 @@ use super::{
     fault::{self, Class, Trouble},
     limits::Load,
     queue::CloneWish,
-    repair,
+    repair, room,
     saga::{Act, Look, Step},
 };
 use crate::{
@@ -35,10 +35,14 @@ pub(super) struct Clone {
 impl Clone {
     /// Storage the disks go to.
     fn storage<'a>(&'a self, cx: &'a Cx) -> &'a str {
-        match cx.engine().rules.clone_mode {
-            CloneMode::Full => &cx.engine().rules.storage,
-            CloneMode::Linked => &self.template.storage,
-        }
+        storage_for(cx, &self.template)
+    }
+}
+
+fn storage_for<'a>(cx: &'a Cx, template: &'a ImageTemplate) -> &'a str {
+    match cx.engine().rules.clone_mode {
+        CloneMode::Full => &cx.engine().rules.storage,
+        CloneMode::Linked => &template.storage,
     }
 }
 
@@ -259,24 +263,39 @@ impl Step for SettleClone {
 
 /// The template that realises an image on this node, by the image's digest.
 pub(super) async fn template_for(cx: &Cx, image: &ImageRef) -> Result<ImageTemplate, Trouble> {
+    let templates = patiently(cx, || Box::pin(async { Ok(cx.pve().templates().await?) })).await?;
+    let found = templates.into_iter().find(|t| t.digest == image.digest.as_str());
+    found.ok_or_else(|| {
+        let text = format!("no template on this node has the image {} ({})", image.name, image.digest);
+        Trouble::fail(Class::Template, text)
+    })
+}
+
+/// Whether the new disk of a rebuild has room, before the old one is destroyed.
+pub(super) async fn room_for(cx: &Cx, template: &ImageTemplate) -> Result<(), Trouble> {
+    let bytes = match cx.engine().rules.clone_mode {
+        CloneMode::Full => template.disk_bytes,
+        CloneMode::Linked => 0,
+    };
+    let storage = storage_for(cx, template);
+    patiently(cx, || Box::pin(room::look(cx, storage, bytes, "the new disk"))).await
+}
+
+/// Asks the host before anything is called, for as long as it does not answer and the order has time.
+async fn patiently<'a, T>(
+    cx: &'a Cx,
+    ask: impl Fn() -> BoxFuture<'a, Result<T, Trouble>>,
+) -> Result<T, Trouble> {
     let mut looks = 0;
     loop {
-        match cx.pve().templates().await.map_err(Trouble::from) {
-            Ok(templates) => {
-                let found = templates.into_iter().find(|t| t.digest == image.digest.as_str());
-                return found.ok_or_else(|| {
-                    let text =
-                        format!("no template on this node has the image {} ({})", image.name, image.digest);
-                    Trouble::fail(Class::Template, text)
-                });
-            }
+        match ask().await {
             Err(Trouble::Look(_)) if !cx.overdue() => {
                 tokio::time::sleep(cx.pace().again(looks)).await;
                 looks += 1;
             }
             // Nothing has been called: another node may be tried.
             Err(Trouble::Look(why)) => return Err(Trouble::fail(Class::Retryable, why)),
-            Err(trouble) => return Err(trouble),
+            outcome => return outcome,
         }
     }
 }

@@ -260,8 +260,15 @@ impl Cx {
             addresses: addresses.iter().map(|a| a.cidr.addr().to_string()).collect(),
             confirmed,
             host_keys: Vec::new(),
+            disk_missing: self.lacks_disk().await,
             ..self.kept().await
         }
+    }
+
+    /// Whether our VM is there and has nothing to boot from, as a restore leaves it that fails half way. What cannot be
+    /// seen is not said.
+    async fn lacks_disk(&self) -> bool {
+        matches!(self.own_config().await, Ok(Some(config)) if config.boot_disk().is_none())
     }
 
     /// What an order about snapshots, backups, a password or the configuration came to.

@@ -5,7 +5,7 @@ use ez_protocol::order::{ImageRef, Service};
 use serde_json::{Value, json};
 
 use super::{
-    clone::{Clone, template_for},
+    clone::{Clone, room_for, template_for},
     configure::Configure,
     context::Cx,
     disk::Resize,
@@ -74,7 +74,12 @@ async fn shape(cx: &Cx) -> Result<Shape, Trouble> {
         if spec.rescue.is_some() {
             return wrong("a server that is rebuilt cannot boot a rescue system meanwhile");
         }
-        return Ok(Shape::Rebuild(template_for(cx, &spec.image).await?));
+        let template = template_for(cx, &spec.image).await?;
+        // What has begun goes on: its old disk may be gone already.
+        if cx.journal().steps(cx.id()).await?.is_empty() {
+            room_for(cx, &template).await?;
+        }
+        return Ok(Shape::Rebuild(template));
     }
     if spec.build < applied.build || spec.image.digest != applied.image.digest {
         return wrong("the image of a server changes only with a rebuild");

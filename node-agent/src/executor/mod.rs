@@ -36,6 +36,7 @@ mod queue;
 mod repair;
 mod rescue;
 mod retire;
+mod room;
 mod saga;
 mod snapshot;
 mod task;

@@ -57,9 +57,18 @@ impl Step for Press {
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
-            cx.present().await?;
+            let config = cx.present().await?;
             let Some(row) = row else {
                 let runs = cx.runs().await?;
+                // Proxmox starts it all the same, and it would look like a server.
+                if self.0 == PowerVerb::Start && !runs && config.boot_disk().is_none() {
+                    let text = format!(
+                        "VM {} has no disk to boot from: its last restore or rebuild failed after the old one was gone. \
+                         It was not started; restore a backup, or rebuild it",
+                        cx.vmid()
+                    );
+                    return Err(Trouble::fail(Class::User, text));
+                }
                 return Ok(if self.shown_by(runs) {
                     Look::Done(json!({ "already": true }))
                 } else {

@@ -119,6 +119,8 @@ struct State {
     /// Backups by volume, with the VM they are of.
     backups: BTreeMap<String, (Vmid, FakeKept)>,
     permissions: Permissions,
+    /// What other things take of the storage.
+    taken: u64,
     /// Volumes that no configuration names.
     left_over: BTreeSet<String>,
     /// Where a VM's console is to be found, and who asked for one.
@@ -254,6 +256,11 @@ impl FakeHypervisor {
         let mut guests = self.state().guests.clone();
         guests.values_mut().for_each(|guest| guest.version = 0);
         guests
+    }
+
+    /// Other things take so much of the storage that this is left.
+    pub(crate) fn leave_free(&self, bytes: u64) {
+        self.state().taken = (900 << 30) - bytes;
     }
 
     /// Lets all tasks end now.

@@ -161,6 +161,9 @@ pub struct Facts {
     /// Whether something that was changed takes effect only with the next cold start.
     #[prost(bool, tag = "9")]
     pub restart_needed: bool,
+    /// Whether the server is there and has no disk to boot from: nothing but another disk helps.
+    #[prost(bool, tag = "10")]
+    pub disk_missing: bool,
 }
 
 /// A list that may be empty and still says something.

@@ -59,9 +59,10 @@ pub enum ActError {
     /// Its service is not due.
     #[error("the server is suspended")]
     Suspended,
-    /// A rebuild threw its disk away and did not come to an end.
+    /// A rebuild or a restore threw its disk away and did not come to an end.
     #[error(
-        "the server has no disk: its last rebuild failed after the old one was gone; rebuild it once more"
+        "the server has no disk: its last rebuild or restore failed after the old one was gone; rebuild it, or restore a \
+         backup where only the restore failed"
     )]
     NeedsRebuild,
     /// Its own system does not run.

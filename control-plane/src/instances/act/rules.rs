@@ -40,7 +40,14 @@ pub(super) fn check(known: &Known<'_>, verb: &Verb) -> Result<(), ActError> {
     if known.wishes.under_way.is_some() {
         return Err(ActError::Busy("a change that its node cannot end by itself".to_owned()));
     }
-    if known.wishes.disk_lost && !matches!(verb, Verb::Rebuild(_)) {
+    // A backup takes the place of a disk, where the machine around it is still there.
+    let absent = known.instance.observed_state.as_deref() == Some("absent");
+    let brings_a_disk = match verb {
+        Verb::Rebuild(_) => true,
+        Verb::BackupRestore(_) => !absent,
+        _ => false,
+    };
+    if known.wishes.disk_lost && !brings_a_disk {
         return Err(ActError::NeedsRebuild);
     }
     if let Verb::Power(verb) = verb

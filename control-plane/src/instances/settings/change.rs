@@ -6,7 +6,7 @@ use sqlx::AnyConnection;
 use super::{Settings, Wishes, store};
 use crate::{
     db::DbError,
-    dispatch::{ProvisioningRecord, State},
+    dispatch::{self, ProvisioningRecord, State},
     instances::{kept, model::Instance, resize, store as instances_store},
 };
 
@@ -52,6 +52,29 @@ pub(in crate::instances) async fn came_to(
     Ok(())
 }
 
+/// Takes over what an action says of the server's disk: a restore that failed half way has thrown the old one away, and
+/// one that worked out has brought another.
+pub(in crate::instances) async fn disk_seen(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    record: &ProvisioningRecord,
+    instance: &Instance,
+) -> Result<(), DbError> {
+    let Some(facts) = record.facts.as_ref().filter(|_| record.state.is_final()) else { return Ok(()) };
+    let lost = facts.disk_missing;
+    let restored = record.verb == "backup_restore" && record.state == State::Succeeded;
+    let before = super::wishes(tx, instance).await?;
+    if before.disk_lost == lost || !(lost || restored) {
+        return Ok(());
+    }
+    // A late word about what another order has made good since.
+    let knows_better = |other: &ProvisioningRecord| other.seq > record.seq && other.state == State::Succeeded;
+    if dispatch::history_of(tx, instance.id).await?.iter().any(knows_better) {
+        return Ok(());
+    }
+    store::put(tx, at, instance.id, &Wishes { disk_lost: lost, ..before }).await
+}
+
 /// What holds after a report.
 fn after(mut wishes: Wishes, record: &ProvisioningRecord, settings: &Settings) -> Wishes {
     let current = wishes.under_way == Some(record.id);
@@ -74,7 +97,8 @@ fn after(mut wishes: Wishes, record: &ProvisioningRecord, settings: &Settings) -
         State::Stuck => {}
         state if state.is_final() => {
             let absent = record.facts.as_ref().is_some_and(|facts| facts.power == "absent");
-            if newer && absent && settings.build > wishes.applied.build {
+            let missing = record.facts.as_ref().is_some_and(|facts| facts.disk_missing);
+            if newer && (missing || absent && settings.build > wishes.applied.build) {
                 wishes.disk_lost = true;
             }
             if current {

@@ -20,7 +20,7 @@ use sqlx::AnyConnection;
 use super::{model::Instance, resize::Size};
 use crate::{catalog, db::DbError};
 
-pub(super) use change::{begin, came_to};
+pub(super) use change::{begin, came_to, disk_seen};
 pub(super) use store::put;
 
 /// An image as it was chosen: later changes of the catalogue do not touch it.
@@ -117,7 +117,7 @@ pub struct Wishes {
     pub(super) under_way: Option<ProvisioningOrderId>,
     /// The highest number of a build that was ever ordered.
     pub(super) builds: u32,
-    /// Whether a rebuild threw its disk away and did not come to an end: nothing but another rebuild helps.
+    /// Whether a rebuild or a restore threw its disk away and did not come to an end: only another one helps.
     pub disk_lost: bool,
     /// Whether something that was changed takes effect only with the next cold start.
     pub restart_needed: bool,

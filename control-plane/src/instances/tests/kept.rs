@@ -2,7 +2,7 @@
 
 use ez_protocol::{
     message::{BackupFact, Backups, SnapshotFact, Snapshots},
-    order::{Action, SnapshotName},
+    order::{Action, PowerVerb, SnapshotName},
 };
 
 use super::*;
@@ -100,6 +100,29 @@ async fn a_backup_is_known_by_its_order_and_only_where_backups_were_sold() {
         farm.done(id, Verb::BackupDelete(backup), with_backups(&[])).await;
         let mut connection = farm.app.db.read().await.unwrap();
         assert!(backups(&mut connection, id).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restore_that_lost_the_disk_says_so_and_another_one_brings_it_back() {
+    db::testing::each_database(async |db| {
+        let farm = Farm::open(db).await;
+        let id = farm.server().await.id;
+        let made = farm.press(id, Verb::BackupCreate).await.unwrap();
+        let backup = order_of(&made);
+        farm.node_says(backup, EventKind::Succeeded, with_backups(&[backup])).await;
+        let without = || Facts { disk_missing: true, ..seen("stopped") };
+        let lost = farm.press(id, Verb::BackupRestore(backup)).await.unwrap();
+        farm.node_says(order_of(&lost), EventKind::Undone, without()).await;
+        assert!(farm.wishes(id).await.disk_lost, "it is not shown as healthy");
+        for verb in [Verb::Power(PowerVerb::Start), Verb::BackupCreate] {
+            let refused = farm.press(id, verb).await.unwrap_err();
+            assert!(matches!(refused, ActError::NeedsRebuild), "{refused:?}");
+        }
+        farm.done(id, Verb::BackupRestore(backup), with_snapshots(&[])).await;
+        assert!(!farm.wishes(id).await.disk_lost);
+        farm.done(id, Verb::Power(PowerVerb::Reboot), seen("running")).await;
     })
     .await;
 }

@@ -255,6 +255,50 @@ async fn a_server_whose_restore_failed_is_not_started() {
 }
 
 #[tokio::test]
+async fn what_has_no_room_is_not_begun_and_the_server_runs_on() {
+    let host = served().await;
+    written(&host, "mine");
+    let backup = act(2, 1, Action::BackupCreate { keep: 2 });
+    done(&host, &backup).await;
+    host.pve.leave_free(1 << 30);
+    for order in
+        [act(3, 1, Action::BackupRestore { backup: backup.order_id }), changed(4, 2, |spec| spec.build = 1)]
+    {
+        let row = host.carry_out(&order).await;
+        assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+        let said = row.result.unwrap();
+        assert!(said.contains("NO_SPACE") && said.contains("capacity"), "{said}");
+        assert_eq!(disk(&host), "mine");
+        assert!(host.pve.guest(VMID).unwrap().running, "it was not even stopped");
+    }
+    assert_eq!(host.count("restore") + host.count("destroy") + host.count("shutdown"), 0);
+    assert!(!facts(&host).await.disk_missing);
+    host.pve.leave_free(100 << 30);
+    done(&host, &act(5, 2, Action::BackupRestore { backup: backup.order_id })).await;
+}
+
+#[tokio::test]
+async fn a_server_without_a_disk_says_so_and_is_not_started() {
+    let host = served().await;
+    written(&host, "mine");
+    let backup = act(2, 1, Action::BackupCreate { keep: 2 });
+    done(&host, &backup).await;
+    let restore = |seq| act(seq, 1, Action::BackupRestore { backup: backup.order_id });
+    host.pve.fail_next("restore", Fault::TaskFails("lvcreate failed: no space left on device".to_owned()));
+    host.carry_out(&restore(3)).await;
+    assert!(facts(&host).await.disk_missing, "nobody takes it for a server");
+    let starts = host.count("start");
+    let row = host.carry_out(&act(4, 1, Action::Start {})).await;
+    assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+    assert!(row.result.unwrap().contains("has no disk to boot from"));
+    assert_eq!(host.count("start"), starts);
+    done(&host, &restore(5)).await;
+    assert!(!facts(&host).await.disk_missing);
+    done(&host, &act(6, 1, Action::Start {})).await;
+    assert_eq!(disk(&host), "mine");
+}
+
+#[tokio::test]
 async fn a_restore_that_was_refused_before_it_began_leaves_the_server_running() {
     let host = served().await;
     written(&host, "mine");

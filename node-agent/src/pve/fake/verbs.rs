@@ -264,7 +264,8 @@ impl Hypervisor for FakeHypervisor {
     }
     fn storages(&self) -> Answer<'_, Vec<Storage>> {
         let content = BTreeSet::from(["images".to_owned()]);
-        let (total, used, available) = (1000 << 30, 100 << 30, 900 << 30);
+        let taken = self.state().taken;
+        let (total, used, available) = (1000 << 30, (100 << 30) + taken, (900 << 30) - taken);
         let storage = Storage {
             id: "local-lvm".into(),
             kind: "lvmthin".into(),
