@@ -43,7 +43,7 @@ pub use model::{
     QueueView, Refused, SnapshotView, State, is_passing_refusal,
 };
 pub use outbox::{accepted_seq, due, due_again, due_nodes, leaving};
-pub use record::{Recorded, record, record_answer};
+pub use record::{Recorded, overtaken, record, record_answer};
 
 pub(crate) use api::routes as api_routes;
 pub(crate) use jobs::register_jobs;

@@ -144,6 +144,18 @@ pub(super) async fn after(
     write_down(tx, at, &actor, order, next).await
 }
 
+/// An order that takes the place of this one is about to be issued: if this one is stuck, nobody need look at it any more.
+///
+/// # Errors
+/// Those of the database.
+pub async fn overtaken(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: ProvisioningOrderId,
+) -> Result<(), DbError> {
+    alarms::clear(tx, at, "order_stuck", &id.to_string()).await
+}
+
 /// The audit row of a change.
 pub(super) async fn write_down(
     tx: &mut AnyConnection,

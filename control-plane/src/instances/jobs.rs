@@ -23,6 +23,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 const SWEEP: &str = "instances.sweep";
 /// A retire or purge that did not work out is tried again after this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// One that is stuck waits for a person on its host, who lets it go on. Should nobody come, it is tried anew once a day.
+pub(super) const STUCK_AGAIN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
@@ -126,14 +128,12 @@ async fn again(app: &App, seen: Instance) -> Result<(), EndError> {
                     None => None,
                 };
                 let verb = if instance.state == InstanceState::Purging { "purge" } else { "retire" };
-                let due = match record.filter(|record| record.verb == verb) {
-                    None => true,
-                    Some(record) => {
-                        let since = record.finished_at.unwrap_or(record.expires_at);
-                        let over = record.state.is_final() && record.state != State::Succeeded;
-                        over && now.since(since) >= AGAIN_AFTER
-                    }
-                };
+                let due = record.filter(|record| record.verb == verb).is_none_or(|record| {
+                    let since = record.finished_at.unwrap_or(record.expires_at);
+                    let over = record.state.is_final() && record.state != State::Succeeded;
+                    let wait = if record.state == State::Stuck { STUCK_AGAIN_AFTER } else { AGAIN_AFTER };
+                    over && now.since(since) >= wait
+                });
                 if !due {
                     return Ok(());
                 }

@@ -9,6 +9,7 @@ use sqlx::AnyConnection;
 use super::{
     CHANGED, adopt, build, change,
     end::RETENTION,
+    jobs::STUCK_AGAIN_AFTER,
     kept,
     model::{ActionState, Instance, InstanceEvent, InstanceState},
     settings, settle, store,
@@ -162,6 +163,8 @@ pub(super) async fn provisioning(
                 && record.state != State::Succeeded
                 && instance.state == InstanceState::Retired =>
         {
+            let stuck = record.state == State::Stuck;
+            let at = if stuck { at.plus(STUCK_AGAIN_AFTER) } else { at };
             Ok(adopt::tell_later(tx, at, instance.id).await?)
         }
         "retire" | "purge" => Ok(()),

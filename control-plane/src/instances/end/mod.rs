@@ -79,13 +79,18 @@ pub async fn end(
 }
 
 /// What the node is to be told. One that did not work out is followed by the next one; the same one is never issued twice.
+/// Nobody need look at one that is stuck once another takes its place: should that get stuck too, it is one alarm, not two.
 async fn intent(
     tx: &mut AnyConnection,
+    at: UnixMillis,
     instance: &Instance,
     op: Op,
     cause: &'static str,
     actor: &str,
 ) -> Result<Intent, EndError> {
+    if let Some(previous) = instance.provisioning_order {
+        dispatch::overtaken(tx, at, previous).await?;
+    }
     let previous = instance.provisioning_order.map(|id| id.to_string()).unwrap_or_default();
     Ok(Intent {
         instance: instance.id,
@@ -108,7 +113,7 @@ pub(super) async fn retire(
     instance: Instance,
     actor: &str,
 ) -> Result<Instance, EndError> {
-    let intent = intent(tx, &instance, Op::Retire(Empty {}), "end", actor).await?;
+    let intent = intent(tx, at, &instance, Op::Retire(Empty {}), "end", actor).await?;
     let instance = match dispatch::issue(tx, keys, at, entropy, intent).await {
         Ok(id) => {
             build::note_action(tx, at, entropy, &instance, "delete", id, actor).await?;
@@ -128,7 +133,7 @@ pub(super) async fn retire_again(
     entropy: &dyn Entropy,
     instance: &Instance,
 ) -> Result<ProvisioningOrderId, EndError> {
-    let intent = intent(tx, instance, Op::Retire(Empty {}), "keep", "system").await?;
+    let intent = intent(tx, at, instance, Op::Retire(Empty {}), "keep", "system").await?;
     Ok(dispatch::issue(tx, keys, at, entropy, intent).await?)
 }
 
@@ -141,7 +146,7 @@ pub(super) async fn purge(
     instance: Instance,
     actor: &str,
 ) -> Result<Instance, EndError> {
-    let intent = intent(tx, &instance, Op::Purge(Empty {}), "purge", actor).await?;
+    let intent = intent(tx, at, &instance, Op::Purge(Empty {}), "purge", actor).await?;
     let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
     let instance = Instance { provisioning_order: Some(id), ..instance };
     Ok(change::take(tx, at, instance, InstanceEvent::PurgeIssued, actor).await?)

@@ -229,6 +229,40 @@ async fn a_stuck_change_waits_for_a_person_and_counts_when_it_goes_on() {
 }
 
 #[tokio::test]
+async fn a_retire_that_is_stuck_rings_once_and_is_not_ordered_every_minute() {
+    db::testing::each_database(async |db| {
+        let farm = Farm::open(db).await;
+        let id = farm.server().await.id;
+        let (keys, entropy, at) = (farm.app.keys.clone(), farm.app.entropy.clone(), farm.app.clock.now());
+        let seen_before = farm.look(id).await;
+        let retiring = farm.app.db.write(move |tx| {
+            Box::pin(async move { end(tx, &keys, at, entropy.as_ref(), seen_before, "operator:test").await })
+        });
+        let first = retiring.await.unwrap().provisioning_order.unwrap();
+        // Its VMID holds a VM of the host's owner.
+        farm.node_says(first, EventKind::Accepted, seen("")).await;
+        farm.node_says(first, EventKind::Stuck, seen("")).await;
+        let stuck = async || farm.alarms().await.iter().filter(|kind| *kind == "order_stuck").count();
+        for _ in 0..10 {
+            farm.passes(Duration::from_secs(61)).await;
+            assert_eq!((farm.newest(id).await.id, stuck().await), (first, 1));
+        }
+        // Nobody comes: it is tried once a day, and still one alarm stands.
+        farm.passes(Duration::from_secs(24 * 60 * 60)).await;
+        let second = farm.newest(id).await.id;
+        assert_ne!(second, first);
+        farm.node_says(second, EventKind::Accepted, seen("")).await;
+        farm.node_says(second, EventKind::Stuck, seen("")).await;
+        farm.passes(Duration::from_secs(61)).await;
+        assert_eq!((farm.newest(id).await.id, stuck().await), (second, 1));
+        // A person has helped and lets it go on.
+        farm.node_says(second, EventKind::Succeeded, seen("stopped")).await;
+        assert_eq!((farm.look(id).await.state, stuck().await), (InstanceState::Retired, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_waits_for_a_restart_says_so_until_the_server_was_off() {
     db::testing::each_database(async |db| {
         let farm = Farm::open(db).await;
