@@ -31,6 +31,7 @@ field-error-ssh-key-options = Options before the key are not accepted. Start wit
 field-error-ssh-key-kind = This kind of key is not supported. Use ed25519, ECDSA or RSA.
 field-error-ssh-key-private = This is a private key. Keep it to yourself; paste the one that ends in .pub.
 field-error-ssh-keys-many = At most { $limit } keys.
+field-error-user-data-invalid = It has to begin with #cloud-config, #! or ## template: jinja, and be at most { $limit } KiB.
 field-error-ssh-key-needed = At least one key, or nobody can log in.
 field-error-plan-unknown = This plan is not sold. Choose one of the list.
 field-error-plan-sold-out = Sold out in { $limit }. Choose another location or plan.

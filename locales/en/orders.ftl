@@ -1,6 +1,10 @@
 orders-new-title = Create a server
 orders-new-location = Location
 orders-new-image = Image
+orders-new-user-data = Your own set-up
+orders-new-user-data-more = Add cloud-init user data
+orders-new-user-data-label = User data
+orders-new-user-data-hint = Begins with #cloud-config, #! or ## template: jinja; at most 16 KiB. It runs at the first boot, and again when you rebuild the server. Do not put passwords here.
 orders-new-recipes = Set up at the first boot
 orders-new-recipes-more = Choose software to begin with
 orders-recipe-only = Only with { $images }.

@@ -72,7 +72,7 @@ pub(super) fn spec(
         network: NetworkSpec { rules: settings.firewall.clone(), ..place.network(None) },
         ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| SpecError("SSH key"))?,
         password_hash: None,
-        user_data: None,
+        user_data: chosen.user_data.clone(),
         build: settings.build,
         rescue,
         iso: settings.iso.clone(),

@@ -2,7 +2,7 @@
 
 use ez_protocol::{
     AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis,
-    order::{Locale, OsFamily, PowerVerb, Recipe, TimeZone},
+    order::{Locale, OsFamily, PowerVerb, Recipe, TimeZone, UserData},
 };
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,9 @@ pub struct FirstBoot {
     /// Time zone.
     #[serde(default)]
     pub timezone: Option<TimeZone>,
+    /// The customer's own part of cloud-init.
+    #[serde(default)]
+    pub user_data: Option<UserData>,
 }
 
 /// One server.

@@ -48,6 +48,7 @@ pub(super) async fn again(app: &Services, ended: &Order, me: &Principal) -> Resu
             recipes: instance.first_boot.recipes,
             locale: instance.first_boot.locale,
             timezone: instance.first_boot.timezone,
+            user_data: instance.first_boot.user_data,
         },
         terms_version: ended.terms_version.clone(),
         currency: Some(ended.currency.clone()),

@@ -16,7 +16,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::{
     Order, OrderState, PlaceError, PlaceRequest, Setup, cancel as cancel_order, list as list_of, owned, pay,
-    place, timeline,
+    place, timeline, user_data,
 };
 use crate::{
     accounts::{self, ApiCaller, TERMS_VERSION},
@@ -78,12 +78,20 @@ struct NewOrder {
     /// Such as `Europe/Berlin`; UTC if not given.
     #[serde(default)]
     timezone: Option<String>,
+    /// Your own part of cloud-init, at most 16 KiB: begins with `#cloud-config`, `#!` or `## template: jinja`. It runs at the first
+    /// boot, and again when the server is rebuilt.
+    #[serde(default)]
+    user_data: Option<String>,
     /// That you accept the terms; without it there is no contract.
     accept_terms: bool,
     /// Version of the terms you read; the current one if not given.
     #[serde(default)]
     terms_version: Option<String>,
 }
+
+/// What is asked of somebody's own part of cloud-init.
+const USER_DATA_WANTED: &str =
+    "It has to begin with #cloud-config, #! or ## template: jinja, and be at most 16 KiB.";
 
 /// One step of an order.
 #[derive(Debug, Serialize, ToSchema)]
@@ -288,6 +296,10 @@ async fn read(app: &App, caller: &ApiCaller, new: NewOrder) -> Result<PlaceReque
     match new.timezone.as_deref().map(str::parse).transpose() {
         Ok(timezone) => setup.timezone = timezone,
         Err(error) => refuse("timezone", "timezone_invalid", format!("This is {error}.")),
+    }
+    match user_data(new.user_data.as_deref().unwrap_or_default()) {
+        Some(own) => setup.user_data = own,
+        None => refuse("user_data", "user_data_invalid", USER_DATA_WANTED.to_owned()),
     }
     let terms = new.terms_version.unwrap_or_else(|| TERMS_VERSION.to_owned());
     if !new.accept_terms {

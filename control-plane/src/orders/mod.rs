@@ -44,7 +44,7 @@ use sqlx::AnyConnection;
 pub use exits::{ExitError, abandon, re_place, refund, retry};
 pub use letters::{OrderNeedsAttention, OrderNeedsOperator, OrderRefunded, PaymentConfirmation, ServerReady};
 pub use model::{Order, OrderEvent, OrderState, Outcome, Refused, Transition, reason};
-pub use place::{MOST_UNPAID, PlaceError, PlaceRequest, Setup, cancel, pay, place};
+pub use place::{MAX_USER_DATA, MOST_UNPAID, PlaceError, PlaceRequest, Setup, cancel, pay, place, user_data};
 pub use transition::OrderError;
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};

@@ -12,7 +12,8 @@ use ez_protocol::{
 use http::StatusCode;
 
 use super::{
-    Order, OrderState, PlaceError, PlaceRequest, Setup, again::again, cancel, owned, pay, place, shop, show,
+    MAX_USER_DATA, Order, OrderState, PlaceError, PlaceRequest, Setup, again::again, cancel, owned, pay,
+    place, shop, show, user_data,
 };
 use crate::{
     accounts::{self, Principal, TERMS_VERSION},
@@ -101,6 +102,10 @@ async fn read(
         form.refuse("recipe", "recipe-unknown");
         Vec::new()
     });
+    let own = user_data(sent.text("user_data"));
+    if own.is_none() {
+        form.refuse_with("user_data", "user-data-invalid", MAX_USER_DATA >> 10);
+    }
     let keys = keys(app, me, sent, form).await?;
     let terms = sent.text("terms");
     if terms != TERMS_VERSION {
@@ -119,7 +124,7 @@ async fn read(
         image: sent.text("image").to_owned(),
         hostname,
         ssh_keys: keys,
-        setup: Setup { recipes, ..Setup::default() },
+        setup: Setup { recipes, user_data: own.flatten(), ..Setup::default() },
         terms_version: terms.to_owned(),
         currency: Some(sent.text("currency").to_owned()).filter(|currency| !currency.is_empty()),
         quoted_minor: Some(sent.text("quoted").parse().unwrap_or(0)),

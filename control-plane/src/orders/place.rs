@@ -3,7 +3,7 @@
 use ez_protocol::{
     AccountId, InstanceId, OrderId, UserId,
     input::{Hostname, SshPublicKey},
-    order::{Locale, Recipe, TimeZone},
+    order::{Locale, Recipe, TimeZone, UserData},
 };
 use serde_json::json;
 
@@ -76,6 +76,25 @@ pub struct Setup {
     pub locale: Option<Locale>,
     /// Time zone.
     pub timezone: Option<TimeZone>,
+    /// The customer's own part of cloud-init; it runs again when the server is rebuilt.
+    pub user_data: Option<UserData>,
+}
+
+/// The most that a customer's own part of cloud-init may hold, in bytes.
+pub const MAX_USER_DATA: usize = 16 << 10;
+
+/// What a customer typed as their own part of cloud-init; nothing where nothing was typed. It has to say in its first line
+/// what it is, as cloud-init demands: `None` if it does not, or is too long.
+pub fn user_data(text: &str) -> Option<Option<UserData>> {
+    let text = text.replace("\r\n", "\n");
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(None);
+    }
+    let told =
+        text.starts_with("#cloud-config") || text.starts_with("#!") || text.starts_with("## template: jinja");
+    let fits = told && text.len() <= MAX_USER_DATA;
+    fits.then(|| UserData::parse(&format!("{text}\n")).ok()).flatten().map(Some)
 }
 
 /// Why an order was not placed. Nothing was written and nothing charged.
@@ -281,6 +300,7 @@ fn wanted(order: &Order, quote: &catalog::Quote, request: &PlaceRequest) -> Inst
             recipes,
             locale: request.setup.locale.clone(),
             timezone: request.setup.timezone.clone(),
+            user_data: request.setup.user_data.clone(),
         },
         state: InstanceState::Requested,
         reason: None,
@@ -375,5 +395,25 @@ pub async fn cancel(app: &Services, order: &Order) -> Result<bool, BillingError>
             Ok(true)
         }
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ones_own_cloud_init_says_in_its_first_line_what_it_is() {
+        assert_eq!(user_data(" \r\n "), Some(None));
+        for good in
+            ["#cloud-config\r\npackages: [htop]", "#!/bin/sh\nid", "## template: jinja\n#cloud-config\n{}"]
+        {
+            let taken = user_data(good).unwrap().unwrap();
+            assert_eq!(taken.as_str(), format!("{}\n", good.replace('\r', "")), "{good:?}");
+        }
+        for bad in ["packages: [htop]", "#include\nhttp://x", "#cloud-config\n\0"] {
+            assert_eq!(user_data(bad), None, "{bad:?}");
+        }
+        assert_eq!(user_data(&format!("#!{}", "x".repeat(MAX_USER_DATA))), None);
     }
 }

@@ -131,7 +131,7 @@ pub struct Summary {
 }
 
 /// `GET /servers/new`, and `POST` to the same when refused. Sends `location`, `image`, `plan`,
-/// `interval`, `currency` (where there is a choice), `recipe` (0..n), `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
+/// `interval`, `currency` (where there is a choice), `recipe` (0..n), `user_data`, `ssh_key` (0..n), `new_key`, `hostname`, `quoted`, `terms`.
 #[derive(Debug, Clone, Serialize)]
 pub struct New {
     /// Values and messages; field names as sent.
