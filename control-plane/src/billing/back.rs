@@ -84,7 +84,8 @@ pub(super) async fn take_refund(
         ignore(app, &refund.id, read_at).await?;
         return Ok(None);
     }
-    if let Some(session) = surplus::session_of(&refund) {
+    let late = surplus::session_of(&refund).filter(|session| surplus::is_late(session)).map(str::to_owned);
+    if let Some(session) = surplus::session_of(&refund).filter(|_| late.is_none()) {
         surplus::take(app, read_at, session, &refund, &value).await?;
         return Ok(None);
     }
@@ -111,6 +112,9 @@ pub(super) async fn take_refund(
                         if news && named.is_none() && state == RefundState::Succeeded {
                             dunning::refund_read(tx, now, order, &refund).await?;
                         }
+                    }
+                    if let Some(invoice) = &late {
+                        surplus::late_refund_read(tx, now, invoice, state, &refund.id).await?;
                     }
                     if named.is_some() {
                         let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());

@@ -86,7 +86,7 @@ pub use shelf::{
     carry_out as carry_out_step, differences as shelf_differences,
 };
 pub use stripe::{StripeFault, StripeGate};
-pub use subscription::{cancel_at_period_end, cancel_now, portal};
+pub use subscription::{cancel_at_period_end, cancel_now, give_up, portal};
 #[cfg(test)]
 pub(crate) use usage::count as count_traffic;
 pub use usage::{

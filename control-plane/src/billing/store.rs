@@ -662,6 +662,17 @@ pub(super) async fn put_invoice(
     Ok(())
 }
 
+/// Stripe's word for an invoice, as we last saw it.
+pub(super) async fn invoice_status(
+    connection: &mut AnyConnection,
+    id: &str,
+) -> Result<Option<String>, DbError> {
+    Ok(sqlx::query_scalar("SELECT status FROM billing_invoices WHERE stripe_id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await?)
+}
+
 pub(super) async fn invoices(
     connection: &mut AnyConnection,
     account: AccountId,

@@ -4,36 +4,123 @@ use ez_protocol::{AccountId, OrderId};
 use serde_json::Value;
 
 use super::{
-    BillingError, change,
+    BillingError, change, dunning,
     model::CallState,
     outbox::{self, Call},
     store,
     stripe::{self, FaultKind},
     sync,
 };
-use crate::{app::Services, audit};
+use crate::{
+    app::Services,
+    audit,
+    db::{self, DbError},
+};
 
-/// Ends the subscription of an order at once: no further charge, nothing paid back. Safe to repeat.
+/// How often one invoice is asked to be voided before it is left as it is.
+const MOST_VOIDS: i64 = 5;
+
+/// Ends the subscription of an order at once and for good: no further charge, nothing paid back, and what is unpaid need
+/// not be paid any more. Safe to repeat.
 ///
 /// # Errors
 /// What Stripe or the database said.
 pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingError> {
+    end(app, order, false).await.map(|_| ())
+}
+
+/// The same where nobody has paid: invoice and subscription are read again first, and whoever has paid meanwhile keeps
+/// the server. Gives whether it is over.
+///
+/// # Errors
+/// What Stripe or the database said.
+pub async fn give_up(app: &Services, order: OrderId) -> Result<bool, BillingError> {
+    dunning::look_again(app, order).await?;
+    end(app, order, true).await
+}
+
+/// Ends a subscription; `if_ended` only if its standing says so.
+async fn end(app: &Services, order: OrderId, if_ended: bool) -> Result<bool, BillingError> {
     let known = {
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?
     };
-    let Some(known) = known.filter(|known| !is_over(&known.status)) else {
-        return Ok(());
-    };
-    let read_at = app.clock.now();
-    // A DELETE takes no idempotency key and needs none: it can only be done once.
-    match app.stripe.get(app.entropy.as_ref(), &stripe::cancel_subscription(&known.stripe_id)).await {
-        Ok(answer) => sync::take_subscription(app, read_at, answer).await,
-        Err(fault) if matches!(fault.kind, FaultKind::NotFound | FaultKind::Refused) => {
-            sync::subscription(app, &known.stripe_id).await
-        }
-        Err(fault) => Err(fault.into()),
+    let Some(known) = known else { return Ok(true) };
+    // First what we mean, so that whatever is paid from now on is known to be for nothing.
+    let (at, config, id) = (app.clock.now(), app.config.clone(), known.stripe_id.clone());
+    let closed = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                db::lock(tx, "checkout", order).await?;
+                let standing = dunning::standing_of(tx, order).await?;
+                if if_ended && standing.is_some_and(|standing| standing.stand != dunning::Stand::End) {
+                    return Ok(false);
+                }
+                if dunning::store::close(tx, at, order, &id).await? {
+                    dunning::judge(tx, &config, at, order).await?;
+                }
+                Ok::<_, DbError>(true)
+            })
+        })
+        .await?;
+    if !closed {
+        return Ok(false);
     }
+    if !is_over(&known.status) {
+        let read_at = app.clock.now();
+        // A DELETE takes no idempotency key and needs none: it can only be done once.
+        match app.stripe.get(app.entropy.as_ref(), &stripe::cancel_subscription(&known.stripe_id)).await {
+            Ok(answer) => sync::take_subscription(app, read_at, answer).await?,
+            Err(fault) if matches!(fault.kind, FaultKind::NotFound | FaultKind::Refused) => {
+                sync::subscription(app, &known.stripe_id).await?;
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    let open = {
+        let mut connection = app.db.read().await?;
+        dunning::store::open_invoices(&mut connection, &known.stripe_id).await?
+    };
+    for invoice in open {
+        void(app, &invoice).await?;
+    }
+    Ok(true)
+}
+
+/// Nobody shall pay for what is over. Safe to repeat; one that was paid meanwhile is read, and what that means is
+/// [`super::surplus`]'s.
+async fn void(app: &Services, invoice: &str) -> Result<(), BillingError> {
+    for attempt in 1..=MOST_VOIDS {
+        let call = Call::new("end-void", invoice, attempt, stripe::void_invoice(invoice));
+        match outbox::send(app, &call).await {
+            Ok(_) => {
+                sync::invoice(app, invoice).await?;
+                return outbox::close(app, &call, CallState::Done, Some(invoice.to_owned()), None).await;
+            }
+            // It was done, or it is asked for once more under the next key.
+            Err(BillingError::LookingUp) => {
+                sync::invoice(app, invoice).await?;
+                outbox::close(app, &call, CallState::Replaced, None, None).await?;
+                let is_open = {
+                    let mut connection = app.db.read().await?;
+                    store::invoice_status(&mut connection, invoice).await?.as_deref() == Some("open")
+                };
+                if !is_open {
+                    return Ok(());
+                }
+            }
+            // Paid or void; or Stripe does not let it go. Nothing of ours waits for that: a payment would go back.
+            Err(BillingError::Stripe(fault))
+                if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
+            {
+                return sync::invoice(app, invoice).await.map(|_| ());
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    tracing::warn!(stripe.invoice = invoice, "an invoice of what has ended could not be voided");
+    Ok(())
 }
 
 /// Has an account's subscription end with the paid period, or takes that back. Safe to repeat.

@@ -345,7 +345,10 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
                 crate::db::lock(tx, "checkout", order).await?;
                 if store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await? {
                     store::put_invoice(tx, now, owner.account, &invoice).await?;
-                    dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
+                    // What was paid for a service that was over buys nothing: no receipt, it goes back.
+                    if !surplus::late(tx, now, order, &invoice).await? {
+                        dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
+                    }
                     usage::invoice_read(tx, now, &invoice.id, &value).await?;
                 }
                 dunning::judge(tx, &config, now, order).await?;

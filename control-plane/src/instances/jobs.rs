@@ -98,13 +98,20 @@ pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
 
 /// Makes sure that nothing is charged any more for a server whose disk is to go; `false` if that is not certain now.
 async fn ends_for_good(app: &App, id: InstanceId) -> Result<bool, DbError> {
-    let order = {
+    let (order, wished) = {
         let mut connection = app.db.read().await?;
-        store::get(&mut connection, id).await?.map(|instance| instance.order)
+        let order = store::get(&mut connection, id).await?.map(|instance| instance.order);
+        (order, store::ending_of(&mut connection, id).await?.is_some())
     };
     let Some(order) = order else { return Ok(false) };
-    match billing::cancel_now(app, order).await {
-        Ok(()) => Ok(true),
+    let over = if wished {
+        billing::cancel_now(app, order).await.map(|()| true)
+    } else {
+        // Nobody wished it; who has paid at the last moment keeps it.
+        billing::give_up(app, order).await
+    };
+    match over {
+        Ok(over) => Ok(over),
         Err(error) => {
             tracing::warn!(order.id = %order, %error, "a subscription could not be ended; its server's disk waits");
             Ok(false)

@@ -49,6 +49,8 @@ pub struct World {
     pub invoice_items: Vec<InvoiceItem>,
     /// What each settled purchase came to in our books, by order.
     pub purchases: Vec<(String, Purchase)>,
+    /// Services that ended for good, by our books and Stripe's: `(subscription, when)`.
+    pub closed: Vec<(String, i64)>,
     /// Paid invoices in the mirror.
     pub mirror_invoices: Vec<Invoice>,
     /// Every invoice at Stripe.
@@ -400,6 +402,10 @@ pub struct Invoice {
     pub paid: i64,
     /// The subscription it is of and when it was paid, by Stripe's word; not read from the mirror.
     pub paid_for: Option<(String, i64)>,
+    /// What went back of it, by Stripe's word.
+    pub refunded: i64,
+    /// Whether it charges a period or a change of plan: what is for the time to come.
+    pub ahead: bool,
 }
 
 impl World {

@@ -118,6 +118,8 @@ pub(in crate::billing) struct Facts {
     /// The payment of the running period went back in full.
     pub(in crate::billing) refunded: bool,
     pub(in crate::billing) exempt: bool,
+    /// We have ended it for good: no payment brings it back.
+    pub(in crate::billing) closed: bool,
     /// When the notice about the unpaid invoice was written.
     pub(in crate::billing) notice_at: Option<UnixMillis>,
 }
@@ -140,7 +142,7 @@ fn answer(stand: Stand, why: Why, next: Option<(Step, UnixMillis)>) -> Judgement
 /// What holds at a time.
 pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: UnixMillis) -> Judgement {
     let over = matches!(facts.status, Status::Canceled | Status::Expired);
-    if over && !facts.ended_unpaid {
+    if facts.closed || (over && !facts.ended_unpaid) {
         return answer(Stand::End, Why::Ended, None);
     }
     if facts.exempt {
@@ -228,6 +230,7 @@ mod tests {
             disputed: Disputed::No,
             refunded: false,
             exempt: false,
+            closed: false,
             notice_at: None,
         }
     }

@@ -78,6 +78,7 @@ pub(in crate::billing) async fn known(
         Some(begin) => period_is_returned(connection, &subscription, begin).await?,
         None => false,
     };
+    let closed = closed_at(connection, &subscription).await?.is_some();
     let status = row.text("status")?;
     let end_reason: Option<String> = row.get("end_reason")?;
     let facts = Facts {
@@ -90,6 +91,7 @@ pub(in crate::billing) async fn known(
         disputed: disputed(connection, order).await?,
         refunded,
         exempt: row.flag("exempt")?,
+        closed,
         notice_at,
     };
     let amount: Option<i64> = row.get("amount_minor")?;
@@ -122,6 +124,39 @@ fn read_card(row: Cols<'_>) -> Result<Option<Card>, DbError> {
 /// The key of the notice that a server will be deleted because this invoice is unpaid.
 pub(in crate::billing) fn notice_key(invoice: &str) -> String {
     format!("notice:{invoice}")
+}
+
+/// Notes that the service of a subscription is over for good; `false` if that was noted before.
+pub(in crate::billing) async fn close(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    subscription: &str,
+) -> Result<bool, DbError> {
+    first_time(tx, at, order, &format!("closed:{subscription}")).await
+}
+
+/// When we ended the service of a subscription for good, if we did.
+pub(in crate::billing) async fn closed_at(
+    connection: &mut AnyConnection,
+    subscription: &str,
+) -> Result<Option<UnixMillis>, DbError> {
+    step_at(connection, &format!("closed:{subscription}")).await
+}
+
+/// What a subscription was invoiced and nobody has paid. Its traffic is no part of it: that was used, whatever came after.
+pub(in crate::billing) async fn open_invoices(
+    connection: &mut AnyConnection,
+    subscription: &str,
+) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar(
+        "SELECT stripe_id FROM billing_invoices
+         WHERE subscription_id = $1 AND status IN ('open', 'uncollectible') AND COALESCE(reason, '') <> 'manual'
+         ORDER BY issued_at, stripe_id",
+    )
+    .bind(subscription)
+    .fetch_all(connection)
+    .await?)
 }
 
 /// The oldest invoice that was tried to collect and is owed still.

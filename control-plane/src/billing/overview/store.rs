@@ -50,6 +50,9 @@ pub(super) async fn overview(
             }),
             None => None,
         };
+        let standing = standings.iter().find(|standing| standing.order == order).copied();
+        // Where a payment brings nothing back, none is asked for.
+        let over = standing.is_some_and(|at| at.stand == dunning::Stand::End && at.why != dunning::Why::Unpaid);
         paying.push(Paying {
             order,
             instance: row.id("instance_id")?,
@@ -60,8 +63,8 @@ pub(super) async fn overview(
             period_end: row.opt_millis("period_end")?,
             cancel_at: row.opt_millis("cancel_at")?,
             card,
-            standing: standings.iter().find(|standing| standing.order == order).copied(),
-            pay_url: row.get("pay_url")?,
+            standing,
+            pay_url: row.get::<Option<String>>("pay_url")?.filter(|_| !over),
         });
     }
     let customer = sqlx::query(

@@ -398,6 +398,7 @@ pub struct InvoiceView {
 #[derive(Debug, Clone, Deserialize)]
 struct Transitions {
     finalized_at: Option<i64>,
+    paid_at: Option<i64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -416,6 +417,11 @@ impl InvoiceView {
     pub fn due_at(&self) -> Option<i64> {
         let finalized = self.status_transitions.as_ref().and_then(|times| times.finalized_at);
         self.due_date.or(finalized).or(self.created)
+    }
+
+    /// When it was paid. Unix seconds.
+    pub fn paid_at(&self) -> Option<i64> {
+        self.status_transitions.as_ref()?.paid_at
     }
 
     /// The subscription it belongs to.

@@ -1,4 +1,5 @@
-//! Money that came on a second page of an order that is paid already: found, told, given back.
+//! Money that buys nothing: it came on a second page of an order that is paid already, or for a service that had ended
+//! for good. Found, told, given back.
 //!
 //! It is never kept silently (I6). Finding it writes a row, an audit row, an alarm and the job that ends the
 //! second subscription and gives the money back; each is done once however often the payment is announced. The
@@ -13,11 +14,11 @@ use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, RefundState, back,
+    BillingError, RefundState, back, dunning,
     model::CallState,
     outbox::{self, Call},
     refund,
-    stripe::{self, CheckoutSession, FaultKind, Metadata, RefundView, SubscriptionView},
+    stripe::{self, CheckoutSession, FaultKind, InvoiceView, Metadata, RefundView, SubscriptionView},
     sync,
 };
 use crate::{
@@ -39,9 +40,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// One that Stripe could not make is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The alarm about one for a service that was over.
+const ALARM_LATE: &str = "paid_after_end";
+
 /// A payment that is not owed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Surplus {
+    /// The page it was paid on; or the invoice, where that was of a service that was over.
     pub(super) session: String,
     pub(super) order: OrderId,
     pub(super) subscription: Option<String>,
@@ -82,7 +87,7 @@ pub(super) async fn found(
         "Order {order} was paid on a second page as well ({}). That payment is being given back.",
         session.id
     );
-    raise(tx, at, &session.id, &detail).await?;
+    raise(tx, at, ALARM, &session.id, &detail).await?;
     note(
         tx,
         at,
@@ -94,9 +99,73 @@ pub(super) async fn found(
     jobs::enqueue(tx, GIVE_BACK, &session.id, &Value::Null, at).await
 }
 
-async fn raise(tx: &mut AnyConnection, at: UnixMillis, session: &str, detail: &str) -> Result<(), DbError> {
-    let alarm =
-        alarms::New { kind: ALARM, subject: session, severity: Severity::Critical, node: None, detail };
+/// Looks whether an invoice was paid when its service had ended for good; if so, that is written down once and goes back.
+/// What a purchase began with and what traffic cost are owed whatever came after.
+pub(super) async fn late(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    invoice: &InvoiceView,
+) -> Result<bool, DbError> {
+    let paid = invoice.amount_paid.filter(|paid| *paid > 0 && invoice.status.as_deref() == Some("paid"));
+    let owed = matches!(invoice.billing_reason.as_deref(), None | Some("subscription_create" | "manual"));
+    let (Some(paid), Some(paid_at), Some(subscription), false) =
+        (paid, invoice.paid_at(), invoice.subscription_id(), owed)
+    else {
+        return Ok(false);
+    };
+    // Stripe counts whole seconds: within the same one, what was paid counts as paid before.
+    if ended_at(tx, subscription).await?.is_none_or(|ended| paid_at <= ended.as_secs()) {
+        return Ok(false);
+    }
+    let surplus = Surplus {
+        session: invoice.id.clone(),
+        order,
+        // The order's own: it has ended, and its books stay.
+        subscription: None,
+        invoice: Some(invoice.id.clone()),
+        state: RefundState::Wanted,
+        attempt: 1,
+        refund: None,
+    };
+    if store::insert(tx, at, &surplus, Some(paid), invoice.currency.as_deref()).await? {
+        tracing::warn!(order.id = %order, stripe.invoice = %invoice.id, "an invoice was paid after its service had ended; it goes back");
+        let detail = format!(
+            "Invoice {} of order {order} was paid after the service had ended. That payment is being given back.",
+            invoice.id
+        );
+        raise(tx, at, ALARM_LATE, &invoice.id, &detail).await?;
+        let detail = json!({"invoice": invoice.id, "amount_minor": paid});
+        note(tx, at, order, "payment.surplus_found", detail).await?;
+        jobs::enqueue(tx, GIVE_BACK, &invoice.id, &Value::Null, at).await?;
+    }
+    Ok(true)
+}
+
+/// When the service of a subscription ended for good: by us, or at Stripe otherwise than by Stripe giving up on a charge,
+/// which a payment still mends.
+async fn ended_at(
+    connection: &mut AnyConnection,
+    subscription: &str,
+) -> Result<Option<UnixMillis>, DbError> {
+    if let Some(closed) = dunning::store::closed_at(connection, subscription).await? {
+        return Ok(Some(closed));
+    }
+    let Some(copy) = super::store::object(connection, subscription).await? else { return Ok(None) };
+    let copy: Value = serde_json::from_str(&copy).unwrap_or_default();
+    let gave_up = copy["cancellation_details"]["reason"] == "payment_failed";
+    let over = copy["status"] == "canceled" && !gave_up;
+    Ok(copy["ended_at"].as_i64().filter(|_| over).map(UnixMillis::from_secs))
+}
+
+async fn raise(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    kind: &str,
+    session: &str,
+    detail: &str,
+) -> Result<(), DbError> {
+    let alarm = alarms::New { kind, subject: session, severity: Severity::Critical, node: None, detail };
     alarms::raise(tx, at, alarm).await
 }
 
@@ -172,7 +241,11 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     let answer = refund::send(app, &call, &intent, mark).await?;
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
     let view: RefundView = sync::view(&answer)?;
-    take(app, read_at, session, &view, &answer).await?;
+    if is_late(session) {
+        back::take_refund(app, read_at, answer).await?;
+    } else {
+        take(app, read_at, session, &view, &answer).await?;
+    }
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(load(app, session).await?.state)
 }
@@ -213,7 +286,7 @@ async fn end_subscription(app: &Services, known: &Surplus) -> Result<(), Billing
     }
 }
 
-/// The page a refund belongs to, if it gives a surplus payment back.
+/// The page or invoice a refund belongs to, if it gives a surplus payment back.
 pub(super) fn session_of(refund: &RefundView) -> Option<&str> {
     refund.metadata.get(SESSION).map(String::as_str)
 }
@@ -245,6 +318,25 @@ pub(super) async fn take(
     Ok(())
 }
 
+/// Whether that is an invoice of the order's own subscription: its refund stands in the order's books as any other.
+pub(super) fn is_late(session: &str) -> bool {
+    session.starts_with("in_")
+}
+
+/// Takes over how the refund of such an invoice stands; the caller has written the copy.
+pub(super) async fn late_refund_read(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    invoice: &str,
+    state: RefundState,
+    refund: &str,
+) -> Result<(), DbError> {
+    match store::set_state(tx, at, invoice, state, Some(refund)).await? {
+        Some(known) => told(tx, at, &known, state).await,
+        None => Ok(()),
+    }
+}
+
 /// What a change of a refund means for people.
 async fn told(
     tx: &mut AnyConnection,
@@ -253,17 +345,19 @@ async fn told(
     state: RefundState,
 ) -> Result<(), DbError> {
     let detail = json!({"session": known.session});
+    let (alarm, what) =
+        if is_late(&known.session) { (ALARM_LATE, "late") } else { (ALARM, "second") };
     match state {
         RefundState::Succeeded => {
-            alarms::clear(tx, at, ALARM, &known.session).await?;
+            alarms::clear(tx, at, alarm, &known.session).await?;
             note(tx, at, known.order, "payment.surplus_returned", detail).await
         }
         RefundState::Failed => {
             let words = format!(
-                "The second payment of order {} ({}) could not be given back; it is tried again every day.",
+                "The {what} payment of order {} ({}) could not be given back; it is tried again every day.",
                 known.order, known.session
             );
-            raise(tx, at, &known.session, &words).await?;
+            raise(tx, at, alarm, &known.session, &words).await?;
             note(tx, at, known.order, "payment.surplus_not_returned", detail).await?;
             jobs::enqueue(tx, GIVE_BACK, &known.session, &Value::Null, at.plus(TRY_AGAIN)).await
         }

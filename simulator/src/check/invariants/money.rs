@@ -196,6 +196,7 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
             out.push(found("I6", format!("invoice {}", invoice.id), detail));
         }
     }
+    out.extend(kept_for_nothing(world));
     for mirror in &world.mirror {
         if !world.stripe.iter().any(|s| s.order == mirror.order) {
             out.push(found(
@@ -206,6 +207,27 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
         }
     }
     out
+}
+
+/// What was paid for a service that had ended for good went back whole.
+fn kept_for_nothing(world: &World) -> Vec<Violation> {
+    let late = |invoice: &&crate::check::world::Invoice| {
+        let Some((subscription, paid_at)) = &invoice.paid_for else { return false };
+        let ended = world.closed.iter().filter(|(id, _)| id == subscription).map(|(_, at)| at).min();
+        // Stripe counts whole seconds.
+        ended.is_some_and(|at| *paid_at > at + 1_000) && world.settled(*paid_at)
+    };
+    let paid = world.invoices.iter().filter(|invoice| invoice.status == "paid" && invoice.ahead);
+    paid.filter(late)
+        .filter(|invoice| invoice.refunded < invoice.paid)
+        .map(|invoice| {
+            let detail = format!(
+                "it was paid after its service had ended for good; {} of {} went back",
+                invoice.refunded, invoice.paid
+            );
+            found("I6", format!("invoice {}", invoice.id), detail)
+        })
+        .collect()
 }
 
 /// The ledger of traffic and Stripe's invoice items agree: one item for each bill that was posted, none for any other.

@@ -165,7 +165,31 @@ const BARGAIN: Purchase = Purchase { due: 1_000, discount: 200, tax: 100, paid: 
 
 fn invoice() -> Invoice {
     let paid_for = Some(("sub_1".into(), LONG_AGO));
-    Invoice { id: "in_1".into(), status: "paid".into(), total: 900, paid: 900, paid_for }
+    Invoice { id: "in_1".into(), status: "paid".into(), total: 900, paid: 900, paid_for, ..Invoice::default() }
+}
+
+#[test]
+fn money_for_a_service_that_was_over_is_not_kept() {
+    let late = |world: &mut World| {
+        world.invoices[0].ahead = true;
+        world.closed.push(("sub_1".into(), LONG_AGO - 5_000));
+    };
+    assert_eq!(plant(late), ["I6"]);
+    let returned = |world: &mut World| {
+        late(world);
+        world.invoices[0].refunded = 900;
+    };
+    assert_eq!(plant(returned), [""; 0]);
+    let before = |world: &mut World| {
+        late(world);
+        world.closed[0].1 = LONG_AGO + 5_000;
+    };
+    assert_eq!(plant(before), [""; 0], "it was paid while it was served");
+    let traffic = |world: &mut World| {
+        late(world);
+        world.invoices[0].ahead = false;
+    };
+    assert_eq!(plant(traffic), [""; 0], "what was used is owed");
 }
 
 /// Any figure of a purchase or an invoice that is not Stripe's is found, and so is a discount out of nowhere.

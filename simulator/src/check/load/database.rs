@@ -247,11 +247,16 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
                 status: r.try_get(1)?,
                 total: r.try_get(2)?,
                 paid: r.try_get(3)?,
-                paid_for: None,
+                ..Invoice::default()
             })
         },
     )
     .await?;
+    world.closed =
+        rows(db, "SELECT cause_key, done_at FROM billing_steps WHERE cause_key LIKE 'closed:%'", |r| {
+            Ok((r.try_get::<String, _>(0)?.trim_start_matches("closed:").to_owned(), r.try_get(1)?))
+        })
+        .await?;
     Ok(())
 }
 

@@ -70,14 +70,23 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             total: invoice["total"].as_i64().unwrap_or_default(),
             paid: invoice["amount_paid"].as_i64().unwrap_or_default(),
             paid_for: paid_for(invoice),
+            refunded: 0,
+            ahead: !matches!(
+                invoice["billing_reason"].as_str(),
+                None | Some("subscription_create" | "manual")
+            ),
         })
         .collect();
+    world.closed.extend(subscriptions.iter().filter_map(ended));
     let invoice_of_payment: BTreeMap<&str, &str> = payments
         .iter()
         .filter_map(|p| Some((p["payment"]["payment_intent"].as_str()?, p["invoice"].as_str()?)))
         .collect();
     for refund in refunds.iter().filter(|r| r["status"] == "succeeded") {
         let invoice = refund["payment_intent"].as_str().and_then(|pi| invoice_of_payment.get(pi));
+        if let Some(known) = world.invoices.iter_mut().find(|known| invoice.is_some_and(|i| *i == known.id)) {
+            known.refunded += refund["amount"].as_i64().unwrap_or(0);
+        }
         let subscription = invoice.and_then(|i| subscription_of_invoice.get(i));
         if let Some(order) = subscription.and_then(|s| by_subscription.get_mut(s)) {
             order.refunded += refund["amount"].as_i64().unwrap_or(0);
@@ -104,6 +113,14 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
 fn paid_for(invoice: &Value) -> Option<(String, i64)> {
     let subscription = invoice["parent"]["subscription_details"]["subscription"].as_str()?;
     Some((subscription.to_owned(), invoice["status_transitions"]["paid_at"].as_i64()? * 1_000))
+}
+
+/// A subscription that has ended, and when. One that Stripe gave up on can still be paid.
+fn ended(subscription: &Value) -> Option<(String, i64)> {
+    let over = subscription["status"] == "canceled"
+        && subscription["cancellation_details"]["reason"] != "payment_failed";
+    let at = subscription["ended_at"].as_i64().filter(|_| over)?;
+    Some((subscription["id"].as_str()?.to_owned(), at * 1_000))
 }
 
 struct Api<'a> {

@@ -65,7 +65,9 @@ impl State {
             ("POST", ["subscription_schedules", id]) => self.set_phases(id, form),
             ("POST", ["subscription_schedules", id, "release"]) => self.release(id),
             ("POST", ["invoices", id, "void"]) => {
-                if self.objects.get(*id).is_none_or(|invoice| invoice["status"] != "open") {
+                if self.voids_are_refused
+                    || self.objects.get(*id).is_none_or(|invoice| invoice["status"] != "open")
+                {
                     return Some(wrong("not open"));
                 }
                 let mut invoice = self.objects[*id].clone();

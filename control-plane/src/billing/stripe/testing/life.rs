@@ -88,10 +88,18 @@ impl FakeStripe {
 
     /// The customer pays an open invoice; its subscription is active again unless it has ended.
     pub(crate) fn pay_invoice(&self, invoice: &str) {
+        self.pay_invoice_at(invoice, None);
+    }
+
+    /// The same; `at` is what Stripe writes on it.
+    pub(crate) fn pay_invoice_at(&self, invoice: &str, at: Option<UnixMillis>) {
         let payment = format!("inpay_{}", self.intent_of(invoice));
         self.change(&payment, |payment| payment["status"] = json!("paid"));
         self.change(invoice, |invoice| {
             invoice["status"] = json!("paid");
+            if let Some(at) = at {
+                invoice["status_transitions"]["paid_at"] = json!(at.as_secs());
+            }
             let due = if invoice["amount_due"].is_null() { "total" } else { "amount_due" };
             invoice["amount_paid"] = invoice[due].clone();
             invoice["amount_remaining"] = json!(0);

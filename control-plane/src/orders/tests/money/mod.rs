@@ -3,6 +3,7 @@
 mod disputes;
 mod inbox;
 mod lives;
+mod over;
 mod pages;
 mod plans;
 mod traffic;

@@ -4,7 +4,7 @@ use super::*;
 
 impl Shop {
     /// A renewal that could not be charged, told by Stripe.
-    async fn renewal_fails(&self, served: &Served) -> String {
+    pub(super) async fn renewal_fails(&self, served: &Served) -> String {
         let invoice = self.stripe.renew(&served.subscription, self.app.clock.now(), false);
         self.deliver("invoice.payment_failed", &invoice).await;
         self.deliver("customer.subscription.updated", &served.subscription).await;
