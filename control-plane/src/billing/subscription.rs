@@ -127,7 +127,7 @@ async fn void(app: &Services, invoice: &str) -> Result<(), BillingError> {
 ///
 /// # Errors
 /// [`BillingError::Unknown`] when the account has no such subscription, [`BillingError::Over`] when it has ended; what
-/// Stripe or the database said.
+/// Stripe or the database said, and then nothing was changed.
 pub async fn cancel_at_period_end(
     app: &Services,
     account: AccountId,
@@ -147,11 +147,8 @@ pub async fn cancel_at_period_end(
     if at_end {
         change::clear_the_way(app, order, actor).await?;
     }
-    let read_at = app.clock.now();
-    let request = stripe::cancel_at_period_end(&known.stripe_id, at_end);
-    // Each press is a call of its own: cancelling, keeping and cancelling again are three.
-    let call = Call::new("period-end", &known.stripe_id, read_at.0, request);
-    let (at, word) = (read_at, if at_end { "billing.cancel_wished" } else { "billing.cancel_taken_back" });
+    let (at, word) =
+        (app.clock.now(), if at_end { "billing.cancel_wished" } else { "billing.cancel_taken_back" });
     let entry = audit::Entry {
         actor: actor.to_owned(),
         action: word.to_owned(),
@@ -160,18 +157,49 @@ pub async fn cancel_at_period_end(
         detail: serde_json::json!({ "subscription": known.stripe_id }),
     };
     app.db.write(move |tx| Box::pin(async move { audit::record(tx, at, entry).await })).await?;
-    match outbox::send(app, &call).await {
-        Ok(answer) => {
-            sync::take_subscription(app, read_at, answer).await?;
-            outbox::close(app, &call, CallState::Done, Some(known.stripe_id), None).await
-        }
-        // It may have been done; what holds is read, and the person sees it.
-        Err(BillingError::LookingUp) => sync::subscription(app, &known.stripe_id).await,
+    let id = &known.stripe_id;
+    let purpose = if at_end { "period-end" } else { "period-keep" };
+    let refused = match tell(app, id, at_end, purpose).await {
         Err(BillingError::Stripe(fault))
             if matches!(fault.kind, FaultKind::NotFound | FaultKind::Refused) =>
         {
-            sync::subscription(app, &known.stripe_id).await?;
-            Err(BillingError::Over)
+            fault
+        }
+        other => return other,
+    };
+    // A refusal has many reasons. What was read after it says whether it is over; if not, what is left in the way is a
+    // schedule: of a change that came to nothing, or made in Stripe's dashboard.
+    let now = {
+        let mut connection = app.db.read().await?;
+        store::subscription_of(&mut connection, order).await?
+    };
+    if now.is_none_or(|now| is_over(&now.status)) {
+        return Err(BillingError::Over);
+    }
+    if at_end && change::release_any(app, order, id, actor).await? {
+        return tell(app, id, at_end, "period-end-again").await;
+    }
+    tracing::warn!(order.id = %order, stripe.subscription = %id, "Stripe refuses an end with the period");
+    Err(refused.into())
+}
+
+/// Tells Stripe that a subscription shall end with its period, or go on. Each press is a call of its own: cancelling,
+/// keeping and cancelling again are three, in one millisecond too.
+async fn tell(app: &Services, id: &str, at_end: bool, purpose: &'static str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let call = Call::new(purpose, id, read_at.0, stripe::cancel_at_period_end(id, at_end));
+    match outbox::send(app, &call).await {
+        Ok(answer) => {
+            sync::take_subscription(app, read_at, answer).await?;
+            outbox::close(app, &call, CallState::Done, Some(id.to_owned()), None).await
+        }
+        // It may have been done; what holds is read, and the person sees it.
+        Err(BillingError::LookingUp) => sync::subscription(app, id).await,
+        Err(BillingError::Stripe(fault))
+            if matches!(fault.kind, FaultKind::NotFound | FaultKind::Refused) =>
+        {
+            sync::subscription(app, id).await?;
+            Err(fault.into())
         }
         Err(other) => Err(other),
     }

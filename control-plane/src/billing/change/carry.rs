@@ -12,6 +12,7 @@ use sqlx::AnyConnection;
 use super::{Change, ChangeError, ChangeEvent, ChangeState, Way, read, store, take};
 use crate::{
     app::{App, Services},
+    audit,
     billing::{
         BillingError,
         model::CallState,
@@ -439,20 +440,66 @@ pub async fn take_back(app: &Services, id: PlanChangeId, actor: &str) -> Result<
     carry_out(app, id).await
 }
 
-/// Before a subscription is told to end with its period: what is booked for that moment does not happen.
+/// Before a subscription is told to end with its period: what is booked for that moment does not happen. What was confirmed
+/// a moment ago and is not booked yet is booked first, by the same calls: a schedule that came after the end would undo it.
 pub(in crate::billing) async fn clear_the_way(
     app: &Services,
     order: OrderId,
     actor: &str,
 ) -> Result<(), BillingError> {
-    let open = {
-        let mut connection = app.db.read().await?;
-        store::open(&mut connection, order).await?
-    };
-    match open {
-        Some(change) if change.state == ChangeState::Scheduled => {
-            take_back(app, change.id, actor).await.map(|_| ())
+    for _ in 0..3 {
+        let open = {
+            let mut connection = app.db.read().await?;
+            store::open(&mut connection, order).await?
+        };
+        match open {
+            Some(change) if change.state == ChangeState::Scheduled => {
+                return take_back(app, change.id, actor).await.map(|_| ());
+            }
+            Some(change) if (change.state, change.way) == (ChangeState::Wanted, Way::PeriodEnd) => {
+                carry_out(app, change.id).await?;
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
+    Err(BillingError::LookingUp)
+}
+
+/// Lets go of the schedule that Stripe has on a subscription, as it was last read: one that was left over, or that somebody
+/// made in the dashboard. Whether there was one.
+pub(in crate::billing) async fn release_any(
+    app: &Services,
+    order: OrderId,
+    subscription: &str,
+    actor: &str,
+) -> Result<bool, BillingError> {
+    let copy = {
+        let mut connection = app.db.read().await?;
+        billing_store::object(&mut connection, subscription).await?
+    };
+    let copy = copy.and_then(|copy| serde_json::from_str::<stripe::SubscriptionView>(&copy).ok());
+    let Some(schedule) = copy.and_then(|copy| copy.schedule) else { return Ok(false) };
+    // It may be one of ours that was booked just now.
+    clear_the_way(app, order, actor).await?;
+    let at = app.clock.now();
+    let entry = audit::Entry {
+        actor: actor.to_owned(),
+        action: "billing.schedule_released".to_owned(),
+        subject_kind: "order".to_owned(),
+        subject_id: order.to_string(),
+        detail: json!({ "subscription": subscription, "schedule": schedule }),
+    };
+    app.db.write(move |tx| Box::pin(async move { audit::record(tx, at, entry).await })).await?;
+    let call = Call::new("schedule-release", &schedule, at.0, stripe::release_schedule(&schedule));
+    match outbox::send(app, &call).await {
+        Ok(_) | Err(BillingError::LookingUp) => {
+            outbox::close(app, &call, CallState::Replaced, None, None).await?;
+        }
+        // It has ended by itself.
+        Err(BillingError::Stripe(fault))
+            if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) => {}
+        Err(other) => return Err(other),
+    }
+    sync::subscription(app, subscription).await?;
+    Ok(true)
 }

@@ -264,6 +264,13 @@ impl FakeStripe {
         state.objects.get_mut(subscription).unwrap()["items"]["data"][0]["price"] = price;
     }
 
+    /// Somebody makes a schedule for a subscription in the dashboard.
+    pub(crate) fn schedule_by_hand(&self, subscription: &str) {
+        let form = Form::from([("from_subscription".to_owned(), subscription.to_owned())]);
+        let (status, _) = self.state().begin_schedule(&form);
+        assert_eq!(status, 200);
+    }
+
     /// Lets a paid period begin now, with the length of its price.
     pub(crate) fn period_begins(&self, subscription: &str, at: UnixMillis) {
         self.change(subscription, |subscription| {

@@ -138,3 +138,65 @@ async fn a_disk_does_not_shrink_and_what_comes_later_does_not_grow() {
     assert_eq!(shop.change(&monthly).await.state, ChangeState::Done);
     assert_eq!((shop.billed(&served), shop.times_told(&served).await), ((900, 900), before));
 }
+
+#[tokio::test]
+async fn who_leaves_right_after_confirming_a_smaller_plan_has_left() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let (order, me) = (served.order.id, served.order.account);
+        let leaves = async || billing::cancel_at_period_end(&shop.app, me, order, true, "user:x").await;
+        let change = shop.previews(&served, &price("s", "month")).await.unwrap();
+        let (at, wished) = (shop.app.clock.now(), change.clone());
+        // The confirmation is written, and Stripe knows nothing of it yet.
+        let written = shop.app.db.write(move |tx| {
+            Box::pin(async move {
+                billing::hold_order(tx, order).await.unwrap();
+                billing::confirm(tx, at, wished, "user:x").await
+            })
+        });
+        written.await.unwrap();
+        leaves().await.unwrap();
+        shop.lives(20 * MINUTE).await;
+        assert_eq!(shop.change(&change).await.state, ChangeState::TakenBack);
+        let standing = shop.standing(&served).await;
+        assert_eq!(standing.next.map(|(step, _)| step), Some(billing::Step::End));
+        assert!(shop.stripe.state().objects[&served.subscription]["schedule"].is_null());
+
+        // And both in the same moment.
+        billing::cancel_at_period_end(&shop.app, me, order, false, "user:x").await.unwrap();
+        shop.hears(&served).await;
+        let other = shop.previews(&served, &price("s", "month")).await.unwrap();
+        let (_, left) = tokio::join!(shop.confirms(&other), leaves());
+        let left = if left.is_err() { leaves().await } else { left };
+        left.unwrap();
+        shop.lives(20 * MINUTE).await;
+        let ends = shop.stripe.state().objects[&served.subscription]["cancel_at_period_end"] == true;
+        assert!(ends, "{:?}", shop.change(&other).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_schedule_made_in_the_dashboard_keeps_nobody_and_what_stripe_refuses_is_not_over() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting(1).await;
+        let (order, me) = (served.order.id, served.order.account);
+        let wish = async |at_end| billing::cancel_at_period_end(&shop.app, me, order, at_end, "user:x").await;
+        let ends = || shop.stripe.state().objects[&served.subscription]["cancel_at_period_end"] == true;
+        shop.stripe.schedule_by_hand(&served.subscription);
+        wish(true).await.unwrap();
+        assert!(ends() && shop.audited(&served.order).await.contains(&"billing.schedule_released".to_owned()));
+        // Pressed in one millisecond, each counts.
+        wish(false).await.unwrap();
+        assert!(!ends());
+
+        shop.clock.advance(Duration::from_secs(1));
+        shop.stripe.state().failures = vec![(400, false)];
+        let refused = wish(true).await.unwrap_err();
+        assert!(matches!(refused, billing::BillingError::Stripe(_)), "it runs: {refused}");
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+    })
+    .await;
+}
