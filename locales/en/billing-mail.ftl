@@ -31,6 +31,7 @@ billing-mail-why-paused = Its subscription is paused. It starts again when the s
 
 billing-mail-restored-subject = { $server } is back
 billing-mail-restored-text = { $server } is being started again. Nothing on it was changed.
+billing-mail-restored-until = It is paid until { $on } and then ends: its subscription had ended before the payment came, so nothing renews it. If you need a server after that, order a new one and move what is on this one before.
 billing-mail-restored-page = How it stands:
 
 billing-mail-deletion-subject = { $server } will be deleted on { $on }
@@ -40,6 +41,10 @@ billing-mail-deletion-page = Pay here:
 billing-mail-ends-subject = { $server } ends on { $on }
 billing-mail-ends-text = You cancelled { $server }. It runs until { $on }, which is paid for; then it is switched off, and three days later its disk is deleted for good. You are not charged again.
 billing-mail-ends-page = You can take that back until then:
+
+billing-mail-lapses-subject = { $server } ends on { $on } and is not renewed
+billing-mail-lapses-text = { $server } is paid until { $on }. Its subscription ended while an invoice was unpaid, so nothing renews it: on { $on } it is switched off, and three days later its disk is deleted for good. If you need a server after that, order a new one and move what is on this one before.
+billing-mail-lapses-page = Order a server here:
 
 billing-mail-refund-subject = { $amount } is on its way back to you
 billing-mail-refund-text = We have sent { $amount } for { $server } back to the card you paid with. Banks need up to ten days to show it.

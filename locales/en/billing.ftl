@@ -27,6 +27,7 @@ billing-price = Price
 billing-next = Next
 billing-next-charge = Charged on
 billing-next-end = Ends on
+billing-next-lapse = Not renewed. Order a new server and move before it ends on
 billing-next-suspend = Switched off if unpaid on
 billing-next-notice = Last notice on
 billing-next-retire = Deleted if unpaid on

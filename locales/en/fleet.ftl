@@ -64,6 +64,7 @@ fleet-alarm-stray_server = Server where it should not be
 fleet-alarm-firewall_inert = Anti-spoofing does nothing
 fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice
+fleet-alarm-stripe_cancels_unpaid = Stripe cancels unpaid subscriptions
 fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-may_run_twice = Server may run twice

@@ -66,7 +66,7 @@ pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{checkout, expect, expire_session, sync_checkout};
 pub use dunning::{
     Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundSent, RenewalSoon,
-    ServerEnds, ServerRestored, ServerSuspended, ServerWillBeDeleted, Stand, Standing, Step, Why, exempt,
+    ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted, Stand, Standing, Step, Why, exempt,
     is_disputing, standing_of, standings, unexempt,
 };
 pub use goodwill::{

@@ -16,7 +16,7 @@ use ez_protocol::{AccountId, Month, OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{
-    BillState, BillingError, Overview, Paying, Stand, Why, cancel_at_period_end, dunning, given_to, invoices,
+    BillState, BillingError, Overview, Paying, Stand, Step, Why, cancel_at_period_end, dunning, given_to, invoices,
     overview, portal, traffic_bills, traffic_closes, traffic_deal,
 };
 use crate::{
@@ -170,7 +170,11 @@ fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
         },
         state: why.as_str().to_owned(),
         tone: dunning::tone(stand, why),
-        next: next.map(|(step, _)| step.as_str().to_owned()),
+        next: next.map(|(step, _)| {
+            // It was paid when Stripe had given up: nobody cancelled it, and nothing renews it.
+            let lapses = step == Step::End && paying.status == "canceled";
+            if lapses { "lapse" } else { step.as_str() }.to_owned()
+        }),
         next_at: next.map(|(_, at)| at),
         card: paying.card.map(|card| Card {
             brand: card.brand,

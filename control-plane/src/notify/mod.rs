@@ -50,6 +50,15 @@ pub(crate) async fn written(connection: &mut AnyConnection) -> Result<Vec<String
     store::written(connection).await
 }
 
+/// What the newest letter of a template was made of, until it is sent; for stories.
+#[cfg(test)]
+pub(crate) async fn newest(
+    connection: &mut AnyConnection,
+    template: &str,
+) -> Result<serde_json::Value, DbError> {
+    store::newest(connection, template).await
+}
+
 /// Sends a letter to everybody who runs the place: users with the role operator, and `OPERATOR_MAIL`.
 ///
 /// # Errors

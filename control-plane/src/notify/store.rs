@@ -78,6 +78,21 @@ pub(super) async fn failed(
     one_row(done)
 }
 
+/// What the newest letter of a template was made of; for stories.
+#[cfg(test)]
+pub(super) async fn newest(
+    connection: &mut AnyConnection,
+    template: &str,
+) -> Result<serde_json::Value, DbError> {
+    let row = sqlx::query(
+        "SELECT context FROM mail_outbox WHERE template = $1 ORDER BY created_at DESC, id DESC LIMIT 1",
+    )
+    .bind(template)
+    .fetch_one(connection)
+    .await?;
+    Cols::of("mail_outbox", &row).json("context")
+}
+
 /// The templates of all letters written so far, oldest first; for stories.
 #[cfg(test)]
 pub(super) async fn written(connection: &mut AnyConnection) -> Result<Vec<String>, DbError> {

@@ -46,6 +46,7 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<billing::RefundSent>(),
         of::<billing::RenewalSoon>(),
         of::<billing::ServerEnds>(),
+        of::<billing::ServerLapses>(),
         of::<billing::PlanChanged>(),
         of::<billing::PlanChangeWaits>(),
         of::<billing::PlanChangeOff>(),

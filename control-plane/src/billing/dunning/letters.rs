@@ -153,6 +153,8 @@ impl Letter for ServerSuspended {
 pub struct ServerRestored {
     /// Description of the server.
     pub server: String,
+    /// Until when, if nothing renews it; else empty.
+    pub until: String,
     /// The billing page.
     pub link: String,
 }
@@ -160,7 +162,11 @@ pub struct ServerRestored {
 impl Letter for ServerRestored {
     const TEMPLATE: &'static str = "server-restored";
     fn sample() -> Self {
-        Self { server: "Server web-1".into(), link: "https://servers.example/billing".into() }
+        Self {
+            server: "Server web-1".into(),
+            until: "23 Nov 2026".into(),
+            link: "https://servers.example/billing".into(),
+        }
     }
 }
 
@@ -204,6 +210,28 @@ impl Letter for ServerEnds {
             server: "Server web-1".into(),
             on: "23 Nov 2026".into(),
             link: "https://servers.example/billing".into(),
+        }
+    }
+}
+
+/// What is paid for ends and nothing renews it, though its owner did not cancel.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerLapses {
+    /// Description of the server.
+    pub server: String,
+    /// When.
+    pub on: String,
+    /// Where to order another.
+    pub link: String,
+}
+
+impl Letter for ServerLapses {
+    const TEMPLATE: &'static str = "server-lapses";
+    fn sample() -> Self {
+        Self {
+            server: "Server web-1".into(),
+            on: "23 Nov 2026".into(),
+            link: "https://servers.example/servers/new".into(),
         }
     }
 }

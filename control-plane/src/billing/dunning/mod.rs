@@ -38,7 +38,7 @@ use crate::{
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
     CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundSent, RenewalSoon, ServerEnds,
-    ServerRestored, ServerSuspended, ServerWillBeDeleted,
+    ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
 };
 pub(super) use standing::Disputed;
 pub use standing::{Stand, Step, Why};
@@ -48,6 +48,9 @@ pub use store::Card;
 pub(super) const STAND: &str = "billing.stand";
 /// The alarm about a status that Stripe has and we do not know.
 const UNKNOWN_STATUS: &str = "unknown_subscription_status";
+
+/// The alarm about Stripe cancelling what it could not charge.
+const STRIPE_CANCELS: &str = "stripe_cancels_unpaid";
 
 /// What the money says about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +140,7 @@ pub(super) async fn judge(
         store::put_standing(tx, now, &known, &judged, since).await?;
     }
     unknown_status(tx, now, &known).await?;
+    stripe_gave_up(tx, now, &known).await?;
     // That a server that was paid runs is no news.
     if !same && (before.is_some() || judged.stand != Stand::Run) {
         changed(tx, config, now, &known, before.as_ref(), &judged).await?;
@@ -178,7 +182,12 @@ async fn changed(
                 let letter = ServerSuspended { server, why: judged.why.as_str().to_owned(), link };
                 notify::send(tx, now, &known.email, &letter).await?;
             }
-            Stand::Run => notify::send(tx, now, &known.email, &ServerRestored { server, link }).await?,
+            Stand::Run => {
+                // Stripe may have given up meanwhile: then what was paid for is served, and no more.
+                let end = judged.next.filter(|(step, _)| *step == Step::End);
+                let until = end.map(|(_, at)| web::written_date(at)).unwrap_or_default();
+                notify::send(tx, now, &known.email, &ServerRestored { server, until, link }).await?;
+            }
             Stand::Suspend | Stand::End => {}
         }
         tracing::info!(order.id = %known.order, billing.stand = %judged.stand, billing.why = %judged.why, "a standing changed");
@@ -201,6 +210,28 @@ async fn tell_deletion(
     let link = config.http.page("/billing");
     let letter = ServerWillBeDeleted { server: known.description.clone(), on: web::written_date(on), link };
     notify::send(tx, now, &known.email, &letter).await
+}
+
+/// Stripe is set to cancel what it could not charge. Our clock goes on all the same, but who pays late gets what is paid for
+/// and no renewal: a person is asked to change the setting, once for each subscription.
+async fn stripe_gave_up(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    known: &store::Known,
+) -> Result<(), DbError> {
+    let key = format!("gave-up:{}", known.subscription);
+    if !known.facts.ended_unpaid || !store::first_time(tx, now, known.order, &key).await? {
+        return Ok(());
+    }
+    let detail = format!(
+        "Stripe cancelled subscription {} because its charge failed too often. Who pays now gets the paid period and no \
+         renewal. In Stripe's dashboard, under Billing, Subscriptions, Manage failed payments, choose that it is left past \
+         due after the last try; we end unpaid servers by our own clock.",
+        known.subscription
+    );
+    let severity = Severity::Warning;
+    let alarm = alarms::New { kind: STRIPE_CANCELS, subject: "stripe", severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await.map(|_| ())
 }
 
 /// A status we do not know keeps the server on and asks a person.

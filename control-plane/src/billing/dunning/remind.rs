@@ -7,13 +7,13 @@ use sqlx::AnyConnection;
 use time::{Date, Month};
 
 use super::{
-    CardExpiring, RenewalSoon,
-    standing::{Judgement, Stand, Step},
+    CardExpiring, RenewalSoon, ServerLapses,
+    standing::{Judgement, Stand, Status, Step},
     store,
 };
 use crate::{billing::change, config::Config, db::DbError, notify, web};
 
-/// Writes the mail that is due before the next charge; gives when the next one is.
+/// Writes the mail that is due before the next charge, or before an end that nobody asked for; gives when the next one is.
 ///
 /// After a time of silence only the latest is written: nobody needs two at once.
 pub(super) async fn remind(
@@ -23,9 +23,45 @@ pub(super) async fn remind(
     known: &store::Known,
     judged: &Judgement,
 ) -> Result<Option<UnixMillis>, DbError> {
-    let Some((Step::Charge, charge)) = judged.next.filter(|_| judged.stand == Stand::Run) else {
-        return Ok(None);
-    };
+    match judged.next.filter(|_| judged.stand == Stand::Run) {
+        Some((Step::Charge, charge)) => before_charge(tx, config, now, known, charge).await,
+        // Who cancelled was told so then; this one paid late, when Stripe had given up.
+        Some((Step::End, end)) if known.facts.status != Status::Active => {
+            before_lapse(tx, config, now, known, end).await
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Nothing renews what was paid: said as early as a charge is, and once more with the notice that ending takes.
+async fn before_lapse(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    known: &store::Known,
+    end: UnixMillis,
+) -> Result<Option<UnixMillis>, DbError> {
+    let mut times = config.billing.remind.clone();
+    times.push(config.billing.notice);
+    let next = times.iter().map(|before| end.minus(*before)).filter(|at| *at > now).min();
+    let due = times.iter().copied().filter(|before| end.minus(*before) <= now && now < end).min();
+    let Some(before) = due else { return Ok(next) };
+    let key = format!("lapses:{}:{}:{}", known.subscription, end.0, before.as_secs() / 3_600);
+    if store::first_time(tx, now, known.order, &key).await? {
+        let (server, on) = (known.description.clone(), web::written_date(end));
+        let letter = ServerLapses { server, on, link: config.http.page("/servers/new") };
+        notify::send(tx, now, &known.email, &letter).await?;
+    }
+    Ok(next)
+}
+
+async fn before_charge(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    known: &store::Known,
+    charge: UnixMillis,
+) -> Result<Option<UnixMillis>, DbError> {
     let settings = &config.billing.remind;
     let next = settings.iter().map(|before| charge.minus(*before)).find(|at| *at > now);
     let due: Option<Duration> =

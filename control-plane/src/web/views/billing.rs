@@ -49,7 +49,7 @@ pub struct Subscription {
     pub state: String,
     /// Its colour.
     pub tone: &'static str,
-    /// What happens next: `charge`, `end`, `suspend`, `notice` or `retire`.
+    /// What happens next: `charge`, `end`, `lapse`, `suspend`, `notice` or `retire`.
     pub next: Option<String>,
     /// When.
     pub next_at: Option<UnixMillis>,

@@ -116,6 +116,12 @@ impl Shop {
         if wishes.suspension().is_some() { Service::Suspended } else { Service::Active }
     }
 
+    /// What the newest letter of a kind says.
+    async fn letter(&self, kind: &str) -> serde_json::Value {
+        let mut connection = self.app.db.read().await.unwrap();
+        crate::notify::newest(&mut connection, kind).await.unwrap()
+    }
+
     async fn letters_of(&self, kind: &str) -> usize {
         self.letters().await.iter().filter(|letter| *letter == kind).count()
     }

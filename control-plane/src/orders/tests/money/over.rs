@@ -130,3 +130,44 @@ async fn who_pays_just_before_the_disk_goes_has_the_server_although_nobody_told_
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_pays_when_stripe_has_given_up_is_told_how_long_that_lasts_and_warned_before() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        shop.node_does(&served, 3, "stopped").await;
+        shop.lives(10 * DAY).await;
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = serde_json::json!("canceled");
+            subscription["cancellation_details"] = serde_json::json!({"reason": "payment_failed"});
+        });
+        for _ in 0..2 {
+            shop.deliver("customer.subscription.deleted", &served.subscription).await;
+            shop.work().await;
+        }
+        assert!(shop.rings_for("stripe_cancels_unpaid").await, "a setting of the dashboard is wrong");
+        shop.lives(DAY).await;
+        shop.stripe.pay_invoice_at(&invoice, Some(shop.app.clock.now()));
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        shop.node_does(&served, 4, "running").await;
+        let (step, end) = shop.standing(&served).await.next.unwrap();
+        assert_eq!(step, billing::Step::End);
+        let back = shop.letter("server-restored").await;
+        assert_eq!(back["until"], crate::web::written_date(end), "{back}");
+        // Nothing of the wrong setting is said twice.
+        assert_eq!(shop.letters_of("server-lapses").await, 0);
+        for (before, letters) in [(7 * DAY, 1), (3 * DAY, 2), (2 * DAY, 3)] {
+            shop.lives(end.minus(before).since(shop.app.clock.now()) + Duration::from_secs(60)).await;
+            assert_eq!(shop.letters_of("server-lapses").await, letters);
+        }
+        assert_eq!(shop.letters_of("renewal-soon").await, 0, "nothing is charged");
+        shop.lives(3 * DAY).await;
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        assert_eq!(shop.letters_of("server-lapses").await, 3);
+    })
+    .await;
+}
