@@ -19,6 +19,7 @@ billing-mail-card-page = Under "Payment methods" here:
 
 billing-mail-renewal-subject = { $server } renews soon
 billing-mail-renewal-text = On { $on } we charge { $amount } for { $server }. There is nothing to do. If you do not need the server any longer, cancel it before.
+billing-mail-renewal-about = On { $on } we charge about { $amount } for { $server }: that is its list price, from which discounts and credit are taken; traffic and taxes come on top where they apply. There is nothing to do. If you do not need the server any longer, cancel it before.
 billing-mail-renewal-page = What you pay, and when:
 
 billing-mail-suspended-subject = { $server } was switched off

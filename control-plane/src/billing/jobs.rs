@@ -30,6 +30,7 @@ pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(SYNC, run_sync);
     registry.on(surplus::GIVE_BACK, |app, run| at(Class::Background, surplus::run_give_back(app, run)));
     registry.on(dunning::STAND, |app, run| at(Class::Background, dunning::run(app, run)));
+    registry.on(dunning::remind::REMIND, |app, run| at(Class::Background, dunning::remind::run(app, run)));
     change::register_jobs(registry);
     registry.on(goodwill::TAKE_UP, |app, run| at(Class::Background, goodwill::run_take_up(app, run)));
     registry.on(usage::POST, |app, run| at(Class::Background, usage::run_post(app, run)));

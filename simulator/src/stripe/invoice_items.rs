@@ -129,6 +129,20 @@ pub(crate) fn delete(world: &mut World, call: &Call, id: &str) -> Result<Value, 
 
 /// Takes what waits for a subscription onto an invoice; gives the lines.
 pub(crate) fn take(world: &mut World, invoice: &str, subscription: &str) -> Vec<Value> {
+    let waiting = waiting(world, subscription);
+    for item in &waiting {
+        world.change("invoiceitem", text(item, "id"), None, |item| item["invoice"] = invoice.into());
+    }
+    waiting.into_iter().map(|item| line(world, invoice, subscription, &item)).collect()
+}
+
+/// The lines that what waits would become; it goes on waiting.
+pub(crate) fn foreseen(world: &mut World, invoice: &str, subscription: &str) -> Vec<Value> {
+    let waiting = waiting(world, subscription);
+    waiting.into_iter().map(|item| line(world, invoice, subscription, &item)).collect()
+}
+
+fn waiting(world: &World, subscription: &str) -> Vec<Value> {
     let waits = |item: &&Value| {
         item["invoice"].is_null()
             && item.pointer("/parent/subscription_details/subscription").and_then(Value::as_str)
@@ -136,12 +150,11 @@ pub(crate) fn take(world: &mut World, invoice: &str, subscription: &str) -> Vec<
     };
     let mut waiting: Vec<Value> = world.all("invoiceitem").into_iter().filter(waits).cloned().collect();
     waiting.reverse();
-    waiting.into_iter().map(|item| line(world, invoice, subscription, &item)).collect()
+    waiting
 }
 
 fn line(world: &mut World, invoice: &str, subscription: &str, item: &Value) -> Value {
     let id = world.new_id("il_1", 23);
-    world.change("invoiceitem", text(item, "id"), None, |item| item["invoice"] = invoice.into());
     json!({
         "id": id, "object": "line_item", "amount": item["amount"], "currency": item["currency"],
         "description": item["description"], "discount_amounts": [], "discountable": flag(item, "discountable"),

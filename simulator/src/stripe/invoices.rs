@@ -31,6 +31,15 @@ pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> St
     issue(world, subscription, reason, id, lines)
 }
 
+/// What the invoice of a subscription's next period would be; nothing is stored and what waits goes on waiting.
+pub(crate) fn next(world: &mut World, id: &str, subscription: &Value) -> Value {
+    let after = super::schedules::foreseen(world, subscription);
+    let mut lines: Vec<Value> =
+        after["items"]["data"].as_array().into_iter().flatten().map(|item| line(world, id, &after, item)).collect();
+    lines.extend(super::invoice_items::foreseen(world, id, text(subscription, "id")));
+    build(world, id, &after, "subscription_cycle", lines)
+}
+
 /// Drafts the first invoice of a subscription: its items, free while it is a trial, and what is paid once.
 pub(crate) fn first(world: &mut World, subscription: &Value, once: &[(Value, i64)]) -> String {
     let id = world.new_id("in_1", 23);

@@ -157,11 +157,14 @@ pub(crate) fn preview(world: &mut World, call: &Call) -> Result<Value, Fault> {
     let subscription =
         world.need("subscription", params.text("subscription").unwrap_or_default(), "subscription")?;
     let id = world.new_id("upcoming_in_1", 23);
-    let Some(wanted) = wanted(world, params, "subscription_details.", &subscription)? else {
-        return Err(Fault::missing("subscription_details"));
+    let mut foreseen = match wanted(world, params, "subscription_details.", &subscription)? {
+        Some(wanted) => {
+            let (after, lines) = outcome(world, &id, &subscription, &wanted);
+            invoices::build(world, &id, &after, "subscription_update", lines)
+        }
+        // Nothing is to change: what the next period is billed.
+        None => invoices::next(world, &id, &subscription),
     };
-    let (after, lines) = outcome(world, &id, &subscription, &wanted);
-    let mut foreseen = invoices::build(world, &id, &after, "subscription_update", lines);
     // What credit there is will be used up, and what is below zero becomes some.
     let (before, left, due) = balance::foresee(world, &foreseen);
     foreseen["starting_balance"] = before.into();

@@ -108,6 +108,8 @@ pub struct RenewalSoon {
     pub server: String,
     /// The amount with its currency.
     pub amount: String,
+    /// Whether that is the list price only, since Stripe could not be asked what is charged.
+    pub about: bool,
     /// When it is charged.
     pub on: String,
     /// The billing page.
@@ -120,6 +122,7 @@ impl Letter for RenewalSoon {
         Self {
             server: "Server web-1".into(),
             amount: "9.00 €".into(),
+            about: false,
             on: "23 Nov 2026".into(),
             link: "https://servers.example/billing".into(),
         }

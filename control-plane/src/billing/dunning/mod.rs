@@ -11,7 +11,7 @@
 
 mod exempt;
 mod letters;
-mod remind;
+pub(super) mod remind;
 mod standing;
 pub(super) mod store;
 

@@ -2,16 +2,34 @@
 
 use std::time::Duration;
 
-use ez_protocol::UnixMillis;
+use ez_protocol::{OrderId, UnixMillis};
+use serde_json::json;
 use sqlx::AnyConnection;
 use time::{Date, Month};
 
 use super::{
     CardExpiring, RenewalSoon, ServerLapses,
-    standing::{Judgement, Stand, Status, Step},
+    standing::{self, Judgement, Stand, Status, Step},
     store,
 };
-use crate::{billing::change, config::Config, db::DbError, notify, web};
+use crate::{
+    app::App,
+    billing::{
+        BillingError, change,
+        model::CallState,
+        outbox::{self, Call},
+        stripe::{self, PreviewView},
+    },
+    config::Config,
+    db::{self, DbError},
+    jobs::{self, JobError, JobRun},
+    notify, web,
+};
+
+/// Writes the mail before a charge; the key is the order's id.
+pub(in crate::billing) const REMIND: &str = "billing.remind";
+/// After so many attempts to ask Stripe for the sum, the mail is written without.
+const ASK_SO_OFTEN: u32 = 3;
 
 /// Writes the mail that is due before the next charge, or before an end that nobody asked for; gives when the next one is.
 ///
@@ -55,6 +73,7 @@ async fn before_lapse(
     Ok(next)
 }
 
+/// What is due before a charge is written by a job of its own, which asks Stripe what will be charged.
 async fn before_charge(
     tx: &mut AnyConnection,
     config: &Config,
@@ -62,33 +81,106 @@ async fn before_charge(
     known: &store::Known,
     charge: UnixMillis,
 ) -> Result<Option<UnixMillis>, DbError> {
-    let settings = &config.billing.remind;
-    let next = settings.iter().map(|before| charge.minus(*before)).find(|at| *at > now);
-    let due: Option<Duration> =
-        settings.iter().copied().filter(|before| charge.minus(*before) <= now && now < charge).min();
-    let Some(before) = due else { return Ok(next) };
-    let key = format!("remind:{}:{}:{}", known.subscription, charge.0, before.as_secs() / 86_400);
-    if !store::first_time(tx, now, known.order, &key).await? {
-        return Ok(next);
-    }
-    let (server, on) = (known.description.clone(), web::written_date(charge));
-    let link = config.http.page("/billing");
-    match known.card.as_ref().filter(|card| expired_by(card, charge)) {
-        Some(card) => {
-            let letter = CardExpiring { server, last4: card.last4.clone(), on, link };
-            notify::send(tx, now, &known.email, &letter).await?;
-        }
-        None => {
-            // What is booked for that day is what is charged then.
-            let booked =
-                change::open_change(tx, known.order).await?.filter(|open| open.due_at == Some(charge));
-            let booked = booked.and_then(|open| open.quote).map(|quote| (quote.next_minor, quote.currency));
-            let Some((minor, currency)) = booked.or_else(|| known.charge.clone()) else { return Ok(next) };
-            let letter = RenewalSoon { server, amount: web::written_money(minor, &currency), on, link };
-            notify::send(tx, now, &known.email, &letter).await?;
-        }
+    let next = config.billing.remind.iter().map(|before| charge.minus(*before)).find(|at| *at > now);
+    if let Some(key) = due(config, now, known, charge)
+        && !store::is_done(tx, &key).await?
+    {
+        jobs::enqueue(tx, REMIND, &known.order.to_string(), &json!({}), now).await?;
     }
     Ok(next)
+}
+
+/// The key of the mail that is due before a charge.
+fn due(config: &Config, now: UnixMillis, known: &store::Known, charge: UnixMillis) -> Option<String> {
+    let times = config.billing.remind.iter().copied();
+    let before = times.filter(|before| charge.minus(*before) <= now && now < charge).min()?;
+    Some(format!("remind:{}:{}:{}", known.subscription, charge.0, before.as_secs() / 86_400))
+}
+
+/// The job; the key is the order's id.
+pub(in crate::billing) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
+    let order: OrderId = run.key.parse().map_err(JobError::fail)?;
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::known(&mut connection, order).await?
+    };
+    let Some((known, charge)) = known.and_then(|known| charged(&app.config, app.clock.now(), known)) else {
+        return Ok(());
+    };
+    let Some(key) = due(&app.config, app.clock.now(), &known, charge) else { return Ok(()) };
+    let amount = match known.card.as_ref().is_some_and(|card| expired_by(card, charge)) {
+        true => None,
+        false => match foresee(&app, &known.subscription).await {
+            Ok(amount) => Some(amount),
+            Err(BillingError::Db(error)) => return Err(error.into()),
+            Err(error) if error.is_passing() && run.attempt < ASK_SO_OFTEN => {
+                return Err(JobError::retry(error));
+            }
+            Err(error) => {
+                tracing::warn!(order.id = %order, %error, "what will be charged is not known; the list price is told");
+                None
+            }
+        },
+    };
+    let (now, config) = (app.clock.now(), app.config.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                db::lock(tx, "checkout", order).await?;
+                // It may have been cancelled, paid or told while Stripe was asked.
+                let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+                let Some((known, at)) = charged(&config, now, known) else { return Ok(()) };
+                if at == charge && store::first_time(tx, now, order, &key).await? {
+                    write(tx, &config, now, &known, charge, amount).await?;
+                }
+                Ok::<_, DbError>(())
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+/// When a server that runs is charged next.
+fn charged(config: &Config, now: UnixMillis, known: store::Known) -> Option<(store::Known, UnixMillis)> {
+    let judged = standing::judge(&known.facts, &config.billing, now);
+    match judged.next.filter(|_| judged.stand == Stand::Run) {
+        Some((Step::Charge, charge)) => Some((known, charge)),
+        _ => None,
+    }
+}
+
+/// What Stripe will charge next: minor units and currency.
+async fn foresee(app: &App, subscription: &str) -> Result<(i64, String), BillingError> {
+    // Nothing is made by it, so each question is a call of its own.
+    let call =
+        Call::new("foresee", subscription, app.clock.now().0, stripe::preview_next(subscription));
+    let answer = outbox::send(app, &call).await?;
+    outbox::close(app, &call, CallState::Replaced, None, None).await?;
+    let seen = PreviewView::read(&answer).ok_or(BillingError::Incomplete("the sum of a preview"))?;
+    Ok((seen.amount_due, seen.currency))
+}
+
+async fn write(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    known: &store::Known,
+    charge: UnixMillis,
+    amount: Option<(i64, String)>,
+) -> Result<(), DbError> {
+    let (server, on) = (known.description.clone(), web::written_date(charge));
+    let link = config.http.page("/billing");
+    if let Some(card) = known.card.as_ref().filter(|card| expired_by(card, charge)) {
+        let letter = CardExpiring { server, last4: card.last4.clone(), on, link };
+        return notify::send(tx, now, &known.email, &letter).await;
+    }
+    let about = amount.is_none();
+    // What is booked for that day has its price then.
+    let booked = change::open_change(tx, known.order).await?.filter(|open| open.due_at == Some(charge));
+    let booked = booked.and_then(|open| open.quote).map(|quote| (quote.next_minor, quote.currency));
+    let Some((minor, currency)) = amount.or(booked).or_else(|| known.charge.clone()) else { return Ok(()) };
+    let letter = RenewalSoon { server, amount: web::written_money(minor, &currency), about, on, link };
+    notify::send(tx, now, &known.email, &letter).await
 }
 
 /// Whether a card's last month is over by then.

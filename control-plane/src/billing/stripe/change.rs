@@ -37,6 +37,11 @@ pub(crate) fn preview_change(swap: Swap<'_>) -> Prepared {
     )
 }
 
+/// What a subscription's next invoice comes to, with what waits for it, discounts, credit and taxes.
+pub(crate) fn preview_next(subscription: &str) -> Prepared {
+    form("/invoices/create_preview".to_owned(), &[("subscription", subscription)])
+}
+
 /// Changes the price now: billed at once, and applied only when that is paid.
 pub(crate) fn change_price(swap: Swap<'_>) -> Prepared {
     form(

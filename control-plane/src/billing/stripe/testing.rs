@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) no_events: bool,
     /// How refunds end; `succeeded` if nothing is said.
     pub(crate) refunds_end: Option<&'static str>,
+    /// Whether nobody is told what the next invoice comes to.
+    pub(crate) previews_are_refused: bool,
     /// Whether open invoices stay open whatever is asked.
     pub(crate) voids_are_refused: bool,
     /// Whether a charge needs its customer.

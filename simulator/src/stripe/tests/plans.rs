@@ -154,3 +154,31 @@ async fn a_preview_is_the_invoice_to_the_cent_whatever_the_prices_and_the_moment
         assert_eq!(balance, preview["ending_balance"]);
     }
 }
+
+#[tokio::test]
+async fn the_next_invoice_is_foreseen_to_the_cent() {
+    let bench = Bench::start().await;
+    let (path, item, product) = running(&bench, "4242").await;
+    let smaller = price(&bench, &product, 500, "month", 1).await;
+    let subscription = path.rsplit('/').next().unwrap();
+    let customer = bench.read(&path).await["customer"].as_str().unwrap().to_owned();
+    let asked = format!("subscription={subscription}");
+    let foreseen = async || bench.ok("/v1/invoices/create_preview", &asked).await;
+    assert_eq!(foreseen().await["amount_due"], item["price"]["unit_amount"]);
+    let credit = format!("/v1/customers/{customer}/balance_transactions");
+    bench.ok(&credit, "amount=-47&currency=eur").await;
+    let traffic = format!("customer={customer}&subscription={subscription}&amount=130&currency=eur&description=Traffic");
+    bench.ok("/v1/invoiceitems", &traffic).await;
+    let made = bench.ok("/v1/subscription_schedules", &format!("from_subscription={subscription}")).await;
+    let schedule = format!("/v1/subscription_schedules/{}", made["id"].as_str().unwrap());
+    bench.ok(&schedule, &phases(&item, &smaller, "month")).await;
+    let (first, second) = (foreseen().await, foreseen().await);
+    assert_eq!((&first["total"], &first["amount_due"]), (&630.into(), &583.into()));
+    assert_eq!(second["amount_due"], first["amount_due"], "asking uses nothing up");
+    bench.advance(item["current_period_end"].as_i64().unwrap() - START + 2 * 3_600).await;
+    let latest = bench.read(&path).await["latest_invoice"].as_str().unwrap().to_owned();
+    let billed = bench.read(&format!("/v1/invoices/{latest}")).await;
+    for key in ["total", "amount_due", "starting_balance"] {
+        assert_eq!(billed[key], first[key], "{key}");
+    }
+}

@@ -47,6 +47,9 @@ impl State {
         Some(match (method, parts) {
             ("POST", ["invoices", "create_preview"]) => {
                 let subscription = form.get("subscription")?.clone();
+                if form.len() == 1 {
+                    return Some(self.foresee(&subscription));
+                }
                 match self.outcome(&subscription, form, "subscription_details") {
                     Ok(outcome) => (200, preview(&outcome)),
                     Err(refused) => refused,
@@ -76,6 +79,33 @@ impl State {
             }
             _ => return None,
         })
+    }
+
+    /// What the next invoice comes to: price (of the next phase), what waits, less a share off and credit.
+    fn foresee(&self, subscription: &str) -> (u16, Value) {
+        if self.previews_are_refused {
+            return wrong("told to refuse");
+        }
+        let Some(known) = self.objects.get(subscription) else { return missing() };
+        let mut after = known.clone();
+        self.turn(&mut after);
+        let price = after["items"]["data"][0]["price"].clone();
+        let waits = self.objects.values().filter(|o| {
+            o["object"] == "invoiceitem"
+                && o["invoice"].is_null()
+                && o["parent"]["subscription_details"]["subscription"] == subscription
+        });
+        let sum = price["unit_amount"].as_i64().unwrap()
+            + waits.filter_map(|item| item["amount"].as_i64()).sum::<i64>();
+        let off = sum * known["x_percent_off"].as_i64().unwrap_or(0) / 100;
+        let customer = self.objects.get(known["customer"].as_str().unwrap_or_default());
+        let credit = customer.map_or(0, |customer| -customer["balance"].as_i64().unwrap_or(0)).max(0);
+        let due = (sum - off - credit).max(0);
+        let told = json!({
+            "id": "upcoming_in_2", "object": "invoice", "currency": price["currency"], "total": sum - off,
+            "amount_due": due, "lines": {"object": "list", "data": []},
+        });
+        (200, told)
     }
 
     fn outcome(&self, subscription: &str, form: &Form, inside: &str) -> Result<Outcome, (u16, Value)> {
@@ -210,7 +240,7 @@ impl State {
     }
 
     /// A period is over: what its schedule says holds.
-    pub(super) fn turn(&mut self, object: &mut Value) {
+    pub(super) fn turn(&self, object: &mut Value) {
         let Some(schedule) = object["schedule"].as_str().and_then(|id| self.objects.get(id)) else { return };
         if let Some(price) = schedule["x_next"].as_str().and_then(|id| self.objects.get(id)) {
             object["items"]["data"][0]["price"] = price.clone();
