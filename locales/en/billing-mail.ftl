@@ -75,3 +75,6 @@ billing-mail-traffic-over-subject = { $server } has used all of its traffic in {
 billing-mail-traffic-over-text = { $server } has used { $used } in { $month }; { $included } of traffic are included. It runs on as before, and from here on traffic costs extra until the month ends.
 billing-mail-traffic-price = Each started 100 GB above that costs { $price }. It is put on the first invoice after the month is closed, two days after its end.
 billing-mail-traffic-page = What it uses, and what that costs so far:
+
+billing-mail-refund-failed-subject = { $amount } did not reach you
+billing-mail-refund-failed-text = We sent { $amount } for { $server } back to the card you paid with, and your bank has returned it. The money is not lost: we have been told and pay it to you in another way. If that card is closed, answer this mail and say how you would like to get it.

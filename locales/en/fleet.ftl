@@ -65,6 +65,7 @@ fleet-alarm-firewall_inert = Anti-spoofing does nothing
 fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice
 fleet-alarm-stripe_cancels_unpaid = Stripe cancels unpaid subscriptions
+fleet-alarm-refund_failed = Refund did not arrive
 fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-may_run_twice = Server may run twice

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, announce, dunning,
+    BillingError, announce, dunning, goodwill,
     model::{EventState, RefundState},
     store,
     stripe::{self, DisputeView, RefundView, SubscriptionView, page_of},
@@ -17,12 +17,17 @@ use super::{
 };
 use crate::{
     app::Services,
+    audit,
     db::{self, DbError},
     fleet::{Severity, alarms},
+    web,
 };
 
 /// The alarm about a dispute that somebody has to answer.
 const DISPUTED: &str = "payment_disputed";
+
+/// The alarm about money that did not arrive.
+const REFUND_FAILED: &str = "refund_failed";
 
 /// What a payment paid for.
 struct Paid {
@@ -112,6 +117,10 @@ pub(super) async fn take_refund(
                         if news && named.is_none() && state == RefundState::Succeeded {
                             dunning::refund_read(tx, now, order, &refund).await?;
                         }
+                        // The order's own is told by the order; a late payment's is tried again.
+                        if news && named.is_none() && late.is_none() && state == RefundState::Failed {
+                            refund_failed(tx, now, order, &refund, &value).await?;
+                        }
                     }
                     if let Some(invoice) = &late {
                         surplus::late_refund_read(tx, now, invoice, state, &refund.id).await?;
@@ -130,6 +139,39 @@ pub(super) async fn take_refund(
         })
         .await?;
     Ok(Some(state))
+}
+
+/// Money that was said to be on its way did not arrive, maybe weeks later: a person pays it in another way, and everybody who
+/// was told otherwise is told.
+async fn refund_failed(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    order: OrderId,
+    refund: &RefundView,
+    value: &Value,
+) -> Result<(), DbError> {
+    if let Some(reference) = refund.metadata.get("goodwill") {
+        goodwill::refund_failed(tx, now, order, reference).await?;
+    }
+    let why = value.get("failure_reason").and_then(Value::as_str).unwrap_or("no reason given").replace('_', " ");
+    let amount = web::written_money(refund.amount.unwrap_or(0), refund.currency.as_deref().unwrap_or_default());
+    let detail = format!(
+        "A refund of {amount} for order {order} ({}) did not arrive: {why}. The money is back in your Stripe balance, and its \
+         customer was told. Give it as credit, or pay it in another way.",
+        refund.id
+    );
+    let entry = audit::Entry {
+        actor: "stripe".to_owned(),
+        action: "payment.refund_failed".to_owned(),
+        subject_kind: "order".to_owned(),
+        subject_id: order.to_string(),
+        detail: json!({ "refund": refund.id, "amount_minor": refund.amount, "why": why }),
+    };
+    audit::record(tx, now, entry).await?;
+    let severity = Severity::Critical;
+    let alarm = alarms::New { kind: REFUND_FAILED, subject: &refund.id, severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await?;
+    dunning::refund_failed(tx, now, order, refund).await
 }
 
 /// The payment of an order went back before it was counted: what is left of the order ends as after its own refund.

@@ -43,6 +43,7 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<billing::PaymentReceipt>(),
         of::<billing::TrafficNear>(),
         of::<billing::TrafficOver>(),
+        of::<billing::RefundFailed>(),
         of::<billing::RefundSent>(),
         of::<billing::RenewalSoon>(),
         of::<billing::ServerEnds>(),

@@ -24,7 +24,7 @@ use super::{
     inject::{Injector, Manner, Spoil},
     invoices,
     journal::Journal,
-    ledger,
+    ledger, refunds,
     world::{Asker, World, public, text},
 };
 
@@ -58,6 +58,7 @@ pub(crate) fn router(operator: Operator) -> Router {
         .route("/_sim/invoices/{id}/pay", post(pay_invoice))
         .route("/_sim/inject/bad_signature", post(bad_signature))
         .route("/_sim/inject/unknown_type", post(unknown_type))
+        .route("/_sim/refunds/{id}/fail", post(fail_refund))
         .route("/_sim/disputes", post(dispute))
         .route("/_sim/disputes/{id}/close", post(close_dispute))
         .merge(faults::routes())
@@ -371,6 +372,10 @@ async fn unknown_type(State(operator): State<Operator>) -> Answer {
         events::emit(world, "thing.happened", &thing, None)
     };
     Ok(Json(json!({ "event": operator.engine.run(Asker::default(), work).await? })))
+}
+
+async fn fail_refund(State(operator): State<Operator>, Path(id): Path<String>) -> Answer {
+    Ok(Json(operator.engine.attempt(Asker::default(), move |world| refunds::fail(world, &id)).await??))
 }
 
 #[derive(Debug, Deserialize)]

@@ -75,6 +75,29 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     Ok(refund)
 }
 
+/// The bank sends a refund back, maybe weeks later: the money is on Stripe's balance again.
+///
+/// # Errors
+/// No such refund, or one that has failed already.
+pub(crate) fn fail(world: &mut World, id: &str) -> Result<Value, Fault> {
+    let refund = world.need("refund", id, "id")?;
+    if text(&refund, "status") != "succeeded" {
+        return Err(Fault::invalid("Only a refund that succeeded can fail later.", Some("id")));
+    }
+    let (amount, currency) = (int(&refund, "amount"), text(&refund, "currency").to_owned());
+    let booked = payments::balance(world, id, amount, &currency, "refund_failure");
+    let failed = world.change("refund", id, Some("refund.failed"), |refund| {
+        refund["status"] = "failed".into();
+        refund["failure_reason"] = "expired_or_canceled_card".into();
+        refund["failure_balance_transaction"] = booked.into();
+    });
+    world.change("charge", text(&refund, "charge"), Some("charge.updated"), |charge| {
+        charge["amount_refunded"] = (int(charge, "amount_refunded") - amount).into();
+        charge["refunded"] = false.into();
+    });
+    Ok(failed)
+}
+
 /// `GET /v1/refunds/{id}`.
 pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     call.params.check(&[RETRIEVE])?;

@@ -254,3 +254,19 @@ impl Letter for RefundSent {
         Self { server: "Server web-1".into(), amount: "4.50 €".into() }
     }
 }
+
+/// Money that was on its way did not arrive.
+#[derive(Clone, Debug, Serialize)]
+pub struct RefundFailed {
+    /// Description of the server.
+    pub server: String,
+    /// The amount with its currency.
+    pub amount: String,
+}
+
+impl Letter for RefundFailed {
+    const TEMPLATE: &'static str = "refund-failed";
+    fn sample() -> Self {
+        Self { server: "Server web-1".into(), amount: "4.50 €".into() }
+    }
+}

@@ -37,7 +37,7 @@ use crate::{
 
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
-    CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundSent, RenewalSoon, ServerEnds,
+    CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent, RenewalSoon, ServerEnds,
     ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
 };
 pub(super) use standing::Disputed;
@@ -314,6 +314,23 @@ pub(super) async fn refund_read(
         let currency = refund.currency.as_deref().unwrap_or_default();
         let amount = web::written_money(refund.amount.unwrap_or(0), currency);
         let letter = RefundSent { server: known.description.clone(), amount };
+        notify::send(tx, now, &known.email, &letter).await?;
+    }
+    Ok(())
+}
+
+/// Money that was on its way did not arrive: its owner is told, once.
+pub(super) async fn refund_failed(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    order: OrderId,
+    refund: &RefundView,
+) -> Result<(), DbError> {
+    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    if store::first_time(tx, now, order, &format!("refund-failed:{}", refund.id)).await? {
+        let currency = refund.currency.as_deref().unwrap_or_default();
+        let amount = web::written_money(refund.amount.unwrap_or(0), currency);
+        let letter = RefundFailed { server: known.description.clone(), amount };
         notify::send(tx, now, &known.email, &letter).await?;
     }
     Ok(())

@@ -368,3 +368,13 @@ async fn find(
     let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     rows.iter().find(ours).cloned().ok_or(BillingError::LookingUp)
 }
+
+/// Stripe had taken a refund, and it did not arrive: it is given no longer.
+pub(super) async fn refund_failed(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    reference: &str,
+) -> Result<(), DbError> {
+    store::refuse(tx, at, order, GiftKind::Refund, reference).await
+}

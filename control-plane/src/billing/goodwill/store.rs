@@ -153,6 +153,27 @@ pub(super) async fn set_state(
     Ok(())
 }
 
+/// A gift that came to nothing, also after it was taken for done.
+pub(super) async fn refuse(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    kind: GiftKind,
+    reference: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE billing_gifts SET state = 'refused', updated_at = $4
+         WHERE order_id = $1 AND kind = $2 AND reference = $3",
+    )
+    .bind(order.to_string())
+    .bind(kind)
+    .bind(reference)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// The paid invoices of an order's subscription, the newest first. What is wanted and not seen at Stripe yet counts as
 /// gone; for the moment between, it counts twice, which only errs on the careful side.
 pub(super) async fn paid_invoices(

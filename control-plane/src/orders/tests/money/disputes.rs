@@ -282,3 +282,49 @@ async fn credit_and_refunds_together_never_give_more_than_was_paid() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_refund_that_fails_weeks_later_is_told_to_everybody() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let gift = billing::Gift {
+            instance: served.order.instance,
+            invoice: None,
+            amount_minor: 300,
+            reference: "ticket-7".into(),
+            reason: "It was down for a day".into(),
+        };
+        billing::refund_part(&shop.app, &gift, "operator:test").await.unwrap();
+        shop.work().await;
+        let by_hand = shop.stripe.give_back(&shop.stripe.latest_invoice(&served.subscription), 100);
+        shop.deliver("refund.created", &by_hand).await;
+        shop.work().await;
+        let ours = {
+            let state = shop.stripe.state();
+            let made = |o: &&serde_json::Value| o["metadata"]["goodwill"] == "ticket-7";
+            state.objects.values().find(made).unwrap()["id"].as_str().unwrap().to_owned()
+        };
+        for refund in [&ours, &by_hand] {
+            shop.stripe.change(refund, |refund| {
+                refund["status"] = serde_json::json!("failed");
+                refund["failure_reason"] = serde_json::json!("expired_or_canceled_card");
+            });
+            for _ in 0..2 {
+                shop.deliver("refund.failed", refund).await;
+                shop.work().await;
+            }
+        }
+        let rung = shop.alarms().await.into_iter().filter(|(kind, _)| kind == "refund_failed").count();
+        assert_eq!((rung, shop.letters_of("refund-failed").await), (2, 2), "each once");
+        assert_eq!(shop.letter("refund-failed").await["amount"], "1.00 €");
+        let mut connection = shop.app.db.read().await.unwrap();
+        let money = billing::server_money(&mut connection, served.order.instance).await.unwrap().unwrap();
+        assert!(money.given.iter().all(|one| one.state == billing::GiftState::Refused), "{:?}", money.given);
+        assert_eq!(money.invoices[0].left_minor, 900, "all of it can be given again");
+        let told = billing::given_to(&mut connection, served.order.account).await.unwrap();
+        assert!(told.iter().all(|one| one.state == billing::GiftState::Refused), "{told:?}");
+        assert!(shop.audited(&served.order).await.contains(&"payment.refund_failed".to_owned()));
+    })
+    .await;
+}
