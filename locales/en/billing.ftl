@@ -31,6 +31,7 @@ billing-next-end = Ends on
 billing-next-lapse = Not renewed. Order a new server and move before it ends on
 billing-next-suspend = Switched off if unpaid on
 billing-next-notice = Last notice on
+billing-next-purge = Disk deleted for good on
 billing-next-retire = Deleted if unpaid on
 billing-card = Card
 billing-card-ending = ending in

@@ -3,6 +3,8 @@ orders-mail-foot-operator = EZ Solutions. You get this because you are an operat
 
 orders-mail-paid-subject = Payment received for { $server }
 orders-mail-paid-text = We have received { $amount } for your server { $server } (plan { $plan }). It is being built now; you can watch it here:
+orders-mail-free-subject = Your order of { $server }
+orders-mail-free-text = Thank you for ordering { $server } (plan { $plan }). Nothing was charged today. It is being built now; you can watch it here:
 orders-mail-paid-next = You get another mail when it is ready. The invoice is on the page Billing.
 
 orders-mail-ready-subject = { $server } is ready

@@ -2,7 +2,11 @@
 //! proves itself by its signature, on the raw bytes. Genuine deliveries have no rate limit, however many come at
 //! once; who sends forged ones is told to stop. Body limit, time-out and the catcher of panics are as anywhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -12,6 +16,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::post,
 };
+use ez_protocol::UnixMillis;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use super::{Intake, intake};
@@ -24,6 +29,8 @@ use crate::{
 const MAX_BODY: usize = 1024 * 1024;
 /// How long a delivery may take, its body's arrival included. Stripe itself gives up after about as long.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Refused deliveries are told in the log at most this often, by kind.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The routes; nothing is put around them.
 pub(crate) fn routes(app: &App) -> Router<App> {
@@ -34,14 +41,34 @@ fn routes_with(app: &App, patience: Duration) -> Router<App> {
     Router::new()
         .route("/webhooks/stripe", post(receive))
         .layer(Extension(Arc::new(Limits::of(app))))
+        .layer(Extension(Arc::new(Told::default())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::new())
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience))
 }
 
+/// Deliveries that were refused, as they are told: anybody can send them, so a line is written once a minute.
+#[derive(Debug, Default)]
+struct Told(Mutex<BTreeMap<&'static str, (Option<UnixMillis>, u64)>>);
+
+impl Told {
+    /// Counts one; gives how many there were since the last line, if another is due.
+    fn one_more(&self, word: &'static str, at: UnixMillis) -> Option<u64> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, many) = known.entry(word).or_default();
+        *many += 1;
+        if last.is_some_and(|last| at.since(last) < TOLD_EVERY) {
+            return None;
+        }
+        *last = Some(at);
+        Some(std::mem::take(many))
+    }
+}
+
 async fn receive(
     State(app): State<App>,
     Extension(limits): Extension<Arc<Limits>>,
+    Extension(told): Extension<Arc<Told>>,
     request: Request,
 ) -> Response {
     let caller = web::caller_of(&request, &app.config.http.trusted_proxies);
@@ -64,6 +91,22 @@ async fn receive(
     };
     metrics::counter!("ez_billing_webhooks_total", "outcome" => word).increment(1);
     if status == StatusCode::BAD_REQUEST
+        && let Some(deliveries) = told.one_more(word, app.clock.now())
+    {
+        if word == "stale" {
+            tracing::error!(
+                deliveries,
+                "correctly signed webhooks are more than 300 s off: is this machine's clock right?"
+            );
+        } else {
+            tracing::warn!(
+                deliveries,
+                %caller,
+                "webhooks are not signed with our secret: refused. If they come from Stripe, compare STRIPE_WEBHOOK_SECRETS with its dashboard"
+            );
+        }
+    }
+    if status == StatusCode::BAD_REQUEST
         && let Err(wait) = limits.take(Ask::Forgery, caller, app.clock.now())
     {
         return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, HeaderValue::from(wait))])
@@ -75,7 +118,6 @@ async fn receive(
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use ez_protocol::UnixMillis;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -104,6 +146,15 @@ mod tests {
             let answer = router.clone().oneshot(delivery(Body::from(body), &signature)).await.unwrap();
             assert_eq!(answer.status(), StatusCode::OK, "from the same address");
         }
+    }
+
+    #[test]
+    fn what_is_refused_is_told_once_a_minute_with_how_often_it_came() {
+        let told = Told::default();
+        let at = |seconds: i64| UnixMillis::from_secs(1_790_000_000 + seconds);
+        let lines: Vec<_> = (0..130).filter_map(|second| told.one_more("forged", at(second))).collect();
+        assert_eq!(lines, [1, 60, 60]);
+        assert_eq!(told.one_more("stale", at(130)), Some(1), "each kind by itself");
     }
 
     #[tokio::test]

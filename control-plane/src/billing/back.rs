@@ -222,9 +222,11 @@ async fn take_dispute(
                 db::lock(tx, "checkout", paid.order).await?;
                 if store::put_object(tx, &dispute.id, "dispute", read_at, &value.to_string()).await? {
                     dunning::store::put_dispute(tx, now, paid.order, Some(&paid.invoice), &dispute).await?;
-                    ask_a_person(tx, now, &dispute).await?;
                 }
                 dunning::judge(tx, &config, now, paid.order).await?;
+                // After the judgement, since it says what became of the server.
+                let stand = dunning::standing_of(tx, paid.order).await?.map(|standing| standing.stand);
+                ask_a_person(tx, now, &dispute, stand).await?;
                 store::finish_events(tx, &dispute.id, read_at, now, EventState::Done).await
             })
         })
@@ -233,7 +235,12 @@ async fn take_dispute(
 }
 
 /// A dispute that can be answered is an alarm for as long as it can.
-async fn ask_a_person(tx: &mut AnyConnection, now: UnixMillis, dispute: &DisputeView) -> Result<(), DbError> {
+async fn ask_a_person(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    dispute: &DisputeView,
+    stand: Option<dunning::Stand>,
+) -> Result<(), DbError> {
     let open = matches!(
         dispute.status.as_deref(),
         Some("needs_response" | "warning_needs_response" | "early_warning")
@@ -242,8 +249,14 @@ async fn ask_a_person(tx: &mut AnyConnection, now: UnixMillis, dispute: &Dispute
         return alarms::clear(tx, now, DISPUTED, &dispute.id).await;
     }
     let detail = format!(
-        "The bank of a customer takes a payment back ({}). Its server is suspended. Answer it in Stripe's dashboard.",
-        dispute.reason.as_deref().unwrap_or("no reason given").replace('_', " ")
+        "The bank of a customer takes a payment back ({}). {} Answer it in Stripe's dashboard.",
+        dispute.reason.as_deref().unwrap_or("no reason given").replace('_', " "),
+        match stand {
+            Some(dunning::Stand::Suspend) => "Its server is suspended.",
+            Some(dunning::Stand::Run) => "Its server runs on: it is exempt from suspension.",
+            Some(dunning::Stand::End) => "The service of its server has ended.",
+            None => "Its server is not served yet.",
+        }
     );
     let severity = Severity::Critical;
     let alarm = alarms::New { kind: DISPUTED, subject: &dispute.id, severity, node: None, detail: &detail };

@@ -23,7 +23,7 @@ use crate::{
     app::App,
     catalog,
     db::DbError,
-    metrics,
+    instances, metrics,
     web::{
         self, Ctx, Customer, Error, Tone,
         views::{
@@ -62,6 +62,7 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
         };
         changes.insert(change.order, shown);
     }
+    let purges = instances::purges(&mut connection).await?;
     let traffic = traffic(&mut connection, me.account_id, &overview, ctx.now()).await?;
     let told =
         |one: super::Given| crate::web::views::billing::Given { reason: String::new(), ..server::given(one) };
@@ -93,7 +94,8 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
             .into_iter()
             .map(|paying| {
                 let change = changes.remove(&paying.order);
-                shown(paying, change)
+                let purge = purges.get(&paying.instance).copied();
+                shown(paying, change, purge)
             })
             .collect(),
         traffic,
@@ -155,7 +157,7 @@ async fn traffic(
     Ok(all)
 }
 
-fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
+fn shown(paying: Paying, change: Option<PlanChange>, purge: Option<UnixMillis>) -> Subscription {
     let (stand, why) = paying.standing.map_or((Stand::Run, Why::Paid), |at| (at.stand, at.why));
     let next = paying.standing.and_then(|standing| standing.next);
     let address = |verb: &str| format!("/billing/orders/{}/{verb}", paying.order);
@@ -176,6 +178,7 @@ fn shown(paying: Paying, change: Option<PlanChange>) -> Subscription {
             if lapses { "lapse" } else { step.as_str() }.to_owned()
         }),
         next_at: next.map(|(_, at)| at),
+        purge_at: purge.filter(|_| stand == Stand::End),
         card: paying.card.map(|card| Card {
             brand: card.brand,
             last4: card.last4,

@@ -35,7 +35,9 @@ mod suspend;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId};
+use std::collections::BTreeMap;
+
+use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 pub use act::{ActError, AskError, Asked, Password, Verb, Wanted, act, reset_password};
@@ -112,6 +114,14 @@ pub async fn owned(
     id: InstanceId,
 ) -> Result<Option<Instance>, DbError> {
     Ok(store::get(connection, id).await?.filter(|instance| instance.account == account))
+}
+
+/// When the disks of retired servers go.
+///
+/// # Errors
+/// Those of the query.
+pub async fn purges(connection: &mut AnyConnection) -> Result<BTreeMap<InstanceId, UnixMillis>, DbError> {
+    store::purges(connection).await
 }
 
 /// The server an order buys.

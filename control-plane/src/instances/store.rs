@@ -1,5 +1,7 @@
 //! SQL of instances.
 
+use std::collections::BTreeMap;
+
 use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
@@ -310,6 +312,24 @@ pub(super) async fn due_for_purge(
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
+}
+
+/// When the disks of retired servers go.
+pub(super) async fn purges(
+    connection: &mut AnyConnection,
+) -> Result<BTreeMap<InstanceId, UnixMillis>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id, purge_at FROM instances WHERE state = 'retired' AND purge_at IS NOT NULL
+         ORDER BY purge_at, id LIMIT 5000",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("instances", row);
+            Ok((row.id("id")?, row.millis("purge_at")?))
+        })
+        .collect()
 }
 
 /// Servers whose ending has to be pushed on: the order for it ended without success.

@@ -197,6 +197,11 @@ pub(super) async fn in_time(
     Ok(())
 }
 
+/// A server that is gone is neither suspended nor resumed any more.
+pub(super) async fn over(tx: &mut AnyConnection, at: UnixMillis, id: InstanceId) -> Result<(), DbError> {
+    alarms::clear(tx, at, LATE, &id.to_string()).await
+}
+
 /// Servers whose suspension waits: a lost message costs time, never the wish.
 pub(super) async fn sweep(app: &App) -> Result<(), DbError> {
     let due = {

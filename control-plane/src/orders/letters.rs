@@ -12,7 +12,7 @@ pub struct PaymentConfirmation {
     pub server: String,
     /// Name of the plan.
     pub plan: String,
-    /// The amount with its currency.
+    /// The amount with its currency; empty where nothing was due, as in a trial.
     pub amount: String,
     /// The order's page.
     pub link: String,
@@ -135,7 +135,7 @@ pub(super) fn payment_confirmation(order: &Order, link: String) -> PaymentConfir
     PaymentConfirmation {
         server: order.hostname.clone(),
         plan: order.plan_name.clone(),
-        amount: amount(order),
+        amount: if order.paid_minor.unwrap_or_else(|| order.due_today()) > 0 { amount(order) } else { String::new() },
         link,
     }
 }

@@ -5,13 +5,14 @@ use axum::{
     extract::{Path, State},
     routing::{get, post},
 };
-use ez_protocol::InstanceId;
+use ez_protocol::{InstanceId, UnixMillis};
 
 use crate::billing::dunning::tone;
 use crate::{
     accounts::StaffRole,
     app::App,
     billing::{self, Difference, Dispute, EventState, ExemptError, InboxEvent, Queued, ReplayError, Revenue},
+    instances,
     web::{
         self, Ctx, Error, Staff, Submission, Tone,
         views::{Money, billing as views},
@@ -32,9 +33,17 @@ pub(super) fn routes() -> Router<App> {
 async fn show(ctx: Ctx, staff: Staff, State(app): State<App>) -> web::Result {
     staff.at_least(StaffRole::Billing)?;
     let mut connection = app.db.read().await?;
+    let purges = instances::purges(&mut connection).await?;
     let page = views::Operated {
         revenue: billing::revenue(&mut connection, ctx.now()).await?.into_iter().map(revenue).collect(),
-        queue: billing::queue(&mut connection).await?.into_iter().map(queued).collect(),
+        queue: billing::queue(&mut connection)
+            .await?
+            .into_iter()
+            .map(|one| {
+                let purge = purges.get(&one.standing.instance).copied();
+                queued(one, purge)
+            })
+            .collect(),
         disputes: billing::disputes(&mut connection).await?.into_iter().map(dispute).collect(),
         events: billing::inbox(&mut connection, SHOWN).await?.into_iter().map(event).collect(),
         differences: billing::differences(&mut connection).await?.into_iter().map(difference).collect(),
@@ -53,7 +62,7 @@ fn revenue(one: Revenue) -> views::Revenue {
     }
 }
 
-fn queued(one: Queued) -> views::Queued {
+fn queued(one: Queued, purge_at: Option<UnixMillis>) -> views::Queued {
     let standing = one.standing;
     views::Queued {
         server: one.description,
@@ -63,6 +72,7 @@ fn queued(one: Queued) -> views::Queued {
         since: standing.since,
         next: standing.next.map(|(step, _)| step.as_str().to_owned()),
         next_at: standing.next.map(|(_, at)| at),
+        purge_at: purge_at.filter(|_| standing.stand == billing::Stand::End),
         exempt: one.exempt,
         exempt_href: format!("/operator/billing/servers/{}/exempt", standing.instance),
     }

@@ -14,6 +14,7 @@ use super::{
     build, change,
     change::InstanceError,
     model::{Instance, InstanceEvent, InstanceState},
+    suspend,
 };
 use crate::{
     billing::BillingError,
@@ -146,6 +147,7 @@ pub(super) async fn purge(
     instance: Instance,
     actor: &str,
 ) -> Result<Instance, EndError> {
+    suspend::over(tx, at, instance.id).await?;
     let intent = intent(tx, at, &instance, Op::Purge(Empty {}), "purge", actor).await?;
     let id = dispatch::issue(tx, keys, at, entropy, intent).await?;
     let instance = Instance { provisioning_order: Some(id), ..instance };
@@ -164,6 +166,7 @@ pub async fn give_up_place(
     how: Release,
     actor: &str,
 ) -> Result<Instance, InstanceError> {
+    suspend::over(tx, at, instance.id).await?;
     fleet::release(tx, at, instance.id, how).await?;
     if instance.state == InstanceState::Released {
         return Ok(instance);

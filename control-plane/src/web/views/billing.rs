@@ -53,6 +53,8 @@ pub struct Subscription {
     pub next: Option<String>,
     /// When.
     pub next_at: Option<UnixMillis>,
+    /// When the disk goes, once its service has ended.
+    pub purge_at: Option<UnixMillis>,
     /// The card that is charged.
     pub card: Option<Card>,
     /// Where what is owed can be paid.
@@ -146,6 +148,7 @@ impl Page for Invoices {
             tone: "good",
             next: Some("charge".to_owned()),
             next_at: Some(UnixMillis(SAMPLE_NOW.0 + 86_400_000)),
+            purge_at: None,
             card: Some(Card {
                 brand: "visa".to_owned(),
                 last4: "4242".to_owned(),
@@ -187,6 +190,7 @@ impl Page for Invoices {
             tone: "idle",
             next: None,
             next_at: None,
+            purge_at: None,
             plan: None,
             cancel: None,
             ..running.clone()
@@ -269,6 +273,8 @@ pub struct Queued {
     pub next: Option<String>,
     /// When.
     pub next_at: Option<UnixMillis>,
+    /// When its disk goes, once its service has ended.
+    pub purge_at: Option<UnixMillis>,
     /// Whether it is exempt.
     pub exempt: bool,
     /// Where to exempt it, or to take that back.
@@ -371,6 +377,7 @@ impl Page for Operated {
             since: SAMPLE_NOW,
             next: Some("retire".to_owned()),
             next_at: Some(UnixMillis(SAMPLE_NOW.0 + 86_400_000)),
+            purge_at: None,
             exempt: false,
             exempt_href: "/operator/billing/servers/1/exempt".to_owned(),
         };
@@ -380,6 +387,7 @@ impl Page for Operated {
             tone: "info",
             next: None,
             next_at: None,
+            purge_at: None,
             exempt: true,
             ..owing.clone()
         };

@@ -328,3 +328,29 @@ async fn a_refund_that_fails_weeks_later_is_told_to_everybody() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_alarm_of_a_dispute_says_what_became_of_the_server() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let id = served.order.instance;
+        billing::exempt(&shop.app, id, "our own server", "operator:test").await.unwrap();
+        for (exempt, says) in [(true, "runs on: it is exempt"), (false, "Its server is suspended.")] {
+            if !exempt {
+                billing::unexempt(&shop.app, id, "operator:test").await.unwrap();
+                shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+                shop.deliver("customer.subscription.updated", &served.subscription).await;
+                shop.work().await;
+            }
+            let invoice = shop.stripe.latest_invoice(&served.subscription);
+            let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+            shop.deliver("charge.dispute.created", &dispute).await;
+            shop.work().await;
+            let alarms = shop.alarms().await;
+            let told = |(kind, detail): &(String, String)| kind == "payment_disputed" && detail.contains(says);
+            assert!(alarms.iter().any(told), "{alarms:?}");
+        }
+    })
+    .await;
+}
