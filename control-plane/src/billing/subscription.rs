@@ -35,7 +35,11 @@ pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingErr
 /// # Errors
 /// What Stripe or the database said.
 pub async fn give_up(app: &Services, order: OrderId) -> Result<bool, BillingError> {
-    dunning::look_again(app, order).await?;
+    match dunning::look_again(app, order).await {
+        // Where it had ended when we last looked, there is nothing more to see; else ending it fails as well.
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => {}
+        other => other?,
+    }
     end(app, order, true).await
 }
 
@@ -72,6 +76,7 @@ async fn end(app: &Services, order: OrderId, if_ended: bool) -> Result<bool, Bil
         // A DELETE takes no idempotency key and needs none: it can only be done once.
         match app.stripe.get(app.entropy.as_ref(), &stripe::cancel_subscription(&known.stripe_id)).await {
             Ok(answer) => sync::take_subscription(app, read_at, answer).await?,
+            // One that Stripe does not have, though it ran when we last looked, may be a wrong key: then nothing is over.
             Err(fault) if matches!(fault.kind, FaultKind::NotFound | FaultKind::Refused) => {
                 sync::subscription(app, &known.stripe_id).await?;
             }
@@ -110,10 +115,9 @@ async fn void(app: &Services, invoice: &str) -> Result<(), BillingError> {
                     return Ok(());
                 }
             }
+            Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => return Ok(()),
             // Paid or void; or Stripe does not let it go. Nothing of ours waits for that: a payment would go back.
-            Err(BillingError::Stripe(fault))
-                if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
-            {
+            Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::Refused => {
                 return sync::invoice(app, invoice).await.map(|_| ());
             }
             Err(other) => return Err(other),
