@@ -153,8 +153,10 @@ async fn refund_failed(
     if let Some(reference) = refund.metadata.get("goodwill") {
         goodwill::refund_failed(tx, now, order, reference).await?;
     }
-    let why = value.get("failure_reason").and_then(Value::as_str).unwrap_or("no reason given").replace('_', " ");
-    let amount = web::written_money(refund.amount.unwrap_or(0), refund.currency.as_deref().unwrap_or_default());
+    let why =
+        value.get("failure_reason").and_then(Value::as_str).unwrap_or("no reason given").replace('_', " ");
+    let amount =
+        web::written_money(refund.amount.unwrap_or(0), refund.currency.as_deref().unwrap_or_default());
     let detail = format!(
         "A refund of {amount} for order {order} ({}) did not arrive: {why}. The money is back in your Stripe balance, and its \
          customer was told. Give it as credit, or pay it in another way.",
@@ -169,7 +171,8 @@ async fn refund_failed(
     };
     audit::record(tx, now, entry).await?;
     let severity = Severity::Critical;
-    let alarm = alarms::New { kind: REFUND_FAILED, subject: &refund.id, severity, node: None, detail: &detail };
+    let alarm =
+        alarms::New { kind: REFUND_FAILED, subject: &refund.id, severity, node: None, detail: &detail };
     alarms::hold(tx, now, alarm).await?;
     dunning::refund_failed(tx, now, order, refund).await
 }

@@ -65,9 +65,9 @@ pub use change::{
 pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{checkout, expect, expire_session, sync_checkout};
 pub use dunning::{
-    Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent, RenewalSoon,
-    ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted, Stand, Standing, Step, Why, exempt,
-    is_disputing, standing_of, standings, unexempt,
+    Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed,
+    RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
+    Stand, Standing, Step, Why, exempt, is_disputing, standing_of, standings, unexempt,
 };
 pub use goodwill::{
     Gift, GiftKind, GiftState, Given, LONGEST_REASON, PaidInvoice, ServerMoney, credit, given_to,

@@ -16,8 +16,8 @@ use ez_protocol::{AccountId, Month, OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{
-    BillState, BillingError, Overview, Paying, Stand, Step, Why, cancel_at_period_end, dunning, given_to, invoices,
-    overview, portal, traffic_bills, traffic_closes, traffic_deal,
+    BillState, BillingError, Overview, Paying, Stand, Step, Why, cancel_at_period_end, dunning, given_to,
+    invoices, overview, portal, traffic_bills, traffic_closes, traffic_deal,
 };
 use crate::{
     app::App,

@@ -135,7 +135,11 @@ pub(super) fn payment_confirmation(order: &Order, link: String) -> PaymentConfir
     PaymentConfirmation {
         server: order.hostname.clone(),
         plan: order.plan_name.clone(),
-        amount: if order.paid_minor.unwrap_or_else(|| order.due_today()) > 0 { amount(order) } else { String::new() },
+        amount: if order.paid_minor.unwrap_or_else(|| order.due_today()) > 0 {
+            amount(order)
+        } else {
+            String::new()
+        },
         link,
     }
 }

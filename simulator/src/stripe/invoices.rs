@@ -34,8 +34,12 @@ pub(crate) fn draft(world: &mut World, subscription: &Value, reason: &str) -> St
 /// What the invoice of a subscription's next period would be; nothing is stored and what waits goes on waiting.
 pub(crate) fn next(world: &mut World, id: &str, subscription: &Value) -> Value {
     let after = super::schedules::foreseen(world, subscription);
-    let mut lines: Vec<Value> =
-        after["items"]["data"].as_array().into_iter().flatten().map(|item| line(world, id, &after, item)).collect();
+    let mut lines: Vec<Value> = after["items"]["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|item| line(world, id, &after, item))
+        .collect();
     lines.extend(super::invoice_items::foreseen(world, id, text(subscription, "id")));
     build(world, id, &after, "subscription_cycle", lines)
 }

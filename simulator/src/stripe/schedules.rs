@@ -225,7 +225,8 @@ pub(crate) fn cancel(world: &mut World, subscription: &Value) {
 pub(crate) fn foreseen(world: &World, subscription: &Value) -> Value {
     let mut after = subscription.clone();
     let end = int(&subscription["items"]["data"][0], "current_period_end");
-    let schedule = world.get(KIND, text(subscription, "schedule")).filter(|one| text(one, "status") == "active");
+    let schedule =
+        world.get(KIND, text(subscription, "schedule")).filter(|one| text(one, "status") == "active");
     let mut phases = schedule.and_then(|one| one["phases"].as_array()).into_iter().flatten();
     let next = phases.find(|phase| int(phase, "start_date") <= end && int(phase, "end_date") > end);
     if let Some(price) = next.and_then(|phase| world.get("price", text(&phase["items"][0], "price"))) {

@@ -52,7 +52,7 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 pub use carry::{carry_out, take_back};
-pub(super) use carry::{clear_the_way, release_any, register_jobs, sweep};
+pub(super) use carry::{clear_the_way, register_jobs, release_any, sweep};
 pub use letters::{PlanChangeBooked, PlanChangeOff, PlanChangeWaits, PlanChanged};
 use model::Refused;
 pub use model::{

@@ -37,8 +37,8 @@ use crate::{
 
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
-    CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent, RenewalSoon, ServerEnds,
-    ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
+    CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent, RenewalSoon,
+    ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
 };
 pub(super) use standing::Disputed;
 pub use standing::{Stand, Step, Why};
@@ -230,7 +230,8 @@ async fn stripe_gave_up(
         known.subscription
     );
     let severity = Severity::Warning;
-    let alarm = alarms::New { kind: STRIPE_CANCELS, subject: "stripe", severity, node: None, detail: &detail };
+    let alarm =
+        alarms::New { kind: STRIPE_CANCELS, subject: "stripe", severity, node: None, detail: &detail };
     alarms::hold(tx, now, alarm).await.map(|_| ())
 }
 

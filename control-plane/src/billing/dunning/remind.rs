@@ -152,8 +152,7 @@ fn charged(config: &Config, now: UnixMillis, known: store::Known) -> Option<(sto
 /// What Stripe will charge next: minor units and currency.
 async fn foresee(app: &App, subscription: &str) -> Result<(i64, String), BillingError> {
     // Nothing is made by it, so each question is a call of its own.
-    let call =
-        Call::new("foresee", subscription, app.clock.now().0, stripe::preview_next(subscription));
+    let call = Call::new("foresee", subscription, app.clock.now().0, stripe::preview_next(subscription));
     let answer = outbox::send(app, &call).await?;
     outbox::close(app, &call, CallState::Replaced, None, None).await?;
     let seen = PreviewView::read(&answer).ok_or(BillingError::Incomplete("the sum of a preview"))?;

@@ -52,7 +52,8 @@ pub(super) async fn overview(
         };
         let standing = standings.iter().find(|standing| standing.order == order).copied();
         // Where a payment brings nothing back, none is asked for.
-        let over = standing.is_some_and(|at| at.stand == dunning::Stand::End && at.why != dunning::Why::Unpaid);
+        let over =
+            standing.is_some_and(|at| at.stand == dunning::Stand::End && at.why != dunning::Why::Unpaid);
         paying.push(Paying {
             order,
             instance: row.id("instance_id")?,

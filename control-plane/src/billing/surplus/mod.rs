@@ -144,10 +144,7 @@ pub(super) async fn late(
 
 /// When the service of a subscription ended for good: by us, or at Stripe otherwise than by Stripe giving up on a charge,
 /// which a payment still mends.
-async fn ended_at(
-    connection: &mut AnyConnection,
-    subscription: &str,
-) -> Result<Option<UnixMillis>, DbError> {
+async fn ended_at(connection: &mut AnyConnection, subscription: &str) -> Result<Option<UnixMillis>, DbError> {
     if let Some(closed) = dunning::store::closed_at(connection, subscription).await? {
         return Ok(Some(closed));
     }
@@ -345,8 +342,7 @@ async fn told(
     state: RefundState,
 ) -> Result<(), DbError> {
     let detail = json!({"session": known.session});
-    let (alarm, what) =
-        if is_late(&known.session) { (ALARM_LATE, "late") } else { (ALARM, "second") };
+    let (alarm, what) = if is_late(&known.session) { (ALARM_LATE, "late") } else { (ALARM, "second") };
     match state {
         RefundState::Succeeded => {
             alarms::clear(tx, at, alarm, &known.session).await?;

@@ -130,10 +130,6 @@ async fn nothing_due_is_settled_as_nothing_and_given_back_as_nothing() {
         let (order, session) = shop.choose(1, Interval::Quarter, None).await.unwrap();
         assert_eq!(order.due_today(), 0);
         let paid = shop.settle(&order, &session).await;
-        let mut connection = shop.app.db.read().await.unwrap();
-        let told = crate::notify::newest(&mut connection, "payment-confirmation").await.unwrap();
-        assert_eq!(told["amount"], "", "nobody is thanked for 0.00 €");
-        drop(connection);
         assert_eq!((paid.state, paid.paid_minor), (CheckoutState::Settled, Some(0)));
         let refund = billing::refund_full(&shop.app, order.id).await.unwrap();
         assert_eq!(refund, billing::RefundState::Succeeded, "there is nothing to wait for");

@@ -165,7 +165,14 @@ const BARGAIN: Purchase = Purchase { due: 1_000, discount: 200, tax: 100, paid: 
 
 fn invoice() -> Invoice {
     let paid_for = Some(("sub_1".into(), LONG_AGO));
-    Invoice { id: "in_1".into(), status: "paid".into(), total: 900, paid: 900, paid_for, ..Invoice::default() }
+    Invoice {
+        id: "in_1".into(),
+        status: "paid".into(),
+        total: 900,
+        paid: 900,
+        paid_for,
+        ..Invoice::default()
+    }
 }
 
 #[test]

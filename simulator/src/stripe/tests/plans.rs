@@ -167,7 +167,9 @@ async fn the_next_invoice_is_foreseen_to_the_cent() {
     assert_eq!(foreseen().await["amount_due"], item["price"]["unit_amount"]);
     let credit = format!("/v1/customers/{customer}/balance_transactions");
     bench.ok(&credit, "amount=-47&currency=eur").await;
-    let traffic = format!("customer={customer}&subscription={subscription}&amount=130&currency=eur&description=Traffic");
+    let traffic = format!(
+        "customer={customer}&subscription={subscription}&amount=130&currency=eur&description=Traffic"
+    );
     bench.ok("/v1/invoiceitems", &traffic).await;
     let made = bench.ok("/v1/subscription_schedules", &format!("from_subscription={subscription}")).await;
     let schedule = format!("/v1/subscription_schedules/{}", made["id"].as_str().unwrap());

@@ -187,7 +187,9 @@ async fn a_schedule_made_in_the_dashboard_keeps_nobody_and_what_stripe_refuses_i
         let ends = || shop.stripe.state().objects[&served.subscription]["cancel_at_period_end"] == true;
         shop.stripe.schedule_by_hand(&served.subscription);
         wish(true).await.unwrap();
-        assert!(ends() && shop.audited(&served.order).await.contains(&"billing.schedule_released".to_owned()));
+        assert!(
+            ends() && shop.audited(&served.order).await.contains(&"billing.schedule_released".to_owned())
+        );
         // Pressed in one millisecond, each counts.
         wish(false).await.unwrap();
         assert!(!ends());
