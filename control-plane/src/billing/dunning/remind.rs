@@ -1,7 +1,5 @@
 //! Mails before a charge: it is coming, or the card will have expired by then.
 
-use std::time::Duration;
-
 use ez_protocol::{OrderId, UnixMillis};
 use serde_json::json;
 use sqlx::AnyConnection;
@@ -194,6 +192,8 @@ fn expired_by(card: &store::Card, at: UnixMillis) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
