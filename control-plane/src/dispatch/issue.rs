@@ -9,7 +9,7 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::{
-    Keys,
+    Keys, budget,
     model::{Intent, IssueError},
     store,
 };
@@ -55,6 +55,8 @@ pub async fn issue(
         return Err(IssueError::NodeNotServing);
     }
     check_rates(tx, at, &intent, &node).await?;
+    let takes_away = budget::takes_away(tx, &intent).await?;
+    budget::check(tx, at, &intent, &node, takes_away).await?;
     let known = store::generation_of(tx, intent.instance).await?;
     match &intent.op {
         Op::Ensure(spec) => check_spec(spec, &place)?,
@@ -92,7 +94,7 @@ pub async fn issue(
     if order.op.bumps_generation() {
         store::set_generation(tx, order.instance, generation).await?;
     }
-    store::insert(tx, at, &order, envelope).await?;
+    store::insert(tx, at, &order, envelope, takes_away).await?;
     store::insert_cause(tx, intent.instance, order.op.verb(), &intent.cause_key, order.order_id).await?;
     audit::record(tx, at, entry(&order)).await?;
     db::wake_after_commit(Topic::Dispatch);

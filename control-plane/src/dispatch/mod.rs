@@ -14,6 +14,7 @@
 //! enqueues the job `instances.observe_provisioning` under the order's id, in the same transaction.
 
 mod api;
+mod budget;
 mod earlier;
 mod events;
 mod fence;
@@ -39,7 +40,7 @@ pub use earlier::end_earlier;
 pub use fence::{Builds, builds_at, cancel_unaccepted};
 pub use issue::issue;
 pub use model::{
-    BackupView, Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, ProvisioningRecord,
+    BackupView, Delivery, EventRecord, FactsView, FenceOutcome, Intent, IssueError, Pace, ProvisioningRecord,
     QueueView, Refused, SnapshotView, State, is_passing_refusal,
 };
 pub use outbox::{accepted_seq, due, due_again, due_nodes, leaving};

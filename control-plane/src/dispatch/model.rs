@@ -55,7 +55,7 @@ pub struct Refused {
 }
 
 /// Whether a refusal says nothing about the order: the node was busy or not ready, and the same order may be
-/// taken a little later. The host's owner's limits on creates per time are of this kind.
+/// taken a little later. The host's owner's limits on creates and on replaced disks per time are of this kind.
 pub fn is_passing_refusal(refusal: &str) -> bool {
     matches!(
         refusal,
@@ -66,6 +66,8 @@ pub fn is_passing_refusal(refusal: &str) -> bool {
             | "STALE"
             | "POLICY(limits.creates_per_minute)"
             | "POLICY(limits.creates_per_day)"
+            | "POLICY(destroy.replaces_per_hour)"
+            | "POLICY(destroy.replaces_per_server_per_hour)"
     )
 }
 
@@ -150,6 +152,27 @@ pub struct Intent {
     pub ttl: Option<Duration>,
 }
 
+/// Whose budget of destroyed disks is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// That of this server, for an hour.
+    ServerHour,
+    /// That of its node, for an hour.
+    NodeHour,
+    /// That of its node, for a day.
+    NodeDay,
+}
+
+impl std::fmt::Display for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ServerHour => "the disk of this server was replaced as often as it may be in an hour",
+            Self::NodeHour => "as many disks were replaced on the server's host as may be in an hour",
+            Self::NodeDay => "as much was replaced and deleted on the server's host as may be in a day",
+        })
+    }
+}
+
 /// Why no order was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -175,6 +198,14 @@ pub enum IssueError {
         what: &'static str,
         /// The limit.
         limit: u64,
+    },
+    /// The node's owner lets only so much be destroyed in a time; nothing was told to the node.
+    #[error("{pace}; it may be asked again in {} min", wait.as_secs().div_ceil(60))]
+    Paced {
+        /// Whose budget is used up.
+        pace: Pace,
+        /// After which time there will be room again.
+        wait: Duration,
     },
     /// The payload broke a rule of the protocol.
     #[error("the order cannot be built: {0}")]

@@ -318,6 +318,63 @@ pub(super) async fn purges_taken_since(
     Cols::of("provisioning_orders", &row).num("n")
 }
 
+/// What one server's order took away, or may still take away, as a node counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) instance: InstanceId,
+    /// In quarters of a disk.
+    pub(super) weight: u64,
+    /// When the node took it; for one that is on its way the last moment at which it may.
+    pub(super) at: UnixMillis,
+}
+
+/// What was taken away on a node since, the earliest first. A node counts what it accepted when it did, so what is on its
+/// way counts as well, however long ago it was issued.
+pub(super) async fn taken_away_since(
+    conn: &mut AnyConnection,
+    since: UnixMillis,
+    node: NodeId,
+) -> Result<Vec<Taken>, DbError> {
+    let rows = sqlx::query(
+        "SELECT instance_id, takes_away, COALESCE(accepted_at, finished_at, expires_at) AS taken_at
+         FROM provisioning_orders WHERE node_id = $1 AND takes_away > 0
+         AND state NOT IN ('refused', 'cancelled')
+         AND (state IN ('signed', 'queued') OR COALESCE(accepted_at, finished_at, expires_at) > $2)
+         ORDER BY taken_at",
+    )
+    .bind(node.to_string())
+    .bind(since.0)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("provisioning_orders", row);
+            Ok(Taken {
+                instance: row.id("instance_id")?,
+                weight: row.num("takes_away")?,
+                at: row.millis("taken_at")?,
+            })
+        })
+        .collect()
+}
+
+/// The build of a server's disk that its node was told last and has taken.
+pub(super) async fn build_at_node(
+    conn: &mut AnyConnection,
+    instance: InstanceId,
+    node: NodeId,
+) -> Result<Option<u32>, DbError> {
+    let row = sqlx::query(
+        "SELECT build FROM provisioning_orders WHERE instance_id = $1 AND node_id = $2 AND build IS NOT NULL
+         AND accepted_at IS NOT NULL ORDER BY seq DESC LIMIT 1",
+    )
+    .bind(instance.to_string())
+    .bind(node.to_string())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| Cols::of("provisioning_orders", &row).num("build")).transpose()
+}
+
 /// Servers that were built on a node and are not about to be gone.
 pub(super) async fn servers_of(conn: &mut AnyConnection, node: NodeId) -> Result<u64, DbError> {
     let row = sqlx::query(
@@ -336,11 +393,12 @@ pub(super) async fn insert(
     at: UnixMillis,
     order: &ProvisioningOrder,
     envelope: Vec<u8>,
+    takes_away: u64,
 ) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO provisioning_orders (id, node_id, epoch, seq, instance_id, vmid, generation, verb, spec_hash,
-             order_id, actor, envelope, state, issued_at, expires_at, attempts, next_attempt_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $14, $14)",
+             order_id, actor, envelope, state, issued_at, expires_at, attempts, next_attempt_at, updated_at, takes_away, build)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $14, $14, $16, $17)",
     )
     .bind(order.order_id.to_string())
     .bind(order.aud.node.to_string())
@@ -357,6 +415,11 @@ pub(super) async fn insert(
     .bind(State::Signed)
     .bind(at.0)
     .bind(order.exp.0)
+    .bind(signed(takes_away))
+    .bind(match &order.op {
+        ez_protocol::order::Op::Ensure(spec) => Some(i64::from(spec.build)),
+        _ => None,
+    })
     .execute(tx)
     .await?;
     Ok(())

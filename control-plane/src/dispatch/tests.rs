@@ -1,3 +1,4 @@
+mod paced;
 mod purges;
 
 use std::time::Duration;

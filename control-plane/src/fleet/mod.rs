@@ -41,8 +41,8 @@ pub use api::Enrolment;
 pub use letters::NodeOffline;
 pub use model::{
     Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
-    Placement, Presence, PurgeLimits, Release, ReserveError, Severity, StorageView, ThinPoolView,
-    WarningView,
+    Placement, Presence, PurgeLimits, Release, ReplaceLimits, ReserveError, Severity, StorageView,
+    ThinPoolView, WarningView,
 };
 pub use nodes::{NodeRow, by_id as node, locations};
 pub use operate::{Joining, add_node, change_node, new_token};

@@ -323,6 +323,41 @@ pub struct NodePolicy {
     /// How many servers may be purged; what an older agent does not say is none.
     #[serde(default)]
     pub purges: PurgeLimits,
+    /// How many disks may be replaced; what an older agent does not say is none.
+    #[serde(default)]
+    pub replaces: ReplaceLimits,
+}
+
+/// How many disks a node lets be replaced (rebuilds, rollbacks, restores) before it refuses, and how many servers may
+/// lose theirs in a day before its destroy circuit opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ReplaceLimits {
+    /// In an hour.
+    pub per_hour: Option<u64>,
+    /// In an hour, of one server.
+    pub per_server_per_hour: Option<u64>,
+    /// In a day: of this share of its servers, percent …
+    pub percent_per_day: Option<u64>,
+    /// … or so many, whichever is more.
+    pub floor_per_day: Option<u64>,
+}
+
+impl ReplaceLimits {
+    /// Most disks replaced in an hour. An agent that says nothing has its own default.
+    pub fn per_hour(&self) -> u64 {
+        self.per_hour.unwrap_or(10)
+    }
+
+    /// Most of one server. An older agent has no such rule; ours keeps one customer from taking the others' turn there.
+    pub fn per_server_per_hour(&self) -> u64 {
+        self.per_server_per_hour.unwrap_or(3)
+    }
+
+    /// Most servers of so many that may lose their disk in a day; an older agent has no such rule.
+    pub fn in_a_day(&self, servers: u64) -> Option<u64> {
+        let share = servers.saturating_mul(self.percent_per_day?) / 100;
+        Some(share.max(self.floor_per_day.unwrap_or(0)))
+    }
 }
 
 /// How many servers a node lets be purged before it opens its destroy circuit, after which it purges nothing until

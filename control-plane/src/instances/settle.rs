@@ -46,7 +46,11 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
         Ok(()) => Ok(()),
         Err(ActError::Db(error)) => Err(error.into()),
         // Its node is away, or it was told too much in this hour: the sweep comes by again.
-        Err(error @ ActError::Issue(IssueError::NodeNotServing | IssueError::TooMany { .. })) => {
+        Err(
+            error @ ActError::Issue(
+                IssueError::NodeNotServing | IssueError::TooMany { .. } | IssueError::Paced { .. },
+            ),
+        ) => {
             tracing::warn!(instance.id = %id, %error, "a suspension or a new size waits for its node");
             Ok(())
         }

@@ -58,9 +58,9 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
         Ok(()) => Ok(()),
         Err(FollowError::Db(error)) => Err(error.into()),
         // Its node is away; the sweep comes by again.
-        Err(FollowError::Act(ActError::Issue(IssueError::NodeNotServing | IssueError::TooMany { .. }))) => {
-            Ok(())
-        }
+        Err(FollowError::Act(ActError::Issue(
+            IssueError::NodeNotServing | IssueError::TooMany { .. } | IssueError::Paced { .. },
+        ))) => Ok(()),
         Err(error) => Err(JobError::retry(error)),
     }
 }

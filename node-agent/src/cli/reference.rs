@@ -147,8 +147,8 @@ fn explained(code: RefusalCode) -> (&'static str, &'static str) {
             "Nothing: the control plane picks another. Keep VMs of your own out of the range.",
         ),
         C::CircuitOpen => (
-            "The destroy budget of the policy was exceeded: no purge is accepted any more.",
-            "Find out who wanted so many servers gone; then, as root of the host, `ez-node-agent unlock`.",
+            "The destroy budget of the policy was exceeded: nothing is purged, replaced or deleted any more.",
+            "Find out who wanted so much gone; then, as root of the host, `ez-node-agent unlock`.",
         ),
         C::Used => (
             "A console grant that opened a console before.",

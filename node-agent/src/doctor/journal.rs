@@ -139,14 +139,16 @@ async fn circuit(pool: &SqlitePool, patient: &Patient) -> Check {
             "restart the agent, which brings its journal up to date",
         ),
         Ok(circuit) => match circuit.opened_at {
-            None => Check::ok("destroy-circuit", "closed: purges are within the budget"),
+            None => Check::ok("destroy-circuit", "closed: what is destroyed is within the budget"),
             Some(at) => {
-                let found =
-                    format!("open for {}: every purge is refused", span(patient.clock.now().since(at)));
+                let found = format!(
+                    "open for {}: nothing is purged, replaced or deleted",
+                    span(patient.clock.now().since(at))
+                );
                 Check::warn(
                     "destroy-circuit",
                     found,
-                    "find out who wanted so many purges (journal --refused), then ez-node-agent unlock",
+                    "find out who wanted so much destroyed (journal --refused), then ez-node-agent unlock",
                 )
             }
         },

@@ -157,10 +157,17 @@ pub(super) struct Prune {
     pub(super) keep: u32,
 }
 
+/// So many backups a new one takes the place of: their number may fall, by one with each. An order that says "keep one" does
+/// not throw all the others away; whoever wants that has to delete them, which the host's policy counts.
+const MOST_PRUNED: usize = 2;
+
 impl Prune {
     async fn surplus(&self, cx: &Cx) -> Result<Vec<Backup>, Trouble> {
         let keep = usize::try_from(self.keep).unwrap_or(usize::MAX);
-        Ok(ours(cx).await?.into_iter().skip(keep).map(|(_, backup)| backup).collect())
+        let most = if self.keep == 0 { usize::MAX } else { MOST_PRUNED };
+        // The oldest come last.
+        let surplus = ours(cx).await?.into_iter().skip(keep).map(|(_, backup)| backup);
+        Ok(surplus.rev().take(most).collect())
     }
 }
 

@@ -5,13 +5,14 @@ use std::{cmp::Ordering, time::Duration};
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Action, InstanceSpec, Op, ProvisioningOrder},
+    order::{InstanceSpec, Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 
 use super::{Node, Read, audience, epoch, is_first, window};
 use crate::{
-    journal::{Admission, Facts, Known, NewOrder, Phase, RefusalNote, Verb},
+    journal::{Admission, Facts, Known, Loss, NewOrder, Phase, RefusalNote, Verb},
+    policy,
     report::EventDraft,
 };
 
@@ -201,22 +202,21 @@ fn new_order(read: &Read, first: bool, facts: &Facts) -> NewOrder {
         marker: read.marker().to_string(),
         expires_at: order.exp,
         reserves: first || (read.verb() == Verb::Adopt && !known),
-        replaces: replaces(order, facts),
+        loss: loss(order, facts),
     }
 }
 
-/// Whether the order puts another disk in the place of one that a customer uses.
-fn replaces(order: &ProvisioningOrder, facts: &Facts) -> bool {
+/// What the order takes away for good if it is carried out.
+fn loss(order: &ProvisioningOrder, facts: &Facts) -> Loss {
     match &order.op {
-        Op::Action(action) => {
-            matches!(action, Action::BackupRestore { .. } | Action::SnapshotRollback { .. })
-        }
+        Op::Action(action) => policy::loss_of(action),
         Op::Ensure(spec) => {
             let known = facts.resources.iter().find(|row| row.instance == order.instance.uuid);
             let before = known.and_then(|row| row.spec_json.as_deref());
             let before = before.and_then(|json| serde_json::from_str::<InstanceSpec>(json).ok());
-            before.is_some_and(|before| spec.build > before.build)
+            if before.is_some_and(|before| spec.build > before.build) { Loss::Disk } else { Loss::Nothing }
         }
-        Op::Retire(_) | Op::Purge(_) | Op::Adopt(_) => false,
+        // A purge has a budget of its own.
+        Op::Retire(_) | Op::Purge(_) | Op::Adopt(_) => Loss::Nothing,
     }
 }

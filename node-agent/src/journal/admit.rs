@@ -7,8 +7,8 @@ use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, refusal::Refusal}
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    DepartedRow, Journal, JournalError, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow, circuit,
-    confirm, meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
+    DepartedRow, Journal, JournalError, Losses, NewOrder, OrderRow, OrderState, RefusalNote, ResourceRow,
+    circuit, confirm, losses, meta, orders, outbox, parsed, refusals, resources, stored, unsigned,
 };
 use crate::report::EventDraft;
 
@@ -81,8 +81,8 @@ pub struct Facts {
     pub purges_10min: u64,
     /// Purges accepted in the last 24 h, likewise.
     pub purges_day: u64,
-    /// Rebuilds, rollbacks and restores accepted in the last hour.
-    pub replaces_hour: u64,
+    /// What servers have lost lately, and since root of this host began the count anew.
+    pub losses: Losses,
     /// Since when the destroy budget's circuit is open.
     pub circuit_open: Option<UnixMillis>,
     /// Events that wait for their acknowledgement.
@@ -129,7 +129,7 @@ async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Resu
         creates_minute: resources::acts_since(conn, "create", minutes(1)).await?,
         creates_10min: resources::acts_since(conn, "create", minutes(10)).await?,
         creates_day: resources::acts_since(conn, "create", minutes(24 * 60)).await?,
-        replaces_hour: resources::acts_since(conn, "replace", minutes(60)).await?,
+        losses: losses::load(conn, q.instance, &circuit, at).await?,
         purges_10min: resources::acts_since(conn, "purge", counted(10)).await?,
         purges_day: resources::acts_since(conn, "purge", counted(24 * 60)).await?,
         circuit_open: circuit.opened_at,

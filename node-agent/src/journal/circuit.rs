@@ -1,6 +1,7 @@
-//! The circuit of the destroy budget. It opens with the first purge that is refused for the budget, and from then on every
-//! purge is refused: an attacker with the signing key could else purge the fleet at the budget's pace. Only root of this
-//! host closes it again ([`super::requests`]), and with it the count of purges begins anew.
+//! The circuit of the destroy budget. It opens with the first order that is refused for a day's budget (or ten minutes'
+//! of purges), and from then on every order that destroys something is refused: an attacker with the signing key could else
+//! wipe the fleet at the budget's pace. Only root of this host closes it again ([`super::requests`]), and with it the
+//! counts begin anew.
 
 use ez_protocol::{UnixMillis, refusal::RefusalCode};
 use sqlx::{Row, SqliteConnection, SqlitePool};
@@ -10,9 +11,9 @@ use super::{Journal, JournalError, RefusalNote};
 /// How the circuit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Circuit {
-    /// Since when every purge is refused.
+    /// Since when every order that destroys something is refused.
     pub opened_at: Option<UnixMillis>,
-    /// Purges up to here count no more.
+    /// What was destroyed up to here counts no more.
     pub counted_from: UnixMillis,
 }
 

@@ -133,8 +133,8 @@ pub struct NewOrder {
     pub expires_at: UnixMillis,
     /// True if accepting reserves a new resource row.
     pub reserves: bool,
-    /// Whether the server's disk is replaced by another: what is on it is lost.
-    pub replaces: bool,
+    /// What it takes away for good.
+    pub loss: super::Loss,
 }
 
 /// An accepted order.
@@ -389,6 +389,7 @@ impl Journal {
                     .bind(stored(event_seq))
                     .execute(&mut *conn)
                     .await?;
+                super::losses::settle(conn, id).await?;
                 super::resources::apply(conn, books, at).await
             })
         })

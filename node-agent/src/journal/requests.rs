@@ -12,7 +12,7 @@
 //! | `abandon` | a stuck order | leaves everything as it is, for good |
 //! | | one that has not begun | ends it; nothing was made |
 //! | | one at work, only while the agent is stopped | the order is stuck, for good |
-//! | `unlock` | – | closes the destroy budget's circuit, counts purges from now on |
+//! | `unlock` | – | closes the destroy budget's circuit, counts what is destroyed from now on |
 //!
 //! None of them touches a VM. The control plane hears of the first two by events of the order.
 
@@ -263,7 +263,7 @@ async fn take(
 
 async fn unlock(conn: &mut SqliteConnection, at: UnixMillis) -> Result<Outcome, JournalError> {
     Ok(Ok(match circuit::reset(conn, at).await? {
-        Some(_) => "the circuit is closed; purges are counted from now on".to_owned(),
-        None => "the circuit was closed already; purges are counted from now on".to_owned(),
+        Some(_) => "the circuit is closed; what is destroyed is counted from now on".to_owned(),
+        None => "the circuit was closed already; what is destroyed is counted from now on".to_owned(),
     }))
 }

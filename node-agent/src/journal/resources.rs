@@ -173,10 +173,7 @@ pub(super) async fn promise(
     if order.verb == super::Verb::Purge {
         act(conn, "purge", at).await?;
     }
-    if order.replaces {
-        act(conn, "replace", at).await?;
-    }
-    Ok(())
+    super::losses::expect(conn, order, at).await
 }
 
 async fn act(conn: &mut SqliteConnection, kind: &'static str, at: UnixMillis) -> Result<(), JournalError> {

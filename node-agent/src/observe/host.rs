@@ -167,7 +167,7 @@ async fn foreign(agent: &Agent, guests: &[GuestSummary]) -> Vec<GuestSummary> {
 /// Whether the destroy budget was exceeded.
 async fn circuit(agent: &Agent) -> Option<Warning> {
     let circuit = agent.works.as_ref()?.journal.circuit().await.ok()?;
-    let text = "the destroy budget of this host was exceeded, so every purge is refused: look why, then, as root on the \
+    let text = "the destroy budget of this host was exceeded, so nothing is purged, replaced or deleted here: look why, then, as root on the \
                 host, `ez-node-agent unlock`";
     circuit.opened_at.map(|_| warning("CIRCUIT_OPEN", text))
 }

@@ -9,6 +9,7 @@ use ez_protocol::{
 };
 
 use super::{Policy, PolicyRefusal, Usage, UsedInstance};
+use crate::journal::{DISK, Loss};
 
 /// Whether this host's policy lets the order through.
 ///
@@ -38,7 +39,7 @@ pub fn evaluate(
                 }
                 Some(used) if spec.build > used.build => {
                     image(policy, &spec.image.name, &spec.image.digest)?;
-                    replaces(policy, usage)?;
+                    losses(policy, usage, Loss::Disk)?;
                 }
                 Some(_) => {}
             }
@@ -133,22 +134,73 @@ fn action(policy: &Policy, usage: &Usage, action: &Action) -> Result<(), PolicyR
     if backup && policy.backup_storage.is_none() {
         return refuse("backups.storage", "this host keeps no backups".to_owned());
     }
-    if matches!(action, Action::BackupRestore { .. } | Action::SnapshotRollback { .. }) {
-        return replaces(policy, usage);
+    losses(policy, usage, loss_of(action))
+}
+
+/// What an action takes away for good. A new backup takes the place of old ones, at most of one more than it adds.
+pub fn loss_of(action: &Action) -> Loss {
+    match action {
+        Action::BackupRestore { .. } | Action::SnapshotRollback { .. } => Loss::Disk,
+        Action::BackupDelete { .. } | Action::SnapshotDelete { .. } => Loss::Copy,
+        Action::Start {}
+        | Action::Shutdown {}
+        | Action::Reboot {}
+        | Action::Stop {}
+        | Action::Reset {}
+        | Action::SnapshotCreate { .. }
+        | Action::BackupCreate { .. }
+        | Action::SetPassword { .. } => Loss::Nothing,
     }
-    Ok(())
 }
 
 /// What is on a disk is lost when another takes its place: a thief of the signing key must not do to a whole
-/// fleet by rebuilding it what the budget for purges forbids.
-fn replaces(policy: &Policy, usage: &Usage) -> Result<(), PolicyRefusal> {
-    let most = u64::from(policy.destroy.replaces_per_hour);
-    if usage.replaces_hour < most {
+/// fleet by rebuilding it what the budget for purges forbids. One server's hour is only its own, so that whoever
+/// plays with it takes nobody else's turn; the day's budget counts servers and opens the circuit.
+fn losses(policy: &Policy, usage: &Usage, loss: Loss) -> Result<(), PolicyRefusal> {
+    let (limits, lost) = (&policy.destroy, &usage.losses);
+    if loss == Loss::Nothing {
         return Ok(());
     }
-    let done = usage.replaces_hour;
-    let detail = format!("{done} disks were replaced in the last hour, {most} are allowed");
-    refuse("destroy.replaces_per_hour", detail)
+    if loss == Loss::Disk {
+        for (rule, done, most, whose) in [
+            (
+                "destroy.replaces_per_server_per_hour",
+                lost.here_hour,
+                limits.replaces_per_server_per_hour,
+                "of this server",
+            ),
+            ("destroy.replaces_per_hour", lost.hour, limits.replaces_per_hour, "of this host"),
+        ] {
+            if done >= u64::from(most) {
+                let detail =
+                    format!("{done} disks {whose} were replaced in the last hour, {most} are allowed");
+                return refuse(rule, detail);
+            }
+        }
+    }
+    closed(usage)?;
+    let share = usage.instances.len() as u64 * u64::from(limits.replace_percent_per_day) / 100;
+    let per_day = share.max(u64::from(limits.replace_floor_per_day));
+    if lost.day_with(loss) <= per_day.saturating_mul(DISK) {
+        return Ok(());
+    }
+    let detail = format!(
+        "with this order more than {per_day} servers would have lost their disks in a day (four snapshots or backups \
+         count as a disk)"
+    );
+    Err(PolicyRefusal { rule: "destroy.replace_percent_per_day", detail, circuit: true })
+}
+
+/// Once the budget was exceeded, nothing is destroyed until root of this host has looked.
+fn closed(usage: &Usage) -> Result<(), PolicyRefusal> {
+    if usage.circuit_open.is_none() {
+        return Ok(());
+    }
+    let detail =
+        "the destroy budget was exceeded; root of this host lets orders that destroy something through \
+                  again with `ez-node-agent unlock`"
+            .to_owned();
+    Err(PolicyRefusal { rule: "destroy.circuit", detail, circuit: true })
 }
 
 fn sizes(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
@@ -225,12 +277,7 @@ fn purge(
         let detail = format!("{hours} h must pass between retire and purge; {left} min are left");
         return refuse("destroy.purge_after_hours", detail);
     }
-    if usage.circuit_open.is_some() {
-        let detail = "the destroy budget was exceeded; root of this host lets purges through again with \
-                      `ez-node-agent unlock`"
-            .to_owned();
-        return Err(PolicyRefusal { rule: "destroy.circuit", detail, circuit: true });
-    }
+    closed(usage)?;
     let owned = usage.instances.len() as u64;
     let share = owned * u64::from(limits.purge_percent_per_day) / 100;
     let per_day = share.max(u64::from(limits.purge_floor_per_day));

@@ -358,13 +358,20 @@ impl<'t> Reader<'t> {
         let purges_per_10_minutes = self.number_or("destroy.purges_per_10_minutes", any.clone(), 5);
         let purge_percent_per_day = self.number_or("destroy.purge_percent_per_day", 0..=100, 10);
         let purge_floor_per_day = self.number_or("destroy.purge_floor_per_day", any.clone(), 3);
-        let replaces_per_hour = self.number_or("destroy.replaces_per_hour", any, 10);
+        let replaces_per_hour = self.number_or("destroy.replaces_per_hour", any.clone(), 10);
+        let replaces_per_server_per_hour =
+            self.number_or("destroy.replaces_per_server_per_hour", any.clone(), 3);
+        let replace_percent_per_day = self.number_or("destroy.replace_percent_per_day", 0..=100, 25);
+        let replace_floor_per_day = self.number_or("destroy.replace_floor_per_day", any, 5);
         Some(DestroyLimits {
             purge_after_hours: purge_after_hours?,
             purges_per_10_minutes: purges_per_10_minutes?,
             purge_percent_per_day: purge_percent_per_day?,
             purge_floor_per_day: purge_floor_per_day?,
             replaces_per_hour: replaces_per_hour?,
+            replaces_per_server_per_hour: replaces_per_server_per_hour?,
+            replace_percent_per_day: replace_percent_per_day?,
+            replace_floor_per_day: replace_floor_per_day?,
         })
     }
 }

@@ -3,7 +3,7 @@
 //! The policy file belongs to root of this host; the control plane can neither read nor change it,
 //! it only learns a summary. An attacker who owns the portal and its signing key still cannot leave
 //! the VMID range, the storages, bridges and address prefixes named here, cannot create faster than
-//! allowed, and cannot destroy more than a few retired servers a day.
+//! allowed, and cannot destroy more than a few retired servers, or replace more than a share of the disks, a day.
 //!
 //! Everything here is pure: [`evaluate`] looks at the policy, at what the journal says is in use, and
 //! at the order. The file is strict: an unknown key is an error with its line, never ignored.
@@ -26,7 +26,7 @@ use ez_protocol::{
 };
 use ipnet::IpNet;
 
-pub use evaluate::{console, evaluate, image_order};
+pub use evaluate::{console, evaluate, image_order, loss_of};
 pub use file::{load, parse};
 pub use keys::check_change;
 pub use usage::{Usage, UsedInstance};
@@ -61,9 +61,10 @@ pub const RULES: &[&str] = &[
     "destroy.purge_after_hours",
     "destroy.purges_per_10_minutes",
     "destroy.purge_percent_per_day",
+    "destroy.replaces_per_server_per_hour",
     "destroy.replaces_per_hour",
+    "destroy.replace_percent_per_day",
     "destroy.circuit",
-    "destroy.replaces_per_hour",
     "config_keys",
 ];
 
@@ -154,6 +155,12 @@ pub struct DestroyLimits {
     pub purge_floor_per_day: u32,
     /// Most disks that may be replaced by others (rebuild, rollback, restore) in any hour.
     pub replaces_per_hour: u32,
+    /// Most times the disk of one server may be replaced in any hour.
+    pub replaces_per_server_per_hour: u32,
+    /// Most servers that may lose their disk in any 24 h, percent of the VMs in the books …
+    pub replace_percent_per_day: u32,
+    /// … but always at least this many.
+    pub replace_floor_per_day: u32,
 }
 
 /// Why the policy refuses an order.
@@ -200,6 +207,10 @@ impl Policy {
             purges_per_10_minutes: Some(self.destroy.purges_per_10_minutes),
             purge_percent_per_day: Some(self.destroy.purge_percent_per_day),
             purge_floor_per_day: Some(self.destroy.purge_floor_per_day),
+            replaces_per_hour: Some(self.destroy.replaces_per_hour),
+            replaces_per_server_per_hour: Some(self.destroy.replaces_per_server_per_hour),
+            replace_percent_per_day: Some(self.destroy.replace_percent_per_day),
+            replace_floor_per_day: Some(self.destroy.replace_floor_per_day),
         }
     }
 }

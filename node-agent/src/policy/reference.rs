@@ -177,7 +177,25 @@ pub const KEYS: &[Key] = &[
         "destroy.replaces_per_hour",
         Kind::Number,
         Some("10"),
-        "Most disks that may be replaced in any hour: rebuilds, rollbacks to a snapshot, restores of a backup.",
+        "Most disks that may be replaced in any hour: rebuilds, rollbacks to a snapshot, restores of a backup. An order that ended before it touched a disk does not count.",
+    ),
+    key(
+        "destroy.replaces_per_server_per_hour",
+        Kind::Number,
+        Some("3"),
+        "So often the disk of one server may be replaced in any hour.",
+    ),
+    key(
+        "destroy.replace_percent_per_day",
+        Kind::Number,
+        Some("25"),
+        "Most servers that may lose their disk in any 24 h, percent of the servers of this agent; one snapshot or backup that is deleted is a quarter of a disk, and a server counts once however much it loses. Beyond it the circuit opens: nothing is purged, replaced or deleted until root of this host says `ez-node-agent unlock`.",
+    ),
+    key(
+        "destroy.replace_floor_per_day",
+        Kind::Number,
+        Some("5"),
+        "So many servers may always lose their disk in 24 h, however few there are.",
     ),
 ];
 

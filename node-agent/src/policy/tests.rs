@@ -4,12 +4,16 @@ use std::path::Path;
 
 use ez_protocol::{
     InstallId, InstanceId, NodeId, ProvisioningOrderId, UnixMillis,
-    order::{Audience, Cause, Empty, InstanceRef, InstanceSpec, Op, ProvisioningOrder},
+    order::{Action, Audience, Cause, Empty, InstanceRef, InstanceSpec, Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 
 use super::*;
-use crate::{config::Place, pve::ConfigChange};
+use crate::{
+    config::Place,
+    journal::{DISK, Losses},
+    pve::ConfigChange,
+};
 
 const POLICY: &str = r#"
 vmid_first = 1000
@@ -117,6 +121,40 @@ fn ensure(change: impl FnOnce(&mut InstanceSpec)) -> ProvisioningOrder {
     let mut spec = spec();
     change(&mut spec);
     order(Op::Ensure(Box::new(spec)))
+}
+
+/// What one server's neighbours and itself have lost.
+fn lost(hour: u64, here_hour: u64, others_day: u64, here_day: u64) -> Usage {
+    let losses = Losses { hour, here_hour, others_day, here_day };
+    Usage { instances: (1..=3).map(|n| used(n, None)).collect(), losses, ..Usage::default() }
+}
+
+#[test]
+fn one_servers_rebuilds_take_nobody_elses_turn_and_a_days_budget_counts_servers() {
+    let rebuild = ensure(|spec| spec.build = 1);
+    let snapshot = || "before".parse().unwrap();
+    let roll_back = order(Op::Action(Action::SnapshotRollback { name: snapshot() }));
+    let delete = order(Op::Action(Action::SnapshotDelete { name: snapshot() }));
+    for order in [&rebuild, &roll_back] {
+        assert_eq!(rule(&lost(2, 2, 0, DISK), order), None);
+        assert_eq!(rule(&lost(3, 3, 0, DISK), order), Some("destroy.replaces_per_server_per_hour"));
+        assert_eq!(rule(&lost(9, 0, 3 * DISK, 0), order), None);
+        assert_eq!(rule(&lost(10, 0, 3 * DISK, 0), order), Some("destroy.replaces_per_hour"));
+        // Five servers a day; a server that has lost its disk already costs nothing more.
+        assert_eq!(rule(&lost(0, 0, 4 * DISK, 0), order), None);
+        assert_eq!(rule(&lost(0, 0, 4 * DISK, DISK), order), None);
+        assert_eq!(rule(&lost(0, 0, 4 * DISK + 1, 0), order), Some("destroy.replace_percent_per_day"));
+    }
+    // Deleting takes no turn of an hour, but a quarter of a disk of the day.
+    assert_eq!(rule(&lost(10, 3, 4 * DISK, 3), &delete), None);
+    assert_eq!(rule(&lost(0, 0, 5 * DISK, 0), &delete), Some("destroy.replace_percent_per_day"));
+    let refusal = |usage: &Usage| evaluate(&policy(), usage, &rebuild, NOW).unwrap_err();
+    assert!(!refusal(&lost(10, 0, 0, 0)).circuit, "an hour passes by itself");
+    assert!(refusal(&lost(0, 0, 5 * DISK, 0)).circuit);
+    let open = Usage { circuit_open: Some(NOW), ..lost(0, 0, 0, 0) };
+    assert_eq!(rule(&open, &rebuild), Some("destroy.circuit"));
+    assert_eq!(rule(&open, &delete), Some("destroy.circuit"));
+    assert_eq!(rule(&open, &order(Op::Action(Action::Reboot {}))), None);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use ez_protocol::{InstanceId, UnixMillis, order::InstanceSpec};
 
-use crate::journal::{Facts, Phase};
+use crate::journal::{Facts, Losses, Phase};
 
 /// One instance in the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ pub struct Usage {
     pub purges_10min: u64,
     /// Purges accepted in the last 24 h.
     pub purges_day: u64,
-    /// Rebuilds, rollbacks and restores accepted in the last hour.
-    pub replaces_hour: u64,
+    /// What servers have lost lately.
+    pub losses: Losses,
     /// Since when the destroy budget's circuit is open.
     pub circuit_open: Option<UnixMillis>,
 }
@@ -60,7 +60,7 @@ impl From<&Facts> for Usage {
             creates_day: facts.creates_day,
             purges_10min: facts.purges_10min,
             purges_day: facts.purges_day,
-            replaces_hour: facts.replaces_hour,
+            losses: facts.losses,
             circuit_open: facts.circuit_open,
         }
     }

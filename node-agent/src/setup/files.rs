@@ -166,7 +166,10 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          purges_per_10_minutes = 5\n\
          purge_percent_per_day = 10\n\
          purge_floor_per_day   = 3\n\
-         replaces_per_hour     = 10    # rebuilds, rollbacks and restores\n",
+         replaces_per_hour     = 10    # rebuilds, rollbacks and restores\n\
+         replaces_per_server_per_hour = 3\n\
+         replace_percent_per_day = 25    # servers that may lose their disk\n\
+         replace_floor_per_day   = 5\n",
         first = vmids.start(),
         last = vmids.end(),
         pool = wanted.pool,

@@ -99,6 +99,18 @@ pub struct PolicySummary {
     /// So many may be purged in a day however few it has.
     #[prost(uint32, optional, tag = "14")]
     pub purge_floor_per_day: Option<u32>,
+    /// Most disks it lets be replaced in an hour. Absent from older agents, as are the next three.
+    #[prost(uint32, optional, tag = "15")]
+    pub replaces_per_hour: Option<u32>,
+    /// Most times it lets one server's disk be replaced in an hour.
+    #[prost(uint32, optional, tag = "16")]
+    pub replaces_per_server_per_hour: Option<u32>,
+    /// Share of its servers that may lose their disk in a day, percent; one more opens its destroy circuit.
+    #[prost(uint32, optional, tag = "17")]
+    pub replace_percent_per_day: Option<u32>,
+    /// So many may lose it in a day however few there are.
+    #[prost(uint32, optional, tag = "18")]
+    pub replace_floor_per_day: Option<u32>,
 }
 
 /// The server's answer. Only with this is the agent connected.

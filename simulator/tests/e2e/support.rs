@@ -295,6 +295,8 @@ impl Demo {
             ("purges_per_10_minutes = ", 5),
             ("purge_floor_per_day   = ", 3),
             ("replaces_per_hour     = ", 10),
+            ("replaces_per_server_per_hour = ", 3),
+            ("replace_floor_per_day   = ", 5),
         ] {
             let line = format!("{limit}{usual}");
             assert!(wider.contains(&line), "{line} is not in {wider}");

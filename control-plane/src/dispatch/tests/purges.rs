@@ -28,12 +28,12 @@ async fn end(app: &App, node: &TestNode, n: u8) -> Placement {
     place
 }
 
-async fn taken(app: &App, node: &TestNode, id: ProvisioningOrderId) {
+pub(super) async fn taken(app: &App, node: &TestNode, id: ProvisioningOrderId) {
     let kind = AnswerKind::Accepted.into();
     answer(app, node, id, OrderAnswer { kind, order_id: id.to_string(), ..OrderAnswer::default() }).await;
 }
 
-async fn done(app: &App, node: &TestNode, id: ProvisioningOrderId, about: InstanceId) {
+pub(super) async fn done(app: &App, node: &TestNode, id: ProvisioningOrderId, about: InstanceId) {
     let seq = u64::from_be_bytes(id.as_uuid().as_bytes()[8..].try_into().unwrap()) >> 2;
     let seq = seq & i64::MAX.unsigned_abs();
     assert_eq!(record(app, node, event(seq, id, about, EventKind::Succeeded, "")).await, Recorded::New);
@@ -52,7 +52,7 @@ async fn purge(app: &App, places: &[Placement]) -> Vec<ProvisioningOrderId> {
     issued
 }
 
-fn minutes(clock: &ManualClock, n: u64) {
+pub(super) fn minutes(clock: &ManualClock, n: u64) {
     clock.advance(Duration::from_secs(60 * n));
 }
 

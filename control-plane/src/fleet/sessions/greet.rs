@@ -12,7 +12,7 @@ use crate::{
     entropy::{Entropy, EntropyExt as _},
     fleet::{
         ENROLLED_AGAIN, alarms,
-        model::{NodeChange, NodePolicy, NodeState, PurgeLimits, Severity},
+        model::{NodeChange, NodePolicy, NodeState, PurgeLimits, ReplaceLimits, Severity},
         nodes,
     },
     jobs,
@@ -251,6 +251,12 @@ fn policy(hello: &message::Hello) -> NodePolicy {
             per_10_minutes: p.purges_per_10_minutes.map(u64::from),
             percent_per_day: p.purge_percent_per_day.map(u64::from),
             floor_per_day: p.purge_floor_per_day.map(u64::from),
+        },
+        replaces: ReplaceLimits {
+            per_hour: p.replaces_per_hour.map(u64::from),
+            per_server_per_hour: p.replaces_per_server_per_hour.map(u64::from),
+            percent_per_day: p.replace_percent_per_day.map(u64::from),
+            floor_per_day: p.replace_floor_per_day.map(u64::from),
         },
     }
 }

@@ -209,6 +209,12 @@ pub(super) fn problem(error: ActError) -> Problem {
             let detail = "Nothing was done. This server was told too much in the last hour; go on later.";
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_actions", detail).retry_after(600)
         }
+        ActError::Issue(IssueError::Paced { pace, wait }) => {
+            let detail =
+                format!("Nothing was done: {pace}. Try again later; the header Retry-After says when.");
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "replaced_too_often", detail)
+                .retry_after(wait.as_secs().max(1))
+        }
         ActError::Issue(IssueError::Payload(error)) => {
             Problem::input(format!("Nothing was done. The node would not take it: {error}."))
         }

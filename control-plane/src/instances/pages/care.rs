@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::{actor, mine};
 use crate::{
     app::App,
-    dispatch::IssueError,
+    dispatch::{IssueError, Pace},
     instances::{
         ActError, AskError, Asked, Instance, Verb, Wanted, act, care,
         firewall::{self, Written, WrittenRule},
@@ -211,6 +211,15 @@ fn refused(ctx: &Ctx, page: &str, instance: &Instance, error: ActError) -> web::
         ActError::TooManySnapshots(_) => (Tone::Info, "server-snapshots-full"),
         ActError::NotSold => (Tone::Info, "server-no-backups"),
         ActError::ImageNotReady => (Tone::Bad, "server-image-not-ready"),
+        ActError::Issue(IssueError::Paced { pace, .. }) => (
+            Tone::Info,
+            match pace {
+                Pace::ServerHour => "server-replaced-often",
+                Pace::NodeHour => "server-host-replaced-much",
+                Pace::NodeDay => "server-host-replaced-all",
+            },
+        ),
+        ActError::Issue(IssueError::TooMany { .. }) => (Tone::Info, "server-told-much"),
         ActError::Issue(_) | ActError::Spec(_) => {
             tracing::warn!(instance.id = %instance.id, error = %error, "an action could not be ordered");
             (Tone::Bad, "server-node-away")

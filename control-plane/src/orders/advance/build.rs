@@ -159,7 +159,10 @@ impl Desk<'_> {
             Err(
                 error @ (BuildError::Spec(_)
                 | BuildError::Issue(
-                    IssueError::Payload(_) | IssueError::WrongSpec(_) | IssueError::TooMany { .. },
+                    IssueError::Payload(_)
+                    | IssueError::WrongSpec(_)
+                    | IssueError::TooMany { .. }
+                    | IssueError::Paced { .. },
                 )),
             ) => {
                 tracing::error!(order.id = %order.id, error = %error, "a paid order cannot be built");
