@@ -87,7 +87,8 @@ pub struct Sight {
 const LOOKS_EVERY: Duration = Duration::from_secs(15);
 
 /// When a server's observed state was last known to hold. An agent reports changes, not sameness: as long as it is
-/// there and silent about a server, the server is as it was at the agent's last look.
+/// there, looks and is silent about a server, the server is as it was at the agent's last look. One that cannot look (a
+/// token that Proxmox refuses, a damaged journal) says when it last could, and its signs of life tell nothing more.
 ///
 /// # Errors
 /// Those of the query.
@@ -105,11 +106,14 @@ pub async fn sight(
 
 /// The same for a server whose node was read before.
 pub(super) fn sight_from(instance: &Instance, node: Option<&fleet::NodeRow>, now: UnixMillis) -> Sight {
-    let fresh = node.is_some_and(|node| node.presence(now) == Presence::Online);
+    let blind_since = node.and_then(|node| node.blind_since);
+    let fresh =
+        blind_since.is_none() && node.is_some_and(|node| node.presence(now) == Presence::Online);
     let heard = node.and_then(|node| node.last_seen_at).map(|at| at.minus(LOOKS_EVERY));
-    let at = match (instance.observed_at, heard) {
-        (Some(seen), Some(heard)) if fresh => Some(seen.max(heard)),
-        (seen, _) => seen,
+    let at = match (instance.observed_at, heard, blind_since) {
+        (Some(seen), _, Some(looked)) => Some(seen.max(looked)),
+        (Some(seen), Some(heard), None) if fresh => Some(seen.max(heard)),
+        (seen, _, _) => seen,
     };
     Sight { at, fresh: fresh && instance.observed_at.is_some() }
 }

@@ -27,6 +27,7 @@ struct Report {
     seq: u64,
     base: Option<u64>,
     observed_at_ms: i64,
+    blind_since_ms: Option<i64>,
     instances: BTreeMap<String, InstanceState>,
     removed: Vec<String>,
     host: Option<HostState>,
@@ -84,6 +85,7 @@ fn of_snapshot(part: StateSnapshot) -> Report {
         seq: part.seq,
         base: None,
         observed_at_ms: part.observed_at_ms,
+        blind_since_ms: part.blind_since_ms,
         instances: by_id(part.instances),
         removed: Vec::new(),
         host: part.host,
@@ -96,6 +98,7 @@ fn of_delta(part: StateDelta) -> Report {
         seq: part.seq,
         base: Some(part.base_seq),
         observed_at_ms: part.observed_at_ms,
+        blind_since_ms: part.blind_since_ms,
         instances: by_id(part.changed),
         removed: part.removed,
         host: part.host,
@@ -117,6 +120,7 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                         reports::record_host(tx, at, node, host).await?;
                         images::seen(tx, at, node, &host.image_builds).await?;
                     }
+                    reports::record_sight(tx, node, report.blind_since_ms).await?;
                     let seen: Vec<InstanceState> = report.instances.into_values().collect();
                     let observed_at = UnixMillis(report.observed_at_ms);
                     reports::record_instances(tx, at, node, &seen, observed_at).await?;

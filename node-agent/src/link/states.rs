@@ -38,12 +38,14 @@ struct Inner {
     seq: u64,
     /// The host as it was told last.
     host: HostState,
+    /// Whether it was told that the servers cannot be looked at.
+    blind: bool,
 }
 
 impl Reports {
     pub(super) fn new(agent: &Agent) -> Self {
         Self {
-            inner: Mutex::new(Inner { observer: Observer::new(agent), seq: 0, host: HostState::default() }),
+            inner: Mutex::new(Inner { observer: Observer::new(agent), seq: 0, host: HostState::default(), blind: false }),
             resync: Notify::new(),
         }
     }
@@ -99,12 +101,16 @@ async fn snapshot(
     inner.observer.look(agent, true).await;
     inner.host.clone_from(&host);
     inner.seq += 1;
+    let blind = inner.observer.blind_since_ms();
+    inner.blind = blind.is_some();
     let message = StateSnapshot {
         report_epoch: agent.report_epoch.clone(),
         seq: inner.seq,
-        observed_at_ms: observed_at.0,
+        // What is told again because nothing else can be seen is as old as it is.
+        observed_at_ms: blind.unwrap_or(observed_at.0),
         instances: inner.observer.all(),
         host: Some(host),
+        blind_since_ms: blind,
     };
     send(connection, FrameType::StateSnapshot, &message).await
 }
@@ -117,9 +123,11 @@ async fn delta(
 ) -> Result<(), StreamError> {
     let observed_at = agent.clock.now();
     let changes = inner.observer.look(agent, false).await;
-    if changes.is_empty() && host.is_none() {
+    let blind = inner.observer.blind_since_ms();
+    if changes.is_empty() && host.is_none() && blind.is_some() == inner.blind {
         return Ok(());
     }
+    inner.blind = blind.is_some();
     if let Some(host) = &host {
         inner.host.clone_from(host);
     }
@@ -133,6 +141,7 @@ async fn delta(
         changed: changes.changed,
         removed: changes.removed,
         host,
+        blind_since_ms: blind,
     };
     send(connection, FrameType::StateDelta, &message).await
 }

@@ -9,7 +9,7 @@ mod host;
 use std::collections::{BTreeMap, HashMap};
 
 use ez_protocol::{
-    InstanceId,
+    InstanceId, UnixMillis,
     marker::Marker,
     message::{HostState, InstanceState},
     order::InstanceSpec,
@@ -31,6 +31,10 @@ pub struct Observer {
     next_gen: u64,
     /// The next look tells everything.
     again: bool,
+    /// When the servers were last looked at with success.
+    looked_at: Option<UnixMillis>,
+    /// Whether the last look failed.
+    blind: bool,
     host: Option<HostState>,
 }
 
@@ -64,16 +68,33 @@ impl Observer {
     }
 
     /// Looks at all servers. `full` reads every configuration anew. What cannot be read is left as
-    /// it was seen last: silence of the hypervisor is no state of a server.
+    /// it was seen last: silence of the hypervisor is no state of a server, and neither is it a look.
     pub async fn look(&mut self, agent: &Agent, full: bool) -> Changes {
-        let Some(works) = &agent.works else { return Changes::default() };
-        match self.try_look(agent, works, full).await {
-            Ok(changes) => changes,
+        let began = agent.clock.now();
+        let seen = match &agent.works {
+            Some(works) => self.try_look(agent, works, full).await,
+            None => Err("the journal is damaged".to_owned()),
+        };
+        self.came_to(began, seen)
+    }
+
+    fn came_to(&mut self, began: UnixMillis, seen: Result<Changes, String>) -> Changes {
+        self.blind = seen.is_err();
+        match seen {
+            Ok(changes) => {
+                self.looked_at = Some(began);
+                changes
+            }
             Err(error) => {
                 tracing::warn!(error, "the servers could not be looked at");
                 Changes::default()
             }
         }
+    }
+
+    /// While the servers cannot be looked at: when they last were, 0 for never.
+    pub fn blind_since_ms(&self) -> Option<i64> {
+        self.blind.then(|| self.looked_at.map_or(0, |at| at.0))
     }
 
     async fn try_look(&mut self, agent: &Agent, works: &Works, full: bool) -> Result<Changes, String> {
@@ -220,6 +241,19 @@ mod tests {
         assert!(same(&state("running", 10), &state("running", 25)));
         assert!(!same(&state("running", 25), &state("running", 3)));
         assert!(!same(&state("running", 25), &state("stopped", 0)));
+    }
+
+    #[test]
+    fn who_cannot_look_says_when_it_last_could() {
+        let mut observer = Observer::default();
+        assert_eq!(observer.blind_since_ms(), None, "nothing was tried yet");
+        observer.came_to(UnixMillis(1_000), Err("401".to_owned()));
+        assert_eq!(observer.blind_since_ms(), Some(0), "never");
+        observer.came_to(UnixMillis(2_000), Ok(Changes::default()));
+        assert_eq!(observer.blind_since_ms(), None);
+        observer.came_to(UnixMillis(3_000), Err("401".to_owned()));
+        observer.came_to(UnixMillis(4_000), Err("401".to_owned()));
+        assert_eq!(observer.blind_since_ms(), Some(2_000));
     }
 
     #[test]

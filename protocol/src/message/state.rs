@@ -18,6 +18,10 @@ pub struct StateSnapshot {
     /// The host.
     #[prost(message, optional, tag = "5")]
     pub host: Option<HostState>,
+    /// Where the servers cannot be looked at now: when they last were, 0 for never. Absent while they are looked at, and
+    /// from older agents.
+    #[prost(int64, optional, tag = "6")]
+    pub blind_since_ms: Option<i64>,
 }
 
 /// What changed since the report before.
@@ -44,6 +48,9 @@ pub struct StateDelta {
     /// The host, if it changed.
     #[prost(message, optional, tag = "7")]
     pub host: Option<HostState>,
+    /// As in a snapshot.
+    #[prost(int64, optional, tag = "8")]
+    pub blind_since_ms: Option<i64>,
 }
 
 /// One instance as seen.

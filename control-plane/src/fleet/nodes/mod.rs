@@ -64,6 +64,8 @@ pub struct NodeRow {
     pub reported_at: Option<UnixMillis>,
     /// When it was last heard of; while it is connected this is the sign of life of the process that holds it.
     pub last_seen_at: Option<UnixMillis>,
+    /// Where its agent cannot look at its servers: when it last could, 0 for never.
+    pub blind_since: Option<UnixMillis>,
     /// When it was revoked, if it is.
     pub revoked_at: Option<UnixMillis>,
     /// Since when it is connected.

@@ -187,6 +187,18 @@ async fn raise_warnings(
     Ok(())
 }
 
+/// Stores whether an agent can look at its servers now, and if not, when it last could.
+///
+/// # Errors
+/// Those of the database.
+pub async fn record_sight(
+    tx: &mut AnyConnection,
+    node: NodeId,
+    blind_since_ms: Option<i64>,
+) -> Result<(), DbError> {
+    store::set_blind_since(tx, node, blind_since_ms).await
+}
+
 /// Stores what an agent sees of servers. What it means for them is decided by `instances`; here only
 /// their places matter: one that is seen where it has no place is a stray.
 ///

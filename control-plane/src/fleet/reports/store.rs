@@ -45,6 +45,19 @@ pub(super) async fn set_position(
     one_row(done)
 }
 
+pub(super) async fn set_blind_since(
+    tx: &mut AnyConnection,
+    node: NodeId,
+    since_ms: Option<i64>,
+) -> Result<(), DbError> {
+    sqlx::query("UPDATE nodes SET blind_since = $1 WHERE id = $2")
+        .bind(since_ms)
+        .bind(node.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Makes the row of a node's capacity this transaction's until it ends.
 pub(super) async fn hold_capacity(tx: &mut AnyConnection, node: NodeId) -> Result<(), DbError> {
     sqlx::query("UPDATE node_capacity SET updated_at = updated_at WHERE node_id = $1")

@@ -49,6 +49,7 @@ pub(super) fn snapshot(seq: u64) -> Frame {
         observed_at_ms: 1,
         instances: Vec::new(),
         host: Some(host(5)),
+        blind_since_ms: None,
     };
     Frame::new(FrameType::StateSnapshot, &message)
 }

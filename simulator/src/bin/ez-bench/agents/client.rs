@@ -206,6 +206,7 @@ impl Agent {
             observed_at_ms: SystemWall.now_ms(),
             instances: Vec::new(),
             host: Some(host()),
+            blind_since_ms: None,
         };
         report(connection, FrameType::StateSnapshot, &snapshot).await
     }
@@ -231,6 +232,7 @@ impl Agent {
             changed: Vec::new(),
             removed: Vec::new(),
             host: Some(host()),
+            blind_since_ms: None,
         };
         report(connection, FrameType::StateDelta, &delta).await
     }
