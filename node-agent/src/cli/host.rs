@@ -32,7 +32,7 @@ pub(super) fn address(config: &Config, token_file: &Path) -> anyhow::Result<PveA
 pub(super) fn connect(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
     let address = address(config, &config.pve_token_file)?;
     let client = ProxmoxHypervisor::new(&address, &config.pve_node).context("the Proxmox VE client")?;
-    Ok(Arc::new(client))
+    Ok(Arc::new(client.rereading(&config.pve_token_file)))
 }
 
 /// First-boot files in the snippet directory.

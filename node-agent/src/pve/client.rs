@@ -8,8 +8,9 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -73,7 +74,8 @@ impl fmt::Debug for PveAddress {
 pub struct PveHttp {
     http: HyperClient<PinnedConnector, Full<Bytes>>,
     base: Arc<str>,
-    authorization: HeaderValue,
+    authorization: Arc<RwLock<HeaderValue>>,
+    token_file: Option<Arc<Path>>,
 }
 
 impl fmt::Debug for PveHttp {
@@ -93,17 +95,7 @@ impl PveHttp {
         if url.scheme() != "https" || url.host().is_none() || !url.path().trim_end_matches('/').is_empty() {
             return Err(invalid(format!("{}: an https address without a path is wanted", address.url)));
         }
-        let plain = address.token.bytes().all(|b| b.is_ascii_graphic());
-        let whole = address.token.split_once('=').is_some_and(|(id, secret)| {
-            !secret.is_empty()
-                && id.split_once('!').is_some_and(|(user, name)| user.contains('@') && !name.is_empty())
-        });
-        if !plain || !whole {
-            return Err(invalid("the API token is not of the form user@realm!name=secret".into()));
-        }
-        let mut authorization = HeaderValue::from_str(&format!("PVEAPIToken={}", address.token))
-            .map_err(|_| invalid("the API token cannot stand in a header".into()))?;
-        authorization.set_sensitive(true);
+        let authorization = Arc::new(RwLock::new(authorization(&address.token)?));
         let tls = pinned_config(address.fingerprint).map_err(|e| invalid(e.to_string()))?;
         let connector = PinnedConnector { tls: TlsConnector::from(Arc::new(tls)) };
         let http = HyperClient::builder(TokioExecutor::new())
@@ -111,7 +103,32 @@ impl PveHttp {
             .pool_idle_timeout(IDLE)
             .build(connector);
         let base = format!("{}/api2/json", address.url.trim_end_matches('/')).into();
-        Ok(Self { http, base, authorization })
+        Ok(Self { http, base, authorization, token_file: None })
+    }
+
+    /// The same, which reads this file again when Proxmox does not know the token: `setup` may have made another one
+    /// while the agent runs.
+    #[must_use]
+    pub fn rereading(mut self, token_file: &Path) -> Self {
+        self.token_file = Some(token_file.into());
+        self
+    }
+
+    fn authorization(&self) -> HeaderValue {
+        self.authorization.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes up the token in the file; `false` if it is the one that was refused.
+    fn reread(&self, refused: &HeaderValue) -> bool {
+        let Some(file) = &self.token_file else { return false };
+        let Ok(text) = std::fs::read_to_string(file) else { return false };
+        let Ok(fresh) = authorization(text.trim()) else { return false };
+        if fresh == *refused {
+            return false;
+        }
+        tracing::info!(file = %file.display(), "Proxmox VE does not know the token any more; a new one was found");
+        *self.authorization.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        true
     }
 
     /// Calls `path` (below `/api2/json`, parts already escaped) and decodes `data`.
@@ -132,22 +149,44 @@ impl PveHttp {
         let uri: Uri = format!("{}{path}{mark}{query}", self.base)
             .parse()
             .map_err(|e: http::uri::InvalidUri| invalid(e.to_string()))?;
-        let writes = method != HttpMethod::GET;
+        let body = Bytes::from(body);
+        let authorization = self.authorization();
+        let mut answer = self.ask(&call, &method, &uri, &body, authorization.clone()).await?;
+        // Whoever is not known has done nothing, so it may be asked again.
+        if answer.status == 401 && self.reread(&authorization) {
+            answer = self.ask(&call, &method, &uri, &body, self.authorization()).await?;
+        }
+        decode(&call, answer)
+    }
+
+    async fn ask(
+        &self,
+        call: &str,
+        method: &HttpMethod,
+        uri: &Uri,
+        body: &Bytes,
+        authorization: HeaderValue,
+    ) -> Result<RawAnswer, PveError> {
         let mut request = Request::builder()
-            .method(&method)
+            .method(method)
             .uri(uri)
-            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::AUTHORIZATION, authorization)
             .header(header::ACCEPT, "application/json");
-        if matches!(method, HttpMethod::POST | HttpMethod::PUT) {
+        if matches!(*method, HttpMethod::POST | HttpMethod::PUT) {
             request = request
                 .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
                 .header(header::CONTENT_LENGTH, body.len());
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| invalid(e.to_string()))?;
-        let limit = if writes { WRITE_LIMIT } else { READ_LIMIT };
-        match tokio::time::timeout(limit, self.exchange(&call, request)).await {
-            Ok(answer) => decode(&call, answer?),
-            Err(_) => Err(PveError::OutcomeUnknown { call, reason: format!("no answer within {limit:?}") }),
+        let request = request
+            .body(Full::new(body.clone()))
+            .map_err(|error| PveError::Invalid(format!("{call}: {error}")))?;
+        let limit = if *method == HttpMethod::GET { READ_LIMIT } else { WRITE_LIMIT };
+        match tokio::time::timeout(limit, self.exchange(call, request)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let (call, reason) = (call.to_owned(), format!("no answer within {limit:?}"));
+                Err(PveError::OutcomeUnknown { call, reason })
+            }
         }
     }
 
@@ -171,6 +210,23 @@ impl PveHttp {
         })?;
         Ok(RawAnswer { status: status.as_u16(), reason, body: body.to_bytes() })
     }
+}
+
+/// The header that says who asks.
+fn authorization(token: &str) -> Result<HeaderValue, PveError> {
+    let invalid = |what: &str| PveError::Invalid(what.to_owned());
+    let plain = token.bytes().all(|b| b.is_ascii_graphic());
+    let whole = token.split_once('=').is_some_and(|(id, secret)| {
+        !secret.is_empty()
+            && id.split_once('!').is_some_and(|(user, name)| user.contains('@') && !name.is_empty())
+    });
+    if !plain || !whole {
+        return Err(invalid("the API token is not of the form user@realm!name=secret"));
+    }
+    let mut value = HeaderValue::from_str(&format!("PVEAPIToken={token}"))
+        .map_err(|_| invalid("the API token cannot stand in a header"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Status, reason phrase and body of an answer.

@@ -143,7 +143,8 @@ pub async fn setup(
     }
     talk.say("the agent's token has all the rights it needs".to_owned());
     talk.say(format!(
-        "next: look at {}, then ez-node-agent join https://<control plane>:7443",
+        "next: look at {}, then, on a new host, ez-node-agent join https://<control plane>:7443; where the agent runs \
+         already, systemctl restart ez-node-agent",
         wanted.policy_file.display()
     ));
     Ok(())

@@ -214,6 +214,24 @@ async fn only_the_pinned_certificate_is_spoken_to() {
 }
 
 #[tokio::test]
+async fn a_token_that_setup_has_made_anew_is_taken_up() {
+    let (dir, version) = (tempfile::tempdir().unwrap(), || ok(json!({"version": "9.2.11", "release": "9.2"})));
+    let file = dir.path().join("pve-token");
+    let unknown = || failed(401, "authentication failure");
+    let server = serve(vec![unknown(), unknown(), version()]).await;
+    let pve = hypervisor(&server).rereading(&file);
+    std::fs::write(&file, TOKEN).unwrap();
+    let error = pve.version().await.unwrap_err();
+    assert!(matches!(error, PveError::Unauthorized { .. }), "the same token is not tried twice: {error}");
+    let fresh = TOKEN.replace("00000000-", "11111111-");
+    std::fs::write(&file, format!("{fresh}\n")).unwrap();
+    pve.version().await.unwrap();
+    let seen = server.seen.lock().unwrap();
+    assert_eq!(seen.len(), 3);
+    assert!(seen[1].0.contains(TOKEN) && seen[2].0.contains(&fresh));
+}
+
+#[tokio::test]
 async fn nobody_there_means_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());

@@ -51,6 +51,12 @@ impl ProxmoxHypervisor {
         Ok(Self { http: PveHttp::new(address)?, node: node.to_owned() })
     }
 
+    /// The same, which reads its token from this file again when Proxmox does not know it any more.
+    #[must_use]
+    pub fn rereading(self, token_file: &std::path::Path) -> Self {
+        Self { http: self.http.rereading(token_file), ..self }
+    }
+
     /// Name of the node.
     pub fn node_name(&self) -> &str {
         &self.node
