@@ -24,13 +24,21 @@ impl Talk for Terminal {
     }
 
     fn confirm(&mut self) -> bool {
-        if !io::stdin().is_terminal() {
-            return true;
-        }
-        message("Go on? [y/N]");
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+        consent(io::stdin().is_terminal(), || {
+            let mut answer = String::new();
+            io::stdin().read_line(&mut answer).ok().map(|_| answer)
+        })
     }
+}
+
+/// Whether a person said yes. Where nobody can be asked nobody did.
+fn consent(terminal: bool, answer: impl FnOnce() -> Option<String>) -> bool {
+    if !terminal {
+        message("standard input is no terminal, so nobody can be asked: say --yes if you mean it");
+        return false;
+    }
+    message("Go on? [y/N]");
+    answer().is_some_and(|answer| matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) async fn setup(args: &SetupArgs, config: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -76,4 +84,17 @@ pub(super) async fn repair(config: &Config) -> anyhow::Result<ExitCode> {
         tokio::time::sleep(PAUSE).await;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::consent;
+
+    #[test]
+    fn where_nobody_can_be_asked_nothing_is_done() {
+        assert!(!consent(false, || panic!("nobody is asked")));
+        assert!(!consent(true, || Some("\n".to_owned())));
+        assert!(!consent(true, || None));
+        assert!(consent(true, || Some("y\n".to_owned())));
+    }
 }
