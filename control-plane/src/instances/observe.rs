@@ -25,6 +25,9 @@ use crate::{
 /// The alarm about an order that was given up and came to life.
 const REVIVED: &str = "order_revived";
 
+/// The alarm about a server that its host does not have any more.
+const MISSING: &str = "server_missing";
+
 /// One server as its node saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -55,6 +58,7 @@ pub async fn observe(
         let Some(state) = store::put_observed(tx, item.instance, node, &item.power, at).await? else {
             continue;
         };
+        miss(tx, at, node, item, state).await?;
         let event = match item.power.as_str() {
             "running" | "paused" => InstanceEvent::SeenOn,
             "stopped" => InstanceEvent::SeenOff,
@@ -71,6 +75,34 @@ pub async fn observe(
             }
         }
     }
+    Ok(())
+}
+
+/// A server that is sold and that its host does not have any more: somebody removed it there by hand, or its storage is
+/// gone. The alarm ends when the server is seen again, or is over.
+async fn miss(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    item: &Seen,
+    state: InstanceState,
+) -> Result<(), DbError> {
+    let subject = item.instance.to_string();
+    if item.power != "absent" || !state.is_live() {
+        return alarms::clear(tx, at, MISSING, &subject).await;
+    }
+    // A rebuild or a restore takes it away for a while; every full report tells it again.
+    if store::open_action(tx, item.instance).await?.is_some() {
+        return Ok(());
+    }
+    let detail = format!(
+        "Its host says that server {subject} is not there any more, and nobody ordered that. Look on the host what became \
+         of its VM and its disk; a backup can be restored there, or the server rebuilt or deleted."
+    );
+    let severity = fleet::Severity::Critical;
+    let alarm =
+        alarms::New { kind: MISSING, subject: &subject, severity, node: Some(node), detail: &detail };
+    alarms::hold(tx, at, alarm).await?;
     Ok(())
 }
 
@@ -156,6 +188,7 @@ pub(super) async fn provisioning(
         {
             // Before its place is given back: only reports from where a server lives count.
             store::put_observed(tx, instance.id, record.node, "absent", at).await?;
+            alarms::clear(tx, at, MISSING, &instance.id.to_string()).await?;
             fleet::release(tx, at, instance.id, Release::Gone).await?;
             let instance = Instance { purged_at: Some(at), ..instance };
             change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())

@@ -289,6 +289,34 @@ async fn what_waits_for_a_restart_says_so_until_the_server_was_off() {
 }
 
 #[tokio::test]
+async fn a_server_that_its_host_does_not_have_any_more_rings_until_it_is_back() {
+    db::testing::each_database(async |db| {
+        let farm = Farm::open(db).await;
+        let instance = farm.server().await;
+        let seen_as = async |power: &str| {
+            farm.clock.advance(Duration::from_secs(30));
+            let (at, node) = (farm.app.clock.now(), farm.node.id);
+            let seen = [Seen { instance: instance.id, power: power.into() }];
+            farm.app
+                .db
+                .write(move |tx| Box::pin(async move { observe(tx, at, node, &seen).await }))
+                .await
+                .unwrap();
+            let mut connection = farm.app.db.read().await.unwrap();
+            fleet::alarms::open_subjects(&mut connection, "server_missing").await.unwrap().len()
+        };
+        let rebuild = farm.press(instance.id, Verb::Rebuild(rocky())).await.unwrap();
+        assert_eq!(seen_as("absent").await, 0, "a rebuild takes it away for a while");
+        farm.node_says(order_of(&rebuild), EventKind::Succeeded, seen("running")).await;
+        assert_eq!(seen_as("running").await, 0);
+        assert_eq!(seen_as("absent").await, 1, "deleted by hand");
+        assert_eq!(seen_as("absent").await, 1);
+        assert_eq!(seen_as("stopped").await, 0, "restored by hand");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_built_server_counts_as_built_however_many_changes_of_it_came_to_nothing() {
     db::testing::each_database(async |db| {
         let farm = Farm::open(db).await;
