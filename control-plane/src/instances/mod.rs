@@ -32,6 +32,7 @@ mod show;
 mod standing;
 mod store;
 mod suspend;
+mod told;
 #[cfg(test)]
 pub(crate) mod tests;
 

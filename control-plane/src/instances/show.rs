@@ -7,7 +7,11 @@ use sqlx::AnyConnection;
 
 use super::{
     ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes, observe::sight_from,
-    progress, settings::store as settings_store, sight, store, verb_fits, wishes,
+    progress,
+    settings::store as settings_store,
+    sight, store,
+    told::{self, Told},
+    verb_fits, wishes,
 };
 use crate::{
     accounts, billing, catalog,
@@ -319,7 +323,11 @@ pub(super) async fn head(
         None => None,
     };
     let live = instance.state.is_live();
-    let mut notices = notices(instance, &wishes, newest.as_ref(), sight);
+    let failure = match &newest {
+        Some(action) => told::of(connection, action).await?,
+        None => None,
+    };
+    let mut notices = notices(instance, &wishes, (newest.as_ref(), failure), sight);
     if let Some(newest) = newest.filter(|_| live)
         && waits_for_boot(connection, &newest).await?
     {
@@ -360,7 +368,10 @@ fn locked(wishes: &Wishes, busy: bool) -> Option<&'static str> {
     }
 }
 
-fn notices(instance: &Instance, wishes: &Wishes, newest: Option<&ActionRow>, sight: Sight) -> Vec<Notice> {
+/// The newest action, and what to say about it if it failed.
+type Newest<'a> = (Option<&'a ActionRow>, Option<Told>);
+
+fn notices(instance: &Instance, wishes: &Wishes, newest: Newest<'_>, sight: Sight) -> Vec<Notice> {
     let say = |tone, code, at| Notice { tone, code, at, detail: None };
     let mut notices = Vec::new();
     match instance.state {
@@ -390,7 +401,7 @@ fn notices(instance: &Instance, wishes: &Wishes, newest: Option<&ActionRow>, sig
 }
 
 /// What is worth a sentence until something else happens.
-fn passing(instance: &Instance, wishes: &Wishes, newest: Option<&ActionRow>, sight: Sight) -> Option<Notice> {
+fn passing(instance: &Instance, wishes: &Wishes, (newest, failure): Newest<'_>, sight: Sight) -> Option<Notice> {
     let say = |tone, code, at| Some(Notice { tone, code, at, detail: None });
     if !sight.fresh {
         return say("wait", "node-away", sight.at);
@@ -399,17 +410,14 @@ fn passing(instance: &Instance, wishes: &Wishes, newest: Option<&ActionRow>, sig
     if let Some(failed) = newest
         .filter(|action| action.state == ActionState::Failed && action.kind != "create" && !wishes.disk_lost)
     {
-        let refused = failed
-            .error
-            .as_deref()
-            .is_some_and(|error| error.starts_with(char::is_uppercase) && error.contains(": "));
+        let refused = failure.is_some_and(|failure| failure.refused);
         // What puts another disk in the place of the old one may have begun with that.
         let code = match (failed.kind.as_str(), refused) {
             ("snapshot_rollback" | "backup_restore", false) => "disk-action-failed",
             (_, true) => "action-refused",
             (_, false) => "action-failed",
         };
-        return Some(Notice { detail: failed.error.clone(), ..say("bad", code, failed.finished_at)? });
+        return Some(Notice { detail: failure.map(|failure| failure.words.to_owned()), ..say("bad", code, failed.finished_at)? });
     }
     if instance.usable_at.is_none() && instance.state == InstanceState::Running {
         return say("info", "started-not-confirmed", None);

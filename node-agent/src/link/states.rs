@@ -45,7 +45,12 @@ struct Inner {
 impl Reports {
     pub(super) fn new(agent: &Agent) -> Self {
         Self {
-            inner: Mutex::new(Inner { observer: Observer::new(agent), seq: 0, host: HostState::default(), blind: false }),
+            inner: Mutex::new(Inner {
+                observer: Observer::new(agent),
+                seq: 0,
+                host: HostState::default(),
+                blind: false,
+            }),
             resync: Notify::new(),
         }
     }

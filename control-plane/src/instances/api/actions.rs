@@ -19,7 +19,7 @@ use crate::{
     dispatch::{IssueError, QueueView},
     instances::{
         ActError, ActionRow, ActionState, AskError, Asked, Progress, Wanted, act, action, actions,
-        progress_of, reset_password,
+        progress_of, reset_password, told,
     },
 };
 
@@ -92,6 +92,8 @@ pub(super) async fn action_body(
         Some(order) => progress_of(connection, order).await?,
         None => None,
     };
+    let failed = action.state == ActionState::Failed;
+    let error = told.as_ref().filter(|_| failed).map(|(record, _)| told::about(record).words.to_owned());
     let takes_effect = told.as_ref().and_then(|(record, _)| record.facts.as_ref()?.password.clone());
     let steps = told.map(|(_, steps)| steps).unwrap_or_default().into_iter().map(|step| StepBody {
         name: step.name,
@@ -118,7 +120,7 @@ pub(super) async fn action_body(
             ActionState::Failed => "error",
         },
         provisioning_order_id: action.provisioning_order.map(|id| id.to_string()),
-        error: action.error,
+        error,
         password: None,
         takes_effect,
         started_at: action.started_at.0,

@@ -215,7 +215,8 @@ async fn only_the_pinned_certificate_is_spoken_to() {
 
 #[tokio::test]
 async fn a_token_that_setup_has_made_anew_is_taken_up() {
-    let (dir, version) = (tempfile::tempdir().unwrap(), || ok(json!({"version": "9.2.11", "release": "9.2"})));
+    let (dir, version) =
+        (tempfile::tempdir().unwrap(), || ok(json!({"version": "9.2.11", "release": "9.2"})));
     let file = dir.path().join("pve-token");
     let unknown = || failed(401, "authentication failure");
     let server = serve(vec![unknown(), unknown(), version()]).await;
