@@ -32,9 +32,9 @@ mod show;
 mod standing;
 mod store;
 mod suspend;
-mod told;
 #[cfg(test)]
 pub(crate) mod tests;
+mod told;
 
 use std::collections::BTreeMap;
 

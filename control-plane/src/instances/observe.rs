@@ -100,8 +100,7 @@ async fn miss(
          of its VM and its disk; a backup can be restored there, or the server rebuilt or deleted."
     );
     let severity = fleet::Severity::Critical;
-    let alarm =
-        alarms::New { kind: MISSING, subject: &subject, severity, node: Some(node), detail: &detail };
+    let alarm = alarms::New { kind: MISSING, subject: &subject, severity, node: Some(node), detail: &detail };
     alarms::hold(tx, at, alarm).await?;
     Ok(())
 }
@@ -139,8 +138,7 @@ pub async fn sight(
 /// The same for a server whose node was read before.
 pub(super) fn sight_from(instance: &Instance, node: Option<&fleet::NodeRow>, now: UnixMillis) -> Sight {
     let blind_since = node.and_then(|node| node.blind_since);
-    let fresh =
-        blind_since.is_none() && node.is_some_and(|node| node.presence(now) == Presence::Online);
+    let fresh = blind_since.is_none() && node.is_some_and(|node| node.presence(now) == Presence::Online);
     let heard = node.and_then(|node| node.last_seen_at).map(|at| at.minus(LOOKS_EVERY));
     let at = match (instance.observed_at, heard, blind_since) {
         (Some(seen), _, Some(looked)) => Some(seen.max(looked)),

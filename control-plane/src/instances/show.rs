@@ -6,7 +6,8 @@ use ez_protocol::{AccountId, NodeId, UnixMillis, order::PowerVerb};
 use sqlx::AnyConnection;
 
 use super::{
-    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes, observe::sight_from,
+    ActionRow, ActionState, Instance, InstanceState, Sight, StepProgress, Wishes,
+    observe::sight_from,
     progress,
     settings::store as settings_store,
     sight, store,
@@ -401,7 +402,12 @@ fn notices(instance: &Instance, wishes: &Wishes, newest: Newest<'_>, sight: Sigh
 }
 
 /// What is worth a sentence until something else happens.
-fn passing(instance: &Instance, wishes: &Wishes, (newest, failure): Newest<'_>, sight: Sight) -> Option<Notice> {
+fn passing(
+    instance: &Instance,
+    wishes: &Wishes,
+    (newest, failure): Newest<'_>,
+    sight: Sight,
+) -> Option<Notice> {
     let say = |tone, code, at| Some(Notice { tone, code, at, detail: None });
     if !sight.fresh {
         return say("wait", "node-away", sight.at);
@@ -417,7 +423,10 @@ fn passing(instance: &Instance, wishes: &Wishes, (newest, failure): Newest<'_>, 
             (_, true) => "action-refused",
             (_, false) => "action-failed",
         };
-        return Some(Notice { detail: failure.map(|failure| failure.words.to_owned()), ..say("bad", code, failed.finished_at)? });
+        return Some(Notice {
+            detail: failure.map(|failure| failure.words.to_owned()),
+            ..say("bad", code, failed.finished_at)?
+        });
     }
     if instance.usable_at.is_none() && instance.state == InstanceState::Running {
         return say("info", "started-not-confirmed", None);

@@ -22,10 +22,7 @@ pub(super) struct Told {
 ///
 /// # Errors
 /// Those of the query.
-pub(super) async fn of(
-    connection: &mut AnyConnection,
-    action: &ActionRow,
-) -> Result<Option<Told>, DbError> {
+pub(super) async fn of(connection: &mut AnyConnection, action: &ActionRow) -> Result<Option<Told>, DbError> {
     if action.state != ActionState::Failed {
         return Ok(None);
     }
@@ -50,7 +47,9 @@ pub(super) fn about(record: &ProvisioningRecord) -> Told {
         (_, Some("retryable")) => "The server's host was busy or did not answer. Try again in a few minutes.",
         (_, Some("capacity")) => "The server's host has no room for it now. Try again later, or ask us.",
         (_, Some("policy")) => "The server's host does not allow it. Ask us if you need it.",
-        (_, Some("template")) => "The image is not usable on the server's host now. Choose another, or ask us.",
+        (_, Some("template")) => {
+            "The image is not usable on the server's host now. Choose another, or ask us."
+        }
         (_, Some("user")) => {
             "What it was to work with is not there, or the server is not in a state for it. Look at the server, then try again."
         }

@@ -35,7 +35,7 @@ pub(super) async fn journal(
     limit: u32,
 ) -> anyhow::Result<ExitCode> {
     let path = config.journal_file();
-    if !path.exists() {
+    if !super::is_there(&path)? {
         message(&format!("there is no journal at {} yet: the agent has not run here", path.display()));
         return Ok(ExitCode::from(3));
     }

@@ -22,7 +22,7 @@ mod status;
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -101,10 +101,11 @@ enum Command {
     /// Look at one provisioning order, or decide about one that is stuck.
     #[command(subcommand)]
     Order(OrderCommand),
-    /// Let purges through again after the destroy budget was exceeded.
+    /// Let orders that destroy something through again after the destroy budget was exceeded.
     ///
-    /// Once an order was refused with CIRCUIT_OPEN every purge is refused until this was said. Find out first who wanted
-    /// so many servers gone: `ez-node-agent journal --refused`. Purges are counted anew from now on.
+    /// Once an order was refused with CIRCUIT_OPEN every purge, rebuild, rollback, restore and deletion is refused until
+    /// this was said. Find out first who wanted so much gone: `ez-node-agent journal --refused`. What is destroyed is
+    /// counted anew from now on, all budgets of the policy's [destroy] alike.
     Unlock {
         /// Why; kept with the request.
         #[arg(long, value_name = "TEXT", default_value = "")]
@@ -206,7 +207,13 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = match config::load(file, &env) {
         Ok(config) => config,
         Err(error) => {
-            message(&error.to_string());
+            let by_setup = config::setup_file(file.unwrap_or(Path::new(config::DEFAULT_PATH)));
+            if by_setup.exists() {
+                message(&error.to_string());
+            } else {
+                message("this host is not set up yet: run `ez-node-agent setup` first, as root");
+                message(&format!("until then the configuration is not whole: {error}"));
+            }
             return Ok(ExitCode::from(2));
         }
     };
@@ -249,6 +256,20 @@ fn env(name: &str) -> Option<String> {
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     message(&format!("ez-node-agent: {error:#}"));
     ExitCode::FAILURE
+}
+
+/// Whether a file of the agent is there. What may not be looked at is not absent.
+///
+/// # Errors
+/// If the system does not say.
+fn is_there(path: &Path) -> anyhow::Result<bool> {
+    path.try_exists().map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => ": run this as root",
+            _ => "",
+        };
+        anyhow::anyhow!("{} cannot be looked at ({error}){advice}", path.display())
+    })
 }
 
 /// A line for scripts and people, to standard output. A closed pipe is no error of ours.

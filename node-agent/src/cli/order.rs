@@ -55,7 +55,7 @@ async fn ask(
     let who = who();
     owner_only(&config.policy_file)?;
     let path = config.journal_file();
-    if !path.exists() {
+    if !super::is_there(&path)? {
         message(&format!("there is no journal at {} yet: the agent has not run here", path.display()));
         return Ok(ExitCode::from(3));
     }
@@ -108,6 +108,10 @@ async fn by_itself(path: &Path, request: NewRequest) -> anyhow::Result<RequestRo
 
 /// The agent runs: it takes the request up.
 async fn by_the_agent(path: &Path, request: NewRequest) -> anyhow::Result<RequestRow> {
+    // Nothing is written into a journal that is damaged: it is kept to be looked at.
+    Journal::check(path).await.context(
+        "the journal is damaged, so nothing can be asked: keep the file and set the host up again (docs: how-to/set-a-host-up-again)",
+    )?;
     let n = requests::ask(path, request, SystemClock.now()).await.context("writing the request")?;
     let pool = Journal::open_read_only(path).await.context("opening the journal for reading")?;
     let until = Instant::now() + PATIENCE;

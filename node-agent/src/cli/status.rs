@@ -45,16 +45,29 @@ pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<Exi
     let path = config.status_file();
     let text = match std::fs::read(&path) {
         Ok(text) => text,
-        Err(error) => {
-            message(&format!("{}: {error}. The agent has not run here yet", path.display()));
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            message(&format!("{} is not there: the agent has not run here yet", path.display()));
             return Ok(ExitCode::from(3));
+        }
+        Err(error) => {
+            let hint = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => ": run this as root",
+                _ => "",
+            };
+            message(&format!("{} cannot be read ({error}){hint}", path.display()));
+            return Ok(ExitCode::FAILURE);
         }
     };
     let file: StatusFile = serde_json::from_slice(&text)?;
     let alive = std::path::Path::new("/proc").join(file.pid.to_string()).exists();
-    let resources = match crate::journal::Journal::open_read_only(&config.journal_file()).await {
-        Ok(pool) => Some(crate::journal::lists::open_orders(&pool).await?),
-        Err(_) => None,
+    // A journal that cannot be read is one thing to tell among the others.
+    let opened = match crate::journal::Journal::open_read_only(&config.journal_file()).await {
+        Ok(pool) => crate::journal::lists::open_orders(&pool).await,
+        Err(error) => Err(error),
+    };
+    let (resources, unread) = match opened {
+        Ok(open) => (Some(open), None),
+        Err(error) => (None, Some(error.to_string())),
     };
     if as_json {
         let mut value = serde_json::to_value(&file)?;
@@ -76,6 +89,9 @@ pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<Exi
         for row in open {
             print(&format!("             {} {} VM {} {}", row.order_id, row.verb, row.vmid, row.state));
         }
+    }
+    if let Some(why) = unread {
+        print(&format!("orders       the journal cannot be read: {why}"));
     }
     for warning in &file.warnings {
         print(&format!("warning      {warning}"));

@@ -95,6 +95,11 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
             };
             let fix = match other {
                 Some(Err(IdentityError::NotJoined)) => "ez-node-agent join https://<control plane>:7443",
+                Some(Err(IdentityError::File { source, .. }))
+                    if source.kind() == std::io::ErrorKind::PermissionDenied =>
+                {
+                    "run doctor as root"
+                }
                 _ => "join again with a new token: ez-node-agent join https://<control plane>:7443",
             };
             checks.push(Check::fail("identity", why, fix));

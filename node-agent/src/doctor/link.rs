@@ -178,11 +178,14 @@ fn connection(patient: &Patient) -> Check {
     }
     if status.link != "connected" {
         let found = format!("{}, since {}", status.link, span(now.since(since)));
-        return Check::fail(
-            "connection",
-            found,
-            "see control-plane-udp and certificate; journalctl -u ez-node-agent",
-        );
+        let words = status.link.to_lowercase();
+        let fix = if words.contains("quarantin") || words.contains("revoked") {
+            "only an operator ends that: find out why (the node's alarms in the portal), then make a new token there, \
+             ez-node-agent join, systemctl restart ez-node-agent"
+        } else {
+            "see control-plane-udp and certificate; journalctl -u ez-node-agent"
+        };
+        return Check::fail("connection", found, fix);
     }
     let found = format!("connected to {} for {}", status.peer, span(now.since(since)));
     match now.since(at) > STATUS_OLD {

@@ -147,7 +147,8 @@ pub fn load(config: &Config) -> Result<Identity, IdentityError> {
 pub fn look(config: &Config) -> Result<Identity, IdentityError> {
     let dir = config.identity_dir();
     let node_path = dir.join("node.json");
-    if !node_path.exists() {
+    // What may not be looked at is not absent.
+    if !node_path.try_exists().map_err(|source| IdentityError::file(&node_path, source))? {
         return Err(IdentityError::NotJoined);
     }
     let node: NodeFile = serde_json::from_slice(&read(&node_path)?)

@@ -169,6 +169,17 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Whether the file is sound; only reads.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] if it is damaged.
+    pub async fn check(path: &Path) -> Result<(), JournalError> {
+        let pool = Self::open_read_only(path).await?;
+        let verdict: String = sqlx::query("PRAGMA quick_check").fetch_one(&pool).await?.try_get(0)?;
+        pool.close().await;
+        if verdict == "ok" { Ok(()) } else { Err(JournalError::Corrupt(verdict)) }
+    }
+
     /// Opens the journal of a running agent for reading.
     ///
     /// # Errors

@@ -27,6 +27,10 @@ const VMIDS: RangeInclusive<u64> = 100..=999_999_999;
 /// a usable file the agent accepts no order.
 pub fn load(path: &Path) -> Result<Policy, ConfigError> {
     let whole = |reason: String| Problem { place: Place::Whole(path.to_owned()), key: None, reason };
+    // Whatever else it is, reading it might never end.
+    if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+        return Err(ConfigError(vec![whole("must be a plain file".to_owned())]));
+    }
     let text = std::fs::read_to_string(path).map_err(|error| {
         let reason = format!("cannot be read: {error}; `ez-node-agent setup` writes one to begin with");
         ConfigError(vec![whole(reason)])
@@ -161,7 +165,7 @@ impl<'t> Reader<'t> {
         }
         let (least, most) = (bounds.start(), bounds.end());
         let reason = match (name, *most) {
-            ("destroy.purge_after_hours", _) => {
+            ("destroy.purge_after_hours", _) if number.is_none_or(|n| n < *least) => {
                 format!("must be at least {least}: a retired server is somebody's data")
             }
             (_, u64::MAX) => format!("must be at least {least}"),
@@ -246,6 +250,11 @@ impl<'t> Reader<'t> {
         }
         let pool = self.name("pool");
         let template_pool = self.name("template_pool");
+        if pool.is_some() && pool == template_pool {
+            let start = self.root.get("template_pool").map(|value| value.span().start);
+            let reason = "must be another pool than pool: what is in it is cloned and never removed";
+            self.problem("template_pool", start, reason);
+        }
         let storages = self.each("storages", "a storage's name", plain_name);
         let clone = match self.is_silent("clone") {
             true => Some(CloneMode::Full),
@@ -393,7 +402,8 @@ fn prefix(text: &str) -> Option<IpNet> {
 
 fn source(text: &str) -> Option<String> {
     let web = text.starts_with("https://") || text.starts_with("http://");
-    (web && text.ends_with('/') && text.len() > 9).then(|| text.to_owned())
+    let host = url::Url::parse(text).is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()));
+    (web && host && text.ends_with('/')).then(|| text.to_owned())
 }
 
 fn digest(text: &str) -> Option<String> {

@@ -71,6 +71,26 @@ fn building_images_is_off_unless_everything_about_it_is_said() {
     }
 }
 
+#[test]
+fn what_is_wrong_is_said_as_it_is() {
+    let found = |text: &str| parse(Path::new("p"), text).unwrap_err().to_string();
+    assert!(found(&POLICY.replace("\"ez-templates\"", "\"ez\"")).contains("must be another pool"));
+    let long = POLICY.replace("[images]", "[destroy]\npurge_after_hours = 4294967296\n[images]");
+    assert!(found(&long).contains("must lie between 24 and"), "{}", found(&long));
+    let build = |source: &str| {
+        let more = format!(
+            "build = true\nsources = [\"{source}\"]\nvmid_first = 9000\nvmid_last = 9099\nimport_storage = \"local\""
+        );
+        parse(Path::new("p"), &POLICY.replace("[limits]", &format!("{more}\n[limits]")))
+    };
+    build("http://x/").unwrap();
+    assert!(build("http://").is_err() && build("http:///").is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("policy.toml");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(load(&fifo).unwrap_err().to_string().contains("must be a plain file"));
+}
+
 fn policy() -> Policy {
     parse(Path::new("policy.toml"), POLICY).unwrap()
 }

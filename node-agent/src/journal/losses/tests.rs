@@ -1,6 +1,7 @@
 //! An order counts while it may still take something away, and afterwards only if it did.
 
 use ez_protocol::{
+    InstanceId, UnixMillis,
     message::EventKind,
     order::{Action, Op, ProvisioningOrder},
 };
