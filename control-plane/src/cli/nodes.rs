@@ -28,6 +28,9 @@ pub(super) enum NodeCommand {
     Token {
         /// Name or id.
         name: String,
+        /// The node moves to another machine; without this a join from another one is refused.
+        #[arg(long)]
+        replace: bool,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -61,8 +64,11 @@ pub(super) async fn node(app: App, command: NodeCommand) -> anyhow::Result<ExitC
             let joining = fleet::add_node(&app, ACTOR, &name, &location).await?;
             show(&joining, json)?;
         }
-        NodeCommand::Token { name, json } => {
-            let joining = fleet::new_token(&app, ACTOR, &name).await?;
+        NodeCommand::Token { name, replace, json } => {
+            let joining = match replace {
+                true => fleet::replacement_token(&app, ACTOR, &name).await?,
+                false => fleet::new_token(&app, ACTOR, &name).await?,
+            };
             show(&joining, json)?;
         }
         NodeCommand::List { json } => list(&app, json).await?,

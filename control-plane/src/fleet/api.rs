@@ -13,13 +13,13 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, DefaultBodyLimit, Path, State},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use ez_protocol::{
-    UnixMillis,
+    NodeId, UnixMillis,
     trust::{EnrolRequest, Pin},
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -179,16 +179,25 @@ async fn trust(State(door): State<Door>, Path(pin): Path<String>) -> Response {
     }
 }
 
+/// What a host says beside its request, which agents of every version send alike.
+#[derive(Debug, serde::Deserialize)]
+struct Said {
+    /// The nodes that its identity and its journal name, separated by commas.
+    #[serde(default)]
+    known_as: String,
+}
+
 async fn enrol_node(
     State(door): State<Door>,
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    Query(said): Query<Said>,
     body: axum::body::Bytes,
 ) -> Response {
     let at = door.app.clock.now();
     if !door.limit.admit(remote.ip(), at) {
         return problem(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many attempts; wait a while.");
     }
-    match attempt(&door.app, at, &body).await {
+    match attempt(&door.app, at, &body, &said.known_as).await {
         Ok(Ok(reply)) => Json(reply).into_response(),
         Ok(Err(refusal)) => {
             tracing::warn!(%remote, %refusal, "an enrolment was refused");
@@ -199,6 +208,8 @@ async fn enrol_node(
                 EnrolRefusal::Reused => (StatusCode::CONFLICT, "token_used"),
                 EnrolRefusal::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
                 EnrolRefusal::KeyKnown => (StatusCode::CONFLICT, "key_known"),
+                EnrolRefusal::OtherNode { .. } => (StatusCode::PRECONDITION_FAILED, "other_node"),
+                EnrolRefusal::OtherMachine { .. } => (StatusCode::PRECONDITION_FAILED, "other_machine"),
                 EnrolRefusal::NotAllowed => (StatusCode::FORBIDDEN, "not_allowed"),
             };
             problem(status, code, &refusal.to_string())
@@ -218,6 +229,7 @@ async fn attempt(
     app: &App,
     at: UnixMillis,
     body: &[u8],
+    known_as: &str,
 ) -> Result<Result<ez_protocol::trust::EnrolReply, EnrolRefusal>, DbError> {
     let request: EnrolRequest = match serde_json::from_slice(body) {
         Ok(request) => request,
@@ -227,11 +239,13 @@ async fn attempt(
         Ok(key) => key,
         Err(refusal) => return Ok(Err(refusal)),
     };
+    let known_as: Vec<NodeId> =
+        known_as.split(',').take(4).filter_map(|text| text.trim().parse().ok()).collect();
     let (entropy, keys) = (app.entropy.clone(), app.keys.clone());
     let outcome = app
         .db
         .write(move |tx| {
-            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key).await })
+            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key, &known_as).await })
         })
         .await?;
     if let Ok(reply) = &outcome {

@@ -45,7 +45,7 @@ pub use model::{
     ThinPoolView, WarningView,
 };
 pub use nodes::{NodeRow, by_id as node, locations};
-pub use operate::{Joining, add_node, change_node, new_token};
+pub use operate::{Joining, add_node, change_node, new_token, replacement_token};
 pub use places::{
     Held, addresses_of, availability, can_hold, confirm, confirm_gone, held, hold, hold_places, placed_on,
     placement_of, release, reserve, snapshot, vmid_is_foreign,

@@ -42,7 +42,7 @@ pub async fn add_node(app: &App, actor: &str, name: &str, location: &str) -> Res
                     Err(NodeError::NameTaken(_)) => waiting(tx, &name, &location).await?,
                     added => added?,
                 };
-                let token = enrol::mint(tx, at, entropy.as_ref(), &keys, &actor, node).await?;
+                let token = enrol::mint(tx, at, entropy.as_ref(), &keys, &actor, node, false).await?;
                 Ok::<_, NodeError>((node, token))
             })
         })
@@ -64,6 +64,18 @@ async fn waiting(tx: &mut AnyConnection, name: &str, location: &str) -> Result<N
 /// # Errors
 /// [`NodeError::Unknown`].
 pub async fn new_token(app: &App, actor: &str, name: &str) -> Result<Joining, NodeError> {
+    token_for(app, actor, name, false).await
+}
+
+/// The same for a node that moves to another machine.
+///
+/// # Errors
+/// [`NodeError::Unknown`].
+pub async fn replacement_token(app: &App, actor: &str, name: &str) -> Result<Joining, NodeError> {
+    token_for(app, actor, name, true).await
+}
+
+async fn token_for(app: &App, actor: &str, name: &str, replaces: bool) -> Result<Joining, NodeError> {
     let (at, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
     let (actor, name) = (actor.to_owned(), name.to_owned());
     let (row, token) = app
@@ -71,7 +83,7 @@ pub async fn new_token(app: &App, actor: &str, name: &str) -> Result<Joining, No
         .write(move |tx| {
             Box::pin(async move {
                 let row = nodes::find(tx, &name).await?;
-                let token = enrol::mint(tx, at, entropy.as_ref(), &keys, &actor, row.id).await?;
+                let token = enrol::mint(tx, at, entropy.as_ref(), &keys, &actor, row.id, replaces).await?;
                 Ok::<_, NodeError>((row, token))
             })
         })

@@ -107,11 +107,20 @@ pub(crate) fn request(token: &JoinToken, key: &rcgen::KeyPair) -> EnrolRequest {
 
 /// Presents a token.
 pub(crate) async fn enrol_with(app: &App, request: EnrolRequest) -> Result<EnrolReply, EnrolRefusal> {
+    enrol_as(app, request, Vec::new()).await
+}
+
+/// As [`enrol_with`], by a host whose identity and journal say that it is these nodes.
+pub(crate) async fn enrol_as(
+    app: &App,
+    request: EnrolRequest,
+    known_as: Vec<NodeId>,
+) -> Result<EnrolReply, EnrolRefusal> {
     let (at, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
     let key = enrol::requested_key(&request.csr_pem).unwrap();
     app.db
         .write(move |tx| {
-            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key).await })
+            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key, &known_as).await })
         })
         .await
         .unwrap()

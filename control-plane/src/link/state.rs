@@ -122,6 +122,10 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                     }
                     reports::record_sight(tx, node, report.blind_since_ms).await?;
                     let seen: Vec<InstanceState> = report.instances.into_values().collect();
+                    // An agent that cannot look repeats what it saw; that proves nothing.
+                    if report.base.is_none() && report.blind_since_ms.is_none() {
+                        reports::settle_strays(tx, at, node, &seen).await?;
+                    }
                     let observed_at = UnixMillis(report.observed_at_ms);
                     reports::record_instances(tx, at, node, &seen, observed_at).await?;
                 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
-use ez_protocol::trust::JoinToken;
+use ez_protocol::{NodeId, trust::JoinToken};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use url::Url;
@@ -17,12 +17,13 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::Config,
     identity::{self, PveFacts},
+    journal::{Journal, lists},
 };
 
 /// Longest input that is looked at for a token.
 const LONGEST: u64 = 4_096;
 
-pub(super) async fn join(config: &Config, url: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn join(config: &Config, url: &str, replace: bool, as_json: bool) -> anyhow::Result<ExitCode> {
     let base = address(url)?;
     super::service_user::become_it(config, None)?;
     let token = token()?;
@@ -33,7 +34,8 @@ pub(super) async fn join(config: &Config, url: &str, as_json: bool) -> anyhow::R
         )
     })?;
     let version = pve_version(config).await;
-    let host = PveFacts { version, cluster: HEXLOWER.encode(&Sha256::digest(&ca)) };
+    let known_as = if replace { Vec::new() } else { known_as(config).await };
+    let host = PveFacts { version, cluster: HEXLOWER.encode(&Sha256::digest(&ca)), known_as };
     let joined = identity::join(config, &base, &token, &host, SystemClock.now()).await?;
     if as_json {
         print_json(&json!({
@@ -46,6 +48,18 @@ pub(super) async fn join(config: &Config, url: &str, as_json: bool) -> anyhow::R
     print(&format!("link: {} (UDP); certificate until {}", joined.link.join(", "), time(joined.not_after)));
     message("now start the agent: systemctl enable --now ez-node-agent");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Which nodes this host has been: by its identity and by its journal. What cannot be read says nothing.
+async fn known_as(config: &Config) -> Vec<NodeId> {
+    let mut nodes: Vec<NodeId> = identity::look(config).ok().map(|identity| identity.node.node).into_iter().collect();
+    if let Ok(pool) = Journal::open_read_only(&config.journal_file()).await
+        && let Ok(Some(node)) = lists::node(&pool).await
+        && !nodes.contains(&node)
+    {
+        nodes.push(node);
+    }
+    nodes
 }
 
 fn address(text: &str) -> anyhow::Result<Url> {

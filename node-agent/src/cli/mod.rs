@@ -70,6 +70,9 @@ enum Command {
     Join {
         /// Address of the control plane, such as https://cp.example.net:7443.
         url: String,
+        /// This host was another node and shall become the token's: what its journal knows of that one is over.
+        #[arg(long)]
+        replace: bool,
         /// Print what was stored as JSON.
         #[arg(long)]
         json: bool,
@@ -219,7 +222,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Run => run::run(config).await,
-        Command::Join { url, json } => join::join(&config, &url, json).await,
+        Command::Join { url, replace, json } => join::join(&config, &url, replace, json).await,
         Command::Status { json } => status::status(&config, json).await,
         Command::Journal { json, refused, requests, order, limit } => {
             let what = match (refused, requests, order) {

@@ -11,7 +11,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use ez_protocol::{
-    UnixMillis,
+    NodeId, UnixMillis,
     trust::{EnrolReply, EnrolRequest, JoinToken, Pin, TrustDocument, TrustError, agent_uri},
 };
 use hyper::{Method, StatusCode};
@@ -37,6 +37,9 @@ pub struct PveFacts {
     pub version: String,
     /// SHA-256 of the cluster's CA certificate, hexadecimal.
     pub cluster: String,
+    /// The nodes that an earlier identity and the journal here name; none for a host that is new, or shall become
+    /// another node.
+    pub known_as: Vec<NodeId>,
 }
 
 /// What a successful join says.
@@ -83,6 +86,17 @@ pub enum JoinError {
     /// The reply does not pass the checks.
     #[error("the control plane's reply is not acceptable: {0}. Nothing was stored")]
     BadReply(String),
+    /// The host is another node than the token's.
+    #[error(
+        "this host is node {here} by its identity or its journal, and the token was for {wanted}; nothing was stored. Make \
+         a token for the node that this host is, or, if it shall become {wanted}, join with --replace"
+    )]
+    OtherNode {
+        /// What it is.
+        here: NodeId,
+        /// Whose token it was.
+        wanted: String,
+    },
     /// The key could not be made.
     #[error("a key could not be made: {0}")]
     Key(#[from] rcgen::Error),
@@ -129,13 +143,17 @@ pub async fn join(
     };
     let body = serde_json::to_vec(&request).map_err(|error| JoinError::BadReply(error.to_string()))?;
     let answer =
-        http::request(Arc::new(tls::pinned(&link_ca)?), base, Method::POST, "/enrol", Some(body)).await?;
+        http::request(Arc::new(tls::pinned(&link_ca)?), base, Method::POST, &enrol_path(host), Some(body)).await?;
     if !answer.status.is_success() {
         return Err(refused(&answer));
     }
     let reply: EnrolReply =
         serde_json::from_slice(&answer.body).map_err(|error| JoinError::BadReply(error.to_string()))?;
     let not_after = check_reply(&document, &reply, &key, now)?;
+    // A control plane of today refuses that before the token is used; an older one does not know the question.
+    if let Some(here) = host.known_as.iter().find(|known| **known != reply.node) {
+        return Err(JoinError::OtherNode { here: *here, wanted: reply.node_name });
+    }
     let node = NodeFile {
         install: document.install,
         node: reply.node,
@@ -145,6 +163,12 @@ pub async fn join(
     };
     store(config, &bytes, &key, &reply, &node)?;
     Ok(Joined { node, link: document.link, not_after })
+}
+
+/// Beside the strict body, so that control planes of every version take it.
+fn enrol_path(host: &PveFacts) -> String {
+    let known: Vec<String> = host.known_as.iter().map(ToString::to_string).collect();
+    if known.is_empty() { "/enrol".to_owned() } else { format!("/enrol?known_as={}", known.join(",")) }
 }
 
 async fn fetch_trust(base: &Url, pin: Pin) -> Result<(TrustDocument, Vec<u8>), JoinError> {

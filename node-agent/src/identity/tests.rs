@@ -99,7 +99,11 @@ async fn answer(
 }
 
 async fn try_join(story: &Story) -> Result<Joined, JoinError> {
-    let host = PveFacts { version: "9.2.11".to_owned(), cluster: "ab".repeat(32) };
+    try_join_as(story, Vec::new()).await
+}
+
+async fn try_join_as(story: &Story, known_as: Vec<NodeId>) -> Result<Joined, JoinError> {
+    let host = PveFacts { version: "9.2.11".to_owned(), cluster: "ab".repeat(32), known_as };
     join(&story.config, &story.url, &story.token, &host, NOW).await
 }
 
@@ -138,6 +142,15 @@ async fn nothing_is_stored_and_the_reason_is_said_if_anything_is_not_as_pinned()
         assert!(!story.config.trust_file().exists());
         drop(story.dir);
     }
+}
+
+#[tokio::test]
+async fn a_host_that_is_another_node_stores_nothing_of_this_one() {
+    let story = story(Manner::Honest).await;
+    let error = try_join_as(&story, vec![NodeId::generate(NOW, [9; 10])]).await.unwrap_err().to_string();
+    assert!(error.contains("join with --replace"), "{error}");
+    assert!(matches!(load(&story.config), Err(IdentityError::NotJoined)));
+    try_join_as(&story, vec![node_id()]).await.unwrap();
 }
 
 #[tokio::test]

@@ -57,6 +57,16 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Meta, JournalErr
     read(&sqlx::query("SELECT * FROM meta WHERE id = 1").fetch_one(conn).await?)
 }
 
+/// Whose journal it is, if it is anybody's yet.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn node(pool: &sqlx::SqlitePool) -> Result<Option<NodeId>, JournalError> {
+    let text: Option<Option<String>> =
+        sqlx::query_scalar("SELECT node FROM meta WHERE id = 1").fetch_optional(pool).await?;
+    text.flatten().map(|text| parsed("meta", "node", &text)).transpose()
+}
+
 impl Journal {
     /// Makes the row if it is missing and counts one more start.
     pub(super) async fn begin_epoch(&self, at: UnixMillis, random: [u8; 16]) -> Result<(), JournalError> {

@@ -57,12 +57,37 @@ pub enum EnrolRefusal {
     /// The key belongs to a certificate that was issued before: a copied disk.
     #[error("this key was used before; make a new one on the node")]
     KeyKnown,
+    /// The host belongs to another node.
+    #[error(
+        "this host belongs to node {here}, and the token is for {wanted}; nothing was changed and the token is still good. \
+         Use a token of {here}, or, if this host shall become {wanted}, `ez-node-agent join --replace`"
+    )]
+    OtherNode {
+        /// What the host says it is.
+        here: String,
+        /// Whose token it is.
+        wanted: String,
+    },
+    /// The node lives on another machine.
+    #[error(
+        "the token is for {wanted}, which lives on {there}, and this is {here}; nothing was changed and the token is still \
+         good. If {wanted} has moved to this machine, make its token with `ez-control-plane node token {wanted} --replace`"
+    )]
+    OtherMachine {
+        /// Whose token it is.
+        wanted: String,
+        /// Name in Proxmox of the machine it was enrolled on.
+        there: String,
+        /// Name in Proxmox of this one.
+        here: String,
+    },
     /// The node's state does not allow it.
     #[error("this node cannot be enrolled as it is")]
     NotAllowed,
 }
 
-/// Makes a join token for a node; earlier unused ones of the node are void. The token is shown once.
+/// Makes a join token for a node; earlier unused ones of the node are void. The token is shown once. One that
+/// `replaces` may move the node to another machine.
 ///
 /// # Errors
 /// [`nodes::NodeError::Unknown`] when there is no such node.
@@ -73,6 +98,7 @@ pub async fn mint(
     keys: &Keys,
     actor: &str,
     node: NodeId,
+    replaces: bool,
 ) -> Result<JoinToken, nodes::NodeError> {
     if nodes::by_id(tx, node).await?.is_none() {
         return Err(nodes::NodeError::Unknown(node.to_string()));
@@ -80,8 +106,9 @@ pub async fn mint(
     let token = JoinToken { id: entropy.bytes(), secret: entropy.bytes(), pin: keys.pin() };
     store::void_tokens(tx, at, node).await?;
     let hash = JoinToken::hash_secret(&token.secret);
-    store::insert_token(tx, at, at.plus(TOKEN_LIFE), &token.id_text(), node, &hash, actor).await?;
-    let detail = json!({ "token": token.id_text(), "expires_at": at.plus(TOKEN_LIFE) });
+    store::insert_token(tx, at, at.plus(TOKEN_LIFE), &token.id_text(), node, &hash, (actor, replaces)).await?;
+    let detail =
+        json!({ "token": token.id_text(), "expires_at": at.plus(TOKEN_LIFE), "replaces": replaces });
     nodes::record(tx, at, actor, "node.join_token_made", node, detail).await?;
     Ok(token)
 }
@@ -97,7 +124,7 @@ pub fn requested_key(csr_pem: &str) -> Result<RequestedKey, EnrolRefusal> {
 }
 
 /// Enrols a node. A refusal is a result, not an error, so that what it wrote (the burnt token, the counted
-/// failure, the alarm) stays.
+/// failure, the alarm) stays. `known_as` is what the host's identity and journal say it is.
 ///
 /// # Errors
 /// Those of the database.
@@ -108,6 +135,7 @@ pub async fn enrol(
     keys: &Keys,
     request: &EnrolRequest,
     key: &RequestedKey,
+    known_as: &[NodeId],
 ) -> Result<Result<EnrolReply, EnrolRefusal>, DbError> {
     let Some(token) = store::token(tx, &request.token_id).await? else {
         return Ok(Err(EnrolRefusal::Unknown));
@@ -128,6 +156,9 @@ pub async fn enrol(
     if let Some(owner) = store::owner_of_key(tx, &key_hash).await? {
         raise(tx, at, "key_known", owner, "A join was tried with a key that belongs to this node.").await?;
         return Ok(Err(EnrolRefusal::KeyKnown));
+    }
+    if let Some(refusal) = elsewhere(tx, request, &token, known_as).await? {
+        return Ok(Err(refusal));
     }
     if !store::burn(tx, at, &token.id, &key_hash).await? {
         return Ok(Err(EnrolRefusal::Reused));
@@ -153,6 +184,33 @@ pub async fn enrol(
         .await?;
     let certificate_pem = pem_certificate(&issued.der);
     Ok(Ok(EnrolReply { certificate_pem, node: token.node, node_name: name, epoch }))
+}
+
+/// Whether host and token do not belong together. An enrolment ends what was there before: with the token of another
+/// node it would lock that one out and take its place.
+async fn elsewhere(
+    tx: &mut AnyConnection,
+    request: &EnrolRequest,
+    token: &store::Token,
+    known_as: &[NodeId],
+) -> Result<Option<EnrolRefusal>, DbError> {
+    if let Some(other) = known_as.iter().find(|known| **known != token.node) {
+        let (here, wanted) = (name_of(tx, *other).await?, name_of(tx, token.node).await?);
+        return Ok(Some(EnrolRefusal::OtherNode { here, wanted }));
+    }
+    let (fingerprint, there) = store::machine_of(tx, token.node).await?;
+    // A system that was installed anew keeps its name in Proxmox; new network cards keep it as well.
+    let known = ![&fingerprint, &there, &request.fingerprint, &request.pve_node].iter().any(|text| text.is_empty());
+    if token.replaces || !known || fingerprint == request.fingerprint || there == request.pve_node {
+        return Ok(None);
+    }
+    let here = request.pve_node.chars().filter(|c| !c.is_control()).take(100).collect();
+    Ok(Some(EnrolRefusal::OtherMachine { wanted: name_of(tx, token.node).await?, there, here }))
+}
+
+/// A node as people know it.
+async fn name_of(tx: &mut AnyConnection, id: NodeId) -> Result<String, DbError> {
+    Ok(nodes::by_id(tx, id).await?.map_or_else(|| id.to_string(), |row| row.name))
 }
 
 /// A used token: the same key soon after gets the same answer, all else is an attack or a mistake.

@@ -21,11 +21,13 @@ pub(super) struct Token {
     pub(super) failures: u64,
     pub(super) key_hash: Option<String>,
     pub(super) serial: Option<String>,
+    /// Whether it may move its node to another machine.
+    pub(super) replaces: bool,
 }
 
 pub(super) async fn token(conn: &mut AnyConnection, id: &str) -> Result<Option<Token>, DbError> {
     let row = sqlx::query(
-        "SELECT id, node_id, secret_hash, expires_at, used_at, failures, key_hash, serial FROM join_tokens WHERE id = $1",
+        "SELECT id, node_id, secret_hash, expires_at, used_at, failures, key_hash, serial, replaces FROM join_tokens WHERE id = $1",
     )
     .bind(id.to_owned())
     .fetch_optional(conn)
@@ -41,6 +43,7 @@ pub(super) async fn token(conn: &mut AnyConnection, id: &str) -> Result<Option<T
             failures: row.num("failures")?,
             key_hash: row.get("key_hash")?,
             serial: row.get("serial")?,
+            replaces: row.flag("replaces")?,
         })
     })
     .transpose()
@@ -53,11 +56,11 @@ pub(super) async fn insert_token(
     id: &str,
     node: NodeId,
     hash: &[u8; 32],
-    actor: &str,
+    (actor, replaces): (&str, bool),
 ) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO join_tokens (id, node_id, secret_hash, created_at, created_by, expires_at, failures)
-         VALUES ($1, $2, $3, $4, $5, $6, 0)",
+        "INSERT INTO join_tokens (id, node_id, secret_hash, created_at, created_by, expires_at, failures, replaces)
+         VALUES ($1, $2, $3, $4, $5, $6, 0, $7)",
     )
     .bind(id.to_owned())
     .bind(node.to_string())
@@ -65,6 +68,7 @@ pub(super) async fn insert_token(
     .bind(at.0)
     .bind(actor.to_owned())
     .bind(expires_at.0)
+    .bind(i64::from(replaces))
     .execute(tx)
     .await?;
     Ok(())
@@ -125,6 +129,18 @@ pub(super) async fn owner_of_key(
         .fetch_optional(conn)
         .await?;
     row.map(|row| Cols::of("node_certificates", &row).id("node_id")).transpose()
+}
+
+/// The machine that a node was enrolled on: its fingerprint and its name in Proxmox.
+pub(super) async fn machine_of(conn: &mut AnyConnection, node: NodeId) -> Result<(String, String), DbError> {
+    let row = sqlx::query(
+        "SELECT COALESCE(fingerprint, '') AS fingerprint, COALESCE(pve_node, '') AS pve_node FROM nodes WHERE id = $1",
+    )
+    .bind(node.to_string())
+    .fetch_one(conn)
+    .await?;
+    let row = Cols::of("nodes", &row);
+    Ok((row.text("fingerprint")?, row.text("pve_node")?))
 }
 
 /// A new epoch: what is known of the agent's history no longer counts.

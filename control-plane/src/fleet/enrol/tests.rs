@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ez_protocol::trust::JoinToken;
+use ez_protocol::trust::{EnrolRequest, JoinToken};
 
 use super::EnrolRefusal;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     db,
     fleet::{
         self, NodeChange, NodeState, alarms, nodes, sessions,
-        testing::{csr, enrol_with, enrolled, locations, new_key, read, request, services},
+        testing::{csr, enrol_as, enrol_with, enrolled, locations, new_key, read, request, services},
     },
 };
 
@@ -44,6 +44,41 @@ async fn a_token_works_once() {
         assert_eq!(open_alarms(&app).await, ["token_reused"]);
         clock.advance(Duration::from_secs(2));
         assert_eq!(enrol_with(&app, request(&token, &key)).await.unwrap_err(), EnrolRefusal::Reused);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_does_not_put_another_node_in_the_place_of_its_own() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let (one, two) = (enrolled(&app, "fsn-1", "fsn").await, enrolled(&app, "fsn-2", "fsn").await);
+        let again = async || -> JoinToken {
+            fleet::new_token(&app, "operator:test", "fsn-1").await.unwrap().token.parse().unwrap()
+        };
+        let token = again().await;
+        let refused = enrol_as(&app, request(&token, &new_key()), vec![two.id]).await.unwrap_err();
+        assert!(matches!(&refused, EnrolRefusal::OtherNode { here, wanted } if here == "fsn-2" && wanted == "fsn-1"));
+        assert!(refused.to_string().contains("join --replace"), "{refused}");
+
+        // A host that does not know who it was, on another machine.
+        let strange = |token: &JoinToken| {
+            let plain = request(token, &new_key());
+            EnrolRequest { fingerprint: "ff".repeat(32), pve_node: "pve-other".to_owned(), ..plain }
+        };
+        let refused = enrol_with(&app, strange(&token)).await.unwrap_err();
+        assert!(refused.to_string().contains("pve-other") && refused.to_string().contains("--replace"), "{refused}");
+        let row = async || read(&app, async |c| nodes::by_id(c, one.id).await).await.unwrap();
+        assert_eq!(row().await.epoch, 1, "the right one goes on undisturbed");
+
+        // The token is still good: for the node itself, and for a system that was installed anew on its machine.
+        let anew = EnrolRequest { fingerprint: "ee".repeat(32), ..request(&token, &new_key()) };
+        assert_eq!(enrol_as(&app, anew, vec![one.id]).await.unwrap().epoch, 2);
+
+        let moves = fleet::replacement_token(&app, "operator:test", "fsn-1").await.unwrap();
+        let moved = enrol_with(&app, strange(&moves.token.parse().unwrap())).await.unwrap();
+        assert_eq!((moved.node, moved.epoch), (one.id, 3));
     })
     .await;
 }

@@ -28,6 +28,9 @@ use crate::{
     instances::{self, Seen},
 };
 
+/// The alarm about a server that a node has and that has its place elsewhere.
+const STRAY: &str = "stray_server";
+
 /// Place of a report in its agent's numbering.
 #[derive(Clone, Copy, Debug)]
 pub struct Position<'a> {
@@ -199,6 +202,25 @@ pub async fn record_sight(
     store::set_blind_since(tx, node, blind_since_ms).await
 }
 
+/// An agent told everything it has: what it no longer names is not where it should not be any more.
+///
+/// # Errors
+/// Those of the database.
+pub async fn settle_strays(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    seen: &[InstanceState],
+) -> Result<(), DbError> {
+    for alarm in alarms::open_about(tx, STRAY, node).await? {
+        let still = seen.iter().any(|state| state.instance_id == alarm.subject && state.power != "absent");
+        if !still {
+            alarms::clear(tx, at, STRAY, &alarm.subject).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Stores what an agent sees of servers. What it means for them is decided by `instances`; here only
 /// their places matter: one that is seen where it has no place is a stray.
 ///
@@ -220,15 +242,23 @@ pub async fn record_instances(
             ours.push(Seen { instance, power: cut(&state.power, 20) });
         } else if gone {
             places::confirm_gone(tx, at, instance).await?;
-            alarms::clear(tx, at, "stray_server", &instance.to_string()).await?;
-        } else if places::placement_of(tx, instance).await?.is_some() {
-            // After a re-place the old node came back with the old VM: there must not be two (I1).
+            alarms::clear(tx, at, STRAY, &instance.to_string()).await?;
+        } else if let Some(place) = places::placement_of(tx, instance).await? {
+            // After a re-place the old node came back with the old VM: there must not be two (I1). Or a host speaks for
+            // another node than its own; then the VM is where it belongs, and stopping it would be the harm.
+            let home = nodes::by_id(tx, place.node).await?.map_or_else(|| place.node.to_string(), |row| row.name);
+            let detail = format!(
+                "This node's agent reports server {instance}, whose place is on {home}. Stop nothing yet: look with \
+                 `qm list` on both hosts which of them has VM {vmid}. If both have it, stop it on this one. If the host \
+                 that reports is really that of {home}, it was joined with a wrong token: join it again with one of {home}.",
+                vmid = state.vmid
+            );
             let alarm = alarms::New {
-                kind: "stray_server",
+                kind: STRAY,
                 subject: &instance.to_string(),
                 severity: Severity::Critical,
                 node: Some(node),
-                detail: "A server that was built elsewhere is still on this node. Stop it there by hand.",
+                detail: &detail,
             };
             alarms::hold(tx, at, alarm).await?;
         }

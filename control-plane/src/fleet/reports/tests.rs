@@ -1,6 +1,6 @@
 use ez_protocol::message::{HostState, InstanceState, ThinPoolState, Warning};
 
-use super::{Position, Verdict, record_host, record_instances, take};
+use super::{Position, Verdict, record_host, record_instances, settle_strays, take};
 use crate::{
     clock::Clock as _,
     db,
@@ -133,4 +133,20 @@ async fn a_server_seen_where_it_has_no_place_is_a_stray() {
     };
     assert_eq!(see("running").await, 1);
     assert_eq!(see("absent").await, 0);
+
+    // A host that spoke for the wrong node named what is another's; the right one names everything it has.
+    assert_eq!(see("running").await, 1);
+    let words = read(&app, async |c| alarms::open_about(c, "stray_server", old.id).await).await;
+    assert!(words[0].detail.contains("Stop nothing yet"), "{}", words[0].detail);
+    let whole = async |seen: Vec<InstanceState>| {
+        let id = old.id;
+        app.db
+            .write(move |tx| Box::pin(async move { settle_strays(tx, at, id, &seen).await }))
+            .await
+            .unwrap();
+        read(&app, async |c| alarms::open_about(c, "stray_server", old.id).await).await.len()
+    };
+    let same = InstanceState { instance_id: instance(1).to_string(), power: "running".into(), ..Default::default() };
+    assert_eq!(whole(vec![same]).await, 1);
+    assert_eq!(whole(Vec::new()).await, 0);
 }

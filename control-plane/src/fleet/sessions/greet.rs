@@ -185,6 +185,7 @@ async fn warn_about(
     let others = store::overlapping(tx, node, &hello.cluster, vmids).await?;
     if others.is_empty() || vmids.1 < vmids.0 {
         alarms::clear(tx, at, "vmid_overlap", name).await?;
+        settle_overlaps(tx, at).await?;
     } else {
         let detail = format!(
             "Its VMID range {}–{} touches that of {}. Give each node of a cluster its own range in policy.toml.",
@@ -200,6 +201,18 @@ async fn warn_about(
     } else {
         alarms::clear(tx, at, "clock_skew", name).await
     }
+}
+
+/// A node's range may have been all that others touched.
+async fn settle_overlaps(tx: &mut AnyConnection, at: UnixMillis) -> Result<(), DbError> {
+    for name in alarms::open_subjects(tx, "vmid_overlap").await? {
+        let Ok(row) = nodes::find(tx, &name).await else { continue };
+        let range = (row.vmid_first, row.vmid_last);
+        if store::overlapping(tx, row.id, row.cluster.as_deref().unwrap_or_default(), range).await?.is_empty() {
+            alarms::clear(tx, at, "vmid_overlap", &name).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Another machine than at the enrolment: new hardware, or a disk that was copied. Whoever comes alone cannot be told
