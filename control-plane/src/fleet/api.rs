@@ -245,7 +245,9 @@ async fn attempt(
     let outcome = app
         .db
         .write(move |tx| {
-            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key, &known_as).await })
+            Box::pin(
+                async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key, &known_as).await },
+            )
         })
         .await?;
     if let Ok(reply) = &outcome {

@@ -120,7 +120,9 @@ pub(crate) async fn enrol_as(
     let key = enrol::requested_key(&request.csr_pem).unwrap();
     app.db
         .write(move |tx| {
-            Box::pin(async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key, &known_as).await })
+            Box::pin(
+                async move { enrol::enrol(tx, at, entropy.as_ref(), &keys, &request, &key, &known_as).await },
+            )
         })
         .await
         .unwrap()

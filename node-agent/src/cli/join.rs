@@ -23,7 +23,12 @@ use crate::{
 /// Longest input that is looked at for a token.
 const LONGEST: u64 = 4_096;
 
-pub(super) async fn join(config: &Config, url: &str, replace: bool, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn join(
+    config: &Config,
+    url: &str,
+    replace: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     let base = address(url)?;
     super::service_user::become_it(config, None)?;
     let token = token()?;
@@ -52,7 +57,8 @@ pub(super) async fn join(config: &Config, url: &str, replace: bool, as_json: boo
 
 /// Which nodes this host has been: by its identity and by its journal. What cannot be read says nothing.
 async fn known_as(config: &Config) -> Vec<NodeId> {
-    let mut nodes: Vec<NodeId> = identity::look(config).ok().map(|identity| identity.node.node).into_iter().collect();
+    let mut nodes: Vec<NodeId> =
+        identity::look(config).ok().map(|identity| identity.node.node).into_iter().collect();
     if let Ok(pool) = Journal::open_read_only(&config.journal_file()).await
         && let Ok(Some(node)) = lists::node(&pool).await
         && !nodes.contains(&node)

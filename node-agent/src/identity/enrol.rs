@@ -143,7 +143,8 @@ pub async fn join(
     };
     let body = serde_json::to_vec(&request).map_err(|error| JoinError::BadReply(error.to_string()))?;
     let answer =
-        http::request(Arc::new(tls::pinned(&link_ca)?), base, Method::POST, &enrol_path(host), Some(body)).await?;
+        http::request(Arc::new(tls::pinned(&link_ca)?), base, Method::POST, &enrol_path(host), Some(body))
+            .await?;
     if !answer.status.is_success() {
         return Err(refused(&answer));
     }

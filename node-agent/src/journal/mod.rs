@@ -64,7 +64,7 @@ pub use steps::{StepRow, StepState};
 /// Lists for people: read only, newest first.
 pub mod lists {
     pub use super::{
-        circuit::show as circuit, meta::node, images::list as image_builds, orders::list as orders,
+        circuit::show as circuit, images::list as image_builds, meta::node, orders::list as orders,
         orders::list_open as open_orders, orders::show as order, orders::waiting_for_a_person,
         places::show as place, refusals::list as refusals, resources::vmids, steps::list as steps,
     };

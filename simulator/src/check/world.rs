@@ -234,7 +234,9 @@ pub struct Provisioning {
     pub updated_at: i64,
     /// SHA-256 of the stored envelope, hexadecimal.
     pub envelope: String,
-    /// Whether its node was enrolled again since with another journal: it knows nothing of this order.
+    /// Whether its node was enrolled again since it was issued: it is dead.
+    pub earlier: bool,
+    /// Whether that node has another journal since, however often it was enrolled: it knows nothing of this order.
     pub forgotten: bool,
 }
 

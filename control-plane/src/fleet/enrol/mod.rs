@@ -106,9 +106,9 @@ pub async fn mint(
     let token = JoinToken { id: entropy.bytes(), secret: entropy.bytes(), pin: keys.pin() };
     store::void_tokens(tx, at, node).await?;
     let hash = JoinToken::hash_secret(&token.secret);
-    store::insert_token(tx, at, at.plus(TOKEN_LIFE), &token.id_text(), node, &hash, (actor, replaces)).await?;
-    let detail =
-        json!({ "token": token.id_text(), "expires_at": at.plus(TOKEN_LIFE), "replaces": replaces });
+    store::insert_token(tx, at, at.plus(TOKEN_LIFE), &token.id_text(), node, &hash, (actor, replaces))
+        .await?;
+    let detail = json!({ "token": token.id_text(), "expires_at": at.plus(TOKEN_LIFE), "replaces": replaces });
     nodes::record(tx, at, actor, "node.join_token_made", node, detail).await?;
     Ok(token)
 }
@@ -200,7 +200,8 @@ async fn elsewhere(
     }
     let (fingerprint, there) = store::machine_of(tx, token.node).await?;
     // A system that was installed anew keeps its name in Proxmox; new network cards keep it as well.
-    let known = ![&fingerprint, &there, &request.fingerprint, &request.pve_node].iter().any(|text| text.is_empty());
+    let known =
+        ![&fingerprint, &there, &request.fingerprint, &request.pve_node].iter().any(|text| text.is_empty());
     if token.replaces || !known || fingerprint == request.fingerprint || there == request.pve_node {
         return Ok(None);
     }

@@ -246,7 +246,8 @@ pub async fn record_instances(
         } else if let Some(place) = places::placement_of(tx, instance).await? {
             // After a re-place the old node came back with the old VM: there must not be two (I1). Or a host speaks for
             // another node than its own; then the VM is where it belongs, and stopping it would be the harm.
-            let home = nodes::by_id(tx, place.node).await?.map_or_else(|| place.node.to_string(), |row| row.name);
+            let home =
+                nodes::by_id(tx, place.node).await?.map_or_else(|| place.node.to_string(), |row| row.name);
             let detail = format!(
                 "This node's agent reports server {instance}, whose place is on {home}. Stop nothing yet: look with \
                  `qm list` on both hosts which of them has VM {vmid}. If both have it, stop it on this one. If the host \

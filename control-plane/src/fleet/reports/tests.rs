@@ -146,7 +146,8 @@ async fn a_server_seen_where_it_has_no_place_is_a_stray() {
             .unwrap();
         read(&app, async |c| alarms::open_about(c, "stray_server", old.id).await).await.len()
     };
-    let same = InstanceState { instance_id: instance(1).to_string(), power: "running".into(), ..Default::default() };
+    let same =
+        InstanceState { instance_id: instance(1).to_string(), power: "running".into(), ..Default::default() };
     assert_eq!(whole(vec![same]).await, 1);
     assert_eq!(whole(Vec::new()).await, 0);
 }

@@ -208,7 +208,8 @@ async fn settle_overlaps(tx: &mut AnyConnection, at: UnixMillis) -> Result<(), D
     for name in alarms::open_subjects(tx, "vmid_overlap").await? {
         let Ok(row) = nodes::find(tx, &name).await else { continue };
         let range = (row.vmid_first, row.vmid_last);
-        if store::overlapping(tx, row.id, row.cluster.as_deref().unwrap_or_default(), range).await?.is_empty() {
+        if store::overlapping(tx, row.id, row.cluster.as_deref().unwrap_or_default(), range).await?.is_empty()
+        {
             alarms::clear(tx, at, "vmid_overlap", &name).await?;
         }
     }

@@ -103,6 +103,7 @@ fn healthy() -> World {
             issued_at: LONG_AGO,
             updated_at: LONG_AGO,
             envelope: "aa".into(),
+            earlier: false,
             forgotten: false,
         }],
         events: vec![("journal-1".into(), 1), ("journal-1".into(), 2)],
@@ -470,6 +471,16 @@ fn i12_sees_what_was_left_behind() {
     assert_eq!(plant(|w| w.unsent_mail.push(("mail-1".into(), LONG_AGO))), ["I12"]);
     assert_eq!(plant(|w| w.instances[0].observed_state = Some("stopped".into())), ["I12"]);
     assert_eq!(plant(|w| w.provisioning[0].state = "running".into()), ["I12"]);
+    // A host that was set up again and got its old journal back: what was stuck there is over here.
+    let over = |earlier| {
+        plant(move |w| {
+            w.provisioning[0].state = "failed".into();
+            w.provisioning[0].earlier = earlier;
+            w.journals[0].orders[0].state = "stuck".into();
+        })
+    };
+    assert!(over(false).contains(&"I12"));
+    assert!(!over(true).contains(&"I12"), "{:?}", over(true));
     let undelivered = plant(|w| {
         w.provisioning[0].state = "queued".into();
         w.journals[0].orders.clear();

@@ -143,7 +143,11 @@ async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadE
     world.provisioning = rows(
         db,
         "SELECT o.id, o.node_id, o.seq, o.instance_id, o.generation, o.state, o.issued_at, o.updated_at, o.envelope,
-             CASE WHEN o.epoch < n.epoch AND n.previous_journal_id <> n.journal_id THEN 1 ELSE 0 END
+             CASE WHEN o.epoch < n.epoch THEN 1 ELSE 0 END,
+             CASE WHEN o.epoch < n.epoch AND NOT EXISTS (SELECT 1 FROM provisioning_events e
+                     WHERE e.provisioning_order_id = o.id AND e.journal = n.journal_id)
+                 AND (n.previous_journal_id <> n.journal_id OR EXISTS (SELECT 1 FROM provisioning_events e
+                     WHERE e.provisioning_order_id = o.id)) THEN 1 ELSE 0 END
          FROM provisioning_orders o LEFT JOIN nodes n ON n.id = o.node_id",
         |r| {
             Ok(Provisioning {
@@ -156,7 +160,9 @@ async fn dispatch(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadE
                 issued_at: r.try_get(6)?,
                 updated_at: r.try_get(7)?,
                 envelope: hex_hash(&r.try_get::<Vec<u8>, _>(8)?),
-                forgotten: r.try_get::<i64, _>(9)? == 1,
+                earlier: r.try_get::<i64, _>(9)? == 1,
+                // Who told of it tells which journal knew it: only the last journal but one is remembered.
+                forgotten: r.try_get::<i64, _>(10)? == 1,
             })
         },
     )
