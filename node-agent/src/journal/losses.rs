@@ -38,13 +38,6 @@ impl Loss {
             Self::Disk => DISK,
         }
     }
-
-    const fn kind(self) -> &'static str {
-        match self {
-            Self::Nothing | Self::Copy => "discard",
-            Self::Disk => "replace",
-        }
-    }
 }
 
 /// What was taken away lately, as seen from one server.
@@ -79,8 +72,7 @@ pub(super) async fn expect(
     if order.loss == Loss::Nothing {
         return Ok(());
     }
-    sqlx::query("INSERT INTO acts (kind, at, instance_uuid, order_id, weight) VALUES ($1, $2, $3, $4, $5)")
-        .bind(order.loss.kind())
+    sqlx::query("INSERT INTO acts (kind, at, instance_uuid, order_id, weight) VALUES ('replace', $1, $2, $3, $4)")
         .bind(at.0)
         .bind(order.instance.to_string())
         .bind(order.order_id.to_string())
@@ -104,7 +96,7 @@ pub(super) async fn settle(conn: &mut SqliteConnection, id: ProvisioningOrderId)
             return Ok(());
         }
     }
-    sqlx::query("DELETE FROM acts WHERE order_id = $1 AND kind IN ('replace', 'discard')")
+    sqlx::query("DELETE FROM acts WHERE order_id = $1 AND kind = 'replace'")
         .bind(id.to_string())
         .execute(conn)
         .await?;
@@ -120,7 +112,8 @@ pub(super) async fn load(
 ) -> Result<Losses, JournalError> {
     let since = |hours: u64| at.minus(Duration::from_secs(3600 * hours)).max(circuit.counted_from).0;
     let hour = sqlx::query(
-        "SELECT COUNT(*) AS n, COALESCE(SUM(instance_uuid = $2), 0) AS here FROM acts WHERE kind = 'replace' AND at > $1",
+        "SELECT COUNT(*) AS n, COALESCE(SUM(instance_uuid = $2), 0) AS here FROM acts \
+         WHERE kind = 'replace' AND weight >= 4 AND at > $1",
     )
     .bind(since(1))
     .bind(instance.to_string())
@@ -130,7 +123,7 @@ pub(super) async fn load(
         "SELECT COALESCE(SUM(CASE WHEN who = $2 THEN 0 ELSE lost END), 0) AS others,
              COALESCE(SUM(CASE WHEN who = $2 THEN lost ELSE 0 END), 0) AS here
          FROM (SELECT COALESCE(instance_uuid, rowid) AS who, MIN($3, SUM(weight)) AS lost FROM acts
-             WHERE kind IN ('replace', 'discard') AND at > $1 GROUP BY COALESCE(instance_uuid, rowid))",
+             WHERE kind = 'replace' AND at > $1 GROUP BY COALESCE(instance_uuid, rowid))",
     )
     .bind(since(24))
     .bind(instance.to_string())
