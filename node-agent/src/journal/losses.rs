@@ -72,13 +72,15 @@ pub(super) async fn expect(
     if order.loss == Loss::Nothing {
         return Ok(());
     }
-    sqlx::query("INSERT INTO acts (kind, at, instance_uuid, order_id, weight) VALUES ('replace', $1, $2, $3, $4)")
-        .bind(at.0)
-        .bind(order.instance.to_string())
-        .bind(order.order_id.to_string())
-        .bind(i64::try_from(order.loss.weight()).unwrap_or(i64::MAX))
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO acts (kind, at, instance_uuid, order_id, weight) VALUES ('replace', $1, $2, $3, $4)",
+    )
+    .bind(at.0)
+    .bind(order.instance.to_string())
+    .bind(order.order_id.to_string())
+    .bind(i64::try_from(order.loss.weight()).unwrap_or(i64::MAX))
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! Each POST has a key of its own, from the change and its attempt; whoever dies in between sends the same again. What an
 //! answer says is not taken over, because it may be the answer of an earlier time: the subscription is read after it.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use ez_protocol::{OrderId, PlanChangeId, UnixMillis};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::{
         outbox::{self, Call},
         store as billing_store,
         stripe::{self, FaultKind, Phases, Swap},
-        sync,
+        subscription, sync,
     },
     catalog,
     db::{self, DbError},
@@ -32,6 +32,8 @@ const CARRY: &str = "billing.plan_change";
 pub(super) const AFTER_STRIPE: Duration = Duration::from_secs(5 * 60);
 /// What was to come and did not is looked for again after so long.
 const AGAIN: Duration = Duration::from_secs(10 * 60);
+/// Two presses are at the same time when no more than this lies between them.
+const SAME_TIME: Duration = Duration::from_secs(30);
 /// Previews that nobody confirmed are forgotten after so long.
 const FORGET: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -82,7 +84,13 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
     let change = load(app, id).await?;
     match (change.state, change.way) {
         (ChangeState::Wanted, Way::Now) => tell_now(app, &change).await?,
-        (ChangeState::Wanted, _) => tell_period_end(app, &change).await?,
+        (ChangeState::Wanted, _) => {
+            tell_period_end(app, &change).await?;
+            // Cancel pressed at the same time: Stripe lets a schedule undo it, and leaving is the later word.
+            if is_leaving(app, &change).await? {
+                leave(app, &change).await?;
+            }
+        }
         (ChangeState::AwaitingPayment, _) => await_payment(app, &change).await?,
         (ChangeState::Scheduled, _) if change.back_wanted => {
             release(app, &change).await?;
@@ -102,6 +110,23 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
         _ => {}
     }
     load(app, id).await
+}
+
+/// Whether its customer wished to leave when, or after, the change was confirmed, and has not wished to stay since.
+async fn is_leaving(app: &Services, change: &Change) -> Result<bool, BillingError> {
+    let copy = copy_of(app, change.order).await?;
+    let mut connection = app.db.read().await?;
+    let wish = billing_store::last_end_wish(&mut connection, &copy.subscription).await?;
+    let since = change.confirmed_at.unwrap_or(change.created_at).minus(SAME_TIME);
+    Ok(wish.is_some_and(|(leaves, at)| leaves && at >= since))
+}
+
+/// Cancels once more, which takes the change back first. Boxed, because cancelling carries changes out.
+fn leave<'a>(
+    app: &'a Services,
+    change: &'a Change,
+) -> Pin<Box<dyn Future<Output = Result<(), BillingError>> + Send + 'a>> {
+    Box::pin(subscription::cancel_at_period_end(app, change.account, change.order, true, &change.actor))
 }
 
 async fn load(app: &Services, id: PlanChangeId) -> Result<Change, BillingError> {

@@ -234,3 +234,19 @@ async fn taxes_nobody_asked_for_are_looked_at() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn nobody_is_thanked_for_a_payment_of_nothing() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_more(db).await;
+        let free = more("t").replace("setup_minor = 500", "");
+        catalog::apply_file(&shop.app, &free, "operator:test").await.unwrap();
+        let (order, session) = shop.choose(1, Interval::Quarter, None).await.unwrap();
+        shop.settle(&order, &session).await;
+        shop.work().await;
+        let mut connection = shop.app.db.read().await.unwrap();
+        let told = crate::notify::newest(&mut connection, "payment-confirmation").await.unwrap();
+        assert_eq!(told["amount"], "");
+    })
+    .await;
+}

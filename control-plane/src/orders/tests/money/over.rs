@@ -165,6 +165,10 @@ async fn who_pays_when_stripe_has_given_up_is_told_how_long_that_lasts_and_warne
             assert_eq!(shop.letters_of("server-lapses").await, letters);
         }
         assert_eq!(shop.letters_of("renewal-soon").await, 0, "nothing is charged");
+        shop.lives(3 * DAY).await;
+        shop.lives(Duration::from_secs(60)).await;
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        assert_eq!(shop.letters_of("server-lapses").await, 3);
     })
     .await;
 }

@@ -71,3 +71,41 @@ async fn an_operator_reads_what_comes_in_and_gives_a_part_back_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_server_that_was_retired_unpaid_shows_when_its_disk_goes_and_leaves_no_alarm_behind() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        // Nobody stays logged in for as long as this takes.
+        let queue = async |email: &str| {
+            let operator = Browser::log_in(&shop.app, email, Some(StaffRole::Billing)).await;
+            operator.get("/operator/billing").await.body
+        };
+        let served = shop.served(1).await;
+        shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        shop.node_does(&served, 3, "stopped").await;
+        shop.lives(11 * DAY).await;
+        shop.lives(2 * DAY).await;
+        shop.node_does(&served, 4, "stopped").await;
+        let purge = shop.server(&served.order).await.purge_at.unwrap();
+        let page = queue("first@example.com").await;
+        assert!(page.contains("Disk deleted for good on"), "{page}");
+        assert!(purge > shop.app.clock.now());
+        let (at, id) = (shop.app.clock.now(), served.order.instance.to_string());
+        let rings = shop.app.db.write(move |tx| {
+            Box::pin(async move {
+                let (kind, severity) = ("suspension_late", fleet::Severity::Warning);
+                let alarm = fleet::alarms::New { kind, subject: &id, severity, node: None, detail: "late" };
+                fleet::alarms::raise(tx, at, alarm).await
+            })
+        });
+        rings.await.unwrap();
+        shop.lives(3 * DAY + Duration::from_secs(60)).await;
+        assert_eq!(shop.node_was_told(&served).await, "purge");
+        assert!(!shop.alarms().await.iter().any(|(kind, _)| kind == "suspension_late"));
+        let page = queue("second@example.com").await;
+        assert!(!page.contains("Disk deleted for good on"), "{page}");
+    })
+    .await;
+}
