@@ -95,6 +95,7 @@ pub(crate) fn pay(world: &mut World, id: &str, entry: &Entry) -> Result<Outcome,
     }
     let session = adjust(world, id, entry)?;
     let customer = customer(world, &session, entry);
+    world.need("customer", &customer, "customer")?;
     let kept =
         world.get("customer", &customer).map(|known| text(known, "currency").to_owned()).unwrap_or_default();
     if !kept.is_empty() && kept != text(&session, "currency") {

@@ -28,6 +28,7 @@ use super::{
     world::{Asker, World, public, text},
 };
 
+mod dashboard;
 mod faults;
 
 /// What the handlers share.
@@ -61,6 +62,7 @@ pub(crate) fn router(operator: Operator) -> Router {
         .route("/_sim/refunds/{id}/fail", post(fail_refund))
         .route("/_sim/disputes", post(dispute))
         .route("/_sim/disputes/{id}/close", post(close_dispute))
+        .merge(dashboard::routes())
         .merge(faults::routes())
         .with_state(operator)
 }

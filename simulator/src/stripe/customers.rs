@@ -7,8 +7,8 @@ use super::{
     events,
     fault::Fault,
     form::{CREATED, LIST, Params, RETRIEVE},
-    list,
-    world::{World, text},
+    list, subscriptions,
+    world::{World, flag, text},
 };
 
 /// Parameters of create.
@@ -104,6 +104,46 @@ pub(crate) fn merge_metadata(object: &mut Value, params: &Params, path: &str) {
     object["metadata"] = Value::Object(merged);
 }
 
+/// `DELETE /v1/customers/{id}`: for good, and what it pays for ends at once.
+pub(crate) fn delete(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
+    call.params.check(&[])?;
+    erase(world, id)
+}
+
+/// Deletes a customer: its subscriptions end with their events, its cards are nobody's, and what is left says only that it
+/// was deleted.
+///
+/// # Errors
+/// No such customer, or one that is deleted already.
+pub(crate) fn erase(world: &mut World, id: &str) -> Result<Value, Fault> {
+    let customer = living(world, id)?;
+    let of_it = |world: &World, kind: &str, wanted: fn(&Value) -> bool| -> Vec<String> {
+        let all =
+            world.all(kind).into_iter().filter(|object| text(object, "customer") == id && wanted(object));
+        all.map(|object| text(object, "id").to_owned()).collect()
+    };
+    for subscription in
+        of_it(world, "subscription", |one| !matches!(text(one, "status"), "canceled" | "incomplete_expired"))
+    {
+        subscriptions::end(world, &subscription, "cancellation_requested");
+    }
+    for method in of_it(world, "payment_method", |_| true) {
+        world.change("payment_method", &method, Some("payment_method.detached"), |method| {
+            method["customer"] = Value::Null;
+        });
+    }
+    events::emit(world, "customer.deleted", &customer, None);
+    let gone = json!({ "id": id, "object": "customer", "deleted": true });
+    world.put("customer", gone.clone());
+    Ok(gone)
+}
+
+/// The customer, if it was not deleted.
+fn living(world: &World, id: &str) -> Result<Value, Fault> {
+    let known = world.need("customer", id, "id")?;
+    if flag(&known, "deleted") { Err(Fault::no_such("customer", id, "id")) } else { Ok(known) }
+}
+
 /// `GET /v1/customers/{id}`.
 pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     call.params.check(&[RETRIEVE])?;
@@ -113,7 +153,7 @@ pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value
 /// `POST /v1/customers/{id}`.
 pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     call.params.check(&[UPDATE])?;
-    world.need("customer", id, "id")?;
+    living(world, id)?;
     Ok(world.change("customer", id, Some("customer.updated"), |customer| apply(customer, &call.params)))
 }
 
@@ -122,6 +162,6 @@ pub(crate) fn list(world: &mut World, call: &Call) -> Result<Value, Fault> {
     call.params.check(&[LIST, CREATED, FILTER])?;
     let email = call.params.text("email");
     list::page(world, call, "customer", "/v1/customers", |customer| {
-        email.is_none_or(|email| text(customer, "email") == email)
+        !flag(customer, "deleted") && email.is_none_or(|email| text(customer, "email") == email)
     })
 }

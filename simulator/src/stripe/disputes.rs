@@ -7,7 +7,7 @@ use super::{
     events,
     fault::Fault,
     form::{CREATED, LIST},
-    list, payments,
+    list, payments, warnings,
     world::{World, int, text},
 };
 
@@ -36,6 +36,7 @@ pub(crate) fn open(world: &mut World, charge_id: &str, reason: &str) -> Result<V
     world.put("dispute", dispute.clone());
     events::emit(world, "charge.dispute.created", &dispute, None);
     world.change("charge", charge_id, Some("charge.updated"), |charge| charge["disputed"] = true.into());
+    warnings::answer(world, charge_id);
     events::emit(world, "charge.dispute.funds_withdrawn", &dispute, None);
     Ok(dispute)
 }

@@ -85,6 +85,38 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     Ok(item)
 }
 
+/// Puts the price of a part of a period, or the credit for it, on a subscription's next invoice.
+pub(crate) fn prorate(
+    world: &mut World,
+    subscription: &Value,
+    item: &Value,
+    period: (i64, i64),
+    amount: i64,
+) {
+    let id = world.new_id("ii_1", 23);
+    let price = &item["price"];
+    let name = world.get("product", text(price, "product")).map_or("", |product| text(product, "name"));
+    let what = if amount < 0 { "Unused time" } else { "Remaining time" };
+    let made = json!({
+        "id": id, "object": "invoiceitem", "amount": amount, "currency": subscription["currency"],
+        "customer": subscription["customer"], "date": world.now, "description": format!("{what} on {name}"),
+        "discountable": false, "discounts": [], "invoice": null, "livemode": false, "metadata": {}, "net_amount": amount,
+        "parent": {
+            "subscription_details": { "subscription": subscription["id"], "subscription_item": item["id"] },
+            "type": "subscription_details",
+        },
+        "period": { "end": period.1, "start": period.0 },
+        "pricing": {
+            "price_details": { "price": price["id"], "product": price["product"] }, "type": "price_details",
+            "unit_amount_decimal": price["unit_amount_decimal"],
+        },
+        "proration": true, "proration_details": { "discount_amounts": [] }, "quantity": 1, "quantity_decimal": "1",
+        "tax_rates": [], "test_clock": null,
+    });
+    world.put("invoiceitem", made.clone());
+    events::emit(world, "invoiceitem.created", &made, None);
+}
+
 /// `GET /v1/invoiceitems/{id}`.
 pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     call.params.check(&[RETRIEVE])?;
@@ -161,11 +193,11 @@ fn line(world: &mut World, invoice: &str, subscription: &str, item: &Value) -> V
         "discounts": [], "invoice": invoice, "livemode": false, "metadata": item["metadata"],
         "parent": {
             "invoice_item_details": {
-                "invoice_item": item["id"], "proration": false, "proration_details": null, "subscription": subscription,
+                "invoice_item": item["id"], "proration": flag(item, "proration"), "proration_details": null, "subscription": subscription,
             },
             "subscription_item_details": null, "type": "invoice_item_details",
         },
-        "period": item["period"], "pretax_credit_amounts": [], "pricing": null, "quantity": 1,
+        "period": item["period"], "pretax_credit_amounts": [], "pricing": item["pricing"], "quantity": 1,
         "subscription": subscription, "subtotal": item["amount"], "taxes": [],
     })
 }

@@ -8,7 +8,7 @@ use super::{
     events,
     fault::Fault,
     form::{CREATED, LIST, RETRIEVE},
-    list,
+    list, pauses,
     payments::{self, Due},
     world::{World, int, public, text},
 };
@@ -275,39 +275,69 @@ fn settle(world: &mut World, id: &str) {
     events::emit(world, "invoice.payment_succeeded", &paid, None);
     let subscription = subscription_of(&paid).to_owned();
     super::plan::invoice_paid(world, &subscription, id);
+    pauses::invoice_paid(world, &subscription, id);
 }
 
 fn failed(world: &mut World, id: &str) {
     let now = world.now;
+    let subscription = world.get("invoice", id).map(|invoice| subscription_of(invoice).to_owned());
+    let subscription = subscription.unwrap_or_default();
+    let once = pauses::is_tried_once(world, &subscription, id);
     let after = world.change("invoice", id, None, |invoice| {
         let tries = int(invoice, "attempt_count");
-        let wait = usize::try_from(tries).ok().and_then(|index| RETRY_DAYS.get(index));
+        let wait = usize::try_from(tries).ok().filter(|_| !once).and_then(|index| RETRY_DAYS.get(index));
         invoice["attempted"] = true.into();
         invoice["attempt_count"] = (tries + 1).into();
         invoice["next_payment_attempt"] = wait.map_or(Value::Null, |days| (now + days * 86_400).into());
     });
     events::emit(world, "invoice.payment_failed", &after, None);
+    pauses::attempt_failed(world, &subscription, id);
+}
+
+/// Whether an invoice can still be paid or voided.
+fn is_owed(invoice: &Value) -> bool {
+    matches!(text(invoice, "status"), "open" | "uncollectible")
 }
 
 /// Nobody has to pay an open invoice any more.
 pub(crate) fn void(world: &mut World, id: &str) {
     let now = world.now;
-    if world.get("invoice", id).is_some_and(|invoice| text(invoice, "status") == "open") {
-        world.change("invoice", id, Some("invoice.voided"), |invoice| {
+    if world.get("invoice", id).is_some_and(is_owed) {
+        let voided = world.change("invoice", id, Some("invoice.voided"), |invoice| {
             invoice["status"] = "void".into();
             invoice["auto_advance"] = false.into();
             invoice["next_payment_attempt"] = Value::Null;
             invoice["status_transitions"]["voided_at"] = now.into();
         });
         super::balance::unapply(world, id);
+        pauses::invoice_voided(world, subscription_of(&voided), id);
     }
+}
+
+/// Nobody expects an open invoice to be paid. One of nothing is paid.
+pub(crate) fn mark_uncollectible(world: &mut World, id: &str) {
+    let Some(invoice) = world.get("invoice", id).filter(|invoice| text(invoice, "status") == "open") else {
+        return;
+    };
+    if int(invoice, "amount_due") == 0 {
+        settle(world, id);
+        return;
+    }
+    let now = world.now;
+    let marked = world.change("invoice", id, Some("invoice.marked_uncollectible"), |invoice| {
+        invoice["status"] = "uncollectible".into();
+        invoice["auto_advance"] = false.into();
+        invoice["next_payment_attempt"] = Value::Null;
+        invoice["status_transitions"]["marked_uncollectible_at"] = now.into();
+    });
+    pauses::invoice_paid(world, subscription_of(&marked), id);
 }
 
 /// `POST /v1/invoices/{id}/void`.
 pub(crate) fn void_by_call(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     call.params.check(&[RETRIEVE])?;
     let invoice = world.need("invoice", id, "id")?;
-    if text(&invoice, "status") != "open" {
+    if !is_owed(&invoice) {
         return Err(Fault::invalid(
             format!("You can only void an open invoice; this one is {}.", text(&invoice, "status")),
             None,

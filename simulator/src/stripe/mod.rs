@@ -1,4 +1,4 @@
-//! A Stripe that runs anywhere: what purchase, renewal, cancellation and refund need of API version
+//! A Stripe that runs anywhere: what purchase, renewal, pause, cancellation and refund need of API version
 //! [`API_VERSION`], over sockets, sharing no type with the program that talks to it.
 //!
 //! - `api` is the HTTP face of `/v1`; `routes` finds the resource; one file per resource holds its calls.
@@ -31,6 +31,7 @@ mod api;
 mod balance;
 mod cards;
 mod checkout;
+mod collection;
 mod control;
 mod coupons;
 mod customers;
@@ -49,6 +50,7 @@ mod journal;
 mod ledger;
 mod list;
 mod page;
+mod pauses;
 mod payments;
 mod plan;
 mod portal_page;
@@ -64,6 +66,7 @@ mod subscriptions;
 mod tests;
 mod timers;
 mod totals;
+mod warnings;
 mod world;
 
 pub(crate) use inject::{ApiRule, WebhookFaults};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::Call,
-    balance, events,
+    balance, collection, events,
     fault::Fault,
     form::Params,
     invoices,
@@ -75,7 +75,7 @@ pub(crate) fn interval(price: &Value) -> (String, i64) {
 }
 
 /// The part of an amount that `left` of `whole` seconds cost, rounded half up.
-fn part(amount: i64, left: i64, whole: i64) -> i64 {
+pub(crate) fn part(amount: i64, left: i64, whole: i64) -> i64 {
     if whole <= 0 { 0 } else { (2 * amount * left + whole).div_euclid(2 * whole) }
 }
 
@@ -132,7 +132,8 @@ fn outcome(world: &mut World, invoice: &str, subscription: &Value, wanted: &Want
     (after, lines)
 }
 
-fn proration(
+/// The line of an invoice for a part of a period: credit for what is not used, or the price of the rest.
+pub(crate) fn proration(
     world: &mut World,
     invoice: &str,
     subscription: &Value,
@@ -187,6 +188,11 @@ pub(crate) fn change(world: &mut World, params: &Params, id: &str) -> Result<Opt
     let billed = invoices::build(world, &invoice, &after, "subscription_update", lines);
     world.put("invoice", billed.clone());
     events::emit(world, "invoice.created", &billed, None);
+    if collection::hold(world, &subscription, &invoice) {
+        after["latest_invoice"] = invoice.into();
+        apply(world, &subscription, after.clone(), "customer.subscription.updated");
+        return Ok(Some(after));
+    }
     invoices::finalize(world, &invoice);
     let total = int(&billed, "total");
     if total < 0 {

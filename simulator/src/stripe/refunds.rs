@@ -8,7 +8,7 @@ use super::{
     events,
     fault::Fault,
     form::{CREATED, LIST, RETRIEVE},
-    list, payments,
+    list, payments, warnings,
     world::{World, int, text},
 };
 
@@ -72,6 +72,7 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
         charge["amount_refunded"] = refunded.into();
         charge["refunded"] = (refunded == int(charge, "amount_captured")).into();
     });
+    warnings::answer(world, &charge_id);
     Ok(refund)
 }
 

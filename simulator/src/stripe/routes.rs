@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{
     account, api::Call, balance, coupons, customers, disputes, endpoints, events, fault::Fault,
-    invoice_items, invoices, payments, plan, prices, products, promotions, refunds, schedules, sessions,
-    subscriptions, world::World,
+    invoice_items, invoices, pauses, payments, plan, prices, products, promotions, refunds, schedules,
+    sessions, subscriptions, warnings, world::World,
 };
 
 /// Carries out a call.
@@ -34,6 +34,7 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["customers"]) => customers::list(world, call),
         ("GET", ["customers", id]) => customers::retrieve(world, call, id),
         ("POST", ["customers", id]) => customers::update(world, call, id),
+        ("DELETE", ["customers", id]) => customers::delete(world, call, id),
         ("GET", ["customers", id, "balance_transactions"]) => balance::list(world, call, id),
         ("POST", ["customers", id, "balance_transactions"]) => balance::create(world, call, id),
         ("GET", ["disputes"]) => disputes::list(world, call),
@@ -68,6 +69,8 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["promotion_codes"]) => promotions::list(world, call),
         ("GET", ["promotion_codes", id]) => promotions::retrieve(world, call, id),
         ("POST", ["promotion_codes", id]) => promotions::update(world, call, id),
+        ("GET", ["radar", "early_fraud_warnings"]) => warnings::list(world, call),
+        ("GET", ["radar", "early_fraud_warnings", id]) => payments::retrieve(world, call, warnings::KIND, id),
         ("POST", ["refunds"]) => refunds::create(world, call),
         ("GET", ["refunds"]) => refunds::list(world, call),
         ("GET", ["refunds", id]) => refunds::retrieve(world, call, id),
@@ -80,6 +83,8 @@ pub(crate) fn dispatch(world: &mut World, call: &Call) -> Result<Value, Fault> {
         ("GET", ["subscriptions", id]) => subscriptions::retrieve(world, call, id),
         ("POST", ["subscriptions", id]) => subscriptions::update(world, call, id),
         ("DELETE", ["subscriptions", id]) => subscriptions::cancel(world, call, id),
+        ("POST", ["subscriptions", id, "pause"]) => pauses::pause(world, call, id),
+        ("POST", ["subscriptions", id, "resume"]) => pauses::resume(world, call, id),
         ("POST", ["webhook_endpoints"]) => endpoints::create(world, call),
         ("GET", ["webhook_endpoints"]) => endpoints::list(world, call),
         ("GET", ["webhook_endpoints", id]) => endpoints::retrieve(world, call, id),

@@ -5,11 +5,12 @@ use time::{Date, Month, OffsetDateTime};
 
 use super::{
     api::Call,
+    collection,
     customers::merge_metadata,
     events,
     fault::Fault,
     form::{CREATED, LIST, Params, RETRIEVE},
-    invoices, list,
+    invoices, list, pauses,
     world::{World, int, text},
 };
 
@@ -39,7 +40,7 @@ pub(crate) fn begin(
         "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
         "items": { "object": "list", "data": items, "has_more": false, "total_count": items.len(), "url": format!("/v1/subscription_items?subscription={id}") },
         "latest_invoice": null, "livemode": false, "metadata": metadata, "next_pending_invoice_item_invoice": null, "on_behalf_of": null,
-        "pause_collection": null,
+        "pause_collection": null, "status_details": null,
         "payment_settings": { "payment_method_options": null, "payment_method_types": null, "save_default_payment_method": "off" },
         "pending_invoice_item_interval": null, "pending_setup_intent": null, "pending_update": null, "schedule": null, "start_date": now,
         "status": "active", "test_clock": null, "transfer_data": null, "trial_end": null,
@@ -147,18 +148,22 @@ pub(crate) fn add_months(at: i64, months: i64) -> i64 {
 
 /// When the clock must look at this subscription next.
 pub(crate) fn due_at(subscription: &Value) -> Option<i64> {
+    if text(subscription, "status") == "paused" {
+        return pauses::due_at(subscription);
+    }
     if !matches!(text(subscription, "status"), "active" | "past_due" | "unpaid" | "trialing") {
         return None;
     }
     let period = subscription.pointer("/items/data/0/current_period_end").and_then(Value::as_i64)?;
     let next = subscription["cancel_at"].as_i64().map_or(period, |cancel| cancel.min(period));
     let next = announced_at(subscription).map_or(next, |at| at.min(next));
+    let next = collection::resumes_at(subscription).map_or(next, |at| at.min(next));
     Some(super::plan::expires_at(subscription).map_or(next, |expires| expires.min(next)))
 }
 
 /// The clock has reached the end of the period: end the subscription if so asked, else renew it.
 pub(crate) fn roll(world: &mut World, id: &str) {
-    if super::plan::expire(world, id) {
+    if super::plan::expire(world, id) || pauses::expire(world, id) || collection::expire(world, id) {
         return;
     }
     let Some(subscription) = world.get("subscription", id).cloned() else { return };
@@ -188,6 +193,7 @@ pub(crate) fn roll(world: &mut World, id: &str) {
         subscription["_sim"]["previous_start"] = previous.into();
     });
     let invoice = invoices::draft(world, &renewed, "subscription_cycle");
+    collection::hold(world, &renewed, &invoice);
     let after = world.change("subscription", id, None, |subscription| {
         subscription["latest_invoice"] = invoice.clone().into()
     });
@@ -205,8 +211,8 @@ pub(crate) fn after_collection(world: &mut World, id: &str, paid: bool, last_try
         .map(|subscription| text(subscription, "status").to_owned())
         .unwrap_or_default();
     let policy = after_retries(world);
-    if status == "canceled" {
-        // The last invoice of one that has ended: there is nothing more to end.
+    if matches!(status.as_str(), "canceled" | "paused") {
+        // The last invoice of one that has ended, or that of a resumption: there is nothing to end.
         return;
     }
     if last_try && policy == "cancel" {
@@ -256,6 +262,8 @@ pub(crate) fn end(world: &mut World, id: &str, reason: &str) -> Value {
         // A change that waits for its payment does not come about any more.
         subscription["pending_update"] = Value::Null;
         subscription["_sim"]["pending"] = Value::Null;
+        subscription["status_details"] = Value::Null;
+        subscription["_sim"]["resuming"] = Value::Null;
         if subscription["canceled_at"].is_null() {
             subscription["canceled_at"] = now.into();
         }
@@ -294,7 +302,7 @@ pub(crate) const UPDATE: &[&str] = &[
 /// `POST /v1/subscriptions/{id}`.
 pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     let params = &call.params;
-    params.check(&[UPDATE])?;
+    params.check(&[UPDATE, collection::PARAMS])?;
     let current = world.need("subscription", id, "id")?;
     if text(&current, "status") == "canceled" {
         return Err(Fault::invalid(
@@ -340,6 +348,7 @@ fn apply(subscription: &mut Value, params: &Params, now: i64) {
     } else if params.has("cancel_at") {
         set_end(subscription, params.int("cancel_at"), now);
     }
+    collection::apply(subscription, params);
     details(subscription, params);
     merge_metadata(subscription, params, "metadata");
 }

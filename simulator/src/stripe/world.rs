@@ -143,7 +143,9 @@ impl World {
     /// # Errors
     /// `resource_missing`: 404 if `param` is `id`, else 400.
     pub(crate) fn need(&self, kind: &str, id: &str, param: &str) -> Result<Value, Fault> {
-        self.get(kind, id).cloned().ok_or_else(|| Fault::no_such(kind, id, param))
+        // What was deleted can be read, and nothing can be done with it.
+        let there = |value: &&Value| param == "id" || !flag(value, "deleted");
+        self.get(kind, id).filter(there).cloned().ok_or_else(|| Fault::no_such(kind, id, param))
     }
 
     /// All objects of a kind, newest first.

@@ -85,3 +85,41 @@ async fn a_dispute_takes_the_money_back_until_it_is_won() {
     bench.inbox.wait("charge.dispute.closed", 1).await;
     assert_eq!(bench.sim("ledger", None).await["customers"][0]["disputed"], 0);
 }
+
+#[tokio::test]
+async fn a_deleted_customer_takes_its_subscriptions_along_and_only_its_id_is_left() {
+    let bench = Bench::start().await;
+    let (bought, other) = (bench.bought("4242").await, bench.bought("4242").await);
+    let (customer, subscription) =
+        (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
+    let path = format!("/v1/customers/{customer}");
+    let gone = serde_json::json!({ "id": customer, "object": "customer", "deleted": true });
+    assert_eq!(bench.delete(&path).await, (200, gone.clone()));
+    assert_eq!(bench.read(&path).await, gone);
+    let ended = bench.read(&format!("/v1/subscriptions/{subscription}")).await;
+    assert_eq!(
+        (&ended["status"], &ended["cancellation_details"]["reason"]),
+        (&"canceled".into(), &"cancellation_requested".into())
+    );
+    let told = bench.inbox.wait("customer.deleted", 1).await[0].event();
+    assert_eq!(told["data"]["object"]["email"], "jane@example.com", "as it was");
+    bench.inbox.wait("customer.subscription.deleted", 1).await;
+    // Nothing can be done with it any more, and it is on no list.
+    for (path, form) in [
+        (path.clone(), "name=Jane".to_owned()),
+        (format!("{path}/balance_transactions"), "amount=-1&currency=eur".to_owned()),
+        ("/v1/billing_portal/sessions".to_owned(), format!("customer={customer}")),
+    ] {
+        let (status, refused) = bench.post(&path, &form).await;
+        assert_eq!(refused["error"]["code"], "resource_missing", "{path}: {status} {refused}");
+    }
+    assert_eq!(bench.delete(&path).await.0, 404);
+    let left = bench.read("/v1/customers").await;
+    assert_eq!(left["data"].as_array().unwrap().len(), 1);
+    bench.advance(40 * 86_400).await;
+    super::checker::check("stripe.jsonl", &bench, &["--need-key", "--version", super::super::API_VERSION]);
+
+    let customer = other["customer"].as_str().unwrap();
+    let done = bench.sim(&format!("customers/{customer}/delete"), Some(serde_json::json!({}))).await;
+    assert_eq!(done["deleted"], true, "in the dashboard as well");
+}

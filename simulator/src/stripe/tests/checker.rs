@@ -1,14 +1,19 @@
 //! The produced logs pass the interface's own checker, and the parameter tables name nothing Stripe does not know.
 //! Both need the shared reference directory; without it there is nothing to compare with.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 
 use super::{
     super::{
-        account, balance, coupons, customers, disputes, endpoints, form::Pattern, invoice_items, invoices,
-        payments, plan, prices, products, promotions, refunds, schedules, sessions, subscriptions,
+        account, balance, collection, coupons, customers, disputes, endpoints, form::Pattern, invoice_items,
+        invoices, pauses, payments, plan, prices, products, promotions, refunds, schedules, sessions,
+        subscriptions,
     },
     bench::Bench,
 };
@@ -19,9 +24,33 @@ fn shared() -> Option<PathBuf> {
 
 /// Runs Stripe's checker over a log, where it is present.
 pub(super) fn check(file: &str, bench: &Bench, more: &[&str]) {
+    judge(file, bench, None, more);
+}
+
+/// The same where the log has objects that the shared description leaves out: `paths` and `schemas` of these.
+pub(super) fn check_beyond(file: &str, bench: &Bench, beyond: &Value, more: &[&str]) {
+    let Some(mut spec) = spec() else { return };
+    let more_of = |known: &mut Value, added: &Value| {
+        known.as_object_mut().unwrap().extend(added.as_object().unwrap().clone());
+    };
+    more_of(&mut spec["paths"], &beyond["paths"]);
+    more_of(&mut spec["components"]["schemas"], &beyond["schemas"]);
+    let whole = bench.dir.path().join("spec.json");
+    std::fs::write(&whole, spec.to_string()).unwrap();
+    judge(file, bench, Some(&whole), more);
+}
+
+/// Stripe's interface as it is described, where that is present.
+fn spec() -> Option<Value> {
+    let text = std::fs::read_to_string(shared()?.join("stripe/openapi-subset.json")).unwrap();
+    Some(serde_json::from_str(&text).unwrap())
+}
+
+fn judge(file: &str, bench: &Bench, spec: Option<&Path>, more: &[&str]) {
     let Some(shared) = shared() else { return };
     let output = Command::new("python3")
         .arg(shared.join("stripe/check.py"))
+        .args(spec.map(|spec| [OsStr::new("--spec"), spec.as_os_str()]).into_iter().flatten())
         .args(more)
         .arg(bench.logs().join(file))
         .output()
@@ -133,10 +162,7 @@ fn known(spec: &Value, schema: &Value, path: &[&str]) -> bool {
 
 #[test]
 fn the_parameter_tables_name_nothing_stripe_does_not_know() {
-    let Some(shared) = shared() else { return };
-    let spec: Value =
-        serde_json::from_str(&std::fs::read_to_string(shared.join("stripe/openapi-subset.json")).unwrap())
-            .unwrap();
+    let Some(spec) = spec() else { return };
     let tables: &[(&str, &[&str])] = &[
         ("checkout.SessionCreateParams", sessions::CREATE),
         ("checkout.SessionListParams", sessions::FILTER),
@@ -156,6 +182,9 @@ fn the_parameter_tables_name_nothing_stripe_does_not_know() {
         ("PriceUpdateParams", prices::UPDATE),
         ("PriceListParams", prices::FILTER),
         ("SubscriptionUpdateParams", subscriptions::UPDATE),
+        ("SubscriptionUpdateParams", collection::PARAMS),
+        ("SubscriptionPauseParams", pauses::PAUSE),
+        ("SubscriptionResumeParams", pauses::RESUME),
         ("SubscriptionCancelParams", subscriptions::CANCEL),
         ("SubscriptionListParams", subscriptions::FILTER),
         ("SubscriptionScheduleCreateParams", schedules::CREATE),
