@@ -7,6 +7,7 @@ billing-mail-receipt-page = The invoice { $number }:
 billing-mail-failed-subject = The payment for { $server } did not work
 billing-mail-failed-text = { $amount } for { $server } could not be charged to your card. Stripe tries again by itself; you can also pay now, with the same or another card.
 billing-mail-failed-until = The server runs on until { $on }. If it is unpaid then, it is switched off until it is paid; nothing on it is lost.
+billing-mail-failed-paused = The server is off and starts again as soon as it is paid.
 billing-mail-failed-page = Pay here:
 
 billing-mail-needs-you-subject = Your bank wants you to confirm the payment for { $server }
@@ -44,7 +45,7 @@ billing-mail-ends-text = You cancelled { $server }. It runs until { $on }, which
 billing-mail-ends-page = You can take that back until then:
 
 billing-mail-lapses-subject = { $server } ends on { $on } and is not renewed
-billing-mail-lapses-text = { $server } is paid until { $on }. Its subscription ended while an invoice was unpaid, so nothing renews it: on { $on } it is switched off, and three days later its disk is deleted for good. If you need a server after that, order a new one and move what is on this one before.
+billing-mail-lapses-text = { $server } is paid until { $on }. Its subscription has ended before, so nothing renews it: on { $on } it is switched off, and three days later its disk is deleted for good. If you need a server after that, order a new one and move what is on this one before.
 billing-mail-lapses-page = Order a server here:
 
 billing-mail-refund-subject = { $amount } is on its way back to you

@@ -1,4 +1,4 @@
-//! One Stripe customer per account.
+//! One Stripe customer per account, and another one when it was deleted there.
 
 use ez_protocol::AccountId;
 use serde_json::Value;
@@ -14,17 +14,23 @@ use crate::app::Services;
 
 /// The account's customer at Stripe, made at the first purchase.
 pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> Result<String, BillingError> {
-    {
+    let deleted = {
         let mut connection = app.db.read().await?;
         if let Some(known) = store::customer(&mut connection, account).await? {
             return Ok(known);
         }
-    }
+        store::deleted_customer(&mut connection, account).await?
+    };
     let metadata = Metadata::from([
         ("account_id".to_owned(), account.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
     ]);
-    let call = Call::new("customer", account, 1, stripe::create_customer(email, metadata));
+    let request = stripe::create_customer(email, metadata);
+    let call = match deleted {
+        // A key of its own: under the first one Stripe repeats the answer about the one that is gone.
+        Some(deleted) => Call::new("customer-after", deleted, 1, request),
+        None => Call::new("customer", account, 1, request),
+    };
     let found = match outbox::send(app, &call).await {
         Ok(customer) => customer,
         Err(BillingError::LookingUp) => look_up(app, account, email).await?,

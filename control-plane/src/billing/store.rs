@@ -162,10 +162,17 @@ pub(super) async fn customer(
     connection: &mut AnyConnection,
     account: AccountId,
 ) -> Result<Option<String>, DbError> {
-    Ok(sqlx::query_scalar("SELECT stripe_id FROM billing_customers WHERE account_id = $1")
-        .bind(account.to_string())
-        .fetch_optional(connection)
-        .await?)
+    let text = "SELECT stripe_id FROM billing_customers WHERE account_id = $1 AND deleted = 0";
+    Ok(sqlx::query_scalar(text).bind(account.to_string()).fetch_optional(connection).await?)
+}
+
+/// The customer that an account had and that was deleted at Stripe.
+pub(super) async fn deleted_customer(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Option<String>, DbError> {
+    let text = "SELECT stripe_id FROM billing_customers WHERE account_id = $1 AND deleted = 1";
+    Ok(sqlx::query_scalar(text).bind(account.to_string()).fetch_optional(connection).await?)
 }
 
 /// The currency that Stripe keeps an account's customer to, once it has paid.
@@ -178,7 +185,7 @@ pub(super) async fn currency_of(
     Ok(query.bind(account.to_string()).fetch_optional(connection).await?.flatten())
 }
 
-/// Writes the account's customer; the first one stays.
+/// Writes the account's customer; the first one stays until it is deleted at Stripe.
 pub(super) async fn put_customer(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -187,7 +194,10 @@ pub(super) async fn put_customer(
 ) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO billing_customers (account_id, stripe_id, created_at) VALUES ($1, $2, $3)
-         ON CONFLICT (account_id) DO NOTHING",
+         ON CONFLICT (account_id) DO UPDATE SET
+             stripe_id = excluded.stripe_id, created_at = excluded.created_at, balance_minor = 0, currency = NULL,
+             payment_method_id = NULL, deleted = 0
+         WHERE billing_customers.deleted = 1",
     )
     .bind(account.to_string())
     .bind(stripe_id)

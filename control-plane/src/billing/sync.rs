@@ -12,6 +12,7 @@ use super::{
     model::{EventState, Problem, judge},
     revenue, store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, SubscriptionView},
+    subscription::is_over,
     surplus, usage, wallet,
 };
 use crate::{app::Services, config::Config, db::DbError};
@@ -273,6 +274,7 @@ pub(super) async fn take_subscription(
     if let Some(method) = subscription.default_payment_method.clone() {
         wallet::know(app, &method).await?;
     }
+    let orphaned = is_orphaned(app, &subscription).await?;
     let (now, config) = (app.clock.now(), app.config.clone());
     app.db
         .write(move |tx| {
@@ -294,6 +296,9 @@ pub(super) async fn take_subscription(
                     {
                         store::put_invoice(tx, now, known.expected.account, invoice).await?;
                     }
+                    if orphaned {
+                        dunning::orphaned(tx, now, order, &subscription).await?;
+                    }
                     dunning::end_read(tx, &config, now, order).await?;
                     dunning::judge(tx, &config, now, order).await?;
                     if newer && known.state == CheckoutState::Settled {
@@ -307,6 +312,21 @@ pub(super) async fn take_subscription(
         })
         .await?;
     Ok(())
+}
+
+/// Whether a subscription that went on when we last looked has ended because its customer was deleted at Stripe: then nobody
+/// wished that for its server.
+async fn is_orphaned(app: &Services, subscription: &SubscriptionView) -> Result<bool, BillingError> {
+    let over = subscription.status.as_deref().is_some_and(is_over);
+    let by_request = over && subscription.end_reason() != Some("payment_failed");
+    let Some(customer) = subscription.customer.as_deref().filter(|_| by_request) else { return Ok(false) };
+    let is_news = {
+        let mut connection = app.db.read().await?;
+        let known = store::subscription(&mut connection, &subscription.id).await?;
+        known.is_some_and(|known| !is_over(&known.status))
+            && dunning::store::closed_at(&mut connection, &subscription.id).await?.is_none()
+    };
+    Ok(is_news && wallet::is_deleted(app, customer).await?)
 }
 
 /// Reads an invoice; gives the order whose subscription it bills, if it is one of ours.

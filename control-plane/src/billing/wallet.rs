@@ -46,6 +46,18 @@ pub(super) async fn payment_method(app: &Services, id: &str) -> Result<(), Billi
     Ok(())
 }
 
+/// Whether a customer was deleted at Stripe. It is read again, and one of ours is taken over.
+pub(super) async fn is_deleted(app: &Services, id: &str) -> Result<bool, BillingError> {
+    match customer(app, id).await {
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => return Ok(false),
+        other => other?,
+    }
+    let mut connection = app.db.read().await?;
+    let copy = store::object(&mut connection, id).await?;
+    let read = copy.and_then(|json| serde_json::from_str::<CustomerView>(&json).ok());
+    Ok(read.is_some_and(|customer| customer.deleted))
+}
+
 /// Reads a customer. Its deletion cancels its subscriptions at Stripe, which is told about each of them; a person
 /// hears of it.
 pub(super) async fn customer(app: &Services, id: &str) -> Result<(), BillingError> {
@@ -62,8 +74,8 @@ pub(super) async fn customer(app: &Services, id: &str) -> Result<(), BillingErro
                 if store::put_object(tx, &customer.id, "customer", read_at, &value.to_string()).await? {
                     let ours = store::change_customer(tx, &customer).await?;
                     if ours && customer.deleted {
-                        let detail =
-                            "A customer was deleted in Stripe's dashboard; that cancels what they pay for.";
+                        let detail = "A customer was deleted in Stripe's dashboard; that cancels what they pay for. Their \
+                                      servers run to the end of what is paid, they are told so, and then they end.";
                         let alarm = alarms::New {
                             kind: "customer_deleted",
                             subject: &customer.id,

@@ -287,6 +287,8 @@ pub struct MirrorSubscription {
     pub price: Option<String>,
     /// When it was last written.
     pub updated_at: i64,
+    /// Whether its server is served, by the control plane's judgement.
+    pub served: bool,
 }
 
 /// A host and its VMs.
@@ -366,6 +368,9 @@ pub struct StripeOrder {
     pub plan: Option<String>,
     /// Whether a change waits for its payment.
     pub pending: bool,
+    /// Until when a server may be served although it has ended: to the end of its period, and for the notice of whoever did
+    /// not wish it to end.
+    pub lasts_until: Option<i64>,
     /// Paid in all, minor units.
     pub paid: i64,
     /// Refunded in all, minor units.

@@ -36,7 +36,7 @@ pub struct PaymentFailed {
     pub server: String,
     /// What is owed, with its currency.
     pub amount: String,
-    /// When it will be suspended.
+    /// When it will be suspended; empty if it is off already.
     pub until: String,
     /// Where to pay.
     pub link: String,

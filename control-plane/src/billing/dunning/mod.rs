@@ -22,7 +22,7 @@ use sqlx::AnyConnection;
 use self::standing::{Judgement, Status};
 use super::{
     BillingError, announce,
-    stripe::{InvoiceView, RefundView},
+    stripe::{InvoiceView, RefundView, SubscriptionView},
     sync,
 };
 use crate::{
@@ -297,7 +297,10 @@ pub(super) async fn invoice_read(
         }
         _ => {
             let until = invoice.due_at().map_or(now, UnixMillis::from_secs).plus(config.billing.grace);
-            let letter = PaymentFailed { server, amount: owed, until: web::written_date(until), link };
+            // What is to end a pause finds the server switched off.
+            let runs = known.facts.status != Status::Paused;
+            let until = if runs { web::written_date(until) } else { String::new() };
+            let letter = PaymentFailed { server, amount: owed, until, link };
             notify::send(tx, now, &known.email, &letter).await
         }
     }
@@ -334,6 +337,28 @@ pub(super) async fn refund_failed(
         let letter = RefundFailed { server: known.description.clone(), amount };
         notify::send(tx, now, &known.email, &letter).await?;
     }
+    Ok(())
+}
+
+/// A subscription has ended with its customer, whom somebody deleted at Stripe. That is no wish for its server: it is told
+/// before it ends. Noted once.
+pub(super) async fn orphaned(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    order: OrderId,
+    subscription: &SubscriptionView,
+) -> Result<(), DbError> {
+    if !store::first_time(tx, now, order, &store::orphan_key(&subscription.id)).await? {
+        return Ok(());
+    }
+    let entry = audit::Entry {
+        actor: "stripe".to_owned(),
+        action: "billing.customer_deleted".to_owned(),
+        subject_kind: "order".to_owned(),
+        subject_id: order.to_string(),
+        detail: json!({ "subscription": subscription.id, "customer": subscription.customer }),
+    };
+    audit::record(tx, now, entry).await?;
     Ok(())
 }
 

@@ -120,6 +120,10 @@ pub(in crate::billing) struct Facts {
     pub(in crate::billing) exempt: bool,
     /// We have ended it for good: no payment brings it back.
     pub(in crate::billing) closed: bool,
+    /// When we saw that it had ended with its customer, whom somebody deleted at Stripe.
+    pub(in crate::billing) orphaned: Option<UnixMillis>,
+    /// The host has told Stripe not to collect for now: there is no next charge, and what is not collected is not owed.
+    pub(in crate::billing) collection_paused: bool,
     /// When the notice about the unpaid invoice was written.
     pub(in crate::billing) notice_at: Option<UnixMillis>,
 }
@@ -142,7 +146,7 @@ fn answer(stand: Stand, why: Why, next: Option<(Step, UnixMillis)>) -> Judgement
 /// What holds at a time.
 pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: UnixMillis) -> Judgement {
     let over = matches!(facts.status, Status::Canceled | Status::Expired);
-    if facts.closed || (over && !facts.ended_unpaid) {
+    if facts.closed || (over && !facts.ended_unpaid && facts.orphaned.is_none()) {
         return answer(Stand::End, Why::Ended, None);
     }
     if facts.exempt {
@@ -160,14 +164,14 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         (Status::PastDue | Status::Unpaid | Status::Canceled | Status::Unknown, Some(unpaid)) => {
             clock(facts, unpaid, settings, now)
         }
-        // Paid after all, when Stripe had given up: what was paid for is served, and no more.
-        (Status::Canceled | Status::Expired, _) => match facts.period_end {
+        // Paid after all, when Stripe had given up, or over without anybody's wish: what was paid for is served, and no more.
+        (Status::Canceled | Status::Expired, _) => match served_until(facts, settings) {
             Some(end) if end > now => answer(Stand::Run, Why::Paid, Some((Step::End, end))),
             _ => answer(Stand::End, Why::Ended, None),
         },
         (Status::Active, _) => {
             let end = facts.cancel_at.map(|at| (Step::End, at));
-            let charge = facts.period_end.map(|at| (Step::Charge, at));
+            let charge = facts.period_end.filter(|_| !facts.collection_paused).map(|at| (Step::Charge, at));
             answer(Stand::Run, Why::Paid, end.or(charge))
         }
         (Status::Paused, _) => answer(Stand::Suspend, Why::Paused, None),
@@ -177,6 +181,13 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         // Something is owed, and it is not seen what: never a reason to switch anything off.
         (Status::PastDue | Status::Unknown, None) => answer(Stand::Run, Why::Grace, None),
     }
+}
+
+/// Until when a server is served whose subscription is over: to the end of what is paid, and never without its notice if
+/// nobody wished it to end.
+fn served_until(facts: &Facts, settings: &config::Billing) -> Option<UnixMillis> {
+    let told = facts.orphaned.map(|at| at.plus(settings.notice));
+    facts.period_end.max(told)
 }
 
 /// The clock of an unpaid invoice.
@@ -231,6 +242,8 @@ mod tests {
             refunded: false,
             exempt: false,
             closed: false,
+            orphaned: None,
+            collection_paused: false,
             notice_at: None,
         }
     }
@@ -298,6 +311,39 @@ mod tests {
         assert_eq!(disputed(Disputed::Open(T0)), Stand::Suspend);
         assert_eq!(disputed(Disputed::No), Stand::Run);
         assert_eq!(disputed(Disputed::Lost(T0)), Stand::End);
+    }
+
+    #[test]
+    fn nobody_expects_a_charge_while_collection_is_paused() {
+        let paused = Facts { collection_paused: true, ..paid() };
+        assert_eq!(judge(&paused, &settings(), T0), answer(Stand::Run, Why::Paid, None));
+        let ending = Facts { cancel_at: paused.period_end, ..paused.clone() };
+        assert_eq!(judge(&ending, &settings(), T0).next, Some((Step::End, T0.plus(30 * DAY))));
+        // What was owed before is owed still.
+        let owing = Facts { unpaid: owing(Status::PastDue).unpaid, status: Status::PastDue, ..paused };
+        assert_eq!(judge(&owing, &settings(), T0.plus(4 * DAY)).stand, Stand::Suspend);
+    }
+
+    #[test]
+    fn what_ended_with_a_deleted_customer_is_served_as_long_as_it_is_paid_and_never_ends_without_notice() {
+        let gone = |at| Facts { status: Status::Canceled, orphaned: Some(at), ..paid() };
+        let end = T0.plus(30 * DAY);
+        let early = gone(T0.plus(DAY));
+        assert_eq!(
+            judge(&early, &settings(), T0.plus(2 * DAY)),
+            answer(Stand::Run, Why::Paid, Some((Step::End, end)))
+        );
+        assert_eq!(judge(&early, &settings(), end).stand, Stand::End);
+        let late = gone(end.minus(DAY));
+        assert_eq!(judge(&late, &settings(), end).next, Some((Step::End, end.plus(DAY))), "two days' notice");
+        assert_eq!(judge(&late, &settings(), end.plus(DAY)).stand, Stand::End);
+        let exempt = Facts { exempt: true, ..late.clone() };
+        assert_eq!(judge(&exempt, &settings(), end.plus(9 * DAY)).stand, Stand::Run);
+        assert_eq!(
+            judge(&Facts { closed: true, ..late }, &settings(), T0).stand,
+            Stand::End,
+            "somebody wished it"
+        );
     }
 
     proptest! {

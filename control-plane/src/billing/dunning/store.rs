@@ -54,7 +54,7 @@ pub(in crate::billing) async fn known(
     let row = sqlx::query(
         "SELECT s.order_id, s.instance_id, s.account_id, s.stripe_id, s.status, s.end_reason,
                 s.period_start, s.period_end, s.cancel_at, s.amount_minor, s.currency, c.email, c.description,
-                CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt,
+                CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt, s.collection_paused,
                 k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
@@ -79,6 +79,7 @@ pub(in crate::billing) async fn known(
         None => false,
     };
     let closed = closed_at(connection, &subscription).await?.is_some();
+    let orphaned = step_at(connection, &orphan_key(&subscription)).await?;
     let status = row.text("status")?;
     let end_reason: Option<String> = row.get("end_reason")?;
     let facts = Facts {
@@ -92,6 +93,8 @@ pub(in crate::billing) async fn known(
         refunded,
         exempt: row.flag("exempt")?,
         closed,
+        orphaned,
+        collection_paused: row.flag("collection_paused")?,
         notice_at,
     };
     let amount: Option<i64> = row.get("amount_minor")?;
@@ -124,6 +127,11 @@ fn read_card(row: Cols<'_>) -> Result<Option<Card>, DbError> {
 /// The key of the notice that a server will be deleted because this invoice is unpaid.
 pub(in crate::billing) fn notice_key(invoice: &str) -> String {
     format!("notice:{invoice}")
+}
+
+/// The key of a subscription's end by the deletion of its customer at Stripe.
+pub(in crate::billing) fn orphan_key(subscription: &str) -> String {
+    format!("orphaned:{subscription}")
 }
 
 /// Notes that the service of a subscription is over for good; `false` if that was noted before.

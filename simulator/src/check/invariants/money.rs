@@ -33,11 +33,20 @@ pub(super) fn no_free_vm(world: &World) -> Vec<Violation> {
         }
         let paying = world.stripe.iter().find(|s| s.order == order.id && surplus_of(world, s).is_none());
         let status = paying.and_then(|s| s.status.as_deref()).unwrap_or("missing");
-        if !PAYING.contains(&status) && world.settled(order.updated_at) {
+        let lasts = paying.is_some_and(|payment| lasts(world, payment));
+        if !PAYING.contains(&status) && !lasts && world.settled(order.updated_at) {
             out.push(found("I2", subject, format!("it runs, but the subscription at Stripe is {status}")));
         }
     }
     out
+}
+
+/// A subscription that is over without anybody's wish, or was paid when Stripe had given up: what is paid for is served to its
+/// end, as the books have it, and no longer.
+fn lasts(world: &World, payment: &StripeOrder) -> bool {
+    let served = world.mirror.iter().any(|mirror| mirror.order == payment.order && mirror.served);
+    let until = payment.lasts_until.filter(|_| payment.status.as_deref() == Some("canceled"));
+    served && until.is_some_and(|until| !world.settled(until))
 }
 
 /// I3: a paid order is fulfilled, refunded or on an operator's desk before its deadline; and what was

@@ -117,6 +117,7 @@ fn healthy() -> World {
             status: "active".into(),
             price: Some("price_1".into()),
             updated_at: LONG_AGO,
+            served: true,
         }],
         hosts: vec![
             Host {
@@ -148,6 +149,7 @@ fn healthy() -> World {
             price: Some("price_1".into()),
             plan: Some("s".into()),
             pending: false,
+            lasts_until: None,
             paid: 900,
             refunded: 0,
             paid_at: Some(LONG_AGO),
@@ -272,6 +274,17 @@ fn i2_sees_a_vm_that_runs_without_a_paid_order_or_subscription() {
         w.mirror[0].status = "canceled".into();
     });
     assert_eq!(ended, ["I2"]);
+    // It ended without a wish: what is paid for is served to its end, if the books say so.
+    let lapses = |until: i64, served| {
+        plant(|w| {
+            w.stripe[0].status = Some("canceled".into());
+            w.stripe[0].lasts_until = Some(until);
+            w.mirror[0].status = "canceled".into();
+            w.mirror[0].served = served;
+        })
+    };
+    assert_eq!(lapses(NOW + 1, true), [""; 0]);
+    assert_eq!([lapses(LONG_AGO, true), lapses(NOW + 1, false)], [["I2"], ["I2"]]);
     assert_eq!(plant(|w| w.instances[0].suspended_at = Some(LONG_AGO)), ["I2"]);
     assert!(plant(|w| w.orders.clear()).contains(&"I2"));
 }

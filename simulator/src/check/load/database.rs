@@ -182,7 +182,9 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
     world.inbox = rows(db, "SELECT id FROM stripe_events", |r| r.try_get(0)).await?;
     world.mirror = rows(
         db,
-        "SELECT stripe_id, order_id, status, updated_at, stripe_price_id FROM billing_subscriptions",
+        "SELECT s.stripe_id, s.order_id, s.status, s.updated_at, s.stripe_price_id,
+                CASE WHEN h.stand = 'run' THEN 1 ELSE 0 END AS served
+         FROM billing_subscriptions s LEFT JOIN billing_standings h ON h.order_id = s.order_id",
         |r| {
             Ok(MirrorSubscription {
                 id: r.try_get(0)?,
@@ -190,6 +192,7 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
                 status: r.try_get(2)?,
                 updated_at: r.try_get(3)?,
                 price: r.try_get(4)?,
+                served: r.try_get::<i64, _>(5)? == 1,
             })
         },
     )

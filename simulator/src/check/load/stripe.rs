@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::{LoadError, StripeAccess};
 use crate::check::world::{Invoice, InvoiceItem, Purchase, StripeOrder, World};
 
+/// Nobody's server ends without having been told so long before, unless they wished it.
+const NOTICE_SECONDS: i64 = 48 * 3_600;
+
 /// Reads what was paid and given back for each order, and which events were delivered.
 pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(), LoadError> {
     let api = Api { client: reqwest::Client::new(), access };
@@ -30,6 +33,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             price: price["id"].as_str().map(str::to_owned),
             plan: price["lookup_key"].as_str().and_then(|key| key.split(':').next()).map(str::to_owned),
             pending: !subscription["pending_update"].is_null(),
+            lasts_until: lasts_until(subscription),
             ..StripeOrder::default()
         };
         by_subscription.insert(id, known);
@@ -113,6 +117,13 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
 fn paid_for(invoice: &Value) -> Option<(String, i64)> {
     let subscription = invoice["parent"]["subscription_details"]["subscription"].as_str()?;
     Some((subscription.to_owned(), invoice["status_transitions"]["paid_at"].as_i64()? * 1_000))
+}
+
+/// How long what a subscription paid for may be served after it has ended: its period, or the notice if that is longer.
+fn lasts_until(subscription: &Value) -> Option<i64> {
+    let ended = subscription["ended_at"].as_i64()?;
+    let period = subscription["items"]["data"][0]["current_period_end"].as_i64().unwrap_or(0);
+    Some(period.max(ended + NOTICE_SECONDS) * 1_000)
 }
 
 /// A subscription that has ended, and when. One that Stripe gave up on can still be paid.

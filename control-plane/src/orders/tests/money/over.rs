@@ -5,7 +5,7 @@ use super::*;
 const LATE: &str = "paid_after_end";
 
 impl Shop {
-    async fn rings_for(&self, kind: &str) -> bool {
+    pub(super) async fn rings_for(&self, kind: &str) -> bool {
         self.alarms().await.iter().any(|(rung, _)| rung == kind)
     }
 
