@@ -29,6 +29,7 @@ mod link_faults;
 mod normal;
 mod operating;
 mod overage;
+mod pauses;
 mod paying;
 mod planting;
 mod purchase;

@@ -154,7 +154,8 @@ impl Life {
     }
 }
 
-async fn stripe_post(demo: &Demo, path: &str, form: &[(&str, &str)]) -> Value {
+/// What Stripe itself answers to somebody who changes something.
+pub async fn stripe_post(demo: &Demo, path: &str, form: &[(&str, &str)]) -> Value {
     let state = demo.state();
     let (url, key) =
         (state["stripe"]["url"].as_str().unwrap(), state["stripe"]["secret_key"].as_str().unwrap());
