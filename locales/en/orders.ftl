@@ -57,6 +57,7 @@ orders-new-currency-bound = Your account pays in { $currency }.
 orders-new-tax-included = Tax included.
 orders-new-tax-added = Tax is added on the payment page.
 orders-new-tax-none = No tax is charged.
+orders-new-codes = A promotion code is typed in on the payment page.
 orders-new-pay = Pay { $amount } and create
 orders-new-pay-nothing = Begin the trial and create
 orders-new-terms = Paying means that you accept the

@@ -85,6 +85,7 @@ pub use shelf::{
     Kind, Lasts, Off, Shelf, Step as ShelfStep, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct,
     carry_out as carry_out_step, differences as shelf_differences,
 };
+pub use store::has_promotion_codes;
 pub use stripe::{StripeFault, StripeGate};
 pub use subscription::{cancel_at_period_end, cancel_now, give_up, portal};
 #[cfg(test)]

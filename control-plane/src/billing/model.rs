@@ -195,8 +195,12 @@ pub struct Invoice {
     pub status: String,
     /// Lower-case ISO code.
     pub currency: String,
-    /// Minor units.
+    /// What it is about, before credit. Minor units.
     pub total_minor: i64,
+    /// What is still to be paid. Minor units.
+    pub due_minor: i64,
+    /// What was paid with money, not credit. Minor units.
+    pub paid_minor: i64,
     /// Page with the invoice.
     pub hosted_url: Option<String>,
     /// The PDF.

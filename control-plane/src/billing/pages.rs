@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     app::App,
-    catalog,
     db::DbError,
     instances, metrics,
     web::{
@@ -53,14 +52,7 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
     let overview = overview(&mut connection, me.account_id).await?;
     let mut changes = BTreeMap::new();
     for change in super::open_changes(&mut connection, me.account_id).await? {
-        let plan = catalog::plan(&mut connection, &change.to_plan).await?;
-        let shown = PlanChange {
-            href: format!("/servers/{}/plan/{}", change.instance, change.id),
-            state: change.state.as_str(),
-            plan: plan.map_or(change.to_plan, |plan| plan.name),
-            at: change.due_at.or(change.expires_at),
-        };
-        changes.insert(change.order, shown);
+        changes.insert(change.order, instances::plan_change(&mut connection, &change).await?);
     }
     let purges = instances::purges(&mut connection).await?;
     let traffic = traffic(&mut connection, me.account_id, &overview, ctx.now()).await?;
@@ -73,6 +65,7 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
             number: invoice.number,
             at: invoice.issued_at,
             servers: invoice.servers,
+            charged: charged(&invoice).map(|minor| Money::new(minor, invoice.currency.clone())),
             total: Money::new(invoice.total_minor, invoice.currency),
             tone: match invoice.status.as_str() {
                 "paid" => "good",
@@ -106,6 +99,16 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
         newer: None,
         older: None,
     })
+}
+
+/// What of an invoice is, or was, paid with money, where credit makes that another sum than its total. Minor units.
+fn charged(invoice: &super::Invoice) -> Option<i64> {
+    let minor = match invoice.status.as_str() {
+        "open" | "uncollectible" => invoice.due_minor,
+        "paid" => invoice.paid_minor,
+        _ => return None,
+    };
+    (minor < invoice.total_minor).then_some(minor)
 }
 
 /// Traffic that may cost something: the running month of every server, then what was closed.

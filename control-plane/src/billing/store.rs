@@ -290,8 +290,11 @@ pub(super) async fn promotion_codes(connection: &mut AnyConnection) -> Result<Ve
         .collect()
 }
 
-/// Whether there is any code that a customer could type.
-pub(super) async fn has_promotion_codes(connection: &mut AnyConnection) -> Result<bool, DbError> {
+/// Whether there is any promotion code that a customer could type.
+///
+/// # Errors
+/// Those of the query.
+pub async fn has_promotion_codes(connection: &mut AnyConnection) -> Result<bool, DbError> {
     let query = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM billing_promotion_codes WHERE live = 1");
     Ok(query.fetch_one(connection).await? > 0)
 }

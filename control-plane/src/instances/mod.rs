@@ -64,6 +64,8 @@ pub(crate) use jobs::register_jobs;
 #[cfg(test)]
 pub(crate) use jobs::sweep;
 pub(crate) use pages::routes as page_routes;
+pub(crate) use show::plan_change;
+pub(crate) use told::about as failure_in_words;
 
 use crate::db::{self, DbError};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ez_protocol::{ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
-use super::settings;
+use super::{settings, told};
 use crate::{
     db::DbError,
     dispatch::{self, EventRecord, ProvisioningRecord, QueueView, State},
@@ -43,7 +43,7 @@ pub struct StepProgress {
     pub ended_at: Option<UnixMillis>,
     /// How far it is, 0–100.
     pub percent: Option<u32>,
-    /// What the node says about it.
+    /// What is to be said about one that failed, in a customer's words.
     pub note: Option<String>,
     /// Where it waits for its turn on its node.
     pub queue: Option<QueueView>,
@@ -98,23 +98,17 @@ fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) 
                 step.progress = Progress::Now;
                 step.started_at = Some(event.at);
                 step.ended_at = None;
-                step.note = None;
             }
-            "step_progress" => {
-                step.percent = event.percent;
-                step.note.clone_from(&event.detail);
-            }
+            "step_progress" => step.percent = event.percent,
             "step_done" => {
                 step.progress = Progress::Done;
                 step.started_at = step.started_at.or(Some(event.at));
                 step.ended_at = Some(event.at);
                 step.percent = None;
-                step.note = None;
             }
             "step_failed" => {
                 step.progress = Progress::Failed;
                 step.ended_at = Some(event.at);
-                step.note.clone_from(&event.detail);
             }
             _ => {}
         }
@@ -129,6 +123,8 @@ fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) 
                 (Progress::Now, _) => Progress::Failed,
                 (other, _) => other,
             };
+            // The node's own words are for operators, on the order's page.
+            step.note = (step.progress == Progress::Failed).then(|| told::about(record).words.to_owned());
         }
     }
     steps
@@ -214,7 +210,9 @@ mod tests {
     fn an_end_leaves_no_step_undecided() {
         let events = [event("step_started", "clone", 10), event("step_failed", "clone", 20)];
         let failed = fold(&record(State::Undone), &events, &CREATE_STEPS);
-        assert_eq!((failed[0].progress, failed[0].note.as_deref()), (Progress::Failed, Some("detail")));
+        assert_eq!(failed[0].progress, Progress::Failed);
+        let note = failed[0].note.as_deref().unwrap();
+        assert!(note.contains("Try again") && !note.contains("detail"), "{note}");
         assert!(failed[1..].iter().all(|step| step.progress == Progress::Skipped));
         let done = fold(&record(State::Succeeded), &[], &CREATE_STEPS);
         assert!(done.iter().all(|step| step.progress == Progress::Done));

@@ -286,15 +286,30 @@ pub(super) async fn page(
         activity: activity(connection, instance, &actions).await?,
         can_delete: instance.state.is_live(),
         plan_change: match billing::open_change(connection, instance.order).await? {
-            Some(change) => Some(PlanChange {
-                href: format!("/servers/{}/plan/{}", instance.id, change.id),
-                state: change.state.as_str(),
-                plan: Names::of(&names.plans, &change.to_plan),
-                at: change.due_at.or(change.expires_at),
-            }),
+            Some(change) => Some(plan_change(connection, &change).await?),
             None => None,
         },
         form,
+    })
+}
+
+/// How a change of the plan that is under way is told in a line.
+pub(crate) async fn plan_change(
+    connection: &mut AnyConnection,
+    change: &billing::Change,
+) -> Result<PlanChange, DbError> {
+    let plan = catalog::plan(connection, &change.to_plan).await?;
+    let from = catalog::price(connection, &change.from_price).await?;
+    let to = catalog::price(connection, &change.to_price).await?;
+    let interval = to
+        .filter(|to| from.is_some_and(|from| from.interval != to.interval))
+        .map(|to| to.interval.to_string());
+    Ok(PlanChange {
+        href: format!("/servers/{}/plan/{}", change.instance, change.id),
+        state: change.state.as_str(),
+        plan: plan.map_or_else(|| change.to_plan.clone(), |plan| plan.name),
+        interval,
+        at: change.due_at.or(change.expires_at),
     })
 }
 

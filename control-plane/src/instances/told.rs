@@ -11,11 +11,11 @@ use crate::{
 
 /// A failure in a customer's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// The node did not accept it, so nothing was begun.
-    pub(super) refused: bool,
+    pub(crate) refused: bool,
     /// What happened, and what happens next.
-    pub(super) words: &'static str,
+    pub(crate) words: &'static str,
 }
 
 /// What to say about an action that failed.
@@ -34,7 +34,7 @@ pub(super) async fn of(connection: &mut AnyConnection, action: &ActionRow) -> Re
 }
 
 /// What to say about an order that ended otherwise than well.
-pub(super) fn about(record: &ProvisioningRecord) -> Told {
+pub(crate) fn about(record: &ProvisioningRecord) -> Told {
     if let Some(refusal) = &record.refusal {
         return Told { refused: true, words: of_refusal(refusal) };
     }

@@ -9,6 +9,7 @@ use time::{Date, Month, OffsetDateTime, UtcDateTime};
 use super::buyer::Buyer;
 use crate::{
     accounts::{self, Principal, SshKey, TERMS_VERSION},
+    billing,
     catalog::{self, Image, Interval, Plan, Price},
     config::Tax,
     db::DbError,
@@ -34,6 +35,7 @@ struct Shelf {
     plans: Vec<Plan>,
     prices: Vec<Price>,
     traffic_prices: Vec<(String, String, i64)>,
+    codes: bool,
     fleet: FleetSnapshot,
     keys: Vec<SshKey>,
     name: String,
@@ -47,6 +49,7 @@ async fn read(connection: &mut AnyConnection, at: UnixMillis, who: &Principal) -
         plans: catalog::plans(connection).await?,
         prices: catalog::prices(connection).await?,
         traffic_prices: catalog::traffic_prices(connection).await?,
+        codes: billing::has_promotion_codes(connection).await?,
         fleet: fleet::snapshot(connection, at, None).await?,
         keys: accounts::ssh_keys(connection, who.account_id).await?,
         name: instances::suggest_name(connection, who.account_id).await?,
@@ -199,6 +202,7 @@ pub(super) async fn page(
                 Tax::Off | Tax::Inclusive => "included",
                 Tax::Exclusive => "added",
             },
+            codes: shelf.codes,
         },
         currencies,
         terms_version: TERMS_VERSION,
@@ -238,14 +242,16 @@ fn plan_choice(
         memory_mib: u64::from(plan.memory_mib),
         disk_gib: u64::from(plan.disk_gib),
         traffic_gib: plan.traffic_gib,
-        traffic_price: shelf
+        traffic_prices: shelf
             .traffic_prices
             .iter()
-            .find(|(code, currency, _)| {
+            .filter(|(code, currency, _)| {
                 *code == plan.code
+                    && shelf.buyer.pays_in(currency)
                     && shelf.prices.iter().any(|p| p.plan_code == plan.code && p.currency == *currency)
             })
-            .map(|(_, currency, minor)| Money::new(*minor, currency.clone())),
+            .map(|(_, currency, minor)| Money::new(*minor, currency.clone()))
+            .collect(),
         prices: shelf
             .prices
             .iter()

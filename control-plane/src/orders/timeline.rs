@@ -81,7 +81,7 @@ fn compose(
         }
         Some((None, record)) if record.state == State::Refused => {
             let mut refused = step(ACCEPTED, Progress::Failed, record.finished_at);
-            refused.note.clone_from(&record.detail);
+            refused.note = Some(instances::failure_in_words(record).words.to_owned());
             refused
         }
         Some((None, record)) if record.state == State::Succeeded => done(ACCEPTED, record.finished_at),

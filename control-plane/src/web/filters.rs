@@ -132,6 +132,13 @@ pub(crate) fn written_date(at: ez_protocol::UnixMillis) -> String {
     utc(at.0).and_then(|at| written(at, Style::Date)).unwrap_or_default()
 }
 
+/// A month as letters write it: `December 2026`.
+pub(crate) fn written_month(month: ez_protocol::Month) -> String {
+    let number = month.number();
+    let name = u8::try_from(number % 100).ok().and_then(|n| time::Month::try_from(n).ok());
+    name.map_or_else(|| month.to_string(), |name| format!("{name} {}", number / 100))
+}
+
 /// A time as an element: exact UTC for everybody; a script turns it into the reader's zone.
 fn element(ms: i64, style: Style) -> Result<Value, Error> {
     let at = utc(ms)?;

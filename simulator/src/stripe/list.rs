@@ -104,10 +104,18 @@ fn walk(world: &World, value: &mut Value, path: &[&str]) {
         value[*first] = included;
     }
     let Some(member) = value.get_mut(*first) else { return };
-    if let Some(object) = member.as_str().and_then(|id| world.any(id)) {
-        *member = public(object);
+    match member {
+        Value::Array(items) => items.iter_mut().for_each(|item| replace(world, item)),
+        one => replace(world, one),
     }
     walk(world, member, rest);
+}
+
+/// Puts an object in the place of its id.
+fn replace(world: &World, value: &mut Value) {
+    if let Some(object) = value.as_str().and_then(|id| world.any(id)) {
+        *value = public(object);
+    }
 }
 
 /// Lists that Stripe shows only when asked for.

@@ -14,6 +14,7 @@ use super::{
     form::Params,
     invoices,
     subscriptions::period_end,
+    totals,
     world::{World, int, text},
 };
 
@@ -117,6 +118,8 @@ fn outcome(world: &mut World, invoice: &str, subscription: &Value, wanted: &Want
     if wanted.prorate {
         let (left, whole) = (end - wanted.at, end - start);
         let unused = part(int(&item["price"], "unit_amount"), left, whole);
+        // What a coupon had taken off was not paid.
+        let unused = totals::after_discount(unused, &subscription["_sim"]["taken_off"]);
         lines.push(proration(world, invoice, subscription, &item, (wanted.at, end), -unused));
         let changed = after["items"]["data"][0].clone();
         if same {
@@ -200,6 +203,7 @@ pub(crate) fn change(world: &mut World, params: &Params, id: &str) -> Result<Opt
     }
     let method = text(&subscription, "default_payment_method").to_owned();
     after["latest_invoice"] = invoice.clone().into();
+    after["_sim"]["taken_off"] = totals::taken_off(&billed, text(&wanted.price, "id"));
     let paid = invoices::collect(world, &invoice, &method, true);
     if paid || params.text("payment_behavior") != Some("pending_if_incomplete") {
         apply(world, &subscription, after.clone(), "customer.subscription.updated");
@@ -233,7 +237,7 @@ pub(crate) fn invoice_paid(world: &mut World, subscription: &str, invoice: &str)
     for key in ["items", "billing_cycle_anchor"] {
         after[key] = wanted[key].clone();
     }
-    for key in ["periods", "previous_start"] {
+    for key in ["periods", "previous_start", "taken_off"] {
         after["_sim"][key] = wanted["_sim"][key].clone();
     }
     after["_sim"]["pending"] = Value::Null;

@@ -167,10 +167,34 @@ fn current_discount(world: &World, subscription: &Value) -> Option<Value> {
     (!over).then(|| discount.clone())
 }
 
+/// What an invoice took off the price of a subscription's item: minor units, of how many. Credit for unused time is as
+/// much smaller (flexible billing with `proration_discounts` `included`).
+pub(crate) fn taken_off(invoice: &Value, price: &str) -> Value {
+    let of_price = |line: &&Value| {
+        line.pointer("/pricing/price_details/price").and_then(Value::as_str) == Some(price)
+            && int(line, "amount") > 0
+    };
+    let lines = invoice.pointer("/lines/data").and_then(Value::as_array);
+    let Some(line) = lines.into_iter().flatten().rfind(of_price) else { return json!([0, 1]) };
+    let off: i64 =
+        line["discount_amounts"].as_array().into_iter().flatten().map(|one| int(one, "amount")).sum();
+    json!([off, int(line, "amount")])
+}
+
+/// An amount after what [`taken_off`] says.
+pub(crate) fn after_discount(amount: i64, taken_off: &Value) -> i64 {
+    let (off, of) = (taken_off[0].as_i64().unwrap_or(0), taken_off[1].as_i64().unwrap_or(1));
+    amount - share(amount, off, of)
+}
+
 /// An invoice was drafted: a discount that is good once was good, if the invoice costs anything, and one whose months
 /// are over goes.
 pub(crate) fn use_up(world: &mut World, subscription: &str, invoice: &Value) {
     let Some(known) = world.get("subscription", subscription).cloned() else { return };
+    let taken_off = taken_off(invoice, text(&known["items"]["data"][0]["price"], "id"));
+    world.change("subscription", subscription, None, |subscription| {
+        subscription["_sim"]["taken_off"] = taken_off;
+    });
     let Some(id) = known.pointer("/_sim/discount").and_then(Value::as_str).map(str::to_owned) else { return };
     let discount = world.get("discount", &id).cloned().unwrap_or_default();
     let once = text(&discount["_sim"]["coupon"], "duration") == "once" && int(invoice, "subtotal") > 0;

@@ -239,12 +239,15 @@ fn read_return(row: &AnyRow) -> Result<Given, DbError> {
     })
 }
 
-/// What was given for an order: credit, refunds that are wanted or were refused, and what went back.
+/// What was given for an order: credit, refunds of which Stripe knows nothing yet, and what went back or was to.
 pub(super) async fn given_for(connection: &mut AnyConnection, order: OrderId) -> Result<Vec<Given>, DbError> {
     let gifts = sqlx::query(
         "SELECT c.description, g.kind, g.amount_minor, g.currency, g.state, g.made_at, g.reason
          FROM billing_gifts g JOIN billing_checkouts c ON c.order_id = g.order_id
-         WHERE g.order_id = $1 AND (g.kind = 'credit' OR g.state <> 'done') ORDER BY g.made_at DESC LIMIT 100",
+         WHERE g.order_id = $1 AND (g.kind = 'credit' OR (g.state <> 'done' AND NOT EXISTS (
+                SELECT 1 FROM stripe_outbox o JOIN billing_returns r ON r.stripe_id = o.response_id
+                WHERE o.purpose = 'goodwill' AND o.subject_id = g.order_id || ':' || g.reference)))
+         ORDER BY g.made_at DESC LIMIT 100",
     )
     .bind(order.to_string())
     .fetch_all(&mut *connection)

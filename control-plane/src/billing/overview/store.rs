@@ -7,7 +7,10 @@ use sqlx::AnyConnection;
 
 use super::{Dispute, Overview, Paying, Queued, Revenue};
 use crate::{
-    billing::dunning::{self, Card},
+    billing::{
+        dunning::{self, Card},
+        revenue::monthly_now,
+    },
     db::{Cols, DbError},
 };
 
@@ -144,11 +147,10 @@ pub(super) async fn revenue(
         owed: 0,
     };
     let rows = sqlx::query(
-        "SELECT currency, months,
-                CAST(SUM(CASE WHEN status IN ('active', 'past_due') THEN amount_minor ELSE 0 END) AS BIGINT) AS amount,
+        "SELECT currency,
                 CAST(SUM(CASE WHEN status IN ('active', 'past_due', 'trialing') THEN 1 ELSE 0 END) AS BIGINT) AS live,
                 CAST(SUM(CASE WHEN status = 'canceled' AND canceled_at >= $1 THEN 1 ELSE 0 END) AS BIGINT) AS ended
-         FROM billing_subscriptions WHERE currency IS NOT NULL GROUP BY currency, months",
+         FROM billing_subscriptions WHERE currency IS NOT NULL GROUP BY currency",
     )
     .bind(since.0)
     .fetch_all(&mut *connection)
@@ -156,11 +158,12 @@ pub(super) async fn revenue(
     for row in &rows {
         let row = Cols::of("billing_subscriptions", row);
         let currency = row.text("currency")?;
-        let months = row.int("months")?.max(1);
         let revenue = all.entry(currency.clone()).or_insert_with(|| empty(&currency));
-        revenue.monthly_minor += row.int("amount")? / months;
-        revenue.live += row.int("live")?;
-        revenue.ended += row.int("ended")?;
+        revenue.live = row.int("live")?;
+        revenue.ended = row.int("ended")?;
+    }
+    for (currency, minor) in monthly_now(connection).await? {
+        all.entry(currency.clone()).or_insert_with(|| empty(&currency)).monthly_minor = minor;
     }
     let rows = sqlx::query(
         "SELECT currency, CAST(SUM(due_minor) AS BIGINT) AS owed_minor, COUNT(*) AS owed FROM billing_invoices

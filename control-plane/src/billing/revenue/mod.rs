@@ -6,7 +6,8 @@
 //!
 //! A subscription counts as live while it is charged or will be: `active`, `past_due` and `trialing` (which brings
 //! nothing yet). What is charged for a year or a quarter is divided by its months, each subscription for itself and
-//! rounded half up, so that the sum of the parts is the whole that is shown. Discounts and traffic are not in it.
+//! rounded half up, so that the sum of the parts is the whole that is shown. Discounts that last are taken off, those of a single invoice
+//! are not; traffic is not in it.
 
 mod model;
 mod store;
@@ -35,12 +36,20 @@ pub(super) async fn note(
     subscription: &str,
     value: &Value,
 ) -> Result<(), DbError> {
-    let Some(read) = model::read(value) else { return Ok(()) };
+    let Some(read) = model::read(value, now) else { return Ok(()) };
     let last = store::last(tx, subscription).await?;
     for (since, step) in model::steps(last.as_ref(), &read, now) {
         store::put(tx, subscription, account, since, &step).await?;
     }
     Ok(())
+}
+
+/// What a month brings now, by currency, in minor units.
+///
+/// # Errors
+/// Those of the query.
+pub(super) async fn monthly_now(connection: &mut AnyConnection) -> Result<Vec<(String, i64)>, DbError> {
+    store::monthly_now(connection).await
 }
 
 /// The last twelve months, by currency: the oldest first, the running one last.

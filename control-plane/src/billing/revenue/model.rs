@@ -58,8 +58,42 @@ pub(super) fn monthly(amount: i64, interval: &str, count: i64) -> i64 {
     i64::try_from((2 * amount + months).div_euclid(2 * months)).unwrap_or(i64::MAX)
 }
 
+/// What is left of a price after the discounts that a subscription has for more than one invoice. Minor units a month.
+fn discounted(monthly_minor: i64, price: &Value, discounts: &Value, now: UnixMillis) -> i64 {
+    let mut left = monthly_minor;
+    for discount in discounts.as_array().into_iter().flatten() {
+        let coupon = &discount["source"]["coupon"];
+        let over = discount["end"].as_i64().is_some_and(|end| UnixMillis::from_secs(end) <= now);
+        let products = coupon["applies_to"]["products"].as_array().filter(|products| !products.is_empty());
+        let good = products.is_none_or(|products| products.contains(&price["product"]));
+        if over || !good || coupon["duration"] == "once" {
+            continue;
+        }
+        let off = match (coupon["percent_off"].as_f64(), coupon["amount_off"].as_i64()) {
+            (Some(percent), _) => share(left, percent),
+            (None, Some(amount)) if coupon["currency"] == price["currency"] => each_month(amount, price),
+            _ => 0,
+        };
+        left = left.saturating_sub(off).max(0);
+    }
+    left
+}
+
+/// Stripe's percentages have at most two decimals; half up.
+#[allow(clippy::cast_possible_truncation, reason = "0 to 10,000")]
+fn share(amount: i64, percent: f64) -> i64 {
+    let hundredths = i128::from((percent * 100.0).round() as i64).clamp(0, 10_000);
+    i64::try_from((i128::from(amount) * hundredths + 5_000).div_euclid(10_000)).unwrap_or(amount)
+}
+
+/// What is charged, or taken off, with each invoice of a price, for a month.
+fn each_month(amount: i64, price: &Value) -> i64 {
+    let (interval, count) = (&price["recurring"]["interval"], &price["recurring"]["interval_count"]);
+    monthly(amount, interval.as_str().unwrap_or("month"), count.as_i64().unwrap_or(1))
+}
+
 /// Reads a subscription; nothing before it was paid for the first time, or if it has no price.
-pub(super) fn read(value: &Value) -> Option<Read> {
+pub(super) fn read(value: &Value, now: UnixMillis) -> Option<Read> {
     let status = value["status"].as_str()?;
     if matches!(status, "incomplete" | "incomplete_expired") {
         return None;
@@ -70,13 +104,8 @@ pub(super) fn read(value: &Value) -> Option<Read> {
         let price = &item["price"];
         let Some(amount) = price["unit_amount"].as_i64() else { continue };
         let quantity = item["quantity"].as_i64().unwrap_or(1);
-        let (interval, count) = (&price["recurring"]["interval"], &price["recurring"]["interval_count"]);
-        let each = monthly(
-            amount.saturating_mul(quantity),
-            interval.as_str().unwrap_or("month"),
-            count.as_i64().unwrap_or(1),
-        );
-        sum = sum.saturating_add(each);
+        let each = each_month(amount.saturating_mul(quantity), price);
+        sum = sum.saturating_add(discounted(each, price, &value["discounts"], now));
         currency = price["currency"].as_str().or(currency);
     }
     let time = |key: &str| value[key].as_i64().map(UnixMillis::from_secs);

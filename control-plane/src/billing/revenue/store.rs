@@ -55,6 +55,23 @@ pub(super) async fn put(
     Ok(())
 }
 
+/// What all subscriptions of a currency bring a month now. Minor units.
+pub(super) async fn monthly_now(connection: &mut AnyConnection) -> Result<Vec<(String, i64)>, DbError> {
+    let rows = sqlx::query(
+        "SELECT currency, CAST(SUM(monthly_minor) AS BIGINT) AS monthly_minor FROM billing_charges c
+         WHERE since = (SELECT MAX(d.since) FROM billing_charges d WHERE d.subscription_id = c.subscription_id)
+         GROUP BY currency",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_charges", row);
+            Ok((row.text("currency")?, row.int("monthly_minor")?))
+        })
+        .collect()
+}
+
 pub(super) async fn charges(connection: &mut AnyConnection) -> Result<Vec<Charge>, DbError> {
     let rows = sqlx::query(
         "SELECT subscription_id, since, account_id, currency, monthly_minor, live FROM billing_charges
@@ -75,13 +92,15 @@ pub(super) async fn charges(connection: &mut AnyConnection) -> Result<Vec<Charge
         .collect()
 }
 
-/// Invoices since a time that the first try did not collect.
+/// Invoices since a time that the first try did not collect, with what was to be collected after credit.
 pub(super) async fn failed(
     connection: &mut AnyConnection,
     since: UnixMillis,
 ) -> Result<Vec<Failed>, DbError> {
     let rows = sqlx::query(
-        "SELECT currency, issued_at, total_minor, CASE WHEN status = 'paid' THEN 1 ELSE 0 END AS recovered
+        "SELECT currency, issued_at,
+                CASE WHEN status = 'paid' THEN paid_minor WHEN due_minor > 0 THEN due_minor ELSE total_minor END AS minor,
+                CASE WHEN status = 'paid' THEN 1 ELSE 0 END AS recovered
          FROM billing_invoices
          WHERE issued_at >= $1 AND (tries > 1 OR (tries > 0 AND status IN ('open', 'uncollectible', 'void')))",
     )
@@ -94,7 +113,7 @@ pub(super) async fn failed(
             Ok(Failed {
                 currency: row.text("currency")?,
                 at: row.millis("issued_at")?,
-                minor: row.int("total_minor")?,
+                minor: row.int("minor")?,
                 recovered: row.flag("recovered")?,
             })
         })

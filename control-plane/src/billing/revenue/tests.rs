@@ -42,7 +42,7 @@ fn a_subscription_is_read_as_what_it_brings() {
         let value = json!({
             "status": status, "start_date": 1_000, "ended_at": 2_000, "items": {"data": [{"price": price, "quantity": 1}]},
         });
-        read(&value).map(|read| (read.step.monthly_minor, read.step.live))
+        read(&value, NOW).map(|read| (read.step.monthly_minor, read.step.live))
     };
     assert_eq!(of("active", "year", 1), Some((750, true)));
     assert_eq!(of("past_due", "month", 3), Some((3_000, true)));
@@ -50,7 +50,44 @@ fn a_subscription_is_read_as_what_it_brings() {
     assert_eq!(of("canceled", "month", 1), Some((0, false)));
     assert_eq!(of("unpaid", "month", 1), Some((0, false)));
     assert_eq!(of("incomplete", "month", 1), None);
-    assert_eq!(read(&json!({"status": "active", "items": {"data": []}})), None, "no price, no currency");
+    assert_eq!(read(&json!({"status": "active", "items": {"data": []}}), NOW), None, "no price, no currency");
+}
+
+#[test]
+fn discounts_that_last_are_taken_off() {
+    let of = |interval: &str, discounts: &[serde_json::Value]| {
+        let price = json!({
+            "unit_amount": 9_000, "currency": "eur", "product": "p",
+            "recurring": {"interval": interval, "interval_count": 1},
+        });
+        let value = json!({
+            "status": "active", "start_date": 1_000, "items": {"data": [{"price": price, "quantity": 1}]},
+            "discounts": discounts,
+        });
+        read(&value, NOW).unwrap().step.monthly_minor
+    };
+    let discount = |duration: &str, end: Option<i64>, coupon: serde_json::Value| {
+        let mut coupon = coupon;
+        coupon["duration"] = duration.into();
+        json!({"id": "di_1", "end": end, "source": {"type": "coupon", "coupon": coupon}})
+    };
+    let later = Some(NOW.as_secs() + 1);
+    let fifth = || json!({"percent_off": 20});
+    assert_eq!(of("month", &[discount("forever", None, fifth())]), 7_200);
+    assert_eq!(of("year", &[discount("repeating", later, fifth())]), 600);
+    assert_eq!(of("month", &[discount("repeating", Some(NOW.as_secs()), fifth())]), 9_000, "it is over");
+    assert_eq!(
+        of("month", &[discount("once", None, fifth())]),
+        9_000,
+        "one invoice is not what a month brings"
+    );
+    let amount = |minor: i64| json!({"amount_off": minor, "currency": "eur"});
+    assert_eq!(of("year", &[discount("forever", None, amount(1_200))]), 650);
+    assert_eq!(of("month", &[discount("forever", None, amount(20_000))]), 0, "never below nothing");
+    assert_eq!(of("month", &[discount("forever", None, json!({"percent_off": 12.5}))]), 7_875);
+    let other = json!({"percent_off": 50, "applies_to": {"products": ["q"]}});
+    assert_eq!(of("month", &[discount("forever", None, other)]), 9_000, "it is another product's");
+    assert_eq!(of("month", &[json!("di_1")]), 9_000, "one that is not read counts for nothing");
 }
 
 #[test]

@@ -171,7 +171,7 @@ pub(in crate::billing) async fn invoices(
     account: AccountId,
 ) -> Result<Vec<Invoice>, DbError> {
     let rows = sqlx::query(
-        "SELECT i.stripe_id, i.number, i.currency, i.total_minor, i.hosted_url, i.pdf_url, i.issued_at,
+        "SELECT i.stripe_id, i.number, i.currency, i.total_minor, i.due_minor, i.paid_minor, i.hosted_url, i.pdf_url, i.issued_at,
                 c.description, CASE WHEN r.state = 'succeeded' THEN 'refunded' ELSE i.status END AS status
          FROM billing_invoices i
          LEFT JOIN billing_subscriptions s ON s.stripe_id = i.subscription_id
@@ -194,6 +194,8 @@ pub(in crate::billing) async fn invoices(
                 status: row.text("status")?,
                 currency: row.text("currency")?,
                 total_minor: row.int("total_minor")?,
+                due_minor: row.int("due_minor")?,
+                paid_minor: row.int("paid_minor")?,
                 hosted_url: row.get("hosted_url")?,
                 pdf_url: row.get("pdf_url")?,
                 issued_at: row.millis("issued_at")?,

@@ -192,8 +192,9 @@ pub(crate) fn list_customers(email: &str) -> Prepared {
     Prepared::of(&ListCustomer::new().email(email).limit(PAGE))
 }
 
+/// With what its discounts take off.
 pub(crate) fn retrieve_subscription(id: &str) -> Prepared {
-    Prepared::of(&RetrieveSubscription::new(id))
+    Prepared::of(&RetrieveSubscription::new(id).expand(["discounts.source.coupon".to_owned()]))
 }
 
 pub(crate) fn cancel_subscription(id: &str) -> Prepared {

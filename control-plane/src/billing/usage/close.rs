@@ -1,5 +1,7 @@
 //! Months are closed, and people are told before it costs them something.
 
+use std::time::Duration;
+
 use ez_protocol::{InstanceId, Month, UnixMillis};
 use serde_json::Value;
 use sqlx::AnyConnection;
@@ -13,7 +15,7 @@ use crate::{
     app::Services,
     billing::dunning::{self, Stand},
     db::DbError,
-    jobs, metrics, notify, web,
+    fleet, jobs, metrics, notify, web,
 };
 
 /// So many months back are looked at: we may have been down.
@@ -21,16 +23,22 @@ const MONTHS_BACK: usize = 3;
 /// Months closed in one transaction.
 const PIECE: usize = 32;
 
-/// Closes the months that are over and settled. Each server's month once, whatever is counted later.
+/// A month is closed so long after its end even if its node was not heard since.
+const WAITS_FOR_NODE: Duration = Duration::from_secs(14 * 24 * 3_600);
+/// With its first words a node that was away tells what it counted; they have arrived after so long.
+const TELLS_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// Closes the months that are over and settled. Each server's month once, whatever is counted later. That of a server
+/// whose node was not heard since waits for it.
 pub(super) async fn close(app: &Services) -> Result<(), DbError> {
     let now = app.clock.now();
     let months = std::iter::successors(Some(model::last_closed(now)), |month| Some(month.before()));
     for month in months.take(MONTHS_BACK) {
+        let mut after = String::new();
         loop {
             let found = {
                 let mut connection = app.db.read().await?;
-                let (from, to) = (begins(month), begins(model::after(month)));
-                store::unclosed(&mut connection, month, from, to, BATCH).await?
+                store::unclosed(&mut connection, month, &after, BATCH).await?
             };
             for piece in found.chunks(PIECE) {
                 let piece = piece.to_vec();
@@ -45,12 +53,37 @@ pub(super) async fn close(app: &Services) -> Result<(), DbError> {
                     })
                     .await?;
             }
-            if i64::try_from(found.len()).is_ok_and(|many| many < BATCH) {
-                break;
+            let full = i64::try_from(found.len()).is_ok_and(|many| many == BATCH);
+            match found.last() {
+                Some(last) if full => after = last.to_string(),
+                _ => break,
             }
         }
     }
     Ok(())
+}
+
+/// Whether a server's node has told what it counted in a month that is over, or is waited for no longer. An agent keeps
+/// counting while it is not connected, and tells it at once when it is again.
+async fn told(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    instance: InstanceId,
+    month: Month,
+) -> Result<bool, DbError> {
+    let ended = begins(model::after(month));
+    if now >= ended.plus(WAITS_FOR_NODE) {
+        return Ok(true);
+    }
+    let Some(place) = fleet::placement_of(tx, instance).await? else { return Ok(true) };
+    let Some(node) = fleet::node(tx, place.node).await? else { return Ok(true) };
+    if node.blind_since.is_some_and(|since| since < ended) {
+        return Ok(false);
+    }
+    Ok(match node.connected_at {
+        Some(since) => now.since(since) >= TELLS_WITHIN,
+        None => node.last_seen_at.is_some_and(|seen| seen >= ended.plus(TELLS_WITHIN)),
+    })
 }
 
 async fn close_one(
@@ -59,6 +92,9 @@ async fn close_one(
     instance: InstanceId,
     month: Month,
 ) -> Result<(), DbError> {
+    if !told(tx, now, instance, month).await? {
+        return Ok(());
+    }
     let all = store::terms(tx, instance).await?;
     let (Some(deal), Some((_, terms))) = (model::deal(&all, month), all.last()) else { return Ok(()) };
     let counted = metrics::traffic(tx, instance, month).await?.counted();
@@ -162,11 +198,11 @@ async fn tell(
                     (web::written_bytes(counted), web::written_bytes(deal.included().unwrap_or(0)));
                 if mark == 100 {
                     let letter =
-                        TrafficOver { server, month: month.to_string(), used, included, price, link };
+                        TrafficOver { server, month: web::written_month(month), used, included, price, link };
                     notify::send(tx, now, &known.email, &letter).await
                 } else {
                     let letter =
-                        TrafficNear { server, month: month.to_string(), used, included, price, link };
+                        TrafficNear { server, month: web::written_month(month), used, included, price, link };
                     notify::send(tx, now, &known.email, &letter).await
                 }
             })

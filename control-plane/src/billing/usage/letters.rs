@@ -9,7 +9,7 @@ use crate::notify::Letter;
 pub struct TrafficNear {
     /// Description of the server.
     pub server: String,
-    /// `2026-11`
+    /// `November 2026`
     pub month: String,
     /// What was used, with its unit.
     pub used: String,
@@ -26,9 +26,9 @@ impl Letter for TrafficNear {
     fn sample() -> Self {
         Self {
             server: "Server web-1".into(),
-            month: "2026-11".into(),
-            used: "810 GiB".into(),
-            included: "1000 GiB".into(),
+            month: "November 2026".into(),
+            used: "810 GB".into(),
+            included: "1000 GB".into(),
             price: "0.12 €".into(),
             link: "https://servers.example/servers/1/graphs".into(),
         }
@@ -40,7 +40,7 @@ impl Letter for TrafficNear {
 pub struct TrafficOver {
     /// Description of the server.
     pub server: String,
-    /// `2026-11`
+    /// `November 2026`
     pub month: String,
     /// What was used, with its unit.
     pub used: String,
@@ -59,7 +59,7 @@ impl Letter for TrafficOver {
         Self {
             server: near.server,
             month: near.month,
-            used: "1010 GiB".into(),
+            used: "1010 GB".into(),
             included: near.included,
             price: near.price,
             link: near.link,

@@ -1,7 +1,7 @@
 //! Traffic above the plan: from the agents' counters to an invoice, once for each server and month.
 //!
 //! Owns `traffic_terms` (what was agreed) and `traffic_bills` (the ledger). The month is the calendar's, in UTC, as the
-//! agents count. It is *closed* two days after its end, when every agent has told what it kept ([`close`]): one row with
+//! agents count. It is *closed* two days after its end, or once the server's node was heard since ([`close`]): one row with
 //! what was counted then, which no later count changes, so nothing is charged twice and nothing afterwards. A row that
 //! costs something becomes an invoice item at Stripe ([`post`]), under a key of server and month, and Stripe puts it on
 //! the subscription's next invoice; where that is more than five weeks off (a year's subscription), an invoice of its

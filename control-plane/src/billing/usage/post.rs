@@ -112,7 +112,11 @@ async fn put_item(app: &Services, bill: &Bill, subscription: &str) -> Result<boo
         subscription,
         amount_minor: bill.amount_minor,
         currency: &bill.currency,
-        description: &format!("Traffic above the plan in {}: {} × 100 GB", bill.month, bill.units),
+        description: &format!(
+            "Traffic above the plan in {}: {} × 100 GB",
+            web::written_month(bill.month),
+            bill.units
+        ),
         period: (begins(bill.month), begins(after(bill.month))),
         metadata: &metadata,
     });

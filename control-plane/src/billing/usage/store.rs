@@ -5,7 +5,7 @@ use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
     Bill,
-    model::{BillState, TrafficTerms},
+    model::{BillState, TrafficTerms, after as month_after, begins},
 };
 use crate::db::{Cols, DbError};
 
@@ -79,12 +79,11 @@ pub(super) async fn priced(
 }
 
 /// Servers that were sold before the end of a month, whose service had not ended before it began, and whose month is not
-/// in the ledger.
+/// in the ledger; after one, at most `limit`.
 pub(super) async fn unclosed(
     connection: &mut AnyConnection,
     month: Month,
-    begins: UnixMillis,
-    ends: UnixMillis,
+    after: &str,
     limit: i64,
 ) -> Result<Vec<InstanceId>, DbError> {
     let rows = sqlx::query(
@@ -92,11 +91,13 @@ pub(super) async fn unclosed(
          JOIN billing_standings s ON s.instance_id = t.instance_id
          WHERE t.since < $3 AND NOT (s.stand = 'end' AND s.since < $2)
                AND NOT EXISTS (SELECT 1 FROM traffic_bills b WHERE b.instance_id = t.instance_id AND b.month = $1)
-         ORDER BY t.instance_id LIMIT $4",
+               AND t.instance_id > $4
+         ORDER BY t.instance_id LIMIT $5",
     )
     .bind(i64::from(month.number()))
-    .bind(begins.0)
-    .bind(ends.0)
+    .bind(begins(month).0)
+    .bind(begins(month_after(month)).0)
+    .bind(after)
     .bind(limit)
     .fetch_all(connection)
     .await?;

@@ -50,7 +50,7 @@ pub(super) struct StepBody {
     started_at: Option<i64>,
     /// UTC milliseconds, by the node's clock.
     finished_at: Option<i64>,
-    /// What the node says about it.
+    /// What is to be said about one that failed.
     note: Option<String>,
     /// Where it waits for its turn on its node; null when it does not.
     queue: Option<QueueView>,

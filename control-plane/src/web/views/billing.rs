@@ -22,8 +22,10 @@ pub struct Invoice {
     pub at: UnixMillis,
     /// Names of the servers it is for.
     pub servers: Vec<String>,
-    /// The total.
+    /// The total, before credit.
     pub total: Money,
+    /// What is still to be paid of it, or was paid, if credit makes that another sum.
+    pub charged: Option<Money>,
     /// `paid`, `open`, `void`, `uncollectible`, `refunded`, `draft`.
     pub state: String,
     /// Its colour.

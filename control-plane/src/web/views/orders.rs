@@ -85,8 +85,8 @@ pub struct PlanChoice {
     pub disk_gib: u64,
     /// Traffic per month in GiB.
     pub traffic_gib: u64,
-    /// What each started 100 GB above that costs; none where it costs nothing.
-    pub traffic_price: Option<Money>,
+    /// What each started 100 GB above that costs, in each currency this account can pay in; empty where it costs nothing.
+    pub traffic_prices: Vec<Money>,
     /// One per interval and currency it is sold in.
     pub prices: Vec<PriceChoice>,
     /// Codes of the locations it does not fit in now; the script greys it out there.
@@ -128,6 +128,8 @@ pub struct Summary {
     pub price: Option<PriceChoice>,
     /// `included`, `added` (worked out by Stripe at the payment page) or `none`.
     pub tax: &'static str,
+    /// Whether there are promotion codes, which the payment page takes.
+    pub codes: bool,
 }
 
 /// `GET /servers/new`, and `POST` to the same when refused. Sends `location`, `image`, `plan`,
@@ -283,7 +285,7 @@ fn plan(code: &str, name: &str, size: u32, cents: i64, sold_out: bool) -> PlanCh
         memory_mib: u64::from(size) * 2048,
         disk_gib: u64::from(size) * 20,
         traffic_gib: 20 * 1024,
-        traffic_price: (code == "s").then(|| Money::new(12, "eur")),
+        traffic_prices: (code == "s").then(|| Money::new(12, "eur")).into_iter().collect(),
         prices: vec![
             price("month", cents, "23 Dec 2026"),
             price("quarter", cents * 29 / 10, "23 Feb 2027"),
@@ -364,6 +366,7 @@ impl Page for New {
                 image: "Debian 13".to_owned(),
                 price: Some(price("month", 900, "23 Dec 2026")),
                 tax: "included",
+                codes: true,
             },
             terms_version: "2026-11",
         };

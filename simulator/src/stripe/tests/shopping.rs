@@ -124,6 +124,47 @@ async fn a_quarter_with_a_set_up_fee_and_a_code_is_billed_and_renewed() {
 }
 
 #[tokio::test]
+async fn unused_time_is_credited_as_it_was_paid() {
+    for (duration, off) in [("once", 0), ("forever", 50)] {
+        let bench = Bench::start().await;
+        let (plan, customer) = (bench.product("S").await, bench.shopper().await);
+        let small = bench.price_of(&plan, 1_000, "eur", MONTH).await;
+        let large = bench.price_of(&plan, 2_000, "eur", MONTH).await;
+        bench.ok("/v1/coupons", &format!("id=c&name=Hello&percent_off=50&duration={duration}")).await;
+        bench.ok("/v1/promotion_codes", "code=HELLO&promotion[type]=coupon&promotion[coupon]=c").await;
+        let (_, session) = bench.ask(&[&small], &customer, "&allow_promotion_codes=true").await;
+        let page = bench.url(&format!("/c/pay/{}/change", session["id"].as_str().unwrap()));
+        bench.client.post(page).form(&[("code", "HELLO")]).send().await.unwrap();
+        let paid = bench.completes(&session, json!({})).await;
+        assert_eq!(sums(&paid).3, 500);
+        let path = format!("/v1/subscriptions/{}", paid["subscription"].as_str().unwrap());
+        bench.advance(15 * 86_400).await;
+        let item = bench.read(&path).await["items"]["data"][0].clone();
+        let change = |price: &str| {
+            format!(
+                "items[0][id]={}&items[0][price]={price}&proration_behavior=always_invoice",
+                item["id"].as_str().unwrap()
+            )
+        };
+        let changed = bench.ok(&path, &change(&large)).await;
+        let billed = async |of: &Value| {
+            bench.read(&format!("/v1/invoices/{}", of["latest_invoice"].as_str().unwrap())).await
+        };
+        let bill = billed(&changed).await;
+        let line = |bill: &Value, n: usize| bill["lines"]["data"][n]["amount"].as_i64().unwrap();
+        let (unused, remaining) = (line(&bill, 0), line(&bill, 1));
+        // Half of the price was paid for a month, of which about half is left.
+        assert!((-remaining / 4 - 1..=-remaining / 4 + 1).contains(&unused), "{unused} {remaining}");
+        let due = unused + remaining - (remaining * off + 50) / 100;
+        assert_eq!(bill["total"], due, "{duration}");
+        // Back at once: what was just paid is what comes back, to the cent of rounding.
+        let back = billed(&bench.ok(&path, &change(&small)).await).await;
+        assert!((line(&back, 0) + due - unused).abs() <= 1, "{duration}: {back}");
+        check("stripe.jsonl", &bench, &["--need-key"]);
+    }
+}
+
+#[tokio::test]
 async fn a_trial_is_free_is_announced_and_then_paid() {
     let bench = Bench::start().await;
     let (plan, customer) = (bench.product("S").await, bench.shopper().await);

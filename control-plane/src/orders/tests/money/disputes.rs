@@ -322,6 +322,7 @@ async fn a_refund_that_fails_weeks_later_is_told_to_everybody() {
         let mut connection = shop.app.db.read().await.unwrap();
         let money = billing::server_money(&mut connection, served.order.instance).await.unwrap().unwrap();
         assert!(money.given.iter().all(|one| one.state == billing::GiftState::Refused), "{:?}", money.given);
+        assert_eq!(money.given.len(), 2, "each is told once");
         assert_eq!(money.invoices[0].left_minor, 900, "all of it can be given again");
         let told = billing::given_to(&mut connection, served.order.account).await.unwrap();
         assert!(told.iter().all(|one| one.state == billing::GiftState::Refused), "{told:?}");

@@ -48,6 +48,17 @@ impl Shop {
         assert_eq!(taken.refused, 0);
     }
 
+    /// Its connection ends.
+    async fn node_goes_away(&self) {
+        let (at, node) = (self.app.clock.now(), self.node.id);
+        let connection = format!("c-{node}");
+        self.app
+            .db
+            .write(move |tx| Box::pin(async move { fleet::sessions::end(tx, at, node, &connection).await }))
+            .await
+            .unwrap();
+    }
+
     async fn lives_until(&self, at: UnixMillis) {
         self.lives(at.since(self.app.clock.now())).await;
     }
@@ -228,6 +239,38 @@ async fn a_years_subscription_gets_an_invoice_of_its_own() {
         let mut connection = shop.app.db.read().await.unwrap();
         let invoices = billing::invoices(&mut connection, served.order.account).await.unwrap();
         assert!(invoices.iter().all(|known| known.id != invoice), "a draft is not shown");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_month_waits_for_a_node_that_was_away_at_its_end() {
+    each_database(async |db| {
+        let (shop, served) = Shop::with_traffic(db).await;
+        shop.node_counts(&served, january(), 1_001).await;
+        shop.lives(DAY).await;
+        shop.node_goes_away().await;
+        shop.lives_until(CLOSED.plus(5 * DAY)).await;
+        assert_eq!(shop.bill_state(&served).await, None, "nobody knows what it was");
+        // It is back, and has not told yet what it counted.
+        fleet::testing::report(&shop.app, &shop.node, 1_000, 3).await;
+        shop.lives(Duration::from_secs(60)).await;
+        assert_eq!(shop.bill_state(&served).await, None);
+        shop.node_counts(&served, january(), 1_201).await;
+        shop.lives(Duration::from_secs(11 * 60)).await;
+        assert_eq!(shop.bill_state(&served).await, Some((BillState::Posted, 36)));
+    })
+    .await;
+    each_database(async |db| {
+        let (shop, served) = Shop::with_traffic(db).await;
+        shop.node_counts(&served, january(), 1_001).await;
+        shop.lives(DAY).await;
+        shop.node_goes_away().await;
+        shop.lives_until(CLOSED.plus(11 * DAY)).await;
+        assert_eq!(shop.bill_state(&served).await, None);
+        // It is waited for so long and no longer.
+        shop.lives(2 * DAY).await;
+        assert_eq!(shop.bill_state(&served).await.map(|(_, amount)| amount), Some(12));
     })
     .await;
 }

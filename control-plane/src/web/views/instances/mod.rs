@@ -129,6 +129,8 @@ pub struct PlanChange {
     pub state: &'static str,
     /// Name of the plan that comes.
     pub plan: String,
+    /// How often is paid then, if that changes: text `orders-new-per-<interval>`.
+    pub interval: Option<String>,
     /// When it comes, or until when it can be paid.
     pub at: Option<UnixMillis>,
 }
