@@ -7,7 +7,12 @@ use std::{io, net::SocketAddr};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, fleet, keys::KeysError, link};
+use crate::{
+    app::App,
+    fleet,
+    keys::{Keys, KeysError},
+    link,
+};
 
 /// Why agents cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +52,17 @@ pub async fn bind(app: &App) -> Result<Agents, AgentsError> {
     let address = tcp.local_addr().map_err(failed)?;
     let keys = &app.keys;
     let tls = keys.link_tls(app.clock.clone(), app.entropy.clone())?;
-    let link = link::bind(app, tls, address, keys.install(), keys.trust_version(), keys.link_reset())?;
+    let link = link::bind(app, tls, address, keys.install(), trust(keys), keys.link_reset())?;
     let enrolment_tls = keys.enrolment_tls(app.clock.clone(), app.entropy.clone())?;
     let enrolment = fleet::Enrolment::new(app, tcp, enrolment_tls);
     Ok(Agents { link, enrolment, address })
+}
+
+/// What the link tells agents to believe.
+fn trust(keys: &Keys) -> link::Trust {
+    let published = keys.published();
+    let updates = published.updates.iter().map(|update| (update.version, update.envelope.clone()));
+    link::Trust { version: published.version, needed: published.needed, updates: updates.collect() }
 }
 
 impl Agents {

@@ -55,6 +55,7 @@ fleet-alarm-clock_skew = Clock is off
 fleet-alarm-generation_conflict = Conflicting order
 fleet-alarm-node_quarantined = Node quarantined
 fleet-alarm-identity_copied = Two agents with one identity
+fleet-alarm-trust_behind = Node does not know our key
 fleet-alarm-vmid_overlap = VMID ranges overlap
 fleet-alarm-key_known = Key used twice
 fleet-alarm-order_stuck = Order stuck

@@ -142,6 +142,8 @@ frame_types! {
     ChallengeAnswer = 0x8002,
     /// [`crate::message::MetricsAck`], server to agent. An agent that does not know it skips it.
     MetricsAck = 0x8003,
+    /// [`crate::message::TrustTaken`], agent to server, after each `TrustUpdate` that was not refused.
+    TrustTaken = 0x8004,
 }
 
 /// From this number on an unknown frame type is skipped; below it ends the connection.

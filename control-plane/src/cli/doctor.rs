@@ -3,6 +3,7 @@
 use std::{net::ToSocketAddrs, os::unix::fs::PermissionsExt, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
+use ez_protocol::envelope::KeyRole;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use url::Url;
@@ -224,10 +225,22 @@ fn key_files(config: &Config, found: &mut Findings) {
         "restore the directory from its copy, or keys init on a new installation",
     );
     let trust = loaded.ok().and_then(|keys| keys.trust().ok());
-    let Some(ends) = trust.and_then(|trust| trust.keys.iter().map(|key| key.not_after).min()) else { return };
+    let Some(trust) = trust else { return };
+    // Of each kind the key that lasts longest: one that was exchanged ends soon, as it should.
+    let lasts = |role| trust.keys.iter().filter(|key| key.role == role).map(|key| key.not_after).max();
+    let Some(ends) = lasts(KeyRole::Order).min(lasts(KeyRole::Trust)) else { return };
     let days = ends.since(SystemClock.now()).as_secs() / 86_400;
     found.should(
         "keys-last",
+        days > KEYS_LAST_DAYS,
+        format!("{days} days"),
+        "new signing keys: ez-control-plane keys prepare order (and trust), then keys switch",
+    );
+    let authorities = trust.agent_ca_der().into_iter().chain(trust.link_ca_der()).flatten();
+    let Some(ends) = authorities.filter_map(|der| keys::certificate_ends(&der)).min() else { return };
+    let days = ends.since(SystemClock.now()).as_secs() / 86_400;
+    found.should(
+        "authorities-last",
         days > KEYS_LAST_DAYS,
         format!("{days} days"),
         "plan new keys: ez-control-plane keys init in a new directory, then node token and join for each node",

@@ -61,7 +61,7 @@ enum Command {
     /// Makes API tokens.
     #[command(subcommand)]
     Token(users::TokenCommand),
-    /// Makes the installation's keys.
+    /// Makes, shows and exchanges the installation's keys.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Adds and changes nodes.
@@ -103,7 +103,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Order(command) => orders::order(open().await?, command).await,
         Command::User(command) => users::user(open().await?, command).await,
         Command::Token(command) => users::token(open().await?, command).await,
-        Command::Keys(command) => keys::keys(&storage()?, &link()?, &command),
+        Command::Keys(command) => keys::keys(&storage()?, &link()?, command).await,
         Command::Node(command) => nodes::node(open().await?, command).await,
         Command::Server(command) => servers::server(open().await?, command).await,
         Command::Image(command) => images::image(open().await?, command).await,

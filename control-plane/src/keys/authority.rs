@@ -193,6 +193,12 @@ pub(crate) fn serial_text(serial: &[u8]) -> String {
 }
 
 /// PEM text of a DER certificate.
+/// When a certificate ends; nothing if it cannot be read.
+pub fn certificate_ends(der: &[u8]) -> Option<UnixMillis> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some(UnixMillis::from_secs(parsed.validity().not_after.timestamp()))
+}
+
 pub(crate) fn pem_certificate(der: &[u8]) -> String {
     let body = data_encoding::BASE64.encode(der);
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");

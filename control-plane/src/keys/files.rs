@@ -22,18 +22,19 @@ use super::{
     Keys, KeysError,
     authority::{AUTHORITY_LIFE, Authority, KeyPem},
     link::{LINK, LINK_META, LinkIssuer},
+    rotate,
 };
 use crate::entropy::Entropy;
 
 /// How long the keys of the first trust document are trusted: as long as its authorities.
-const KEY_LIFE: Duration = AUTHORITY_LIFE;
+pub(super) const KEY_LIFE: Duration = AUTHORITY_LIFE;
 
-const TRUST: &str = "trust.json";
+pub(super) const TRUST: &str = "trust.json";
 const AGENT_CA: &str = "agent-ca";
 const LINK_CA: &str = "link-ca";
 const LINK_RESET: &str = "link-reset.key";
-const ORDER_KEY: &str = "order.key";
-const TRUST_KEY: &str = "trust.key";
+pub(super) const ORDER_KEY: &str = "order.key";
+pub(super) const TRUST_KEY: &str = "trust.key";
 
 /// What `keys init` needs to know.
 #[derive(Debug, Clone)]
@@ -127,13 +128,16 @@ pub fn load(dir: &Path, names: &[String], entropy: &dyn Entropy) -> Result<Keys,
         names: names.to_vec(),
         fallback: trusted.link.iter().map(|address| host_of(address)).collect(),
     };
+    let order = read_seed(dir, ORDER_KEY)?;
+    let (earlier, published) = rotate::history(dir, &trusted, &order)?;
     Ok(Keys {
         install: trusted.install,
-        order: read_seed(dir, ORDER_KEY)?,
+        order,
         trust: read_seed(dir, TRUST_KEY)?,
         agent_ca: Authority::from_pem(&read_pair(dir, AGENT_CA)?)?,
         pin: Pin::of(&document),
-        version: trusted.version,
+        earlier,
+        published,
         document,
         link: Arc::new(issuer),
         link_reset: link_reset(dir, entropy)?,
@@ -169,11 +173,11 @@ pub(super) fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
     bytes
 }
 
-fn seed_text(key: &SigningKey) -> String {
+pub(super) fn seed_text(key: &SigningKey) -> String {
     format!("{}\n", HEXLOWER.encode(key.as_bytes()))
 }
 
-fn read_seed(dir: &Path, name: &'static str) -> Result<SigningKey, KeysError> {
+pub(super) fn read_seed(dir: &Path, name: &'static str) -> Result<SigningKey, KeysError> {
     Ok(SigningKey::from_bytes(&read_secret(dir, name)?))
 }
 
@@ -225,6 +229,6 @@ pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, KeysError> {
     fs::read(&path).map_err(|e| file_error(&path, e))
 }
 
-fn file_error(path: &Path, source: io::Error) -> KeysError {
+pub(super) fn file_error(path: &Path, source: io::Error) -> KeysError {
     KeysError::File { path: path.display().to_string(), source }
 }

@@ -18,6 +18,7 @@
 mod authority;
 mod files;
 mod link;
+mod rotate;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -31,8 +32,9 @@ use ez_protocol::{
 };
 
 pub(crate) use authority::pem_certificate;
-pub use authority::{AGENT_LIFE, Authority, Issued, RequestedKey};
+pub use authority::{AGENT_LIFE, Authority, Issued, RequestedKey, certificate_ends};
 pub use files::{InitOptions, init, load};
+pub use rotate::{Held, OVERLAP, Place, Published, Step, TrustUpdate, held, prepare, switch};
 
 /// Why keys cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,9 @@ pub enum KeysError {
     /// A node's signing request is not acceptable.
     #[error("the signing request is not acceptable: {0}")]
     BadRequest(String),
+    /// No new key was prepared.
+    #[error("no new key waits, so nothing was changed: run `ez-control-plane keys prepare` first")]
+    NotPrepared,
     /// Keys and certificates do not fit each other.
     #[error("the link's TLS settings are not usable: {0}")]
     Tls(rustls::Error),
@@ -91,7 +96,8 @@ pub struct Keys {
     trust: SigningKey,
     agent_ca: Authority,
     document: Vec<u8>,
-    version: u64,
+    earlier: Vec<(Pin, Vec<u8>)>,
+    published: Published,
     pin: Pin,
     link: Arc<link::LinkIssuer>,
     link_reset: [u8; 32],
@@ -147,7 +153,19 @@ impl Keys {
 
     /// Version number of the trust document.
     pub fn trust_version(&self) -> u64 {
-        self.version
+        self.published.version
+    }
+
+    /// What agents are brought up to date with.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// The exact bytes of the trust document with this hash: the present one, or one of before.
+    pub fn trust_document_of(&self, pin: Pin) -> Option<&[u8]> {
+        let earlier =
+            || self.earlier.iter().find(|(known, _)| *known == pin).map(|(_, bytes)| bytes.as_slice());
+        if pin == self.pin { Some(&self.document) } else { earlier() }
     }
 
     /// The hash that join tokens carry.

@@ -2,7 +2,7 @@ use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use ez_protocol::{
     NodeId, UnixMillis,
-    envelope::{Envelope, PayloadType},
+    envelope::{Envelope, KeyId, KeyRole, PayloadType},
     trust::parse_agent_uri,
 };
 
@@ -154,4 +154,110 @@ fn a_request_not_signed_by_its_own_key_is_refused() {
     assert!(RequestedKey::from_csr(b"").is_err());
     let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     assert!(RequestedKey::from_csr(wish.serialize_request(&p384).unwrap().der()).is_err());
+}
+
+/// An agent's view: the document it believes, taken one version after the other as agents take them.
+fn follows(from: &TrustDocument, published: &Published, at: UnixMillis) -> TrustDocument {
+    let mut believed = from.clone();
+    for update in published.updates.iter().filter(|update| update.version > from.version) {
+        let trusted = believed.trusted_keys().unwrap();
+        let envelope = Envelope::decode(&update.envelope).unwrap();
+        let verified = envelope.verify(PayloadType::Trust, &trusted, at).unwrap();
+        let next = TrustDocument::from_bytes(&verified.payload).unwrap();
+        assert_eq!((next.version, next.install), (believed.version + 1, believed.install));
+        believed = next;
+    }
+    believed
+}
+
+#[test]
+fn keys_are_exchanged_and_agents_of_any_version_follow() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path();
+    let entropy = SeededEntropy::new(1);
+    init(home, &options(), AT, &entropy).unwrap();
+    let now = || load(home, &[], &entropy).unwrap();
+    let first = now();
+    assert_eq!((first.published().version, first.published().needed), (1, 1));
+    let mut believed = vec![first.trust().unwrap()];
+    let day = |n: u64| AT.plus(std::time::Duration::from_secs(n * 86_400));
+    let orders = |keys: &Keys| Envelope::sign(keys.order_key(), PayloadType::Order, b"{}".to_vec());
+    let old_order = orders(&first);
+    assert!(matches!(switch(home, KeyRole::Order, AT, OVERLAP), Err(KeysError::NotPrepared)));
+    for (n, role) in [(1, KeyRole::Order), (2, KeyRole::Trust), (3, KeyRole::Order), (4, KeyRole::Trust)] {
+        let made = prepare(home, role, day(20 * n), &entropy).unwrap();
+        assert!(made.fresh);
+        let again = prepare(home, role, day(20 * n), &entropy).unwrap();
+        assert_eq!((again.key.clone(), again.version, again.fresh), (made.key.clone(), made.version, false));
+        // Nothing is signed with it yet.
+        let keys = now();
+        assert_ne!(KeyId::of(&keys.order_key().verifying_key()).to_hex(), made.key);
+        believed.push(keys.trust().unwrap());
+        let switched = switch(home, role, day(20 * n + 1), OVERLAP).unwrap();
+        assert_eq!((switched.key, switched.version), (made.key, made.version + 1));
+        assert!(matches!(switch(home, role, day(20 * n + 2), OVERLAP), Err(KeysError::NotPrepared)));
+        believed.push(now().trust().unwrap());
+    }
+    let keys = now();
+    assert_eq!((keys.published().version, keys.published().needed), (9, 6));
+    let (at, holds) = (day(82), keys.trust().unwrap());
+    for held in &believed {
+        // Wherever it was left behind, it comes to the same.
+        assert_eq!(follows(held, keys.published(), at), holds);
+    }
+    let trusted = holds.trusted_keys().unwrap();
+    assert!(orders(&keys).verify(PayloadType::Order, &trusted, at).is_ok());
+    assert!(old_order.verify(PayloadType::Order, &trusted, at).is_err());
+    // Tokens of before are good: their document is still there.
+    assert_eq!(keys.trust_document_of(first.pin()), Some(first.trust_document()));
+    assert_eq!(keys.trust_document_of(keys.pin()), Some(keys.trust_document()));
+    assert_eq!(keys.trust_document_of(Pin([0; 32])), None);
+}
+
+#[test]
+fn the_key_before_counts_for_a_while_or_not_at_all() {
+    let entropy = SeededEntropy::new(2);
+    let moment = AT.plus(std::time::Duration::from_secs(3_600));
+    for (overlap, then, later) in [(OVERLAP, true, false), (std::time::Duration::ZERO, false, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path(), &options(), AT, &entropy).unwrap();
+        let old = load(dir.path(), &[], &entropy).unwrap();
+        let signed = Envelope::sign(old.order_key(), PayloadType::Order, b"{}".to_vec());
+        prepare(dir.path(), KeyRole::Order, moment, &entropy).unwrap();
+        switch(dir.path(), KeyRole::Order, moment, overlap).unwrap();
+        let trusted = load(dir.path(), &[], &entropy).unwrap().trust().unwrap().trusted_keys().unwrap();
+        let good = |at| signed.verify(PayloadType::Order, &trusted, at).is_ok();
+        let week = std::time::Duration::from_secs(7 * 86_400 + 1);
+        assert_eq!((good(moment.plus(overlap / 2)), good(moment.plus(week))), (then, later));
+    }
+}
+
+#[test]
+fn a_step_that_died_half_way_is_done_by_repeating_it() {
+    let entropy = SeededEntropy::new(3);
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path();
+    init(home, &options(), AT, &entropy).unwrap();
+    let loads = || load(home, &[], &entropy).unwrap();
+    // Died with the key made and nothing published.
+    std::fs::copy(home.join("order.key"), home.join("kept.key")).unwrap();
+    let made = prepare(home, KeyRole::Order, AT, &entropy).unwrap();
+    std::fs::copy(home.join("trust.1.json"), home.join("trust.json")).unwrap();
+    assert_eq!(loads().trust_version(), 1);
+    assert!(matches!(switch(home, KeyRole::Order, AT, OVERLAP), Err(KeysError::NotPrepared)));
+    assert_eq!(prepare(home, KeyRole::Order, AT, &entropy).unwrap(), made);
+    // Died after the key was changed and before the document was.
+    std::fs::rename(home.join("order.next.key"), home.join("order.key")).unwrap();
+    assert_eq!(loads().published().needed, 2, "orders wait until nodes believe the second version");
+    assert_eq!(switch(home, KeyRole::Order, AT, OVERLAP).unwrap().version, 3);
+    assert_eq!(loads().trust_version(), 3);
+    // Keys of two directories are not one.
+    std::fs::copy(home.join("kept.key"), home.join("order.key")).unwrap();
+    let (_, held) = held(home).unwrap();
+    assert_eq!(held.iter().filter(|key| key.place == Place::Leaving).count(), 1);
+    switch(home, KeyRole::Order, AT, std::time::Duration::ZERO).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    init(other.path(), &options(), AT, &SeededEntropy::new(4)).unwrap();
+    std::fs::copy(other.path().join("order.key"), home.join("order.key")).unwrap();
+    assert!(matches!(load(home, &[], &entropy), Err(KeysError::Unreadable { what: "order.key", .. })));
 }

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
 };
 
@@ -25,6 +25,7 @@ use super::{
     registry::Live,
     state,
     stream::{HEADER_DEADLINE, Reader, StreamError, Writer, kind_of, parse},
+    trust,
 };
 use crate::{
     db::DbError,
@@ -59,6 +60,8 @@ pub(super) struct Peer {
     pub(super) control: mpsc::Sender<Frame>,
     /// Rung when an order waits.
     pub(super) orders: Arc<Notify>,
+    /// The version of the trust document that the agent believes.
+    pub(super) believes: watch::Sender<u64>,
     /// The way to ask who it is.
     pub(super) challenge: Asker,
     /// How many batches of samples may be stored at once.
@@ -175,6 +178,7 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
     let (control, queue) = mpsc::channel(CONTROL_QUEUE);
     let peer = Arc::new(Peer {
         orders: Arc::new(Notify::new()),
+        believes: watch::Sender::new(hello.trust_version.unwrap_or(1)),
         connection: connection.clone(),
         journal: hello.journal_id.clone(),
         id,
@@ -261,7 +265,7 @@ async fn greet(
         // 150 agents a second come back after a restart without being noticed.
         reconnect_spread_ms: (agents * 1_000 / 150).max(5_000),
         acked_event_seq: greeting.acked_event_seq,
-        trust_version: shared.trust_version,
+        trust_version: shared.trust.version,
         node_name: greeting.name,
         quarantined: greeting.quarantined,
     })
@@ -314,6 +318,7 @@ async fn send_orders(peer: &Arc<Peer>, settling: Option<Settling>, quarantined: 
     {
         return Err(Goodbye::Copied);
     }
+    Box::pin(trust::bring_up_to_date(peer)).await?;
     match orders::run(peer, quarantined).await? {
         orders::Stop::Revoked => Err(Goodbye::Revoked),
         orders::Stop::Replaced => {
@@ -364,6 +369,10 @@ async fn listen(peer: &Peer, mut reader: Reader) -> Result<(), Goodbye> {
                 Frame::new(FrameType::CertIssued, &Box::pin(renew(peer, &parse(&body)?)).await?)
             }
             FrameType::Pong => continue,
+            FrameType::TrustTaken => {
+                Box::pin(trust::taken(peer, &parse(&body)?)).await?;
+                continue;
+            }
             FrameType::ChallengeAnswer => {
                 peer.challenge.answered(parse(&body)?);
                 continue;

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection, reset};
+use super::{connection, reset, trust::Trust};
 use crate::{app::App, db::DbError, dispatch, entropy::EntropyExt as _, fleet::sessions};
 
 /// Handshakes worked on at once; beyond, addresses have to be validated first.
@@ -50,7 +50,8 @@ pub enum LinkError {
 pub(super) struct Shared {
     pub(super) app: App,
     pub(super) install: InstallId,
-    pub(super) trust_version: u64,
+    /// What agents are to believe.
+    pub(super) trust: Trust,
     /// This process, as it stands in session rows.
     pub(super) process: String,
     pub(super) handshakes: Semaphore,
@@ -69,7 +70,7 @@ impl std::fmt::Debug for Serving {
     }
 }
 
-/// Listens for agents. `tls` demands their certificates; `install` and `trust_version` are told them; with
+/// Listens for agents. `tls` demands their certificates; `install` and `trust` are told them; with
 /// `reset_key` a process started later can tell them that this one is gone.
 ///
 /// # Errors
@@ -79,7 +80,7 @@ pub fn bind(
     tls: rustls::ServerConfig,
     listen: SocketAddr,
     install: InstallId,
-    trust_version: u64,
+    trust: Trust,
     reset_key: &[u8; 32],
 ) -> Result<Serving, LinkError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(|_| LinkError::Tls)?;
@@ -98,7 +99,7 @@ pub fn bind(
     let shared = Shared {
         app: app.clone(),
         install,
-        trust_version,
+        trust,
         process,
         handshakes: Semaphore::new(HANDSHAKES),
         draining: CancellationToken::new(),

@@ -11,9 +11,10 @@
 //! 3. Hello and Welcome on the control stream. Only now the node is connected: its session row names this
 //!    process, and a newer connection of the same node replaces this one; one that still lives is asked first
 //!    whether both are the same agent (`challenge`).
-//! 4. Orders go out oldest first, at most eight in flight; events are acknowledged after their commit.
+//! 4. Versions of the trust document that the agent does not have go out (`trust`), and orders once it believes their key.
+//! 5. Orders go out oldest first, at most eight in flight; events are acknowledged after their commit.
 //!    A console's grant opens a stream of its own, which then carries raw bytes (`console`).
-//! 5. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
+//! 6. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
 
 mod challenge;
 mod connection;
@@ -29,8 +30,10 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use console::{ConsoleEnd, ConsoleFault, ConsoleInput, ConsoleOutput};
 pub use endpoint::{LinkError, Serving, bind};
 pub use identity::{Identity, IdentityError};
 pub use registry::Registry;
+pub use trust::Trust;

@@ -11,6 +11,7 @@ use ez_protocol::{
     frame::{Frame, FrameType},
     message::{
         CertIssued, CertRenew, Challenge, ChallengeAnswer, Drain, EventAck, MetricsAck, Ping, Pong, Resync,
+        TrustTaken,
     },
     trust::TrustDocument,
 };
@@ -42,6 +43,8 @@ pub(super) enum Question {
     Time(u64),
     /// A challenge, by its nonce.
     Who(Vec<u8>),
+    /// A trust document was offered; this version is believed now.
+    Trust(u64),
 }
 
 /// The way of questions.
@@ -69,6 +72,9 @@ pub(super) async fn write(
                 Some(Question::Who(nonce)) => {
                     let Some(answer) = who(&agent, nonce).await else { continue };
                     sender.send(FrameType::ChallengeAnswer, &answer).await?;
+                }
+                Some(Question::Trust(version)) => {
+                    sender.send(FrameType::TrustTaken, &TrustTaken { version }).await?;
                 }
             },
             _ = ping.tick() => {
@@ -164,7 +170,11 @@ pub(super) async fn read(
                     return Ok(());
                 }
             }
-            Some(FrameType::TrustUpdate) => trust_update(&agent, &frame),
+            Some(FrameType::TrustUpdate) => {
+                if let Some(version) = trust_update(&agent, &frame) {
+                    let _ = questions.send(Question::Trust(version)).await;
+                }
+            }
             _ => return Err(StreamError::Unexpected(frame.code)),
         }
     }
@@ -199,15 +209,19 @@ fn certificate(agent: &Agent, made: Option<renew::Pending>, issued: &CertIssued)
     }
 }
 
-/// The next trust document is stored before it is used.
-fn trust_update(agent: &Agent, frame: &Frame) {
+/// The next trust document is stored before it is used. Gives the version that is believed now, if none was refused.
+fn trust_update(agent: &Agent, frame: &Frame) -> Option<u64> {
     let (document, bytes) = match next_trust(agent, &frame.body) {
         Ok(Some(next)) => next,
-        Ok(None) => return,
-        Err(reason) => return tracing::error!(reason, "a trust document was refused"),
+        Ok(None) => return Some(agent.identity().trust.version),
+        Err(reason) => {
+            tracing::error!(reason, "a trust document was refused");
+            return None;
+        }
     };
     if let Err(error) = files::write_whole(&agent.config.trust_file(), &bytes, 0o600) {
-        return tracing::error!(%error, "the new trust document could not be stored; the old one stays");
+        tracing::error!(%error, "the new trust document could not be stored; the old one stays");
+        return None;
     }
     let version = document.version;
     let old = agent.identity();
@@ -216,6 +230,7 @@ fn trust_update(agent: &Agent, frame: &Frame) {
         tokio::spawn(async move { works.journal.trust_version(version).await });
     }
     tracing::info!(version, "a new trust document is in use");
+    Some(version)
 }
 
 /// Signed by a key of role trust that is trusted now, one version higher, of the same installation.

@@ -72,6 +72,7 @@ async fn hello(agent: &Agent) -> Result<Hello, GreetError> {
         cluster: agent.cluster.clone(),
         policy: Some(agent.policy.summary()),
         now_ms: agent.clock.now().0,
+        trust_version: Some(identity.trust.version),
     })
 }
 

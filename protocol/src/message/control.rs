@@ -51,6 +51,9 @@ pub struct Hello {
     /// Its own clock when it wrote this.
     #[prost(int64, tag = "16")]
     pub now_ms: i64,
+    /// Version of the trust document that it believes. Absent from older agents.
+    #[prost(uint64, optional, tag = "17")]
+    pub trust_version: Option<u64>,
 }
 
 /// The part of the host's policy that placement must know.
@@ -197,6 +200,14 @@ pub struct Resync {
     /// Why, for the log.
     #[prost(string, tag = "1")]
     pub reason: String,
+}
+
+/// A trust document is stored and believed, or was before.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TrustTaken {
+    /// The version believed now.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
 }
 
 /// The server is going away.

@@ -37,6 +37,7 @@ mod purging;
 mod queueing;
 mod reinstalled;
 mod replanning;
+mod rotating;
 mod sampling;
 mod scenarios;
 mod shopping;

@@ -66,6 +66,8 @@ pub struct NodeRow {
     pub last_seen_at: Option<UnixMillis>,
     /// Where its agent cannot look at its servers: when it last could, 0 for never.
     pub blind_since: Option<UnixMillis>,
+    /// The version of the trust document that its agent believes.
+    pub trust_version: u64,
     /// When it was revoked, if it is.
     pub revoked_at: Option<UnixMillis>,
     /// Since when it is connected.

@@ -17,7 +17,7 @@ macro_rules! select_nodes {
         concat!(
             "SELECT n.id, n.name, n.location, n.state, n.epoch, n.cluster, n.pve_node, n.pve_version,
                  n.agent_version, n.vmid_first, n.vmid_last, n.vmid_next, n.policy, n.images, n.storages, n.thin_pools, n.warnings,
-                 n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.blind_since, n.revoked_at, n.created_at, s.connected_at,
+                 n.foreign_vms, n.certificate_not_after, n.reported_at, n.last_seen_at, n.blind_since, n.trust_version, n.revoked_at, n.created_at, s.connected_at,
                  s.remote, p.beat_at, c.vcpu_capacity, c.vcpu_sold, c.memory_mib_capacity, c.memory_mib_sold,
                  c.disk_gib_capacity, c.disk_gib_sold, c.cores_observed, c.memory_mib_observed, c.memory_mib_used,
                  c.disk_gib_observed, c.disk_gib_used, c.servers, c.servers_capacity, c.cpu_permille
@@ -57,6 +57,7 @@ fn build(row: &AnyRow) -> Result<NodeRow, DbError> {
         reported_at: row.opt_millis("reported_at")?,
         last_seen_at: live.max(row.opt_millis("last_seen_at")?),
         blind_since: row.opt_millis("blind_since")?,
+        trust_version: row.num("trust_version")?,
         revoked_at: row.opt_millis("revoked_at")?,
         connected_at,
         remote: row.get("remote")?,

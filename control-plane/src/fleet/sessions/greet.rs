@@ -123,6 +123,7 @@ pub async fn greet(
             } else {
                 (ratchet.to_vec(), presented)
             },
+            trust_version: hello.trust_version.unwrap_or(1),
         },
     )
     .await?;

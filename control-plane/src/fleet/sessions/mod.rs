@@ -133,6 +133,14 @@ pub async fn copied(
     alarms::raise(tx, at, alarm).await
 }
 
+/// Writes down which version of the trust document a node's agent believes; gives the node's name.
+///
+/// # Errors
+/// Those of the database.
+pub async fn believes(tx: &mut AnyConnection, node: NodeId, version: u64) -> Result<String, DbError> {
+    store::believes(tx, node, version).await
+}
+
 /// A node that went silent or came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Silence {

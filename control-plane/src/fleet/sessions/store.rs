@@ -223,6 +223,16 @@ pub(super) async fn history(conn: &mut AnyConnection, node: NodeId) -> Result<Op
     .transpose()
 }
 
+/// A node's agent believes a version of the trust document; gives the node's name.
+pub(super) async fn believes(tx: &mut AnyConnection, node: NodeId, version: u64) -> Result<String, DbError> {
+    let row = sqlx::query("UPDATE nodes SET trust_version = $1 WHERE id = $2 RETURNING name")
+        .bind(i64::try_from(version).unwrap_or(i64::MAX))
+        .bind(node.to_string())
+        .fetch_optional(tx)
+        .await?;
+    Cols::of("nodes", &row.ok_or(DbError::NotFound)?).text("name")
+}
+
 /// What a greeting changes on a node.
 pub(super) struct Greeted<'a> {
     pub(super) node: NodeId,
@@ -236,14 +246,15 @@ pub(super) struct Greeted<'a> {
     pub(super) vmids: (i64, i64),
     pub(super) vmid_next: i64,
     pub(super) ratchet: (Vec<u8>, Option<Vec<u8>>),
+    pub(super) trust_version: u64,
 }
 
 pub(super) async fn store_greeting(tx: &mut AnyConnection, greeted: &Greeted<'_>) -> Result<(), DbError> {
     let done = sqlx::query(
         "UPDATE nodes SET agent_version = $1, pve_version = $2, pve_node = $3, cluster = $4, journal_id = $5,
              policy = $6, vmid_first = $7, vmid_last = $8, vmid_next = $9, ratchet = $10, ratchet_previous = $11,
-             hello_at = $12
-         WHERE id = $13",
+             hello_at = $12, trust_version = $13
+         WHERE id = $14",
     )
     .bind(greeted.agent_version.to_owned())
     .bind(greeted.pve_version.to_owned())
@@ -257,6 +268,7 @@ pub(super) async fn store_greeting(tx: &mut AnyConnection, greeted: &Greeted<'_>
     .bind(greeted.ratchet.0.clone())
     .bind(greeted.ratchet.1.clone())
     .bind(greeted.at.0)
+    .bind(i64::try_from(greeted.trust_version).unwrap_or(i64::MAX))
     .bind(greeted.node.to_string())
     .execute(tx)
     .await?;

@@ -273,6 +273,7 @@ impl Agent {
                 ..PolicySummary::default()
             }),
             now_ms: SystemWall.now_ms(),
+            trust_version: Some(1),
         }
     }
 }
