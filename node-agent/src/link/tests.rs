@@ -7,12 +7,14 @@ use std::{
 };
 
 use ez_protocol::{
+    envelope::{Envelope, PayloadType},
     frame::{CloseCode, Decoder, Frame, FrameType, StreamKind},
     message::{
         AnswerKind, CertIssued, CertRenew, Challenge, ChallengeAnswer, Event, EventAck, EventKind, Hello,
-        MetricsAck, MetricsBatch, OrderAnswer, Ready, StateSnapshot, Welcome,
+        MetricsAck, MetricsBatch, OrderAnswer, Ready, StateSnapshot, TrustTaken, Welcome,
     },
     order::{Action, Empty, InstanceSpec, Op, ProvisioningOrder, Service, SnapshotName},
+    trust::TrustDocument,
 };
 use prost::Message as _;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
@@ -29,7 +31,7 @@ use crate::{
     executor::{Actors, testkit},
     journal::OrderState,
     metrics::Metrics,
-    testing::{NOW, ensure, order, pki::Pki, sign},
+    testing::{NOW, ensure, order, order_key, pki::Pki, sign, trust_key},
 };
 
 /// No wait of a story is longer.
@@ -416,6 +418,34 @@ async fn a_server_of_another_authority_gets_nothing() {
         .map(|_| ())
         .unwrap_err();
     assert!(dialled.to_string().contains("certificate"), "{dialled}");
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_trust_document_is_believed_in_its_turn_and_only_from_a_key_that_may_sign_it() {
+    let story = story().await;
+    let mut welcomed = welcome(&story, 1, 0).await;
+    let next = TrustDocument { version: 2, ..story.agent.identity().trust.clone() };
+    let skipping = TrustDocument { version: 3, ..next.clone() };
+    let signed = |key: &ed25519_dalek::SigningKey, document: &TrustDocument| {
+        let envelope = Envelope::sign(key, PayloadType::Trust, document.to_bytes().unwrap());
+        Frame::raw(FrameType::TrustUpdate, envelope.encode())
+    };
+    let stranger = ed25519_dalek::SigningKey::from_bytes(&[99; 32]);
+    for refused in [signed(&order_key(), &next), signed(&stranger, &next), signed(&trust_key(), &skipping)] {
+        welcomed.control.say(refused).await;
+    }
+    // The last of these is known by then, and said again.
+    for document in [&next, &skipping, &next] {
+        welcomed.control.say(signed(&trust_key(), document)).await;
+    }
+    for version in [2, 3, 3] {
+        let taken = welcomed.control.until(FrameType::TrustTaken).await;
+        assert_eq!(TrustTaken::decode(taken.as_slice()).unwrap().version, version);
+    }
+    let stored = std::fs::read(story.agent.config.trust_file()).unwrap();
+    assert_eq!(TrustDocument::from_bytes(&stored).unwrap(), skipping, "durable before it is said");
+    assert_eq!(story.agent.identity().trust, skipping);
     story.stop.cancel();
 }
 

@@ -45,6 +45,11 @@ pub(crate) fn order_key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
+/// Signs the next trust documents.
+pub(crate) fn trust_key() -> SigningKey {
+    SigningKey::from_bytes(&[8; 32])
+}
+
 pub(crate) fn trusted(role: KeyRole) -> Vec<TrustedKey> {
     let year = 365 * 24 * 3_600_000;
     vec![TrustedKey {

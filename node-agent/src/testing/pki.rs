@@ -20,7 +20,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-use super::{NOW, install, node_id, order_key};
+use super::{NOW, install, node_id, order_key, trust_key};
 use crate::{
     config::Config,
     identity::{self, Identity, NodeFile, files},
@@ -75,13 +75,15 @@ impl Pki {
     pub(crate) fn trust(&self, link: &str) -> TrustDocument {
         let year = 365 * 24 * 3_600_000;
         let (from, until) = (UnixMillis(NOW.0 - 60 * year), UnixMillis(NOW.0 + year));
-        let key = order_key().verifying_key();
+        let of = |key: ed25519_dalek::SigningKey, role| {
+            TrustDocumentKey::new(&key.verifying_key(), role, from, until)
+        };
         TrustDocument {
             version: 1,
             install: install(),
             agent_ca: vec![BASE64.encode(&self.agents.der)],
             link_ca: vec![BASE64.encode(&self.links.der)],
-            keys: vec![TrustDocumentKey::new(&key, KeyRole::Order, from, until)],
+            keys: vec![of(order_key(), KeyRole::Order), of(trust_key(), KeyRole::Trust)],
             link: vec![link.to_owned()],
             min_proto: 1,
         }
