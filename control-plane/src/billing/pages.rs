@@ -62,10 +62,10 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
     let invoices = known
         .into_iter()
         .map(|invoice| Invoice {
+            charged: charged(&invoice).map(|minor| Money::new(minor, invoice.currency.clone())),
             number: invoice.number,
             at: invoice.issued_at,
             servers: invoice.servers,
-            charged: charged(&invoice).map(|minor| Money::new(minor, invoice.currency.clone())),
             total: Money::new(invoice.total_minor, invoice.currency),
             tone: match invoice.status.as_str() {
                 "paid" => "good",

@@ -51,7 +51,7 @@ pub(super) async fn bring_up_to_date(peer: &Arc<Peer>) -> Result<(), StreamError
 }
 
 /// An agent believes a version; durable before orders rely on it.
-pub(super) async fn taken(peer: &Arc<Peer>, said: &TrustTaken) -> Result<(), DbError> {
+pub(super) async fn taken(peer: &Peer, said: &TrustTaken) -> Result<(), DbError> {
     let (at, node, version) = (peer.shared.app.clock.now(), peer.identity.node, said.version);
     peer.shared
         .app

@@ -104,9 +104,9 @@ fn walk(world: &World, value: &mut Value, path: &[&str]) {
         value[*first] = included;
     }
     let Some(member) = value.get_mut(*first) else { return };
-    match member {
-        Value::Array(items) => items.iter_mut().for_each(|item| replace(world, item)),
-        one => replace(world, one),
+    match member.as_array_mut() {
+        Some(items) => items.iter_mut().for_each(|item| replace(world, item)),
+        None => replace(world, member),
     }
     walk(world, member, rest);
 }

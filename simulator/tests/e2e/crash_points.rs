@@ -243,6 +243,13 @@ async fn an_ending_survives_the_control_plane_killed_at_every_sync() {
     .await;
 }
 
+/// Whether a verb is among those to be visited: with `EZ_CRASH_LATER=Delete,Restore` these alone, since all points of all verbs
+/// take hours.
+fn wanted(later: Later) -> bool {
+    std::env::var("EZ_CRASH_LATER")
+        .map_or(true, |names| names.split(',').any(|name| name == format!("{later:?}")))
+}
+
 /// All that is done to a server after it was built, each verb with a server of its own for each point.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_servers_later_life_survives_the_agent_killed_at_every_write() {
@@ -261,6 +268,10 @@ async fn a_servers_later_life_survives_the_agent_killed_at_every_write() {
         let mut demo = fresh().await;
         let mut visited = Vec::new();
         for (index, later) in (0..).zip(Later::ALL) {
+            if !wanted(later) {
+                visited.push(Vec::new());
+                continue;
+            }
             if every == 1 && index > 0 {
                 // A location has not enough addresses for the servers of all points.
                 std::mem::replace(&mut demo, fresh().await).stop().await;
@@ -269,9 +280,10 @@ async fn a_servers_later_life_survives_the_agent_killed_at_every_write() {
             let first = if every == 1 { 1 + shard } else { 1 + index * 5 % 40 };
             let share = Share { first, step: shards * every };
             let of = format!("{later:?}, agent at a write");
-            visited.push(
-                visit(&demo, &of, (Flow::Later(later), AGENT), &Killer::Syscall("pwrite64"), share).await,
-            );
+            let points =
+                visit(&demo, &of, (Flow::Later(later), AGENT), &Killer::Syscall("pwrite64"), share).await;
+            println!("{of}: share {shard} visited {} crash points", points.len());
+            visited.push(points);
         }
         demo.stop().await;
         visited

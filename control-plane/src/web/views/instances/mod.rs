@@ -322,6 +322,7 @@ impl Page for Show {
                 href: "/servers/1/plan/2".to_owned(),
                 state: "scheduled",
                 plan: "Plan XS".to_owned(),
+                interval: None,
                 at: Some(SAMPLE_NOW),
             }),
             ..running.clone()
