@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     billing::{BillState, Overview},
-    db::testing::each_database,
+    db::{self, testing::each_database},
     metrics,
 };
 
@@ -55,6 +55,29 @@ impl Shop {
         self.app
             .db
             .write(move |tx| Box::pin(async move { fleet::sessions::end(tx, at, node, &connection).await }))
+            .await
+            .unwrap();
+    }
+
+    /// It is connected again; its certificate is no matter here.
+    async fn node_comes_back(&self) {
+        let (at, node) = (self.app.clock.now(), self.node.id.to_string());
+        self.app
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    sqlx::query(
+                        "INSERT INTO node_sessions (node_id, process, connection, serial, remote, connected_at)
+                         VALUES ($1, 'p1', 'c-2', 's', '192.0.2.1:7', $2)",
+                    )
+                    .bind(node)
+                    .bind(at.0)
+                    .execute(tx)
+                    .await
+                    .map(|_| ())
+                    .map_err(db::DbError::from)
+                })
+            })
             .await
             .unwrap();
     }
@@ -253,7 +276,7 @@ async fn a_month_waits_for_a_node_that_was_away_at_its_end() {
         shop.lives_until(CLOSED.plus(5 * DAY)).await;
         assert_eq!(shop.bill_state(&served).await, None, "nobody knows what it was");
         // It is back, and has not told yet what it counted.
-        fleet::testing::report(&shop.app, &shop.node, 1_000, 3).await;
+        shop.node_comes_back().await;
         shop.lives(Duration::from_secs(60)).await;
         assert_eq!(shop.bill_state(&served).await, None);
         shop.node_counts(&served, january(), 1_201).await;
