@@ -72,6 +72,7 @@ fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-may_run_twice = Server may run twice
 fleet-alarm-suspension_late = Suspension not carried out
+fleet-alarm-suspended_runs = Suspended server is started again and again
 fleet-alarm-storage_fills = Storage fills up
 fleet-alarm-image_failed = Image not built
 fleet-alarm-machine_changed = Another machine

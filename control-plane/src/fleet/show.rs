@@ -164,6 +164,9 @@ fn alarm_row(alarm: Alarm) -> AlarmRow {
     let href = match alarm.kind.as_str() {
         "order_stuck" | "order_refused" => Some(format!("/operator/orders/{}", alarm.subject)),
         "order_needs_operator" => Some(format!("/operator/orders/{}", alarm.subject)),
+        "suspension_late" | "suspended_runs" | "resize_late" | "ending_late" => {
+            Some(format!("/operator/servers/{}", alarm.subject))
+        }
         _ => alarm.node.map(|node| format!("/operator/nodes/{node}")),
     };
     AlarmRow {

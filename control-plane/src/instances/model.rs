@@ -235,6 +235,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Whether it was on when its node looked last.
+    pub fn is_seen_on(&self) -> bool {
+        matches!(self.observed_state.as_deref(), Some("running" | "paused"))
+    }
+
     /// What it takes from a node.
     pub fn need(&self) -> Need {
         Need {

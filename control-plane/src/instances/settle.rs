@@ -33,11 +33,14 @@ pub(super) async fn after(
     at: UnixMillis,
     instance: &Instance,
 ) -> Result<(), DbError> {
-    let wishes = settings::wishes(tx, instance).await?;
-    if wishes.suspension_is_due() || wishes.restart_needed || resize::is_due(tx, instance.id).await? {
+    // What happened may have changed what is seen of it.
+    let Some(instance) = store::get(tx, instance.id).await? else { return Ok(()) };
+    let wishes = settings::wishes(tx, &instance).await?;
+    let due = wishes.suspension_is_due() || suspend::runs_all_the_same(tx, at, &instance, &wishes).await?;
+    if due || wishes.restart_needed || resize::is_due(tx, instance.id).await? {
         return enqueue(tx, instance.id, at).await;
     }
-    suspend::in_time(tx, at, instance, &wishes).await
+    suspend::in_time(tx, at, &instance, &wishes).await
 }
 
 pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
@@ -73,6 +76,9 @@ async fn settle(app: &App, id: InstanceId) -> Result<(), ActError> {
                 // Whether it runs at all comes before how large it is.
                 if wishes.suspension_is_due() {
                     return suspend::carry_out(tx, &keys, at, entropy.as_ref(), instance, wishes).await;
+                }
+                if suspend::runs_all_the_same(tx, at, &instance, &wishes).await? {
+                    return suspend::once_more(tx, &keys, at, entropy.as_ref(), instance, wishes).await;
                 }
                 resize::carry_out(tx, &keys, at, entropy.as_ref(), instance, wishes).await
             })

@@ -77,9 +77,10 @@ pub(super) fn state(instance: &Instance, sight: Sight) -> State {
     State { code, tone, observed_at: sight.at }
 }
 
-/// A server that is off because it was told to be suspended is called so.
+/// A server that is off because it is suspended and was told so is called so, also while its node sees it running because
+/// somebody started it there: it is nobody's to use, and is switched off again.
 fn name_suspended(state: &mut State, suspended: bool) {
-    if state.code == "stopped" && suspended {
+    if matches!(state.code, "stopped" | "running") && suspended {
         (state.code, state.tone) = ("suspended", "bad");
     }
 }
@@ -350,7 +351,7 @@ pub(super) async fn head(
         notices.push(Notice { tone: "info", code: "password-next-boot", at: None, detail: None });
     }
     let mut state = state(instance, sight);
-    name_suspended(&mut state, wishes.applied.suspended);
+    name_suspended(&mut state, wishes.applied.suspended && wishes.suspension().is_some());
     Ok(Head {
         href: format!("/servers/{}", instance.id),
         name: instance.hostname.clone(),

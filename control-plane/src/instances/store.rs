@@ -477,6 +477,25 @@ pub(super) async fn last_of(
     row.as_ref().map(read_action).transpose()
 }
 
+/// How many of an instance's actions of a kind were begun since then and worked out.
+pub(super) async fn successes_since(
+    connection: &mut AnyConnection,
+    instance: InstanceId,
+    kind: &'static str,
+    since: UnixMillis,
+) -> Result<usize, DbError> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM instance_actions
+         WHERE instance_id = $1 AND kind = $2 AND state = 'succeeded' AND started_at >= $3",
+    )
+    .bind(instance.to_string())
+    .bind(kind)
+    .bind(since.0)
+    .fetch_one(connection)
+    .await?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 /// An instance's newest actions.
 pub(super) async fn actions(
     connection: &mut AnyConnection,

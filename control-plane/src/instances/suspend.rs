@@ -3,6 +3,9 @@
 //! The wish is written first, with its reason; from then on the customer's buttons are refused. [`settle`] tells the node,
 //! once nothing else is under way, and repeats it until the node has done it: an order that failed takes back a
 //! customer's wish, never this one.
+//!
+//! It is a state, not a deed: a server that was switched off and is seen running later was started on its host by
+//! somebody, and is told once more. Whoever goes on starting it rings ([`RUNS`]).
 
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use sqlx::AnyConnection;
 use super::{
     act::{ActError, Desk, Label},
     model::{ActionState, Instance, InstanceState},
+    observe,
     settings::{Settings, Suspension, Wishes, store as settings_store},
     settle, store,
 };
@@ -29,6 +33,12 @@ use crate::{
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The alarm about a server that should be off, or on, and is not.
 const LATE: &str = "suspension_late";
+/// The alarm about a server that somebody starts again and again on its host.
+const RUNS: &str = "suspended_runs";
+/// It rings when a server has to be switched off once more after so many times …
+const RINGS_AFTER: usize = 3;
+/// … within this.
+const RINGS_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest reason, in characters.
 const LONGEST_REASON: usize = 200;
 
@@ -162,9 +172,97 @@ pub(super) async fn carry_out(
         }
     }
     let desk = Desk { keys, entropy, at, actor: &wish.by };
+    tell(desk, tx, &instance, wishes, &wish).await
+}
+
+async fn tell(
+    desk: Desk<'_>,
+    tx: &mut AnyConnection,
+    instance: &Instance,
+    wishes: Wishes,
+    wish: &Suspension,
+) -> Result<(), ActError> {
     let kind = if wish.suspended { "suspend" } else { "resume" };
     let settings = Settings { suspended: wish.suspended, ..wishes.applied.clone() };
-    desk.change(tx, &instance, wishes, settings, Label { kind, about: None, ttl: None }).await?;
+    desk.change(tx, instance, wishes, settings, Label { kind, about: None, ttl: None }).await?;
+    Ok(())
+}
+
+/// Whether its node sees a server running that it has switched off for its suspension. A node that is away, or that
+/// cannot look, says nothing of now.
+pub(super) async fn runs_all_the_same(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: &Instance,
+    wishes: &Wishes,
+) -> Result<bool, DbError> {
+    if !wishes.applied.suspended || wishes.suspension().is_none() || !instance.state.is_live() {
+        return Ok(false);
+    }
+    Ok(instance.is_seen_on() && observe::sight(tx, instance, at).await?.fresh)
+}
+
+/// Tells the node once more to switch a server off that was started there. What was seen before the last order about it
+/// ended says nothing: that order may have stopped it since.
+pub(super) async fn once_more(
+    tx: &mut AnyConnection,
+    keys: &Keys,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    instance: Instance,
+    wishes: Wishes,
+) -> Result<(), ActError> {
+    let Some(wish) = wishes.suspension().cloned() else { return Ok(()) };
+    if wishes.disk_lost || wishes.under_way.is_some() || store::open_action(tx, instance.id).await?.is_some()
+    {
+        return Ok(());
+    }
+    if let Some(last) = store::last_of(tx, instance.id, ("suspend", "resume")).await? {
+        let ended = last.finished_at.unwrap_or(last.started_at);
+        let seen = observe::sight(tx, &instance, at).await?.at;
+        if seen.is_none_or(|seen| seen <= ended) {
+            return Ok(());
+        }
+        if last.state == ActionState::Failed {
+            late(tx, at, &instance, &wish, last.error.as_deref().unwrap_or("it failed")).await?;
+        }
+        let again = ended.plus(AGAIN_AFTER);
+        if at < again {
+            return Ok(settle::enqueue(tx, instance.id, again).await?);
+        }
+    }
+    let since = wish.at.max(at.minus(RINGS_WITHIN));
+    let before = store::successes_since(tx, instance.id, "suspend", since).await?;
+    let entry = audit::Entry {
+        actor: "system".to_owned(),
+        action: "instance.suspended_runs".to_owned(),
+        subject_kind: "instance".to_owned(),
+        subject_id: instance.id.to_string(),
+        detail: json!({ "seen_at": instance.observed_at, "switched_off_before": before }),
+    };
+    audit::record(tx, at, entry).await?;
+    if before >= RINGS_AFTER {
+        started_again(tx, at, &instance, before).await?;
+    }
+    let desk = Desk { keys, entropy, at, actor: &wish.by };
+    tell(desk, tx, &instance, wishes, &wish).await
+}
+
+async fn started_again(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: &Instance,
+    times: usize,
+) -> Result<(), DbError> {
+    let detail = format!(
+        "{} is suspended and runs again: it was switched off {times} times within a day, and somebody or something on its \
+         host started it each time. It is switched off again; find out there who starts it (`qm start`, a high-availability \
+         rule, a script).",
+        instance.hostname
+    );
+    let (severity, subject) = (fleet::Severity::Warning, instance.id.to_string());
+    let alarm = alarms::New { kind: RUNS, subject: &subject, severity, node: instance.node, detail: &detail };
+    alarms::hold(tx, at, alarm).await?;
     Ok(())
 }
 
@@ -191,18 +289,24 @@ pub(super) async fn in_time(
     instance: &Instance,
     wishes: &Wishes,
 ) -> Result<(), DbError> {
-    if wishes.suspension.is_some() {
-        alarms::clear(tx, at, LATE, &instance.id.to_string()).await?;
+    if wishes.suspension.is_none() {
+        return Ok(());
+    }
+    let subject = instance.id.to_string();
+    alarms::clear(tx, at, LATE, &subject).await?;
+    if wishes.suspension().is_none() || !instance.is_seen_on() {
+        alarms::clear(tx, at, RUNS, &subject).await?;
     }
     Ok(())
 }
 
 /// A server that is gone is neither suspended nor resumed any more.
 pub(super) async fn over(tx: &mut AnyConnection, at: UnixMillis, id: InstanceId) -> Result<(), DbError> {
-    alarms::clear(tx, at, LATE, &id.to_string()).await
+    alarms::clear(tx, at, LATE, &id.to_string()).await?;
+    alarms::clear(tx, at, RUNS, &id.to_string()).await
 }
 
-/// Servers whose suspension waits: a lost message costs time, never the wish.
+/// Servers whose suspension waits, or is not so any more: a lost message costs time, never the wish.
 pub(super) async fn sweep(app: &App) -> Result<(), DbError> {
     let due = {
         let mut connection = app.db.read().await?;

@@ -134,14 +134,15 @@ pub(in crate::instances) async fn suspension(
     }))
 }
 
-/// Which servers of an account were told to be suspended.
+/// Which servers of an account are suspended and were told so.
 pub(in crate::instances) async fn told_suspended(
     connection: &mut AnyConnection,
     account: AccountId,
 ) -> Result<BTreeSet<InstanceId>, DbError> {
     let rows = sqlx::query(
         "SELECT s.instance_id FROM instance_settings s JOIN instances i ON i.id = s.instance_id
-         WHERE i.account_id = $1 AND s.suspended = 1",
+         JOIN instance_suspensions w ON w.instance_id = s.instance_id
+         WHERE i.account_id = $1 AND s.suspended = 1 AND w.suspended = 1",
     )
     .bind(account.to_string())
     .fetch_all(connection)
@@ -172,7 +173,8 @@ pub(in crate::instances) async fn put_suspension(
     one_row(done)
 }
 
-/// Live servers whose node has yet to be told that they are, or are no longer, suspended.
+/// Live servers whose node has yet to be told that they are, or are no longer, suspended, and those that were seen running
+/// although it was.
 pub(in crate::instances) async fn suspensions_due(
     connection: &mut AnyConnection,
 ) -> Result<Vec<InstanceId>, DbError> {
@@ -180,7 +182,9 @@ pub(in crate::instances) async fn suspensions_due(
         "SELECT i.id AS id FROM instance_suspensions s
          JOIN instances i ON i.id = s.instance_id
          LEFT JOIN instance_settings t ON t.instance_id = s.instance_id
-         WHERE i.state IN ('running', 'stopped') AND s.suspended <> COALESCE(t.suspended, 0)
+         WHERE i.state IN ('running', 'stopped')
+           AND (s.suspended <> COALESCE(t.suspended, 0)
+                OR s.suspended = 1 AND i.observed_state IN ('running', 'paused'))
          ORDER BY s.requested_at, i.id LIMIT 100",
     )
     .fetch_all(connection)

@@ -450,3 +450,41 @@ async fn a_suspended_server_stays_off_whatever_is_ordered() {
     done(&host, &changed(8, 4, |spec| spec.build = 1)).await;
     assert!(host.pve.guest(VMID).unwrap().running, "paid again");
 }
+
+#[tokio::test]
+async fn a_suspended_server_that_somebody_started_is_stopped_though_nothing_else_is_ordered() {
+    let host = served().await;
+    let suspended = |seq, generation| changed(seq, generation, |spec| spec.service = Service::Suspended);
+    done(&host, &suspended(2, 2)).await;
+    assert!(!host.pve.guest(VMID).unwrap().running);
+    // `qm start` by root, and a bootable default beside it.
+    host.pve.put_guest(VMID, |guest| {
+        guest.running = true;
+        guest.config.insert("onboot".to_owned(), "1".to_owned());
+    });
+    done(&host, &suspended(3, 3)).await;
+    assert!(!host.pve.guest(VMID).unwrap().running, "what it did last time is no reason to believe it");
+    assert_eq!((option(&host, "onboot").as_str(), facts(&host).await.power.as_str()), ("0", "stopped"));
+}
+
+#[tokio::test]
+async fn a_name_a_limit_and_the_hosts_filter_change_while_it_runs_and_are_taken_back() {
+    let host = served().await;
+    let files = option(&host, "cicustom");
+    let named = |spec: &mut ez_protocol::order::InstanceSpec| spec.hostname = "shop-1".parse().unwrap();
+    done(&host, &changed(2, 2, named)).await;
+    assert_eq!(option(&host, "name"), "shop-1");
+    assert_ne!(option(&host, "cicustom"), files, "its next start reads the new name");
+    let limited = changed(3, 3, |spec| {
+        named(spec);
+        (spec.network.rate_mbit, spec.network.firewall) = (Some(100), false);
+    });
+    done(&host, &limited).await;
+    let card = option(&host, "net0");
+    assert!(card.contains("rate=12.5") && !card.contains("firewall=1"), "{card}");
+    done(&host, &changed(4, 4, named)).await;
+    let card = option(&host, "net0");
+    assert!(card.contains("firewall=1") && !card.contains("rate="), "{card}");
+    assert!(host.pve.guest(VMID).unwrap().firewall.is_some());
+    assert_eq!((host.count("stop") + host.count("shutdown"), host.count("start")), (0, 1));
+}
