@@ -70,6 +70,7 @@ fleet-alarm-stripe_cancels_unpaid = Stripe cancels unpaid subscriptions
 fleet-alarm-refund_failed = Refund did not arrive
 fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
+fleet-alarm-ending_late = Server cannot be ended
 fleet-alarm-may_run_twice = Server may run twice
 fleet-alarm-suspension_late = Suspension not carried out
 fleet-alarm-suspended_runs = Suspended server is started again and again

@@ -4,16 +4,13 @@ use std::time::Duration;
 
 use ez_protocol::{InstanceId, ProvisioningOrderId};
 
-use super::{
-    InstanceState, adopt, change, end, end::EndError, model::Instance, observe, resize, settle, standing,
-    store, suspend,
-};
+use super::{InstanceState, adopt, end, end::EndError, observe, resize, settle, standing, store, suspend};
 use crate::{
     app::App,
     billing::{self, STANDING_CHANGED},
     db::DbError,
-    dispatch::{self, IssueError, OBSERVE_JOB, State},
-    fleet::{self, Release},
+    dispatch::{IssueError, OBSERVE_JOB},
+    fleet,
     instances::InstanceError,
     jobs::{JobError, JobRegistry, JobRun},
 };
@@ -21,10 +18,6 @@ use crate::{
 /// How often endings are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 const SWEEP: &str = "instances.sweep";
-/// A retire or purge that did not work out is tried again after this long.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// One that is stuck waits for a person on its host, who lets it go on. Should nobody come, it is tried anew once a day.
-pub(super) const STUCK_AGAIN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
@@ -90,7 +83,7 @@ pub(crate) async fn sweep(app: &App) -> Result<(), DbError> {
         report(&purged);
     }
     for instance in ending {
-        let again = again(app, instance).await;
+        let again = end::again::again(app, instance).await;
         report(&again);
     }
     Ok(())
@@ -117,47 +110,6 @@ async fn ends_for_good(app: &App, id: InstanceId) -> Result<bool, DbError> {
             Ok(false)
         }
     }
-}
-
-/// Issues the next retire or purge when the last one ended without success, or could not be issued.
-async fn again(app: &App, seen: Instance) -> Result<(), EndError> {
-    let (now, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
-    app.db
-        .write(move |tx| {
-            Box::pin(async move {
-                let Some(instance) = store::get_to_change(tx, seen.id).await? else { return Ok(()) };
-                // Somebody else was quicker.
-                if instance.state != seen.state || instance.provisioning_order != seen.provisioning_order {
-                    return Ok(());
-                }
-                let record = match instance.provisioning_order {
-                    Some(order) => dispatch::show(tx, order).await?,
-                    None => None,
-                };
-                let verb = if instance.state == InstanceState::Purging { "purge" } else { "retire" };
-                let due = record.filter(|record| record.verb == verb).is_none_or(|record| {
-                    let since = record.finished_at.unwrap_or(record.expires_at);
-                    let over = record.state.is_final() && record.state != State::Succeeded;
-                    let wait = if record.state == State::Stuck { STUCK_AGAIN_AFTER } else { AGAIN_AFTER };
-                    over && now.since(since) >= wait
-                });
-                if !due {
-                    return Ok(());
-                }
-                if instance.state == InstanceState::Purging {
-                    end::purge(tx, &keys, now, entropy.as_ref(), instance, "system").await?;
-                } else if dispatch::builds_at(tx, now, instance.id, instance.node).await?.is_fenced() {
-                    // It was to end while nobody knew whether it exists; now it is certain that it does not.
-                    fleet::release(tx, now, instance.id, Release::Gone).await?;
-                    let instance = change::attempt_fenced(tx, now, instance, None, "system").await?;
-                    end::give_up_place(tx, now, instance, Release::Gone, "system").await?;
-                } else {
-                    end::retire(tx, &keys, now, entropy.as_ref(), instance, "system").await?;
-                }
-                Ok(())
-            })
-        })
-        .await
 }
 
 /// One server that cannot be ended must not keep the others from it.

@@ -8,8 +8,7 @@ use sqlx::AnyConnection;
 
 use super::{
     CHANGED, adopt, build, change,
-    end::RETENTION,
-    jobs::STUCK_AGAIN_AFTER,
+    end::{self, RETENTION},
     kept,
     model::{ActionState, Instance, InstanceEvent, InstanceState},
     settings, settle, store,
@@ -177,6 +176,7 @@ pub(super) async fn provisioning(
         "retire"
             if current && record.state == State::Succeeded && instance.state == InstanceState::Retiring =>
         {
+            end::again::over(tx, at, instance.id).await?;
             let instance = Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
             store::put_observed(tx, instance.id, record.node, "stopped", at).await?;
             change::take(tx, at, instance, InstanceEvent::Retired, &actor).await.map(|_| ())
@@ -187,6 +187,7 @@ pub(super) async fn provisioning(
             // Before its place is given back: only reports from where a server lives count.
             store::put_observed(tx, instance.id, record.node, "absent", at).await?;
             alarms::clear(tx, at, MISSING, &instance.id.to_string()).await?;
+            end::again::over(tx, at, instance.id).await?;
             fleet::release(tx, at, instance.id, Release::Gone).await?;
             let instance = Instance { purged_at: Some(at), ..instance };
             change::take(tx, at, instance, InstanceEvent::Purged, &actor).await.map(|_| ())
@@ -199,7 +200,7 @@ pub(super) async fn provisioning(
                 && instance.state == InstanceState::Retired =>
         {
             let stuck = record.state == State::Stuck;
-            let at = if stuck { at.plus(STUCK_AGAIN_AFTER) } else { at };
+            let at = if stuck { at.plus(end::again::STUCK_AGAIN_AFTER) } else { at };
             Ok(adopt::tell_later(tx, at, instance.id).await?)
         }
         "retire" | "purge" => Ok(()),
@@ -326,7 +327,7 @@ async fn power(
 }
 
 /// One sentence about what went wrong.
-fn failure(record: &ProvisioningRecord) -> String {
+pub(super) fn failure(record: &ProvisioningRecord) -> String {
     let detail = record.detail.clone().filter(|detail| !detail.is_empty());
     match (&record.refusal, detail) {
         (Some(code), Some(detail)) => format!("{code}: {detail}"),

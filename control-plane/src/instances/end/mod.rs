@@ -8,6 +8,7 @@ use ez_protocol::{
 };
 use sqlx::AnyConnection;
 
+pub(super) mod again;
 pub(super) mod wish;
 
 use super::{
@@ -167,6 +168,7 @@ pub async fn give_up_place(
     actor: &str,
 ) -> Result<Instance, InstanceError> {
     suspend::over(tx, at, instance.id).await?;
+    again::over(tx, at, instance.id).await?;
     fleet::release(tx, at, instance.id, how).await?;
     if instance.state == InstanceState::Released {
         return Ok(instance);

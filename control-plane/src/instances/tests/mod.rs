@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod changes;
+mod ending;
 mod kept;
 mod suspension;
 
