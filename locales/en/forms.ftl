@@ -49,6 +49,7 @@ field-error-snapshot-name-invalid = 2 to 40 lower-case letters, digits, - and _,
 field-error-snapshot-name-taken = There is a snapshot of this name. Choose another.
 field-error-iso-unknown = This medium is not offered. Choose one of the list.
 field-error-reason-needed = A reason of at most 200 characters on one line.
+field-error-rate-invalid = A whole number from 1 to { $limit }, or nothing.
 field-error-tag-invalid = At most { $limit } words of lower-case letters, digits, - + and . that do not begin with ez.
 field-error-firewall-verdict-unknown = Choose accept, drop or reject.
 field-error-firewall-direction-unknown = Choose in or out.

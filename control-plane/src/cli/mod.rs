@@ -70,7 +70,7 @@ enum Command {
     /// Shows purchases and takes an operator's ways out of them.
     #[command(subcommand)]
     Order(orders::OrderCommand),
-    /// Suspends, resumes and tags servers.
+    /// Suspends, resumes, renames, tags and limits servers.
     #[command(subcommand)]
     Server(servers::ServerCommand),
     /// Has images built on nodes, and lists them.

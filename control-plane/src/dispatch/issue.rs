@@ -58,15 +58,15 @@ pub async fn issue(
     let takes_away = budget::takes_away(tx, &intent).await?;
     budget::check(tx, at, &intent, &node, takes_away).await?;
     let known = store::generation_of(tx, intent.instance).await?;
+    let first = !store::was_built(tx, intent.instance).await?;
     match &intent.op {
-        Op::Ensure(spec) => check_spec(spec, &place)?,
+        Op::Ensure(spec) => check_spec(spec, &place, first)?,
         Op::Action(_) | Op::Retire(_) if known.is_none() => return Err(IssueError::NothingBuilt),
         Op::Purge(_) if !store::was_retired(tx, intent.instance).await? => {
             return Err(IssueError::NotRetired);
         }
         _ => {}
     }
-    let first = !store::was_built(tx, intent.instance).await?;
     let generation = match known {
         // An order that the node never took has raised our count and not the node's.
         Some(current) if !intent.op.bumps_generation() => {
@@ -101,8 +101,9 @@ pub async fn issue(
     Ok(order.order_id)
 }
 
-/// The specification must be for the place it goes to: the caller chooses neither card nor address.
-fn check_spec(spec: &InstanceSpec, place: &Placement) -> Result<(), IssueError> {
+/// The specification must be for the place it goes to: the caller chooses neither card nor address. Nobody has wished yet
+/// that the filter of a server be off that is built for the first time.
+fn check_spec(spec: &InstanceSpec, place: &Placement, first: bool) -> Result<(), IssueError> {
     let own = place.network(spec.network.rate_mbit);
     if spec.network.bridge != own.bridge || spec.network.vlan != own.vlan {
         return Err(IssueError::WrongSpec("bridge and VLAN"));
@@ -113,7 +114,7 @@ fn check_spec(spec: &InstanceSpec, place: &Placement) -> Result<(), IssueError> 
     if spec.network.addresses != own.addresses {
         return Err(IssueError::WrongSpec("addresses"));
     }
-    if !spec.network.firewall {
+    if first && !spec.network.firewall {
         return Err(IssueError::WrongSpec("the host's filter must be on"));
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::{
     change::InstanceError,
     model::{ActionRow, Instance, InstanceEvent, InstanceState},
     resize::Size,
-    settings::{self, Settings},
+    settings::{self, RateMbit, Settings},
     store,
 };
 use crate::{
@@ -62,14 +62,23 @@ pub(super) fn spec(
         if settings.image.code == instance.image_code { chosen.recipes.clone() } else { Vec::new() };
     let size = settings.size.clone().unwrap_or_else(|| Size::of(instance));
     let image = settings.image.named().ok_or(SpecError("image digest"))?;
+    let hostname = match &settings.hostname {
+        Some(name) => name.clone(),
+        None => Hostname::parse(&instance.hostname).map_err(|_| SpecError("host name"))?,
+    };
     Ok(InstanceSpec {
-        hostname: Hostname::parse(&instance.hostname).map_err(|_| SpecError("host name"))?,
+        hostname,
         service: if settings.suspended { Service::Suspended } else { Service::Active },
         vcpus: size.vcpu,
         memory_mib: size.memory_mib,
         disk_gib: size.disk_gib,
         image: ImageRef { family: chosen.family.filter(|_| !recipes.is_empty()), ..image },
-        network: NetworkSpec { rules: settings.firewall.clone(), ..place.network(None) },
+        network: NetworkSpec {
+            // Rules that nothing looks at are not ordered; they are kept for when the filter is on again.
+            rules: settings.firewall.clone().filter(|_| !settings.unfiltered),
+            firewall: !settings.unfiltered,
+            ..place.network(settings.rate_mbit.map(RateMbit::get))
+        },
         ssh_keys: keys.collect::<Result<_, _>>().map_err(|_| SpecError("SSH key"))?,
         password_hash: None,
         user_data: chosen.user_data.clone(),

@@ -216,6 +216,8 @@ pub(super) async fn operated(
         suspended: wishes.suspension().is_some(),
         order_href: newest.map(|order| format!("/operator/orders/{}", order.id)),
         tags: tags.join(" "),
+        rate: wishes.applied.rate_mbit.map_or_else(String::new, |rate| rate.get().to_string()),
+        filtered: !wishes.applied.unfiltered,
         form,
     })
 }

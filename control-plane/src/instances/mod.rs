@@ -54,7 +54,7 @@ pub use model::{
 pub use observe::{Seen, Sight, observe, sight};
 pub use progress::{Progress, StepProgress, progress_of};
 pub use resize::{ResizeError, Size, Sized, resize, sized};
-pub use settings::{ImageChoice, Settings, Suspension, Wishes, wishes};
+pub use settings::{ImageChoice, NoRate, RateMbit, Settings, Suspension, Wishes, wishes};
 pub use suspend::{SuspendError, resume, suspend};
 
 pub(crate) use api::{docs as api_docs, routes as api_routes};

@@ -410,6 +410,13 @@ fn notices(instance: &Instance, wishes: &Wishes, newest: Newest<'_>, sight: Sigh
             if wishes.restart_needed {
                 notices.push(say("info", "restart-needed", None));
             }
+            if let Some(rate) = wishes.applied.rate_mbit {
+                let detail = Some(format!("{} Mbit/s", rate.get()));
+                notices.push(Notice { detail, ..say("info", "network-limited", None) });
+            }
+            if wishes.applied.unfiltered {
+                notices.push(say("wait", "unfiltered", None));
+            }
             notices.extend(passing(instance, wishes, newest, sight));
         }
         _ => {}

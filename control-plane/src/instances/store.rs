@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ez_protocol::{AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis};
+use ez_protocol::{
+    AccountId, ActionId, InstanceId, NodeId, OrderId, ProvisioningOrderId, UnixMillis, input::Hostname,
+};
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{
@@ -187,6 +189,17 @@ pub(super) async fn put_size(
     .execute(tx)
     .await?;
     one_row(done)
+}
+
+/// Writes the name that its node has given it.
+pub(super) async fn put_hostname(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: InstanceId,
+    name: &Hostname,
+) -> Result<(), DbError> {
+    let query = sqlx::query("UPDATE instances SET hostname = $2, updated_at = $3 WHERE id = $1");
+    one_row(query.bind(id.to_string()).bind(name.as_str()).bind(at.0).execute(tx).await?)
 }
 
 /// Writes what was seen, unless something newer was seen already; gives the state it is in, and its row is this

@@ -1,4 +1,5 @@
-//! What is asked of a server: power, snapshots, backups, a password, another disk, rescue, media, firewall, tags.
+//! What is asked of a server: power, snapshots, backups, a password, another disk, rescue, media, firewall, another name;
+//! and of operators: tags, a limit of its network, the host's filter.
 //!
 //! One transaction locks the server, looks whether the verb makes sense, signs the order, and writes the action that
 //! reports its progress, the settings it carries, the audit row and the idempotency key. So a process that dies

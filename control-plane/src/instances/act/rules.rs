@@ -30,8 +30,7 @@ pub(super) fn check(known: &Known<'_>, verb: &Verb) -> Result<(), ActError> {
     if !state.is_live() {
         return does_not_fit();
     }
-    // An operator's tags are no service to anybody.
-    if known.wishes.suspension().is_some() && !matches!(verb, Verb::Tags(_)) {
+    if known.wishes.suspension().is_some() && !verb.is_an_operators() {
         return Err(ActError::Suspended);
     }
     if let Some(busy) = known.busy {
@@ -80,7 +79,10 @@ pub(super) fn check(known: &Known<'_>, verb: &Verb) -> Result<(), ActError> {
         Verb::IsoAttach(iso) if applied.iso.as_ref() == Some(iso) => Err(ActError::SoAlready),
         Verb::IsoDetach if applied.iso.is_none() => Err(ActError::SoAlready),
         Verb::Firewall(rules) if applied.firewall == *rules => Err(ActError::SoAlready),
+        Verb::Rename(name) if known.instance.hostname == name.as_str() => Err(ActError::SoAlready),
         Verb::Tags(tags) if applied.tags == *tags => Err(ActError::SoAlready),
+        Verb::Limit(rate) if applied.rate_mbit == *rate => Err(ActError::SoAlready),
+        Verb::Filter(on) if applied.unfiltered != *on => Err(ActError::SoAlready),
         _ => Ok(()),
     }
 }

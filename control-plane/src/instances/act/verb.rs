@@ -2,10 +2,11 @@
 
 use ez_protocol::{
     ProvisioningOrderId,
+    input::Hostname,
     order::{Action, FirewallRules, IsoName, PasswordHash, PowerVerb, SnapshotName, Tag},
 };
 
-use crate::instances::settings::{ImageChoice, Settings};
+use crate::instances::settings::{ImageChoice, RateMbit, Settings};
 
 /// One thing to do with a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +39,14 @@ pub enum Verb {
     IsoDetach,
     /// Filter packets by these rules; none lets everything pass.
     Firewall(Option<FirewallRules>),
+    /// Call it otherwise.
+    Rename(Hostname),
     /// Tag it for the host's owner; operators only.
     Tags(Vec<Tag>),
+    /// Limit its network, or no more; operators only.
+    Limit(Option<RateMbit>),
+    /// Have the host filter its packets, or no more; operators only.
+    Filter(bool),
 }
 
 /// What a verb comes to for the node.
@@ -69,7 +76,12 @@ impl Verb {
             Self::IsoAttach(_) => "iso_attach",
             Self::IsoDetach => "iso_detach",
             Self::Firewall(_) => "firewall",
+            Self::Rename(_) => "rename",
             Self::Tags(_) => "tags",
+            Self::Limit(Some(_)) => "limit_on",
+            Self::Limit(None) => "limit_off",
+            Self::Filter(true) => "filter_on",
+            Self::Filter(false) => "filter_off",
         }
     }
 
@@ -82,8 +94,15 @@ impl Verb {
             Self::BackupRestore(backup) | Self::BackupDelete(backup) => backup.to_string(),
             Self::Rebuild(image) | Self::RescueOn(image) => image.code.clone(),
             Self::IsoAttach(iso) => iso.as_str().to_owned(),
+            Self::Rename(name) => name.as_str().to_owned(),
+            Self::Limit(Some(rate)) => rate.get().to_string(),
             _ => return None,
         })
+    }
+
+    /// Whether it is no service to anybody: operators do it to a suspended server as well.
+    pub fn is_an_operators(&self) -> bool {
+        matches!(self, Self::Tags(_) | Self::Limit(_) | Self::Filter(_))
     }
 
     /// Whether what is on the disk is replaced or thrown away.
@@ -115,7 +134,10 @@ impl Verb {
             Self::IsoAttach(iso) => settings(Settings { iso: Some(iso), ..held }),
             Self::IsoDetach => settings(Settings { iso: None, ..held }),
             Self::Firewall(firewall) => settings(Settings { firewall, ..held }),
+            Self::Rename(name) => settings(Settings { hostname: Some(name), ..held }),
             Self::Tags(tags) => settings(Settings { tags, ..held }),
+            Self::Limit(rate_mbit) => settings(Settings { rate_mbit, ..held }),
+            Self::Filter(on) => settings(Settings { unfiltered: !on, ..held }),
         }
     }
 }

@@ -60,9 +60,11 @@ pub(super) struct StepBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ActionBody {
     id: String,
-    /// The word it was begun with, or `create`, `delete`, `firewall`, `suspend`, `resume`, `tags`.
+    /// The word it was begun with, or `create`, `delete`, `firewall`, `rename`, `resize`, `suspend`, `resume`, `tags`,
+    /// `limit_on`, `limit_off`, `filter_on`, `filter_off`, `adopt`, `renew`.
     kind: String,
-    /// What it is about: a snapshot's name, an image's code, a medium, or the id of a backup.
+    /// What it is about: a snapshot's name, an image's code, a medium, the id of a backup, a server's new name, a limit in
+    /// Mbit/s.
     about: Option<String>,
     /// `running`, `success` or `error`.
     status: &'static str,

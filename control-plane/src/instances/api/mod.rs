@@ -5,16 +5,18 @@ mod firewall;
 mod kept;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use ez_protocol::UnixMillis;
-use serde::Serialize;
+use ez_protocol::{UnixMillis, input::Hostname};
+use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
 
-use self::actions::{ActionBody, action_body};
-use super::{EndError, Instance, delete, list as list_of, owned, sight, store, wishes};
+use self::actions::{ActionBody, action_body, problem};
+use super::{
+    ActError, EndError, Instance, RateMbit, Verb, act, delete, list as list_of, owned, sight, store, wishes,
+};
 use crate::{
     accounts::ApiCaller,
-    api::{Caller, Named, Page, Problem},
+    api::{Caller, Input, Named, Page, Problem},
     app::App,
     fleet,
 };
@@ -23,7 +25,7 @@ use crate::{
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/servers", get(servers))
-        .route("/servers/{id}", get(server).delete(end))
+        .route("/servers/{id}", get(server).patch(rename).delete(end))
         .merge(actions::routes())
         .merge(firewall::routes())
         .merge(kept::routes())
@@ -32,7 +34,10 @@ pub(crate) fn routes() -> Router<App> {
 /// This slice's part of the OpenAPI document.
 pub(crate) fn docs() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
-    #[openapi(paths(servers, server, end), components(schemas(ServerBody, SuspensionBody)))]
+    #[openapi(
+        paths(servers, server, rename, end),
+        components(schemas(ServerBody, ServerChange, SuspensionBody))
+    )]
     struct Docs;
     Docs::openapi().merge_from(actions::docs()).merge_from(firewall::docs()).merge_from(kept::docs())
 }
@@ -83,6 +88,10 @@ struct ServerBody {
     rescue: Option<String>,
     /// The medium in its CD drive.
     iso: Option<String>,
+    /// An operator's limit of its network, Mbit/s each way. It stays when the plan changes.
+    rate_limit_mbit: Option<u32>,
+    /// Whether its host filters its packets; while an operator has turned that off its firewall rules do not hold.
+    filtered: bool,
     /// How many snapshots it may have.
     max_snapshots: u32,
     /// How many backups of it are kept; 0 means that none were sold.
@@ -136,6 +145,8 @@ async fn body(
         restart_needed: wishes.restart_needed,
         rescue: wishes.applied.rescue.map(|image| image.code),
         iso: wishes.applied.iso.map(|iso| iso.as_str().to_owned()),
+        rate_limit_mbit: wishes.applied.rate_mbit.map(RateMbit::get),
+        filtered: !wishes.applied.unfiltered,
         max_snapshots: instance.max_snapshots,
         max_backups: instance.max_backups,
         host_keys: instance.host_keys,
@@ -177,6 +188,44 @@ async fn server(
     let mut connection = app.db.read().await?;
     let instance = mine(&mut connection, &caller, &id).await?;
     Ok(Json(body(&mut connection, app.clock.now(), instance).await?))
+}
+
+/// What is to be otherwise about a server.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ServerChange {
+    /// Its name; letters are lowered.
+    hostname: String,
+}
+
+/// Renames a server. 200 when it is called so already, 202 when the node is being told; look at `action` for the progress,
+/// and until it has succeeded `name` is the old one.
+///
+/// The system inside keeps its old name until its next start; then its cloud-init takes the new one over, unless the name was
+/// changed inside or cloud-init was switched off there.
+#[utoipa::path(patch, path = "/api/v1/servers/{id}", tag = "servers", params(("id" = String, Path)),
+    request_body = ServerChange,
+    responses((status = 200, body = ServerBody), (status = 202, body = ServerBody), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+async fn rename(
+    Caller(caller): Caller,
+    State(app): State<App>,
+    Named(id): Named<String>,
+    Input(wanted): Input<ServerChange>,
+) -> Result<(StatusCode, Json<ServerBody>), Problem> {
+    let id = {
+        let mut connection = app.db.read().await?;
+        mine(&mut connection, &caller, &id).await?.id
+    };
+    let name = Hostname::parse(&wanted.hostname)
+        .map_err(|error| Problem::field("hostname", "hostname_invalid", error.to_string()))?;
+    let status = match act(&app, id, Verb::Rename(name), &caller.principal.actor(), None).await {
+        Ok(_) => StatusCode::ACCEPTED,
+        Err(ActError::SoAlready) => StatusCode::OK,
+        Err(error) => return Err(problem(error)),
+    };
+    let mut connection = app.db.read().await?;
+    let instance = store::get(&mut connection, id).await?.ok_or_else(Problem::not_found)?;
+    Ok((status, Json(body(&mut connection, app.clock.now(), instance).await?)))
 }
 
 /// Deletes a server: its subscription ends now, its disk is kept for 72 hours. Nothing is paid back.

@@ -5,6 +5,7 @@ use axum::{
     extract::{Path, State},
     routing::{get, post},
 };
+use ez_protocol::input::Hostname;
 use http::StatusCode;
 
 use super::{actor, mine};
@@ -16,12 +17,13 @@ use crate::{
         firewall::{self, Written, WrittenRule},
         reset_password, show,
     },
-    web::{self, Ctx, Customer, Error, FormState, Submission, Tone},
+    web::{self, Ctx, Customer, Error, FormState, Submission, Tone, forms::hostname_code},
 };
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/servers/{id}/actions", post(begin))
+        .route("/servers/{id}/name", post(rename))
         .route("/servers/{id}/firewall", get(rules).post(change_rules))
         .route("/servers/{id}/{tab}", get(tab))
         .route("/servers/{id}/{tab}/changes", get(changes))
@@ -177,6 +179,30 @@ async fn begin(
             tab.page(&ctx, &app, &instance, StatusCode::UNPROCESSABLE_ENTITY, form).await
         }
         Err(error) => refused(&ctx, &tab.path(&instance), &instance, error),
+    }
+}
+
+/// Another name.
+async fn rename(
+    ctx: Ctx,
+    Customer(me): Customer,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    sent: Submission,
+) -> web::Result {
+    let instance = mine(&app, &me, &id).await?;
+    let name = match Hostname::parse(sent.text("hostname")) {
+        Ok(name) => name,
+        Err(error) => {
+            let mut form = sent.state();
+            form.refuse("hostname", hostname_code(error));
+            return Tab::Overview.page(&ctx, &app, &instance, StatusCode::UNPROCESSABLE_ENTITY, form).await;
+        }
+    };
+    let page = Tab::Overview.path(&instance);
+    match act(&app, instance.id, Verb::Rename(name), &actor(&me), None).await {
+        Ok(_) => ctx.redirect(&page),
+        Err(error) => refused(&ctx, &page, &instance, error),
     }
 }
 

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use crate::{
     app::App,
-    instances::{self, ActError, Instance, SuspendError, Verb, act, care, resume, suspend},
+    instances::{self, ActError, Instance, RateMbit, SuspendError, Verb, act, care, resume, suspend},
     web::{self, Ctx, Error, FormState, Staff, Submission, Tone},
 };
 
@@ -20,6 +20,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/operator/servers/{id}/suspend", post(suspend_it))
         .route("/operator/servers/{id}/resume", post(resume_it))
         .route("/operator/servers/{id}/tags", post(tag_it))
+        .route("/operator/servers/{id}/limit", post(limit_it))
+        .route("/operator/servers/{id}/filter", post(filter_it))
 }
 
 async fn named(app: &App, id: &str) -> Result<Instance, Error> {
@@ -99,13 +101,55 @@ async fn tag_it(
         form.refuse_with("tags", "tag-invalid", MOST_TAGS);
         return page(&ctx, &app, &instance, StatusCode::UNPROCESSABLE_ENTITY, form).await;
     };
+    ask(&ctx, &app, &instance, Verb::Tags(tags), &by).await
+}
+
+/// Limits its network, or with an empty field no more.
+async fn limit_it(
+    ctx: Ctx,
+    staff: Staff,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    sent: Submission,
+) -> web::Result {
+    let by = format!("operator:{}", staff.operator()?.user_id);
+    let instance = named(&app, &id).await?;
+    let typed = sent.text("rate").trim();
+    let rate = (!typed.is_empty()).then(|| typed.parse::<RateMbit>()).transpose();
+    let Ok(rate) = rate else {
+        let mut form = sent.state();
+        form.refuse_with("rate", "rate-invalid", RateMbit::MOST);
+        return page(&ctx, &app, &instance, StatusCode::UNPROCESSABLE_ENTITY, form).await;
+    };
+    ask(&ctx, &app, &instance, Verb::Limit(rate), &by).await
+}
+
+async fn filter_it(
+    ctx: Ctx,
+    staff: Staff,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    sent: Submission,
+) -> web::Result {
+    let by = format!("operator:{}", staff.operator()?.user_id);
+    let instance = named(&app, &id).await?;
+    let on = match sent.text("on") {
+        "1" => true,
+        "0" => false,
+        _ => return Err(Error::NotFound),
+    };
+    ask(&ctx, &app, &instance, Verb::Filter(on), &by).await
+}
+
+/// Back to the page, whatever became of it.
+async fn ask(ctx: &Ctx, app: &App, instance: &Instance, verb: Verb, by: &str) -> web::Result {
     let back = format!("/operator/servers/{}", instance.id);
-    match act(&app, instance.id, Verb::Tags(tags), &by, None).await {
+    match act(app, instance.id, verb, by, None).await {
         Ok(_) => ctx.redirect(&back),
         Err(ActError::Unknown) => Err(Error::NotFound),
         Err(ActError::Db(error)) => Err(error.into()),
         Err(error) => {
-            tracing::warn!(instance.id = %instance.id, %error, "a server could not be tagged");
+            tracing::warn!(instance.id = %instance.id, %error, "a server could not be changed for an operator");
             ctx.redirect_saying(&back, Tone::Info, "server-busy")
         }
     }

@@ -1,10 +1,12 @@
 //! A change of settings: from the order that carries it to what came of it.
 
-use ez_protocol::{ProvisioningOrderId, UnixMillis};
+use ez_protocol::{ProvisioningOrderId, UnixMillis, input::Hostname};
+use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::{Settings, Wishes, store};
 use crate::{
+    audit,
     db::DbError,
     dispatch::{self, ProvisioningRecord, State},
     instances::{kept, model::Instance, resize, store as instances_store},
@@ -45,11 +47,32 @@ pub(in crate::instances) async fn came_to(
     if let Some(size) = settings.size.as_ref().filter(|_| after.applied.size != before.applied.size) {
         resize::applied(tx, at, instance, size).await?;
     }
+    if let Some(name) = after.applied.hostname.as_ref().filter(|name| name.as_str() != instance.hostname) {
+        renamed(tx, at, instance, name).await?;
+    }
     // Snapshots are of a disk, and this one is gone.
     if after.applied.build > before.applied.build || after.disk_lost {
         kept::forget_snapshots(tx, at, instance.id, record.seq).await?;
     }
     Ok(())
+}
+
+/// The node has given a server another name.
+async fn renamed(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    instance: &Instance,
+    name: &Hostname,
+) -> Result<(), DbError> {
+    instances_store::put_hostname(tx, at, instance.id, name).await?;
+    let entry = audit::Entry {
+        actor: "system".to_owned(),
+        action: "instance.renamed".to_owned(),
+        subject_kind: "instance".to_owned(),
+        subject_id: instance.id.to_string(),
+        detail: json!({ "from": instance.hostname, "to": name.as_str() }),
+    };
+    audit::record(tx, at, entry).await
 }
 
 /// Takes over what an action says of the server's disk: a restore that failed half way has thrown the old one away, and
@@ -135,6 +158,9 @@ mod tests {
             firewall: None,
             suspended: false,
             size: None,
+            hostname: None,
+            rate_mbit: None,
+            unfiltered: false,
         }
     }
 

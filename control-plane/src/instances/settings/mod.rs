@@ -1,7 +1,7 @@
 //! What a server is like beyond what was sold, and what is being changed about it.
 //!
-//! [`Settings`] are what an `ensure` says beside sizes and place: which build of which image, rescue, medium, tags,
-//! the customer's firewall rules, suspension. For each server one row holds what the node carried out last
+//! [`Settings`] are what an `ensure` says beside sizes and place: which build of which image, rescue, medium, tags, another
+//! name, a limit of its network, the customer's firewall rules and whether the host filters at all, suspension. For each server one row holds what the node carried out last
 //! (`applied`) and the one order that is changing it; the settings that order carries stand beside it. So a wish is
 //! never taken back by hand: when its order ends without success, what was applied last holds, as it always did. A
 //! late report about an order that was given up finds the settings it was about, and the generation says whether
@@ -12,6 +12,7 @@ pub(super) mod store;
 
 use ez_protocol::{
     ProvisioningOrderId, UnixMillis,
+    input::Hostname,
     order::{FirewallRules, ImageDigest, ImageRef, IsoName, Tag},
 };
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,57 @@ pub struct Settings {
     /// Its size, if that was changed since it was sold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+    /// Its name, if that was changed since it was sold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Hostname>,
+    /// An operator's limit of its network, Mbit/s each way. It holds until an operator takes it away, whatever its plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_mbit: Option<RateMbit>,
+    /// Whether an operator took its card out of the host's filter: neither rules nor the binding to its own addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfiltered: bool,
+}
+
+/// A limit of a network card in Mbit/s, as large as an order can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct RateMbit(u32);
+
+/// Not a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a limit is a whole number of Mbit/s from 1 to {}", RateMbit::MOST)]
+pub struct NoRate;
+
+impl RateMbit {
+    /// The largest.
+    pub const MOST: u32 = 100_000;
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for RateMbit {
+    type Error = NoRate;
+
+    fn try_from(mbit: u32) -> Result<Self, NoRate> {
+        if (1..=Self::MOST).contains(&mbit) { Ok(Self(mbit)) } else { Err(NoRate) }
+    }
+}
+
+impl From<RateMbit> for u32 {
+    fn from(rate: RateMbit) -> Self {
+        rate.0
+    }
+}
+
+impl std::str::FromStr for RateMbit {
+    type Err = NoRate;
+
+    fn from_str(text: &str) -> Result<Self, NoRate> {
+        text.trim().parse::<u32>().map_err(|_| NoRate)?.try_into()
+    }
 }
 
 impl Settings {
@@ -89,6 +141,9 @@ impl Settings {
             firewall: None,
             suspended: false,
             size: None,
+            hostname: None,
+            rate_mbit: None,
+            unfiltered: false,
         }
     }
 }

@@ -246,3 +246,32 @@ async fn what_a_server_used_is_told_in_steps_and_its_traffic_by_month() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_server_is_renamed_and_called_so_once_its_node_has_done_it() {
+    db::testing::each_database(async |db| {
+        let desk = Desk::open(db).await;
+        let wish = |name: &str| Some(json!({ "hostname": name }));
+        for (body, field, code) in [
+            (wish("-web"), "hostname", "hostname_invalid"),
+            (wish("two words"), "hostname", "hostname_invalid"),
+            (wish(""), "hostname", "hostname_invalid"),
+        ] {
+            let (status, answer) = desk.call("PATCH", "", None, body).await;
+            let named = (&answer["errors"][0]["field"], &answer["errors"][0]["code"]);
+            assert_eq!((status.as_u16(), named), (422, (&json!(field), &json!(code))), "{answer}");
+        }
+        let (status, answer) = desk.call("PATCH", "", None, Some(json!({ "plan": "s" }))).await;
+        assert_eq!(status, 422, "{answer}");
+        let (status, begun) = desk.call("PATCH", "", None, wish("Shop-1")).await;
+        let told = (&begun["name"], &begun["action"]["kind"], &begun["action"]["about"]);
+        assert_eq!((status.as_u16(), told), (202, (&json!("web-1"), &json!("rename"), &json!("shop-1"))));
+        let (status, busy) = desk.call("PATCH", "", None, wish("shop-2")).await;
+        assert_eq!((status.as_u16(), &busy["code"]), (409, &json!("busy")));
+        desk.carried_out(seen("running")).await;
+        let (status, same) = desk.call("PATCH", "", None, wish("shop-1")).await;
+        assert_eq!((status.as_u16(), &same["name"], &same["action"]), (200, &json!("shop-1"), &Value::Null));
+        assert_eq!((&same["rate_limit_mbit"], &same["filtered"]), (&Value::Null, &json!(true)));
+    })
+    .await;
+}

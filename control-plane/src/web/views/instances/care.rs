@@ -143,7 +143,7 @@ pub struct Password {
 }
 
 /// `GET /operator/servers/{id}`: what operators see of a server, and what only they do. Forms post to
-/// `/operator/servers/{id}/suspend`, `…/resume` and `…/tags`.
+/// `/operator/servers/{id}/suspend`, `…/resume`, `…/tags`, `…/limit` and `…/filter`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Operated {
     /// The server; its address is that of this page.
@@ -174,7 +174,11 @@ pub struct Operated {
     pub order_href: Option<String>,
     /// Tags as typed.
     pub tags: String,
-    /// Messages of both forms.
+    /// The limit of its network in Mbit/s; empty without one.
+    pub rate: String,
+    /// Whether its host filters its packets.
+    pub filtered: bool,
+    /// Messages of its forms.
     pub form: FormState,
 }
 
@@ -356,6 +360,8 @@ impl Page for Operated {
             suspended: false,
             order_href: Some("/operator/orders/01890a5d-ac96-774b-bcce-b302099a8057".to_owned()),
             tags: "web customer-a".to_owned(),
+            rate: String::new(),
+            filtered: true,
             form: FormState::default(),
         };
         let notice = Notice {
@@ -367,6 +373,8 @@ impl Page for Operated {
         let mut suspended = Self {
             server: Head { notices: vec![notice], locked: Some("suspended"), ..served.server.clone() },
             suspended: true,
+            rate: "100".to_owned(),
+            filtered: false,
             node: None,
             vmid: None,
             addresses: Vec::new(),
@@ -378,6 +386,7 @@ impl Page for Operated {
             ..served.clone()
         };
         suspended.form.refuse("tags", "tag-invalid");
+        suspended.form.refuse_with("rate", "rate-invalid", 100_000_u32);
         vec![("served", served), ("suspended", suspended)]
     }
 }

@@ -184,7 +184,7 @@ pub struct Show {
     pub can_delete: bool,
     /// The change of its plan that is under way.
     pub plan_change: Option<PlanChange>,
-    /// Messages of the deletion form.
+    /// Messages of the forms for its name and its deletion.
     pub form: FormState,
 }
 
@@ -294,6 +294,7 @@ impl Page for Show {
         };
         let mut refused = running.clone();
         refused.form.refuse("confirm", "confirm-name");
+        refused.form.refuse("hostname", "hostname-invalid");
         let building = Self {
             server: Head {
                 state: State { code: "building", tone: "wait", observed_at: None },
