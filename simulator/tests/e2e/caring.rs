@@ -16,13 +16,13 @@ pub struct Care {
     pub demo: Arc<Demo>,
     pub api: Api,
     pub server: String,
-    node: usize,
-    vmid: i64,
+    pub node: usize,
+    pub vmid: i64,
 }
 
 impl Care {
     /// A demo of one node with a server on it.
-    async fn begin(story: &str) -> Option<Self> {
+    pub async fn begin(story: &str) -> Option<Self> {
         let demo = Demo::start(story, Database::Sqlite, 1).await?;
         Some(Self::of(Arc::new(demo), 0, "web-1", "fsn").await)
     }
@@ -88,13 +88,13 @@ impl Care {
     }
 
     /// An action that is refused; gives the code.
-    async fn refused(&self, body: Value) -> String {
+    pub async fn refused(&self, body: Value) -> String {
         let (status, answer) = self.api.post(&self.path("/actions"), body.clone()).await;
         assert!((400..500).contains(&status), "{body}: {status} {answer}");
         answer["code"].as_str().unwrap().to_owned()
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.settled().await;
         judging::proxmox(&self.demo, "looking after a server").await;
         self.demo.check().await;

@@ -285,11 +285,7 @@ impl Demo {
 
     /// Lets a host make, and remove, more servers than it would in a day of real use; its agent is started again.
     pub async fn allow_many_creates(&self, index: usize) {
-        let name = self.state()["nodes"][index]["name"].as_str().unwrap().to_owned();
-        let policy = self.path(&format!("nodes/{name}/policy.toml"));
-        let text = std::fs::read_to_string(&policy).unwrap();
-        let mut wider = text;
-        for (limit, usual) in [
+        let limits = [
             ("creates_per_minute = ", 10),
             ("creates_per_day    = ", 200),
             ("purges_per_10_minutes = ", 5),
@@ -297,12 +293,21 @@ impl Demo {
             ("replaces_per_hour     = ", 10),
             ("replaces_per_server_per_hour = ", 3),
             ("replace_floor_per_day   = ", 5),
-        ] {
-            let line = format!("{limit}{usual}");
-            assert!(wider.contains(&line), "{line} is not in {wider}");
-            wider = wider.replace(&line, &format!("{limit}10000"));
+        ];
+        let lines = limits.map(|(limit, usual)| (format!("{limit}{usual}"), format!("{limit}10000")));
+        self.change_policy(index, &lines).await;
+    }
+
+    /// Changes what a host's owner allows; its agent is started again.
+    pub async fn change_policy(&self, index: usize, lines: &[(String, String)]) {
+        let name = self.state()["nodes"][index]["name"].as_str().unwrap().to_owned();
+        let policy = self.path(&format!("nodes/{name}/policy.toml"));
+        let mut text = std::fs::read_to_string(&policy).unwrap();
+        for (usual, wanted) in lines {
+            assert!(text.contains(usual), "{usual} is not in {text}");
+            text = text.replace(usual, wanted);
         }
-        std::fs::write(&policy, wider).unwrap();
+        std::fs::write(&policy, text).unwrap();
         self.kill(&format!("/pids/agents/{index}")).await;
         self.nodes_online().await;
     }

@@ -35,6 +35,11 @@ impl Api {
         answer(request).await
     }
 
+    pub async fn patch(&self, path: &str, body: Value) -> (u16, Value) {
+        let request = self.client.patch(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
+        answer(request).await
+    }
+
     pub async fn put(&self, path: &str, body: Value) -> (u16, Value) {
         let request = self.client.put(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body);
         answer(request).await
@@ -187,6 +192,17 @@ impl Host {
             body["data"]["description"].is_string().then_some(())
         })
         .await;
+    }
+
+    /// Starts a VM, as `qm start` does.
+    pub async fn start_vm(&self, vmid: i64) {
+        self.done(self.request(reqwest::Method::POST, &format!("/qemu/{vmid}/status/start"))).await;
+    }
+
+    /// Sets an option of a VM, as `qm set` does.
+    pub async fn set_vm(&self, vmid: i64, option: &str, value: &str) {
+        let request = self.request(reqwest::Method::PUT, &format!("/qemu/{vmid}/config"));
+        self.done(request.form(&[(option, value)])).await;
     }
 
     /// Removes a VM.
