@@ -257,8 +257,19 @@ fn env(name: &str) -> Option<String> {
 
 /// Says why a command failed, with every cause, and gives the exit code.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    message(&format!("ez-node-agent: {error:#}"));
+    message(&format!("ez-node-agent: {}", said_once(error)));
     ExitCode::FAILURE
+}
+
+/// An error and its causes on one line. Many of our errors name their cause themselves; nobody need read it twice.
+fn said_once(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 /// Whether a file of the agent is there. What may not be looked at is not absent.
@@ -295,6 +306,7 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::{image, pve::PveError};
 
     #[test]
     fn the_commands_are_consistent_and_each_says_what_it_does() {
@@ -313,6 +325,20 @@ mod tests {
             }
             all.extend(sub.get_subcommands());
         }
+    }
+
+    #[test]
+    fn a_cause_that_an_error_names_itself_is_said_once() {
+        let refused = PveError::Refused {
+            call: "POST /nodes/pve1/storage/local/download-url".to_owned(),
+            status: 500,
+            message: "storage 'local' is not configured for content-type 'import'".to_owned(),
+            errors: std::collections::BTreeMap::new(),
+        };
+        let failed = image::BuildError::Pve { doing: "starting the download", reason: refused };
+        let said = said_once(&anyhow::Error::new(failed).context("building debian-13"));
+        assert_eq!(said.matches("is not configured for content-type").count(), 1, "{said}");
+        assert!(said.starts_with("building debian-13: starting the download: POST "), "{said}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{
     fleet::{
         alarms, nodes,
         sessions::{self, Silence},
-        testing::{locations, read, ready_node, services},
+        testing::{locations, read, ready_node, report_as, services},
     },
 };
 
@@ -87,6 +87,35 @@ async fn an_ended_connection_leaves_the_time_it_was_last_seen() {
         let mine: &'static str = Box::leak(format!("c-{id}").into_boxed_str());
         let row = end(mine).await;
         assert_eq!((row.connected_at, row.last_seen_at), (None, Some(at)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ranges_that_overlap_ring_for_both_until_either_is_another() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let first = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let open = async || {
+            let mut open = read(&app, async |c| alarms::open_subjects(c, "vmid_overlap").await).await;
+            open.sort();
+            open
+        };
+        let greets = async |node: &crate::fleet::testing::TestNode, first_vmid: u32| {
+            let ratchet =
+                read(&app, async |c| Ok::<_, db::DbError>(sessions::ratchet_for_tests(c, node.id).await))
+                    .await;
+            let hello = crate::fleet::testing::hello(node, first_vmid);
+            report_as(&app, node, ez_protocol::message::Hello { ratchet, ..hello }, 5).await;
+        };
+        let second = ready_node(&app, "fsn-2", 1_500, 5).await;
+        assert_eq!(open().await, ["fsn-2"], "1500-2499 touches 1000-1999");
+        greets(&first, 1_000).await;
+        assert_eq!(open().await, ["fsn-1", "fsn-2"]);
+        // The second's owner gives it a range of its own: neither touches the other any more.
+        greets(&second, 3_000).await;
+        assert!(open().await.is_empty(), "{:?}", open().await);
     })
     .await;
 }
