@@ -87,7 +87,7 @@ pub(in crate::billing) async fn close_call(
 }
 
 /// What was last wished of a subscription's end, as far as Stripe was asked: whether it ends with its period, and when that
-/// was wished.
+/// was wished. Of wishes in the same millisecond leaving counts.
 pub(in crate::billing) async fn last_end_wish(
     connection: &mut AnyConnection,
     subscription: &str,
@@ -95,7 +95,7 @@ pub(in crate::billing) async fn last_end_wish(
     let row = sqlx::query(
         "SELECT purpose, created_at FROM stripe_outbox
          WHERE subject_id = $1 AND purpose IN ('period-end', 'period-end-again', 'period-keep')
-         ORDER BY created_at DESC, key DESC LIMIT 1",
+         ORDER BY created_at DESC, CASE WHEN purpose = 'period-keep' THEN 1 ELSE 0 END LIMIT 1",
     )
     .bind(subscription)
     .fetch_optional(connection)
