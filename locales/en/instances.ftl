@@ -289,7 +289,6 @@ instances-event-adopt = The server's host was set up again and took the server o
 instances-event-renew = The server's host was told anew how the server shall be
 instances-event-other = { $actor } changed the server
 
-instances-name = Name
 instances-name-text = The name in this portal and on our host. The system inside keeps its old name until its next start; then it takes the new one, unless it was renamed inside or cloud-init was switched off there. Invoices and mails about the order keep the name it was ordered under.
 instances-name-save = Rename the server
 

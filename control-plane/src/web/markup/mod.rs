@@ -93,9 +93,10 @@ fn a_debug_build_can_write_the_gallery() {
     let Some(directory) = std::env::var_os("EZ_GALLERY_DIR").map(PathBuf::from) else { return };
     let templates = Templates::load().unwrap();
     let assets = templates.assets();
-    fs::create_dir_all(directory.join("js")).unwrap();
     for (name, body) in assets.all() {
-        fs::write(directory.join(name), body).unwrap();
+        let file = directory.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, body).unwrap();
     }
     let mut index = String::new();
     for page in render_all(&templates) {
