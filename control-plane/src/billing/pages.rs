@@ -104,7 +104,7 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
 /// What of an invoice is, or was, paid with money, where credit makes that another sum than its total. Minor units.
 fn charged(invoice: &super::Invoice) -> Option<i64> {
     let minor = match invoice.status.as_str() {
-        "open" | "uncollectible" => invoice.due_minor,
+        "open" if invoice.paid_minor == 0 => invoice.due_minor,
         "paid" => invoice.paid_minor,
         _ => return None,
     };

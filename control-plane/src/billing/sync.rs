@@ -314,8 +314,8 @@ pub(super) async fn take_subscription(
     Ok(())
 }
 
-/// Whether a subscription that went on when we last looked has ended because its customer was deleted at Stripe: then nobody
-/// wished that for its server.
+/// Whether a subscription that its server was served for when we last looked has ended because its customer was deleted at
+/// Stripe: then nobody wished that for the server. One that was paused or given up has no claim to be.
 async fn is_orphaned(app: &Services, subscription: &SubscriptionView) -> Result<bool, BillingError> {
     let over = subscription.status.as_deref().is_some_and(is_over);
     let by_request = over && subscription.end_reason() != Some("payment_failed");
@@ -323,7 +323,7 @@ async fn is_orphaned(app: &Services, subscription: &SubscriptionView) -> Result<
     let is_news = {
         let mut connection = app.db.read().await?;
         let known = store::subscription(&mut connection, &subscription.id).await?;
-        known.is_some_and(|known| !is_over(&known.status))
+        known.is_some_and(|known| matches!(known.status.as_str(), "active" | "trialing" | "past_due"))
             && dunning::store::closed_at(&mut connection, &subscription.id).await?.is_none()
     };
     Ok(is_news && wallet::is_deleted(app, customer).await?)
@@ -355,6 +355,10 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
         return Ok(None);
     };
     let owed = invoice.status.as_deref() == Some("open") && invoice.attempt_count.unwrap_or(0) > 0;
+    // A try that ends a pause is announced before the end of the pause is; what is written to people depends on it.
+    if owed && owner.status == "paused" {
+        subscription(app, &subscription_id).await?;
+    }
     let needs_a_step = owed && needs_a_step(app, &invoice.id).await?;
     let (now, config) = (app.clock.now(), app.config.clone());
     let (order, invoice_id) = (owner.order, invoice.id.clone());

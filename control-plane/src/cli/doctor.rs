@@ -3,7 +3,7 @@
 use std::{net::ToSocketAddrs, os::unix::fs::PermissionsExt, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
-use ez_protocol::envelope::KeyRole;
+use ez_protocol::UnixMillis;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use url::Url;
@@ -226,9 +226,10 @@ fn key_files(config: &Config, found: &mut Findings) {
     );
     let trust = loaded.ok().and_then(|keys| keys.trust().ok());
     let Some(trust) = trust else { return };
-    // Of each kind the key that lasts longest: one that was exchanged ends soon, as it should.
-    let lasts = |role| trust.keys.iter().filter(|key| key.role == role).map(|key| key.not_after).max();
-    let Some(ends) = lasts(KeyRole::Order).min(lasts(KeyRole::Trust)) else { return };
+    // Those that sign: one that was exchanged ends soon, as it should.
+    let held = keys::held(dir).map(|(_, held)| held).unwrap_or_default();
+    let ends = held.iter().filter(|key| key.place == keys::Place::Signs).map(|key| key.until).min();
+    let ends = ends.unwrap_or(UnixMillis(0));
     let days = ends.since(SystemClock.now()).as_secs() / 86_400;
     found.should(
         "keys-last",

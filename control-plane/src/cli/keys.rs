@@ -89,11 +89,21 @@ fn init(storage: &Storage, link: &Link) -> anyhow::Result<()> {
 }
 
 /// Nodes that may connect, and do not believe a version of the trust document.
+///
+/// A node that believes a later version than there is here means that the keys are an old copy: nothing is done with them.
 async fn behind(db: &Db, version: u64) -> anyhow::Result<(usize, Vec<NodeRow>)> {
     let mut connection = db.read().await.context("cannot read the nodes")?;
     let all = nodes::list(&mut connection, None).await.context("cannot read the nodes")?;
     let all: Vec<NodeRow> = all.into_iter().filter(|node| node.state.may_connect()).collect();
     let many = all.len();
+    if let Some(ahead) = all.iter().find(|node| node.trust_version > version) {
+        bail!(
+            "node {} believes version {} of the trust document, and KEYS_DIR has version {version}: it is an old copy. Nothing \
+             was changed; restore the newest copy",
+            ahead.name,
+            ahead.trust_version
+        );
+    }
     Ok((many, all.into_iter().filter(|node| node.trust_version < version).collect()))
 }
 
@@ -153,7 +163,15 @@ async fn show(storage: &Storage, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes a step into the audit log, once: a process may have died between the step and its row.
 async fn note(db: &Db, at: UnixMillis, action: &str, step: &keys::Step) -> anyhow::Result<()> {
+    let known = {
+        let mut connection = db.read().await.context("cannot read the audit log")?;
+        audit::history(&mut connection, "key", &step.key).await.context("cannot read the audit log")?
+    };
+    if known.iter().any(|row| row.entry.action == action) {
+        return Ok(());
+    }
     let entry = audit::Entry {
         actor: ACTOR.to_owned(),
         action: action.to_owned(),
@@ -172,10 +190,10 @@ const RESTART: &str = "Restart every process of the control plane: it reads its 
 async fn prepare(storage: &Storage, role: Role) -> anyhow::Result<()> {
     let at = SystemClock.now();
     let db = open_database(storage).await?;
+    let (version, _) = keys::held(&storage.keys_dir)?;
+    behind(&db, version).await?;
     let step = keys::prepare(&storage.keys_dir, role.role(), at, &SystemEntropy)?;
-    if step.fresh {
-        note(&db, at, "key.prepared", &step).await?;
-    }
+    note(&db, at, "key.prepared", &step).await?;
     let word = if step.fresh { "prepared" } else { "was prepared before" };
     say(format_args!("key           {} {word}", step.key))?;
     say(format_args!("trust         version {}", step.version))?;
@@ -206,6 +224,9 @@ async fn switch(storage: &Storage, role: Role, distrust: bool, now: bool) -> any
     say(format_args!("key           {} signs", step.key))?;
     let until = web::written_date(at.plus(overlap));
     let before = if distrust { "is not trusted any more".to_owned() } else { format!("ends on {until}") };
-    say(format_args!("trust         version {}: the key before {before}", step.version))?;
+    match step.fresh {
+        true => say(format_args!("trust         version {}: the key before {before}", step.version))?,
+        false => say(format_args!("trust         version {}: that had been done before", step.version))?,
+    }
     say(RESTART)
 }

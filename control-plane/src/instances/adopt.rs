@@ -311,6 +311,7 @@ async fn keep_retired(
     instance: Instance,
 ) -> Result<(), Told> {
     let id = end::retire_again(tx, keys, at, entropy, &instance).await?;
+    end::again::over(tx, at, instance.id).await?;
     let earliest = at.plus(NODE_KEEPS);
     let purge_at = Some(instance.purge_at.map_or(earliest, |planned| planned.max(earliest)));
     let instance = Instance { purge_at, provisioning_order: Some(id), ..instance };

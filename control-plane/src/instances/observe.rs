@@ -11,7 +11,7 @@ use super::{
     end::{self, RETENTION},
     kept,
     model::{ActionState, Instance, InstanceEvent, InstanceState},
-    settings, settle, store,
+    settings, settle, store, suspend,
 };
 use crate::{
     db::DbError,
@@ -177,6 +177,7 @@ pub(super) async fn provisioning(
             if current && record.state == State::Succeeded && instance.state == InstanceState::Retiring =>
         {
             end::again::over(tx, at, instance.id).await?;
+            suspend::over(tx, at, instance.id).await?;
             let instance = Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
             store::put_observed(tx, instance.id, record.node, "stopped", at).await?;
             change::take(tx, at, instance, InstanceEvent::Retired, &actor).await.map(|_| ())

@@ -348,7 +348,7 @@ pub(super) async fn purges(
 /// Servers whose ending has to be pushed on: the order for it ended without success.
 pub(super) async fn ending(connection: &mut AnyConnection) -> Result<Vec<Instance>, DbError> {
     let rows = sqlx::query(select_instances!(
-        "WHERE state IN ('retiring', 'purging') ORDER BY updated_at LIMIT 100"
+        "WHERE state IN ('retiring', 'purging') ORDER BY updated_at LIMIT 5000"
     ))
     .fetch_all(connection)
     .await?;

@@ -217,6 +217,8 @@ pub(super) async fn once_more(
     {
         return Ok(());
     }
+    let since = wish.at.max(at.minus(RINGS_WITHIN));
+    let before = store::successes_since(tx, instance.id, "suspend", since).await?;
     if let Some(last) = store::last_of(tx, instance.id, ("suspend", "resume")).await? {
         let ended = last.finished_at.unwrap_or(last.started_at);
         let seen = observe::sight(tx, &instance, at).await?.at;
@@ -226,13 +228,13 @@ pub(super) async fn once_more(
         if last.state == ActionState::Failed {
             late(tx, at, &instance, &wish, last.error.as_deref().unwrap_or("it failed")).await?;
         }
-        let again = ended.plus(AGAIN_AFTER);
+        // Whoever starts it again and again is not met by an order each minute for ever.
+        let doubled = u32::try_from(before.saturating_sub(RINGS_AFTER).min(6)).unwrap_or(6);
+        let again = ended.plus(AGAIN_AFTER * 2_u32.pow(doubled));
         if at < again {
             return Ok(settle::enqueue(tx, instance.id, again).await?);
         }
     }
-    let since = wish.at.max(at.minus(RINGS_WITHIN));
-    let before = store::successes_since(tx, instance.id, "suspend", since).await?;
     let entry = audit::Entry {
         actor: "system".to_owned(),
         action: "instance.suspended_runs".to_owned(),

@@ -96,7 +96,7 @@ pub struct Keys {
     trust: SigningKey,
     agent_ca: Authority,
     document: Vec<u8>,
-    earlier: Vec<(Pin, Vec<u8>)>,
+    earlier: Vec<rotate::Earlier>,
     published: Published,
     pin: Pin,
     link: Arc<link::LinkIssuer>,

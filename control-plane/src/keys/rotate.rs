@@ -53,6 +53,9 @@ pub struct Published {
     pub updates: Vec<TrustUpdate>,
 }
 
+/// A version of before, byte for byte.
+pub(super) type Earlier = (Pin, Vec<u8>);
+
 /// What a step did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -173,11 +176,13 @@ pub fn switch(dir: &Path, role: KeyRole, at: UnixMillis, overlap: Duration) -> R
         key.not_after = key.not_after.min(ends);
     }
     let changed = document.keys != before;
-    if waiting.is_none() && !changed {
+    let fresh = waiting.is_some() || changed;
+    let leaving = document.keys.iter().any(|key| key.role == role && key.id != id);
+    if !fresh && !leaving {
         return Err(KeysError::NotPrepared);
     }
     let version = if changed { publish(dir, document, at)? } else { document.version };
-    Ok(Step { key: id, version, fresh: true })
+    Ok(Step { key: id, version, fresh })
 }
 
 /// Makes a document the one that holds: as the next version, signed, and last of all under the name that counts.
@@ -207,7 +212,7 @@ pub(super) fn history(
     dir: &Path,
     now: &TrustDocument,
     order: &SigningKey,
-) -> Result<(Vec<(Pin, Vec<u8>)>, Published), KeysError> {
+) -> Result<(Vec<Earlier>, Published), KeysError> {
     let id = id_of(order);
     let trusts = |document: &TrustDocument| document.keys.iter().any(|key| key.id == id);
     if !trusts(now) {

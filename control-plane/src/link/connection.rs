@@ -240,6 +240,7 @@ async fn greet(
         serial: identity.serial.clone(),
         remote: connection.remote_address().to_string(),
     };
+    let (believes, version) = (hello.trust_version.unwrap_or(1), shared.trust.version);
     let greeting = shared
         .app
         .db
@@ -248,7 +249,10 @@ async fn greet(
                 let accepted = dispatch::accepted_seq(tx, node, hello.epoch).await?;
                 // Its orders before its own row, as everybody takes them.
                 dispatch::due_again(tx, at, node).await?;
-                sessions::greet(tx, at, entropy.as_ref(), node, &session, &hello, accepted).await
+                let greeting =
+                    sessions::greet(tx, at, entropy.as_ref(), node, &session, &hello, accepted).await?;
+                trust::greeted(tx, at, &greeting.name, believes, version).await?;
+                Ok::<_, sessions::GreetingRefusal>(greeting)
             })
         })
         .await

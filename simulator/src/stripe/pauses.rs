@@ -85,7 +85,9 @@ fn credit(world: &mut World, params: &Params, subscription: &Value) -> bool {
         "item_current_period_start" => start,
         _ => world.now,
     };
+    // What a coupon had taken off was not paid.
     let unused = plan::part(whole(&item), end - from, end - start);
+    let unused = totals::after_discount(unused, &subscription["_sim"]["taken_off"]);
     if unused == 0 {
         return true;
     }

@@ -191,6 +191,7 @@ pub(crate) fn change(world: &mut World, params: &Params, id: &str) -> Result<Opt
     let billed = invoices::build(world, &invoice, &after, "subscription_update", lines);
     world.put("invoice", billed.clone());
     events::emit(world, "invoice.created", &billed, None);
+    after["_sim"]["taken_off"] = totals::taken_off(&billed, text(&wanted.price, "id"));
     if collection::hold(world, &subscription, &invoice) {
         after["latest_invoice"] = invoice.into();
         apply(world, &subscription, after.clone(), "customer.subscription.updated");
@@ -203,7 +204,6 @@ pub(crate) fn change(world: &mut World, params: &Params, id: &str) -> Result<Opt
     }
     let method = text(&subscription, "default_payment_method").to_owned();
     after["latest_invoice"] = invoice.clone().into();
-    after["_sim"]["taken_off"] = totals::taken_off(&billed, text(&wanted.price, "id"));
     let paid = invoices::collect(world, &invoice, &method, true);
     if paid || params.text("payment_behavior") != Some("pending_if_incomplete") {
         apply(world, &subscription, after.clone(), "customer.subscription.updated");

@@ -38,6 +38,8 @@ pub struct PaymentFailed {
     pub amount: String,
     /// When it will be suspended; empty if it is off already.
     pub until: String,
+    /// Whether paying ends a pause, and so starts it.
+    pub paused: bool,
     /// Where to pay.
     pub link: String,
 }
@@ -49,6 +51,7 @@ impl Letter for PaymentFailed {
             server: "Server web-1".into(),
             amount: "9.00 €".into(),
             until: "23 Nov 2026".into(),
+            paused: false,
             link: "https://invoice.example/i/1".into(),
         }
     }

@@ -298,9 +298,11 @@ pub(super) async fn invoice_read(
         _ => {
             let until = invoice.due_at().map_or(now, UnixMillis::from_secs).plus(config.billing.grace);
             // What is to end a pause finds the server switched off.
-            let runs = known.facts.status != Status::Paused;
-            let until = if runs { web::written_date(until) } else { String::new() };
-            let letter = PaymentFailed { server, amount: owed, until, link };
+            let paused = known.facts.status == Status::Paused;
+            // Paying for traffic ends no pause, so nothing is said of the server then.
+            let traffic = invoice.billing_reason.as_deref() == Some("manual");
+            let until = if paused { String::new() } else { web::written_date(until) };
+            let letter = PaymentFailed { server, amount: owed, until, paused: paused && !traffic, link };
             notify::send(tx, now, &known.email, &letter).await
         }
     }

@@ -192,9 +192,11 @@ pub(crate) fn list_customers(email: &str) -> Prepared {
     Prepared::of(&ListCustomer::new().email(email).limit(PAGE))
 }
 
-/// With what its discounts take off.
+/// What is to be shown whole of a subscription: what its discounts take off, and from which products.
+const DISCOUNTS: [&str; 1] = ["discounts.source.coupon.applies_to"];
+
 pub(crate) fn retrieve_subscription(id: &str) -> Prepared {
-    Prepared::of(&RetrieveSubscription::new(id).expand(["discounts.source.coupon".to_owned()]))
+    Prepared::of(&RetrieveSubscription::new(id).expand(DISCOUNTS.map(str::to_owned)))
 }
 
 pub(crate) fn cancel_subscription(id: &str) -> Prepared {
@@ -211,7 +213,8 @@ pub(crate) fn list_payments_of(invoice: &str) -> Prepared {
 
 /// Ends with the paid period, or takes that back.
 pub(crate) fn cancel_at_period_end(id: &str, at_end: bool) -> Prepared {
-    Prepared::of(&UpdateSubscription::new(id).cancel_at_period_end(at_end))
+    let wish = UpdateSubscription::new(id).cancel_at_period_end(at_end);
+    Prepared::of(&wish.expand(DISCOUNTS.map(str::to_owned)))
 }
 
 /// All subscriptions, ended ones too, newest first.

@@ -148,6 +148,10 @@ async fn ended_at(connection: &mut AnyConnection, subscription: &str) -> Result<
     if let Some(closed) = dunning::store::closed_at(connection, subscription).await? {
         return Ok(Some(closed));
     }
+    // Nobody wished its end: what is owed for it is asked for, and a payment keeps its server.
+    if dunning::store::is_done(connection, &dunning::store::orphan_key(subscription)).await? {
+        return Ok(None);
+    }
     let Some(copy) = super::store::object(connection, subscription).await? else { return Ok(None) };
     let copy: Value = serde_json::from_str(&copy).unwrap_or_default();
     let gave_up = copy["cancellation_details"]["reason"] == "payment_failed";

@@ -80,10 +80,9 @@ async fn told(
     if node.blind_since.is_some_and(|since| since < ended) {
         return Ok(false);
     }
-    Ok(match node.connected_at {
-        Some(since) => now.since(since) >= TELLS_WITHIN,
-        None => node.last_seen_at.is_some_and(|seen| seen >= ended.plus(TELLS_WITHIN)),
-    })
+    // A session may be the leftover of a process that died: its sign of life counts, not its row.
+    let heard = node.last_seen_at.is_some_and(|seen| seen >= ended.plus(TELLS_WITHIN));
+    Ok(heard && node.connected_at.is_none_or(|since| now.since(since) >= TELLS_WITHIN))
 }
 
 async fn close_one(

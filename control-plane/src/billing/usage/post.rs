@@ -220,8 +220,16 @@ async fn put_invoice(
 
 async fn waive(app: &Services, bill: &Bill) -> Result<bool, BillingError> {
     // An earlier run may have made the item and died.
-    let customer = customer(app, bill).await?;
-    if let Some(found) = find(app, &customer, &bill.key()).await? {
+    let customer = {
+        let mut connection = app.db.read().await?;
+        copy::customer(&mut connection, bill.account).await?
+    };
+    // With a customer that was deleted all items are gone.
+    let found = match &customer {
+        Some(customer) => find(app, customer, &bill.key()).await?,
+        None => None,
+    };
+    if let Some(found) = found {
         let (at, bill) = (app.clock.now(), bill.clone());
         let id = found["id"].as_str().map(str::to_owned);
         app.db

@@ -176,7 +176,7 @@ pub async fn enrol(
     };
     store::insert_certificate(tx, at, token.node, epoch, &key_hash, "current", &issued).await?;
     store::note_serial(tx, &token.id, &issued.serial).await?;
-    for kind in ["node_quarantined", "identity_copied", "node_offline", "machine_changed"] {
+    for kind in ["node_quarantined", "identity_copied", "node_offline", "machine_changed", "trust_behind"] {
         alarms::clear(tx, at, kind, &name).await?;
     }
     let detail = json!({ "token": token.id, "epoch": epoch, "serial": issued.serial });

@@ -225,7 +225,11 @@ pub(super) async fn history(conn: &mut AnyConnection, node: NodeId) -> Result<Op
 
 /// A node's agent believes a version of the trust document; gives the node's name.
 pub(super) async fn believes(tx: &mut AnyConnection, node: NodeId, version: u64) -> Result<String, DbError> {
-    let row = sqlx::query("UPDATE nodes SET trust_version = $1 WHERE id = $2 RETURNING name")
+    // The word of a connection of before may come late.
+    let row = sqlx::query(
+        "UPDATE nodes SET trust_version = CASE WHEN trust_version > $1 THEN trust_version ELSE $1 END WHERE id = $2
+         RETURNING name",
+    )
         .bind(i64::try_from(version).unwrap_or(i64::MAX))
         .bind(node.to_string())
         .fetch_optional(tx)

@@ -1,6 +1,6 @@
 //! Stripe's ledger, asked through its public API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -18,6 +18,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     let payments = api.list("/v1/invoice_payments?").await?;
     let pages = api.list("/v1/checkout/sessions?status=complete").await?;
     let refunds = api.list("/v1/refunds?").await?;
+    let deleted = deleted_customers(&api, &subscriptions).await?;
     let mut by_subscription: BTreeMap<&str, StripeOrder> = BTreeMap::new();
     for subscription in &subscriptions {
         let (Some(id), Some(order)) =
@@ -33,7 +34,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             price: price["id"].as_str().map(str::to_owned),
             plan: price["lookup_key"].as_str().and_then(|key| key.split(':').next()).map(str::to_owned),
             pending: !subscription["pending_update"].is_null(),
-            lasts_until: lasts_until(subscription),
+            lasts_until: lasts_until(subscription, &deleted),
             ..StripeOrder::default()
         };
         by_subscription.insert(id, known);
@@ -81,7 +82,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             ),
         })
         .collect();
-    world.closed.extend(subscriptions.iter().filter_map(ended));
+    world.closed.extend(subscriptions.iter().filter_map(|subscription| ended(subscription, &deleted)));
     let invoice_of_payment: BTreeMap<&str, &str> = payments
         .iter()
         .filter_map(|p| Some((p["payment"]["payment_intent"].as_str()?, p["invoice"].as_str()?)))
@@ -119,17 +120,44 @@ fn paid_for(invoice: &Value) -> Option<(String, i64)> {
     Some((subscription.to_owned(), invoice["status_transitions"]["paid_at"].as_i64()? * 1_000))
 }
 
-/// How long what a subscription paid for may be served after it has ended: its period, or the notice if that is longer.
-fn lasts_until(subscription: &Value) -> Option<i64> {
+/// The customers of ended subscriptions who were deleted: nobody wished those ends.
+async fn deleted_customers(api: &Api<'_>, subscriptions: &[Value]) -> Result<BTreeSet<String>, LoadError> {
+    let over = subscriptions.iter().filter(|one| one["status"] == "canceled" && !was_given_up(one));
+    let ids: BTreeSet<&str> = over.filter_map(|one| one["customer"].as_str()).collect();
+    let mut deleted = BTreeSet::new();
+    for id in ids {
+        if api.one(&format!("/v1/customers/{id}")).await?["deleted"] == true {
+            deleted.insert(id.to_owned());
+        }
+    }
+    Ok(deleted)
+}
+
+/// Whether Stripe ended a subscription because nobody paid.
+fn was_given_up(subscription: &Value) -> bool {
+    subscription["cancellation_details"]["reason"] == "payment_failed"
+}
+
+fn is_orphan(subscription: &Value, deleted: &BTreeSet<String>) -> bool {
+    subscription["customer"].as_str().is_some_and(|customer| deleted.contains(customer))
+}
+
+/// How long what a subscription paid for may be served after it has ended without anybody's wish: its period, or the notice if
+/// that is longer.
+fn lasts_until(subscription: &Value, deleted: &BTreeSet<String>) -> Option<i64> {
+    if !was_given_up(subscription) && !is_orphan(subscription, deleted) {
+        return None;
+    }
     let ended = subscription["ended_at"].as_i64()?;
     let period = subscription["items"]["data"][0]["current_period_end"].as_i64().unwrap_or(0);
     Some(period.max(ended + NOTICE_SECONDS) * 1_000)
 }
 
-/// A subscription that has ended, and when. One that Stripe gave up on can still be paid.
-fn ended(subscription: &Value) -> Option<(String, i64)> {
+/// A subscription that has ended, and when. One whose end nobody wished can still be paid.
+fn ended(subscription: &Value, deleted: &BTreeSet<String>) -> Option<(String, i64)> {
     let over = subscription["status"] == "canceled"
-        && subscription["cancellation_details"]["reason"] != "payment_failed";
+        && !was_given_up(subscription)
+        && !is_orphan(subscription, deleted);
     let at = subscription["ended_at"].as_i64().filter(|_| over)?;
     Some((subscription["id"].as_str()?.to_owned(), at * 1_000))
 }
@@ -140,6 +168,15 @@ struct Api<'a> {
 }
 
 impl Api<'_> {
+    /// One object.
+    async fn one(&self, path: &str) -> Result<Value, LoadError> {
+        let url = format!("{}{path}", self.access.url.trim_end_matches('/'));
+        let fault = LoadError::http(&url);
+        let answer =
+            self.client.get(&url).bearer_auth(&self.access.secret_key).send().await.map_err(&fault)?;
+        answer.error_for_status().map_err(&fault)?.json().await.map_err(&fault)
+    }
+
     /// Every object of a list, page after page.
     async fn list(&self, path: &str) -> Result<Vec<Value>, LoadError> {
         let mut all: Vec<Value> = Vec::new();
