@@ -59,9 +59,10 @@ async fn watch_over(peer: Arc<Peer>) {
     let wanted = peer.shared.trust.version;
     tokio::select! {
         _ = peer.connection.closed() => {}
-        _ = believes.wait_for(|version| *version == wanted) => {}
+        _ = async { believes.wait_for(|version| *version == wanted).await.is_ok() } => {}
         () = tokio::time::sleep(PATIENCE) => {
-            if let Err(error) = ring(&peer, *peer.believes.borrow()).await {
+            let has = *peer.believes.borrow();
+            if let Err(error) = ring(&peer, has).await {
                 tracing::warn!(node.id = %peer.identity.node, %error, "an alarm was not written");
             }
         }

@@ -16,6 +16,7 @@ use super::{
     form::Params,
     invoice_items, invoices, plan,
     subscriptions::period_end,
+    totals,
     world::{World, flag, int, text},
 };
 
