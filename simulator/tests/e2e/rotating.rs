@@ -94,3 +94,51 @@ async fn signing_keys_are_exchanged_and_nodes_follow() {
     demo.check().await;
     demo.stop().await;
 }
+
+/// Files of a directory without directories in it, with their permissions.
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// What an operator would look at.
+async fn rings(demo: &Demo) -> bool {
+    let open: Vec<(String, String)> =
+        demo.rows("SELECT kind, detail FROM alarms WHERE cleared_at IS NULL AND kind = 'trust_behind'").await;
+    open.iter().any(|(_, detail)| detail.contains("KEYS_DIR is an old copy"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_the_keys_is_found_out_and_gives_no_orders() {
+    let Some(demo) = Demo::start("old keys", Database::Sqlite, 1).await else { return };
+    let kept = tempfile::tempdir().unwrap();
+    let (keys_dir, old, new) = (demo.path("keys"), kept.path().join("old"), kept.path().join("new"));
+    copy_files(&keys_dir, &old);
+    keys(&demo, &["prepare", "order"]).await.unwrap();
+    restarted(&demo, 2, 0).await;
+    keys(&demo, &["switch", "order", "--distrust"]).await.unwrap();
+    restarted(&demo, 3, 0).await;
+
+    // Somebody puts back the copy of before.
+    copy_files(&keys_dir, &new);
+    for file in std::fs::read_dir(&keys_dir).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    copy_files(&old, &keys_dir);
+    demo.kill("/pids/control_plane").await;
+    until("the old copy to ring", PATIENCE, || async { rings(&demo).await.then_some(()) }).await;
+    for step in [&["show"][..], &["prepare", "order"], &["switch", "order", "--now"]] {
+        let refused = keys(&demo, step).await.unwrap_err();
+        assert!(refused.contains("old copy"), "{step:?}: {refused}");
+    }
+
+    copy_files(&new, &keys_dir);
+    restarted(&demo, 3, 0).await;
+    until("it to be content", PATIENCE, || async { (!rings(&demo).await).then_some(()) }).await;
+    buy(&demo, "web-1", "fsn").await;
+    demo.check().await;
+    demo.stop().await;
+}

@@ -301,3 +301,19 @@ async fn remember(app: &Services, began: UnixMillis, walk: &Walk) -> Result<(), 
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::folded;
+
+    #[test]
+    fn a_discount_is_the_same_whole_or_as_its_id() {
+        let whole = json!({"id": "sub_1", "discounts": [{"id": "di_1", "source": {"coupon": {"times_redeemed": 7}}}]});
+        let listed = json!({"id": "sub_1", "discounts": ["di_1"]});
+        assert_eq!(folded(whole.clone()), listed);
+        assert_eq!(folded(listed.clone()), listed);
+        assert_ne!(folded(whole), folded(json!({"id": "sub_1", "discounts": []})));
+    }
+}

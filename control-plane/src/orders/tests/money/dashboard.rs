@@ -222,3 +222,53 @@ async fn who_was_deleted_at_stripe_can_buy_again_as_another_customer() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_pays_what_was_asked_for_after_the_customer_was_deleted_keeps_the_server_for_it() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.clock.advance(Duration::from_secs(1));
+        shop.deletes_customer(&served);
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace), "it is asked for");
+        shop.clock.advance(Duration::from_secs(60));
+        shop.stripe.pay_invoice_at(&invoice, Some(shop.app.clock.now()));
+        for _ in 0..2 {
+            shop.deliver("invoice.paid", &invoice).await;
+            shop.work().await;
+        }
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.ledger(&served.order).returned, 0, "nothing goes back");
+        assert!(!shop.rings_for("paid_after_end").await);
+        assert_eq!(shop.letters_of("payment-receipt").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_customer_deleted_while_the_subscription_is_paused_brings_no_server_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.changed_at_stripe(&served, "customer.subscription.paused", |subscription| {
+            subscription["status"] = json!("paused");
+        })
+        .await;
+        shop.node_does(&served, 3, "stopped").await;
+        shop.settles(5 * DAY).await;
+        let customer = shop.deletes_customer(&served);
+        for (kind, object) in [
+            ("customer.subscription.deleted", served.subscription.as_str()),
+            ("customer.deleted", customer.as_str()),
+        ] {
+            shop.deliver(kind, object).await;
+            shop.work().await;
+        }
+        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Ended));
+        assert_eq!(shop.letters_of("server-restored").await, 0);
+    })
+    .await;
+}
