@@ -15,6 +15,7 @@ use crate::{
     app::Services,
     audit,
     db::{self, DbError},
+    entropy::EntropyExt as _,
 };
 
 /// How often one invoice is asked to be voided before it is left as it is.
@@ -191,7 +192,10 @@ pub async fn cancel_at_period_end(
 /// keeping and cancelling again are three, in one millisecond too.
 async fn tell(app: &Services, id: &str, at_end: bool, purpose: &'static str) -> Result<(), BillingError> {
     let read_at = app.clock.now();
-    let call = Call::new(purpose, id, read_at.0, stripe::cancel_at_period_end(id, at_end));
+    // What the process says itself right after a person did (a plan change that undid the wish) is another call, too.
+    let one_of_many = i64::from(u16::from_be_bytes(app.entropy.bytes()));
+    let press = read_at.0.saturating_mul(100_000).saturating_add(one_of_many);
+    let call = Call::new(purpose, id, press, stripe::cancel_at_period_end(id, at_end));
     match outbox::send(app, &call).await {
         Ok(answer) => {
             sync::take_subscription(app, read_at, answer).await?;
