@@ -95,6 +95,8 @@ async fn traffic_above_the_plan_is_paid_once_with_the_next_invoice() {
     story.closes(month).await;
     story.demo.kill("/pids/control_plane").await;
     story.demo.nodes_online().await;
+    // A node that has just come back is given ten minutes to tell what it counted.
+    story.until_time(UnixMillis(story.clock.now().0 + HOUR / 2)).await;
     let told = story.bill_is(month, &["free", "posted", "invoiced"]).await;
     let following = Month::of(story.clock.now());
     // A server that was bought in the last hours of a month may have used nothing of it.
