@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A retire or purge that did not work out is tried again after this long, and then each time after twice as long …
+/// A retire or purge that did not work out is tried again after this long; once it has rung, each time after twice as long …
 const FIRST_AGAIN: Duration = Duration::from_secs(60);
 /// … but not after longer than this.
 const LONGEST_AGAIN: Duration = Duration::from_secs(6 * 60 * 60);
@@ -74,7 +74,7 @@ fn wait(record: &ProvisioningRecord, failures: &Failures) -> Duration {
     if !is_failure(record) {
         return FIRST_AGAIN;
     }
-    let doubled = 2_u32.saturating_pow(failures.count.saturating_sub(1));
+    let doubled = 2_u32.saturating_pow(failures.count.saturating_sub(RINGS_AFTER));
     FIRST_AGAIN.saturating_mul(doubled).min(LONGEST_AGAIN)
 }
 
@@ -247,7 +247,7 @@ mod tests {
             let failures = failures(&history, "purge");
             waits.push(wait(history.last().unwrap(), &failures).as_secs() / 60);
         }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360]);
+        assert_eq!(waits, [1, 1, 1, 1, 1, 2, 4, 8, 16, 32, 64]);
         history.push(told("retire", State::Succeeded, None));
         assert_eq!(failures(&history, "purge"), Failures::default());
     }
