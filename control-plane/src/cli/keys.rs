@@ -98,8 +98,8 @@ async fn behind(db: &Db, version: u64) -> anyhow::Result<(usize, Vec<NodeRow>)> 
     let many = all.len();
     if let Some(ahead) = all.iter().find(|node| node.trust_version > version) {
         bail!(
-            "node {} believes version {} of the trust document, and KEYS_DIR has version {version}: it is an old copy. Nothing \
-             was changed; restore the newest copy",
+            "node {} believes version {} of the trust document, and KEYS_DIR has version {version}: it is an old copy, or \
+             that node does not tell the truth. Nothing was changed; restore the newest copy, or revoke the node",
             ahead.name,
             ahead.trust_version
         );

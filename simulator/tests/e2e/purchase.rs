@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::support::{Api, Demo, SSH_KEY, until};
 
 /// How long anything may take on a busy machine, the longest way round included: an ending that did not work out is
-/// tried again after a minute and a half, and one that failed twice two minutes and a half after that.
-pub const PATIENCE: Duration = Duration::from_secs(330);
+/// tried again after a minute and a half.
+pub const PATIENCE: Duration = Duration::from_secs(200);
 
 /// Places an order for the smallest plan.
 pub async fn place(api: &Api, name: &str, location: &str) -> Value {

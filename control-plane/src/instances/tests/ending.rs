@@ -50,7 +50,7 @@ impl Farm {
 }
 
 #[tokio::test]
-async fn a_retire_that_fails_is_ordered_again_and_rings_until_it_works_out() {
+async fn a_retire_that_fails_rings_is_ordered_ever_more_slowly_and_works_out() {
     db::testing::each_database(async |db| {
         let farm = Farm::open(db).await;
         let id = farm.server().await.id;
@@ -71,8 +71,18 @@ async fn a_retire_that_fails_is_ordered_again_and_rings_until_it_works_out() {
         let told = farm.late_endings().await;
         assert!(told.len() == 1 && told[0].contains("the storage does not answer"), "{told:?}");
         assert!(told[0].contains("5 times") && !told[0].contains("qm set"), "{told:?}");
-        farm.passes(Duration::from_secs(16 * 60)).await;
-        let order = farm.newest(id).await.id;
+        farm.passes(Duration::from_secs(60)).await;
+        let mut order = farm.newest(id).await.id;
+        for minutes in [2, 4, 8] {
+            farm.fails(order, "the storage does not answer").await;
+            farm.passes(Duration::from_secs(60 * minutes - 1)).await;
+            assert_eq!(farm.newest(id).await.id, order, "not before {minutes} min");
+            farm.passes(Duration::from_secs(31)).await;
+            let next = farm.newest(id).await.id;
+            assert_ne!(next, order, "after {minutes} min");
+            order = next;
+        }
+        assert_eq!(farm.late_endings().await.len(), 1, "it rings all the time");
         farm.node_says(order, EventKind::Succeeded, seen("stopped")).await;
         assert_eq!(
             (farm.look(id).await.state, farm.late_endings().await),
