@@ -177,7 +177,12 @@ async fn delete(demo: &Demo, server: &str) {
             demo.run_check().await.status.success().then_some(())
         })
         .await;
-        let (_, body) = api.try_get(&format!("/servers/{server}")).await;
+        // The checker reads the books, and may be content before the killed program is back.
+        let body = until("the server to be told of", PATIENCE, || async {
+            let (status, body) = api.try_get(&format!("/servers/{server}")).await;
+            (status == 200).then_some(body)
+        })
+        .await;
         if body["state"] == "running" {
             assert_eq!(api.delete(&format!("/servers/{server}")).await, 202);
         }
