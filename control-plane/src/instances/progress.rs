@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// The steps of building a server, as the node agent names them.
-const CREATE_STEPS: [&str; 7] =
-    ["clone", "configure", "resize", "cloud_init", "firewall", "start", "await_usable"];
+const CREATE_STEPS: [&str; 8] =
+    ["clone", "configure", "resize", "cloud_init", "firewall", "start", "start_on_boot", "await_usable"];
 
 /// How a step stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,8 @@ const AWAIT_USABLE: &str = "await_usable";
 const UNCONFIRMED: &str = "started_unconfirmed";
 
 /// The node's steps as they are shown before it has said anything.
-const BUILD: [&str; 7] = ["clone", "configure", "resize", "cloud_init", "firewall", "start", "await_usable"];
+const BUILD: [&str; 8] =
+    ["clone", "configure", "resize", "cloud_init", "firewall", "start", "start_on_boot", "await_usable"];
 
 /// An order's story so far.
 pub(super) struct Timeline {

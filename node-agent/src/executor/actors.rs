@@ -2,10 +2,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ez_protocol::{InstanceId, ProvisioningOrderId};
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::Engine;
@@ -73,8 +75,12 @@ impl Actors {
                 self.lock().queues.remove(&instance);
                 return;
             };
-            if let Err(error) = self.engine.run_order(id).await {
-                tracing::error!(order = %id, %instance, error, "the journal failed; the order goes on after it is back");
+            let went = AssertUnwindSafe(self.engine.run_order(id)).catch_unwind().await;
+            // A defect of ours must not leave a server whose orders are taken and never carried out. The journal
+            // knows how to go on, as after a crash.
+            let went = went.unwrap_or_else(|_| Err("the order met a defect of this agent".to_owned()));
+            if let Err(error) = went {
+                tracing::error!(order = %id, %instance, error, "an order was interrupted; it goes on in a moment");
                 tokio::time::sleep(self.engine.pace.again_longest).await;
                 continue;
             }

@@ -2,7 +2,7 @@
 //! made it; by that id it is known here and at the control plane, never by its file name. Backups of the
 //! host's owner carry no such note and are never touched.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use ez_protocol::{
     ProvisioningOrderId,
@@ -112,6 +112,10 @@ impl Step for Make {
     fn load(&self, _cx: &Cx) -> Load {
         // Proxmox makes one backup per host at a time.
         Load::Backup
+    }
+
+    fn patience(&self, cx: &Cx) -> Duration {
+        cx.pace().disk_copy
     }
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
@@ -228,6 +232,10 @@ impl Step for Restore {
 
     fn load(&self, _cx: &Cx) -> Load {
         Load::Heavy
+    }
+
+    fn patience(&self, cx: &Cx) -> Duration {
+        cx.pace().disk_copy
     }
 
     fn intent(&self, _cx: &Cx) -> Value {

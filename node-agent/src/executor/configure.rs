@@ -24,6 +24,10 @@ pub(super) enum Configure {
     Serve,
     /// The same right after its clone, without what the template must not pass on.
     ServeFirst,
+    /// The same of a server that was never started: until it may be, its host must not start it either when it boots.
+    ServeUnstarted,
+    /// Everything a server needs that has just been started for the first time: from now on with its host.
+    StartOnBoot,
     /// The same without the rescue system that could not be brought about.
     ServeWithoutRescue,
     /// The signs of a retired server.
@@ -35,12 +39,15 @@ impl Configure {
         let config = cx.present().await?;
         let media = cx.engine().rules.policy.iso_storage.as_deref();
         let served = |spec: &InstanceSpec| {
-            let wanted = settings::served(spec, &config, media);
-            let leftovers = settings::leftovers(&config, spec, matches!(self, Self::ServeFirst));
-            settings::change(&config, &wanted, leftovers)
+            let mut wanted = settings::served(spec, &config, media);
+            if matches!(self, Self::ServeUnstarted) {
+                wanted.extend(settings::unstarted());
+            }
+            let cloned = matches!(self, Self::ServeFirst | Self::ServeUnstarted);
+            settings::change(&config, &wanted, settings::leftovers(&config, spec, cloned))
         };
         Ok(match self {
-            Self::Serve | Self::ServeFirst => served(cx.spec()?),
+            Self::Serve | Self::ServeFirst | Self::ServeUnstarted | Self::StartOnBoot => served(cx.spec()?),
             Self::ServeWithoutRescue => served(&InstanceSpec { rescue: None, ..cx.spec()?.clone() }),
             Self::Retire => settings::change(&config, &settings::retired(), BTreeSet::new()),
         })
@@ -58,7 +65,8 @@ pub(super) async fn send(cx: &Cx, change: ConfigChange) -> Result<(), Trouble> {
 impl Step for Configure {
     fn name(&self) -> &'static str {
         match self {
-            Self::Serve | Self::ServeFirst => "configure",
+            Self::Serve | Self::ServeFirst | Self::ServeUnstarted => "configure",
+            Self::StartOnBoot => "start_on_boot",
             Self::ServeWithoutRescue => "configure_again",
             Self::Retire => "mark_retired",
         }

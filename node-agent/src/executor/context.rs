@@ -51,8 +51,7 @@ impl Cx {
         let order = ProvisioningOrder::from_bytes(&row.payload).map_err(|error| {
             fault::hopeless(row.order_id, format_args!("the journalled order cannot be read: {error}"))
         })?;
-        let applied =
-            resource.as_ref().and_then(|row| serde_json::from_str(row.applied_json.as_deref()?).ok());
+        let applied = resource.as_ref().and_then(ResourceRow::applied);
         Ok(Self {
             engine,
             order,
@@ -96,7 +95,10 @@ impl Cx {
     }
 
     pub(super) fn overdue(&self) -> bool {
-        self.began.elapsed().saturating_sub(self.queued()) > self.pace().overall
+        let copies =
+            matches!(&self.order.op, Op::Action(Action::BackupCreate { .. } | Action::BackupRestore { .. }));
+        let copying = if copies { self.pace().disk_copy } else { Duration::ZERO };
+        self.began.elapsed().saturating_sub(self.queued()) > self.pace().overall + copying
     }
 
     /// How long the order waited in queues of the host so far.

@@ -103,11 +103,6 @@ pub(super) fn settle() -> Vec<Box<dyn Step>> {
     settle_by(Configure::Serve)
 }
 
-/// The same for one that was just cloned.
-fn settle_first() -> Vec<Box<dyn Step>> {
-    settle_by(Configure::ServeFirst)
-}
-
 fn settle_by(configure: Configure) -> Vec<Box<dyn Step>> {
     vec![Box::new(configure), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)]
 }
@@ -121,15 +116,16 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
     match shape {
         Shape::Create(template) => {
             steps.push(Box::new(Clone { template }));
-            steps.extend(settle_first());
+            steps.extend(settle_by(Configure::ServeUnstarted));
             if active {
-                steps.extend([Box::new(Start::First) as Box<dyn Step>, Box::new(AwaitUsable)]);
+                steps.extend([Box::new(Start::First) as Box<dyn Step>, Box::new(Configure::StartOnBoot)]);
+                steps.push(Box::new(AwaitUsable));
             }
         }
         Shape::Rebuild(template) => {
             steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(REBUILD_GRACE_SECS), Box::new(Destroy)]);
             steps.push(Box::new(Clone { template }));
-            steps.extend(settle_first());
+            steps.extend(settle_by(Configure::ServeFirst));
             if active {
                 steps.extend([Box::new(Start::Again) as Box<dyn Step>, Box::new(AwaitUsable)]);
             }

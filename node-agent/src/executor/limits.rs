@@ -92,6 +92,9 @@ pub struct Pace {
     pub again_longest: Duration,
     /// How long one task may take before the step is given up.
     pub task: Duration,
+    /// The same of one that copies a whole disk over whatever the backups lie on, and may wait in Proxmox's own line
+    /// before it begins.
+    pub disk_copy: Duration,
     /// How long a started server may be silent before it counts as "started, not confirmed".
     pub usable: Duration,
     /// Interval between two questions to the guest agent.
@@ -114,6 +117,7 @@ impl Default for Pace {
             again_first: Duration::from_secs(1),
             again_longest: Duration::from_secs(15),
             task: Duration::from_secs(30 * 60),
+            disk_copy: Duration::from_secs(24 * 3600),
             usable: Duration::from_secs(90),
             usable_poll: Duration::from_millis(500),
             comes_back: Duration::from_secs(10),

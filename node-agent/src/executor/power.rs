@@ -87,6 +87,17 @@ fn no_longer_ours(cx: &Cx) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// What a node that was enrolled anew says of a server it was building before: whoever enrolled it may have had it built
+/// elsewhere meanwhile, and it need not have heard of its revocation.
+async fn of_this_enrolment(cx: &Cx) -> Result<(), Trouble> {
+    let (meta, aud) = (cx.journal().meta().await?, &cx.order().aud);
+    if meta.epoch > aud.epoch || meta.node.is_some_and(|node| node != aud.node) {
+        let text = "this node was enrolled anew before the server was handed over";
+        return Err(Trouble::fail(Class::Retryable, text.to_owned()));
+    }
+    Ok(())
+}
+
 impl Step for Start {
     fn name(&self) -> &'static str {
         "start"
@@ -98,7 +109,11 @@ impl Step for Start {
             if let Some(running) = running_task(cx, row).await? {
                 return Ok(Look::Adopt(running));
             }
-            if cx.runs().await? {
+            let runs = cx.runs().await?;
+            // A new server that runs before we meant to start it was started by somebody else: it may do so no more than
+            // by us.
+            let fenced = matches!(self, Self::First) && row.is_none();
+            if runs && !fenced {
                 return Ok(Look::Done(json!({ "power": "running" })));
             }
             if matches!(self, Self::AsBefore | Self::IfNotRestored)
@@ -112,6 +127,7 @@ impl Step for Start {
             }
             if matches!(self, Self::First) {
                 no_longer_ours(cx)?;
+                of_this_enrolment(cx).await?;
                 if let Some(why) = unheard(cx).await? {
                     return Ok(Look::Wait(why.to_owned()));
                 }
@@ -120,7 +136,7 @@ impl Step for Start {
                     return Ok(Look::Wait(why.to_owned()));
                 }
             }
-            Ok(Look::Todo)
+            Ok(if runs { Look::Done(json!({ "power": "running" })) } else { Look::Todo })
         })
     }
 

@@ -232,7 +232,9 @@ impl Round {
     /// Waits for room on the host before the step acts. While it waited the world went on, and the VM may be somebody
     /// else's by now: it is looked at once more, with the room in hand. A step that has nothing to do never waits.
     async fn enter(&self, cx: &Cx, step: &dyn Step) -> Result<(Look, Option<Entry>), Trouble> {
+        let began = Instant::now();
         let entry = cx.limits().enter(&step.load(cx)).await;
+        cx.was_queued(began.elapsed());
         let look = if entry.waited { step.look(cx, self.row.as_ref()).await? } else { Look::Todo };
         Ok((look, Some(entry)))
     }

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{InstanceSpec, Op, ProvisioningOrder},
+    order::{Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 
@@ -212,9 +212,10 @@ fn loss(order: &ProvisioningOrder, facts: &Facts) -> Loss {
         Op::Action(action) => policy::loss_of(action),
         Op::Ensure(spec) => {
             let known = facts.resources.iter().find(|row| row.instance == order.instance.uuid);
-            let before = known.and_then(|row| row.spec_json.as_deref());
-            let before = before.and_then(|json| serde_json::from_str::<InstanceSpec>(json).ok());
-            if before.is_some_and(|before| spec.build > before.build) { Loss::Disk } else { Loss::Nothing }
+            // What lies on the disk decides, as it does when the order is carried out: an earlier wish may have come to
+            // nothing, and would let this one throw the disk away uncounted.
+            let there = known.and_then(|row| row.applied());
+            if there.is_some_and(|there| spec.build > there.build) { Loss::Disk } else { Loss::Nothing }
         }
         // A purge has a budget of its own.
         Op::Retire(_) | Op::Purge(_) | Op::Adopt(_) => Loss::Nothing,

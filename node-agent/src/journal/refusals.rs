@@ -49,9 +49,12 @@ pub(super) async fn note(
     refusal: &RefusalNote,
     at: UnixMillis,
 ) -> Result<(), JournalError> {
+    // Once is enough to remember a final one, however often it is delivered: such rows outlive the ring, and whoever
+    // holds one signed order could fill the disk with them.
     sqlx::query(
         "INSERT INTO refused (at, order_id, seq, code, rule, detail, final, payload_hash, keep_until) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS \
+         (SELECT 1 FROM refused WHERE order_id = $2 AND payload_hash = $8 AND final = 1)",
     )
     .bind(at.0)
     .bind(refusal.order_id.map(|id| id.to_string()))

@@ -1,7 +1,7 @@
 //! What this agent made: one row per instance on this node. Together with the marker in the VM's
 //! description this row is what makes a VM ours; without both the agent keeps its hands off.
 
-use ez_protocol::{InstanceId, UnixMillis};
+use ez_protocol::{InstanceId, UnixMillis, order::InstanceSpec};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Journal, JournalError, orders::text_enum, parsed, stored, unsigned};
@@ -43,6 +43,13 @@ pub struct ResourceRow {
     pub phase: Phase,
     /// When it was retired.
     pub retired_at: Option<UnixMillis>,
+}
+
+impl ResourceRow {
+    /// The spec that was carried out last. `None`: never, or not by this agent.
+    pub fn applied(&self) -> Option<InstanceSpec> {
+        serde_json::from_str(self.applied_json.as_deref()?).ok()
+    }
 }
 
 /// The fence of an instance that is gone from this node.

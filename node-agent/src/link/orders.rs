@@ -36,7 +36,7 @@ async fn exchange(
     receiver: &mut Receiver,
 ) -> Result<(), StreamError> {
     let bytes = receiver.expect(FrameType::Envelope, HEADER_DEADLINE).await?;
-    match answer(agent, &bytes).await {
+    match answer_whatever_comes(agent, bytes).await {
         Ok(answer) => {
             sender.send(FrameType::OrderAnswer, &answer).await?;
             sender.finish();
@@ -49,6 +49,17 @@ async fn exchange(
         }
     }
     Ok(())
+}
+
+/// As [`answer`], to its end also where the connection ends meanwhile and drops this stream: an order that became durable
+/// in that moment is known to the control plane by its event, never delivered again, and has to reach its actor.
+async fn answer_whatever_comes(agent: &Arc<Agent>, bytes: Vec<u8>) -> Result<OrderAnswer, JournalError> {
+    let agent = Arc::clone(agent);
+    let judged = tokio::spawn(async move { answer(&agent, &bytes).await });
+    judged.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a verdict over an order was interrupted");
+        Err(JournalError::Unknown)
+    })
 }
 
 /// The verdict over an envelope, durable when it is answered.
@@ -101,12 +112,19 @@ async fn answer(agent: &Arc<Agent>, bytes: &[u8]) -> Result<OrderAnswer, Journal
             accepted(agent, works, id, instance, clones);
             OrderAnswer { kind: AnswerKind::Accepted.into(), order_id: id.to_string(), ..Default::default() }
         }
-        Admission::Duplicate(known) => OrderAnswer {
-            kind: AnswerKind::Duplicate.into(),
-            state: known.state.as_str().to_owned(),
-            order_id: known.order_id.to_string(),
-            ..Default::default()
-        },
+        Admission::Duplicate(known) => {
+            // Its first delivery may have become durable and died before it got to an actor; one that has it keeps it.
+            if !known.state.is_terminal() {
+                let clones = clones.filter(|_| known.order_id == id);
+                works.actors.enqueue(instance, known.order_id, clones);
+            }
+            OrderAnswer {
+                kind: AnswerKind::Duplicate.into(),
+                state: known.state.as_str().to_owned(),
+                order_id: known.order_id.to_string(),
+                ..Default::default()
+            }
+        }
         Admission::Refuse(note) => {
             tracing::warn!(order = %id, code = %note.refusal.code, detail = note.refusal.detail, "order refused");
             refused(&note.refusal, id.to_string())
@@ -135,7 +153,8 @@ async fn image_order(
 ) -> Result<OrderAnswer, JournalError> {
     let answer =
         image::order::answer(&works.journal, bytes, trusted, &this_node(agent), &agent.policy).await?;
-    if answer.kind == i32::from(AnswerKind::Accepted) {
+    // A duplicate rings too: the bell of its first delivery may never have been heard.
+    if answer.kind != i32::from(AnswerKind::Refused) {
         agent.build.notify_one();
     }
     Ok(answer)

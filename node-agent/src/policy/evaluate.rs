@@ -9,7 +9,10 @@ use ez_protocol::{
 };
 
 use super::{Policy, PolicyRefusal, Usage, UsedInstance};
-use crate::journal::{DISK, Loss};
+use crate::{
+    journal::{DISK, Loss},
+    pve::settings,
+};
 
 /// Whether this host's policy lets the order through.
 ///
@@ -37,11 +40,7 @@ pub fn evaluate(
                     rates(policy, usage)?;
                     image(policy, &spec.image.name, &spec.image.digest)?;
                 }
-                Some(used) if spec.build > used.build => {
-                    image(policy, &spec.image.name, &spec.image.digest)?;
-                    losses(policy, usage, Loss::Disk)?;
-                }
-                Some(_) => {}
+                Some(used) => present_disk(policy, usage, used, spec)?,
             }
             if let Some(rescue) = &spec.rescue {
                 image(policy, &rescue.name, &rescue.digest)?;
@@ -52,6 +51,22 @@ pub fn evaluate(
         Op::Action(action) => self::action(policy, usage, action),
         Op::Retire(_) | Op::Adopt(_) => Ok(()),
     }
+}
+
+/// What an ensure may make of a server that is in the books. What lies on its disk counts, not what was wished of it last:
+/// a wish that came to nothing must not open the way for the next one.
+fn present_disk(
+    policy: &Policy,
+    usage: &Usage,
+    used: &UsedInstance,
+    spec: &InstanceSpec,
+) -> Result<(), PolicyRefusal> {
+    let made = used.made.as_ref();
+    let anew = made.is_some_and(|made| spec.build > made.build);
+    if anew || used.unmade || made.is_some_and(|made| spec.image.digest != made.digest) {
+        image(policy, &spec.image.name, &spec.image.digest)?;
+    }
+    if anew { losses(policy, usage, Loss::Disk) } else { Ok(()) }
 }
 
 /// Whether this host's policy lets a console of this VM be opened.
@@ -87,9 +102,12 @@ pub(super) fn network(policy: &Policy, network: &NetworkSpec) -> Result<(), Poli
         );
     }
     for address in &network.addresses {
-        let inside = policy.prefixes.iter().any(|prefix| prefix.contains(&address.cidr.addr()));
+        // All that the guest may send from, which of a routed network is more than its own address.
+        let sends_from = settings::sends_from(address);
+        let inside = policy.prefixes.iter().any(|prefix| prefix.contains(&sends_from));
         if !inside && !policy.prefixes.is_empty() {
-            return refuse("network.prefixes", format!("address {} is not allowed here", address.cidr));
+            let detail = format!("address {} (it sends from {sends_from}) is not allowed here", address.cidr);
+            return refuse("network.prefixes", detail);
         }
     }
     Ok(())

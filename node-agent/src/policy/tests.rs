@@ -130,7 +130,16 @@ fn order(op: Op) -> ProvisioningOrder {
 }
 
 fn used(n: u8, retired_at: Option<UnixMillis>) -> UsedInstance {
-    UsedInstance { instance: instance(n), vcpus: 2, memory_mib: 4096, disk_gib: 40, build: 0, retired_at }
+    let made = Some(Made { build: 0, digest: spec().image.digest });
+    UsedInstance {
+        instance: instance(n),
+        vcpus: 2,
+        memory_mib: 4096,
+        disk_gib: 40,
+        made,
+        unmade: false,
+        retired_at,
+    }
 }
 
 fn rule(usage: &Usage, order: &ProvisioningOrder) -> Option<&'static str> {
@@ -175,6 +184,46 @@ fn one_servers_rebuilds_take_nobody_elses_turn_and_a_days_budget_counts_servers(
     assert_eq!(rule(&open, &rebuild), Some("destroy.circuit"));
     assert_eq!(rule(&open, &delete), Some("destroy.circuit"));
     assert_eq!(rule(&open, &order(Op::Action(Action::Reboot {}))), None);
+}
+
+/// An image that is not on the list gets onto no disk, whatever has to be made of the server for it.
+#[test]
+fn a_disk_is_made_of_an_allowed_image_alone() {
+    let foreign = |build| {
+        ensure(|spec| {
+            spec.build = build;
+            spec.image.digest = format!("sha256:{}", "2".repeat(64)).parse().unwrap();
+        })
+    };
+    let here = |change: fn(&mut UsedInstance)| {
+        let mut own = used(1, None);
+        change(&mut own);
+        Usage { instances: vec![own], ..Usage::default() }
+    };
+    for build in [0, 1] {
+        assert_eq!(rule(&here(|_| {}), &foreign(build)), Some("images.digests"));
+        assert_eq!(
+            rule(&here(|own| (own.made, own.unmade) = (None, true)), &foreign(build)),
+            Some("images.digests")
+        );
+        // What was adopted is not made anew by this, and what it was made of is not known.
+        assert_eq!(rule(&here(|own| own.made = None), &foreign(build)), None);
+    }
+}
+
+#[test]
+fn a_routed_network_has_to_lie_inside_of_what_is_allowed() {
+    let routed = |cidr: &str| {
+        ensure(|spec| {
+            let address = serde_json::json!({ "cidr": cidr, "gateway": "fe80::1" });
+            spec.network.addresses = vec![serde_json::from_value(address).unwrap()];
+        })
+    };
+    let none = Usage::default();
+    assert_eq!(rule(&none, &routed("2001:db8::5/64")), None);
+    // The address alone would lie inside; what the server may send from does not.
+    assert_eq!(rule(&none, &routed("2001:db8::5/3")), Some("network.prefixes"));
+    assert_eq!(rule(&none, &routed("2001:db8::5/16")), Some("network.prefixes"));
 }
 
 #[test]

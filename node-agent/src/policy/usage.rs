@@ -1,6 +1,9 @@
 //! What the policy has to know of the journal.
 
-use ez_protocol::{InstanceId, UnixMillis, order::InstanceSpec};
+use ez_protocol::{
+    InstanceId, UnixMillis,
+    order::{ImageDigest, InstanceSpec},
+};
 
 use crate::journal::{Facts, Losses, Phase};
 
@@ -15,10 +18,21 @@ pub struct UsedInstance {
     pub memory_mib: u32,
     /// Its disk as ordered, GiB.
     pub disk_gib: u32,
-    /// Which build of its disk was ordered last.
-    pub build: u32,
+    /// What its disk was made of, as far as this is known here.
+    pub made: Option<Made>,
+    /// It is still to be made, or being made.
+    pub unmade: bool,
     /// When it was retired; `None` while it serves.
     pub retired_at: Option<UnixMillis>,
+}
+
+/// What a disk was made of when it was made last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Which of the server's builds it is.
+    pub build: u32,
+    /// Of which image.
+    pub digest: ImageDigest,
 }
 
 /// What is in use and what has been done lately.
@@ -50,7 +64,8 @@ impl From<&Facts> for Usage {
                 vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
                 memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),
                 disk_gib: spec.as_ref().map_or(0, |s| s.disk_gib),
-                build: spec.as_ref().map_or(0, |s| s.build),
+                made: row.applied().map(|spec| Made { build: spec.build, digest: spec.image.digest }),
+                unmade: matches!(row.phase, Phase::Reserved | Phase::Creating),
                 retired_at: row.retired_at.filter(|_| row.phase == Phase::Retired),
             }
         };

@@ -72,6 +72,11 @@ fn tags(spec: &InstanceSpec) -> String {
     all.into_iter().collect::<Vec<_>>().join(";")
 }
 
+/// What differs as long as a server must not be started.
+pub fn unstarted() -> Options {
+    BTreeMap::from([("onboot", "0".to_owned())])
+}
+
 /// The signs of a retired server.
 pub fn retired() -> Options {
     BTreeMap::from([("onboot", "0".to_owned()), ("tags", format!("{TAG};{TAG_RETIRED}"))])
@@ -120,18 +125,20 @@ fn ipconfig0(network: &NetworkSpec) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(","))
 }
 
-/// What the guest may send from: each of its addresses alone. Only an IPv6 prefix whose gateway lies
-/// outside of it is routed to this guest and its own as a whole; in a shared prefix the neighbours'
+/// What a guest may send from by one of its addresses: that address alone. Only an IPv6 prefix whose gateway
+/// lies outside of it is routed to this guest and its own as a whole; in a shared prefix the neighbours'
 /// addresses are as foreign as in IPv4.
+pub fn sends_from(address: &AddressAssignment) -> IpNet {
+    let outside = |gateway| !address.cidr.contains(&gateway);
+    let routed = address.cidr.addr().is_ipv6() && address.gateway.is_some_and(outside);
+    if routed { address.cidr.trunc() } else { IpNet::from(address.cidr.addr()) }
+}
+
+/// The host's filter of a guest's card.
 pub fn firewall(network: &NetworkSpec) -> FirewallSetup {
-    let allowed = |address: &AddressAssignment| {
-        let outside = |gateway| !address.cidr.contains(&gateway);
-        let routed = address.cidr.addr().is_ipv6() && address.gateway.is_some_and(outside);
-        if routed { address.cidr.trunc() } else { IpNet::from(address.cidr.addr()) }
-    };
     let rules = network.rules.as_ref();
     FirewallSetup {
-        addresses: network.addresses.iter().map(allowed).collect(),
+        addresses: network.addresses.iter().map(sends_from).collect(),
         inbound: verdict(rules.map_or(Verdict::Accept, |rules| rules.inbound)),
         rules: rules.map(guest_rules).unwrap_or_default(),
     }

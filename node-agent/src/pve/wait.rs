@@ -58,7 +58,8 @@ fn interval(age: Duration) -> Duration {
 /// Percentage at the end of a copy's log line: `transferred 1.2 GiB of 3.0 GiB (40.00%)`.
 fn percent_in(line: &str) -> Option<u8> {
     let before = &line[..line.rfind('%')?];
-    let begin = before.rfind(|c: char| !c.is_ascii_digit() && c != '.').map_or(0, |at| at + 1);
+    // Guests have a say in what stands before the number: it may be any character.
+    let begin = before.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').len();
     let value: f64 = before[begin..].parse().ok()?;
     (0.0..=100.0).contains(&value).then_some(value as u8)
 }
@@ -174,7 +175,11 @@ mod tests {
         assert_eq!(percent_in("transferred 1.2 GiB of 3.0 GiB (40.59%)"), Some(40));
         assert_eq!(percent_in("drive-scsi0: transferred 3.0 GiB of 3.0 GiB (100.00%) in 5s"), Some(100));
         assert_eq!(percent_in("100%"), Some(100));
-        for none in ["create full clone of drive scsi0", "%", "(900%)", ""] {
+        // A guest's own words reach the log of its backup.
+        for text in ["é50%", "50\u{a0}50%", "…(50.5%)…"] {
+            assert_eq!(percent_in(text), Some(50), "{text}");
+        }
+        for none in ["create full clone of drive scsi0", "%", "(900%)", "", "50\u{a0}%", "é%"] {
             assert_eq!(percent_in(none), None, "{none}");
         }
     }

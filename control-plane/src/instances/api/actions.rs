@@ -42,7 +42,8 @@ pub(super) fn docs() -> utoipa::openapi::OpenApi {
 /// One step of an action.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StepBody {
-    /// As its node names it; for a create: `clone, configure, resize, cloud_init, firewall, start, await_usable`.
+    /// As its node names it; for a create: `clone, configure, resize, cloud_init, firewall, start, start_on_boot,
+    /// await_usable`.
     name: String,
     /// `waiting`, `running`, `done`, `failed` or `skipped`.
     status: &'static str,

@@ -62,7 +62,7 @@ pub enum StepState {
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
     /// For a create: `paid, placed, signed, accepted, clone, configure, resize, cloud_init, firewall,
-    /// start, await_usable`; for an action its own code.
+    /// start, start_on_boot, await_usable`; for an action its own code.
     pub code: String,
     /// How far it is.
     pub state: StepState,

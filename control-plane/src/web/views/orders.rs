@@ -437,6 +437,7 @@ pub(super) fn sample_steps(done: usize, current: StepState) -> Vec<Step> {
         ("cloud_init", Some(200)),
         ("firewall", Some(100)),
         ("start", Some(800)),
+        ("start_on_boot", Some(100)),
         ("await_usable", Some(9_000)),
     ];
     let started = SAMPLE_NOW.0 - 20_000;
@@ -510,7 +511,7 @@ impl Page for Show {
         let done = Self {
             state: "fulfilled",
             tone: "good",
-            steps: sample_steps(11, StepState::Done),
+            steps: sample_steps(12, StepState::Done),
             server: Some(Reach {
                 href: "/servers/x".to_owned(),
                 ssh: "ssh root@203.0.113.24".to_owned(),

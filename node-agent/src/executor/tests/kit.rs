@@ -260,6 +260,7 @@ fn engine(
             between_starts: Duration::ZERO,
             usable_poll: tiny,
             task: patience,
+            disk_copy: patience,
             overall: 10 * patience,
             ..Pace::default()
         },

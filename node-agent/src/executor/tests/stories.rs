@@ -25,7 +25,7 @@ async fn a_create_goes_through_its_named_steps_and_ends_with_facts() {
     assert_eq!(end.state, OrderState::Succeeded, "{:?}", end.result);
     assert_eq!(
         host.steps_done().await,
-        ["clone", "configure", "resize", "cloud_init", "firewall", "start", "await_usable"]
+        ["clone", "configure", "resize", "cloud_init", "firewall", "start", "start_on_boot", "await_usable"]
     );
     let last = host.events().await.pop().unwrap();
     let facts = last.facts.unwrap();
@@ -514,6 +514,8 @@ async fn a_new_server_is_not_started_before_the_control_plane_is_heard() {
         while !host.steps_done().await.iter().any(|step| step == "firewall") {
             tokio::task::yield_now().await;
         }
+        // Nor is it by its host, when that boots.
+        assert_eq!(host.pve.guest(VMID).unwrap().config["onboot"], "0");
         for _ in 0..20 {
             assert_eq!(host.count("start"), 0, "started although nobody may want it");
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -530,6 +532,37 @@ async fn a_revoked_node_takes_back_what_it_was_building() {
     let host = Host::new().await;
     host.contact.revoke();
     let row = host.carry_out(&ensure(1, 1)).await;
+    assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
+    assert!(host.pve.guest(VMID).is_none());
+}
+
+/// Also where somebody else, by hand on the host say, started it meanwhile: it may be running elsewhere.
+#[tokio::test]
+async fn a_revoked_node_takes_back_what_runs_without_its_doing() {
+    let mut host = Host::new().await;
+    host.hears_nothing();
+    host.books.accept(&ensure(1, 1)).await;
+    let order = ensure(1, 1);
+    let started = async {
+        while !host.steps_done().await.iter().any(|step| step == "firewall") {
+            tokio::task::yield_now().await;
+        }
+        host.pve.put_guest(VMID, |guest| guest.running = true);
+        host.contact.revoke();
+    };
+    let (row, ()) = tokio::join!(host.run(&order), started);
+    assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
+    assert!(host.pve.guest(VMID).is_none());
+}
+
+/// Whoever enrols a node anew may have had elsewhere built what it was building, and it need not have heard of it (I1).
+#[tokio::test]
+async fn a_node_that_was_enrolled_anew_takes_back_what_it_was_building() {
+    let host = Host::new().await;
+    let order = ensure(1, 1);
+    host.books.accept(&order).await;
+    host.books.journal.adopt_identity(order.aud.node, order.aud.epoch + 1).await.unwrap();
+    let row = host.run(&order).await;
     assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
     assert!(host.pve.guest(VMID).is_none());
 }

@@ -85,3 +85,38 @@ async fn an_attempt_that_touched_nothing_does_not_count_and_root_begins_the_coun
     unlock.await.unwrap();
     assert_eq!(lost(&books, own, soon).await, Losses::default());
 }
+
+/// What was wished and came to nothing does not open the way: the next wish for the same build counts as the first did.
+#[tokio::test]
+async fn a_rebuild_counts_by_what_lies_on_the_disk() {
+    let books = Books::new().await;
+    let created = ensure(1, 1);
+    books.accept(&created).await;
+    let applied = match &created.op {
+        Op::Ensure(spec) => serde_json::to_string(spec).ok(),
+        _ => None,
+    };
+    let end = async |order: &ProvisioningOrder, generation, state, entry| {
+        let id = order.order_id;
+        let kind = if state == OrderState::Succeeded { EventKind::Succeeded } else { EventKind::Failed };
+        let event = EventDraft::new(kind, id, instance(10), generation, NOW);
+        books.journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+        books.journal.finish_order(id, state, NOW, "{}".into(), event, entry).await.unwrap();
+    };
+    let carried = BookEntry::Carried { instance: instance(10), generation: 1, applied };
+    end(&created, 1, OrderState::Succeeded, carried).await;
+
+    let rebuild = |n: u64| {
+        let mut order = ensure(n, n);
+        let Op::Ensure(spec) = &mut order.op else { unreachable!("an ensure") };
+        (spec.build, spec.vcpus) = (1, u32::try_from(n).unwrap());
+        order
+    };
+    for n in 2..5 {
+        let order = rebuild(n);
+        books.accept(&order).await;
+        assert_eq!(lost(&books, instance(10), later(1)).await.here_hour, 1, "rebuild {n}");
+        end(&order, n, OrderState::Failed, BookEntry::Nothing).await;
+        assert_eq!(lost(&books, instance(10), later(1)).await.here_hour, 0, "it touched nothing");
+    }
+}

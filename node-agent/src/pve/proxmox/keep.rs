@@ -185,7 +185,11 @@ impl ProxmoxHypervisor {
         let body = json!({ "username": user, "password": hash, "crypted": 1 });
         match self.http.post::<Value, Option<Value>>(&path, &body).await {
             Ok(_) => Ok(true),
-            Err(error) if error.is_agent_silent() || error.is_not_running() => Ok(false),
+            // Nothing was changed, whatever the reason: it is silent, it is told not to by its owner, or we may not ask.
+            Err(error @ PveError::Refused { .. }) => {
+                tracing::info!(vmid, %error, "the guest agent does not set the password; the next boot does");
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
