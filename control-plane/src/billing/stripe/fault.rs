@@ -48,6 +48,16 @@ impl StripeFault {
         matches!(self.kind, FaultKind::Busy | FaultKind::ServerFailed | FaultKind::OutcomeUnknown)
     }
 
+    /// Whether Stripe understood this request and will never carry it out: under its key the answer stays the same.
+    pub fn is_no(&self) -> bool {
+        matches!(self.kind, FaultKind::Refused | FaultKind::NotFound)
+    }
+
+    /// Whether it is our key or our settings: it says nothing about the request, and ends when a person has mended them.
+    pub fn is_locked_out(&self) -> bool {
+        matches!(self.kind, FaultKind::Unauthorised | FaultKind::Configuration)
+    }
+
     /// Reads the client's error; the only place that looks inside it.
     pub(super) fn from_client(error: StripeError) -> Self {
         let StripeError::Stripe(body, status) = error else {

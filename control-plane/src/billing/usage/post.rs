@@ -100,15 +100,15 @@ async fn customer(app: &Services, bill: &Bill) -> Result<String, BillingError> {
     copy::customer(&mut connection, bill.account).await?.ok_or(BillingError::Unknown("customer"))
 }
 
-async fn put_item(app: &Services, bill: &Bill, subscription: &str) -> Result<bool, BillingError> {
-    let customer = customer(app, bill).await?;
+/// The call for the item under the bill's present key.
+fn item_call(app: &Services, bill: &Bill, customer: &str, subscription: &str) -> Call {
     let metadata = Metadata::from([
         (WORD.to_owned(), bill.key()),
         ("order_id".to_owned(), bill.order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
     ]);
     let request = stripe::create_invoice_item(&stripe::ItemParts {
-        customer: &customer,
+        customer,
         subscription,
         amount_minor: bill.amount_minor,
         currency: &bill.currency,
@@ -120,13 +120,23 @@ async fn put_item(app: &Services, bill: &Bill, subscription: &str) -> Result<boo
         period: (begins(bill.month), begins(after(bill.month))),
         metadata: &metadata,
     });
-    let call = Call::new("traffic", bill.key(), bill.attempt, request);
-    let answer = match outbox::send(app, &call).await {
-        Err(BillingError::LookingUp) => match find(app, &customer, &bill.key()).await? {
-            Some(found) => found,
-            None => return again(app, bill, &call, false).await,
+    Call::new("traffic", bill.key(), bill.attempt, request)
+}
+
+async fn put_item(app: &Services, bill: &Bill, subscription: &str) -> Result<bool, BillingError> {
+    let customer = customer(app, bill).await?;
+    let call = item_call(app, bill, &customer, subscription);
+    // An earlier key was given up after a refusal; what was sent under it before that may have been carried out.
+    let earlier = if bill.attempt > 1 { find(app, &customer, &bill.key()).await? } else { None };
+    let answer = match earlier {
+        Some(made) => made,
+        None => match outbox::send(app, &call).await {
+            Err(BillingError::LookingUp) => match find(app, &customer, &bill.key()).await? {
+                Some(found) => found,
+                None => return again(app, bill, &call, false).await,
+            },
+            other => other?,
         },
-        other => other?,
     };
     let id = answer.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
     let (at, bill, key) = (app.clock.now(), bill.clone(), call.key);
@@ -280,6 +290,9 @@ async fn refused(app: &Services, bill: &Bill, error: BillingError) -> Result<(),
         bill.month,
         web::written_money(bill.amount_minor, &bill.currency)
     );
+    // Only a key that Stripe said no to is spent. With any other fault what was sent under it may have been carried out, and
+    // the same key finds that out.
+    let spent = matches!(&error, BillingError::Stripe(fault) if fault.is_no());
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -287,8 +300,11 @@ async fn refused(app: &Services, bill: &Bill, error: BillingError) -> Result<(),
                 let severity = Severity::Warning;
                 let alarm = alarms::New { kind: ALARM, subject: &key, severity, node: None, detail: &detail };
                 alarms::hold(tx, at, alarm).await?;
-                // A refused key stays refused; the next try is another call.
-                store::next_attempt(tx, at, &bill).await
+                if spent {
+                    store::next_attempt(tx, at, &bill).await
+                } else {
+                    store::put_off(tx, at, &bill).await
+                }
             })
         })
         .await?;

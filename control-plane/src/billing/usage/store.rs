@@ -267,7 +267,18 @@ pub(super) async fn next_attempt(tx: &mut AnyConnection, at: UnixMillis, bill: &
     Ok(())
 }
 
-/// The same of the invoice of its own.
+/// Nothing is known to have changed: the next sweep's turn, under the same key.
+pub(super) async fn put_off(tx: &mut AnyConnection, at: UnixMillis, bill: &Bill) -> Result<(), DbError> {
+    sqlx::query("UPDATE traffic_bills SET updated_at = $3 WHERE instance_id = $1 AND month = $2")
+        .bind(bill.instance.to_string())
+        .bind(i64::from(bill.month.number()))
+        .bind(at.0)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// As [`next_attempt`], of the invoice of its own.
 pub(super) async fn next_invoice_attempt(
     tx: &mut AnyConnection,
     at: UnixMillis,

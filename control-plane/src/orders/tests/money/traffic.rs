@@ -242,6 +242,35 @@ async fn a_bill_is_posted_once_whatever_dies_on_the_way() {
     .await;
 }
 
+/// The answer to the item is lost; then comes a wrong key, which says nothing about the item, or a refusal, after which the
+/// next key is taken.
+#[tokio::test]
+async fn a_bill_whose_answer_was_lost_is_posted_once_whatever_fault_comes_next() {
+    for next in [401, 400] {
+        each_database(async |db| {
+            let (shop, served) = Shop::with_traffic(db).await;
+            shop.node_counts(&served, january(), 1_201).await;
+            shop.clock.set(CLOSED.plus(Duration::from_secs(60)));
+            shop.passes(Duration::ZERO).await;
+            shop.stripe.state().failures = vec![(500, true), (next, false)];
+            billing::count_traffic(&shop.app).await.unwrap();
+            shop.work().await;
+            assert_eq!(
+                (shop.bill_state(&served).await, shop.items().len()),
+                (Some((BillState::Wanted, 36)), 1)
+            );
+            assert!(shop.rings_for("traffic_not_billed").await, "{next}");
+            for _ in 0..2 {
+                shop.lives(Duration::from_secs(2 * 3_600)).await;
+            }
+            assert_eq!(shop.bill_state(&served).await, Some((BillState::Posted, 36)), "{next}");
+            assert_eq!(shop.items().len(), 1, "{next}: once");
+            assert!(!shop.rings_for("traffic_not_billed").await);
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_years_subscription_gets_an_invoice_of_its_own() {
     each_database(async |db| {
