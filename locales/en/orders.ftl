@@ -124,4 +124,5 @@ orders-next-refund = We are returning your money.
 orders-next-nothing = The order has ended.
 orders-money-kept = You have paid { $amount } once and are not charged again.
 orders-money-refunded = { $amount } has been refunded.
+orders-money-not-returned = We sent { $amount } back and your bank has returned it to us. The money is not lost: we pay it to you in another way.
 orders-money-none = Nothing was charged.

@@ -117,7 +117,7 @@ pub(super) async fn take_refund(
                         if news && named.is_none() && state == RefundState::Succeeded {
                             dunning::refund_read(tx, now, order, &refund).await?;
                         }
-                        // The order's own is told by the order; a late payment's is tried again.
+                        // The order's own is told below; a late payment's is tried again.
                         if news && named.is_none() && late.is_none() && state == RefundState::Failed {
                             refund_failed(tx, now, order, &refund, &value).await?;
                         }
@@ -126,11 +126,7 @@ pub(super) async fn take_refund(
                         surplus::late_refund_read(tx, now, invoice, state, &refund.id).await?;
                     }
                     if named.is_some() {
-                        let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());
-                        let changed = store::put_refund(tx, now, order, state, made).await?;
-                        if changed && matches!(state, RefundState::Succeeded | RefundState::Failed) {
-                            announce::refund(tx, now, order, state).await?;
-                        }
+                        order_refund_read(tx, now, order, &refund, &value).await?;
                     }
                 }
                 dunning::judge(tx, &config, now, order).await?;
@@ -139,6 +135,36 @@ pub(super) async fn take_refund(
         })
         .await?;
     Ok(Some(state))
+}
+
+/// Takes over how the refund of a purchase stands.
+async fn order_refund_read(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    order: OrderId,
+    refund: &RefundView,
+    value: &Value,
+) -> Result<(), DbError> {
+    let state = RefundState::of(refund);
+    let known = store::refund(tx, order).await?;
+    let returned = known.as_ref().filter(|known| known.state == RefundState::Succeeded);
+    // An earlier attempt that failed is read again with every news of its charge: it says nothing about the one that worked.
+    if returned.is_some_and(|known| known.stripe_id.as_deref() != Some(refund.id.as_str())) {
+        return Ok(());
+    }
+    let fails_late = state == RefundState::Failed && returned.is_some();
+    let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());
+    if !store::put_refund(tx, now, order, state, made).await? {
+        return Ok(());
+    }
+    // The order has ended and was told as returned: nothing moves any more, so this is told here.
+    if fails_late {
+        refund_failed(tx, now, order, refund, value).await?;
+    }
+    match state {
+        RefundState::Succeeded | RefundState::Failed => announce::refund(tx, now, order, state).await,
+        RefundState::Wanted | RefundState::Pending => Ok(()),
+    }
 }
 
 /// Money that was said to be on its way did not arrive, maybe weeks later: a person pays it in another way, and everybody who

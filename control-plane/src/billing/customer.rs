@@ -28,12 +28,19 @@ pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> R
     let request = stripe::create_customer(email, metadata);
     let call = match deleted {
         // A key of its own: under the first one Stripe repeats the answer about the one that is gone.
-        Some(deleted) => Call::new("customer-after", deleted, 1, request),
-        None => Call::new("customer", account, 1, request),
+        Some(deleted) => Call::next(app, "customer-after", deleted, request).await?,
+        None => Call::next(app, "customer", account, request).await?,
     };
     let found = match outbox::send(app, &call).await {
         Ok(customer) => customer,
-        Err(BillingError::LookingUp) => look_up(app, account, email).await?,
+        Err(BillingError::LookingUp) => match look_up(app, account, email).await? {
+            Some(found) => found,
+            // There is none: whoever tries again has the next key.
+            None => {
+                outbox::close(app, &call, CallState::Replaced, None, None).await?;
+                return Err(BillingError::LookingUp);
+            }
+        },
         Err(other) => return Err(other),
     };
     let id = found.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
@@ -52,7 +59,7 @@ pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> R
 }
 
 /// Finds the customer that an earlier call with unknown outcome may have made.
-async fn look_up(app: &Services, account: AccountId, email: &str) -> Result<Value, BillingError> {
+async fn look_up(app: &Services, account: AccountId, email: &str) -> Result<Option<Value>, BillingError> {
     let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_customers(email)).await?;
     let ours = |customer: &&Value| {
         let word = |key: &str| customer.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str);
@@ -60,5 +67,5 @@ async fn look_up(app: &Services, account: AccountId, email: &str) -> Result<Valu
             && word("install_id") == Some(app.keys.install().to_string().as_str())
     };
     let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    rows.iter().find(ours).cloned().ok_or(BillingError::LookingUp)
+    Ok(rows.iter().find(ours).cloned())
 }

@@ -34,6 +34,22 @@ impl Call {
         let subject = subject.to_string();
         Self { key: format!("{purpose}:{subject}:{attempt}"), purpose, subject, request }
     }
+
+    /// A call whose subject counts no attempts of its own: the one that is not answered yet, or the next after those that
+    /// came to nothing.
+    pub(super) async fn next(
+        app: &Services,
+        purpose: &'static str,
+        subject: impl ToString,
+        request: Prepared,
+    ) -> Result<Self, BillingError> {
+        let subject = subject.to_string();
+        let ended = {
+            let mut connection = app.db.read().await?;
+            store::ended_calls(&mut connection, purpose, &subject).await?
+        };
+        Ok(Self::new(purpose, subject, ended + 1, request))
+    }
 }
 
 /// Sends a call under its key. The same key again sends the bytes that were written down first, so a finished
@@ -84,14 +100,13 @@ async fn settle_fault(app: &Services, call: &Call, fault: StripeFault) -> Result
     if fault.kind == FaultKind::OurMistake {
         tracing::error!(stripe.key = %call.key, "one idempotency key was used for two requests");
     }
-    match fault.kind {
-        FaultKind::ServerFailed => Ok(BillingError::LookingUp),
-        FaultKind::Refused | FaultKind::NotFound => {
-            close(app, call, CallState::Refused, None, fault.code.clone()).await?;
-            Ok(fault.into())
-        }
-        _ => Ok(fault.into()),
+    if fault.kind == FaultKind::ServerFailed {
+        return Ok(BillingError::LookingUp);
     }
+    if fault.is_no() {
+        close(app, call, CallState::Refused, None, fault.code.clone()).await?;
+    }
+    Ok(fault.into())
 }
 
 /// Ends a call outside the caller's own write: refused, or replaced by the next attempt.

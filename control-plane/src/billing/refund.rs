@@ -9,8 +9,8 @@ use super::{
     model::CallState,
     outbox::{self, Call},
     store,
-    stripe::{self, FaultKind, Metadata, RefundView, SubscriptionView, page_of},
-    subscription,
+    stripe::{self, FaultKind, InvoiceView, Metadata, SubscriptionView},
+    subscription, sync,
 };
 use crate::{app::Services, db::DbError};
 
@@ -31,7 +31,7 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     if known.state == RefundState::Succeeded {
         return Ok(known.state);
     }
-    let intent = match paying_intent(app, order).await {
+    let payment = match payment_of(app, order).await {
         Err(BillingError::Unknown("payment")) if nothing_paid(app, order).await? => {
             return nothing_to_give_back(app, order).await;
         }
@@ -41,13 +41,48 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
         ("order_id".to_owned(), order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
     ]);
-    let call = Call::new("refund", order, known.attempt, stripe::create_refund(&intent, metadata));
+    let request = stripe::create_refund(&payment.intent, metadata);
+    let call = Call::new("refund", order, known.attempt, request);
     let read_at = app.clock.now();
-    let answer = send(app, &call, &intent, ("order_id", &order.to_string())).await?;
+    let answer = match send(app, &call, &payment, ("order_id", &order.to_string())).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            came_to_nothing(app, order, known.attempt, &call, &error).await?;
+            return Err(error);
+        }
+    };
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
     let state = back::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(state)
+}
+
+/// What a call that made no refund leaves: under its key Stripe repeats that answer for ever, so the next one has another.
+async fn came_to_nothing(
+    app: &Services,
+    order: OrderId,
+    attempt: i64,
+    call: &Call,
+    error: &BillingError,
+) -> Result<(), BillingError> {
+    let said_no = match error {
+        BillingError::Stripe(fault) if fault.is_no() => true,
+        BillingError::LookingUp => false,
+        _ => return Ok(()),
+    };
+    let (at, key) = (app.clock.now(), call.key.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if said_no {
+                    return store::refuse_refund(tx, at, order, attempt).await;
+                }
+                store::next_refund_attempt(tx, at, order, attempt).await?;
+                store::close_call(tx, at, &key, CallState::Replaced, None, None).await
+            })
+        })
+        .await?;
+    Ok(())
 }
 
 /// Whether nothing was due at the purchase: a trial, or a code that took all off.
@@ -81,8 +116,16 @@ pub async fn refund_state(
     Ok(store::refund(connection, order).await?.map(|known| known.state))
 }
 
-/// The payment intent that paid the order's latest invoice.
-pub(super) async fn paying_intent(app: &Services, order: OrderId) -> Result<String, BillingError> {
+/// A payment that can go back.
+pub(super) struct Payment {
+    /// The invoice it paid.
+    pub(super) invoice: String,
+    /// The payment intent.
+    pub(super) intent: String,
+}
+
+/// What paid the order's latest invoice.
+async fn payment_of(app: &Services, order: OrderId) -> Result<Payment, BillingError> {
     let known = {
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?.ok_or(BillingError::Unknown("subscription"))?
@@ -101,34 +144,55 @@ pub(super) async fn paying_intent(app: &Services, order: OrderId) -> Result<Stri
         }
     };
     let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice)).await?;
-    stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))
+    let intent = stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))?;
+    Ok(Payment { invoice, intent })
 }
 
-/// Sends a refund, or finds the one that was made. `mark` is the word of its metadata that says what it is for.
+/// Sends a refund of all of a payment, or finds the one that was made. `mark` is the word of its metadata that says what it
+/// is for.
+///
+/// # Errors
+/// [`BillingError::LookingUp`] when it was looked for and is not there: the caller goes on to the next attempt.
 pub(super) async fn send(
     app: &Services,
     call: &Call,
-    intent: &str,
+    payment: &Payment,
     mark: (&str, &str),
 ) -> Result<Value, BillingError> {
     match outbox::send(app, call).await {
-        Err(BillingError::LookingUp) => look_up(app, intent, mark).await?.ok_or(BillingError::LookingUp),
+        Err(BillingError::LookingUp) => look_up(app, payment, mark).await?.ok_or(BillingError::LookingUp),
         Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::Refused => {
-            look_up(app, intent, mark).await?.ok_or(BillingError::Stripe(fault))
+            look_up(app, payment, mark).await?.ok_or(BillingError::Stripe(fault))
         }
         other => other,
     }
 }
 
-/// Finds a refund that an earlier call with unknown outcome, or a person in Stripe's dashboard, has made.
-async fn look_up(app: &Services, intent: &str, mark: (&str, &str)) -> Result<Option<Value>, BillingError> {
-    let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_refunds_of(intent)).await?;
-    let made = page_of::<RefundView>(&list)
-        .into_iter()
-        .find(|refund| !matches!(refund.status.as_deref(), Some("failed" | "canceled")));
+/// Finds the refund that an earlier call with unknown outcome has made: it bears our mark. Where people have given all of the
+/// payment back in Stripe's dashboard, theirs counts as ours; a part of it is no refund of the whole.
+async fn look_up(
+    app: &Services,
+    payment: &Payment,
+    mark: (&str, &str),
+) -> Result<Option<Value>, BillingError> {
+    let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_refunds_of(&payment.intent)).await?;
     let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Ok(made.and_then(|made| rows.iter().find(|row| row["id"] == made.id.as_str()).cloned()).map(|mut row| {
-        row["metadata"][mark.0] = Value::String(mark.1.to_owned());
-        row
-    }))
+    let stands = |row: &&Value| !matches!(row["status"].as_str(), Some("failed" | "canceled"));
+    let made: Vec<&Value> = rows.iter().filter(stands).collect();
+    if let Some(ours) = made.iter().find(|row| row["metadata"][mark.0] == mark.1) {
+        return Ok(Some((*ours).clone()));
+    }
+    // All is back once the last of them is.
+    let Some(last) = made.iter().find(|row| row["status"] != "succeeded").or(made.first()) else {
+        return Ok(None);
+    };
+    let invoice = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&payment.invoice)).await?;
+    let paid = sync::view::<InvoiceView>(&invoice)?.amount_paid;
+    let returned: i64 = made.iter().filter_map(|row| row["amount"].as_i64()).sum();
+    if paid.is_none_or(|paid| returned < paid) {
+        return Ok(None);
+    }
+    let mut adopted = (*last).clone();
+    adopted["metadata"][mark.0] = Value::String(mark.1.to_owned());
+    Ok(Some(adopted))
 }

@@ -9,7 +9,8 @@ use super::{
     store, timeline,
 };
 use crate::{
-    billing, catalog,
+    billing::{self, RefundState},
+    catalog,
     db::DbError,
     dispatch, fleet,
     instances::{self, Instance, Progress, StepProgress},
@@ -84,7 +85,7 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
             (true, Some(next)) => Some(Again::Ordered(format!("/orders/{}", next.id))),
             (false, _) => None,
         },
-        problem: problem(order),
+        problem: problem(order, billing::refund_state(connection, order.id).await?),
         server: reach(connection, order, &instance).await?,
         plan,
         location,
@@ -113,10 +114,12 @@ fn tone(state: OrderState) -> &'static str {
     }
 }
 
-fn problem(order: &Order) -> Option<Problem> {
+fn problem(order: &Order, refund: Option<RefundState>) -> Option<Problem> {
     let (next, money) = match order.state {
         OrderState::NeedsOperator => ("operator", "kept"),
         OrderState::Refunding => ("refund", "kept"),
+        // It was sent, and the bank has returned it since.
+        OrderState::Refunded if refund == Some(RefundState::Failed) => ("operator", "not-returned"),
         OrderState::Refunded => ("nothing", "refunded"),
         _ => return None,
     };

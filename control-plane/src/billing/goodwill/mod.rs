@@ -22,7 +22,7 @@ use super::{
     model::CallState,
     outbox::{self, Call},
     store as copy,
-    stripe::{self, FaultKind, Metadata},
+    stripe::{self, Metadata},
     wallet,
 };
 use crate::{
@@ -256,8 +256,11 @@ pub(super) async fn run_take_up(app: App, run: JobRun) -> Result<(), JobError> {
         Ok(()) => Ok(()),
         Err(BillingError::Db(error)) => Err(error.into()),
         Err(error) if error.is_passing() => Err(JobError::retry(error)),
+        // A wrong key says nothing about the gift, which is still to be given.
+        Err(BillingError::Stripe(fault)) if fault.is_locked_out() => Err(JobError::retry(fault)),
         // Written down as refused; an operator sees it on the page.
-        Err(BillingError::Stripe(_) | BillingError::Unfit(_)) => Ok(()),
+        Err(BillingError::Stripe(fault)) if fault.is_no() => Ok(()),
+        Err(BillingError::Unfit(_)) => Ok(()),
         Err(error) => Err(JobError::fail(error)),
     }
 }
@@ -285,11 +288,7 @@ async fn carry_out(
     };
     let state = match &done {
         Ok(()) => GiftState::Done,
-        Err(BillingError::Stripe(fault))
-            if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
-        {
-            GiftState::Refused
-        }
+        Err(BillingError::Stripe(fault)) if fault.is_no() => GiftState::Refused,
         Err(_) => return done,
     };
     let at = app.clock.now();
@@ -314,12 +313,12 @@ async fn send_refund(app: &Services, row: &store::Row) -> Result<(), BillingErro
         ("install_id".to_owned(), app.keys.install().to_string()),
     ]);
     let request = stripe::create_partial_refund(&intent, row.amount_minor, metadata);
-    let call = Call::new("goodwill", format!("{}:{}", row.order, row.reference), 1, request);
+    let call = Call::next(app, "goodwill", format!("{}:{}", row.order, row.reference), request).await?;
     let read_at = app.clock.now();
     let answer = match outbox::send(app, &call).await {
         Err(BillingError::LookingUp) => {
             let marked = |one: &&Value| one["metadata"]["goodwill"] == row.reference.as_str();
-            find(app, &stripe::list_refunds_of(&intent), marked).await?
+            find(app, &call, &stripe::list_refunds_of(&intent), marked).await?
         }
         other => other?,
     };
@@ -337,11 +336,11 @@ async fn send_credit(app: &Services, row: &store::Row) -> Result<(), BillingErro
     let metadata = Metadata::from([("goodwill".to_owned(), row.key())]);
     let request =
         stripe::create_credit(&customer, row.amount_minor, &row.currency, &row.reference, &metadata);
-    let call = Call::new("credit", row.key(), 1, request);
+    let call = Call::next(app, "credit", row.key(), request).await?;
     let answer = match outbox::send(app, &call).await {
         Err(BillingError::LookingUp) => {
             let marked = |one: &&Value| one["metadata"]["goodwill"] == row.key().as_str();
-            find(app, &stripe::list_credits(&customer), marked).await?
+            find(app, &call, &stripe::list_credits(&customer), marked).await?
         }
         other => other?,
     };
@@ -358,15 +357,20 @@ async fn send_credit(app: &Services, row: &store::Row) -> Result<(), BillingErro
     wallet::customer(app, &customer).await
 }
 
-/// The row of a list that an earlier call with unknown outcome made.
+/// The row of a list that an earlier call with unknown outcome made. If there is none, the next try has the next key.
 async fn find(
     app: &Services,
+    call: &Call,
     list: &stripe::Prepared,
     ours: impl Fn(&&Value) -> bool,
 ) -> Result<Value, BillingError> {
     let list = app.stripe.get(app.entropy.as_ref(), list).await?;
     let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    rows.iter().find(ours).cloned().ok_or(BillingError::LookingUp)
+    if let Some(found) = rows.iter().find(ours) {
+        return Ok(found.clone());
+    }
+    outbox::close(app, call, CallState::Replaced, None, None).await?;
+    Err(BillingError::LookingUp)
 }
 
 /// Stripe had taken a refund, and it did not arrive: it is given no longer.

@@ -63,6 +63,22 @@ pub(in crate::billing) async fn is_call(connection: &mut AnyConnection, key: &st
     Ok(found.is_some())
 }
 
+/// How often a call for a purpose and subject came to nothing: refused, or looked up in vain. Those keep their keys for ever.
+pub(in crate::billing) async fn ended_calls(
+    connection: &mut AnyConnection,
+    purpose: &str,
+    subject: &str,
+) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar(
+        "SELECT COUNT(*) FROM stripe_outbox
+         WHERE subject_id = $1 AND purpose = $2 AND state IN ('refused', 'replaced')",
+    )
+    .bind(subject)
+    .bind(purpose)
+    .fetch_one(connection)
+    .await?)
+}
+
 /// Ends a call.
 pub(in crate::billing) async fn close_call(
     tx: &mut AnyConnection,

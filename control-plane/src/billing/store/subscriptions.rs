@@ -210,19 +210,25 @@ pub(in crate::billing) async fn invoices(
 pub(in crate::billing) struct KnownRefund {
     pub(in crate::billing) attempt: i64,
     pub(in crate::billing) state: RefundState,
+    pub(in crate::billing) stripe_id: Option<String>,
 }
 
 pub(in crate::billing) async fn refund(
     connection: &mut AnyConnection,
     order: OrderId,
 ) -> Result<Option<KnownRefund>, DbError> {
-    let row = sqlx::query("SELECT order_id, attempt, state FROM billing_refunds WHERE order_id = $1")
-        .bind(order.to_string())
-        .fetch_optional(connection)
-        .await?;
+    let row =
+        sqlx::query("SELECT order_id, attempt, state, stripe_id FROM billing_refunds WHERE order_id = $1")
+            .bind(order.to_string())
+            .fetch_optional(connection)
+            .await?;
     row.map(|row| {
         let row = Cols::of("billing_refunds", &row);
-        Ok(KnownRefund { attempt: row.int("attempt")?, state: row.get("state")? })
+        Ok(KnownRefund {
+            attempt: row.int("attempt")?,
+            state: row.get("state")?,
+            stripe_id: row.get("stripe_id")?,
+        })
     })
     .transpose()
 }
@@ -242,6 +248,44 @@ pub(in crate::billing) async fn want_refund(
     )
     .bind(order.to_string())
     .bind(RefundState::Wanted)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A call for a refund was looked up in vain: the next one has another key.
+pub(in crate::billing) async fn next_refund_attempt(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    attempt: i64,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE billing_refunds SET attempt = attempt + 1, updated_at = $3
+         WHERE order_id = $1 AND attempt = $2 AND state = 'wanted'",
+    )
+    .bind(order.to_string())
+    .bind(attempt)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Stripe said no to a refund that was asked for: it has failed, so that wanting it again is another attempt.
+pub(in crate::billing) async fn refuse_refund(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    attempt: i64,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE billing_refunds SET state = 'failed', updated_at = $3
+         WHERE order_id = $1 AND attempt = $2 AND state = 'wanted'",
+    )
+    .bind(order.to_string())
+    .bind(attempt)
     .bind(at.0)
     .execute(tx)
     .await?;

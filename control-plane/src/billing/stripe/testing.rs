@@ -40,6 +40,9 @@ pub(crate) struct State {
     pub(crate) events: Vec<Value>,
     /// Answers to give before anything is looked at: (status, after the effect?).
     pub(crate) failures: Vec<(u16, bool)>,
+    /// How the next POST to a path that ends so ends, under its key for ever and without effect; with a wrong key (401)
+    /// nothing is kept.
+    pub(crate) ends: Vec<(&'static str, u16)>,
     /// Its list of events cannot be read.
     pub(crate) no_events: bool,
     /// How refunds end; `succeeded` if nothing is said.
@@ -253,6 +256,14 @@ impl FakeStripe {
         if let Some(reply) = key.as_ref().and_then(|key| state.replies.get(key)) {
             return reply.clone();
         }
+        let next = state.ends.iter().position(|(end, _)| method == "POST" && path.ends_with(end));
+        if let Some(next) = next {
+            let (_, status) = state.ends.remove(next);
+            if let Some(key) = key.filter(|_| status != 401) {
+                state.replies.insert(key, broken(status));
+            }
+            return broken(status);
+        }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let reply = state.act(method, &parts, &form(query.as_bytes()), &form(body));
         if let Some(key) = key {
@@ -348,25 +359,25 @@ impl State {
             }
             ("POST", ["refunds"]) => {
                 let intent = get("payment_intent");
+                let paid = self.objects.values().find(|o| o["payment"]["payment_intent"] == intent.as_str());
+                let Some(invoice) = paid.and_then(|payment| payment["invoice"].as_str()) else {
+                    return missing();
+                };
                 let stands = |o: &&Value| {
                     o["object"] == "refund"
                         && o["payment_intent"] == intent.as_str()
                         && o["status"] != "failed"
                 };
-                if self.objects.values().any(|o| stands(&o)) {
+                let returned: i64 =
+                    self.objects.values().filter(stands).filter_map(|o| o["amount"].as_i64()).sum();
+                let left = self.objects[invoice]["amount_paid"].as_i64().unwrap() - returned;
+                if left <= 0 {
                     return (
                         400,
                         json!({"error": {"type": "invalid_request_error", "code": "charge_already_refunded", "message": "x"}}),
                     );
                 }
-                let paid = self.objects.values().find(|o| o["payment"]["payment_intent"] == intent.as_str());
-                let Some(invoice) = paid.and_then(|payment| payment["invoice"].as_str()) else {
-                    return missing();
-                };
-                let amount = match form.get("amount") {
-                    Some(part) => json!(part.parse::<i64>().unwrap()),
-                    None => self.objects[invoice]["amount_paid"].clone(),
-                };
+                let amount = form.get("amount").map_or(left, |part| part.parse().unwrap());
                 json!({
                     "id": self.id("re"), "object": "refund", "status": self.refunds_end.unwrap_or("succeeded"),
                     "amount": amount, "currency": "eur", "payment_intent": intent, "metadata": metadata,

@@ -17,8 +17,10 @@ use super::{
     BillingError, RefundState, back, dunning,
     model::CallState,
     outbox::{self, Call},
-    refund,
-    stripe::{self, CheckoutSession, FaultKind, InvoiceView, Metadata, RefundView, SubscriptionView},
+    refund::{self, Payment},
+    stripe::{
+        self, CheckoutSession, FaultKind, InvoiceView, Metadata, RefundView, StripeFault, SubscriptionView,
+    },
     sync,
 };
 use crate::{
@@ -189,15 +191,18 @@ async fn note(
 
 /// The job: whatever is left to do about one.
 pub(super) async fn run_give_back(app: App, run: JobRun) -> Result<(), JobError> {
-    let state = give_back(&app, &run.key).await.map_err(|error| match error {
-        BillingError::Db(error) => error.into(),
-        error if error.is_passing() => JobError::retry(error),
-        error => JobError::fail(error),
-    })?;
-    let again = match state {
-        RefundState::Succeeded => return Ok(()),
-        RefundState::Wanted | RefundState::Pending => LOOK_AGAIN,
-        RefundState::Failed => TRY_AGAIN,
+    let again = match give_back(&app, &run.key).await {
+        Ok(RefundState::Succeeded) => return Ok(()),
+        Ok(RefundState::Wanted | RefundState::Pending) => LOOK_AGAIN,
+        Ok(RefundState::Failed) => TRY_AGAIN,
+        Err(BillingError::Db(error)) => return Err(error.into()),
+        // A key that is wrong for a minute ends nothing: the money is still to go back.
+        Err(BillingError::Stripe(fault)) if fault.is_locked_out() => {
+            locked_out(&app, &run.key, &fault).await?;
+            LOOK_AGAIN
+        }
+        Err(error) if error.is_passing() => return Err(JobError::retry(error)),
+        Err(error) => return Err(JobError::fail(error)),
     };
     let (session, at) = (run.key, app.clock.now().plus(again));
     app.db
@@ -206,6 +211,18 @@ pub(super) async fn run_give_back(app: App, run: JobRun) -> Result<(), JobError>
         })
         .await?;
     Ok(())
+}
+
+/// Our key does not open Stripe: the alarm says so until the money is back.
+async fn locked_out(app: &Services, session: &str, fault: &StripeFault) -> Result<(), DbError> {
+    tracing::error!(stripe.session = session, stripe.fault = %fault, "a payment cannot be given back with our key");
+    let words = format!(
+        "A payment that is not owed ({session}) is not given back yet: Stripe does not take our key ({fault}). It is tried again \
+         every five minutes; see to STRIPE_SECRET_KEY."
+    );
+    let (at, session) = (app.clock.now(), session.to_owned());
+    let alarm = if is_late(&session) { ALARM_LATE } else { ALARM };
+    app.db.write(move |tx| Box::pin(async move { raise(tx, at, alarm, &session, &words).await })).await
 }
 
 /// Ends the second subscription and gives its payment back. Safe to repeat.
@@ -217,10 +234,7 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
             back::refund(app, refund).await?;
             return Ok(load(app, session).await?.state);
         }
-        (RefundState::Failed, _) => {
-            let (at, id) = (app.clock.now(), session.to_owned());
-            app.db.write(move |tx| Box::pin(async move { store::next_attempt(tx, at, &id).await })).await?;
-        }
+        (RefundState::Failed, _) => next_attempt(app, &known).await?,
         (RefundState::Wanted | RefundState::Pending, _) => {}
     }
     let known = load(app, session).await?;
@@ -230,16 +244,26 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     let Some(intent) = stripe::paid_by(&payments) else {
         return nothing_paid(app, &known, invoice).await;
     };
+    let payment = Payment { invoice: invoice.to_owned(), intent };
     // No `order_id`: that is the word of the order's own refund.
     let metadata = Metadata::from([
         (SESSION.to_owned(), known.session.clone()),
         ("surplus_of".to_owned(), known.order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
     ]);
-    let call = Call::new("surplus", &known.session, known.attempt, stripe::create_refund(&intent, metadata));
+    let request = stripe::create_refund(&payment.intent, metadata);
+    let call = Call::new("surplus", &known.session, known.attempt, request);
     let mark = (SESSION, known.session.as_str());
     let read_at = app.clock.now();
-    let answer = refund::send(app, &call, &intent, mark).await?;
+    let answer = match refund::send(app, &call, &payment, mark).await {
+        Err(BillingError::Stripe(fault)) if fault.is_no() => return refused(app, session).await,
+        Err(BillingError::LookingUp) => {
+            outbox::close(app, &call, CallState::Replaced, None, None).await?;
+            next_attempt(app, &known).await?;
+            return Err(BillingError::LookingUp);
+        }
+        other => other?,
+    };
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
     let view: RefundView = sync::view(&answer)?;
     if is_late(session) {
@@ -249,6 +273,29 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     }
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(load(app, session).await?.state)
+}
+
+/// What was tried made no refund, and never will under its key.
+async fn next_attempt(app: &Services, known: &Surplus) -> Result<(), BillingError> {
+    let (at, id, attempt) = (app.clock.now(), known.session.clone(), known.attempt);
+    app.db.write(move |tx| Box::pin(async move { store::next_attempt(tx, at, &id, attempt).await })).await?;
+    Ok(())
+}
+
+/// Stripe said no: it rings, and is tried again as one that failed.
+async fn refused(app: &Services, session: &str) -> Result<RefundState, BillingError> {
+    let (now, session) = (app.clock.now(), session.to_owned());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                match store::set_state(tx, now, &session, RefundState::Failed, None).await? {
+                    Some(known) => told(tx, now, &known, RefundState::Failed).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await?;
+    Ok(RefundState::Failed)
 }
 
 /// A second page on which nothing was due (a trial, a code that took all off): with its subscription it is over.

@@ -90,18 +90,20 @@ pub(super) async fn set_state(
     row.as_ref().map(read).transpose()
 }
 
-/// A refund that failed is followed by the next one.
+/// A refund that failed, or was looked for in vain, is followed by the next one.
 pub(super) async fn next_attempt(
     tx: &mut AnyConnection,
     at: UnixMillis,
     session: &str,
+    attempt: i64,
 ) -> Result<(), DbError> {
     sqlx::query(
         "UPDATE billing_surplus SET state = 'wanted', attempt = attempt + 1, refund_id = NULL, updated_at = $2
-         WHERE session_id = $1 AND state = 'failed'",
+         WHERE session_id = $1 AND attempt = $3 AND state IN ('failed', 'wanted')",
     )
     .bind(session)
     .bind(at.0)
+    .bind(attempt)
     .execute(tx)
     .await?;
     Ok(())

@@ -110,6 +110,31 @@ async fn a_second_payment_that_cannot_go_back_yet_rings_and_is_tried_every_day()
     .await;
 }
 
+/// A key of ours that is wrong for a minute, a refusal, and a failure that Stripe keeps under the call's key.
+#[tokio::test]
+async fn a_second_payment_goes_back_whatever_the_first_call_ended_with() {
+    for (status, again) in [(401, 5 * 60), (402, 24 * 3_600), (500, 60)] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let (order, session) = shop.pay_for(1).await;
+            shop.deliver("checkout.session.completed", &session).await;
+            shop.work().await;
+            let second = shop.stripe.second_page(&session);
+            shop.stripe.pay(&second);
+            shop.stripe.state().ends.push(("/refunds", status));
+            shop.deliver("checkout.session.completed", &second).await;
+            shop.work().await;
+            assert!(shop.rings().await, "{status}");
+            assert_eq!(shop.ledger(&order), Ledger { paid: 1_800, returned: 0, running: 1 }, "{status}");
+            shop.passes(Duration::from_secs(again)).await;
+            shop.work().await;
+            assert_eq!(shop.ledger(&order), Ledger { paid: 1_800, returned: 900, running: 1 }, "{status}");
+            assert!(!shop.rings().await, "{status}: given back");
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_late_payment_goes_back_at_once_when_the_same_was_ordered_again() {
     db::testing::each_database(async |db| {

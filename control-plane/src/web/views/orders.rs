@@ -196,7 +196,8 @@ pub struct Problem {
     pub code: String,
     /// What happens now: `retrying`, `operator`, `refund`, `nothing`.
     pub next: &'static str,
-    /// `kept` (paid, not charged again), `refunded`, `none` (nothing was charged).
+    /// `kept` (paid, not charged again), `refunded`, `not-returned` (refunded, and the bank sent it back), `none` (nothing was
+    /// charged).
     pub money: &'static str,
     /// Short reference for support, if any.
     pub reference: Option<String>,
@@ -547,6 +548,10 @@ impl Page for Show {
             events: None,
             ..stuck.clone()
         };
+        let mut not_returned = refunded.clone();
+        if let Some(problem) = &mut not_returned.problem {
+            (problem.next, problem.money) = ("operator", "not-returned");
+        }
         let ended = |state, again| Self {
             state,
             tone: "idle",
@@ -568,6 +573,7 @@ impl Page for Show {
             ("needs-operator", stuck),
             ("refunding", refunding),
             ("refunded", refunded),
+            ("refunded-and-sent-back", not_returned),
             ("cancelled", ended("cancelled", Again::Order("/orders/x/again".to_owned()))),
             ("expired", ended("expired", Again::Order("/orders/x/again".to_owned()))),
             ("ordered-again", ended("expired", Again::Ordered("/orders/y".to_owned()))),

@@ -7,6 +7,7 @@ mod lives;
 mod over;
 mod pages;
 mod plans;
+mod refunds;
 mod traffic;
 mod unpaid;
 mod years;
