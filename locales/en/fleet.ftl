@@ -68,6 +68,7 @@ fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice
 fleet-alarm-stripe_cancels_unpaid = Stripe cancels unpaid subscriptions
 fleet-alarm-refund_failed = Refund did not arrive
+fleet-alarm-credit_not_returned = Credit not given back
 fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-ending_late = Server cannot be ended

@@ -19,6 +19,8 @@ orders-mail-attention-refund = If it cannot be built within 24 hours, you get th
 
 orders-mail-refunded-subject = { $amount } for { $server } is on its way back
 orders-mail-refunded-text = Your server { $server } could not be delivered. The full amount of { $amount } was returned to the card you paid with; banks need up to ten days to show it. We are sorry.
+orders-mail-refunded-both = Your server { $server } could not be delivered. All of it was given back: { $amount } to the card you paid with, where banks need up to ten days to show it, and { $credit } as credit, as you had paid it. We are sorry.
+orders-mail-refunded-credit = Your server { $server } could not be delivered. The { $credit } of credit that had paid for it is yours again; the next invoices use it up. We are sorry.
 orders-mail-refunded-page = The order:
 
 orders-mail-operator-subject = Order { $reference } needs an operator ({ $reason })

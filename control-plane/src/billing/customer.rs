@@ -32,16 +32,15 @@ pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> R
         None => Call::next(app, "customer", account, request).await?,
     };
     let found = match outbox::send(app, &call).await {
-        Ok(customer) => customer,
-        Err(BillingError::LookingUp) => match look_up(app, account, email).await? {
-            Some(found) => found,
-            // There is none: whoever tries again has the next key.
-            None => {
-                outbox::close(app, &call, CallState::Replaced, None, None).await?;
-                return Err(BillingError::LookingUp);
-            }
-        },
-        Err(other) => return Err(other),
+        Err(BillingError::LookingUp) => {
+            let (mine, install) = (account.to_string(), app.keys.install().to_string());
+            let ours = |one: &&Value| {
+                one["metadata"]["account_id"] == mine.as_str()
+                    && one["metadata"]["install_id"] == install.as_str()
+            };
+            outbox::look_for(app, &call, &stripe::list_customers(email), ours).await?
+        }
+        other => other?,
     };
     let id = found.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
     let (at, key, json, stripe_id) = (app.clock.now(), call.key, found.to_string(), id.clone());
@@ -56,16 +55,4 @@ pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> R
         .await?;
     let mut connection = app.db.read().await?;
     Ok(store::customer(&mut connection, account).await?.unwrap_or(id))
-}
-
-/// Finds the customer that an earlier call with unknown outcome may have made.
-async fn look_up(app: &Services, account: AccountId, email: &str) -> Result<Option<Value>, BillingError> {
-    let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_customers(email)).await?;
-    let ours = |customer: &&Value| {
-        let word = |key: &str| customer.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str);
-        word("account_id") == Some(account.to_string().as_str())
-            && word("install_id") == Some(app.keys.install().to_string().as_str())
-    };
-    let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Ok(rows.iter().find(ours).cloned())
 }

@@ -86,6 +86,25 @@ pub(super) async fn send(app: &Services, call: &Call) -> Result<Value, BillingEr
     }
 }
 
+/// The row of a list that an earlier call with unknown outcome made.
+///
+/// # Errors
+/// [`BillingError::LookingUp`] if there is none: whoever tries again has the next key.
+pub(super) async fn look_for(
+    app: &Services,
+    call: &Call,
+    list: &Prepared,
+    ours: impl Fn(&&Value) -> bool,
+) -> Result<Value, BillingError> {
+    let list = app.stripe.get(app.entropy.as_ref(), list).await?;
+    let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if let Some(found) = rows.iter().find(ours) {
+        return Ok(found.clone());
+    }
+    close(app, call, CallState::Replaced, None, None).await?;
+    Err(BillingError::LookingUp)
+}
+
 /// Whether a call was written down before: it may have been carried out.
 ///
 /// # Errors

@@ -10,9 +10,14 @@ use super::{
     outbox::{self, Call},
     store,
     stripe::{self, FaultKind, InvoiceView, Metadata, SubscriptionView},
-    subscription, sync,
+    subscription, sync, wallet,
 };
-use crate::{app::Services, db::DbError};
+use crate::{
+    app::Services,
+    db::DbError,
+    fleet::{Severity, alarms},
+    web,
+};
 
 /// Ends the order's subscription, then gives back what its latest invoice took. Safe to repeat; the same refund
 /// is never made twice.
@@ -31,12 +36,20 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     if known.state == RefundState::Succeeded {
         return Ok(known.state);
     }
-    let payment = match payment_of(app, order).await {
-        Err(BillingError::Unknown("payment")) if nothing_paid(app, order).await? => {
-            return nothing_to_give_back(app, order).await;
-        }
-        other => other?,
+    let invoice = latest_invoice(app, order).await?;
+    if known.credit_minor.is_none() {
+        // Before the money: nothing but a refund can follow any more, and credit does not fail later.
+        let given = return_credit(app, "refund-credit", order, &order.to_string(), &invoice).await?;
+        app.db
+            .write(move |tx| Box::pin(async move { store::put_refund_credit(tx, at, order, given).await }))
+            .await?;
+    }
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice.id)).await?;
+    let intent = match stripe::paid_by(&payments) {
+        None if invoice.amount_paid == Some(0) => return nothing_to_give_back(app, order).await,
+        paid => paid.ok_or(BillingError::Unknown("payment"))?,
     };
+    let payment = Payment { intent, took_minor: invoice.amount_paid };
     let metadata = Metadata::from([
         ("order_id".to_owned(), order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
@@ -85,13 +98,45 @@ async fn came_to_nothing(
     Ok(())
 }
 
-/// Whether nothing was due at the purchase: a trial, or a code that took all off.
-async fn nothing_paid(app: &Services, order: OrderId) -> Result<bool, BillingError> {
-    let mut connection = app.db.read().await?;
-    Ok(store::checkout(&mut connection, order).await?.is_some_and(|paid| paid.paid_minor == Some(0)))
+/// Puts the credit that an invoice has used back on its customer's balance, once for each subject; gives how much that was.
+/// What Stripe does not take is a person's to give.
+pub(super) async fn return_credit(
+    app: &Services,
+    purpose: &'static str,
+    order: OrderId,
+    subject: &str,
+    invoice: &InvoiceView,
+) -> Result<i64, BillingError> {
+    let amount_minor = invoice.credit_used();
+    let Some(customer) = invoice.customer.as_deref().filter(|_| amount_minor > 0) else { return Ok(0) };
+    let currency = invoice.currency.as_deref().unwrap_or_default();
+    let reason = "Credit of a purchase that was given back";
+    let mark = ("refund_credit", subject.to_owned());
+    let credit = wallet::Credit { customer, amount_minor, currency, reason, mark };
+    let fault = match wallet::give(app, purpose, &credit).await {
+        Ok(()) => return Ok(amount_minor),
+        Err(BillingError::Stripe(fault)) if fault.is_no() => fault,
+        Err(other) => return Err(other),
+    };
+    let detail = format!(
+        "Credit of {} that paid for order {order} could not be put back on its customer's balance ({fault}). The money goes back \
+         all the same; give the rest in another way.",
+        web::written_money(amount_minor, currency)
+    );
+    let (at, subject) = (app.clock.now(), subject.to_owned());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let severity = Severity::Critical;
+                let (kind, subject, detail) = ("credit_not_returned", &subject, &detail);
+                alarms::hold(tx, at, alarms::New { kind, subject, severity, node: None, detail }).await
+            })
+        })
+        .await?;
+    Ok(0)
 }
 
-/// Nothing was paid, so with the subscription it is over.
+/// No money was taken (a trial, a code that took all off, credit), so with the subscription it is over.
 async fn nothing_to_give_back(app: &Services, order: OrderId) -> Result<RefundState, BillingError> {
     let at = app.clock.now();
     app.db
@@ -116,16 +161,24 @@ pub async fn refund_state(
     Ok(store::refund(connection, order).await?.map(|known| known.state))
 }
 
-/// A payment that can go back.
-pub(super) struct Payment {
-    /// The invoice it paid.
-    pub(super) invoice: String,
-    /// The payment intent.
-    pub(super) intent: String,
+/// How much credit went back with an order's refund; minor units.
+///
+/// # Errors
+/// Those of the query.
+pub async fn returned_credit(connection: &mut AnyConnection, order: OrderId) -> Result<i64, DbError> {
+    Ok(store::refund(connection, order).await?.and_then(|known| known.credit_minor).unwrap_or(0))
 }
 
-/// What paid the order's latest invoice.
-async fn payment_of(app: &Services, order: OrderId) -> Result<Payment, BillingError> {
+/// A payment that can go back.
+pub(super) struct Payment {
+    /// The payment intent.
+    pub(super) intent: String,
+    /// What its invoice took in money; minor units.
+    pub(super) took_minor: Option<i64>,
+}
+
+/// The order's latest invoice.
+async fn latest_invoice(app: &Services, order: OrderId) -> Result<InvoiceView, BillingError> {
     let known = {
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?.ok_or(BillingError::Unknown("subscription"))?
@@ -143,9 +196,8 @@ async fn payment_of(app: &Services, order: OrderId) -> Result<Payment, BillingEr
                 .ok_or(BillingError::Unknown("invoice"))?
         }
     };
-    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice)).await?;
-    let intent = stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))?;
-    Ok(Payment { invoice, intent })
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&invoice)).await?;
+    sync::view(&value)
 }
 
 /// Sends a refund of all of a payment, or finds the one that was made. `mark` is the word of its metadata that says what it
@@ -186,10 +238,8 @@ async fn look_up(
     let Some(last) = made.iter().find(|row| row["status"] != "succeeded").or(made.first()) else {
         return Ok(None);
     };
-    let invoice = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&payment.invoice)).await?;
-    let paid = sync::view::<InvoiceView>(&invoice)?.amount_paid;
     let returned: i64 = made.iter().filter_map(|row| row["amount"].as_i64()).sum();
-    if paid.is_none_or(|paid| returned < paid) {
+    if payment.took_minor.is_none_or(|took| returned < took) {
         return Ok(None);
     }
     let mut adopted = (*last).clone();

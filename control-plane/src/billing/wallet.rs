@@ -1,10 +1,13 @@
-//! Customers and their cards, as far as pages and mails show them.
+//! Customers and their cards, as far as pages and mails show them; and credit, which is a customer's.
+
+use serde_json::Value;
 
 use super::{
     BillingError,
-    model::EventState,
+    model::{CallState, EventState},
+    outbox::{self, Call},
     store,
-    stripe::{self, CustomerView, FaultKind, PaymentMethodView},
+    stripe::{self, CustomerView, FaultKind, Metadata, PaymentMethodView},
     sync::view,
 };
 use crate::{
@@ -91,4 +94,54 @@ pub(super) async fn customer(app: &Services, id: &str) -> Result<(), BillingErro
         })
         .await?;
     Ok(())
+}
+
+/// Credit to be put on a customer's balance.
+pub(super) struct Credit<'a> {
+    /// Whose.
+    pub(super) customer: &'a str,
+    /// Minor units.
+    pub(super) amount_minor: i64,
+    /// Lower-case ISO code.
+    pub(super) currency: &'a str,
+    /// What stands beside it at Stripe.
+    pub(super) reason: &'a str,
+    /// The word of its metadata that says what it is for, and what it says: one of a kind.
+    pub(super) mark: (&'static str, String),
+}
+
+/// Gives credit, once for each purpose and mark.
+pub(super) async fn give(
+    app: &Services,
+    purpose: &'static str,
+    credit: &Credit<'_>,
+) -> Result<(), BillingError> {
+    let (word, mark) = (credit.mark.0, credit.mark.1.as_str());
+    let metadata = Metadata::from([(word.to_owned(), mark.to_owned())]);
+    let request = stripe::create_credit(
+        credit.customer,
+        credit.amount_minor,
+        credit.currency,
+        credit.reason,
+        &metadata,
+    );
+    let call = Call::next(app, purpose, mark, request).await?;
+    let answer = match outbox::send(app, &call).await {
+        Err(BillingError::LookingUp) => {
+            let marked = |one: &&Value| one["metadata"][word] == mark;
+            outbox::look_for(app, &call, &stripe::list_credits(credit.customer), marked).await?
+        }
+        other => other?,
+    };
+    let id = answer.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
+    let (at, kept) = (app.clock.now(), id.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                store::put_object(tx, &kept, "customer_balance_transaction", at, &answer.to_string()).await
+            })
+        })
+        .await?;
+    outbox::close(app, &call, CallState::Done, Some(id), None).await?;
+    customer(app, credit.customer).await
 }

@@ -85,8 +85,10 @@ impl Letter for OrderNeedsAttention {
 pub struct OrderRefunded {
     /// Name of the server.
     pub server: String,
-    /// The amount with its currency.
+    /// What went back in money, with its currency; empty where credit has paid all.
     pub amount: String,
+    /// What went back as credit, with its currency; empty where none had paid.
+    pub credit: String,
     /// The order's page.
     pub link: String,
 }
@@ -96,7 +98,8 @@ impl Letter for OrderRefunded {
     fn sample() -> Self {
         Self {
             server: "web-1".into(),
-            amount: "9.00 €".into(),
+            amount: "6.00 €".into(),
+            credit: "3.00 €".into(),
             link: "https://servers.example/orders/1".into(),
         }
     }
@@ -148,8 +151,15 @@ pub(super) fn attention(order: &Order, link: String) -> OrderNeedsAttention {
     OrderNeedsAttention { server: order.hostname.clone(), amount: amount(order), link }
 }
 
-pub(super) fn refunded(order: &Order, link: String) -> OrderRefunded {
-    OrderRefunded { server: order.hostname.clone(), amount: amount(order), link }
+pub(super) fn refunded(order: &Order, credit_minor: i64, link: String) -> OrderRefunded {
+    let words = |minor: i64| web::written_money(minor, &order.currency);
+    let left = order.paid_minor.unwrap_or_else(|| order.due_today()) - credit_minor;
+    let (amount, credit) = match credit_minor {
+        0 => (amount(order), String::new()),
+        _ if left > 0 => (words(left), words(credit_minor)),
+        _ => (String::new(), words(credit_minor)),
+    };
+    OrderRefunded { server: order.hostname.clone(), amount, credit, link }
 }
 
 pub(super) fn operator(order: &Order, link: String) -> OrderNeedsOperator {

@@ -13,7 +13,7 @@ use super::{
     store,
 };
 use crate::{
-    audit,
+    audit, billing,
     config::Config,
     db::DbError,
     fleet::{Severity, alarms},
@@ -151,7 +151,8 @@ async fn write_letters(
             notify::send(tx, at, &order.email, &letters::payment_confirmation(order, link)).await
         }
         (OrderEvent::RefundSettled, _) => {
-            notify::send(tx, at, &order.email, &letters::refunded(order, link)).await
+            let credit_minor = billing::returned_credit(tx, order.id).await?;
+            notify::send(tx, at, &order.email, &letters::refunded(order, credit_minor, link)).await
         }
         (_, OrderState::NeedsOperator) if from != OrderState::NeedsOperator => {
             notify::send(tx, at, &order.email, &letters::attention(order, link)).await?;

@@ -318,7 +318,7 @@ async fn send_refund(app: &Services, row: &store::Row) -> Result<(), BillingErro
     let answer = match outbox::send(app, &call).await {
         Err(BillingError::LookingUp) => {
             let marked = |one: &&Value| one["metadata"]["goodwill"] == row.reference.as_str();
-            find(app, &call, &stripe::list_refunds_of(&intent), marked).await?
+            outbox::look_for(app, &call, &stripe::list_refunds_of(&intent), marked).await?
         }
         other => other?,
     };
@@ -333,44 +333,14 @@ async fn send_credit(app: &Services, row: &store::Row) -> Result<(), BillingErro
         copy::customer(&mut connection, row.account).await?.ok_or(BillingError::Unknown("customer"))?
     };
     // A customer has one balance for all servers, and a ticket may be about two of them: the gift's own key tells them apart.
-    let metadata = Metadata::from([("goodwill".to_owned(), row.key())]);
-    let request =
-        stripe::create_credit(&customer, row.amount_minor, &row.currency, &row.reference, &metadata);
-    let call = Call::next(app, "credit", row.key(), request).await?;
-    let answer = match outbox::send(app, &call).await {
-        Err(BillingError::LookingUp) => {
-            let marked = |one: &&Value| one["metadata"]["goodwill"] == row.key().as_str();
-            find(app, &call, &stripe::list_credits(&customer), marked).await?
-        }
-        other => other?,
+    let credit = wallet::Credit {
+        customer: &customer,
+        amount_minor: row.amount_minor,
+        currency: &row.currency,
+        reason: &row.reference,
+        mark: ("goodwill", row.key()),
     };
-    let id = answer.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
-    let (at, kept) = (app.clock.now(), id.clone());
-    app.db
-        .write(move |tx| {
-            Box::pin(async move {
-                copy::put_object(tx, &kept, "customer_balance_transaction", at, &answer.to_string()).await
-            })
-        })
-        .await?;
-    outbox::close(app, &call, CallState::Done, Some(id), None).await?;
-    wallet::customer(app, &customer).await
-}
-
-/// The row of a list that an earlier call with unknown outcome made. If there is none, the next try has the next key.
-async fn find(
-    app: &Services,
-    call: &Call,
-    list: &stripe::Prepared,
-    ours: impl Fn(&&Value) -> bool,
-) -> Result<Value, BillingError> {
-    let list = app.stripe.get(app.entropy.as_ref(), list).await?;
-    let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if let Some(found) = rows.iter().find(ours) {
-        return Ok(found.clone());
-    }
-    outbox::close(app, call, CallState::Replaced, None, None).await?;
-    Err(BillingError::LookingUp)
+    wallet::give(app, "credit", &credit).await
 }
 
 /// Stripe had taken a refund, and it did not arrive: it is given no longer.

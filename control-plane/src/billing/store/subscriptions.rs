@@ -211,23 +211,27 @@ pub(in crate::billing) struct KnownRefund {
     pub(in crate::billing) attempt: i64,
     pub(in crate::billing) state: RefundState,
     pub(in crate::billing) stripe_id: Option<String>,
+    /// Credit that went back with it; `None` while that was not looked at.
+    pub(in crate::billing) credit_minor: Option<i64>,
 }
 
 pub(in crate::billing) async fn refund(
     connection: &mut AnyConnection,
     order: OrderId,
 ) -> Result<Option<KnownRefund>, DbError> {
-    let row =
-        sqlx::query("SELECT order_id, attempt, state, stripe_id FROM billing_refunds WHERE order_id = $1")
-            .bind(order.to_string())
-            .fetch_optional(connection)
-            .await?;
+    let row = sqlx::query(
+        "SELECT order_id, attempt, state, stripe_id, credit_minor FROM billing_refunds WHERE order_id = $1",
+    )
+    .bind(order.to_string())
+    .fetch_optional(connection)
+    .await?;
     row.map(|row| {
         let row = Cols::of("billing_refunds", &row);
         Ok(KnownRefund {
             attempt: row.int("attempt")?,
             state: row.get("state")?,
             stripe_id: row.get("stripe_id")?,
+            credit_minor: row.get("credit_minor")?,
         })
     })
     .transpose()
@@ -248,6 +252,25 @@ pub(in crate::billing) async fn want_refund(
     )
     .bind(order.to_string())
     .bind(RefundState::Wanted)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes down how much credit went back with a refund.
+pub(in crate::billing) async fn put_refund_credit(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    order: OrderId,
+    credit_minor: i64,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE billing_refunds SET credit_minor = $2, updated_at = $3
+         WHERE order_id = $1 AND credit_minor IS NULL",
+    )
+    .bind(order.to_string())
+    .bind(credit_minor)
     .bind(at.0)
     .execute(tx)
     .await?;

@@ -393,6 +393,8 @@ pub struct InvoiceView {
     /// Unix seconds.
     pub created: Option<i64>,
     parent: Option<InvoiceParent>,
+    starting_balance: Option<i64>,
+    ending_balance: Option<i64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -422,6 +424,11 @@ impl InvoiceView {
     /// When it was paid. Unix seconds.
     pub fn paid_at(&self) -> Option<i64> {
         self.status_transitions.as_ref()?.paid_at
+    }
+
+    /// What credit has paid of it, in minor units: Stripe counts what is owed, so credit that is used raises the balance.
+    pub fn credit_used(&self) -> i64 {
+        self.ending_balance.zip(self.starting_balance).map_or(0, |(after, before)| after - before).max(0)
     }
 
     /// The subscription it belongs to.

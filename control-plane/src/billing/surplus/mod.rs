@@ -240,11 +240,15 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     let known = load(app, session).await?;
     end_subscription(app, &known).await?;
     let invoice = known.invoice.as_deref().ok_or(BillingError::Unknown("invoice"))?;
-    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
-    let Some(intent) = stripe::paid_by(&payments) else {
-        return nothing_paid(app, &known, invoice).await;
+    let invoice = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(invoice)).await?;
+    let invoice: InvoiceView = sync::view(&invoice)?;
+    refund::return_credit(app, "surplus-credit", known.order, session, &invoice).await?;
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice.id)).await?;
+    let intent = match stripe::paid_by(&payments) {
+        None if invoice.amount_paid == Some(0) => return nothing_paid(app, &known).await,
+        paid => paid.ok_or(BillingError::Unknown("payment"))?,
     };
-    let payment = Payment { invoice: invoice.to_owned(), intent };
+    let payment = Payment { intent, took_minor: invoice.amount_paid };
     // No `order_id`: that is the word of the order's own refund.
     let metadata = Metadata::from([
         (SESSION.to_owned(), known.session.clone()),
@@ -298,13 +302,8 @@ async fn refused(app: &Services, session: &str) -> Result<RefundState, BillingEr
     Ok(RefundState::Failed)
 }
 
-/// A second page on which nothing was due (a trial, a code that took all off): with its subscription it is over.
-async fn nothing_paid(app: &Services, known: &Surplus, invoice: &str) -> Result<RefundState, BillingError> {
-    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(invoice)).await?;
-    let paid: stripe::InvoiceView = sync::view(&value)?;
-    if paid.amount_paid != Some(0) {
-        return Err(BillingError::Unknown("payment"));
-    }
+/// A second page that took no money (a trial, a code that took all off, credit): with its subscription it is over.
+async fn nothing_paid(app: &Services, known: &Surplus) -> Result<RefundState, BillingError> {
     let (now, session) = (app.clock.now(), known.session.clone());
     app.db
         .write(move |tx| {

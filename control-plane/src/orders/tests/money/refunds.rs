@@ -234,3 +234,47 @@ async fn a_gift_is_given_once_whatever_its_first_call_ended_with() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn credit_that_paid_for_a_purchase_comes_back_with_its_refund() {
+    for (credit, money) in [(300, 600), (900, 0)] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let (order, session) = shop.pay_for(1).await;
+            let invoice = shop.stripe.latest_invoice(&shop.stripe.subscription_of(&session));
+            let payment = format!("inpay_{}", shop.stripe.intent_of(&invoice));
+            shop.stripe.change(&invoice, |invoice| {
+                invoice["starting_balance"] = json!(-credit);
+                invoice["ending_balance"] = json!(0);
+                invoice["amount_paid"] = json!(money);
+            });
+            if money == 0 {
+                shop.stripe.state().objects.remove(&payment);
+            }
+            shop.deliver("checkout.session.completed", &session).await;
+            shop.work().await;
+            shop.node_says(&order, 1, EventKind::Accepted, "").await;
+            shop.work().await;
+            shop.passes(16 * MINUTE).await;
+            advance::advance(&shop.app, order.id).await.unwrap();
+            // The first refund fails: the credit is given once all the same.
+            shop.stripe.state().refunds_end = Some("failed");
+            shop.refunds(&order).await;
+            shop.stripe.state().refunds_end = None;
+            if money > 0 {
+                assert_eq!(shop.order(order.id).await.state, OrderState::NeedsOperator);
+                shop.refunds(&order).await;
+            }
+            assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+            assert_eq!(shop.ledger(&order), Ledger { paid: money, returned: money, running: 0 });
+            let mut connection = shop.app.db.read().await.unwrap();
+            let overview = billing::overview(&mut connection, order.account).await.unwrap();
+            assert_eq!(overview.credit, Some((credit, "eur".to_owned())), "once");
+            let letter = shop.letter("order-refunded").await;
+            let words =
+                |minor| if minor > 0 { crate::web::written_money(minor, "eur") } else { String::new() };
+            assert_eq!((&letter["amount"], &letter["credit"]), (&json!(words(money)), &json!(words(credit))));
+        })
+        .await;
+    }
+}
