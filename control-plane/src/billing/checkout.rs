@@ -27,6 +27,21 @@ pub async fn expect(tx: &mut AnyConnection, at: UnixMillis, expected: &Expectati
     store::insert_checkout(tx, at, expected).await
 }
 
+/// A person takes the order's payment for the right one: from here on it counts like any other, and only the problem that
+/// is kept beside it tells. Does nothing where no person was asked. The caller holds the order ([`super::hold_order`]).
+///
+/// # Errors
+/// Those of the statements.
+pub async fn accept_payment(tx: &mut AnyConnection, at: UnixMillis, order: OrderId) -> Result<(), DbError> {
+    match store::checkout(tx, order).await? {
+        Some(known) if known.state == CheckoutState::Suspicious => {
+            let accepted = Checkout { state: CheckoutState::Settled, ..known };
+            store::save_checkout(tx, at, CheckoutState::Suspicious, &accepted).await
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The address of the order's payment page; opens one if there is none yet. Safe to call again at any time.
 ///
 /// # Errors

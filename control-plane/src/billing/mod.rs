@@ -9,7 +9,8 @@
 //! * The success page, the reconciler and the job run the same function on one object.
 //! * A copy is written only if it was read later than the one that is there.
 //! * Amount, currency, price, customer, mode and installation are compared with what the order expects
-//!   before a payment counts. Anything else is a *suspicious* payment, which a person looks at.
+//!   before a payment counts. Anything else is a *suspicious* payment, which a person looks at; it
+//!   counts once they go on with the order.
 //! * One order is paid once. What comes on another page of the same order goes back by itself ([`surplus`]).
 //! * Every POST stands in `stripe_outbox` with its key and its exact bytes before it is sent.
 //! * Traffic above a plan is charged once for each server and month, from a ledger of our own ([`usage`]).
@@ -63,7 +64,7 @@ pub use change::{
     orders_to_follow, paid_change, pay_url, preview, price_of, take_back,
 };
 pub(crate) use checkout::SESSION_LIFE;
-pub use checkout::{checkout, expect, expire_session, sync_checkout};
+pub use checkout::{accept_payment, checkout, expect, expire_session, sync_checkout};
 pub use dunning::{
     Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed,
     RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,

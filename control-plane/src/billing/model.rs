@@ -15,7 +15,7 @@ text_enum! {
         Open = "open",
         /// The customer is done, the money is on its way (delayed methods).
         Processing = "processing",
-        /// The right money is there.
+        /// The right money is there, or a person took what came for it.
         Settled = "settled",
         /// Money is there, but not the right one.
         Suspicious = "suspicious",
@@ -172,7 +172,7 @@ pub struct Checkout {
     pub subscription_id: Option<String>,
     /// When the money was there.
     pub settled_at: Option<UnixMillis>,
-    /// What is wrong with the payment.
+    /// What is wrong with the payment, also once a person took it for the right one.
     pub problem: Option<Problem>,
     /// What a promotion code took off; minor units.
     pub discount_minor: i64,

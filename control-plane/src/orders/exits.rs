@@ -116,6 +116,8 @@ async fn run(
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                // Whether the payment counts may change with it, and that comes before everything else.
+                billing::hold_order(tx, id).await?;
                 let order = store::get_to_change(tx, id).await?.ok_or(ExitError::Unknown)?;
                 order.state.take(event).map_err(OrderError::from)?;
                 if event == OrderEvent::OperatorAbandon && order.reason.as_deref() == Some(reason::ABANDONED)
@@ -130,6 +132,9 @@ async fn run(
                 if let Fence::Needed { node_revoked } = fence {
                     let last = event == OrderEvent::OperatorAbandon;
                     leave_node(tx, at, instance, node_revoked, last, &actor).await?;
+                }
+                if matches!(event, OrderEvent::OperatorRetry | OrderEvent::OperatorRePlace) {
+                    billing::accept_payment(tx, at, id).await?;
                 }
                 let why = (event == OrderEvent::OperatorAbandon).then_some(reason::ABANDONED);
                 let cause = Cause { event, reason: why, actor: &actor };

@@ -59,6 +59,11 @@ impl Shop {
         let (order, session) = self.pay_for(n).await;
         self.deliver("checkout.session.completed", &session).await;
         self.work().await;
+        self.moves_in(n, order, &session).await
+    }
+
+    /// The n-th customer's server is built, and a paid month begins.
+    pub(super) async fn moves_in(&self, n: u8, order: Order, session: &str) -> Served {
         // A node numbers what it says; each of its servers has its hundred here.
         let said = u64::from(n) * 100;
         self.node_says(&order, said, EventKind::Accepted, "").await;
@@ -66,7 +71,7 @@ impl Shop {
         self.work().await;
         let order = self.order(order.id).await;
         assert_eq!(order.state, OrderState::Fulfilled);
-        let subscription = self.stripe.subscription_of(&session);
+        let subscription = self.stripe.subscription_of(session);
         let served = Served { order, subscription };
         self.stripe.period_begins(&served.subscription, self.app.clock.now());
         self.hears(&served).await;

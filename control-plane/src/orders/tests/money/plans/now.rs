@@ -1,7 +1,10 @@
 //! At once: billed to the second, and the server grows when that is paid.
 
 use super::*;
-use crate::entropy::{EntropyExt as _, SeededEntropy};
+use crate::{
+    billing::{CheckoutState, Problem},
+    entropy::{EntropyExt as _, SeededEntropy},
+};
 
 #[tokio::test]
 async fn an_upgrade_costs_what_was_shown_and_the_server_grows_when_it_is_paid() {
@@ -44,6 +47,38 @@ async fn an_upgrade_costs_what_was_shown_and_the_server_grows_when_it_is_paid() 
         assert_eq!(shop.times_told(&served).await, before + 1);
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
         assert_eq!(billing::reconcile(&shop.app).await.unwrap().left, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_paid_otherwise_and_was_taken_all_the_same_has_what_a_change_charges() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let (order, session) = shop.pay_for(1).await;
+        shop.stripe.change(&session, |session| session["amount_total"] = 1.into());
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        let payment = async || {
+            let mut connection = shop.app.db.read().await.unwrap();
+            let known = billing::checkout_of(&mut connection, order.id).await.unwrap().unwrap();
+            (known.state, known.problem)
+        };
+        assert_eq!(payment().await, (CheckoutState::Suspicious, Some(Problem::Amount)));
+        retry(&shop.app, order.id, "operator:test").await.unwrap();
+        assert_eq!(
+            payment().await,
+            (CheckoutState::Settled, Some(Problem::Amount)),
+            "what was wrong is kept"
+        );
+        shop.work().await;
+        let served = shop.moves_in(1, order.clone(), &session).await;
+        let change = shop.previews(&served, &price("m", "month")).await.unwrap();
+        assert_eq!(shop.confirms(&change).await.unwrap().state, ChangeState::Applied);
+        shop.work().await;
+        shop.node_follows(&served, 1_000, false).await;
+        assert_eq!(shop.has(&served).await, ("m".to_owned(), size("m")));
+        assert_eq!(shop.change(&change).await.state, ChangeState::Done);
     })
     .await;
 }
