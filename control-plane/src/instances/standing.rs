@@ -113,15 +113,26 @@ async fn serve(tx: &mut AnyConnection, desk: Desk<'_>, instance: Instance) -> Re
     Ok(())
 }
 
-/// A retired server whose disk is there is served again: the node takes an `ensure` for it as for any other.
+/// A retired server whose disk is there comes back: the node takes an `ensure` for it as for any other. One that an operator
+/// has suspended comes back switched off.
 async fn bring_back(tx: &mut AnyConnection, desk: Desk<'_>, instance: Instance) -> Result<(), FollowError> {
     let instance = Instance { retired_at: None, purge_at: None, ..instance };
     let instance = change::take(tx, desk.at, instance, InstanceEvent::BroughtBack, BILLING).await?;
-    suspend::resume(tx, desk.at, instance.id, "paid", BILLING).await?;
+    let stays_off = is_theirs(tx, &instance).await?;
+    if !stays_off {
+        suspend::resume(tx, desk.at, instance.id, "paid", BILLING).await?;
+    }
     let wishes = settings::wishes(tx, &instance).await?;
-    let wanted = Settings { suspended: false, ..wishes.applied.clone() };
-    desk.change(tx, &instance, wishes, wanted, Label { kind: "resume", about: None, ttl: None }).await?;
+    let wanted = Settings { suspended: stays_off, ..wishes.applied.clone() };
+    let kind = if stays_off { "suspend" } else { "resume" };
+    desk.change(tx, &instance, wishes, wanted, Label { kind, about: None, ttl: None }).await?;
     Ok(())
+}
+
+/// Whether somebody else than billing holds a server suspended.
+async fn is_theirs(tx: &mut AnyConnection, instance: &Instance) -> Result<bool, DbError> {
+    let held = settings_store::suspension(tx, instance.id).await?;
+    Ok(held.is_some_and(|held| held.suspended && held.by != BILLING))
 }
 
 async fn switch_off(
@@ -130,9 +141,7 @@ async fn switch_off(
     instance: Instance,
     why: Why,
 ) -> Result<(), FollowError> {
-    let held = settings_store::suspension(tx, instance.id).await?;
-    let theirs = held.is_some_and(|held| held.suspended && held.by != BILLING);
-    if instance.state.is_live() && !theirs {
+    if instance.state.is_live() && !is_theirs(tx, &instance).await? {
         suspend::suspend(tx, desk.at, instance.id, sentence(why), BILLING).await?;
     }
     Ok(())
@@ -189,7 +198,7 @@ pub(super) async fn sweep(app: &App) -> Result<(), DbError> {
                 found.push(standing.order);
             }
         }
-        for id in settings_store::held_by(&mut connection, BILLING).await? {
+        for id in settings_store::held_back(&mut connection, BILLING).await? {
             found.extend(served(&mut connection, id).await?);
         }
     }

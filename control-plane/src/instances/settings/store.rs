@@ -192,16 +192,17 @@ pub(in crate::instances) async fn suspensions_due(
     rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
 }
 
-/// Servers that are live or retired and held suspended by somebody.
-pub(in crate::instances) async fn held_by(
+/// Servers that are retired, or live and held suspended by somebody.
+pub(in crate::instances) async fn held_back(
     connection: &mut AnyConnection,
     by: &str,
 ) -> Result<Vec<InstanceId>, DbError> {
     let rows = sqlx::query(
-        "SELECT i.id AS id FROM instance_suspensions s
-         JOIN instances i ON i.id = s.instance_id
-         WHERE s.suspended = 1 AND s.requested_by = $1 AND i.state IN ('running', 'stopped', 'retired')
-         ORDER BY s.requested_at, i.id LIMIT 1000",
+        "SELECT i.id AS id FROM instances i
+         LEFT JOIN instance_suspensions s ON s.instance_id = i.id
+         WHERE i.state = 'retired'
+            OR i.state IN ('running', 'stopped') AND s.suspended = 1 AND s.requested_by = $1
+         ORDER BY COALESCE(s.requested_at, i.retired_at), i.id LIMIT 1000",
     )
     .bind(by)
     .fetch_all(connection)

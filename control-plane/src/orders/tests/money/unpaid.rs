@@ -11,6 +11,15 @@ impl Shop {
         self.work().await;
         invoice
     }
+
+    async fn operator_suspends(&self, served: &Served) {
+        let (at, id) = (self.app.clock.now(), served.order.instance);
+        let done = self.app.db.write(move |tx| {
+            Box::pin(async move { instances::suspend(tx, at, id, "It sends spam.", "operator:test").await })
+        });
+        done.await.unwrap();
+        self.work().await;
+    }
 }
 
 #[tokio::test]
@@ -154,12 +163,7 @@ async fn what_an_operator_suspended_no_payment_resumes() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
         let served = shop.served(1).await;
-        let (at, id) = (shop.app.clock.now(), served.order.instance);
-        let done = shop.app.db.write(move |tx| {
-            Box::pin(async move { instances::suspend(tx, at, id, "It sends spam.", "operator:test").await })
-        });
-        done.await.unwrap();
-        shop.work().await;
+        shop.operator_suspends(&served).await;
         let invoice = shop.renewal_fails(&served).await;
         shop.lives(4 * DAY).await;
         shop.stripe.pay_invoice(&invoice);
@@ -167,6 +171,41 @@ async fn what_an_operator_suspended_no_payment_resumes() {
         shop.work().await;
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
         assert_eq!(shop.wished(&served).await, Service::Suspended);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_operator_suspended_comes_back_from_its_retirement_switched_off() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.operator_suspends(&served).await;
+        shop.node_does(&served, 3, "stopped").await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        shop.lives(10 * DAY + MINUTE).await;
+        shop.lives(2 * DAY).await;
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        shop.node_does(&served, 4, "stopped").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Retired);
+
+        // Its node is away when the news of the payment comes; nobody tells it twice.
+        shop.change_node("fsn-1", fleet::NodeChange::Quarantine).await;
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Retired);
+        shop.change_node("fsn-1", fleet::NodeChange::Enrol).await;
+        instances::sweep(&shop.app).await.unwrap();
+        let back = shop.server(&served.order).await;
+        assert_eq!((back.state, back.purge_at), (InstanceState::Stopped, None), "its disk is safe");
+        assert_eq!(shop.spec(&served).await.service, Service::Suspended);
+        shop.node_does(&served, 5, "stopped").await;
+        shop.lives(5 * MINUTE).await;
+        assert_eq!(shop.wished(&served).await, Service::Suspended, "only an operator resumes it");
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Stopped);
     })
     .await;
 }
