@@ -115,7 +115,7 @@ pub(in crate::billing) struct Facts {
     pub(in crate::billing) cancel_at: Option<UnixMillis>,
     pub(in crate::billing) unpaid: Option<Unpaid>,
     pub(in crate::billing) disputed: Disputed,
-    /// The payment of the running period went back in full.
+    /// The payment of the running period went back in full, and nothing else paid for it.
     pub(in crate::billing) refunded: bool,
     pub(in crate::billing) exempt: bool,
     /// We have ended it for good: no payment brings it back.

@@ -74,13 +74,14 @@ pub(in crate::billing) async fn known(
         Some(unpaid) => step_at(connection, &notice_key(&unpaid.invoice)).await?,
         None => None,
     };
-    let refunded = match row.opt_millis("period_start")? {
+    let status = row.text("status")?;
+    // In a trial nothing is paid for the period: a set-up fee that went back was not its price.
+    let refunded = match row.opt_millis("period_start")?.filter(|_| status != "trialing") {
         Some(begin) => period_is_returned(connection, &subscription, begin).await?,
         None => false,
     };
     let closed = closed_at(connection, &subscription).await?.is_some();
     let orphaned = step_at(connection, &orphan_key(&subscription)).await?;
-    let status = row.text("status")?;
     let end_reason: Option<String> = row.get("end_reason")?;
     let facts = Facts {
         status: Status::of(&status),
@@ -208,28 +209,73 @@ pub(in crate::billing) async fn is_returned(
 /// Stripe's clock and ours, and the making of an invoice and of its period, are this far apart at most.
 const SAME_MOMENT: Duration = Duration::from_secs(60);
 
+/// A plan change that begins a period of its own does so with its preview, which is confirmed this much later at most.
+const BEGINS_WITHIN: Duration = Duration::from_secs(16 * 60);
+
+/// An invoice of the running period.
+struct Billed {
+    invoice: String,
+    /// Whether it is for a first payment or a renewal.
+    renews: bool,
+    issued_at: UnixMillis,
+    paid_minor: i64,
+    /// Whether credit has paid for it.
+    by_credit: bool,
+}
+
 /// Whether everything that was paid for the running period went back: its renewal, and what plan changes added to it. A plan
 /// change that began a period of its own is all there is of it. What was paid for earlier periods, and invoices of traffic
-/// alone, do not count.
+/// alone, do not count. A period that credit has paid for, or a code, keeps its server whatever else goes back.
 async fn period_is_returned(
     connection: &mut AnyConnection,
     subscription: &str,
     begin: UnixMillis,
 ) -> Result<bool, DbError> {
-    let paid: Vec<String> = sqlx::query_scalar(
-        "SELECT stripe_id FROM billing_invoices
-         WHERE subscription_id = $1 AND issued_at >= $2 AND paid_minor > 0 AND COALESCE(reason, '') <> 'manual'",
-    )
-    .bind(subscription)
-    .bind(begin.minus(SAME_MOMENT).0)
-    .fetch_all(&mut *connection)
-    .await?;
-    for invoice in &paid {
-        if !is_returned(connection, invoice).await? {
+    let billed = billed_since(connection, subscription, begin.minus(SAME_MOMENT)).await?;
+    let is_renewal = billed.iter().any(|billed| billed.renews);
+    let mut period = false;
+    for billed in &billed {
+        if billed.by_credit {
             return Ok(false);
         }
+        if billed.paid_minor <= 0 {
+            continue;
+        }
+        if !is_returned(connection, &billed.invoice).await? {
+            return Ok(false);
+        }
+        period |= if is_renewal { billed.renews } else { billed.issued_at <= begin.plus(BEGINS_WITHIN) };
     }
-    Ok(!paid.is_empty())
+    Ok(period)
+}
+
+async fn billed_since(
+    connection: &mut AnyConnection,
+    subscription: &str,
+    since: UnixMillis,
+) -> Result<Vec<Billed>, DbError> {
+    let rows = sqlx::query(
+        "SELECT stripe_id, issued_at, paid_minor,
+                CASE WHEN reason IN ('subscription_create', 'subscription_cycle') THEN 1 ELSE 0 END AS renews,
+                CASE WHEN status = 'paid' AND total_minor > paid_minor THEN 1 ELSE 0 END AS by_credit
+         FROM billing_invoices
+         WHERE subscription_id = $1 AND issued_at >= $2 AND status <> 'void' AND COALESCE(reason, '') <> 'manual'",
+    )
+    .bind(subscription)
+    .bind(since.0)
+    .fetch_all(connection)
+    .await?;
+    let read = |row: &AnyRow| {
+        let row = Cols::of("billing_invoices", row);
+        Ok(Billed {
+            invoice: row.text("stripe_id")?,
+            renews: row.flag("renews")?,
+            issued_at: row.millis("issued_at")?,
+            paid_minor: row.int("paid_minor")?,
+            by_credit: row.flag("by_credit")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Where the disputes of an order's payments stand. Words we do not know count as open.

@@ -208,6 +208,62 @@ async fn who_gets_the_difference_back_keeps_the_server() {
     assert_eq!(shop.stands(&served).await, (Stand::End, Why::Refunded));
 }
 
+impl Shop {
+    /// A medium plan is taken at once, and what it cost is given back in Stripe's dashboard.
+    async fn grows_for_nothing(&self, served: &Served) {
+        let change = self.previews(served, &price("m", "month")).await.unwrap();
+        self.confirms(&change).await.unwrap();
+        let invoice = self.stripe.latest_invoice(&served.subscription);
+        self.deliver("invoice.paid", &invoice).await;
+        self.work().await;
+        let (_, paid) = self.billed(served);
+        assert!(paid > 0);
+        self.goes_back(&invoice, paid).await;
+    }
+
+    async fn goes_back(&self, invoice: &str, amount: i64) {
+        let refund = self.stripe.give_back(invoice, amount);
+        self.deliver("refund.created", &refund).await;
+        self.work().await;
+    }
+}
+
+#[tokio::test]
+async fn a_period_that_was_paid_otherwise_does_not_end_with_a_small_invoice_that_went_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 9).await;
+        shop.stripe.set_clock(shop.app.clock.now());
+        let (by_credit, by_code, in_trial) =
+            (shop.renting(1).await, shop.renting(2).await, shop.renting(3).await);
+        let fee = shop.stripe.latest_invoice(&in_trial.subscription);
+        let free = shop.stripe.latest_invoice(&by_code.subscription);
+        shop.passes(MINUTE).await;
+
+        shop.stripe.change(&free, |invoice| {
+            invoice["total"] = 0.into();
+            invoice["amount_paid"] = 0.into();
+        });
+        shop.deliver("invoice.paid", &free).await;
+        shop.work().await;
+        shop.grows_for_nothing(&by_code).await;
+        assert_eq!(shop.stands(&by_code).await, (Stand::Run, Why::Paid), "its first month is free");
+
+        shop.stripe.change(&in_trial.subscription, |subscription| subscription["status"] = "trialing".into());
+        shop.hears(&in_trial).await;
+        shop.goes_back(&fee, 900).await;
+        assert_eq!(shop.stands(&in_trial).await, (Stand::Run, Why::Paid), "its set-up fee was waived");
+
+        shop.passes(2 * MINUTE).await;
+        let renewal = shop.stripe.renew(&by_credit.subscription, shop.app.clock.now(), true);
+        shop.stripe.change(&renewal, |invoice| invoice["amount_paid"] = 0.into());
+        shop.deliver("invoice.paid", &renewal).await;
+        shop.hears(&by_credit).await;
+        shop.grows_for_nothing(&by_credit).await;
+        assert_eq!(shop.stands(&by_credit).await, (Stand::Run, Why::Paid), "credit has paid for its month");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_size_that_its_node_refuses_is_tried_again_and_rings() {
     let (db, _directory) = db::testing::sqlite().await;
