@@ -2,7 +2,8 @@
 //!
 //! As far as a change of the price at the end of a period needs them: made from a running subscription, given a second
 //! phase, released. Where a phase begins, the price changes without proration, and the period that begins is billed
-//! like any renewal; a price of another interval begins its own count of periods. No recording covers the order of the
+//! like any renewal; a price of another interval begins its own count of periods. A phase takes off what its own discounts
+//! say and none of its subscription's (that its customer's hold then is left out: none has any). No recording covers the order of the
 //! events, nor what a changed interval does to the invoice's hour as a draft.
 
 use serde_json::{Value, json};
@@ -23,11 +24,13 @@ const KIND: &str = "subscription_schedule";
 /// Parameters of create: nothing but the copy of a running subscription.
 pub(crate) const CREATE: &[&str] = &["expand[]", "from_subscription!", "metadata.*"];
 
-fn phase(price: &Value, start: i64, end: i64, proration: &str) -> Value {
+fn phase(price: &Value, discounts: &[String], start: i64, end: i64, proration: &str) -> Value {
+    let named = |id: &String| json!({ "coupon": null, "discount": id, "promotion_code": null });
     json!({
         "add_invoice_items": [], "application_fee_percent": null, "automatic_tax": null, "billing_cycle_anchor": null,
         "billing_thresholds": null, "collection_method": null, "currency": price["currency"], "default_payment_method": null,
-        "default_tax_rates": [], "description": null, "discounts": [], "end_date": end, "invoice_settings": null,
+        "default_tax_rates": [], "description": null,
+        "discounts": discounts.iter().map(named).collect::<Vec<_>>(), "end_date": end, "invoice_settings": null,
         "items": [{
             "billing_thresholds": null, "discounts": [], "metadata": {}, "plan": price["id"], "price": price["id"], "quantity": 1,
             "tax_rates": [],
@@ -58,6 +61,13 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
     let id = world.new_id("sub_sched_1", 23);
     let item = &subscription["items"]["data"][0];
     let (start, end) = (int(item, "current_period_start"), int(item, "current_period_end"));
+    let discounts: Vec<String> = subscription["discounts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let mut schedule = json!({
         "id": id, "object": KIND, "application": null,
         "billing_mode": { "flexible": { "proration_discounts": "included" }, "type": "flexible", "updated_at": null },
@@ -71,7 +81,7 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
             "on_behalf_of": null, "transfer_data": null,
         },
         "end_behavior": "release", "livemode": false, "metadata": {},
-        "phases": [phase(&item["price"], start, end, "create_prorations")],
+        "phases": [phase(&item["price"], &discounts, start, end, "create_prorations")],
         "released_at": null, "released_subscription": null, "status": "active", "subscription": from, "test_clock": null,
     });
     merge_metadata(&mut schedule, params, "metadata");
@@ -88,6 +98,7 @@ pub(crate) const UPDATE: &[&str] = &[
     "end_behavior=cancel|none|release|renew",
     "expand[]",
     "metadata.*",
+    "phases[].discounts[].discount",
     "phases[].duration.interval=day|month|week|year",
     "phases[].duration.interval_count#",
     "phases[].end_date#",
@@ -110,6 +121,12 @@ pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, 
         ));
     }
     let phases = phases(world, params, &known)?;
+    if let Some(running) = phases.first() {
+        let running = running.clone();
+        world.change("subscription", text(&known, "subscription"), None, |subscription| {
+            take_off(subscription, &running);
+        });
+    }
     Ok(world.change(KIND, id, Some("subscription_schedule.updated"), |schedule| {
         if let Some(word) = params.text("end_behavior") {
             schedule["end_behavior"] = word.into();
@@ -156,9 +173,33 @@ fn phases(world: &World, params: &Params, known: &Value) -> Result<Vec<Value>, F
             return Err(Fault::invalid("A phase must end after it begins.", Some("phases")));
         }
         let proration = params.text(&key("proration_behavior")).unwrap_or("create_prorations");
-        phases.push(phase(&price, start, end, proration));
+        let discounts = discounts(world, params, index, text(known, "subscription"))?;
+        phases.push(phase(&price, &discounts, start, end, proration));
     }
     Ok(phases)
+}
+
+/// The discounts that a phase names: those its subscription has.
+fn discounts(world: &World, params: &Params, phase: usize, subscription: &str) -> Result<Vec<String>, Fault> {
+    let mut named = Vec::new();
+    for index in 0.. {
+        let key = format!("phases.{phase}.discounts.{index}.discount");
+        let Some(id) = params.text(&key) else { break };
+        let discount = world.need("discount", id, "phases[discounts][discount]")?;
+        if text(&discount, "subscription") != subscription {
+            return Err(Fault::invalid("This discount is another object's.", Some("phases")));
+        }
+        named.push(id.to_owned());
+    }
+    Ok(named)
+}
+
+/// Has a subscription take off what a phase says.
+fn take_off(subscription: &mut Value, phase: &Value) {
+    let named = phase["discounts"].as_array().into_iter().flatten().map(|one| one["discount"].clone());
+    let named: Vec<Value> = named.collect();
+    subscription["_sim"]["discount"] = named.first().cloned().unwrap_or_default();
+    subscription["discounts"] = named.into();
 }
 
 /// `GET /v1/subscription_schedules/{id}`.
@@ -229,6 +270,9 @@ pub(crate) fn foreseen(world: &World, subscription: &Value) -> Value {
         world.get(KIND, text(subscription, "schedule")).filter(|one| text(one, "status") == "active");
     let mut phases = schedule.and_then(|one| one["phases"].as_array()).into_iter().flatten();
     let next = phases.find(|phase| int(phase, "start_date") <= end && int(phase, "end_date") > end);
+    if let Some(phase) = next {
+        take_off(&mut after, phase);
+    }
     if let Some(price) = next.and_then(|phase| world.get("price", text(&phase["items"][0], "price"))) {
         after["items"]["data"][0]["price"] = price.clone();
     }
@@ -261,8 +305,10 @@ pub(crate) fn turn(world: &mut World, subscription: &str) {
         schedule["current_phase"] = json!({ "end_date": end, "start_date": start });
     });
     let price = text(&next["items"][0], "price").to_owned();
+    let next = next.clone();
     let Some(price) = world.get("price", &price).cloned() else { return };
     world.change("subscription", subscription, None, |subscription| {
+        take_off(subscription, &next);
         let item = &mut subscription["items"]["data"][0];
         let same = plan::interval(&item["price"]) == plan::interval(&price);
         plan::set_price(item, &price);

@@ -294,12 +294,16 @@ async fn tell_period_end(app: &Services, change: &Change) -> Result<(), BillingE
         let mut connection = app.db.read().await?;
         catalog::price(&mut connection, &change.to_price).await?.map_or(1, |price| price.interval.months())
     };
+    let read = stripe::retrieve_subscription(&copy.subscription);
+    let seen: stripe::SubscriptionView = sync::view(&app.stripe.get(app.entropy.as_ref(), &read).await?)?;
+    let discounts = seen.discounts();
     let phases = Phases {
         schedule: &schedule,
         from: &change.from_stripe_price,
         to: &change.to_stripe_price,
         period: (start.as_secs(), end.as_secs()),
         months,
+        discounts: &discounts,
     };
     let call = Call::new("plan-phases", change.id, change.attempt, stripe::set_phases(phases));
     match outbox::send(app, &call).await {

@@ -61,7 +61,7 @@ pub(crate) fn create_schedule(subscription: &str) -> Prepared {
     form("/subscription_schedules".to_owned(), &[("from_subscription", subscription)])
 }
 
-/// What a schedule shall do: the running period as it is, then another price.
+/// What a schedule shall do: the running period as it is, then another price, with what is taken off now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Phases<'a> {
     /// `sub_sched_…`
@@ -74,6 +74,8 @@ pub(crate) struct Phases<'a> {
     pub(crate) period: (i64, i64),
     /// How many months the first period of the new price has.
     pub(crate) months: i64,
+    /// `di_…` of what the subscription's codes take off. A phase that names none has its customer's, not its subscription's.
+    pub(crate) discounts: &'a [String],
 }
 
 /// Sets the phases of a schedule. Nothing is prorated: the running period is paid.
@@ -82,23 +84,29 @@ pub(crate) fn set_phases(phases: Phases<'_>) -> Prepared {
         months if months > 0 && months % 12 == 0 => ("year", months / 12),
         months => ("month", months.max(1)),
     };
-    form(
-        format!("/subscription_schedules/{}", phases.schedule),
-        &[
-            ("end_behavior", "release"),
-            ("phases[0][items][0][price]", phases.from),
-            ("phases[0][items][0][quantity]", "1"),
-            ("phases[0][start_date]", &phases.period.0.to_string()),
-            ("phases[0][end_date]", &phases.period.1.to_string()),
-            ("phases[0][proration_behavior]", "none"),
-            ("phases[1][items][0][price]", phases.to),
-            ("phases[1][items][0][quantity]", "1"),
-            ("phases[1][start_date]", &phases.period.1.to_string()),
-            ("phases[1][duration][interval]", interval),
-            ("phases[1][duration][interval_count]", &count.to_string()),
-            ("phases[1][proration_behavior]", "none"),
-        ],
-    )
+    let (start, end, count) = (phases.period.0.to_string(), phases.period.1.to_string(), count.to_string());
+    let mut pairs = vec![
+        ("end_behavior", "release"),
+        ("phases[0][items][0][price]", phases.from),
+        ("phases[0][items][0][quantity]", "1"),
+        ("phases[0][start_date]", &start),
+        ("phases[0][end_date]", &end),
+        ("phases[0][proration_behavior]", "none"),
+        ("phases[1][items][0][price]", phases.to),
+        ("phases[1][items][0][quantity]", "1"),
+        ("phases[1][start_date]", &end),
+        ("phases[1][duration][interval]", interval),
+        ("phases[1][duration][interval_count]", &count),
+        ("phases[1][proration_behavior]", "none"),
+    ];
+    let key = |phase: usize, at: usize| format!("phases[{phase}][discounts][{at}][discount]");
+    let keys: Vec<(String, &str)> = (0..2)
+        .flat_map(|phase| {
+            phases.discounts.iter().enumerate().map(move |(at, id)| (key(phase, at), id.as_str()))
+        })
+        .collect();
+    pairs.extend(keys.iter().map(|(key, id)| (key.as_str(), *id)));
+    form(format!("/subscription_schedules/{}", phases.schedule), &pairs)
 }
 
 /// The subscription goes on as it is, without its schedule.
@@ -212,7 +220,15 @@ mod tests {
     #[test]
     fn phases_are_said_in_the_intervals_that_stripe_has() {
         let of = |months| {
-            let phases = Phases { schedule: "s", from: "price_1", to: "price_2", period: (1, 2), months };
+            let discounts = ["di_1".to_owned(), "di_2".to_owned()];
+            let phases = Phases {
+                schedule: "s",
+                from: "price_1",
+                to: "price_2",
+                period: (1, 2),
+                months,
+                discounts: &discounts,
+            };
             set_phases(phases).body.unwrap()
         };
         for (months, interval, count) in [(1, "month", 1), (3, "month", 3), (12, "year", 1), (24, "year", 2)]
@@ -220,6 +236,12 @@ mod tests {
             let body = of(months);
             assert!(body.contains(&format!("interval%5D={interval}")), "{body}");
             assert!(body.contains(&format!("interval_count%5D={count}")), "{body}");
+        }
+        let body = of(1);
+        let pairs: Vec<_> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+        for (phase, at, id) in [(0, 0, "di_1"), (0, 1, "di_2"), (1, 0, "di_1"), (1, 1, "di_2")] {
+            let key = format!("phases[{phase}][discounts][{at}][discount]");
+            assert!(pairs.contains(&(key, id.to_owned())), "{body}");
         }
     }
 

@@ -131,6 +131,8 @@ pub struct SubscriptionView {
     pub schedule: Option<String>,
     pending_update: Option<PendingUpdate>,
     pause_collection: Option<Value>,
+    #[serde(default)]
+    discounts: Option<Vec<Value>>,
     cancellation_details: Option<Reason>,
     status_details: Option<StatusDetails>,
     #[serde(default)]
@@ -195,6 +197,14 @@ impl SubscriptionView {
     /// How many items it has; ours always have one.
     pub fn item_count(&self) -> usize {
         self.items.data.len()
+    }
+
+    /// What its codes take off: `di_…`, whether given as an id or as an object.
+    pub fn discounts(&self) -> Vec<String> {
+        let discounts = self.discounts.as_deref().unwrap_or_default().iter();
+        let id =
+            |discount: &Value| discount.as_str().or_else(|| discount.get("id")?.as_str()).map(str::to_owned);
+        discounts.filter_map(id).collect()
     }
 
     /// Why it is paused, in Stripe's word, if it says so.

@@ -22,7 +22,7 @@ async fn running(bench: &Bench, card: &str) -> (String, Value, String) {
     (path, item, product)
 }
 
-fn phases(item: &Value, to: &str, interval: &str) -> String {
+pub(super) fn phases(item: &Value, to: &str, interval: &str) -> String {
     format!(
         "end_behavior=release&phases[0][items][0][price]={}&phases[0][items][0][quantity]=1&phases[0][start_date]={}\
          &phases[0][end_date]={end}&phases[0][proration_behavior]=none&phases[1][items][0][price]={to}\

@@ -165,6 +165,42 @@ async fn unused_time_is_credited_as_it_was_paid() {
 }
 
 #[tokio::test]
+async fn a_schedules_phase_takes_off_what_it_names_itself() {
+    for (named, total) in [(true, 250), (false, 500)] {
+        let bench = Bench::start().await;
+        let (plan, customer) = (bench.product("S").await, bench.shopper().await);
+        let large = bench.price_of(&plan, 1_000, "eur", MONTH).await;
+        let small = bench.price_of(&plan, 500, "eur", MONTH).await;
+        bench.ok("/v1/coupons", "id=c&name=Hello&percent_off=50&duration=forever").await;
+        bench.ok("/v1/promotion_codes", "code=HELLO&promotion[type]=coupon&promotion[coupon]=c").await;
+        let (_, session) = bench.ask(&[&large], &customer, "&allow_promotion_codes=true").await;
+        let page = bench.url(&format!("/c/pay/{}/change", session["id"].as_str().unwrap()));
+        bench.client.post(page).form(&[("code", "HELLO")]).send().await.unwrap();
+        let paid = bench.completes(&session, json!({})).await;
+        let id = paid["subscription"].as_str().unwrap();
+        let path = format!("/v1/subscriptions/{id}");
+        let subscription = bench.read(&path).await;
+        let item = &subscription["items"]["data"][0];
+        let discount = subscription["discounts"][0].as_str().unwrap();
+        let made = bench.ok("/v1/subscription_schedules", &format!("from_subscription={id}")).await;
+        assert_eq!(made["phases"][0]["discounts"][0]["discount"], discount, "it begins as it is");
+        let mut phases = super::plans::phases(item, &small, "month");
+        if named {
+            for phase in 0..2 {
+                phases.push_str(&format!("&phases[{phase}][discounts][0][discount]={discount}"));
+            }
+        }
+        let schedule = format!("/v1/subscription_schedules/{}", made["id"].as_str().unwrap());
+        bench.ok(&schedule, &phases).await;
+        let foreseen = bench.ok("/v1/invoices/create_preview", &format!("subscription={id}")).await;
+        assert_eq!(foreseen["total"], total);
+        bench.advance(item["current_period_end"].as_i64().unwrap() - START + 2 * 3_600).await;
+        assert_eq!(bench.bills(id).await[0]["total"], total, "named: {named}");
+        check("stripe.jsonl", &bench, &["--need-key"]);
+    }
+}
+
+#[tokio::test]
 async fn a_trial_is_free_is_announced_and_then_paid() {
     let bench = Bench::start().await;
     let (plan, customer) = (bench.product("S").await, bench.shopper().await);

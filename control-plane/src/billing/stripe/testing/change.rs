@@ -224,6 +224,15 @@ impl State {
             return wrong("phases that do not fit");
         }
         schedule["x_next"] = json!(get("phases[1][items][0][price]"));
+        // A phase has the discounts that it names, and no others of its subscription's.
+        let named = |phase: usize| -> Value {
+            let name = |at: usize| form.get(&format!("phases[{phase}][discounts][{at}][discount]"));
+            (0..).map_while(name).map(|id| json!({"id": id})).collect()
+        };
+        schedule["x_discounts"] = named(1);
+        let mut running = subscription.clone();
+        running["discounts"] = named(0);
+        self.put(running);
         (200, self.put(schedule))
     }
 
@@ -244,6 +253,7 @@ impl State {
         let Some(schedule) = object["schedule"].as_str().and_then(|id| self.objects.get(id)) else { return };
         if let Some(price) = schedule["x_next"].as_str().and_then(|id| self.objects.get(id)) {
             object["items"]["data"][0]["price"] = price.clone();
+            object["discounts"] = schedule["x_discounts"].clone();
         }
     }
 

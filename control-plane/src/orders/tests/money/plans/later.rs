@@ -68,6 +68,28 @@ async fn a_downgrade_comes_with_the_end_of_what_is_paid_and_gives_its_room_back_
 }
 
 #[tokio::test]
+async fn a_smaller_plan_keeps_what_a_code_takes_off() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let codes = || {
+            let state = shop.stripe.state();
+            let discounts = state.objects[&served.subscription]["discounts"].as_array().unwrap();
+            discounts.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["discounts"] = serde_json::json!([{"id": "di_half", "object": "discount"}]);
+        });
+        shop.passes(MINUTE).await;
+        shop.books(&served, &price("s", "month")).await;
+        assert_eq!(codes(), ["di_half"], "in the month that is paid");
+        shop.turns(&served, true).await;
+        assert_eq!(codes(), ["di_half"], "and in those that come");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_booked_change_is_taken_back_until_it_comes() {
     db::testing::each_database(async |db| {
         let shop = Shop::with_plans(db, 6).await;

@@ -41,7 +41,7 @@ async fn a_schedule_that_was_left_half_done_is_finished() {
         &[(500, true), (500, false), (500, false)],
         &[(503, false), (503, false), (503, false)],
     ] {
-        for at in 0..3 {
+        for at in 0..4 {
             let (db, _directory) = db::testing::sqlite().await;
             let shop = Shop::with_plans(db, 6).await;
             let served = shop.renting_medium(1).await;
