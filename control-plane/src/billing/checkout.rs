@@ -189,7 +189,7 @@ pub async fn sync_checkout(app: &Services, order: OrderId) -> Result<CheckoutSta
 }
 
 /// Closes the order's payment page, so that nobody pays for what is no longer held. The answer is what came of
-/// it: [`CheckoutState::Expired`], or a payment that was quicker.
+/// it: [`CheckoutState::Expired`], or a payment that was quicker or is on its way.
 ///
 /// # Errors
 /// What Stripe or the database said; the page may be open still.
@@ -214,6 +214,7 @@ pub async fn expire_session(app: &Services, order: OrderId) -> Result<CheckoutSt
             }
             end_unopened(app, order).await
         }
+        (CheckoutState::Processing, _) => sync_checkout(app, order).await,
         (state, _) => Ok(state),
     }
 }

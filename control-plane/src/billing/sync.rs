@@ -12,7 +12,7 @@ use super::{
     model::{EventState, Problem, judge},
     revenue, store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, SubscriptionView},
-    subscription::is_over,
+    subscription::{cancel_now, is_over},
     surplus, usage, wallet,
 };
 use crate::{app::Services, config::Config, db::DbError};
@@ -71,7 +71,7 @@ pub(super) async fn session(app: &Services, id: &str) -> Result<(), BillingError
     take_session(app, read_at, value).await
 }
 
-/// What was read together with a completed page.
+/// What was read together with a completed page, paid or not yet.
 struct Companions {
     subscription: Option<(SubscriptionView, Value)>,
     invoice: Option<(InvoiceView, Value)>,
@@ -92,13 +92,15 @@ pub(super) async fn take_session(
     let Some(order) = order.filter(|_| !is_foreign(app, &session.metadata)) else {
         return ignore(app, &session.id, read_at).await;
     };
-    let paid = session.status.as_deref() == Some("complete")
-        && matches!(session.payment_status.as_deref(), Some("paid" | "no_payment_required"));
-    let companions = if paid {
+    let complete = session.status.as_deref() == Some("complete");
+    let paid = complete && matches!(session.payment_status.as_deref(), Some("paid" | "no_payment_required"));
+    let companions = if complete {
         companions(app, &session).await?
     } else {
         Companions { subscription: None, invoice: None }
     };
+    let failed = complete && !paid && has_failed(app, &companions).await?;
+    let id = session.id.clone();
     let (now, livemode, config) = (app.clock.now(), app.stripe.livemode(), app.config.clone());
     app.db
         .write(move |tx| {
@@ -109,10 +111,57 @@ pub(super) async fn take_session(
                         .await?;
                 if let Some(known) = known.filter(|_| newer) {
                     let seen =
-                        Seen { now, read_at, session: &session, paid: paid.then_some(&companions), livemode };
+                        Seen { now, read_at, session: &session, companions: &companions, paid, livemode };
                     decide(tx, &config, known, seen).await?;
                 }
                 store::finish_events(tx, &session.id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    if failed { never_arrives(app, order, id).await } else { Ok(()) }
+}
+
+/// Whether the payment of a completed page, which takes days by some ways of paying, has come to nothing.
+async fn has_failed(app: &Services, companions: &Companions) -> Result<bool, BillingError> {
+    let status = companions.subscription.as_ref().and_then(|(view, _)| view.status.as_deref());
+    if status.is_some_and(is_over) {
+        return Ok(true);
+    }
+    let Some((invoice, _)) = &companions.invoice else { return Ok(false) };
+    Ok(match invoice.status.as_deref() {
+        Some("void" | "uncollectible") => true,
+        Some("open") => {
+            let intent = intent_status(app, &invoice.id).await?;
+            matches!(intent.as_deref(), Some("requires_payment_method" | "canceled"))
+        }
+        _ => false,
+    })
+}
+
+/// The payment that an order waits for does not come. First nothing of it may be charged any more, so that nobody pays
+/// for what is no longer held; until that is done the page is looked up again and again. Then the order's place is given back.
+async fn never_arrives(app: &Services, order: OrderId, session: String) -> Result<(), BillingError> {
+    let waits = move |known: &Checkout| {
+        known.state == CheckoutState::Processing && known.session_id.as_ref() == Some(&session)
+    };
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::checkout(&mut connection, order).await?
+    };
+    if !known.as_ref().is_some_and(&waits) {
+        return Ok(());
+    }
+    cancel_now(app, order).await?;
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(known) = store::checkout_to_change(tx, order).await?.filter(waits) else {
+                    return Ok(());
+                };
+                let ended = Checkout { state: CheckoutState::Expired, ..known };
+                store::save_checkout(tx, now, CheckoutState::Processing, &ended).await?;
+                announce::expired(tx, now, order).await
             })
         })
         .await?;
@@ -139,8 +188,9 @@ struct Seen<'a> {
     now: UnixMillis,
     read_at: UnixMillis,
     session: &'a CheckoutSession,
-    /// What belongs to it, once it is paid.
-    paid: Option<&'a Companions>,
+    /// What belongs to it, once it is complete.
+    companions: &'a Companions,
+    paid: bool,
     livemode: bool,
 }
 
@@ -151,11 +201,11 @@ async fn decide(
     known: Checkout,
     seen: Seen<'_>,
 ) -> Result<(), DbError> {
-    let Seen { now, read_at, session, paid, livemode } = seen;
+    let Seen { now, read_at, session, companions, paid, livemode } = seen;
     let was = known.state;
     let order = known.expected.order;
     let current = known.session_id.as_deref() == Some(session.id.as_str());
-    if let Some(companions) = paid {
+    if paid {
         let subscription = companions.subscription.as_ref().map(|(view, _)| view);
         if was == CheckoutState::Settled || was == CheckoutState::Suspicious {
             if !current {
@@ -178,15 +228,7 @@ async fn decide(
         let ours = store::known_promotion_codes(tx, &session.promotion_codes()).await?;
         let verdict =
             judge(&known, session, subscription, livemode, |code| ours.iter().any(|known| known == code));
-        if let Some((subscription, value)) = &companions.subscription {
-            store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
-            store::put_subscription(tx, now, &known.expected, subscription).await?;
-            revenue::note(tx, now, known.expected.account, &subscription.id, value).await?;
-        }
-        if let Some((invoice, value)) = &companions.invoice {
-            store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?;
-            store::put_invoice(tx, now, known.expected.account, invoice).await?;
-        }
+        copy_companions(tx, now, read_at, &known, companions).await?;
         // The news that the money went back may have been quicker than the news that it came.
         let verdict = match (verdict, &companions.invoice) {
             (Ok(()), _) if dunning::store::disputed(tx, order).await? != dunning::Disputed::No => {
@@ -226,7 +268,11 @@ async fn decide(
             store::save_checkout(tx, now, was, &ended).await?;
             announce::expired(tx, now, order).await
         }
-        Some("complete") if was != CheckoutState::Processing => {
+        Some("complete") => {
+            copy_companions(tx, now, read_at, &known, companions).await?;
+            if was == CheckoutState::Processing {
+                return Ok(());
+            }
             let processing = Checkout {
                 state: CheckoutState::Processing,
                 session_id: Some(session.id.clone()),
@@ -238,6 +284,26 @@ async fn decide(
         }
         _ => Ok(()),
     }
+}
+
+/// Writes what was read together with the order's page.
+async fn copy_companions(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    read_at: UnixMillis,
+    known: &Checkout,
+    companions: &Companions,
+) -> Result<(), DbError> {
+    if let Some((subscription, value)) = &companions.subscription {
+        store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
+        store::put_subscription(tx, now, &known.expected, subscription).await?;
+        revenue::note(tx, now, known.expected.account, &subscription.id, value).await?;
+    }
+    if let Some((invoice, value)) = &companions.invoice {
+        store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?;
+        store::put_invoice(tx, now, known.expected.account, invoice).await?;
+    }
+    Ok(())
 }
 
 // ---- subscriptions and invoices -------------------------------------------------------------------
@@ -390,8 +456,13 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
 
 /// Whether the bank waits for its customer to confirm the payment of an open invoice.
 async fn needs_a_step(app: &Services, invoice: &str) -> Result<bool, BillingError> {
+    Ok(intent_status(app, invoice).await?.as_deref() == Some("requires_action"))
+}
+
+/// Stripe's word for the payment that an open invoice waits for.
+async fn intent_status(app: &Services, invoice: &str) -> Result<Option<String>, BillingError> {
     let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
-    let Some(intent) = stripe::waiting_intent(&payments) else { return Ok(false) };
+    let Some(intent) = stripe::waiting_intent(&payments) else { return Ok(None) };
     let intent = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_payment_intent(&intent)).await?;
-    Ok(intent.get("status").and_then(Value::as_str) == Some("requires_action"))
+    Ok(intent.get("status").and_then(Value::as_str).map(str::to_owned))
 }

@@ -20,7 +20,8 @@ use stripe_billing::{
 use stripe_checkout::{
     CheckoutSessionMode,
     checkout_session::{
-        CreateCheckoutSession, CreateCheckoutSessionAutomaticTax as AutomaticTax,
+        CreateCheckoutSession, CreateCheckoutSessionAllowedPaymentMethodTypes as PaidWith,
+        CreateCheckoutSessionAutomaticTax as AutomaticTax,
         CreateCheckoutSessionCustomerUpdate as CustomerUpdate,
         CreateCheckoutSessionCustomerUpdateAddress as UpdateAddress,
         CreateCheckoutSessionCustomerUpdateName as UpdateName, CreateCheckoutSessionLineItems,
@@ -141,6 +142,8 @@ pub(crate) fn create_session(parts: SessionParts<'_>) -> Prepared {
         .line_items(lines)
         .metadata(parts.metadata)
         .subscription_data(subscription)
+        // Whatever the dashboard offers: a place is held until the money is there, not for days.
+        .allowed_payment_method_types(vec![PaidWith::Card])
         .success_url(parts.return_url)
         .cancel_url(parts.return_url)
         .expires_at(parts.expires_at.as_secs());
@@ -444,6 +447,7 @@ mod tests {
             url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
         for (key, value) in [
             ("mode", "subscription"),
+            ("allowed_payment_method_types[0]", "card"),
             ("customer", "cus_1"),
             ("client_reference_id", "order-1"),
             ("line_items[0][price]", "price_1"),

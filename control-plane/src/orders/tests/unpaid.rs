@@ -75,6 +75,44 @@ async fn an_order_nobody_ever_paid_gives_its_place_back_on_time() {
 }
 
 #[tokio::test]
+async fn a_payment_that_takes_days_is_waited_for_and_one_that_fails_holds_nothing_any_more() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 2).await;
+        let slow = async |n: u8| {
+            let order = place(&shop.app, shop.request(n)).await.unwrap();
+            pay(&shop.app, &order).await.unwrap();
+            let session = shop.session_of(&order).await;
+            let invoice = shop.stripe.pay_slowly(&session);
+            shop.deliver("checkout.session.completed", &session).await;
+            shop.work().await;
+            (order, session, invoice)
+        };
+        let (arrives, paid, invoice) = slow(1).await;
+        let (fails, unpaid, owed) = slow(2).await;
+        shop.passes(Duration::from_secs(2 * 24 * 60 * 60)).await;
+        for order in [&arrives, &fails] {
+            advance::advance(&shop.app, order.id).await.unwrap();
+            shop.work().await;
+            assert_eq!(shop.order(order.id).await.state, OrderState::AwaitingPayment);
+            assert!(shop.place_of(order).await.is_some(), "its place is kept");
+        }
+        shop.stripe.pay_invoice(&invoice);
+        shop.stripe.change(&paid, |session| session["payment_status"] = "paid".into());
+        shop.deliver("checkout.session.async_payment_succeeded", &paid).await;
+        let intent = shop.stripe.intent_of(&owed);
+        shop.stripe.change(&intent, |intent| intent["status"] = "requires_payment_method".into());
+        shop.deliver("checkout.session.async_payment_failed", &unpaid).await;
+        shop.work().await;
+        assert_eq!(shop.order(arrives.id).await.state, OrderState::Provisioning);
+        assert_eq!(shop.order(fails.id).await.state, OrderState::Expired);
+        assert!(shop.place_of(&fails).await.is_none());
+        assert_eq!(shop.ledger(&fails), Ledger::default(), "nothing will be charged");
+        assert_eq!(shop.stripe.state().objects[&owed]["status"], "void", "nor can be paid");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_order_whose_cancelling_was_cut_off_ends_as_cancelled() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

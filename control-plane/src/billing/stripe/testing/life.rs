@@ -37,6 +37,24 @@ impl FakeStripe {
         self.state().objects[session]["subscription"].as_str().unwrap().to_owned()
     }
 
+    /// The customer is done with the page, and the bank takes days for it. Gives the invoice that waits.
+    pub(crate) fn pay_slowly(&self, session: &str) -> String {
+        self.pay(session);
+        let subscription = self.subscription_of(session);
+        let invoice = self.latest_invoice(&subscription);
+        let intent = self.intent_of(&invoice);
+        self.change(session, |session| session["payment_status"] = json!("unpaid"));
+        self.change(&subscription, |subscription| subscription["status"] = json!("incomplete"));
+        self.change(&invoice, |invoice| {
+            invoice["status"] = json!("open");
+            invoice["amount_remaining"] = invoice["total"].clone();
+            invoice["amount_paid"] = json!(0);
+        });
+        self.change(&format!("inpay_{intent}"), |payment| payment["status"] = json!("open"));
+        self.state().put(json!({"id": intent, "object": "payment_intent", "status": "processing"}));
+        invoice
+    }
+
     /// A subscription's newest invoice.
     pub(crate) fn latest_invoice(&self, subscription: &str) -> String {
         self.state().objects[subscription]["latest_invoice"].as_str().unwrap().to_owned()
