@@ -331,13 +331,17 @@ async fn health_is_told_and_metrics_are_not_for_strangers() {
     let story = Story::begin(&db, vec![Scope::Read]).await;
     assert_eq!(story.send("GET", "/healthz", &[], None).await.status, StatusCode::OK);
     let ready = story.send("GET", "/readyz", &[], None).await;
-    assert_eq!(
-        (ready.status, &ready.body["link"]),
-        (StatusCode::SERVICE_UNAVAILABLE, &json!("not listening"))
-    );
+    assert_eq!((ready.status, &ready.body["link"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable")));
     story.app.ready.set_link_listening(true);
     let ready = story.send("GET", "/readyz", &[], None).await;
     assert_eq!((ready.status, &ready.body["migrations"]), (StatusCode::OK, &json!("ok")));
+    db.close().await;
+    let ready = story.send("GET", "/readyz", &[], None).await;
+    assert_eq!(ready.status, StatusCode::OK, "a look counts for a second");
+    story.clock.advance(Duration::from_secs(1));
+    let ready = story.send("GET", "/readyz", &[], None).await;
+    let words = json!({ "database": "unavailable", "migrations": "unavailable", "link": "ok" });
+    assert_eq!((ready.status, &ready.body), (StatusCode::SERVICE_UNAVAILABLE, &words), "and no word more");
     assert_eq!(story.send("GET", "/metrics", &[], None).await.status, StatusCode::NOT_FOUND);
 }
 

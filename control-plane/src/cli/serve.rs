@@ -1,4 +1,4 @@
-//! `serve`: the portal's listener, the link, the job worker and the audit sealer.
+//! `serve`: the portal's listener, the link, the job worker, the audit sealer and the upkeep of the metrics.
 //!
 //! Spawns one task for each. A first signal stops taking work and waits for what runs; a second one, or
 //! [`GRACE`], ends the process: everything that was acknowledged is durable by then.
@@ -47,6 +47,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     spawn_link(&app, &stop, &tasks);
     tasks.spawn(jobs::run_until_stopped(app.clone(), job_registry(), stop.clone()));
     tasks.spawn(audit::run_until_stopped(app.clone(), stop.clone()));
+    tasks.spawn(telemetry::keep_metrics(stop.clone()));
     tasks.close();
     let failed = wait_for_the_end(&stop, &mut signals).await;
     stop.cancel();

@@ -3,7 +3,7 @@
 //! *Instance* metrics are counted where things happen. *Service* metrics (what waits in the database) are
 //! read when the page is asked for.
 
-use std::{net::SocketAddr, sync::OnceLock};
+use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
@@ -11,8 +11,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{app::App, audit, db::DbError, jobs};
+
+/// How often single measurements are put into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -22,6 +26,19 @@ pub fn install() {
     let Ok(builder) = PrometheusBuilder::new().set_buckets(&buckets) else { return };
     if let Ok(handle) = builder.install_recorder() {
         let _already_set = HANDLE.set(handle);
+    }
+}
+
+/// Puts measurements into their buckets until told to stop. Else only a scrape does that, and where nobody scrapes,
+/// every single one would be kept.
+pub async fn keep(stop: CancellationToken) {
+    let Some(handle) = HANDLE.get() else { return };
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => handle.run_upkeep(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ mod request;
 
 pub use health::Readiness;
 pub use logs::init;
-pub use metrics::install as install_metrics;
+pub use metrics::{install as install_metrics, keep as keep_metrics};
 pub use request::request_id;
 pub(crate) use request::trace;
 
