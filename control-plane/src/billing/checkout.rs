@@ -18,6 +18,8 @@ use crate::{app::Services, config::Tax, db::DbError};
 
 /// How long a payment page lives. Stripe's minimum is 30 minutes after *its* clock reads our request.
 pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(31 * 60);
+/// How long what was read of a page counts for somebody who looks at the order.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// Writes down what an order has to be paid with, in the transaction that places the order.
 ///
@@ -186,6 +188,30 @@ pub async fn sync_checkout(app: &Services, order: OrderId) -> Result<CheckoutSta
         sync::session(app, &session).await?;
     }
     Ok(load(app, order).await?.state)
+}
+
+/// Reads the order's payment page as [`sync_checkout`] does, unless that was done a moment before `at`: a page that is
+/// loaded again and again makes no call each time. One that was just opened is read in any case; its customer may be back
+/// already.
+///
+/// # Errors
+/// What Stripe or the database said.
+pub async fn look_at_checkout(
+    app: &Services,
+    order: OrderId,
+    at: UnixMillis,
+) -> Result<CheckoutState, BillingError> {
+    let known = load(app, order).await?;
+    if let (Some(session), Some(ends)) = (&known.session_id, known.expires_at) {
+        let mut connection = app.db.read().await?;
+        let read = store::read_at(&mut connection, session).await?;
+        drop(connection);
+        let opened = ends.minus(SESSION_LIFE);
+        if read.is_some_and(|read| read.since(opened) >= FRESH && read <= at && at.since(read) < FRESH) {
+            return Ok(known.state);
+        }
+    }
+    sync_checkout(app, order).await
 }
 
 /// Closes the order's payment page, so that nobody pays for what is no longer held. The answer is what came of

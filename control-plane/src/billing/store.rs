@@ -115,6 +115,15 @@ pub(super) async fn put_object(
     Ok(done.rows_affected() == 1)
 }
 
+/// When the copy of an object was read.
+pub(super) async fn read_at(connection: &mut AnyConnection, id: &str) -> Result<Option<UnixMillis>, DbError> {
+    let at: Option<i64> = sqlx::query_scalar("SELECT fetched_at FROM stripe_objects WHERE id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    Ok(at.map(UnixMillis))
+}
+
 /// The copy of an object.
 pub(super) async fn object(connection: &mut AnyConnection, id: &str) -> Result<Option<String>, DbError> {
     Ok(sqlx::query_scalar("SELECT json FROM stripe_objects WHERE id = $1")

@@ -126,8 +126,8 @@ async fn look_at_payment(app: &Services, order: &Order) {
     }
     let id = order.id;
     let look = async {
-        if billing::sync_checkout(app, id).await.map_err(|error| error.to_string())? == CheckoutState::Settled
-        {
+        let looked = billing::look_at_checkout(app, id, app.clock.now()).await;
+        if looked.map_err(|error| error.to_string())? == CheckoutState::Settled {
             // The job does the same a moment later.
             settle::paid(app, id).await.map_err(|error| error.to_string())?;
             advance::advance(app, id).await.map_err(|error| error.to_string())?;

@@ -3,7 +3,8 @@
 //! Stripe allows so many calls a second for each account and answers 429 beyond that. A quarter of the setting may go out
 //! at once, the rest follows with the same distance between calls, so no second holds more than the setting. That quarter
 //! is for those who wait in front of a page, and they go first; what runs in the background takes the turns that are left,
-//! one after the other; the nightly comparison has a slower pace of its own on top. After a 429 everybody holds still for
+//! one after the other, and every fourth one however many wait in front: news of a payment arrive there, and people can load
+//! pages without end. The nightly comparison has a slower pace of its own on top. After a 429 everybody holds still for
 //! a second, whatever each call then does by itself ([`super::retry`]).
 //!
 //! The pace is this process's. Where several processes share one account, each gets its share by the setting.
@@ -74,6 +75,8 @@ impl Asked {
 const COMPARING: u32 = 5;
 /// Background calls that may wait for their turn at once; more are told to come back.
 const WAITING: usize = 6;
+/// So many turns in a row go to those in front while somebody waits behind; the next one is for the background.
+const IN_A_ROW: usize = 3;
 /// How long everybody holds still after a 429.
 const PENALTY: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,8 @@ pub(crate) struct Limiter {
     promised: Mutex<Instant>,
     in_front: AtomicUsize,
     behind: AtomicUsize,
+    /// Turns in front in a row while somebody waited behind.
+    in_a_row: AtomicUsize,
 }
 
 /// Counts somebody who waits.
@@ -136,6 +141,7 @@ impl Limiter {
             promised: Mutex::new(now),
             in_front: AtomicUsize::new(0),
             behind: AtomicUsize::new(0),
+            in_a_row: AtomicUsize::new(0),
         }
     }
 
@@ -156,22 +162,52 @@ impl Limiter {
         }
         let first = class == Class::Now;
         let _place = Waits::among(if first { &self.in_front } else { &self.behind });
+        let mut let_by = 0;
         loop {
-            let wait = if !first && self.in_front.load(Ordering::SeqCst) > 0 {
+            let wait = if !first {
+                self.turn_behind()
+            } else if self.is_turn_of_background() && let_by < IN_A_ROW {
+                // Not for ever: one that waits behind may have been put aside by whoever runs it.
+                let_by += 1;
                 Some(self.distance)
             } else {
-                take(
-                    &self.next,
-                    self.distance,
-                    if first { self.ahead } else { Duration::ZERO },
-                    Instant::now(),
-                )
+                self.turn_in_front()
             };
             match wait {
                 None => return,
                 Some(wait) => tokio::time::sleep(wait).await,
             }
         }
+    }
+
+    /// Whether those in front have had theirs, and somebody waits behind.
+    fn is_turn_of_background(&self) -> bool {
+        self.behind.load(Ordering::SeqCst) > 0 && self.in_a_row.load(Ordering::SeqCst) >= IN_A_ROW
+    }
+
+    /// Takes a turn in front; else how long to wait before the next try.
+    fn turn_in_front(&self) -> Option<Duration> {
+        let wait = take(&self.next, self.distance, self.ahead, Instant::now());
+        if wait.is_none() && self.behind.load(Ordering::SeqCst) > 0 {
+            self.in_a_row.fetch_add(1, Ordering::SeqCst);
+        }
+        wait
+    }
+
+    /// Takes a turn in the background; else how long to wait before the next try, never so long that those in front, who
+    /// let it by, wait for a sleeper.
+    fn turn_behind(&self) -> Option<Duration> {
+        let pushed_back = self.in_front.load(Ordering::SeqCst) > 0;
+        if pushed_back && !self.is_turn_of_background() {
+            return Some(self.distance);
+        }
+        // In place of one in front it goes out as early as that one would have.
+        let ahead = if pushed_back { self.ahead } else { Duration::ZERO };
+        let wait = take(&self.next, self.distance, ahead, Instant::now());
+        if wait.is_none() {
+            self.in_a_row.store(0, Ordering::SeqCst);
+        }
+        wait.map(|wait| wait.min(self.distance))
     }
 
     /// Stripe said 429: everybody holds still.
@@ -261,6 +297,29 @@ mod tests {
             one.await.unwrap();
         }
         assert_eq!(limiter.behind.load(Ordering::SeqCst), 0, "nobody is forgotten");
+    }
+
+    #[tokio::test]
+    async fn pages_loaded_without_end_leave_every_fourth_turn_to_the_background() {
+        let limiter = Limiter::new(100);
+        let in_front: Vec<_> = (0..8).map(|_| Waits::among(&limiter.in_front)).collect();
+        let _behind = Waits::among(&limiter.behind);
+        let mut turns = String::new();
+        while turns.len() < 16 {
+            if limiter.turn_behind().is_none() {
+                turns.push('b');
+            } else if !limiter.is_turn_of_background() && limiter.turn_in_front().is_none() {
+                turns.push('f');
+            } else {
+                tokio::time::sleep(limiter.distance).await;
+            }
+        }
+        assert_eq!(turns, "fffb".repeat(4));
+        drop(in_front);
+        // One that waits behind and is not run holds nobody up for long.
+        for _ in 0..8 {
+            tokio::time::timeout(Duration::from_secs(5), limiter.turn()).await.unwrap();
+        }
     }
 
     #[test]

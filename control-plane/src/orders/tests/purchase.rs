@@ -73,6 +73,30 @@ async fn a_lost_webhook_is_found_by_the_poll_and_by_the_page() {
 }
 
 #[tokio::test]
+async fn an_order_looked_at_again_and_again_asks_stripe_once_in_a_while() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = place(&shop.app, shop.request(1)).await.unwrap();
+        pay(&shop.app, &order).await.unwrap();
+        let session = shop.session_of(&order).await;
+        let asked = || shop.stripe.count("GET", &format!("/checkout/sessions/{session}"));
+        look_at_payment(&shop.app, &order).await;
+        assert_eq!(asked(), 1, "a page that was just opened may be paid already");
+        shop.clock.advance(Duration::from_secs(60));
+        for _ in 0..5 {
+            look_at_payment(&shop.app, &order).await;
+        }
+        assert_eq!(asked(), 2);
+        shop.stripe.pay(&session);
+        shop.clock.advance(Duration::from_secs(5));
+        look_at_payment(&shop.app, &order).await;
+        assert_eq!(asked(), 3);
+        assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_forged_webhook_leaves_no_row_and_a_crash_after_the_call_makes_no_second_page() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
