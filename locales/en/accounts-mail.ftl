@@ -1,7 +1,7 @@
 accounts-mail-foot = EZ Solutions. You get this because somebody used this address with us.
 
 accounts-mail-verify-subject = Confirm your mail address
-accounts-mail-verify-text = Somebody, hopefully you, signed up at EZ Solutions with this address. Confirm it by opening this link within { $hours } hours:
+accounts-mail-verify-text = Somebody, hopefully you, signed up at EZ Solutions with this address. Confirm it by opening this link within { $hours } hours and typing the password you chose:
 accounts-mail-verify-button = Confirm the address
 accounts-mail-verify-not-you = If it was not you, do nothing: without the link no account can be used.
 
@@ -13,4 +13,5 @@ accounts-mail-exists-not-you = If it was not you, do nothing: nothing was change
 accounts-mail-reset-subject = Set a new password
 accounts-mail-reset-text = Somebody, hopefully you, asked for a new password at EZ Solutions. Set it by opening this link within { $minutes } minutes:
 accounts-mail-reset-button = Set a new password
+accounts-mail-reset-effect = A new password ends all your sessions and revokes your API tokens.
 accounts-mail-reset-not-you = If it was not you, do nothing: your password stays as it is.

@@ -14,6 +14,7 @@ field-error-required = Fill this in.
 field-error-email-invalid = This does not look like a mail address.
 field-error-password-short = At least { $limit } characters.
 field-error-password-long = At most { $limit } characters.
+field-error-password-other = This is not the password of the sign-up that this letter belongs to. Type the one you chose then; if you do not know it, choose a new one under “Forgot the password?”.
 field-error-password-common = This is too easy to guess. Choose another.
 field-error-name-invalid = 1 to { $limit } characters on one line.
 field-error-hostname-empty = A name is needed.

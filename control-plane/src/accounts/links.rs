@@ -8,7 +8,7 @@ use sqlx::AnyConnection;
 use super::{
     AccountExists, AccountsError, Principal, ResetPassword, TERMS_VERSION, VerifyEmail,
     model::{LinkPurpose, check_password, email_address, token_hash},
-    store,
+    store, tokens,
 };
 use crate::{
     app::Services,
@@ -22,7 +22,7 @@ use crate::{
 const VERIFY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How long a link for a new password is good for.
 const RESET_LIFE: Duration = Duration::from_secs(30 * 60);
-/// Links one user is sent per hour; more requests are answered alike and send nothing.
+/// Letters of each kind that one user is sent per hour; more requests are answered alike and send nothing.
 const LINKS_PER_HOUR: i64 = 5;
 
 /// Signs somebody up. Succeeds alike whether or not the address has an account: the mail tells its owner.
@@ -52,10 +52,10 @@ pub async fn sign_up(app: &Services, email: &str, password: &str) -> Result<(), 
                 if let Some(user) = &known
                     && user.verified
                 {
-                    if store::links_since(tx, user.id, at.minus(HOUR)).await? < LINKS_PER_HOUR {
+                    if may_send(tx, user.id, LinkPurpose::Exists, at).await? {
                         // Counts against the hour's allowance, though nobody can follow it.
                         let spent = token_hash(&secret);
-                        store::insert_link(tx, &spent, user.id, LinkPurpose::Verify, None, at, at).await?;
+                        store::insert_link(tx, &spent, user.id, LinkPurpose::Exists, None, at, at).await?;
                         notify::send(tx, at, &user.email, &exists).await?;
                     }
                     return Ok(());
@@ -70,7 +70,7 @@ pub async fn sign_up(app: &Services, email: &str, password: &str) -> Result<(), 
                         user_id
                     }
                 };
-                if store::links_since(tx, user_id, at.minus(HOUR)).await? >= LINKS_PER_HOUR {
+                if !may_send(tx, user_id, LinkPurpose::Verify, at).await? {
                     return Ok(());
                 }
                 let ends = at.plus(VERIFY_LIFE);
@@ -93,12 +93,28 @@ pub async fn sign_up(app: &Services, email: &str, password: &str) -> Result<(), 
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Follows the link of a sign-up: proves the address and sets the password that sign-up named.
+/// Whether the hour's allowance of a kind of letters has one left.
+async fn may_send(
+    tx: &mut AnyConnection,
+    user: UserId,
+    purpose: LinkPurpose,
+    at: UnixMillis,
+) -> Result<bool, DbError> {
+    Ok(store::links_since(tx, user, purpose, at.minus(HOUR)).await? < LINKS_PER_HOUR)
+}
+
+/// Follows the link of a sign-up: proves the address and sets the password that sign-up named. Whoever follows it has to
+/// know that password: the letter may be of a sign-up of somebody else's, who would have it as well.
 ///
 /// # Errors
-/// [`AccountsError::Link`] if it is unknown, too old or used; [`AccountsError::Db`].
-pub async fn verify_email(app: &Services, token: &str) -> Result<Principal, AccountsError> {
+/// [`AccountsError::Link`] if it is unknown, too old or used; [`AccountsError::OtherPassword`] (the link stays good),
+/// [`AccountsError::Busy`], [`AccountsError::Db`].
+pub async fn verify_email(app: &Services, token: &str, password: &str) -> Result<Principal, AccountsError> {
     let (hash, at) = (token_hash(token), app.clock.now());
+    let link = good_link(app, &hash, LinkPurpose::Verify, at).await?;
+    if !app.passwords.verify(password, link.password_hash).await? {
+        return Err(AccountsError::OtherPassword);
+    }
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -111,6 +127,17 @@ pub async fn verify_email(app: &Services, token: &str) -> Result<Principal, Acco
             })
         })
         .await
+}
+
+/// What is looked up before the work of a password is done for somebody who has nothing to show.
+async fn good_link(
+    app: &Services,
+    hash: &str,
+    purpose: LinkPurpose,
+    at: UnixMillis,
+) -> Result<store::GoodLink, AccountsError> {
+    let mut connection = app.db.read().await?;
+    store::good_link(&mut connection, hash, purpose, at).await?.ok_or(AccountsError::Link)
 }
 
 /// Sends a link for a new password, if the address has an account; answers alike if not.
@@ -129,7 +156,7 @@ pub async fn forgot_password(app: &Services, email: &str) -> Result<(), Accounts
         .write(move |tx| {
             Box::pin(async move {
                 let Some(user) = store::user_by_email(tx, &email).await? else { return Ok(()) };
-                if store::links_since(tx, user.id, at.minus(HOUR)).await? >= LINKS_PER_HOUR {
+                if !may_send(tx, user.id, LinkPurpose::Reset, at).await? {
                     return Ok(());
                 }
                 let ends = at.plus(RESET_LIFE);
@@ -142,15 +169,17 @@ pub async fn forgot_password(app: &Services, email: &str) -> Result<(), Accounts
         .await
 }
 
-/// Follows the link for a new password: sets it, ends all sessions, and counts the address as proven.
+/// Follows the link for a new password: sets it, ends all sessions and API tokens of the user, and counts the address as
+/// proven.
 ///
 /// # Errors
 /// [`AccountsError::Password`] (the link stays good), [`AccountsError::Link`], [`AccountsError::Busy`],
 /// [`AccountsError::Db`].
 pub async fn reset_password(app: &Services, token: &str, password: &str) -> Result<Principal, AccountsError> {
     check_password(password, "")?;
-    let password_hash = app.passwords.hash(password, app.entropy.bytes()).await?;
     let (hash, at) = (token_hash(token), app.clock.now());
+    good_link(app, &hash, LinkPurpose::Reset, at).await?;
+    let password_hash = app.passwords.hash(password, app.entropy.bytes()).await?;
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -160,7 +189,9 @@ pub async fn reset_password(app: &Services, token: &str, password: &str) -> Resu
                 store::use_up_links(tx, link.user_id, at).await?;
                 store::delete_sessions_of(tx, link.user_id).await?;
                 record(tx, at, link.user_id, "user.password_reset").await?;
-                store::principal(tx, link.user_id).await?.ok_or(AccountsError::Link)
+                let principal = store::principal(tx, link.user_id).await?.ok_or(AccountsError::Link)?;
+                tokens::revoke_all(tx, at, &principal).await?;
+                Ok(principal)
             })
         })
         .await
@@ -183,7 +214,7 @@ pub(super) async fn send_again(
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                if store::links_since(tx, user_id, at.minus(HOUR)).await? >= LINKS_PER_HOUR {
+                if !may_send(tx, user_id, LinkPurpose::Verify, at).await? {
                     return Ok(());
                 }
                 let ends = at.plus(VERIFY_LIFE);

@@ -8,7 +8,7 @@
 //!
 //! Nobody learns here whether an address has an account: signing up and asking for a new password always
 //! answer the same, what differs is the mail; a wrong address costs as much time as a wrong password. A
-//! sign-up's password becomes the user's only when the link of *that* sign-up is followed.
+//! sign-up's password becomes the user's only when the link of *that* sign-up is followed by somebody who knows it.
 
 mod api;
 mod letters;

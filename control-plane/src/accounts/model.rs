@@ -33,6 +33,8 @@ text_enum! {
     pub(super) enum LinkPurpose {
         Verify = "verify",
         Reset = "reset",
+        /// Of a letter that says there is an account already: it has no link, but is counted as those with one are.
+        Exists = "exists",
     }
 }
 
@@ -172,6 +174,9 @@ pub enum AccountsError {
     /// The link is unknown, too old or was used.
     #[error("this link is not valid any more")]
     Link,
+    /// The link is of a sign-up with another password: somebody else's, or a forgotten one.
+    #[error("this is not the password of the sign-up that sent this link")]
+    OtherPassword,
     /// Too many people are logging in at once.
     #[error("too many attempts at once; try again in a moment")]
     Busy,

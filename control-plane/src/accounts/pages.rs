@@ -48,6 +48,7 @@ fn refuse(form: &mut FormState, error: AccountsError) -> Result<(), web::Error> 
             PasswordProblem::TooLong => form.refuse_with("password", "password-long", 512),
             PasswordProblem::Guessable => form.refuse("password", "password-common"),
         },
+        AccountsError::OtherPassword => form.refuse("password", "password-other"),
         AccountsError::Credentials => form.refuse_form("login"),
         AccountsError::Unverified => form.refuse_form("unverified"),
         AccountsError::Link => form.refuse_form("link-used"),
@@ -122,17 +123,20 @@ async fn verify_form(ctx: Ctx, Query(query): Query<Link>) -> web::Result {
     ctx.page(&views::Verify { form: FormState::default(), token: query.token.unwrap_or_default() })
 }
 
-/// Whoever holds the link owns the address, so the click logs in as well.
+/// Whoever holds the link owns the address and has just named the password, so this logs in as well.
 async fn verify(ctx: Ctx, State(app): State<App>, sent: Submission) -> web::Result {
-    match super::verify_email(&app, sent.text("token")).await {
+    let token = sent.text("token");
+    match super::verify_email(&app, token, sent.raw("password")).await {
         Ok(principal) => {
             let session = super::open_session(&app, principal.user_id).await?;
             Ok(ctx.log_in(&session.token, session.ends_at.since(ctx.now()), HOME))
         }
         Err(error) => {
+            // With a link that is over there is nothing to try again.
+            let token = if matches!(error, AccountsError::Link) { "" } else { token };
             let mut form = FormState::default();
             refuse(&mut form, error)?;
-            let page = views::Verify { form, token: String::new() };
+            let page = views::Verify { form, token: token.to_owned() };
             ctx.page_with(StatusCode::UNPROCESSABLE_ENTITY, &page)
         }
     }

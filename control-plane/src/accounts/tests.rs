@@ -57,9 +57,10 @@ async fn signing_up_proves_the_address_and_logs_in() {
         assert!(matches!(early, AccountsError::Unverified), "{early:?}");
         clock.advance(Duration::from_millis(5));
         let secret = link(&db, "verify-email").await;
-        let principal = verify_email(&app, &secret).await.unwrap();
+        let principal = verify_email(&app, &secret, PASSWORD).await.unwrap();
         assert_eq!((principal.email.as_str(), principal.staff), (EMAIL, None));
-        assert!(matches!(verify_email(&app, &secret).await, Err(AccountsError::Link)), "used twice");
+        let again = verify_email(&app, &secret, PASSWORD).await;
+        assert!(matches!(again, Err(AccountsError::Link)), "used twice");
         let session = log_in(&app, EMAIL, PASSWORD).await.unwrap();
         assert_eq!(session_principal(&app, &session.token).await.unwrap(), Some(principal.clone()));
         let mut connection = db.read().await.unwrap();
@@ -100,11 +101,53 @@ async fn somebody_elses_sign_up_does_not_set_my_password() {
         let mine = link(&db, "verify-email").await;
         clock.advance(Duration::from_secs(1));
         sign_up(&app, EMAIL, "the attacker's one").await.unwrap();
-        verify_email(&app, &mine).await.unwrap();
+        verify_email(&app, &mine, "mine, typed first").await.unwrap();
         assert!(log_in(&app, EMAIL, "mine, typed first").await.is_ok());
         assert!(matches!(log_in(&app, EMAIL, "the attacker's one").await, Err(AccountsError::Credentials)));
         let theirs = link(&db, "verify-email").await;
-        assert!(matches!(verify_email(&app, &theirs).await, Err(AccountsError::Link)), "used up with mine");
+        let late = verify_email(&app, &theirs, "the attacker's one").await;
+        assert!(matches!(late, Err(AccountsError::Link)), "used up with mine");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_letter_of_somebody_elses_sign_up_does_not_set_their_password() {
+    each_database(async |db| {
+        let (app, clock) = app(&db);
+        for _ in 0..5 {
+            sign_up(&app, EMAIL, "the attacker's one").await.unwrap();
+            clock.advance(Duration::from_secs(1));
+        }
+        sign_up(&app, EMAIL, PASSWORD).await.unwrap();
+        assert_eq!(letters(&db).await.len(), 5, "the hour's letters are all theirs");
+        let theirs = link(&db, "verify-email").await;
+        let refused = verify_email(&app, &theirs, PASSWORD).await;
+        assert!(matches!(refused, Err(AccountsError::OtherPassword)), "{refused:?}");
+        let early = log_in(&app, EMAIL, "the attacker's one").await.unwrap_err();
+        assert!(matches!(early, AccountsError::Unverified), "nothing was confirmed: {early:?}");
+        forgot_password(&app, EMAIL).await.unwrap();
+        let way_out = link(&db, "reset-password").await;
+        reset_password(&app, &way_out, PASSWORD).await.unwrap();
+        assert!(log_in(&app, EMAIL, PASSWORD).await.is_ok());
+        let late = verify_email(&app, &theirs, "the attacker's one").await;
+        assert!(matches!(late, Err(AccountsError::Link)), "their letters are void");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn signing_up_with_anothers_address_leaves_them_their_new_password() {
+    each_database(async |db| {
+        let (app, _clock) = app(&db);
+        made(&app, EMAIL, None).await;
+        for _ in 0..8 {
+            sign_up(&app, EMAIL, "another password").await.unwrap();
+        }
+        assert_eq!(letters(&db).await.len(), 5, "these letters have a bound, too");
+        forgot_password(&app, EMAIL).await.unwrap();
+        let secret = link(&db, "reset-password").await;
+        assert!(reset_password(&app, &secret, "a new password").await.is_ok());
     })
     .await;
 }
@@ -115,6 +158,9 @@ async fn a_forgotten_password_is_set_anew_once_and_in_time() {
         let (app, clock) = app(&db);
         let principal = made(&app, EMAIL, None).await;
         let session = log_in(&app, EMAIL, PASSWORD).await.unwrap();
+        let bob = made(&app, "bob@example.org", None).await;
+        let (_, token) = create_token(&app, &principal, "laptop", vec![Scope::Read]).await.unwrap();
+        let (_, of_bob) = create_token(&app, &bob, "laptop", vec![Scope::Read]).await.unwrap();
         forgot_password(&app, EMAIL).await.unwrap();
         let late = link(&db, "reset-password").await;
         clock.advance(Duration::from_secs(30 * 60));
@@ -123,10 +169,13 @@ async fn a_forgotten_password_is_set_anew_once_and_in_time() {
         let secret = link(&db, "reset-password").await;
         let short = reset_password(&app, &secret, "short").await;
         assert!(matches!(short, Err(AccountsError::Password(PasswordProblem::TooShort))));
-        assert!(matches!(verify_email(&app, &secret).await, Err(AccountsError::Link)), "another purpose");
+        let confirmed = verify_email(&app, &secret, PASSWORD).await;
+        assert!(matches!(confirmed, Err(AccountsError::Link)), "another purpose");
         assert_eq!(reset_password(&app, &secret, "a new password").await.unwrap(), principal);
         assert!(matches!(reset_password(&app, &secret, "once more, please").await, Err(AccountsError::Link)));
         assert_eq!(session_principal(&app, &session.token).await.unwrap(), None, "sessions end");
+        assert!(token_principal(&app, &token).await.unwrap().is_none(), "tokens end");
+        assert!(token_principal(&app, &of_bob).await.unwrap().is_some(), "and nobody else's");
         assert!(log_in(&app, EMAIL, "a new password").await.is_ok());
         assert!(log_in(&app, EMAIL, PASSWORD).await.is_err());
     })

@@ -86,18 +86,38 @@ pub async fn revoke_token(
                 if !store::revoke_token(tx, principal.account_id, id, at).await? {
                     return Err(AccountsError::NotFound);
                 }
-                let entry = audit::Entry {
-                    actor: principal.actor(),
-                    action: "api_token.revoked".into(),
-                    subject_kind: "api_token".into(),
-                    subject_id: id.to_string(),
-                    detail: serde_json::Value::Null,
-                };
-                audit::record(tx, at, entry).await?;
-                Ok(())
+                Ok(record_revoked(tx, at, &principal, id).await?)
             })
         })
         .await
+}
+
+/// Ends all tokens of a user whose password may have been known to somebody else: such a person may have made one.
+pub(super) async fn revoke_all(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    principal: &Principal,
+) -> Result<(), DbError> {
+    for id in store::revoke_tokens_of(tx, principal.user_id, at).await? {
+        record_revoked(tx, at, principal, id).await?;
+    }
+    Ok(())
+}
+
+async fn record_revoked(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    principal: &Principal,
+    id: ApiTokenId,
+) -> Result<(), DbError> {
+    let entry = audit::Entry {
+        actor: principal.actor(),
+        action: "api_token.revoked".into(),
+        subject_kind: "api_token".into(),
+        subject_id: id.to_string(),
+        detail: serde_json::Value::Null,
+    };
+    audit::record(tx, at, entry).await
 }
 
 /// Whether a token that was presented before is still in use.

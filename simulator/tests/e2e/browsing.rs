@@ -28,6 +28,8 @@ async fn sign_up(demo: &Demo, tab: &Tab, email: &str) {
     .await;
     tab.go(&link).await;
     tab.sees("Confirm your mail address").await;
+    tab.fill("Password", PASSWORD).await;
+    tab.is_clean().await;
     tab.click("Confirm the address").await;
     tab.leaves("verify").await;
     if tab.url().await.contains("/login") {

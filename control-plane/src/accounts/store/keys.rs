@@ -1,6 +1,6 @@
 //! `api_tokens`, `ssh_keys`.
 
-use ez_protocol::{AccountId, ApiTokenId, SshKeyId, UnixMillis, input::SshPublicKey};
+use ez_protocol::{AccountId, ApiTokenId, SshKeyId, UnixMillis, UserId, input::SshPublicKey};
 use sqlx::AnyConnection;
 
 use super::users::read_principal;
@@ -125,6 +125,22 @@ pub(in crate::accounts) async fn revoke_token(
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Ends all tokens of a user; which those were.
+pub(in crate::accounts) async fn revoke_tokens_of(
+    tx: &mut AnyConnection,
+    user: UserId,
+    at: UnixMillis,
+) -> Result<Vec<ApiTokenId>, DbError> {
+    let rows = sqlx::query(
+        "UPDATE api_tokens SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL RETURNING id",
+    )
+    .bind(user.to_string())
+    .bind(at.0)
+    .fetch_all(tx)
+    .await?;
+    rows.iter().map(|row| Cols::of("api_tokens", row).id("id")).collect()
 }
 
 pub(in crate::accounts) async fn insert_ssh_key(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ez_protocol::{SessionId, UnixMillis, UserId};
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, any::AnyRow};
 
 use super::users::read_principal;
 use crate::{
@@ -11,10 +11,15 @@ use crate::{
     db::{Cols, DbError},
 };
 
-/// A link that was just followed.
-pub(in crate::accounts) struct UsedLink {
+/// What a link that is good stands for.
+pub(in crate::accounts) struct GoodLink {
     pub(in crate::accounts) user_id: UserId,
     pub(in crate::accounts) password_hash: Option<String>,
+}
+
+fn read_link(row: &AnyRow) -> Result<GoodLink, DbError> {
+    let row = Cols::of("email_links", row);
+    Ok(GoodLink { user_id: row.id("user_id")?, password_hash: row.get("password_hash")? })
 }
 
 pub(in crate::accounts) async fn insert_session(
@@ -136,17 +141,42 @@ pub(in crate::accounts) async fn insert_link(
     Ok(())
 }
 
+/// How many letters of a kind a user was sent; each kind has an allowance of its own, so that nobody uses up the one for a
+/// forgotten password by signing up with another's address.
 pub(in crate::accounts) async fn links_since(
     connection: &mut AnyConnection,
     user: UserId,
+    purpose: LinkPurpose,
     since: UnixMillis,
 ) -> Result<i64, DbError> {
-    let count = sqlx::query_scalar("SELECT count(*) FROM email_links WHERE user_id = $1 AND created_at > $2")
-        .bind(user.to_string())
-        .bind(since.0)
-        .fetch_one(connection)
-        .await?;
+    let count = sqlx::query_scalar(
+        "SELECT count(*) FROM email_links WHERE user_id = $1 AND created_at > $2 AND purpose = $3",
+    )
+    .bind(user.to_string())
+    .bind(since.0)
+    .bind(purpose)
+    .fetch_one(connection)
+    .await?;
     Ok(count)
+}
+
+/// A link that could be followed now; nothing is used up.
+pub(in crate::accounts) async fn good_link(
+    connection: &mut AnyConnection,
+    token_hash: &str,
+    purpose: LinkPurpose,
+    at: UnixMillis,
+) -> Result<Option<GoodLink>, DbError> {
+    let row = sqlx::query(
+        "SELECT user_id, password_hash FROM email_links
+         WHERE token_hash = $1 AND purpose = $2 AND used_at IS NULL AND expires_at > $3",
+    )
+    .bind(token_hash)
+    .bind(purpose)
+    .bind(at.0)
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(read_link).transpose()
 }
 
 /// Uses a link up, if it is good: the guarded update is what makes it single-use.
@@ -155,7 +185,7 @@ pub(in crate::accounts) async fn use_link(
     token_hash: &str,
     purpose: LinkPurpose,
     at: UnixMillis,
-) -> Result<Option<UsedLink>, DbError> {
+) -> Result<Option<GoodLink>, DbError> {
     let row = sqlx::query(
         "UPDATE email_links SET used_at = $3
          WHERE token_hash = $1 AND purpose = $2 AND used_at IS NULL AND expires_at > $3
@@ -166,9 +196,7 @@ pub(in crate::accounts) async fn use_link(
     .bind(at.0)
     .fetch_optional(tx)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let row = Cols::of("email_links", &row);
-    Ok(Some(UsedLink { user_id: row.id("user_id")?, password_hash: row.get("password_hash")? }))
+    row.as_ref().map(read_link).transpose()
 }
 
 /// Uses up every other link of the user: an old mail must not undo what a newer one did.

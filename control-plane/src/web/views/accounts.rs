@@ -39,12 +39,13 @@ pub struct MailSent {
     pub email: String,
 }
 
-/// `GET|POST /verify?token=`: one button, because mail scanners follow links.
+/// `GET|POST /verify?token=`: `token`, `password`. A form, because mail scanners follow links, and because the letter may be
+/// of a sign-up that another person made.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verify {
-    /// Refused with `link-used`.
+    /// Refused with `link-used`, or at `password`.
     pub form: FormState,
-    /// From the link; sent back as `token`.
+    /// From the link; sent back as `token`. Empty when there is nothing to try again.
     pub token: String,
 }
 
@@ -161,6 +162,7 @@ impl Page for Verify {
         used.refuse_form("link-used");
         vec![
             ("fresh", Self { form: FormState::default(), token: "abc".to_owned() }),
+            ("other", Self { form: refused("password", "", "password-other"), token: "abc".to_owned() }),
             ("used", Self { form: used, token: String::new() }),
         ]
     }
