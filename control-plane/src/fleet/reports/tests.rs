@@ -66,6 +66,48 @@ async fn capacity_is_what_is_left_for_us_and_warnings_ring_while_they_last() {
 }
 
 #[tokio::test]
+async fn a_host_neither_raises_nor_ends_the_alarms_about_itself() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let (at, id) = (app.clock.now(), node.id);
+        app.db
+            .write::<_, db::DbError, _>(move |tx| {
+                Box::pin(async move {
+                    let alarm = alarms::New {
+                        kind: "identity_copied",
+                        subject: "fsn-1",
+                        severity: fleet::Severity::Critical,
+                        node: Some(id),
+                        detail: "Two agents.",
+                    };
+                    alarms::raise(tx, at, alarm).await
+                })
+            })
+            .await
+            .unwrap();
+        let say = async |code: Option<&str>| {
+            let told = code.map(|code| Warning { code: code.into(), text: "x".into() });
+            let host = HostState { warnings: told.into_iter().collect(), ..host(10) };
+            app.db
+                .write(move |tx| Box::pin(async move { record_host(tx, at, id, &host).await }))
+                .await
+                .unwrap();
+            let all = read(&app, async |c| alarms::list(c, 9).await).await;
+            let open = all.into_iter().filter(|a| a.cleared_at.is_none());
+            let mut kinds: Vec<_> = open.map(|a| a.kind).collect();
+            kinds.sort();
+            kinds
+        };
+        assert_eq!(say(Some("IDENTITY_COPIED")).await, ["host_identity_copied", "identity_copied"]);
+        assert_eq!(say(None).await, ["identity_copied"], "only its own word ends");
+        assert_eq!(say(Some("node_offline")).await, ["host_node_offline", "identity_copied"]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_pool_that_fills_rings_louder_and_falls_silent_when_there_is_room() {
     db::testing::each_database(async |db| {
         let (app, _clock) = services(db);
