@@ -28,5 +28,6 @@ pub mod notify;
 pub mod orders;
 pub mod placement;
 pub mod replan;
+mod shares;
 pub mod telemetry;
 pub mod web;

@@ -62,7 +62,7 @@ async fn show(
 /// The head of the page changes with the server.
 async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
     let id = mine(&app, &me, &id).await?.id;
-    web::live(move || {
+    web::live(me.account_id, move || {
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;

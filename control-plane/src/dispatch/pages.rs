@@ -39,8 +39,8 @@ async fn list(ctx: Ctx, _staff: Staff, State(app): State<App>, Query(which): Que
     ctx.page(&page)
 }
 
-async fn list_changes(_staff: Staff, State(app): State<App>) -> web::Result {
-    web::live(move || {
+async fn list_changes(staff: Staff, State(app): State<App>) -> web::Result {
+    web::live(staff.0.account_id, move || {
         let app = app.clone();
         async move {
             let mut conn = app.db.read().await?;
@@ -80,9 +80,9 @@ async fn one(ctx: Ctx, _staff: Staff, State(app): State<App>, Path(id): Path<Str
     ctx.page(&page)
 }
 
-async fn one_changes(_staff: Staff, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+async fn one_changes(staff: Staff, State(app): State<App>, Path(id): Path<String>) -> web::Result {
     let Named::Provisioning(order) = named(&app, &id).await? else { return Ok(web::ended()) };
-    web::live(move || {
+    web::live(staff.0.account_id, move || {
         let (app, order) = (app.clone(), order.clone());
         async move {
             let mut conn = app.db.read().await?;

@@ -4,12 +4,7 @@
 //! Its visitor has no certificate and no account yet, only a join token; so it serves two paths, small
 //! bodies and few attempts, and nothing of the portal.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -27,7 +22,6 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +34,8 @@ use crate::{
     api::{Page, Problem},
     app::App,
     db::DbError,
+    shares::{Shares, network},
+    web::Attempts,
 };
 
 /// Largest body of a request.
@@ -47,11 +43,9 @@ const LARGEST: usize = 64 * 1024;
 /// How long a visitor may take for TLS, and for everything.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const VISIT: Duration = Duration::from_secs(30);
-/// Visitors at once.
-const VISITORS: usize = 64;
-/// Attempts to enrol per address: so many in ten seconds, and so many failed ones in an hour.
-const ATTEMPTS: u32 = 10;
-const FAILURES: u32 = 20;
+/// Visitors at once, and of these from one network: whoever only sits there keeps nobody else out.
+const VISITORS: usize = 256;
+const VISITORS_EACH: usize = 8;
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
 pub(crate) fn routes() -> Router<App> {
@@ -103,7 +97,7 @@ impl std::fmt::Debug for Enrolment {
 #[derive(Clone)]
 struct Door {
     app: App,
-    limit: Arc<Limit>,
+    attempts: Arc<Attempts>,
 }
 
 impl Enrolment {
@@ -115,14 +109,14 @@ impl Enrolment {
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Self { app, listener, tls } = self;
-        let door = Door { app, limit: Arc::new(Limit::default()) };
+        let door = Door { attempts: Arc::new(Attempts::of(&app)), app };
         let routes = Router::new()
             .route("/trust/{pin}", get(trust))
             .route("/enrol", post(enrol_node))
             .layer(DefaultBodyLimit::max(LARGEST))
             .with_state(door);
         let mut service = routes.into_make_service_with_connect_info::<SocketAddr>();
-        let visitors = Arc::new(Semaphore::new(VISITORS));
+        let visitors = Shares::new(VISITORS, VISITORS_EACH);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -133,12 +127,12 @@ impl Enrolment {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Ok(permit) = visitors.clone().try_acquire_owned() else { continue };
+            let Some(share) = visitors.take(network(remote.ip())) else { continue };
             let Ok(routes) = service.call(remote).await;
             let tls = tls.clone();
             tokio::spawn(async move {
                 let _over = timeout(VISIT, visit(tls, stream, routes)).await;
-                drop(permit);
+                drop(share);
             });
         }
     }
@@ -193,14 +187,14 @@ async fn enrol_node(
     body: axum::body::Bytes,
 ) -> Response {
     let at = door.app.clock.now();
-    if !door.limit.admit(remote.ip(), at) {
+    if !door.attempts.admit(remote.ip(), at) {
         return problem(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many attempts; wait a while.");
     }
     match attempt(&door.app, at, &body, &said.known_as).await {
         Ok(Ok(reply)) => Json(reply).into_response(),
         Ok(Err(refusal)) => {
             tracing::warn!(%remote, %refusal, "an enrolment was refused");
-            door.limit.failed(remote.ip(), at);
+            door.attempts.failed(remote.ip(), at);
             let (status, code) = match refusal {
                 EnrolRefusal::Unknown => (StatusCode::UNAUTHORIZED, "token_invalid"),
                 EnrolRefusal::Expired => (StatusCode::GONE, "token_expired"),
@@ -263,45 +257,4 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
         "code": code, "detail": detail,
     });
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
-}
-
-/// Attempts by address, in windows. A few hundred entries at most matter; old ones are dropped when it grows.
-#[derive(Default)]
-struct Limit(Mutex<HashMap<IpAddr, Attempts>>);
-
-#[derive(Clone, Copy, Default)]
-struct Attempts {
-    window: i64,
-    attempts: u32,
-    hour: i64,
-    failures: u32,
-}
-
-impl Limit {
-    fn admit(&self, address: IpAddr, at: UnixMillis) -> bool {
-        self.with(address, at, |known| {
-            known.attempts += 1;
-            known.attempts <= ATTEMPTS && known.failures < FAILURES
-        })
-    }
-
-    fn failed(&self, address: IpAddr, at: UnixMillis) {
-        self.with(address, at, |known| known.failures += 1);
-    }
-
-    fn with<T>(&self, address: IpAddr, at: UnixMillis, act: impl FnOnce(&mut Attempts) -> T) -> T {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (window, hour) = (at.0 / 10_000, at.0 / 3_600_000);
-        if all.len() > 10_000 {
-            all.retain(|_, known| known.hour == hour);
-        }
-        let known = all.entry(address).or_default();
-        if known.window != window {
-            (known.window, known.attempts) = (window, 0);
-        }
-        if known.hour != hour {
-            (known.hour, known.failures) = (hour, 0);
-        }
-        act(known)
-    }
 }

@@ -46,8 +46,8 @@ async fn overview(ctx: Ctx, _staff: Staff, State(app): State<App>) -> web::Resul
     ctx.page(&page)
 }
 
-async fn changes(_staff: Staff, State(app): State<App>) -> web::Result {
-    web::live(move || {
+async fn changes(staff: Staff, State(app): State<App>) -> web::Result {
+    web::live(staff.0.account_id, move || {
         let app = app.clone();
         async move {
             let mut conn = app.db.read().await?;

@@ -52,7 +52,7 @@ async fn list(
 }
 
 async fn list_changes(Customer(me): Customer, State(app): State<App>) -> web::Result {
-    web::live(move || {
+    web::live(me.account_id, move || {
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;
@@ -87,7 +87,7 @@ async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<
 async fn live(app: &App, me: &Principal, id: &str) -> web::Result {
     let id = mine(app, me, id).await?.id;
     let app = app.clone();
-    web::live(move || {
+    web::live(me.account_id, move || {
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;

@@ -32,6 +32,7 @@ use crate::{
     dispatch,
     entropy::EntropyExt as _,
     fleet::{enrol, sessions},
+    shares::Share,
 };
 
 /// How long TLS may take.
@@ -110,11 +111,11 @@ impl From<DbError> for Goodbye {
     }
 }
 
-/// Serves one agent until the connection ends.
-pub(super) async fn serve(shared: Arc<Shared>, connecting: Connecting) {
-    let permit = shared.handshakes.acquire().await;
+/// Serves one agent until the connection ends. Until its certificate was seen it is anybody, and holds a share of the
+/// handshakes.
+pub(super) async fn serve(shared: Arc<Shared>, connecting: Connecting, share: Share<u128>) {
     let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else { return };
-    drop(permit);
+    drop(share);
     let remote = connection.remote_address();
     let Some(identity) = identify(&shared, &connection) else {
         close(&connection, CloseCode::Revoked, "no identity");

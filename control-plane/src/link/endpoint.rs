@@ -8,15 +8,28 @@ use quinn::{
     crypto::rustls::QuicServerConfig,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{sync::Semaphore, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{connection, reset, trust::Trust};
-use crate::{app::App, db::DbError, dispatch, entropy::EntropyExt as _, fleet::sessions};
+use crate::{
+    app::App,
+    db::DbError,
+    dispatch,
+    entropy::EntropyExt as _,
+    fleet::sessions,
+    shares::{Shares, network},
+};
 
-/// Handshakes worked on at once; beyond, addresses have to be validated first.
+/// Handshakes under way; beyond, addresses have to be validated first, so that nobody uses up another's room.
 const HANDSHAKES: usize = 64;
-/// Handshakes that may wait; beyond, new ones are ignored and come again.
+/// Handshakes under way at most; a stranger's that says nothing is one for ten seconds and costs some 50 KiB. Beyond, new
+/// ones are ignored and come again.
+const HALF_OPEN: usize = 1_024;
+/// Of these, what one network always has; it has more only while half of all lie idle. Many agents behind one address come
+/// back together, but nobody keeps the others out.
+const HALF_OPEN_EACH: usize = 8;
+/// Agents whose certificate was seen and that are not connected yet; beyond, new ones are ignored and come again.
 const WAITING: usize = 512;
 /// Wanted size of the socket's buffers: with the usual 208 KiB, a herd of reconnecting agents loses packets.
 const BUFFER: usize = 4 * 1024 * 1024;
@@ -54,7 +67,8 @@ pub(super) struct Shared {
     pub(super) trust: Trust,
     /// This process, as it stands in session rows.
     pub(super) process: String,
-    pub(super) handshakes: Semaphore,
+    /// Handshakes under way, by the network they come from.
+    half_open: Shares<u128>,
     pub(super) draining: CancellationToken,
 }
 
@@ -101,7 +115,7 @@ pub fn bind(
         install,
         trust,
         process,
-        handshakes: Semaphore::new(HANDSHAKES),
+        half_open: Shares::new(HALF_OPEN, HALF_OPEN_EACH).lending_half(),
         draining: CancellationToken::new(),
     };
     Ok(Serving { endpoint, shared: Arc::new(shared) })
@@ -164,19 +178,22 @@ impl Serving {
                 incoming = endpoint.accept() => incoming,
             };
             let Some(incoming) = incoming else { break };
-            if shared.handshakes.available_permits() == 0
-                && incoming.may_retry()
-                && !incoming.remote_address_validated()
-            {
+            let half_open = shared.half_open.held();
+            if half_open >= HANDSHAKES && incoming.may_retry() && !incoming.remote_address_validated() {
                 let _it_comes_again = incoming.retry();
                 continue;
             }
-            if tasks.len() > shared.app.links.connected() + WAITING {
+            // Strangers' handshakes have a bound of their own and do not count among agents.
+            if tasks.len().saturating_sub(half_open) > shared.app.links.connected() + WAITING {
                 incoming.ignore();
                 continue;
             }
+            let Some(share) = shared.half_open.take(network(incoming.remote_address().ip())) else {
+                incoming.ignore();
+                continue;
+            };
             match incoming.accept() {
-                Ok(connecting) => drop(tasks.spawn(connection::serve(shared.clone(), connecting))),
+                Ok(connecting) => drop(tasks.spawn(connection::serve(shared.clone(), connecting, share))),
                 Err(error) => tracing::debug!(%error, "a handshake did not begin"),
             }
         }

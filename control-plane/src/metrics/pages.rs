@@ -56,7 +56,7 @@ async fn graphs(
 /// Tells of every new sample, and of what is done to the server.
 async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
     let id = mine(&app, &me, &id).await?.id;
-    web::live(move || {
+    web::live(me.account_id, move || {
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;

@@ -253,7 +253,7 @@ async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<
     if order.state.is_closed() {
         return Ok(web::ended());
     }
-    web::live(move || {
+    web::live(me.account_id, move || {
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;

@@ -93,7 +93,7 @@ async fn changes(
 ) -> web::Result {
     let instance = mine(&app, &me, &id).await?;
     let change = of(&app, &instance, &change).await?.id;
-    web::live(move || {
+    web::live(me.account_id, move || {
         let app = app.clone();
         async move {
             let mut connection = app.db.read().await?;

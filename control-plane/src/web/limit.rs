@@ -17,7 +17,7 @@ use ez_protocol::UnixMillis;
 use http::{HeaderMap, Method, Request};
 use ipnet::IpNet;
 
-use crate::{app::App, entropy::EntropyExt as _};
+use crate::{app::App, entropy::EntropyExt as _, shares::network};
 
 /// Slots per limit: 16,384 of eight bytes.
 const SLOTS: usize = 1 << 14;
@@ -65,9 +65,20 @@ impl Limit {
         Self { every_us, burst_us: every_us.saturating_mul(burst), slots }
     }
 
+    fn slot(&self, slot: u64) -> &AtomicI64 {
+        &self.slots[usize::try_from(slot % SLOTS as u64).unwrap_or(0)]
+    }
+
+    /// Whether one could be taken now.
+    fn is_left(&self, slot: u64, now: UnixMillis) -> bool {
+        let now_us = now.0.saturating_mul(1_000);
+        let ahead = self.slot(slot).load(Ordering::Relaxed).max(now_us).saturating_sub(now_us);
+        ahead.saturating_add(self.every_us) <= self.burst_us
+    }
+
     /// Takes one; the wait in whole seconds when there is none left.
     fn take(&self, slot: u64, now: UnixMillis) -> Result<(), u64> {
-        let slot = &self.slots[usize::try_from(slot % SLOTS as u64).unwrap_or(0)];
+        let slot = self.slot(slot);
         let now_us = now.0.saturating_mul(1_000);
         let mut wait = 0;
         let taken = slot.try_update(Ordering::Relaxed, Ordering::Relaxed, |used_up| {
@@ -90,8 +101,17 @@ pub(crate) struct Limits {
     look: Limit,
     change: Limit,
     credentials: Limit,
+    /// The same for a provider's customer, who has 65,536 networks: an IPv6 /48.
+    credentials_of_site: Limit,
     endpoint: Limit,
     forgery: Limit,
+}
+
+/// The slot of a network. The seed keeps anybody from picking addresses that share one.
+fn slot_of(seed: u64, network: u128) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seed, network).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Limits {
@@ -106,6 +126,7 @@ impl Limits {
             look: Limit::new(800, Duration::from_micros(2_500)),
             change: Limit::new(60, Duration::from_millis(200)),
             credentials: Limit::new(20, Duration::from_secs(3)),
+            credentials_of_site: Limit::new(60, Duration::from_secs(1)),
             endpoint: Limit::new(300, Duration::from_millis(20)),
             forgery: Limit::new(60, Duration::from_secs(1)),
         }
@@ -113,24 +134,62 @@ impl Limits {
 
     /// Takes one request of `ask` from the caller's allowance; the wait in seconds when it is used up.
     pub(crate) fn take(&self, ask: Ask, caller: IpAddr, now: UnixMillis) -> Result<(), u64> {
-        let mut hasher = DefaultHasher::new();
-        (self.seed, network(caller)).hash(&mut hasher);
-        let slot = hasher.finish();
+        let network = network(caller);
+        let slot = slot_of(self.seed, network);
         match ask {
             Ask::Look => self.look.take(slot, now),
             Ask::Change => self.change.take(slot, now),
-            Ask::Credentials => self.credentials.take(slot, now),
+            Ask::Credentials => {
+                self.credentials.take(slot, now)?;
+                match site(network) {
+                    Some(site) => self.credentials_of_site.take(slot_of(self.seed, site), now),
+                    None => Ok(()),
+                }
+            }
             Ask::Endpoint => self.endpoint.take(slot, now),
             Ask::Forgery => self.forgery.take(slot, now),
         }
     }
 }
 
-/// An IPv6 caller owns its whole /64.
-fn network(caller: IpAddr) -> u128 {
-    match caller.to_canonical() {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)),
-        IpAddr::V6(v6) => u128::from(v6) >> 64 << 64,
+/// The /48 of an IPv6 network; an IPv4 address stands for itself.
+fn site(network: u128) -> Option<u128> {
+    let site = network >> 80 << 80;
+    (site != 0).then_some(site)
+}
+
+/// Attempts to enrol by network: so many at once and then one a second, and so many failed ones in an hour.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    seed: u64,
+    made: Limit,
+    failed: Limit,
+}
+
+impl Attempts {
+    /// Limits whose slots nobody can guess.
+    pub(crate) fn of(app: &App) -> Self {
+        Self::new(u64::from_be_bytes(app.entropy.bytes::<8>()))
+    }
+
+    fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            made: Limit::new(10, Duration::from_secs(1)),
+            failed: Limit::new(20, Duration::from_secs(180)),
+        }
+    }
+
+    /// Whether the caller may try.
+    pub(crate) fn admit(&self, caller: IpAddr, now: UnixMillis) -> bool {
+        let slot = slot_of(self.seed, network(caller));
+        self.failed.is_left(slot, now) && self.made.take(slot, now).is_ok()
+    }
+
+    /// The try failed.
+    pub(crate) fn failed(&self, caller: IpAddr, now: UnixMillis) {
+        // Tries at the same moment may fail together; the last ones find nothing left to take.
+        let _used_up = self.failed.take(slot_of(self.seed, network(caller)), now);
     }
 }
 
@@ -142,7 +201,8 @@ pub(crate) fn caller_of<B>(request: &Request<B>, trusted: &[IpNet]) -> IpAddr {
 }
 
 fn caller(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    // A socket that listens on [::] tells an IPv4 peer as ::ffff:….
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
     if !is_trusted(&peer) {
         return peer;
     }
@@ -193,10 +253,41 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_caller_is_its_network() {
-        let n = |text: &str| network(text.parse().unwrap());
-        assert_eq!(n("2001:db8:1:2::1"), n("2001:db8:1:2:ffff::9"));
-        assert_ne!(n("2001:db8:1:2::1"), n("2001:db8:1:3::1"));
-        assert_eq!(n("::ffff:192.0.2.1"), n("192.0.2.1"));
+    fn a_guesser_with_many_networks_of_one_site_is_slowed_down_too() {
+        let (limits, now) = (Limits::new(1), UnixMillis(1_700_000_000_000));
+        let of = |text: String| limits.take(Ask::Credentials, text.parse().unwrap(), now);
+        let tried = (0..200).filter(|n| of(format!("2001:db8:1:{n:x}::1")).is_ok()).count();
+        assert_eq!(tried, 60, "one of each network, and no more of all of them");
+        assert_eq!(of("2001:db8:2::1".into()), Ok(()), "another site");
+        let tried = (0..200).filter(|n| of(format!("198.51.100.{n}")).is_ok()).count();
+        assert_eq!(tried, 200, "an IPv4 address stands for itself");
+    }
+
+    #[test]
+    fn enrolling_is_tried_a_few_times_and_seldom_in_vain() {
+        let attempts = Attempts::new(1);
+        let from = |text: &str| text.parse::<IpAddr>().unwrap();
+        let host = from("2001:db8::1");
+        let mut now = UnixMillis(1_700_000_000_000);
+        let admitted = (0..15).filter(|_| attempts.admit(host, now)).count();
+        assert_eq!(admitted, 10);
+        assert!(!attempts.admit(from("2001:db8::2"), now), "the same network");
+        for _ in 0..20 {
+            now = now.plus(Duration::from_secs(1));
+            assert!(attempts.admit(host, now));
+            attempts.failed(host, now);
+        }
+        assert!(!attempts.admit(host, now.plus(Duration::from_secs(10))), "twenty in vain");
+        assert!(attempts.admit(from("2001:db8:0:1::1"), now), "another network");
+        assert!(attempts.admit(host, now.plus(Duration::from_secs(180))), "one more after a while");
+    }
+
+    #[test]
+    fn a_proxy_is_known_on_a_socket_for_both_kinds_of_addresses() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("203.0.113.9"));
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let peer = "::ffff:10.0.0.1".parse().unwrap();
+        assert_eq!(caller(peer, &headers, &trusted).to_string(), "203.0.113.9");
     }
 }

@@ -10,11 +10,14 @@ use axum::response::{
     IntoResponse, Response,
     sse::{Event, KeepAlive, Sse},
 };
+use ez_protocol::AccountId;
 use futures::{Stream, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::web::error::{Error, Result};
+use crate::{
+    shares::{Share, Shares},
+    web::error::{Error, Result},
+};
 
 /// How often a page's state is looked at.
 const EVERY: Duration = Duration::from_millis(500);
@@ -23,9 +26,9 @@ const EVERY: Duration = Duration::from_millis(500);
 /// checks the session again.
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// Open streams per process. Beyond, a page falls back to fetching every few seconds by itself.
-static PLACES: LazyLock<std::sync::Arc<Semaphore>> =
-    LazyLock::new(|| std::sync::Arc::new(Semaphore::new(4096)));
+/// Open streams per process, and of these per account: as many as people have tabs. Beyond, a page falls back to
+/// fetching every few seconds by itself.
+static PLACES: LazyLock<Shares<AccountId>> = LazyLock::new(|| Shares::new(4096, 16));
 
 /// Set once, when the process is about to end.
 static CLOSING: LazyLock<CancellationToken> = LazyLock::new(CancellationToken::new);
@@ -46,22 +49,22 @@ struct Watch<F, T> {
     last: Option<T>,
     every: Duration,
     until: tokio::time::Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Share<AccountId>,
 }
 
 /// An event stream that says `changed` whenever `look` answers something else than before; a look
 /// that fails ends the stream, and the browser tries again.
 ///
 /// # Errors
-/// [`Error::TooMany`] when too many streams are open.
-pub fn live<F, Fut, T, E>(look: F) -> Result
+/// [`Error::TooMany`] when too many streams are open, or too many of this account.
+pub fn live<F, Fut, T, E>(account: AccountId, look: F) -> Result
 where
     F: FnMut() -> Fut + Send + 'static,
     Fut: Future<Output = std::result::Result<T, E>> + Send + 'static,
     T: PartialEq + Send + 'static,
     E: Send + 'static,
 {
-    let place = std::sync::Arc::clone(&PLACES).try_acquire_owned().map_err(|_| Error::TooMany(5))?;
+    let place = PLACES.take(account).ok_or(Error::TooMany(5))?;
     let until = tokio::time::Instant::now() + LIFETIME;
     let events = changes(Watch { look, last: None, every: EVERY, until, _place: place });
     let events = stream_of_events(events);
@@ -110,12 +113,17 @@ pub fn ended() -> Response {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use ez_protocol::UnixMillis;
     use futures::StreamExt as _;
 
     use super::*;
 
+    fn somebody(random: u8) -> AccountId {
+        AccountId::generate(UnixMillis(1_700_000_000_000), [random; 10])
+    }
+
     fn watch<F, T>(look: F, lifetime: Duration) -> Watch<F, T> {
-        let place = std::sync::Arc::clone(&PLACES).try_acquire_owned().unwrap();
+        let place = PLACES.take(somebody(1)).unwrap();
         let until = tokio::time::Instant::now() + lifetime;
         Watch { look, last: None, every: Duration::from_millis(1), until, _place: place }
     }
@@ -139,5 +147,14 @@ mod tests {
     async fn a_forgotten_tab_does_not_keep_its_stream() {
         let look = || async { Ok::<_, ()>(1) };
         assert_eq!(changes(watch(look, Duration::from_millis(5))).count().await, 1);
+    }
+    #[tokio::test]
+    async fn one_account_leaves_the_streams_of_others_alone() {
+        let open = |account| live(account, || async { Ok::<_, ()>(1) });
+        let tabs: Vec<_> = (0..16).map(|_| open(somebody(2)).unwrap()).collect();
+        assert!(matches!(open(somebody(2)), Err(Error::TooMany(_))));
+        assert!(open(somebody(3)).is_ok());
+        drop(tabs);
+        assert!(open(somebody(2)).is_ok(), "a closed tab gives its stream back");
     }
 }

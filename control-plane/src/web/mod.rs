@@ -48,7 +48,7 @@
 //!
 //! ```ignore
 //! async fn changes(Customer(me): Customer, State(app): State<App>, Path(id): Path<OrderId>) -> web::Result {
-//!     web::live(move || { let app = app.clone(); async move { orders::version(&app, me.account_id, id).await } })
+//!     web::live(me.account_id, move || { let app = app.clone(); async move { orders::version(&app, me.account_id, id).await } })
 //! }
 //! ```
 //!
@@ -86,7 +86,7 @@ pub use error::{Error, Result};
 pub(crate) use filters::{has_minor_units, written_bytes, written_date, written_money, written_month};
 pub use forms::{FieldError, FormState, Submission};
 pub(crate) use gate::protect;
-pub(crate) use limit::{Ask, Limits, caller_of};
+pub(crate) use limit::{Ask, Attempts, Limits, caller_of};
 pub(crate) use listen::serve;
 pub(crate) use live::{close_streams, closing};
 pub use live::{ended, live};

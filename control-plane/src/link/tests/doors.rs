@@ -1,9 +1,10 @@
 //! Who is let in, and who gets not a byte.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use ez_protocol::frame::{ALPN, CloseCode, StreamKind};
 use quinn::{Connection, ConnectionError};
+use tokio::{net::UdpSocket, time::timeout};
 
 use super::client::{Agent, Pair, Served, dial, pair};
 use crate::{
@@ -74,6 +75,36 @@ async fn strangers_get_no_application_data() {
     assert!(words.contains("not let in"), "{words}");
     clock.advance(Duration::from_secs(14 * 86_400 + 1));
     gets_nothing(&app, &served, Some(pair(&old)), ALPN).await;
+}
+
+/// Begins a handshake and never says another word; it stays open on the server's side.
+async fn half_a_handshake(app: &App, to: SocketAddr) -> UdpSocket {
+    let deaf = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut first = [0; 2_048];
+    // The client dials this socket, and only the first it says goes on to the server.
+    let length = tokio::select! {
+        _ = dial(app, deaf.local_addr().unwrap(), None, ALPN) => panic!("nobody answers it"),
+        length = deaf.recv(&mut first) => length.unwrap(),
+    };
+    deaf.send_to(&first[..length], to).await.unwrap();
+    deaf
+}
+
+#[tokio::test]
+async fn handshakes_that_are_never_finished_keep_no_agent_waiting() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(half_a_handshake(&app, served.address).await);
+    }
+    // Well before the first of them is given up.
+    let agent = timeout(Duration::from_secs(7), Agent::connect(&app, served.address, &node)).await;
+    assert_eq!(agent.expect("let in at once").welcome.node_name, "fsn-1");
+    drop(silent);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use ez_protocol::trust::{EnrolReply, JoinToken, Pin, TrustDocument};
 use rustls::{RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 
@@ -22,6 +22,11 @@ use crate::{
 
 /// One request on a connection of its own; the answer's status and body.
 async fn ask(app: &App, served: &Served, method: &str, path: &str, body: &str) -> (u16, String) {
+    let tcp = TcpStream::connect(served.address).await.unwrap();
+    ask_over(app, tcp, method, path, body).await
+}
+
+async fn ask_over(app: &App, tcp: TcpStream, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut roots = RootCertStore::empty();
     for der in app.keys.trust().unwrap().link_ca_der().unwrap() {
         roots.add(der.into()).unwrap();
@@ -32,7 +37,6 @@ async fn ask(app: &App, served: &Served, method: &str, path: &str, body: &str) -
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let tcp = TcpStream::connect(served.address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
     let head = format!(
@@ -91,4 +95,23 @@ async fn many_attempts_are_slowed_down() {
     assert_eq!(last, 429);
     clock.advance(std::time::Duration::from_secs(11));
     assert_eq!(ask(&app, &served, "POST", "/enrol", "{}").await.0, 400);
+}
+
+#[tokio::test]
+async fn visitors_who_only_sit_there_keep_nobody_else_out() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let mut idle = Vec::new();
+    for _ in 0..80 {
+        idle.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    // The loopback network has many addresses: this one is somebody else.
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let tcp = other.connect(served.address).await.unwrap();
+    let (status, _) = ask_over(&app, tcp, "GET", &format!("/trust/{}", Pin([0; 32])), "").await;
+    assert_eq!(status, 404, "an answer");
+    drop(idle);
 }

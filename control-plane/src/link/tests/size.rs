@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use quinn::Connecting;
 
-use crate::link::{connection, endpoint::Shared};
+use crate::{
+    link::{connection, endpoint::Shared},
+    shares::Share,
+};
 
 /// Bytes of the future that a function makes.
-fn size<F>(_: impl Fn(Arc<Shared>, Connecting) -> F) -> usize {
+fn size<F>(_: impl Fn(Arc<Shared>, Connecting, Share<u128>) -> F) -> usize {
     size_of::<F>()
 }
 
