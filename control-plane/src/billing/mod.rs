@@ -64,8 +64,7 @@ pub use change::{
     orders_to_follow, paid_change, pay_url, preview, price_of, take_back,
 };
 pub(crate) use checkout::SESSION_LIFE;
-pub use checkout::{accept_payment, checkout, expect, expire_session, sync_checkout};
-pub use checkout::{checkout, expect, expire_session, look_at_checkout, sync_checkout};
+pub use checkout::{accept_payment, checkout, expect, expire_session, look_at_checkout, sync_checkout};
 pub use dunning::{
     Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed,
     RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
