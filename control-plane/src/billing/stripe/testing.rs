@@ -391,6 +391,12 @@ impl State {
                 json!({"id": self.id("cbtxn"), "object": "customer_balance_transaction", "amount": amount,
                     "customer": customer, "description": get("description"), "metadata": metadata})
             }
+            ("GET", ["customers", customer, "balance_transactions"]) => {
+                return (
+                    200,
+                    self.of_kind("customer_balance_transaction", |one| one["customer"] == **customer),
+                );
+            }
             ("POST", ["invoiceitems"]) => json!({
                 "id": self.id("ii"), "object": "invoiceitem", "amount": get("amount").parse::<i64>().unwrap(),
                 "currency": get("currency"), "customer": get("customer"), "description": get("description"),
