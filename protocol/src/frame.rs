@@ -58,9 +58,7 @@ impl StreamKind {
             Self::Events => 16 * 1024,
             Self::Order => 128 * 1024,
             Self::Metrics => 256 * 1024,
-            // A whole snapshot is one frame: some 80 bytes for each server, and several hundred where much has drifted.
-            Self::State => 1024 * 1024,
-            Self::Control | Self::Console | Self::Logs => 64 * 1024,
+            Self::Control | Self::State | Self::Console | Self::Logs => 64 * 1024,
         }
     }
 

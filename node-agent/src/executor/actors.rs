@@ -13,6 +13,9 @@ use tokio::task::JoinSet;
 use super::Engine;
 use crate::journal::{JournalError, OrderState, Verb};
 
+/// So often an order may meet a defect of ours before it is given up.
+const DEFECTS: u32 = 3;
+
 /// All actors of this agent. Clones share them.
 #[derive(Clone)]
 pub struct Actors {
@@ -69,21 +72,29 @@ impl Actors {
     }
 
     async fn run(self, instance: InstanceId) {
+        let mut defects = 0;
         loop {
             // The order at work stays in the queue, so that a second delivery does not start it again.
             let Some(id) = self.lock().queues.get(&instance).and_then(|queue| queue.front().copied()) else {
                 self.lock().queues.remove(&instance);
                 return;
             };
-            let went = AssertUnwindSafe(self.engine.run_order(id)).catch_unwind().await;
             // A defect of ours must not leave a server whose orders are taken and never carried out. The journal
             // knows how to go on, as after a crash.
-            let went = went.unwrap_or_else(|_| Err("the order met a defect of this agent".to_owned()));
+            let went = match AssertUnwindSafe(self.engine.run_order(id)).catch_unwind().await {
+                Ok(went) => went,
+                Err(_) if defects + 1 < DEFECTS => {
+                    defects += 1;
+                    Err("the order met a defect of this agent".to_owned())
+                }
+                Err(_) => self.engine.give_up(id).await,
+            };
             if let Err(error) = went {
                 tracing::error!(order = %id, %instance, error, "an order was interrupted; it goes on in a moment");
                 tokio::time::sleep(self.engine.pace.again_longest).await;
                 continue;
             }
+            defects = 0;
             let mut inner = self.lock();
             let empty = inner.queues.get_mut(&instance).is_none_or(|queue| {
                 queue.pop_front();

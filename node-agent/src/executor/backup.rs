@@ -231,7 +231,7 @@ impl Step for Restore {
     }
 
     fn load(&self, _cx: &Cx) -> Load {
-        Load::Heavy
+        Load::Restore
     }
 
     fn patience(&self, cx: &Cx) -> Duration {

@@ -22,9 +22,8 @@ use crate::{
 pub(super) enum Configure {
     /// Everything a server in service needs.
     Serve,
-    /// The same right after its clone, without what the template must not pass on.
-    ServeFirst,
-    /// The same of a server that was never started: until it may be, its host must not start it either when it boots.
+    /// The same right after its clone, without what the template must not pass on. Until everything is there and it may
+    /// be started, its host must not start it either when it boots.
     ServeUnstarted,
     /// Everything a server needs that has just been started for the first time: from now on with its host.
     StartOnBoot,
@@ -43,11 +42,11 @@ impl Configure {
             if matches!(self, Self::ServeUnstarted) {
                 wanted.extend(settings::unstarted());
             }
-            let cloned = matches!(self, Self::ServeFirst | Self::ServeUnstarted);
-            settings::change(&config, &wanted, settings::leftovers(&config, spec, cloned))
+            let leftovers = settings::leftovers(&config, spec, matches!(self, Self::ServeUnstarted));
+            settings::change(&config, &wanted, leftovers)
         };
         Ok(match self {
-            Self::Serve | Self::ServeFirst | Self::ServeUnstarted | Self::StartOnBoot => served(cx.spec()?),
+            Self::Serve | Self::ServeUnstarted | Self::StartOnBoot => served(cx.spec()?),
             Self::ServeWithoutRescue => served(&InstanceSpec { rescue: None, ..cx.spec()?.clone() }),
             Self::Retire => settings::change(&config, &settings::retired(), BTreeSet::new()),
         })
@@ -65,11 +64,16 @@ pub(super) async fn send(cx: &Cx, change: ConfigChange) -> Result<(), Trouble> {
 impl Step for Configure {
     fn name(&self) -> &'static str {
         match self {
-            Self::Serve | Self::ServeFirst | Self::ServeUnstarted => "configure",
+            Self::Serve | Self::ServeUnstarted => "configure",
             Self::StartOnBoot => "start_on_boot",
             Self::ServeWithoutRescue => "configure_again",
             Self::Retire => "mark_retired",
         }
+    }
+
+    fn attempts(&self) -> u32 {
+        // A server that has just been started is not taken back because its host is busy for half a minute.
+        if matches!(self, Self::StartOnBoot) { u32::MAX } else { 5 }
     }
 
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {

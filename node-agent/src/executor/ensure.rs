@@ -118,16 +118,15 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
             steps.push(Box::new(Clone { template }));
             steps.extend(settle_by(Configure::ServeUnstarted));
             if active {
-                steps.extend([Box::new(Start::First) as Box<dyn Step>, Box::new(Configure::StartOnBoot)]);
-                steps.push(Box::new(AwaitUsable));
+                steps.extend(first_start(Start::First));
             }
         }
         Shape::Rebuild(template) => {
             steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(REBUILD_GRACE_SECS), Box::new(Destroy)]);
             steps.push(Box::new(Clone { template }));
-            steps.extend(settle_by(Configure::ServeFirst));
+            steps.extend(settle_by(Configure::ServeUnstarted));
             if active {
-                steps.extend([Box::new(Start::Again) as Box<dyn Step>, Box::new(AwaitUsable)]);
+                steps.extend(first_start(Start::Again));
             }
         }
         Shape::RescueOn(template, another) => {
@@ -156,6 +155,12 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
         }
     }
     steps
+}
+
+/// Starts a disk that was never booted. From then on its host does so, too; whether it still runs once its host knows is
+/// asked again, for a power cut between the two.
+fn first_start(start: Start) -> [Box<dyn Step>; 4] {
+    [Box::new(start), Box::new(Configure::StartOnBoot), Box::new(Start::Again), Box::new(AwaitUsable)]
 }
 
 /// Whether the server is off because it was suspended or retired.

@@ -20,6 +20,8 @@ pub enum Load {
     Heavy,
     /// A backup: Proxmox makes one per host at a time.
     Backup,
+    /// A restore: it may take a day, in which nothing short must wait behind it.
+    Restore,
     /// A clone: it waits in a queue of its own.
     Clone(CloneWish),
 }
@@ -39,6 +41,7 @@ pub struct Limits {
     light: Arc<Semaphore>,
     heavy: Arc<Semaphore>,
     backup: Arc<Semaphore>,
+    restore: Arc<Semaphore>,
     /// The queue of clones.
     pub(super) clones: Arc<Clones>,
     /// When the next start may be called.
@@ -51,6 +54,7 @@ impl Default for Limits {
             light: Arc::new(Semaphore::new(8)),
             heavy: Arc::new(Semaphore::new(2)),
             backup: Arc::new(Semaphore::new(1)),
+            restore: Arc::new(Semaphore::new(2)),
             clones: Arc::default(),
             next_start: tokio::sync::Mutex::new(None),
         }
@@ -65,6 +69,7 @@ impl Limits {
             Load::Light => Arc::clone(&self.light),
             Load::Heavy => Arc::clone(&self.heavy),
             Load::Backup => Arc::clone(&self.backup),
+            Load::Restore => Arc::clone(&self.restore),
         };
         match Arc::clone(&semaphore).try_acquire_owned() {
             Ok(permit) => Entry { _permit: Some(permit), waited: false },

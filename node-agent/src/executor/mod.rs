@@ -125,6 +125,15 @@ async fn running_task(cx: &Cx, row: Option<&StepRow>) -> Result<Option<Upid>, Tr
     })
 }
 
+/// Lets later clones go on when an order has ended or was dropped.
+struct Settled<'a>(&'a Limits, u64);
+
+impl Drop for Settled<'_> {
+    fn drop(&mut self) {
+        self.0.clones.settled(self.1);
+    }
+}
+
 /// How an order came to its end.
 struct End {
     state: OrderState,
@@ -145,9 +154,21 @@ impl Engine {
         let Some(row) = self.journal.order(id).await.map_err(|error| error.to_string())? else {
             return Ok(());
         };
-        let ended = self.run_row(&row).await;
-        self.limits.clones.settled(row.seq);
-        ended
+        // However it ends, by a defect too: later clones of other servers do not wait for it.
+        let _settled = Settled(&self.limits, row.seq);
+        self.run_row(&row).await
+    }
+
+    /// Ends an order that met the same defect of ours again and again, so that what waits behind it goes on.
+    ///
+    /// # Errors
+    /// Only if the journal cannot be read or written.
+    async fn give_up(&self, id: ProvisioningOrderId) -> Result<(), String> {
+        let row = self.journal.order(id).await.map_err(|error| error.to_string())?;
+        let Some(row) = row.filter(|row| !row.state.is_terminal()) else { return Ok(()) };
+        let what = "the order met a defect of this agent, again and again; its log says which";
+        let end = self.stuck(&row, Trouble::Fail(fault::Class::Bug, what.to_owned()));
+        self.finish(&row, end).await.map_err(|error| error.to_string())
     }
 
     async fn run_row(self: &Arc<Self>, row: &OrderRow) -> Result<(), String> {

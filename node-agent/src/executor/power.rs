@@ -112,7 +112,7 @@ impl Step for Start {
             let runs = cx.runs().await?;
             // A new server that runs before we meant to start it was started by somebody else: it may do so no more than
             // by us.
-            let fenced = matches!(self, Self::First) && row.is_none();
+            let fenced = matches!(self, Self::First) && row.is_none_or(|row| row.attempt == 0);
             if runs && !fenced {
                 return Ok(Look::Done(json!({ "power": "running" })));
             }

@@ -12,7 +12,7 @@ use ez_protocol::{
 use super::{Node, Read, audience, epoch, is_first, window};
 use crate::{
     journal::{Admission, Facts, Known, Loss, NewOrder, Phase, RefusalNote, Verb},
-    policy,
+    policy::{self, UsedInstance},
     report::EventDraft,
 };
 
@@ -212,10 +212,8 @@ fn loss(order: &ProvisioningOrder, facts: &Facts) -> Loss {
         Op::Action(action) => policy::loss_of(action),
         Op::Ensure(spec) => {
             let known = facts.resources.iter().find(|row| row.instance == order.instance.uuid);
-            // What lies on the disk decides, as it does when the order is carried out: an earlier wish may have come to
-            // nothing, and would let this one throw the disk away uncounted.
-            let there = known.and_then(|row| row.applied());
-            if there.is_some_and(|there| spec.build > there.build) { Loss::Disk } else { Loss::Nothing }
+            let loses = known.is_some_and(|row| UsedInstance::from(row).loses_disk_to(spec));
+            if loses { Loss::Disk } else { Loss::Nothing }
         }
         // A purge has a budget of its own.
         Op::Retire(_) | Op::Purge(_) | Op::Adopt(_) => Loss::Nothing,

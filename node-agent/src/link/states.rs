@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use ez_protocol::{
     frame::{FrameType, StreamKind},
-    message::{HostState, StateDelta, StateSnapshot},
+    message::{HostState, InstanceState, StateDelta, StateSnapshot},
 };
+use prost::Message;
 use tokio::{
     sync::{Mutex, Notify},
     time::Instant,
@@ -25,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const HOST_EVERY: Duration = Duration::from_secs(60);
 /// Everything is sent this often, ± 20 %.
 const FULL_EVERY: Duration = Duration::from_secs(600);
+
+/// What a list's item takes beside itself, in bytes: its tag and its length.
+const FIELD: usize = 8;
 
 /// The observer and the number of the last report; both outlive a connection.
 pub(super) struct Reports {
@@ -108,16 +112,18 @@ async fn snapshot(
     inner.seq += 1;
     let blind = inner.observer.blind_since_ms();
     inner.blind = blind.is_some();
-    let message = StateSnapshot {
+    let first = StateSnapshot {
         report_epoch: agent.report_epoch.clone(),
         seq: inner.seq,
         // What is told again because nothing else can be seen is as old as it is.
         observed_at_ms: blind.unwrap_or(observed_at.0),
-        instances: inner.observer.all(),
+        instances: Vec::new(),
         host: Some(host),
         blind_since_ms: blind,
     };
-    send(connection, FrameType::StateSnapshot, &message).await
+    let next = StateSnapshot { host: None, ..first.clone() };
+    let with = |part: &StateSnapshot, instances| StateSnapshot { instances, ..part.clone() };
+    send(connection, FrameType::StateSnapshot, &frames(inner.observer.all(), &first, &next, with)).await
 }
 
 async fn delta(
@@ -138,27 +144,83 @@ async fn delta(
     }
     let base_seq = inner.seq;
     inner.seq += 1;
-    let message = StateDelta {
+    let first = StateDelta {
         report_epoch: agent.report_epoch.clone(),
         base_seq,
         seq: inner.seq,
         observed_at_ms: observed_at.0,
-        changed: changes.changed,
+        changed: Vec::new(),
         removed: changes.removed,
         host,
         blind_since_ms: blind,
     };
-    send(connection, FrameType::StateDelta, &message).await
+    let next = StateDelta { removed: Vec::new(), host: None, ..first.clone() };
+    let with = |part: &StateDelta, changed| StateDelta { changed, ..part.clone() };
+    send(connection, FrameType::StateDelta, &frames(changes.changed, &first, &next, with)).await
+}
+
+/// The frames of one report: servers that do not fit into the first follow in others of the same number.
+fn frames<M: Message>(
+    servers: Vec<InstanceState>,
+    first: &M,
+    next: &M,
+    with: impl Fn(&M, Vec<InstanceState>) -> M,
+) -> Vec<M> {
+    let cap = StreamKind::State.frame_cap();
+    let (mut frames, mut part, mut size, mut head) = (Vec::new(), Vec::new(), first.encoded_len(), first);
+    for server in servers {
+        let more = server.encoded_len() + FIELD;
+        if size + more > cap {
+            frames.push(with(head, std::mem::take(&mut part)));
+            (head, size) = (next, next.encoded_len());
+        }
+        size += more;
+        part.push(server);
+    }
+    frames.push(with(head, part));
+    frames
 }
 
 /// One report on a stream of its own.
 async fn send(
     connection: &quinn::Connection,
     kind: FrameType,
-    message: &impl prost::Message,
+    frames: &[impl Message],
 ) -> Result<(), StreamError> {
     let mut sender = Sender::open(StreamKind::State, connection.open_uni().await?).await?;
-    sender.send(kind, message).await?;
+    for frame in frames {
+        sender.send(kind, frame).await?;
+    }
     sender.finish();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_many_servers_comes_in_frames_that_fit() {
+        let server = |n: usize| InstanceState {
+            instance_id: format!("0192d3c0-0000-7000-8000-{n:012}"),
+            vmid: 1_000,
+            power: "running".into(),
+            phase: "present".into(),
+            drift: if n.is_multiple_of(3) { vec!["net0: another bridge".repeat(20)] } else { Vec::new() },
+            ..InstanceState::default()
+        };
+        let first = StateSnapshot { seq: 7, host: Some(HostState::default()), ..StateSnapshot::default() };
+        let next = StateSnapshot { host: None, ..first.clone() };
+        let with = |part: &StateSnapshot, instances| StateSnapshot { instances, ..part.clone() };
+        for count in [0, 1, 100, 3_000] {
+            let servers: Vec<_> = (0..count).map(server).collect();
+            let frames = frames(servers.clone(), &first, &next, with);
+            assert!(frames.iter().all(|frame| frame.encoded_len() <= StreamKind::State.frame_cap()));
+            assert!(frames.iter().all(|frame| frame.seq == 7));
+            assert_eq!(frames.iter().filter(|frame| frame.host.is_some()).count(), 1, "the first one");
+            assert_eq!(frames.len() > 1, count == 3_000);
+            let told: Vec<_> = frames.into_iter().flat_map(|frame| frame.instances).collect();
+            assert_eq!(told, servers);
+        }
+    }
 }

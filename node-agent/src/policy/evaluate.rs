@@ -53,17 +53,16 @@ pub fn evaluate(
     }
 }
 
-/// What an ensure may make of a server that is in the books. What lies on its disk counts, not what was wished of it last:
-/// a wish that came to nothing must not open the way for the next one.
+/// What an ensure may make of a server that is in the books.
 fn present_disk(
     policy: &Policy,
     usage: &Usage,
     used: &UsedInstance,
     spec: &InstanceSpec,
 ) -> Result<(), PolicyRefusal> {
-    let made = used.made.as_ref();
-    let anew = made.is_some_and(|made| spec.build > made.build);
-    if anew || used.unmade || made.is_some_and(|made| spec.image.digest != made.digest) {
+    let anew = used.loses_disk_to(spec);
+    let another = used.made.as_ref().is_some_and(|made| spec.image.digest != made.digest);
+    if anew || used.unmade || another {
         image(policy, &spec.image.name, &spec.image.digest)?;
     }
     if anew { losses(policy, usage, Loss::Disk) } else { Ok(()) }

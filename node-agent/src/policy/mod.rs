@@ -85,7 +85,7 @@ pub struct Policy {
     pub bridges: BTreeSet<String>,
     /// VLAN tags it may use; none means untagged only.
     pub vlans: Vec<RangeInclusive<u16>>,
-    /// Prefixes that addresses must come from; none means any.
+    /// Prefixes that addresses, and networks routed to a server, must come from; none means any.
     pub prefixes: Vec<IpNet>,
     /// Whether a network card without the host's filter is refused.
     pub require_firewall: bool,

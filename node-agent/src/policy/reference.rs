@@ -77,7 +77,7 @@ pub const KEYS: &[Key] = &[
         "network.prefixes",
         Kind::Texts,
         Some("[]"),
-        "Prefixes that addresses must come from; with none, any address the control plane gives.",
+        "Prefixes that addresses, and whole networks routed to a server, must come from; with none, any that the control plane gives.",
     ),
     key(
         "network.require_firewall",

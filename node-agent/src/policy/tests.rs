@@ -138,6 +138,7 @@ fn used(n: u8, retired_at: Option<UnixMillis>) -> UsedInstance {
         disk_gib: 40,
         made,
         unmade: false,
+        unsettled: false,
         retired_at,
     }
 }
@@ -209,6 +210,12 @@ fn a_disk_is_made_of_an_allowed_image_alone() {
         // What was adopted is not made anew by this, and what it was made of is not known.
         assert_eq!(rule(&here(|own| own.made = None), &foreign(build)), None);
     }
+    // But by the time of the next wish it is, so that one counts.
+    let meanwhile = |own: &mut UsedInstance| (own.made, own.unsettled) = (None, true);
+    assert_eq!(rule(&here(meanwhile), &foreign(1)), Some("images.digests"));
+    let open = Usage { circuit_open: Some(NOW), ..here(meanwhile) };
+    assert_eq!(rule(&open, &ensure(|spec| spec.build = 1)), Some("destroy.circuit"));
+    assert_eq!(rule(&open, &ensure(|_| {})), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use ez_protocol::{
     order::{ImageDigest, InstanceSpec},
 };
 
-use crate::journal::{Facts, Losses, Phase};
+use crate::journal::{Facts, Losses, Phase, ResourceRow};
 
 /// One instance in the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct UsedInstance {
     pub made: Option<Made>,
     /// It is still to be made, or being made.
     pub unmade: bool,
+    /// An order of it is under way: what it is by the time of the next one is not known yet.
+    pub unsettled: bool,
     /// When it was retired; `None` while it serves.
     pub retired_at: Option<UnixMillis>,
 }
@@ -54,23 +56,39 @@ pub struct Usage {
     pub circuit_open: Option<UnixMillis>,
 }
 
+impl From<&ResourceRow> for UsedInstance {
+    fn from(row: &ResourceRow) -> Self {
+        let spec: Option<InstanceSpec> =
+            row.spec_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
+        Self {
+            instance: row.instance,
+            vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
+            memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),
+            disk_gib: spec.as_ref().map_or(0, |s| s.disk_gib),
+            made: row.applied().map(|spec| Made { build: spec.build, digest: spec.image.digest }),
+            unmade: matches!(row.phase, Phase::Reserved | Phase::Creating),
+            unsettled: row.generation > row.observed_generation,
+            retired_at: row.retired_at.filter(|_| row.phase == Phase::Retired),
+        }
+    }
+}
+
+impl UsedInstance {
+    /// Whether such a wish throws the server's disk away when its turn comes. What lies on the disk decides, not what was
+    /// wished last: a wish that came to nothing must not open the way for the next one. Where that is not known, because
+    /// the first wish since an adoption or a create is under way, every build but the first counts.
+    pub fn loses_disk_to(&self, spec: &InstanceSpec) -> bool {
+        match &self.made {
+            Some(made) => spec.build > made.build,
+            None => self.unsettled && spec.build > 0,
+        }
+    }
+}
+
 impl From<&Facts> for Usage {
     fn from(facts: &Facts) -> Self {
-        let instance = |row: &crate::journal::ResourceRow| {
-            let spec: Option<InstanceSpec> =
-                row.spec_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
-            UsedInstance {
-                instance: row.instance,
-                vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
-                memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),
-                disk_gib: spec.as_ref().map_or(0, |s| s.disk_gib),
-                made: row.applied().map(|spec| Made { build: spec.build, digest: spec.image.digest }),
-                unmade: matches!(row.phase, Phase::Reserved | Phase::Creating),
-                retired_at: row.retired_at.filter(|_| row.phase == Phase::Retired),
-            }
-        };
         Self {
-            instances: facts.resources.iter().map(instance).collect(),
+            instances: facts.resources.iter().map(UsedInstance::from).collect(),
             creates_minute: facts.creates_minute,
             creates_day: facts.creates_day,
             purges_10min: facts.purges_10min,

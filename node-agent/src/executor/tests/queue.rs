@@ -1,6 +1,12 @@
 //! Several servers that are built at once wait for each other's clone in the order in which they were asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use ez_protocol::{
     message::EventKind,
@@ -11,7 +17,7 @@ use super::kit::Host;
 use crate::{
     executor::Actors,
     journal::{OrderState, lists},
-    pve::fake::Fault,
+    pve::fake::{Fault, Plan},
     testing::{VMID, ensure, instance},
 };
 
@@ -112,5 +118,31 @@ async fn a_clone_that_fails_lets_the_next_one_go() {
     assert_eq!(host.row(&create(1)).await.state, OrderState::Undone);
     for n in [2, 3] {
         assert_eq!(host.row(&create(n)).await.state, OrderState::Succeeded);
+    }
+}
+
+/// A defect of ours that an order meets once is as if the agent had died there; one that it meets again and again ends
+/// it. Nothing else waits for it, neither its server's later orders nor another server's clone.
+#[tokio::test]
+async fn a_defect_that_an_order_meets_keeps_nothing_else_waiting() {
+    let plain = Host::new().await;
+    plain.carry_out(&create(1)).await;
+    let of_clone = |call: &&crate::pve::fake::Call| call.step == Some((1, "clone"));
+    let look = *plain.pve.trace().iter().find(of_clone).unwrap();
+    for (defects, end) in [(1, OrderState::Succeeded), (3, OrderState::Stuck)] {
+        let host = Host::new().await;
+        let met = AtomicU32::new(0);
+        let strike = move || assert!(met.fetch_add(1, Ordering::SeqCst) >= defects, "a defect");
+        host.pve.plan(Plan::StrikeStep(look.step, look.verb, Arc::new(strike)));
+        let actors = Actors::new(Arc::clone(&host.engine));
+        host.books.accept(&create(1)).await;
+        host.books.accept(&create(2)).await;
+        actors.resume().await.unwrap();
+        until("both to end", async || !actors.is_busy()).await;
+        host.pve.plan_nothing();
+        let (first, second) = (host.row(&create(1)).await, host.row(&create(2)).await);
+        assert_eq!(first.state, end, "{:?}", first.result);
+        assert_eq!(second.state, OrderState::Succeeded, "{:?}", second.result);
+        host.carry_out(&create(3)).await;
     }
 }

@@ -1,5 +1,7 @@
 //! One story per way an order can go.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
@@ -11,7 +13,7 @@ use crate::{
     executor::Load,
     journal::{OrderState, Phase},
     pve::fake::Fault,
-    testing::{NOW, VMID, ensure, instance, order},
+    testing::{Books, NOW, VMID, ensure, instance, order},
 };
 
 fn press(seq: u64, generation: u64, verb: PowerVerb) -> ez_protocol::order::ProvisioningOrder {
@@ -25,7 +27,17 @@ async fn a_create_goes_through_its_named_steps_and_ends_with_facts() {
     assert_eq!(end.state, OrderState::Succeeded, "{:?}", end.result);
     assert_eq!(
         host.steps_done().await,
-        ["clone", "configure", "resize", "cloud_init", "firewall", "start", "start_on_boot", "await_usable"]
+        [
+            "clone",
+            "configure",
+            "resize",
+            "cloud_init",
+            "firewall",
+            "start",
+            "start_on_boot",
+            "start",
+            "await_usable"
+        ]
     );
     let last = host.events().await.pop().unwrap();
     let facts = last.facts.unwrap();
@@ -518,7 +530,7 @@ async fn a_new_server_is_not_started_before_the_control_plane_is_heard() {
         assert_eq!(host.pve.guest(VMID).unwrap().config["onboot"], "0");
         for _ in 0..20 {
             assert_eq!(host.count("start"), 0, "started although nobody may want it");
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         host.contact.heard(NOW);
     };
@@ -580,7 +592,7 @@ async fn a_new_server_is_not_started_before_the_control_plane_knows_who_builds_i
         }
         for _ in 0..20 {
             assert_eq!(host.count("start"), 0, "started although another node may be building it");
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         host.books.journal.confirm(order.order_id, order.exp).await;
     };
@@ -590,7 +602,7 @@ async fn a_new_server_is_not_started_before_the_control_plane_knows_who_builds_i
 
 #[tokio::test]
 async fn what_the_control_plane_did_not_hear_of_in_time_is_taken_back() {
-    let after = |order: &ProvisioningOrder| order.exp.plus(std::time::Duration::from_millis(1));
+    let after = |order: &ProvisioningOrder| order.exp.plus(Duration::from_millis(1));
     // Never confirmed; and confirmed when the order was over.
     for late in [false, true] {
         let host = Host::new().await;
@@ -621,8 +633,58 @@ async fn a_confirmed_order_may_outlive_its_end() {
         while !host.steps_done().await.iter().any(|step| step == "clone") {
             tokio::task::yield_now().await;
         }
-        host.clock.set(order.exp.plus(std::time::Duration::from_secs(60)));
+        host.clock.set(order.exp.plus(Duration::from_secs(60)));
     };
     let (row, ()) = tokio::join!(host.run(&order), passes);
     assert_eq!((row.state, host.count("start")), (OrderState::Succeeded, 1), "{:?}", row.result);
+}
+
+/// Between the first start and the word to its host that it is to start it from now on, the machine loses its power: what
+/// is handed over runs all the same.
+#[tokio::test]
+async fn a_power_cut_right_after_the_first_start_leaves_a_server_that_runs() {
+    let rebuilt = || {
+        let mut rebuild = ensure(2, 2);
+        if let Op::Ensure(spec) = &mut rebuild.op {
+            spec.build = 1;
+        }
+        rebuild
+    };
+    for (before, order) in [(None, ensure(1, 1)), (Some(ensure(1, 1)), rebuilt())] {
+        let host = Host::new().await;
+        if let Some(before) = before {
+            host.carry_out(&before).await;
+        }
+        host.books.accept(&order).await;
+        let started = host.count("start") + 1;
+        let cut = async {
+            while host.count("start") < started || !host.pve.guest(VMID).is_some_and(|guest| guest.running) {
+                tokio::task::yield_now().await;
+            }
+            host.pve.put_guest(VMID, |guest| guest.running = false);
+        };
+        let (row, ()) = tokio::join!(host.run(&order), cut);
+        assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+        let guest = host.pve.guest(VMID).unwrap();
+        assert!(guest.running && guest.config["onboot"] == "1");
+    }
+}
+
+/// An order that got stuck before the first start and was resumed asks all the questions again, also of a server that was
+/// started by hand meanwhile.
+#[tokio::test]
+async fn a_resumed_create_is_handed_over_only_if_it_still_may() {
+    let (pve, books) = (Host::new().await.pve.fork(), Books::quick(None).await);
+    let mut host = Host::over(pve, BTreeMap::new(), books, Duration::from_millis(200));
+    host.hears_nothing();
+    let order = ensure(1, 1);
+    host.books.accept(&order).await;
+    let row = host.run(&order).await;
+    assert_eq!((row.state, host.count("start")), (OrderState::Stuck, 0), "{:?}", row.result);
+    host.pve.put_guest(VMID, |guest| guest.running = true);
+    host.contact.revoke();
+    host.resume(&order).await;
+    let row = host.run(&order).await;
+    assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
+    assert!(host.pve.guest(VMID).is_none());
 }
