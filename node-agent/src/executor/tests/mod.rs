@@ -3,6 +3,7 @@
 mod crash;
 mod disturbed;
 mod every_step;
+mod first_start;
 pub(crate) mod kit;
 mod life;
 mod queue;
