@@ -3,7 +3,7 @@
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Empty, Op, PowerVerb, ProvisioningOrder, Service},
+    order::{Empty, Op, PowerVerb, Service},
 };
 
 use super::kit::Host;
