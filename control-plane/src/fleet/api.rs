@@ -43,9 +43,10 @@ const LARGEST: usize = 64 * 1024;
 /// How long a visitor may take for TLS, and for everything.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const VISIT: Duration = Duration::from_secs(30);
-/// Visitors at once, and of these from one network: whoever only sits there keeps nobody else out.
+/// Visitors at once, and of these from one network while half of all are taken: whoever only sits there keeps nobody else
+/// out, and a rack of hosts behind one address is let in.
 const VISITORS: usize = 256;
-const VISITORS_EACH: usize = 8;
+const VISITORS_EACH: usize = 16;
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
 pub(crate) fn routes() -> Router<App> {
@@ -116,7 +117,7 @@ impl Enrolment {
             .layer(DefaultBodyLimit::max(LARGEST))
             .with_state(door);
         let mut service = routes.into_make_service_with_connect_info::<SocketAddr>();
-        let visitors = Shares::new(VISITORS, VISITORS_EACH);
+        let visitors = Shares::new(VISITORS, VISITORS_EACH).lending_half();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,

@@ -104,14 +104,22 @@ async fn visitors_who_only_sit_there_keep_nobody_else_out() {
     locations(&app, 10).await;
     let served = Served::start(&app).await;
     let mut idle = Vec::new();
-    for _ in 0..80 {
-        idle.push(TcpStream::connect(served.address).await.unwrap());
-    }
+    let mut sits = async |up_to: usize| {
+        while idle.len() < up_to {
+            idle.push(TcpStream::connect(served.address).await.unwrap());
+        }
+    };
+    sits(40).await;
+    let nothing = format!("/trust/{}", Pin([0; 32]));
+    let (status, _) = ask(&app, &served, "GET", &nothing, "").await;
+    assert_eq!(status, 404, "one more behind the same address, while there is room");
+    // More than all the places there are.
+    sits(300).await;
     // The loopback network has many addresses: this one is somebody else.
     let other = TcpSocket::new_v4().unwrap();
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let tcp = other.connect(served.address).await.unwrap();
-    let (status, _) = ask_over(&app, tcp, "GET", &format!("/trust/{}", Pin([0; 32])), "").await;
+    let (status, _) = ask_over(&app, tcp, "GET", &nothing, "").await;
     assert_eq!(status, 404, "an answer");
     drop(idle);
 }
