@@ -346,6 +346,24 @@ async fn health_is_told_and_metrics_are_not_for_strangers() {
 }
 
 #[tokio::test]
+async fn readiness_does_not_wait_for_a_database_that_is_stuck() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let story = Story::begin(&db, vec![Scope::Read]).await;
+    let mut taken = Vec::new();
+    while let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_secs(1), db.read()).await {
+        taken.push(connection);
+    }
+    let three = (0..3).map(|_| story.send("GET", "/readyz", &[], None));
+    let answers = tokio::time::timeout(Duration::from_secs(5), futures::future::join_all(three)).await;
+    let answers = answers.expect("one look of two seconds for all who ask");
+    let stuck = |ready: &Answer| ready.body["database"] == "unavailable";
+    assert!(answers.iter().all(stuck));
+    drop(taken);
+    story.clock.advance(Duration::from_secs(1));
+    assert_eq!(story.send("GET", "/readyz", &[], None).await.body["database"], "ok");
+}
+
+#[tokio::test]
 async fn asking_too_often_is_told_and_passes() {
     let (db, _directory) = crate::db::testing::sqlite().await;
     let story = Story::begin(&db, vec![Scope::Read]).await;

@@ -17,6 +17,8 @@ use crate::app::App;
 
 /// How long a look at the database counts: whoever asks, and however often, costs one look in this time.
 const COUNTS: Duration = Duration::from_secs(1);
+/// A database that takes longer does not answer: whoever watches over us has given up waiting by then.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What `serve` has brought up; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -49,10 +51,20 @@ impl Readiness {
         {
             return known;
         }
-        let fresh = Seen { at, answers: answers(app).await, migrated: is_migrated(app).await };
+        let (answers, migrated) = tokio::time::timeout(LOOK, look(app)).await.unwrap_or_else(|_| {
+            tracing::warn!(seconds = LOOK.as_secs(), "not ready: the database takes too long to answer");
+            (false, false)
+        });
+        // It counts from its end: those who waited for a slow one take it over instead of looking one after the other.
+        let fresh = Seen { at: app.clock.now(), answers, migrated };
         *seen = Some(fresh);
         fresh
     }
+}
+
+/// Whether the database answers and is migrated; one that does not answer is asked nothing more.
+async fn look(app: &App) -> (bool, bool) {
+    if answers(app).await { (true, is_migrated(app).await) } else { (false, false) }
 }
 
 async fn answers(app: &App) -> bool {
