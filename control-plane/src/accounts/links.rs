@@ -22,8 +22,9 @@ use crate::{
 const VERIFY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How long a link for a new password is good for.
 const RESET_LIFE: Duration = Duration::from_secs(30 * 60);
-/// Letters of each kind that one user is sent per hour; more requests are answered alike and send nothing.
-const LINKS_PER_HOUR: i64 = 5;
+/// Letters of each kind that one user is sent per hour, and links for a new password that are good at once; more requests
+/// are answered alike and send nothing.
+const MOST_LINKS: i64 = 5;
 
 /// Signs somebody up. Succeeds alike whether or not the address has an account: the mail tells its owner.
 ///
@@ -93,14 +94,21 @@ pub async fn sign_up(app: &Services, email: &str, password: &str) -> Result<(), 
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Whether the hour's allowance of a kind of letters has one left.
+/// Whether the allowance of a kind of letters has one left. Links for a new password count while they are good: whoever asks
+/// for them in another's name must not leave that person without one when they have run out.
 async fn may_send(
     tx: &mut AnyConnection,
     user: UserId,
     purpose: LinkPurpose,
     at: UnixMillis,
 ) -> Result<bool, DbError> {
-    Ok(store::links_since(tx, user, purpose, at.minus(HOUR)).await? < LINKS_PER_HOUR)
+    let counted = match purpose {
+        LinkPurpose::Reset => store::good_links(tx, user, purpose, at).await?,
+        LinkPurpose::Verify | LinkPurpose::Exists => {
+            store::links_since(tx, user, purpose, at.minus(HOUR)).await?
+        }
+    };
+    Ok(counted < MOST_LINKS)
 }
 
 /// Follows the link of a sign-up: proves the address and sets the password that sign-up named. Whoever follows it has to

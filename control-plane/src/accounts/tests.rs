@@ -199,6 +199,29 @@ async fn mails_to_one_person_are_limited() {
 }
 
 #[tokio::test]
+async fn links_that_ran_out_or_were_used_keep_nobody_from_one_that_is_good() {
+    each_database(async |db| {
+        let (app, clock) = app(&db);
+        made(&app, EMAIL, None).await;
+        let asks = async || {
+            for _ in 0..8 {
+                forgot_password(&app, EMAIL).await.unwrap();
+            }
+            letters(&db).await.len()
+        };
+        assert_eq!(asks().await, 5, "somebody else asks for all there are");
+        clock.advance(Duration::from_secs(29 * 60));
+        assert_eq!(asks().await, 5, "and they are good still");
+        clock.advance(Duration::from_secs(2 * 60));
+        forgot_password(&app, EMAIL).await.unwrap();
+        let secret = link(&db, "reset-password").await;
+        assert!(reset_password(&app, &secret, "a new password").await.is_ok(), "none of them was");
+        assert_eq!(asks().await, 11, "a new password has used up the others");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn sessions_end_when_idle_and_in_any_case() {
     each_database(async |db| {
         let (app, clock) = app(&db);

@@ -160,6 +160,25 @@ pub(in crate::accounts) async fn links_since(
     Ok(count)
 }
 
+/// How many links of a kind a user could follow now.
+pub(in crate::accounts) async fn good_links(
+    connection: &mut AnyConnection,
+    user: UserId,
+    purpose: LinkPurpose,
+    at: UnixMillis,
+) -> Result<i64, DbError> {
+    let count = sqlx::query_scalar(
+        "SELECT count(*) FROM email_links
+         WHERE user_id = $1 AND purpose = $2 AND used_at IS NULL AND expires_at > $3",
+    )
+    .bind(user.to_string())
+    .bind(purpose)
+    .bind(at.0)
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
 /// A link that could be followed now; nothing is used up.
 pub(in crate::accounts) async fn good_link(
     connection: &mut AnyConnection,
