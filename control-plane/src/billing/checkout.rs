@@ -8,7 +8,7 @@ use sqlx::AnyConnection;
 
 use super::{
     BillingError, Checkout, CheckoutState, Expectation, announce, customer,
-    model::CallState,
+    model::{CallState, Problem},
     outbox::{self, Call},
     store,
     stripe::{self, CheckoutSession, FaultKind, Metadata, SessionParts, page_of},
@@ -30,15 +30,18 @@ pub async fn expect(tx: &mut AnyConnection, at: UnixMillis, expected: &Expectati
 }
 
 /// A person takes the order's payment for the right one: from here on it counts like any other, and only the problem that
-/// is kept beside it tells. Does nothing where no person was asked. The caller holds the order ([`super::hold_order`]).
+/// is kept beside it tells. A price that it came with is the purchase's from then on, so that only a later one is a change of
+/// its plan. Does nothing where no person was asked. The caller holds the order ([`super::hold_order`]).
 ///
 /// # Errors
 /// Those of the statements.
 pub async fn accept_payment(tx: &mut AnyConnection, at: UnixMillis, order: OrderId) -> Result<(), DbError> {
     match store::checkout(tx, order).await? {
         Some(known) if known.state == CheckoutState::Suspicious => {
+            let other_price = known.problem == Some(Problem::Price);
             let accepted = Checkout { state: CheckoutState::Settled, ..known };
-            store::save_checkout(tx, at, CheckoutState::Suspicious, &accepted).await
+            store::save_checkout(tx, at, CheckoutState::Suspicious, &accepted).await?;
+            if other_price { store::accept_price(tx, order).await } else { Ok(()) }
         }
         _ => Ok(()),
     }

@@ -131,6 +131,20 @@ pub(in crate::billing) async fn save_checkout(
     one_row(done)
 }
 
+/// What an order's subscription costs now counts as what it was bought for.
+pub(in crate::billing) async fn accept_price(tx: &mut AnyConnection, order: OrderId) -> Result<(), DbError> {
+    let done = sqlx::query(
+        "UPDATE billing_checkouts SET
+             stripe_price_id = COALESCE((SELECT s.stripe_price_id FROM billing_subscriptions s
+                                         WHERE s.order_id = billing_checkouts.order_id), stripe_price_id)
+         WHERE order_id = $1",
+    )
+    .bind(order.to_string())
+    .execute(tx)
+    .await?;
+    one_row(done)
+}
+
 /// Orders whose payment page has been open (or wanted) since before a time.
 pub(in crate::billing) async fn old_checkouts(
     connection: &mut AnyConnection,

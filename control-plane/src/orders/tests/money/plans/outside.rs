@@ -35,6 +35,33 @@ async fn a_price_put_by_hand_is_followed_when_it_is_paid() {
 }
 
 #[tokio::test]
+async fn a_price_that_was_accepted_with_the_purchase_is_no_change_of_its_plan() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let (order, session) = shop.pay_for(1).await;
+        shop.stripe.put_price(&shop.stripe.subscription_of(&session), &price("m", "month"));
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        let odd = shop.order(order.id).await;
+        assert_eq!(odd.reason.as_deref(), Some(reason::PAYMENT_MISMATCH));
+        retry(&shop.app, order.id, "operator:test").await.unwrap();
+        shop.work().await;
+        let served = shop.moves_in(1, order, &session).await;
+        let changes = async || {
+            let mut connection = shop.app.db.read().await.unwrap();
+            billing::changes_of(&mut connection, served.order.id).await.unwrap().len()
+        };
+        assert_eq!((changes().await, shop.holds(&served).await), (0, size("s")), "it stays as it was built");
+        shop.stripe.put_price(&served.subscription, &price("l", "month"));
+        shop.hears(&served).await;
+        shop.node_follows(&served, 1_000, false).await;
+        assert_eq!((changes().await, shop.has(&served).await.1), (1, size("l")), "one that comes later is");
+        shop.sold_is_held().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_followed_is_an_operators_business() {
     db::testing::each_database(async |db| {
         let shop = Shop::with_plans(db, 2).await;
