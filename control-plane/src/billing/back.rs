@@ -98,8 +98,14 @@ pub(super) async fn take_refund(
         Some(intent) => paid_by(app, intent).await?,
         None => None,
     };
-    // The order's own refund names it; one from Stripe's dashboard names nothing.
-    let named = refund.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
+    // The order's own refund names it; one from Stripe's dashboard names nothing, and may count as the order's all the same.
+    let named = match refund.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok()) {
+        Some(order) => Some(order),
+        None => {
+            let mut connection = app.db.read().await?;
+            store::refunded_by(&mut connection, &refund.id).await?
+        }
+    };
     let Some(order) = named.or(paid.as_ref().map(|paid| paid.order)) else {
         ignore(app, &refund.id, read_at).await?;
         return Ok(None);
@@ -147,12 +153,11 @@ async fn order_refund_read(
 ) -> Result<(), DbError> {
     let state = RefundState::of(refund);
     let known = store::refund(tx, order).await?;
-    let returned = known.as_ref().filter(|known| known.state == RefundState::Succeeded);
-    // An earlier attempt that failed is read again with every news of its charge: it says nothing about the one that worked.
-    if returned.is_some_and(|known| known.stripe_id.as_deref() != Some(refund.id.as_str())) {
+    if known.as_ref().is_some_and(|known| is_overtaken(known, refund)) {
         return Ok(());
     }
-    let fails_late = state == RefundState::Failed && returned.is_some();
+    let fails_late =
+        state == RefundState::Failed && known.is_some_and(|known| known.state == RefundState::Succeeded);
     let made = (Some(refund.id.as_str()), refund.amount, refund.currency.as_deref());
     if !store::put_refund(tx, now, order, state, made).await? {
         return Ok(());
@@ -164,6 +169,20 @@ async fn order_refund_read(
     match state {
         RefundState::Succeeded | RefundState::Failed => announce::refund(tx, now, order, state).await,
         RefundState::Wanted | RefundState::Pending => Ok(()),
+    }
+}
+
+/// Whether a refund says nothing about how the order's stands: an attempt that failed is read again with every news of its
+/// charge, also when another one has followed it.
+fn is_overtaken(known: &store::KnownRefund, refund: &RefundView) -> bool {
+    let same = known.stripe_id.as_deref() == Some(refund.id.as_str());
+    let failed = RefundState::of(refund) == RefundState::Failed;
+    match known.state {
+        // The one that is written down had failed before another was wanted.
+        RefundState::Wanted => failed && same,
+        RefundState::Pending => failed && !same && known.stripe_id.is_some(),
+        RefundState::Succeeded => !same,
+        RefundState::Failed => false,
     }
 }
 

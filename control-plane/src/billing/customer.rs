@@ -31,17 +31,11 @@ pub(super) async fn ensure(app: &Services, account: AccountId, email: &str) -> R
         Some(deleted) => Call::next(app, "customer-after", deleted, request).await?,
         None => Call::next(app, "customer", account, request).await?,
     };
-    let found = match outbox::send(app, &call).await {
-        Err(BillingError::LookingUp) => {
-            let (mine, install) = (account.to_string(), app.keys.install().to_string());
-            let ours = |one: &&Value| {
-                one["metadata"]["account_id"] == mine.as_str()
-                    && one["metadata"]["install_id"] == install.as_str()
-            };
-            outbox::look_for(app, &call, &stripe::list_customers(email), ours).await?
-        }
-        other => other?,
+    let (mine, install) = (account.to_string(), app.keys.install().to_string());
+    let ours = |one: &&Value| {
+        one["metadata"]["account_id"] == mine.as_str() && one["metadata"]["install_id"] == install.as_str()
     };
+    let found = outbox::make(app, &call, &stripe::list_customers(email), ours).await?;
     let id = found.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
     let (at, key, json, stripe_id) = (app.clock.now(), call.key, found.to_string(), id.clone());
     app.db

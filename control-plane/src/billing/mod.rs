@@ -80,7 +80,7 @@ pub use model::{Checkout, CheckoutState, EventState, Expectation, Invoice, Probl
 pub use overview::{Dispute, Overview, Paying, Queued, Revenue, disputes, overview, queue, revenue};
 #[cfg(test)]
 pub(crate) use reconcile::poll_events;
-pub use refund::{refund_full, refund_state, returned_credit};
+pub use refund::{Returned, refund_full, refund_state, returned};
 pub use revenue::{History, MonthRevenue, history as revenue_history};
 pub use shelf::{
     Kind, Lasts, Off, Shelf, Step as ShelfStep, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct,

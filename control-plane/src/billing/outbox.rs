@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use ez_protocol::UnixMillis;
 use serde_json::Value;
 
 use super::{
     BillingError,
     model::CallState,
-    store,
+    store::{self, StoredCall},
     stripe::{FaultKind, Prepared, StripeFault},
 };
 use crate::app::Services;
@@ -15,12 +16,16 @@ use crate::app::Services;
 /// Stripe keeps idempotency keys for at least 24 h; after this a call is looked up, never sent again.
 const KEY_LIFE: Duration = Duration::from_secs(20 * 60 * 60);
 
+/// What was carried out may be missing in Stripe's lists for so long: a call is not given up for it before.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
+
 /// What a call is and whose.
 pub(super) struct Call {
     /// `<purpose>:<subject>:<attempt>`
     pub(super) key: String,
     pub(super) purpose: &'static str,
     pub(super) subject: String,
+    pub(super) attempt: i64,
     pub(super) request: Prepared,
 }
 
@@ -32,7 +37,7 @@ impl Call {
         request: Prepared,
     ) -> Self {
         let subject = subject.to_string();
-        Self { key: format!("{purpose}:{subject}:{attempt}"), purpose, subject, request }
+        Self { key: format!("{purpose}:{subject}:{attempt}"), purpose, subject, attempt, request }
     }
 
     /// A call whose subject counts no attempts of its own: the one that is not answered yet, or the next after those that
@@ -60,15 +65,7 @@ impl Call {
 /// adopts what it found or goes on to the next attempt.
 pub(super) async fn send(app: &Services, call: &Call) -> Result<Value, BillingError> {
     let at = app.clock.now();
-    let text = serde_json::to_string(&call.request).map_err(|_| BillingError::Incomplete("a request"))?;
-    let (key, purpose, subject, hash) =
-        (call.key.clone(), call.purpose, call.subject.clone(), call.request.hash());
-    let stored = app
-        .db
-        .write(move |tx| {
-            Box::pin(async move { store::open_call(tx, at, &key, purpose, &subject, (&text, &hash)).await })
-        })
-        .await?;
+    let stored = write_down(app, call, at).await?;
     if stored.state == CallState::Done {
         let id = stored.response_id.ok_or(BillingError::Incomplete("the id of an answer"))?;
         let mut connection = app.db.read().await?;
@@ -86,23 +83,71 @@ pub(super) async fn send(app: &Services, call: &Call) -> Result<Value, BillingEr
     }
 }
 
-/// The row of a list that an earlier call with unknown outcome made.
+/// Writes a call down unless it is; gives what stands there.
+async fn write_down(app: &Services, call: &Call, at: UnixMillis) -> Result<StoredCall, BillingError> {
+    let text = serde_json::to_string(&call.request).map_err(|_| BillingError::Incomplete("a request"))?;
+    let (key, purpose, subject, hash) =
+        (call.key.clone(), call.purpose, call.subject.clone(), call.request.hash());
+    Ok(app
+        .db
+        .write(move |tx| {
+            Box::pin(async move { store::open_call(tx, at, &key, purpose, &subject, (&text, &hash)).await })
+        })
+        .await?)
+}
+
+/// Has something made once for a subject that counts no attempts of its own ([`Call::next`]): sent, or found in the list of
+/// such things, where `ours` knows it.
 ///
 /// # Errors
-/// [`BillingError::LookingUp`] if there is none: whoever tries again has the next key.
-pub(super) async fn look_for(
+/// As [`send`]; with [`BillingError::LookingUp`] whoever tries again looks once more, and after a while has the next key.
+pub(super) async fn make(
     app: &Services,
     call: &Call,
     list: &Prepared,
     ours: impl Fn(&&Value) -> bool,
 ) -> Result<Value, BillingError> {
+    // Earlier keys were given up; what was sent under them may have been carried out all the same.
+    if call.attempt > 1
+        && let Some(made) = find(app, list, &ours).await?
+    {
+        write_down(app, call, app.clock.now()).await?;
+        return Ok(made);
+    }
+    match send(app, call).await {
+        Err(BillingError::LookingUp) => look_for(app, call, list, &ours).await,
+        other => other,
+    }
+}
+
+/// The row of a list that an earlier call with unknown outcome made; a call that has none for long is given up.
+async fn look_for(
+    app: &Services,
+    call: &Call,
+    list: &Prepared,
+    ours: impl Fn(&&Value) -> bool,
+) -> Result<Value, BillingError> {
+    if let Some(found) = find(app, list, ours).await? {
+        return Ok(found);
+    }
+    let begun = {
+        let mut connection = app.db.read().await?;
+        store::call_begun(&mut connection, &call.key).await?
+    };
+    if begun.is_some_and(|begun| app.clock.now().since(begun) >= LISTED_WITHIN) {
+        close(app, call, CallState::Replaced, None, None).await?;
+    }
+    Err(BillingError::LookingUp)
+}
+
+async fn find(
+    app: &Services,
+    list: &Prepared,
+    ours: impl Fn(&&Value) -> bool,
+) -> Result<Option<Value>, BillingError> {
     let list = app.stripe.get(app.entropy.as_ref(), list).await?;
     let rows = list.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if let Some(found) = rows.iter().find(ours) {
-        return Ok(found.clone());
-    }
-    close(app, call, CallState::Replaced, None, None).await?;
-    Err(BillingError::LookingUp)
+    Ok(rows.iter().find(ours).cloned())
 }
 
 /// Whether a call was written down before: it may have been carried out.
@@ -111,7 +156,7 @@ pub(super) async fn look_for(
 /// Those of the query.
 pub(super) async fn was_begun(app: &Services, call: &Call) -> Result<bool, BillingError> {
     let mut connection = app.db.read().await?;
-    Ok(store::is_call(&mut connection, &call.key).await?)
+    Ok(store::call_begun(&mut connection, &call.key).await?.is_some())
 }
 
 /// Writes a refusal down; says what the caller gets.

@@ -9,7 +9,7 @@ use super::{
     model::CallState,
     outbox::{self, Call},
     store,
-    stripe::{self, FaultKind, InvoiceView, Metadata, SubscriptionView},
+    stripe::{self, CheckoutSession, FaultKind, InvoiceView, Metadata, SubscriptionView},
     subscription, sync, wallet,
 };
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
     web,
 };
 
-/// Ends the order's subscription, then gives back what its latest invoice took. Safe to repeat; the same refund
-/// is never made twice.
+/// Ends the order's subscription, then gives back what its purchase took. Safe to repeat; the same refund is never made
+/// twice.
 ///
 /// # Errors
 /// [`BillingError::Unknown`] when no payment is known that could be given back; what Stripe said else.
@@ -33,10 +33,10 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
         let mut connection = app.db.read().await?;
         store::refund(&mut connection, order).await?.ok_or(BillingError::Unknown("refund"))?
     };
-    if known.state == RefundState::Succeeded {
+    if known.state == RefundState::Succeeded && known.credit_minor.is_some() {
         return Ok(known.state);
     }
-    let invoice = latest_invoice(app, order).await?;
+    let invoice = invoice_of(app, order).await?;
     if known.credit_minor.is_none() {
         // Before the money: nothing but a refund can follow any more, and credit does not fail later.
         let given = return_credit(app, "refund-credit", order, &order.to_string(), &invoice).await?;
@@ -44,12 +44,15 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
             .write(move |tx| Box::pin(async move { store::put_refund_credit(tx, at, order, given).await }))
             .await?;
     }
-    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice.id)).await?;
-    let intent = match stripe::paid_by(&payments) {
-        None if invoice.amount_paid == Some(0) => return nothing_to_give_back(app, order).await,
-        paid => paid.ok_or(BillingError::Unknown("payment"))?,
+    match (known.state, &known.stripe_id) {
+        // Somebody gave the money back in Stripe's dashboard before it was counted: only the credit was left to do.
+        (RefundState::Succeeded, _) => return Ok(known.state),
+        (RefundState::Pending, Some(made)) => return look_again(app, order, made).await,
+        _ => {}
+    }
+    let Some(payment) = payment_of(app, &invoice).await? else {
+        return nothing_to_give_back(app, order).await;
     };
-    let payment = Payment { intent, took_minor: invoice.amount_paid };
     let metadata = Metadata::from([
         ("order_id".to_owned(), order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
@@ -68,6 +71,13 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     let state = back::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(state)
+}
+
+/// Reads a refund that is on its way once more, whoever made it; gives how the order's stands then.
+async fn look_again(app: &Services, order: OrderId, made: &str) -> Result<RefundState, BillingError> {
+    back::refund(app, made).await?;
+    let mut connection = app.db.read().await?;
+    refund_state(&mut connection, order).await?.ok_or(BillingError::Unknown("refund"))
 }
 
 /// What a call that made no refund leaves: under its key Stripe repeats that answer for ever, so the next one has another.
@@ -161,12 +171,24 @@ pub async fn refund_state(
     Ok(store::refund(connection, order).await?.map(|known| known.state))
 }
 
-/// How much credit went back with an order's refund; minor units.
+/// What went back with an order's refund, in minor units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// Money; nothing where that is not known.
+    pub money_minor: Option<i64>,
+    /// Credit that had paid.
+    pub credit_minor: i64,
+}
+
+/// How much went back with an order's refund.
 ///
 /// # Errors
-/// Those of the query.
-pub async fn returned_credit(connection: &mut AnyConnection, order: OrderId) -> Result<i64, DbError> {
-    Ok(store::refund(connection, order).await?.and_then(|known| known.credit_minor).unwrap_or(0))
+/// Those of the queries.
+pub async fn returned(connection: &mut AnyConnection, order: OrderId) -> Result<Returned, DbError> {
+    let Some(known) = store::refund(connection, order).await? else { return Ok(Returned::default()) };
+    // What its invoice took is the whole; the order's refund may be only the last of several parts.
+    let whole = store::paid_of_returned(connection, order).await?;
+    Ok(Returned { money_minor: whole.or(known.amount_minor), credit_minor: known.credit_minor.unwrap_or(0) })
 }
 
 /// A payment that can go back.
@@ -177,27 +199,68 @@ pub(super) struct Payment {
     pub(super) took_minor: Option<i64>,
 }
 
-/// The order's latest invoice.
-async fn latest_invoice(app: &Services, order: OrderId) -> Result<InvoiceView, BillingError> {
+/// The payment of an invoice that was paid; nothing where no money was taken (a trial, a code that took all off, credit).
+pub(super) async fn payment_of(
+    app: &Services,
+    invoice: &InvoiceView,
+) -> Result<Option<Payment>, BillingError> {
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice.id)).await?;
+    match stripe::paid_by(&payments) {
+        None if invoice.amount_paid == Some(0) => Ok(None),
+        paid => {
+            let intent = paid.ok_or(BillingError::Unknown("payment"))?;
+            Ok(Some(Payment { intent, took_minor: invoice.amount_paid }))
+        }
+    }
+}
+
+/// An invoice, if it was paid. A draft, an open or a void one took nothing, whatever sums stand on it: credit that it had used
+/// Stripe gives back with its end.
+pub(super) async fn paid_invoice(app: &Services, id: &str) -> Result<Option<InvoiceView>, BillingError> {
+    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
+    let invoice: InvoiceView = sync::view(&value)?;
+    Ok(Some(invoice).filter(InvoiceView::is_paid))
+}
+
+/// The invoice that took what goes back: the purchase's own, or the newest where that took nothing (a trial, a code).
+async fn invoice_of(app: &Services, order: OrderId) -> Result<InvoiceView, BillingError> {
+    let bought = match purchase_invoice(app, order).await? {
+        Some(id) => paid_invoice(app, &id).await?,
+        None => None,
+    };
+    let bought = match bought {
+        Some(invoice) if invoice.took_something() => return Ok(invoice),
+        other => other,
+    };
+    let newest = paid_invoice(app, &latest_invoice(app, order).await?).await?;
+    let renewed = newest.as_ref().is_some_and(InvoiceView::took_something);
+    let taken = if renewed || bought.is_none() { newest } else { bought };
+    taken.ok_or(BillingError::Unknown("payment"))
+}
+
+/// The invoice that was paid on the order's page, as that page says.
+async fn purchase_invoice(app: &Services, order: OrderId) -> Result<Option<String>, BillingError> {
+    let mut connection = app.db.read().await?;
+    let page = store::checkout(&mut connection, order).await?.and_then(|known| known.session_id);
+    let Some(page) = page else { return Ok(None) };
+    let copy = store::object(&mut connection, &page).await?;
+    let read = copy.and_then(|json| serde_json::from_str::<CheckoutSession>(&json).ok());
+    Ok(read.and_then(|page| page.invoice))
+}
+
+/// The newest invoice of the order's subscription.
+async fn latest_invoice(app: &Services, order: OrderId) -> Result<String, BillingError> {
     let known = {
         let mut connection = app.db.read().await?;
         store::subscription_of(&mut connection, order).await?.ok_or(BillingError::Unknown("subscription"))?
     };
-    let invoice = match known.latest_invoice {
-        Some(invoice) => invoice,
-        None => {
-            let value = app
-                .stripe
-                .get(app.entropy.as_ref(), &stripe::retrieve_subscription(&known.stripe_id))
-                .await?;
-            serde_json::from_value::<SubscriptionView>(value)
-                .ok()
-                .and_then(|subscription| subscription.latest_invoice)
-                .ok_or(BillingError::Unknown("invoice"))?
-        }
-    };
-    let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&invoice)).await?;
-    sync::view(&value)
+    if let Some(invoice) = known.latest_invoice {
+        return Ok(invoice);
+    }
+    let value =
+        app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_subscription(&known.stripe_id)).await?;
+    let read: SubscriptionView = sync::view(&value)?;
+    read.latest_invoice.ok_or(BillingError::Unknown("invoice"))
 }
 
 /// Sends a refund of all of a payment, or finds the one that was made. `mark` is the word of its metadata that says what it

@@ -126,13 +126,8 @@ pub(super) async fn give(
         &metadata,
     );
     let call = Call::next(app, purpose, mark, request).await?;
-    let answer = match outbox::send(app, &call).await {
-        Err(BillingError::LookingUp) => {
-            let marked = |one: &&Value| one["metadata"][word] == mark;
-            outbox::look_for(app, &call, &stripe::list_credits(credit.customer), marked).await?
-        }
-        other => other?,
-    };
+    let marked = |one: &&Value| one["metadata"][word] == mark;
+    let answer = outbox::make(app, &call, &stripe::list_credits(credit.customer), marked).await?;
     let id = answer.get("id").and_then(Value::as_str).ok_or(BillingError::Incomplete("id"))?.to_owned();
     let (at, kept) = (app.clock.now(), id.clone());
     app.db

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::model::Order;
-use crate::{instances::Instance, notify::Letter, web};
+use crate::{billing, instances::Instance, notify::Letter, web};
 
 /// Tells the customer that the money is there and the server is being built.
 #[derive(Clone, Debug, Serialize)]
@@ -151,15 +151,21 @@ pub(super) fn attention(order: &Order, link: String) -> OrderNeedsAttention {
     OrderNeedsAttention { server: order.hostname.clone(), amount: amount(order), link }
 }
 
-pub(super) fn refunded(order: &Order, credit_minor: i64, link: String) -> OrderRefunded {
-    let words = |minor: i64| web::written_money(minor, &order.currency);
-    let left = order.paid_minor.unwrap_or_else(|| order.due_today()) - credit_minor;
-    let (amount, credit) = match credit_minor {
-        0 => (amount(order), String::new()),
-        _ if left > 0 => (words(left), words(credit_minor)),
-        _ => (String::new(), words(credit_minor)),
+pub(super) fn refunded(order: &Order, returned: billing::Returned, link: String) -> OrderRefunded {
+    let credit_minor = returned.credit_minor;
+    // What was due may have been paid with credit, too: only what is known of the refund itself tells the two apart.
+    let due = || order.paid_minor.unwrap_or_else(|| order.due_today()) - credit_minor;
+    let money_minor = returned.money_minor.unwrap_or_else(due);
+    let words = |minor: i64, told: bool| {
+        if told { web::written_money(minor, &order.currency) } else { String::new() }
     };
-    OrderRefunded { server: order.hostname.clone(), amount, credit, link }
+    OrderRefunded {
+        server: order.hostname.clone(),
+        // Where nothing was due at all, that is what the letter says.
+        amount: words(money_minor, money_minor > 0 || credit_minor == 0),
+        credit: words(credit_minor, credit_minor > 0),
+        link,
+    }
 }
 
 pub(super) fn operator(order: &Order, link: String) -> OrderNeedsOperator {

@@ -151,8 +151,8 @@ async fn write_letters(
             notify::send(tx, at, &order.email, &letters::payment_confirmation(order, link)).await
         }
         (OrderEvent::RefundSettled, _) => {
-            let credit_minor = billing::returned_credit(tx, order.id).await?;
-            notify::send(tx, at, &order.email, &letters::refunded(order, credit_minor, link)).await
+            let returned = billing::returned(tx, order.id).await?;
+            notify::send(tx, at, &order.email, &letters::refunded(order, returned, link)).await
         }
         (_, OrderState::NeedsOperator) if from != OrderState::NeedsOperator => {
             notify::send(tx, at, &order.email, &letters::attention(order, link)).await?;

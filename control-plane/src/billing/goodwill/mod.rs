@@ -315,13 +315,8 @@ async fn send_refund(app: &Services, row: &store::Row) -> Result<(), BillingErro
     let request = stripe::create_partial_refund(&intent, row.amount_minor, metadata);
     let call = Call::next(app, "goodwill", format!("{}:{}", row.order, row.reference), request).await?;
     let read_at = app.clock.now();
-    let answer = match outbox::send(app, &call).await {
-        Err(BillingError::LookingUp) => {
-            let marked = |one: &&Value| one["metadata"]["goodwill"] == row.reference.as_str();
-            outbox::look_for(app, &call, &stripe::list_refunds_of(&intent), marked).await?
-        }
-        other => other?,
-    };
+    let marked = |one: &&Value| one["metadata"]["goodwill"] == row.reference.as_str();
+    let answer = outbox::make(app, &call, &stripe::list_refunds_of(&intent), marked).await?;
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
     back::take_refund(app, read_at, answer).await?;
     outbox::close(app, &call, CallState::Done, id, None).await

@@ -54,13 +54,16 @@ pub(in crate::billing) async fn open_call(
     })
 }
 
-/// Whether a call was written down.
-pub(in crate::billing) async fn is_call(connection: &mut AnyConnection, key: &str) -> Result<bool, DbError> {
-    let found: Option<String> = sqlx::query_scalar("SELECT key FROM stripe_outbox WHERE key = $1")
+/// When a call was written down, if it was.
+pub(in crate::billing) async fn call_begun(
+    connection: &mut AnyConnection,
+    key: &str,
+) -> Result<Option<UnixMillis>, DbError> {
+    let begun: Option<i64> = sqlx::query_scalar("SELECT created_at FROM stripe_outbox WHERE key = $1")
         .bind(key)
         .fetch_optional(connection)
         .await?;
-    Ok(found.is_some())
+    Ok(begun.map(UnixMillis))
 }
 
 /// How often a call for a purpose and subject came to nothing: refused, or looked up in vain. Those keep their keys for ever.

@@ -211,6 +211,8 @@ pub(in crate::billing) struct KnownRefund {
     pub(in crate::billing) attempt: i64,
     pub(in crate::billing) state: RefundState,
     pub(in crate::billing) stripe_id: Option<String>,
+    /// What it gives back in money; minor units.
+    pub(in crate::billing) amount_minor: Option<i64>,
     /// Credit that went back with it; `None` while that was not looked at.
     pub(in crate::billing) credit_minor: Option<i64>,
 }
@@ -220,7 +222,8 @@ pub(in crate::billing) async fn refund(
     order: OrderId,
 ) -> Result<Option<KnownRefund>, DbError> {
     let row = sqlx::query(
-        "SELECT order_id, attempt, state, stripe_id, credit_minor FROM billing_refunds WHERE order_id = $1",
+        "SELECT order_id, attempt, state, stripe_id, amount_minor, credit_minor
+         FROM billing_refunds WHERE order_id = $1",
     )
     .bind(order.to_string())
     .fetch_optional(connection)
@@ -231,10 +234,38 @@ pub(in crate::billing) async fn refund(
             attempt: row.int("attempt")?,
             state: row.get("state")?,
             stripe_id: row.get("stripe_id")?,
+            amount_minor: row.get("amount_minor")?,
             credit_minor: row.get("credit_minor")?,
         })
     })
     .transpose()
+}
+
+/// The order whose refund this one of Stripe's is, also where it was made in the dashboard and names nothing.
+pub(in crate::billing) async fn refunded_by(
+    connection: &mut AnyConnection,
+    stripe_id: &str,
+) -> Result<Option<OrderId>, DbError> {
+    let row = sqlx::query("SELECT order_id FROM billing_refunds WHERE stripe_id = $1")
+        .bind(stripe_id)
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| Cols::of("billing_refunds", &row).id("order_id")).transpose()
+}
+
+/// What an order's invoices took of which something went back; nothing if none did. Minor units.
+pub(in crate::billing) async fn paid_of_returned(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Option<i64>, DbError> {
+    Ok(sqlx::query_scalar(
+        "SELECT CAST(SUM(i.paid_minor) AS BIGINT) FROM billing_invoices i
+         WHERE i.stripe_id IN (SELECT r.invoice_id FROM billing_returns r
+                               WHERE r.order_id = $1 AND r.state = 'succeeded')",
+    )
+    .bind(order.to_string())
+    .fetch_one(connection)
+    .await?)
 }
 
 /// Writes down that a refund is wanted; a failed one begins its next attempt.
@@ -277,7 +308,8 @@ pub(in crate::billing) async fn put_refund_credit(
     Ok(())
 }
 
-/// A call for a refund was looked up in vain: the next one has another key.
+/// A call for a refund was looked up in vain: the next one has another key. One that was made in Stripe's dashboard and counted
+/// as ours may have failed since; which that was stays written down, so that news of it are known as such.
 pub(in crate::billing) async fn next_refund_attempt(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -285,8 +317,8 @@ pub(in crate::billing) async fn next_refund_attempt(
     attempt: i64,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "UPDATE billing_refunds SET attempt = attempt + 1, updated_at = $3
-         WHERE order_id = $1 AND attempt = $2 AND state = 'wanted'",
+        "UPDATE billing_refunds SET attempt = attempt + 1, state = 'wanted', updated_at = $3
+         WHERE order_id = $1 AND attempt = $2 AND state IN ('wanted', 'pending')",
     )
     .bind(order.to_string())
     .bind(attempt)

@@ -436,6 +436,16 @@ impl InvoiceView {
         self.status_transitions.as_ref()?.paid_at
     }
 
+    /// Whether it was paid, whatever with.
+    pub fn is_paid(&self) -> bool {
+        self.status.as_deref() == Some("paid")
+    }
+
+    /// Whether it took money or used credit.
+    pub fn took_something(&self) -> bool {
+        self.amount_paid.is_some_and(|paid| paid > 0) || self.credit_used() > 0
+    }
+
     /// What credit has paid of it, in minor units: Stripe counts what is owed, so credit that is used raises the balance.
     pub fn credit_used(&self) -> i64 {
         self.ending_balance.zip(self.starting_balance).map_or(0, |(after, before)| after - before).max(0)

@@ -17,7 +17,7 @@ use super::{
     BillingError, RefundState, back, dunning,
     model::CallState,
     outbox::{self, Call},
-    refund::{self, Payment},
+    refund,
     stripe::{
         self, CheckoutSession, FaultKind, InvoiceView, Metadata, RefundView, StripeFault, SubscriptionView,
     },
@@ -109,7 +109,7 @@ pub(super) async fn late(
     order: OrderId,
     invoice: &InvoiceView,
 ) -> Result<bool, DbError> {
-    let paid = invoice.amount_paid.filter(|paid| *paid > 0 && invoice.status.as_deref() == Some("paid"));
+    let paid = invoice.amount_paid.filter(|paid| *paid > 0 && invoice.is_paid());
     let owed = matches!(invoice.billing_reason.as_deref(), None | Some("subscription_create" | "manual"));
     let (Some(paid), Some(paid_at), Some(subscription), false) =
         (paid, invoice.paid_at(), invoice.subscription_id(), owed)
@@ -240,15 +240,11 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     let known = load(app, session).await?;
     end_subscription(app, &known).await?;
     let invoice = known.invoice.as_deref().ok_or(BillingError::Unknown("invoice"))?;
-    let invoice = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(invoice)).await?;
-    let invoice: InvoiceView = sync::view(&invoice)?;
+    let invoice = refund::paid_invoice(app, invoice).await?.ok_or(BillingError::Unknown("payment"))?;
     refund::return_credit(app, "surplus-credit", known.order, session, &invoice).await?;
-    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice.id)).await?;
-    let intent = match stripe::paid_by(&payments) {
-        None if invoice.amount_paid == Some(0) => return nothing_paid(app, &known).await,
-        paid => paid.ok_or(BillingError::Unknown("payment"))?,
+    let Some(payment) = refund::payment_of(app, &invoice).await? else {
+        return nothing_paid(app, &known).await;
     };
-    let payment = Payment { intent, took_minor: invoice.amount_paid };
     // No `order_id`: that is the word of the order's own refund.
     let metadata = Metadata::from([
         (SESSION.to_owned(), known.session.clone()),

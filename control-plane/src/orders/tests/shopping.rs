@@ -140,6 +140,35 @@ async fn nothing_due_is_settled_as_nothing_and_given_back_as_nothing() {
 }
 
 #[tokio::test]
+async fn the_fee_of_a_trial_goes_back_whatever_was_billed_after_it() {
+    for renewal_is in ["draft", "open"] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::with_more(db).await;
+            let (order, session) = shop.choose(1, Interval::Quarter, None).await.unwrap();
+            shop.settle(&order, &session).await;
+            let subscription = shop.stripe.subscription_of(&session);
+            // The first quarter after the trial has used credit, and nobody has paid the rest.
+            let renewal = shop.stripe.renew(&subscription, shop.app.clock.now(), false);
+            shop.stripe.change(&renewal, |invoice| {
+                invoice["status"] = json!(renewal_is);
+                invoice["starting_balance"] = json!(-300);
+                invoice["ending_balance"] = json!(0);
+            });
+            shop.deliver("invoice.updated", &renewal).await;
+            shop.deliver("customer.subscription.updated", &subscription).await;
+            shop.work().await;
+            let refund = billing::refund_full(&shop.app, order.id).await.unwrap();
+            assert_eq!(refund, billing::RefundState::Succeeded, "{renewal_is}");
+            assert_eq!(shop.ledger(&order), Ledger { paid: 500, returned: 500, running: 0 }, "{renewal_is}");
+            let mut connection = shop.app.db.read().await.unwrap();
+            let overview = billing::overview(&mut connection, order.account).await.unwrap();
+            assert_eq!(overview.credit, None, "{renewal_is}: that invoice gives its credit back itself");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn an_account_stays_with_its_currency_and_is_told_before_it_pays() {
     db::testing::each_database(async |db| {
         let shop = Shop::with_more(db).await;

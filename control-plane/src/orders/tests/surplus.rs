@@ -136,6 +136,30 @@ async fn a_second_payment_goes_back_whatever_the_first_call_ended_with() {
 }
 
 #[tokio::test]
+async fn a_second_payment_whose_invoice_is_not_paid_is_not_told_as_given_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (order, session) = shop.pay_for(1).await;
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        let second = shop.stripe.second_page(&session);
+        shop.stripe.pay(&second);
+        let invoice = shop.stripe.latest_invoice(&shop.stripe.subscription_of(&second));
+        let payment = format!("inpay_{}", shop.stripe.intent_of(&invoice));
+        shop.stripe.change(&payment, |payment| payment["status"] = "open".into());
+        shop.stripe.change(&invoice, |invoice| {
+            invoice["status"] = "void".into();
+            invoice["amount_paid"] = 0.into();
+        });
+        shop.deliver("checkout.session.completed", &second).await;
+        shop.work().await;
+        assert!(shop.rings().await, "a person looks at it");
+        assert!(!shop.audited(&order).await.contains(&"payment.surplus_returned".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_late_payment_goes_back_at_once_when_the_same_was_ordered_again() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

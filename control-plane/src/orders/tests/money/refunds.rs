@@ -6,6 +6,21 @@ use serde_json::{Value, json};
 use super::*;
 use crate::billing::RefundState;
 
+/// A sum as letters write it; nothing is no word.
+fn words(minor: i64) -> Value {
+    json!(if minor > 0 { crate::web::written_money(minor, "eur") } else { String::new() })
+}
+
+fn small_gift(served: &Served) -> billing::Gift {
+    billing::Gift {
+        instance: served.order.instance,
+        invoice: None,
+        amount_minor: 200,
+        reference: "ticket-7".into(),
+        reason: "It was down for a day".into(),
+    }
+}
+
 impl Shop {
     /// A person gives the money of an order back.
     async fn refunds(&self, order: &Order) {
@@ -18,6 +33,39 @@ impl Shop {
         let state = self.stripe.state();
         let stands = |o: &&Value| o["object"] == "refund" && o["status"] != "failed";
         state.objects.values().filter(stands).cloned().collect()
+    }
+
+    /// The one refund that Stripe has in a state.
+    fn refund_that(&self, status: &str) -> String {
+        let state = self.stripe.state();
+        let mut made = state.objects.values().filter(|o| o["object"] == "refund" && o["status"] == status);
+        let id = made.next().unwrap()["id"].as_str().unwrap().to_owned();
+        assert!(made.next().is_none(), "{status}: one");
+        id
+    }
+
+    /// A purchase is paid partly with credit. Gives its invoice.
+    fn credit_pays(&self, session: &str, credit: i64, money: i64) -> String {
+        let invoice = self.stripe.latest_invoice(&self.stripe.subscription_of(session));
+        self.stripe.change(&invoice, |invoice| {
+            invoice["starting_balance"] = json!(-credit);
+            invoice["ending_balance"] = json!(0);
+            invoice["amount_paid"] = json!(money);
+        });
+        invoice
+    }
+
+    /// What an account has as credit; minor units.
+    async fn credit_of(&self, order: &Order) -> i64 {
+        let mut connection = self.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, order.account).await.unwrap();
+        overview.credit.map_or(0, |(minor, _)| minor)
+    }
+
+    /// What the letter of a refund says of money and credit.
+    async fn told_as_returned(&self) -> (Value, Value) {
+        let letter = self.letter("order-refunded").await;
+        (letter["amount"].clone(), letter["credit"].clone())
     }
 
     /// The bank sends a refund back.
@@ -87,11 +135,7 @@ async fn news_of_an_attempt_that_failed_before_does_not_undo_the_one_that_worked
         let order = shop.silent(1).await;
         shop.stripe.state().refunds_end = Some("failed");
         shop.refunds(&order).await;
-        let failed = {
-            let state = shop.stripe.state();
-            let made = state.objects.values().find(|o| o["object"] == "refund").unwrap();
-            made["id"].as_str().unwrap().to_owned()
-        };
+        let failed = shop.refund_that("failed");
         shop.stripe.state().refunds_end = None;
         shop.refunds(&order).await;
         assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
@@ -103,6 +147,71 @@ async fn news_of_an_attempt_that_failed_before_does_not_undo_the_one_that_worked
             (shop.letters_of("refund-failed").await, shop.money_on_page(&order).await),
             (0, "refunded")
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn news_of_an_attempt_that_failed_before_does_not_end_one_that_is_on_its_way() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = shop.silent(1).await;
+        shop.stripe.state().refunds_end = Some("failed");
+        shop.refunds(&order).await;
+        let failed = shop.refund_that("failed");
+        shop.passes(MINUTE).await;
+        // The next one is wanted, and its first call comes to nothing.
+        shop.stripe.state().refunds_end = Some("pending");
+        shop.stripe.state().ends.push(("/refunds", 500));
+        shop.refunds(&order).await;
+        for state in [RefundState::Wanted, RefundState::Pending] {
+            shop.bank_returns(&failed).await;
+            assert_eq!(
+                (shop.order(order.id).await.state, shop.refund_of(&order).await),
+                (OrderState::Refunding, Some(state))
+            );
+            shop.passes(2 * MINUTE).await;
+            shop.work().await;
+        }
+        let made = shop.refund_that("pending");
+        shop.stripe.change(&made, |refund| refund["status"] = json!("succeeded"));
+        shop.deliver("refund.updated", &made).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+        assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 900, running: 0 });
+        assert_eq!(shop.letters_of("refund-failed").await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_made_by_hand_that_fails_after_it_counted_as_ours_is_made_anew() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = shop.silent(1).await;
+        let subscription = shop.stripe.subscription_of(&shop.session_of(&order).await);
+        let by_hand = shop.stripe.give_back(&shop.stripe.latest_invoice(&subscription), 900);
+        shop.stripe.change(&by_hand, |refund| refund["status"] = json!("pending"));
+        shop.refunds(&order).await;
+        assert_eq!(
+            (shop.order(order.id).await.state, shop.refund_of(&order).await),
+            (OrderState::Refunding, Some(RefundState::Pending))
+        );
+        // Its news is lost: who waits for it looks.
+        shop.stripe.change(&by_hand, |refund| refund["status"] = json!("failed"));
+        shop.passes(2 * MINUTE).await;
+        shop.work().await;
+        let asks = shop.order(order.id).await;
+        assert_eq!(
+            (asks.state, asks.reason.as_deref()),
+            (OrderState::NeedsOperator, Some(reason::REFUND_FAILED))
+        );
+        shop.passes(MINUTE).await;
+        shop.refunds(&order).await;
+        shop.bank_returns(&by_hand).await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+        assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 900, running: 0 });
+        assert!(!shop.rings_for("refund_failed").await, "nobody gives it once more");
     })
     .await;
 }
@@ -177,6 +286,7 @@ async fn all_of_it_given_back_by_hand_in_parts_is_the_whole() {
         assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
         assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 900, running: 0 });
         assert_eq!(shop.refunds_that_stand().len(), 2, "none was made");
+        assert_eq!(shop.told_as_returned().await, (words(900), words(0)), "and is told as the whole");
     })
     .await;
 }
@@ -189,6 +299,11 @@ async fn a_customer_whose_first_call_came_to_nothing_can_buy_all_the_same() {
             let order = place(&shop.app, shop.request(n)).await.unwrap();
             shop.stripe.state().ends.push(("/customers", status));
             assert!(pay(&shop.app, &order).await.is_err(), "{status}");
+            if status == 500 {
+                // It may have been made: it is looked for before another one is.
+                shop.passes(MINUTE).await;
+                assert!(pay(&shop.app, &order).await.is_err());
+            }
             pay(&shop.app, &order).await.unwrap();
             let made = shop.stripe.state().objects.values().filter(|o| o["object"] == "customer").count();
             assert_eq!(made, usize::from(n), "{status}: one for each");
@@ -203,13 +318,7 @@ async fn a_gift_is_given_once_whatever_its_first_call_ended_with() {
         db::testing::each_database(async |db| {
             let shop = Shop::open(db, 3).await;
             let served = shop.served(1).await;
-            let gift = billing::Gift {
-                instance: served.order.instance,
-                invoice: None,
-                amount_minor: 200,
-                reference: "ticket-7".into(),
-                reason: "It was down for a day".into(),
-            };
+            let gift = small_gift(&served);
             // Whoever presses the button meets it, and so does the job that takes it up.
             let tries = if status == 401 { 2 } else { 1 };
             for path in ["/refunds", "/balance_transactions"] {
@@ -225,11 +334,72 @@ async fn a_gift_is_given_once_whatever_its_first_call_ended_with() {
                 Ledger { paid: 900, returned: 200, running: 1 },
                 "{status}"
             );
+            assert_eq!(shop.credit_of(&served.order).await, 200, "{status}");
             let mut connection = shop.app.db.read().await.unwrap();
-            let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
-            assert_eq!(overview.credit, Some((200, "eur".to_owned())), "{status}");
             let given = billing::given_to(&mut connection, served.order.account).await.unwrap();
             assert!(given.iter().all(|one| one.state == billing::GiftState::Done), "{given:?}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_gift_that_stripe_lists_late_is_not_given_again() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let gift = small_gift(&served);
+        let keys = || {
+            let state = shop.stripe.state();
+            let sent = state.calls.iter().filter(|call| call.method == "POST");
+            let sent = sent.filter(|call| call.path.ends_with("/balance_transactions"));
+            sent.map(|call| call.key.clone()).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        shop.stripe.state().ends.push(("/balance_transactions", 500));
+        for _ in 0..2 {
+            assert!(billing::credit(&shop.app, &gift, "operator:test").await.is_err());
+        }
+        assert_eq!(keys(), 1, "it may be there in a moment");
+        shop.lives(3 * MINUTE).await;
+        let order = served.order.id;
+        {
+            let mut state = shop.stripe.state();
+            let customer = state.objects[&served.subscription]["customer"].clone();
+            let listed = json!({
+                "id": "cbtxn_late", "object": "customer_balance_transaction", "amount": -200, "customer": customer,
+                "metadata": {"goodwill": format!("{order}:credit:ticket-7")},
+            });
+            state.objects.insert("cbtxn_late".into(), listed);
+        }
+        for _ in 0..2 {
+            shop.lives(3 * MINUTE).await;
+        }
+        assert_eq!(keys(), 1, "it was looked for first");
+        let mut connection = shop.app.db.read().await.unwrap();
+        let given = billing::given_to(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(given.iter().map(|one| one.state).collect::<Vec<_>>(), [billing::GiftState::Done]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn credit_comes_back_where_somebody_gave_the_money_back_before_it_was_counted() {
+    for (is_refused, credit) in [(false, 300), (true, 0)] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let (order, session) = shop.pay_for(1).await;
+            let by_hand = shop.stripe.give_back(&shop.credit_pays(&session, 300, 600), 600);
+            if is_refused {
+                shop.stripe.state().ends.push(("/balance_transactions", 402));
+            }
+            shop.deliver("refund.created", &by_hand).await;
+            shop.work().await;
+            shop.deliver("checkout.session.completed", &session).await;
+            shop.work().await;
+            assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+            assert_eq!(shop.credit_of(&order).await, credit);
+            assert_eq!(shop.told_as_returned().await, (words(600), words(credit)), "what the card had paid");
+            assert_eq!(shop.rings_for("credit_not_returned").await, is_refused);
         })
         .await;
     }
@@ -241,14 +411,9 @@ async fn credit_that_paid_for_a_purchase_comes_back_with_its_refund() {
         db::testing::each_database(async |db| {
             let shop = Shop::open(db, 3).await;
             let (order, session) = shop.pay_for(1).await;
-            let invoice = shop.stripe.latest_invoice(&shop.stripe.subscription_of(&session));
-            let payment = format!("inpay_{}", shop.stripe.intent_of(&invoice));
-            shop.stripe.change(&invoice, |invoice| {
-                invoice["starting_balance"] = json!(-credit);
-                invoice["ending_balance"] = json!(0);
-                invoice["amount_paid"] = json!(money);
-            });
+            let invoice = shop.credit_pays(&session, credit, money);
             if money == 0 {
+                let payment = format!("inpay_{}", shop.stripe.intent_of(&invoice));
                 shop.stripe.state().objects.remove(&payment);
             }
             shop.deliver("checkout.session.completed", &session).await;
@@ -267,13 +432,8 @@ async fn credit_that_paid_for_a_purchase_comes_back_with_its_refund() {
             }
             assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
             assert_eq!(shop.ledger(&order), Ledger { paid: money, returned: money, running: 0 });
-            let mut connection = shop.app.db.read().await.unwrap();
-            let overview = billing::overview(&mut connection, order.account).await.unwrap();
-            assert_eq!(overview.credit, Some((credit, "eur".to_owned())), "once");
-            let letter = shop.letter("order-refunded").await;
-            let words =
-                |minor| if minor > 0 { crate::web::written_money(minor, "eur") } else { String::new() };
-            assert_eq!((&letter["amount"], &letter["credit"]), (&json!(words(money)), &json!(words(credit))));
+            assert_eq!(shop.credit_of(&order).await, credit, "once");
+            assert_eq!(shop.told_as_returned().await, (words(money), words(credit)));
         })
         .await;
     }
