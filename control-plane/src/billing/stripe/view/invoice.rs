@@ -1,0 +1,130 @@
+//! Invoices, and how they were paid.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{id_of, page_of};
+
+/// An invoice.
+#[derive(Debug, Clone, Deserialize)]
+pub struct InvoiceView {
+    /// `in_…`
+    pub id: String,
+    /// Number printed on it, once final.
+    pub number: Option<String>,
+    /// `draft`, `open`, `paid`, `void` or `uncollectible`.
+    pub status: Option<String>,
+    /// Lower-case ISO code.
+    pub currency: Option<String>,
+    /// Minor units.
+    pub total: Option<i64>,
+    /// Minor units.
+    pub amount_paid: Option<i64>,
+    /// What is still owed, in minor units.
+    pub amount_remaining: Option<i64>,
+    /// How often it was tried to collect it.
+    pub attempt_count: Option<i64>,
+    /// `subscription_create`, `subscription_cycle`, `subscription_update` …
+    pub billing_reason: Option<String>,
+    /// Unix seconds; only where the customer pays by transfer.
+    pub due_date: Option<i64>,
+    status_transitions: Option<Transitions>,
+    /// `cus_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub customer: Option<String>,
+    /// Page with the invoice.
+    pub hosted_invoice_url: Option<String>,
+    /// The PDF.
+    pub invoice_pdf: Option<String>,
+    /// Unix seconds.
+    pub created: Option<i64>,
+    parent: Option<InvoiceParent>,
+    starting_balance: Option<i64>,
+    ending_balance: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Transitions {
+    finalized_at: Option<i64>,
+    paid_at: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoiceParent {
+    subscription_details: Option<InvoiceSubscription>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoiceSubscription {
+    #[serde(default, deserialize_with = "id_of")]
+    subscription: Option<String>,
+}
+
+impl InvoiceView {
+    /// When it fell due: the day the unpaid clock counts from. Unix seconds.
+    pub fn due_at(&self) -> Option<i64> {
+        let finalized = self.status_transitions.as_ref().and_then(|times| times.finalized_at);
+        self.due_date.or(finalized).or(self.created)
+    }
+
+    /// When it was paid. Unix seconds.
+    pub fn paid_at(&self) -> Option<i64> {
+        self.status_transitions.as_ref()?.paid_at
+    }
+
+    /// Whether it was paid, whatever with.
+    pub fn is_paid(&self) -> bool {
+        self.status.as_deref() == Some("paid")
+    }
+
+    /// Whether it took money or used credit.
+    pub fn took_something(&self) -> bool {
+        self.amount_paid.is_some_and(|paid| paid > 0) || self.credit_used() > 0
+    }
+
+    /// What credit has paid of it, in minor units: Stripe counts what is owed, so credit that is used raises the balance.
+    pub fn credit_used(&self) -> i64 {
+        self.ending_balance.zip(self.starting_balance).map_or(0, |(after, before)| after - before).max(0)
+    }
+
+    /// The subscription it belongs to.
+    pub fn subscription_id(&self) -> Option<&str> {
+        self.parent.as_ref()?.subscription_details.as_ref()?.subscription.as_deref()
+    }
+}
+
+/// How an invoice was paid.
+#[derive(Debug, Clone, Deserialize)]
+struct InvoicePayment {
+    status: Option<String>,
+    #[serde(default, deserialize_with = "id_of")]
+    invoice: Option<String>,
+    payment: Option<InvoicePaymentWay>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct InvoicePaymentWay {
+    #[serde(default, deserialize_with = "id_of")]
+    payment_intent: Option<String>,
+}
+
+/// The payment intent that paid an invoice, out of a list of its payments.
+pub(crate) fn paid_by(list: &Value) -> Option<String> {
+    page_of::<InvoicePayment>(list)
+        .into_iter()
+        .filter(|payment| payment.status.as_deref() == Some("paid"))
+        .find_map(|payment| payment.payment?.payment_intent)
+}
+
+/// The intent that waits for an open invoice to be paid, out of a list of its payments.
+pub(crate) fn waiting_intent(list: &Value) -> Option<String> {
+    page_of::<InvoicePayment>(list)
+        .into_iter()
+        .filter(|payment| payment.status.as_deref() == Some("open"))
+        .find_map(|payment| payment.payment?.payment_intent)
+}
+
+/// The invoice that a payment intent pays, out of a list of payments.
+pub(crate) fn invoice_of(list: &Value) -> Option<String> {
+    page_of::<InvoicePayment>(list).into_iter().find_map(|payment| payment.invoice)
+}

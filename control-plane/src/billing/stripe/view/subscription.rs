@@ -1,0 +1,141 @@
+//! One server's subscription.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{PriceView, Rows, id_of, map_or_null};
+
+/// One server's subscription.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SubscriptionView {
+    /// `sub_…`
+    pub id: String,
+    /// Stripe's word for its state; may be one we do not know.
+    pub status: Option<String>,
+    /// `cus_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub customer: Option<String>,
+    /// `in_…`
+    #[serde(default, deserialize_with = "id_of")]
+    pub latest_invoice: Option<String>,
+    /// Whether real money moves.
+    pub livemode: Option<bool>,
+    /// Unix seconds.
+    pub cancel_at: Option<i64>,
+    /// Unix seconds.
+    pub canceled_at: Option<i64>,
+    /// What is charged at the next renewal; `pm_…`. None: the customer's default.
+    #[serde(default, deserialize_with = "id_of")]
+    pub default_payment_method: Option<String>,
+    /// Our words.
+    #[serde(default, deserialize_with = "map_or_null")]
+    pub metadata: HashMap<String, String>,
+    /// `sub_sched_…`, while one says what becomes of it.
+    #[serde(default, deserialize_with = "id_of")]
+    pub schedule: Option<String>,
+    pending_update: Option<PendingUpdate>,
+    pause_collection: Option<Value>,
+    #[serde(default)]
+    discounts: Option<Vec<Value>>,
+    cancellation_details: Option<Reason>,
+    status_details: Option<StatusDetails>,
+    #[serde(default)]
+    items: Rows<SubscriptionItem>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Reason {
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct StatusDetails {
+    paused: Option<PausedDetails>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PausedDetails {
+    subscription: Option<PausedBy>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PausedBy {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SubscriptionItem {
+    id: Option<String>,
+    price: Option<PriceView>,
+    current_period_start: Option<i64>,
+    current_period_end: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PendingUpdate {
+    expires_at: Option<i64>,
+    #[serde(default)]
+    subscription_items: Option<Vec<SubscriptionItem>>,
+}
+
+impl SubscriptionView {
+    /// The change that waits for its payment: its price, and until when (unix seconds).
+    pub fn pending(&self) -> Option<(&str, Option<i64>)> {
+        let update = self.pending_update.as_ref()?;
+        let item = update.subscription_items.as_ref().and_then(|items| items.first());
+        let price = item.and_then(|item| item.price.as_ref()).map_or("", |price| price.id.as_str());
+        Some((price, update.expires_at))
+    }
+
+    /// The price of its one item.
+    pub fn price_id(&self) -> Option<&str> {
+        self.items.data.first()?.price.as_ref().map(|price| price.id.as_str())
+    }
+
+    /// The id of its one item.
+    pub fn item_id(&self) -> Option<&str> {
+        self.items.data.first()?.id.as_deref()
+    }
+
+    /// How many items it has; ours always have one.
+    pub fn item_count(&self) -> usize {
+        self.items.data.len()
+    }
+
+    /// What its codes take off: `di_…`, whether given as an id or as an object.
+    pub fn discounts(&self) -> Vec<String> {
+        let discounts = self.discounts.as_deref().unwrap_or_default().iter();
+        let id =
+            |discount: &Value| discount.as_str().or_else(|| discount.get("id")?.as_str()).map(str::to_owned);
+        discounts.filter_map(id).collect()
+    }
+
+    /// Why it is paused, in Stripe's word, if it says so.
+    pub fn pause_reason(&self) -> Option<&str> {
+        self.status_details.as_ref()?.paused.as_ref()?.subscription.as_ref()?.kind.as_deref()
+    }
+
+    /// Why it was cancelled: `cancellation_requested`, `payment_failed` …
+    pub fn end_reason(&self) -> Option<&str> {
+        self.cancellation_details.as_ref()?.reason.as_deref()
+    }
+
+    /// Whether invoices are not collected for now; the status says nothing about that.
+    pub fn collection_paused(&self) -> bool {
+        self.pause_collection.as_ref().is_some_and(|pause| !pause.is_null())
+    }
+
+    /// What its one item costs per period: minor units, currency, and how many months the period has.
+    pub fn charge(&self) -> Option<(i64, String, i64)> {
+        let price = self.items.data.first()?.price.as_ref()?;
+        Some((price.unit_amount?, price.currency.clone()?, price.months().unwrap_or(1)))
+    }
+
+    /// Begin and end of the current period in unix seconds (they live on the item).
+    pub fn period(&self) -> (Option<i64>, Option<i64>) {
+        self.items.data.first().map_or((None, None), |i| (i.current_period_start, i.current_period_end))
+    }
+}
