@@ -104,12 +104,12 @@ struct NodeAccess {
 }
 
 /// Reads everything.
-pub(super) async fn world(state_dir: &Path, now: i64) -> Result<World, LoadError> {
+pub(super) async fn world(state_dir: &Path, now: i64, grace_ms: i64) -> Result<World, LoadError> {
     let path = state_dir.join("state.json");
     let broken = |reason: String| LoadError::State { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|e| broken(e.to_string()))?;
     let state: State = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
-    let mut world = World { now, ..World::default() };
+    let mut world = World { now, grace_ms, ..World::default() };
     // The books are read last: what the world outside shows was caused by what stands in them.
     stripe::read(&state.stripe, &mut world).await?;
     for node in &state.nodes {
@@ -119,6 +119,6 @@ pub(super) async fn world(state_dir: &Path, now: i64) -> Result<World, LoadError
         }
     }
     database::read(&state.database_url, &mut world).await?;
-    world.leaks = logs::leaks(state_dir, &state);
+    world.leaks = logs::leaks(state_dir, &state)?;
     Ok(world)
 }

@@ -2,7 +2,7 @@
 //!
 //! It reads the control plane's database, every agent's journal, every simulated Proxmox VE and the
 //! simulated Stripe into one [`World`], and asks each invariant what contradicts it. It runs on a
-//! living system: whatever may still be on its way gets [`World::GRACE_MS`] before it counts.
+//! living system: whatever may still be on its way gets a grace before it counts, [`World::GRACE_MS`] unless told otherwise.
 //!
 //! The invariants are pure functions of the world, so each of them is shown a planted violation in
 //! its tests.
@@ -55,7 +55,7 @@ impl Report {
 ///
 /// # Errors
 /// A part of the system that cannot be read.
-pub async fn run(state_dir: &Path, now_ms: i64) -> Result<Report, LoadError> {
-    let world = load::world(state_dir, now_ms).await?;
+pub async fn run(state_dir: &Path, now_ms: i64, grace_ms: i64) -> Result<Report, LoadError> {
+    let world = load::world(state_dir, now_ms, grace_ms).await?;
     Ok(Report::of(&world))
 }

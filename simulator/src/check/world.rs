@@ -7,6 +7,8 @@ use ez_protocol::marker::Marker;
 pub struct World {
     /// When it was read, unix milliseconds.
     pub now: i64,
+    /// What is on its way may take this long before it counts as a violation; [`World::GRACE_MS`] for a system at work.
+    pub grace_ms: i64,
     /// Purchases.
     pub orders: Vec<Order>,
     /// States the purchases were in.
@@ -416,15 +418,18 @@ pub struct Invoice {
 }
 
 impl World {
-    /// What is on its way may take this long before it counts as a violation.
+    /// What is on its way in a system at work may take this long before it counts as a violation.
     pub const GRACE_MS: i64 = 60_000;
-    /// A paid purchase is fulfilled, refunded or on a desk after this long: creating orders live ten
-    /// minutes, and 15 minutes are spent looking for another place.
-    pub const PAID_DEADLINE_MS: i64 = 30 * 60_000;
 
     /// Whether something that happened then should have settled by now.
     pub fn settled(&self, at: i64) -> bool {
-        self.now - at > Self::GRACE_MS
+        self.now - at > self.grace_ms
+    }
+
+    /// Whether a purchase that was paid then should be fulfilled, refunded or on a desk by now: thirty times the grace, since
+    /// creating orders live ten minutes, and 15 minutes are spent looking for another place.
+    pub fn overdue(&self, paid_at: i64) -> bool {
+        self.now - paid_at > 30 * self.grace_ms
     }
 
     /// How much there is of everything.

@@ -187,6 +187,7 @@ async fn a_refused_form_comes_back_filled() {
         )
         .await;
     assert!(described, "each refused field names its message");
+    demo.check().await;
     browser.stop().await;
     demo.stop().await;
 }

@@ -160,6 +160,7 @@ async fn a_webhook_with_a_bad_signature_leaves_no_row() {
         .unwrap();
     assert_eq!(answer.status(), 400);
     assert_eq!(demo.inbox_rows().await, before);
+    demo.check().await;
     demo.stop().await;
 }
 

@@ -294,8 +294,8 @@ async fn a_servers_later_life_survives_the_agent_killed_at_every_write() {
         println!(
             "{later:?}, agent at a write: {points} crash points visited; each ended as the undisturbed run"
         );
+        assert!(points > 0 || !wanted(*later), "{later:?}: no point was met");
     }
-    assert!(all.iter().flatten().flatten().count() > 0, "{what}: no point was met");
 }
 
 async fn killed_at_a_commit(side: Side) {

@@ -51,6 +51,7 @@ async fn the_doctor_finds_a_node_of_the_demo_well_and_says_what_is_not() {
     let worst = if said["errors"] == 0 { 10 } else { 11 };
     assert_eq!(code, worst, "{said:#}");
     assert_eq!(agent(&demo, &["check-config"]).await.0, 0);
+    demo.check().await;
     demo.stop().await;
 }
 
@@ -80,6 +81,7 @@ async fn a_running_agent_takes_roots_word_and_keeps_who_said_it() {
         trail.iter().all(|row| row["who"]["uid"].is_number() && row["ended_at"].is_number()),
         "{trail:#?}"
     );
+    demo.check().await;
     demo.stop().await;
 }
 
@@ -129,5 +131,6 @@ async fn root_of_the_host_lets_a_stuck_order_go_on_or_gives_it_up() {
     assert_eq!(demo.host(0).get("/vms").await, before);
     assert_eq!(agent(&demo, &["order", "resume", &id]).await.0, 5, "abandoning is for good");
     clean_up(&demo).await;
+    demo.check().await;
     demo.stop().await;
 }

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ez_simulator::{
+    check::World,
     config::Config,
     serve::Simulator,
     wall::{SystemWall, WallClock as _},
@@ -49,6 +50,9 @@ enum Command {
         /// Print the findings as JSON
         #[arg(long)]
         json: bool,
+        /// What is on its way may take this long before it counts, in milliseconds: little where all should be still
+        #[arg(long, value_name = "MS", default_value_t = World::GRACE_MS)]
+        grace_ms: i64,
     },
     /// Make the outside world of a running demo go wrong as a scenario file says
     ///
@@ -92,7 +96,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let config = Config::load(&config)?;
             runtime.block_on(serve(&config)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Check { state_dir, json } => runtime.block_on(check(&state_dir, json)),
+        Command::Check { state_dir, json, grace_ms } => runtime.block_on(check(&state_dir, json, grace_ms)),
         Command::Scenario { file, state_dir, .. } => runtime
             .block_on(async {
                 match file {
@@ -105,9 +109,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the invariant checker and says what it found.
-async fn check(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+async fn check(state_dir: &Path, json: bool, grace_ms: i64) -> anyhow::Result<ExitCode> {
     let now = SystemWall.now_ms();
-    let report = ez_simulator::check::run(state_dir, now).await?;
+    let report = ez_simulator::check::run(state_dir, now, grace_ms).await?;
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;

@@ -1,6 +1,6 @@
 //! I4: addresses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Violation, World, found};
 
@@ -18,9 +18,9 @@ pub(super) fn unique(world: &World) -> Vec<Violation> {
             let Some(marker) = &vm.marker else { continue };
             let instance = marker.instance.to_string();
             for address in &vm.addresses {
-                let row = world.addresses.iter().find(|a| a.address.eq_ignore_ascii_case(address));
+                let row = world.addresses.iter().find(|a| same(&a.address, address));
                 let held = row.is_some_and(|a| a.state == "held" && a.instance.as_deref() == Some(&instance));
-                if row.is_some() && !held {
+                if !held {
                     let detail = format!("{place} uses it, but it is not held for instance {instance}");
                     out.push(found("I4", format!("address {address}"), detail));
                 }
@@ -32,4 +32,12 @@ pub(super) fn unique(world: &World) -> Vec<Violation> {
         twice.map(|(address, places)| found("I4", format!("address {address}"), places.join(" and "))),
     );
     out
+}
+
+/// One address may be written in several ways.
+fn same(a: &str, b: &str) -> bool {
+    match (a.parse::<IpAddr>(), b.parse::<IpAddr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.eq_ignore_ascii_case(b),
+    }
 }

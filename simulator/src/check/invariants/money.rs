@@ -55,8 +55,7 @@ pub(super) fn paid_orders_end(world: &World) -> Vec<Violation> {
     let mut out = Vec::new();
     for order in &world.orders {
         let Some(paid_at) = order.paid_at else { continue };
-        let late = world.now - paid_at > World::PAID_DEADLINE_MS;
-        if late && !ENDED.contains(&order.state.as_str()) {
+        if world.overdue(paid_at) && !ENDED.contains(&order.state.as_str()) {
             let minutes = (world.now - paid_at) / 60_000;
             let detail = format!("paid {minutes} minutes ago and still {}", order.state);
             out.push(found("I3", format!("order {}", order.id), detail));

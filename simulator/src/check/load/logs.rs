@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::State;
+use super::{LoadError, State};
 
 /// Every place where a secret of this system stands in a log: the programs' logs and the request
 /// logs of the simulators.
-pub(super) fn leaks(state_dir: &Path, state: &State) -> Vec<(String, String)> {
+///
+/// # Errors
+/// A log that cannot be read, or none at all: what was not read was not searched.
+pub(super) fn leaks(state_dir: &Path, state: &State) -> Result<Vec<(String, String)>, LoadError> {
     let mut secrets = vec![
         ("the Stripe key".to_owned(), state.stripe.secret_key.clone()),
         ("the webhook secret".to_owned(), state.stripe.webhook_secret.clone()),
@@ -30,17 +33,29 @@ pub(super) fn leaks(state_dir: &Path, state: &State) -> Vec<(String, String)> {
     // The simulator's record of deliveries holds the webhook secret on purpose: a checker needs it.
     let directories = [state_dir.join("logs"), state_dir.join("sim/logs")];
     let files = directories.iter().flat_map(|d| log_files(d));
+    let mut read = 0;
     for path in files.filter(|p| !p.to_string_lossy().contains("deliveries")) {
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let text = match std::fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            // Old logs go away by themselves.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(LoadError::State { path, reason: error.to_string() }),
+        };
+        read += 1;
         for (name, secret) in &secrets {
             if text.contains(secret.as_str()) {
                 found.push((path.display().to_string(), name.clone()));
             }
         }
     }
-    found
+    if read == 0 {
+        let reason = "there is no log to search for secrets".to_owned();
+        return Err(LoadError::State { path: state_dir.join("logs"), reason });
+    }
+    Ok(found)
 }
 
 fn log_files(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_file())
 }

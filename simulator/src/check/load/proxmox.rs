@@ -13,12 +13,17 @@ pub(super) async fn read(state_dir: &Path, node: &NodeAccess) -> Result<Host, Lo
     let client = client(state_dir, node)?;
     let api = Api { client, node };
     let mut host = Host { node: node.id.clone(), ..Host::default() };
-    let list = api.get(&format!("/nodes/{}/qemu", node.name)).await?;
-    for item in list.as_array().into_iter().flatten() {
+    for item in api.list().await? {
         let is_template = item["template"].as_i64() == Some(1);
         let Some(vmid) = number(&item["vmid"]).filter(|_| !is_template) else { continue };
-        // A VM may go away between the list and this; then it is simply not there.
-        let Ok(config) = api.get(&format!("/nodes/{}/qemu/{vmid}/config", node.name)).await else { continue };
+        let config = match api.get(&format!("/nodes/{}/qemu/{vmid}/config", node.name)).await {
+            Ok(config) => config,
+            // A VM may go away between the list and this. One that is still there and cannot be read is not absent.
+            Err(error) if api.list().await?.iter().any(|item| number(&item["vmid"]) == Some(vmid)) => {
+                return Err(error);
+            }
+            Err(_) => continue,
+        };
         let marker = config["description"].as_str().and_then(Marker::find);
         let running = item["status"] == "running";
         if marker.is_none() && !is_being_made(&config) {
@@ -37,6 +42,12 @@ struct Api<'a> {
 }
 
 impl Api<'_> {
+    /// The node's VMs, templates too.
+    async fn list(&self) -> Result<Vec<Value>, LoadError> {
+        let list = self.get(&format!("/nodes/{}/qemu", self.node.name)).await?;
+        Ok(list.as_array().cloned().unwrap_or_default())
+    }
+
     async fn get(&self, path: &str) -> Result<Value, LoadError> {
         let base = self.node.pve_url.trim_end_matches('/').trim_end_matches("/api2/json");
         let url = format!("{base}/api2/json{path}");

@@ -118,6 +118,7 @@ impl Later {
         match self {
             Self::Delete => delete(demo, server).await,
             Self::Suspension => suspend_and_resume(demo, server).await,
+            Self::Reboot => reboot(demo, server, wish).await,
             _ => press(demo, server, wish).await,
         }
     }
@@ -139,8 +140,20 @@ pub async fn buy(demo: &Demo, name: &str, kill: Option<&mut Kill<'_>>) -> String
     id
 }
 
-/// Begins an action, or sets rules, and waits for its end; one whose answer is lost counts if it is there.
+/// Begins an action, or sets rules, until it is done; one whose answer is lost counts if it is there. What cannot be seen and
+/// must not be repeated by itself ends as an error, and the customer presses again: what they wished has to be so in the end.
 async fn press(demo: &Demo, server: &str, body: Value) {
+    for _ in 0..3 {
+        match press_once(demo, server, &body).await {
+            None => return,
+            Some(error) => println!("{body} ended as an error, it is pressed again: {error}"),
+        }
+    }
+    panic!("{body} of server {server} was pressed three times and never done");
+}
+
+/// Begins an action, or sets rules, and waits for its end: what went wrong.
+async fn press_once(demo: &Demo, server: &str, body: &Value) -> Option<Value> {
     let api = demo.api("customer");
     let path = format!("/servers/{server}/actions");
     let ask = async || {
@@ -150,22 +163,43 @@ async fn press(demo: &Demo, server: &str, body: Value) {
             api.put(&format!("/servers/{server}/firewall"), body.clone()).await;
         }
     };
-    let count = async || api.try_get(&path).await.1["data"].as_array().map_or(0, Vec::len);
-    let before =
-        until("the list of actions", PATIENCE, || async { Some(count().await).filter(|n| *n > 0) }).await;
+    let ids = |list: &Value| {
+        let actions = list["data"].as_array().into_iter().flatten();
+        actions.filter_map(|action| action["id"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let before = until("the list of actions", PATIENCE, || async {
+        Some(ids(&api.try_get(&path).await.1)).filter(|ids| !ids.is_empty())
+    })
+    .await;
     ask().await;
-    until("the action to end", PATIENCE, || async {
+    let ended = until("the action to end", PATIENCE, || async {
         let (status, list) = api.try_get(&path).await;
         let actions = list["data"].as_array()?;
-        if status == 200 && actions.len() == before {
+        let mut new = actions.iter().filter(|a| !before.iter().any(|id| a["id"] == id.as_str())).peekable();
+        if status == 200 && new.peek().is_none() {
             // Nothing was noted: the customer presses again.
             ask().await;
             return None;
         }
-        actions.iter().all(|action| action["status"] != "running").then_some(())
+        let new: Vec<Value> = new.cloned().collect();
+        new.iter().all(|action| action["status"] != "running").then_some(new)
     })
     .await;
     server_is(&api, server, "running").await;
+    let done = ended.iter().any(|action| action["status"] == "success");
+    (!done).then(|| ended.iter().map(|action| action["error"].clone()).collect())
+}
+
+/// Reboots a server, and looks whether it was.
+async fn reboot(demo: &Demo, server: &str, wish: Value) {
+    let since = async || {
+        let vms = demo.host(0).get("/vms").await;
+        let ours = |vm: &&Value| vm["description"].as_str().is_some_and(|text| text.contains(server));
+        vms["vms"].as_array().unwrap().iter().find(ours).map(|vm| vm["started_at"].clone())
+    };
+    let before = since().await;
+    press(demo, server, wish).await;
+    assert_ne!(since().await, before, "server {server} was not rebooted");
 }
 
 /// Deletes a server and never asks twice, unless nothing at all came of the first time.
