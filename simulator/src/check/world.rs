@@ -49,6 +49,10 @@ pub struct World {
     pub traffic: Vec<TrafficBill>,
     /// Stripe's invoice items that name server and month.
     pub invoice_items: Vec<InvoiceItem>,
+    /// Credit that stands on customers' balances at Stripe with a mark of ours.
+    pub credits: Vec<Credit>,
+    /// Credit that our books say was given, by its mark: with the purchase's refund, or by an operator.
+    pub given_credits: Vec<Credit>,
     /// What each settled purchase came to in our books, by order.
     pub purchases: Vec<(String, Purchase)>,
     /// Services that ended for good, by our books and Stripe's: `(subscription, when)`.
@@ -110,6 +114,17 @@ pub struct InvoiceItem {
     pub invoice: Option<String>,
     /// When it was made.
     pub made_at: i64,
+}
+
+/// Credit for a customer's next invoices: at Stripe, or in our books.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credit {
+    /// What it is for, as its metadata says: `refund_credit:<order or payment page>`, `goodwill:<gift>`.
+    pub mark: String,
+    /// Minor units in the customer's favour.
+    pub amount: i64,
+    /// When it was made, or last changed.
+    pub at: i64,
 }
 
 /// A purchase.

@@ -194,6 +194,13 @@ pub(crate) fn roll(world: &mut World, id: &str) {
     });
     let invoice = invoices::draft(world, &renewed, "subscription_cycle");
     collection::hold(world, &renewed, &invoice);
+    if text(&before, "status") == "unpaid" {
+        // What was given up is billed on, and nothing of it is tried to collect.
+        world.change("invoice", &invoice, None, |invoice| {
+            invoice["auto_advance"] = false.into();
+            invoice["automatically_finalizes_at"] = Value::Null;
+        });
+    }
     let after = world.change("subscription", id, None, |subscription| {
         subscription["latest_invoice"] = invoice.clone().into()
     });

@@ -1,12 +1,14 @@
 //! What a customer does about money after the purchase, at a screen: cancels and changes their mind, misses a payment,
 //! loses the server for a while, pays, and has it back. Months pass on a clock of the story.
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
     browser::{Browser, Tab},
     browsing::log_in,
     purchase::{PATIENCE, buy, order_is, place, server_is},
+    replanning::stripe,
     support::{Database, Demo, until},
 };
 
@@ -123,5 +125,65 @@ async fn a_failed_renewal_costs_the_server_its_power_until_it_is_paid() {
     letter(&demo, "back").await;
     everything_holds(&demo).await;
     browser.stop().await;
+    demo.stop().await;
+}
+
+/// Stripe is told to leave what it cannot collect past due, as our guide asks for; the end is our clock's. The server is
+/// switched off, announced, ended and removed, each once and in its time, and nothing is owed or charged any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_nobody_pays_for_ends_by_our_clock() {
+    let Some((demo, clock)) = Demo::start_with_clock("never paid", Database::Sqlite, 1, &[]).await else {
+        return;
+    };
+    demo.stripe().post("/policy", json!({ "after_retries": "past_due" })).await;
+    let api = demo.api("customer");
+    let order = place(&api, "web-1", "fsn").await;
+    let (status, paid) = demo.stripe().try_pay(order["checkout_url"].as_str().unwrap(), "0341").await;
+    assert!(status == 200 && paid["result"] == "paid", "{status} {paid}");
+    let order = order_is(&api, order["id"].as_str().unwrap(), "fulfilled").await;
+    let server = order["server_id"].as_str().unwrap();
+    server_is(&api, server, "running").await;
+    let subscription = async || stripe(&demo, "subscriptions?status=all").await["data"][0].clone();
+
+    // The month is over, the charge is declined; three days of grace, and the server is off.
+    clock.live(&demo, 31 * 24).await;
+    clock.pass(2);
+    demo.nodes_online().await;
+    letter(&demo, "did not work").await;
+    everything_holds(&demo).await;
+    clock.pass(3 * 24 + 1);
+    demo.nodes_online().await;
+    server_is(&api, server, "stopped").await;
+    letter(&demo, "switched off").await;
+    everything_holds(&demo).await;
+
+    // Stripe has given up trying, and the subscription is past due. Two days before the end it is announced.
+    clock.live(&demo, 11 * 24).await;
+    letter(&demo, "will be deleted on").await;
+    server_is(&api, server, "stopped").await;
+    assert_eq!(subscription().await["status"], "past_due");
+    everything_holds(&demo).await;
+
+    // The end, and three days later nothing is left of it.
+    clock.pass(49);
+    demo.nodes_online().await;
+    server_is(&api, server, "retired").await;
+    until("the subscription to end", PATIENCE, || async {
+        (subscription().await["status"] == "canceled").then_some(())
+    })
+    .await;
+    everything_holds(&demo).await;
+    clock.pass(73);
+    demo.nodes_online().await;
+    server_is(&api, server, "purged").await;
+    let open = stripe(&demo, "invoices?status=open").await;
+    assert_eq!(open["data"], json!([]), "nothing is owed for a server that is gone");
+    let state = demo.state();
+    let letters = demo.letters(state["customer"]["email"].as_str().unwrap()).await;
+    for subject in ["did not work", "switched off", "will be deleted on"] {
+        let told = letters.iter().filter(|one| one["subject"].as_str().is_some_and(|s| s.contains(subject)));
+        assert_eq!(told.count(), 1, "{subject}");
+    }
+    everything_holds(&demo).await;
     demo.stop().await;
 }

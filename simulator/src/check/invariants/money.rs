@@ -1,5 +1,7 @@
 //! I2, I3, I6: money and what it pays for.
 
+use std::collections::BTreeSet;
+
 use super::{Violation, World, found};
 use crate::check::world::{MirrorSubscription, StripeOrder, Surplus};
 
@@ -180,6 +182,7 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
         }
     }
     out.extend(traffic_equals_stripe(world));
+    out.extend(credit_equals_stripe(world));
     for mirror in &world.mirror_invoices {
         let theirs = world.invoices.iter().find(|invoice| invoice.id == mirror.id);
         let same = theirs.is_some_and(|theirs| {
@@ -236,6 +239,24 @@ fn kept_for_nothing(world: &World) -> Vec<Violation> {
             found("I6", format!("invoice {}", invoice.id), detail)
         })
         .collect()
+}
+
+/// Each credit that the books gave stands at Stripe once, and Stripe has none with our mark twice.
+fn credit_equals_stripe(world: &World) -> Vec<Violation> {
+    let mut out = Vec::new();
+    let marked = |mark: &str| world.credits.iter().filter(|credit| credit.mark == mark).collect::<Vec<_>>();
+    for given in world.given_credits.iter().filter(|given| world.settled(given.at)) {
+        let amounts: Vec<i64> = marked(&given.mark).iter().map(|credit| credit.amount).collect();
+        if amounts != [given.amount] {
+            let detail = format!("the books gave {}, Stripe has {amounts:?}", given.amount);
+            out.push(found("I6", format!("credit {}", given.mark), detail));
+        }
+    }
+    let marks: BTreeSet<&str> = world.credits.iter().map(|credit| credit.mark.as_str()).collect();
+    for mark in marks.into_iter().filter(|mark| marked(mark).len() > 1) {
+        out.push(found("I6", format!("credit {mark}"), "Stripe has it more than once"));
+    }
+    out
 }
 
 /// The ledger of traffic and Stripe's invoice items agree: one item for each bill that was posted, none for any other.

@@ -419,6 +419,23 @@ fn i6_sees_traffic_that_is_charged_twice_otherwise_or_by_nobody() {
 }
 
 #[test]
+fn i6_sees_credit_that_was_given_twice_or_not_at_all() {
+    let credit = |mark: &str, amount| Credit { mark: mark.into(), amount, at: LONG_AGO };
+    let given = plant(|w| {
+        w.given_credits = vec![credit("refund_credit:order-1", 500)];
+        w.credits = w.given_credits.clone();
+    });
+    assert!(given.is_empty(), "{given:?}");
+    assert_eq!(plant(|w| w.given_credits = vec![credit("goodwill:a", 500)]), ["I6"], "not at all");
+    let another = plant(|w| {
+        w.given_credits = vec![credit("goodwill:a", 500)];
+        w.credits = vec![credit("goodwill:a", 400)];
+    });
+    assert_eq!(another, ["I6"], "another amount");
+    assert_eq!(plant(|w| w.credits = vec![credit("surplus", 500), credit("surplus", 500)]), ["I6"], "twice");
+}
+
+#[test]
 fn i7_sees_an_edited_a_removed_an_unsealed_and_a_missing_row() {
     assert_eq!(plant(|w| w.audit[0].entry.push(' ')), ["I7"]);
     assert_eq!(plant(|w| drop(w.audit.remove(0))), ["I7"]);

@@ -261,6 +261,15 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
         },
     )
     .await?;
+    world.given_credits = rows(
+        db,
+        "SELECT 'refund_credit:' || order_id, credit_minor, updated_at FROM billing_refunds WHERE credit_minor > 0
+         UNION ALL
+         SELECT 'goodwill:' || order_id || ':credit:' || reference, amount_minor, updated_at FROM billing_gifts
+         WHERE kind = 'credit' AND state = 'done'",
+        |r| Ok(Credit { mark: r.try_get(0)?, amount: r.try_get(1)?, at: r.try_get(2)? }),
+    )
+    .await?;
     world.closed =
         rows(db, "SELECT cause_key, done_at FROM billing_steps WHERE cause_key LIKE 'closed:%'", |r| {
             Ok((r.try_get::<String, _>(0)?.trim_start_matches("closed:").to_owned(), r.try_get(1)?))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{LoadError, StripeAccess};
-use crate::check::world::{Invoice, InvoiceItem, Purchase, StripeOrder, World};
+use crate::check::world::{Credit, Invoice, InvoiceItem, Purchase, StripeOrder, World};
 
 /// Nobody's server ends without having been told so long before, unless they wished it.
 const NOTICE_SECONDS: i64 = 48 * 3_600;
@@ -109,9 +109,25 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         })
     });
     world.invoice_items = ours.collect();
+    let customers: BTreeSet<&str> = subscriptions.iter().filter_map(|one| one["customer"].as_str()).collect();
+    for customer in customers.into_iter().filter(|customer| !deleted.contains(*customer)) {
+        let booked = api.list(&format!("/v1/customers/{customer}/balance_transactions?")).await?;
+        world.credits.extend(booked.iter().filter_map(credit));
+    }
     let delivered = api.list("/v1/events?delivery_success=true").await?;
     world.delivered = delivered.iter().filter_map(|e| e["id"].as_str().map(str::to_owned)).collect();
     Ok(())
+}
+
+/// Credit that carries a mark of ours; what Stripe books by itself has none.
+fn credit(booked: &Value) -> Option<Credit> {
+    let marks = ["refund_credit", "goodwill"].into_iter();
+    let mut marks = marks.filter_map(|name| Some(format!("{name}:{}", booked["metadata"][name].as_str()?)));
+    Some(Credit {
+        mark: marks.next()?,
+        amount: -booked["amount"].as_i64()?,
+        at: booked["created"].as_i64().unwrap_or(0) * 1_000,
+    })
 }
 
 /// The subscription that an invoice is of, and when it was paid.

@@ -249,6 +249,13 @@ async fn an_invoice_is_paid_on_its_own_page_and_the_dashboard_decides_what_the_l
     let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
     bench.advance(MONTH + 16 * 86_400).await;
     assert_eq!(bench.read(&path).await["status"], "unpaid");
+    bench.advance(MONTH).await;
+    let drafted = bench.read("/v1/invoices").await["data"][0].clone();
+    assert_eq!(
+        (&drafted["status"], &drafted["auto_advance"]),
+        (&"draft".into(), &false.into()),
+        "not attempted"
+    );
     let open = bench.read("/v1/invoices?status=open").await["data"][0].clone();
     let page = open["hosted_invoice_url"].as_str().unwrap().to_owned();
     let declined = bench.client.post(&page).form(&[("card", "0002")]).send().await.unwrap();
