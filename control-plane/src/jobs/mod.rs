@@ -8,7 +8,8 @@
 //! the handler when that fails.
 //!
 //! A handler ends in success, [`JobError::Retry`] (again after a back-off of at most [`BACKOFF_CAP`]) or
-//! [`JobError::Fail`] (dead: kept and shown to operators, [`dead_letters`]).
+//! [`JobError::Fail`] (dead: kept and shown to operators, [`dead_letters`]). A periodic job never dies: one that failed
+//! runs again with its period.
 
 mod model;
 mod registry;

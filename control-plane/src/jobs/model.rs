@@ -25,7 +25,7 @@ pub struct JobRun {
 pub enum JobError {
     /// Try again after a back-off: the world may change.
     Retry(Box<dyn std::error::Error + Send + Sync>),
-    /// Trying again cannot help; a person has to look.
+    /// Trying again cannot help; a person has to look. A periodic job comes again with its period all the same.
     Fail(Box<dyn std::error::Error + Send + Sync>),
 }
 

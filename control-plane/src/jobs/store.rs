@@ -52,7 +52,8 @@ pub(super) async fn upsert(
     Ok(())
 }
 
-/// Inserts a reconciler's row if there is none; an existing one keeps its time.
+/// Inserts a reconciler's row if there is none; an existing one keeps its time. One that was given up, by a version that
+/// did that, lives again.
 pub(super) async fn insert_missing(
     tx: &mut AnyConnection,
     kind: &str,
@@ -61,7 +62,8 @@ pub(super) async fn insert_missing(
     sqlx::query(
         "INSERT INTO jobs (kind, key, payload, run_at, created_at)
          VALUES ($1, '', 'null', $2, $2)
-         ON CONFLICT (kind, key) DO NOTHING",
+         ON CONFLICT (kind, key) DO UPDATE SET dead_at = NULL, attempts = 0, run_at = excluded.run_at
+         WHERE jobs.dead_at IS NOT NULL",
     )
     .bind(kind)
     .bind(run_at.0)

@@ -282,6 +282,41 @@ async fn a_reconciler_runs_again_after_its_period() {
 }
 
 #[tokio::test]
+async fn a_reconciler_that_failed_for_good_runs_again_and_one_that_was_given_up_lives_again() {
+    each_database(async |db| {
+        let (app, clock) = app(&db);
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counter = runs.clone();
+        let mut registry = JobRegistry::default();
+        registry.every("test.sweep", Duration::from_secs(60), move |_app, _run| {
+            let run = counter.fetch_add(1, SeqCst);
+            async move { if run < 2 { Err(JobError::fail("never")) } else { Ok(()) } }
+        });
+        worker::arm_periodic(&app, &registry).await.unwrap();
+        for ran in 1..=3 {
+            assert_eq!(drain(&app, &registry).await.unwrap(), 1);
+            assert_eq!((runs.load(SeqCst), rows(&app).await), (ran, (0, 0)), "none is dead");
+            clock.advance(Duration::from_secs(60));
+        }
+        // As an earlier version left it.
+        let dead_at = clock.now().0;
+        db.write::<_, DbError, _>(move |tx| {
+            Box::pin(async move {
+                sqlx::query("UPDATE jobs SET dead_at = $1").bind(dead_at).execute(tx).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        assert_eq!(drain(&app, &registry).await.unwrap(), 0);
+        worker::arm_periodic(&app, &registry).await.unwrap();
+        assert_eq!(drain(&app, &registry).await.unwrap(), 1);
+        assert_eq!((runs.load(SeqCst), rows(&app).await), (4, (0, 0)));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_worker_wakes_for_new_jobs_and_stops_when_told() {
     let (db, _directory) = crate::db::testing::sqlite().await;
     let (app, _clock) = app(&db);

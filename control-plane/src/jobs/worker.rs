@@ -22,6 +22,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const SLOTS: usize = 16;
 /// How often the table is looked at without a wake-up.
 const POLL: Duration = Duration::from_secs(1);
+/// A periodic job that failed for good is not given up: it comes again with its period, and no later than this.
+const FAILED_AGAIN: Duration = Duration::from_secs(60 * 60);
 
 /// Runs jobs until told to stop, then waits for the running ones.
 pub async fn run_until_stopped(app: App, registry: JobRegistry, stop: CancellationToken) {
@@ -78,7 +80,7 @@ pub async fn drain(app: &App, registry: &JobRegistry) -> Result<usize, DbError> 
     }
 }
 
-/// Makes sure every reconciler has its row.
+/// Makes sure every reconciler has its row, and that none is given up.
 pub(crate) async fn arm_periodic(app: &App, registry: &JobRegistry) -> Result<(), DbError> {
     let now = app.clock.now();
     let kinds: Vec<&'static str> =
@@ -198,10 +200,11 @@ async fn lose_lease(app: &App, job: &Claimed) {
 async fn book(app: &App, job: &Claimed, period: Option<Duration>, result: Result<(), JobError>) {
     let now: UnixMillis = app.clock.now();
     let ours = job.clone();
-    let outcome = match &result {
-        Ok(()) => "ok",
-        Err(JobError::Retry(_)) => "retry",
-        Err(JobError::Fail(_)) => "dead",
+    let outcome = match (&result, period) {
+        (Ok(()), _) => "ok",
+        (Err(JobError::Retry(_)), _) => "retry",
+        (Err(JobError::Fail(_)), Some(_)) => "failed",
+        (Err(JobError::Fail(_)), None) => "dead",
     };
     metrics::counter!("ez_jobs_runs_total", "kind" => job.kind.clone(), "outcome" => outcome).increment(1);
     let booked: Result<(), DbError> = match result {
@@ -217,8 +220,23 @@ async fn book(app: &App, job: &Claimed, period: Option<Duration>, result: Result
         }
         Err(error @ JobError::Fail(_)) => {
             let text = error.chain();
-            tracing::error!(error = %text, "a job was given up");
-            app.db.write(move |tx| Box::pin(async move { store::fail(tx, &ours, now, &text).await })).await
+            match period {
+                // Nobody asks for a reconciler again, so one that is dead stays dead; and what it met ends, a key that
+                // was wrong for a minute for example.
+                Some(period) => {
+                    let next = now.plus(period.min(FAILED_AGAIN));
+                    tracing::error!(error = %text, "a periodic job failed; it runs again with its period");
+                    app.db
+                        .write(move |tx| Box::pin(async move { store::retry(tx, &ours, next, &text).await }))
+                        .await
+                }
+                None => {
+                    tracing::error!(error = %text, "a job was given up");
+                    app.db
+                        .write(move |tx| Box::pin(async move { store::fail(tx, &ours, now, &text).await }))
+                        .await
+                }
+            }
         }
     };
     if let Err(error) = booked {
