@@ -86,6 +86,7 @@ fleet-alarm-unknown_subscription_status = Unknown state of a subscription
 fleet-alarm-payment_news_parked = News of Stripe not taken in
 fleet-alarm-webhook_set_aside = Webhook not for us, or unreadable
 fleet-alarm-stripe_events_behind = Stripe's list of events not read
+fleet-alarm-payment_pages_unread = Payment pages not read
 fleet-alarm-resize_late = Resize not carried out
 fleet-alarm-plan_not_followed = Paid plan not carried out
 fleet-alarm-close = Done with it

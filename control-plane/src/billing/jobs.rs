@@ -67,7 +67,11 @@ async fn run_sync(app: App, run: JobRun) -> Result<(), JobError> {
 
 async fn run_walk(app: App, _run: JobRun) -> Result<(), JobError> {
     inbox::redact(&app).await?;
-    walk::reconcile(&app).await.map(|_| ()).map_err(sort)
+    let report = walk::reconcile(&app).await.map_err(sort)?;
+    for failure in &report.failed {
+        tracing::error!(stripe.object = %failure.object, error = %failure.error, "not compared with Stripe");
+    }
+    Ok(())
 }
 
 async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
@@ -75,10 +79,13 @@ async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_look_up(app: App, _run: JobRun) -> Result<(), JobError> {
-    dunning::sweep(&app).await?;
-    inbox::sweep(&app).await?;
-    change::sweep(&app).await?;
-    reconcile::look_up_old(&app).await.map_err(sort)
+    // What stops one of them stops none of the others.
+    let swept = [dunning::sweep(&app).await, inbox::sweep(&app).await, change::sweep(&app).await];
+    let looked_up = reconcile::look_up_old(&app).await.map_err(sort);
+    for swept in swept {
+        swept?;
+    }
+    looked_up
 }
 
 /// Money is never given up on by itself: whatever may pass is tried again, the rest is shown to operators.

@@ -141,6 +141,11 @@ impl BillingError {
             _ => false,
         }
     }
+
+    /// Whether it is our key or our settings: every call meets it, until a person has mended them.
+    fn is_locked_out(&self) -> bool {
+        matches!(self, Self::Stripe(fault) if fault.is_locked_out())
+    }
 }
 
 /// The currency that Stripe keeps an account to, once it has one.

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use ez_protocol::UnixMillis;
+use sqlx::AnyConnection;
+
 use super::{
-    BillingError, checkout, intake,
+    BillingError, checkout, inbox, intake,
     model::Source,
     store,
     stripe::{self, EventList},
 };
 use crate::{
     app::Services,
+    db::DbError,
     fleet::{Severity, alarms},
 };
 
@@ -27,39 +31,57 @@ const BEHIND_AFTER: Duration = Duration::from_secs(30 * 60);
 const EVENTS: &str = "events";
 /// The alarm about events that have not been read for long.
 const BEHIND: &str = "stripe_events_behind";
+/// The alarm about payment pages that Stripe does not let us read.
+const UNREAD: &str = "payment_pages_unread";
+/// What both are about.
+const SUBJECT: &str = "stripe";
 
-/// The five-minute poll. While it does not come to its end for half an hour, an operator hears of it.
+/// The five-minute poll. An operator hears of it at once where our key does not open Stripe, and of anything else when it has
+/// not come to its end for half an hour.
 ///
 /// # Errors
 /// Those of [`poll_events`].
 pub(super) async fn poll(app: &Services) -> Result<usize, BillingError> {
     let polled = poll_events(app).await;
-    let (now, failed) = (app.clock.now(), polled.as_ref().err().map(ToString::to_string));
+    let now = app.clock.now();
+    let failed = polled.as_ref().err().map(|error| (error.is_locked_out(), inbox::chain(error)));
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let Some(why) = failed else { return alarms::clear(tx, now, BEHIND, "stripe").await };
-                let Some(last) = store::cursor(tx, EVENTS).await? else { return Ok(()) };
-                if now.since(last) < BEHIND_AFTER {
-                    return Ok(());
+                match &failed {
+                    None => alarms::clear(tx, now, BEHIND, SUBJECT).await,
+                    Some((locked_out, why)) => behind(tx, now, *locked_out, why).await,
                 }
-                let detail = format!(
-                    "Stripe's list of events has not been read to its end for {} minutes: {why}. It is tried again \
-                     all the time; what webhooks bring is taken over as always.",
-                    now.since(last).as_secs() / 60
-                );
-                let alarm = alarms::New {
-                    kind: BEHIND,
-                    subject: "stripe",
-                    severity: Severity::Critical,
-                    node: None,
-                    detail: &detail,
-                };
-                alarms::hold(tx, now, alarm).await.map(|_| ())
             })
         })
         .await?;
     polled
+}
+
+/// Stripe's list of events was not read to its end.
+async fn behind(tx: &mut AnyConnection, now: UnixMillis, locked_out: bool, why: &str) -> Result<(), DbError> {
+    let detail = if locked_out {
+        format!(
+            "Stripe does not take our key ({why}): nothing is read from it, and nothing is told it. That is tried again all the \
+             time; see to STRIPE_SECRET_KEY."
+        )
+    } else {
+        let Some(last) = store::cursor(tx, EVENTS).await? else { return Ok(()) };
+        if now.since(last) < BEHIND_AFTER {
+            return Ok(());
+        }
+        format!(
+            "Stripe's list of events has not been read to its end for {} minutes: {why}. It is tried again all the time; what \
+             webhooks bring is taken over as always.",
+            now.since(last).as_secs() / 60
+        )
+    };
+    hold(tx, now, BEHIND, &detail).await
+}
+
+async fn hold(tx: &mut AnyConnection, now: UnixMillis, kind: &str, detail: &str) -> Result<(), DbError> {
+    let alarm = alarms::New { kind, subject: SUBJECT, severity: Severity::Critical, node: None, detail };
+    alarms::hold(tx, now, alarm).await.map(|_| ())
 }
 
 /// Walks Stripe's list of events since the last walk into the same inbox; gives how many were new.
@@ -114,21 +136,47 @@ async fn take(app: &Services, page: &EventList) -> Result<usize, BillingError> {
     Ok(found)
 }
 
-/// Looks up payment pages that have been open for long.
+/// Looks up payment pages that have been open for long. One that cannot be read keeps none of the others from being looked
+/// at. What does not pass by itself is an operator's business, and ends no order: it may be our key that is wrong.
 ///
 /// # Errors
-/// What Stripe or the database said about the first one that failed; the others were looked up.
+/// Those of the database, and the first one that passes.
 pub(super) async fn look_up_old(app: &Services) -> Result<(), BillingError> {
     let orders = {
         let mut connection = app.db.read().await?;
         store::old_checkouts(&mut connection, app.clock.now().minus(LOOK_UP_AFTER)).await?
     };
-    let mut first = Ok(());
+    let (mut first, mut unread) = (Ok(()), None);
     for order in orders {
-        let looked = checkout::sync_checkout(app, order).await.map(|_| ());
-        if first.is_ok() {
-            first = looked;
+        let Err(error) = checkout::sync_checkout(app, order).await else { continue };
+        if error.is_passing() || matches!(error, BillingError::Db(_)) {
+            first = first.and(Err(error));
+            continue;
+        }
+        let why = inbox::chain(&error);
+        tracing::error!(order.id = %order, error = %why, "a payment page cannot be read");
+        unread.get_or_insert_with(|| format!("{order} ({why})"));
+        // All the others would meet the same.
+        if error.is_locked_out() {
+            break;
         }
     }
+    let (now, passes) = (app.clock.now(), first.is_err());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let Some(one) = unread else {
+                    // One that was not reached may be the one that it rings for.
+                    return if passes { Ok(()) } else { alarms::clear(tx, now, UNREAD, SUBJECT).await };
+                };
+                let detail = format!(
+                    "Stripe does not let us read payment pages, that of order {one} for example. Their orders wait, and it is \
+                     tried again all the time. See whether STRIPE_SECRET_KEY is that of the account and mode in which they \
+                     were opened."
+                );
+                hold(tx, now, UNREAD, &detail).await
+            })
+        })
+        .await?;
     first
 }

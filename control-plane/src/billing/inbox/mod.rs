@@ -149,7 +149,8 @@ pub(super) async fn park(app: &App, kind: &str, object: &str, error: &BillingErr
         .await
 }
 
-fn chain(error: &BillingError) -> String {
+/// An error and its causes, one line.
+pub(super) fn chain(error: &BillingError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(next) = cause {

@@ -43,6 +43,8 @@ pub(crate) struct State {
     /// How the next POST to a path that ends so ends, under its key for ever and without effect; with a wrong key (401)
     /// nothing is kept.
     pub(crate) ends: Vec<(&'static str, u16)>,
+    /// It takes no key.
+    pub(crate) locked_out: bool,
     /// Its list of events cannot be read.
     pub(crate) no_events: bool,
     /// How refunds end; `succeeded` if nothing is said.
@@ -250,6 +252,9 @@ impl FakeStripe {
         let failure = failure.filter(|(status, _)| *status != 200);
         let broken =
             |status: u16| (status, json!({"error": {"type": "api_error", "message": "told to fail"}}));
+        if state.locked_out {
+            return broken(401);
+        }
         if let Some((status, false)) = failure {
             return broken(status);
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, reconcile as missed,
+    BillingError, inbox, reconcile as missed,
     stripe::{self, Class, InvoiceView, Prepared, SubscriptionView},
     subscription::is_over,
     surplus,
@@ -65,10 +65,18 @@ pub struct Failure {
     pub error: String,
 }
 
+impl Failure {
+    fn of(object: &str, error: &BillingError) -> Self {
+        Self { object: object.to_owned(), error: inbox::chain(error) }
+    }
+}
+
 /// One comparison.
 struct Walk {
     compared: usize,
     differing: Vec<Difference>,
+    /// What could not be read or understood.
+    failed: Vec<Failure>,
 }
 
 /// Looks for missed events, compares everything, mends what differs and compares again.
@@ -82,23 +90,32 @@ pub async fn reconcile(app: &Services) -> Result<Report, BillingError> {
 
 async fn compare_all(app: &Services) -> Result<Report, BillingError> {
     let mut failed = Vec::new();
-    let failure =
-        |object: &str, error: &BillingError| Failure { object: object.to_owned(), error: error.to_string() };
     // One list or object that Stripe cannot give keeps none of the others from being compared.
     let events_found = match missed::poll_events(app).await {
         Ok(found) => found,
         Err(error) => {
-            failed.push(failure("events", &error));
+            failed.push(Failure::of("events", &error));
             0
         }
     };
     let first = walk(app).await?;
     for difference in &first.differing {
         if let Err(error) = sync::object(app, &difference.kind, &difference.object).await {
-            failed.push(failure(&difference.object, &error));
+            failed.push(Failure::of(&difference.object, &error));
         }
     }
-    let differing = if first.differing.is_empty() { Vec::new() } else { walk(app).await?.differing };
+    // What could be read the second time has not failed.
+    let (differing, unwalked) = if first.differing.is_empty() {
+        (Vec::new(), first.failed)
+    } else {
+        let second = walk(app).await?;
+        (second.differing, second.failed)
+    };
+    for one in unwalked {
+        if !failed.iter().any(|known| known.object == one.object) {
+            failed.push(one);
+        }
+    }
     let unread =
         failed.iter().filter(|one| !differing.iter().any(|known| known.object == one.object)).count();
     let left = differing.len() + unread;
@@ -116,13 +133,24 @@ pub async fn differences(connection: &mut AnyConnection) -> Result<Vec<Differenc
 async fn walk(app: &Services) -> Result<Walk, BillingError> {
     let began = app.clock.now();
     let since = began.minus(LOOK_BACK);
-    let mut walk = Walk { compared: 0, differing: Vec::new() };
+    let mut walk = Walk { compared: 0, differing: Vec::new(), failed: Vec::new() };
     let mut living: Vec<String> = Vec::new();
     let mut list = List::default();
     while !list.over {
         let request = stripe::list_subscriptions(list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let subscription: SubscriptionView = view(&value)?;
+            let subscription: SubscriptionView = match view(&value) {
+                Ok(subscription) => subscription,
+                Err(error) => {
+                    let id = id_of(&value);
+                    walk.failed.push(Failure::of(id, &error));
+                    // Stripe has it: one of ours is not gone.
+                    if has_copy(app, id).await? {
+                        living.push(id.to_owned());
+                    }
+                    continue;
+                }
+            };
             if is_foreign(app, &subscription.metadata) || !subscription.metadata.contains_key("order_id") {
                 continue;
             }
@@ -142,7 +170,13 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
     while !list.over {
         let request = stripe::list_invoices(since, list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let invoice: InvoiceView = view(&value)?;
+            let invoice: InvoiceView = match view(&value) {
+                Ok(invoice) => invoice,
+                Err(error) => {
+                    walk.failed.push(Failure::of(id_of(&value), &error));
+                    continue;
+                }
+            };
             if invoice.subscription_id().is_some_and(|id| living.iter().any(|known| known == id)) {
                 compare(app, &mut walk, "invoice", &invoice.id, &value).await?;
             }
@@ -152,12 +186,12 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
     while !list.over {
         let request = stripe::list_disputes(since, list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+            let id = id_of(&value);
             // One of a payment that is not ours never gets a copy.
             if has_copy(app, id).await? {
                 compare(app, &mut walk, "dispute", id, &value).await?;
-            } else {
-                sync::object(app, "dispute", id).await?;
+            } else if let Err(error) = sync::object(app, "dispute", id).await {
+                walk.failed.push(Failure::of(id, &error));
             }
         }
     }
@@ -181,13 +215,16 @@ async fn returns(app: &Services, walk: &mut Walk, since: UnixMillis) -> Result<(
     while !list.over {
         let request = stripe::list_refunds(since, list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+            let id = id_of(&value);
             if has_copy(app, id).await? {
                 compare(app, walk, "refund", id, &value).await?;
                 continue;
             }
             // Whether it is ours is found out by reading it; one that is not never gets a copy.
-            sync::object(app, "refund", id).await?;
+            if let Err(error) = sync::object(app, "refund", id).await {
+                walk.failed.push(Failure::of(id, &error));
+                continue;
+            }
             walk.compared += 1;
             if has_copy(app, id).await? {
                 walk.differing.push(difference(app, id, "refund", "missing"));
@@ -198,7 +235,7 @@ async fn returns(app: &Services, walk: &mut Walk, since: UnixMillis) -> Result<(
     while !list.over {
         let request = stripe::list_all_customers(list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+            let id = id_of(&value);
             let ours = {
                 let mut connection = app.db.read().await?;
                 store::is_customer(&mut connection, id).await?
@@ -229,6 +266,10 @@ impl List {
         self.pages += 1;
         if self.pages > MOST_PAGES { Err(BillingError::LookingUp) } else { Ok(rows) }
     }
+}
+
+fn id_of(value: &Value) -> &str {
+    value.get("id").and_then(Value::as_str).unwrap_or_default()
 }
 
 async fn has_copy(app: &Services, id: &str) -> Result<bool, BillingError> {

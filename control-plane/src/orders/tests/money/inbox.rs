@@ -218,6 +218,72 @@ async fn a_list_of_events_that_cannot_be_read_rings_and_keeps_nothing_from_being
 }
 
 #[tokio::test]
+async fn a_key_that_stripe_does_not_take_rings_at_once_and_ends_none_of_the_sweeps() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        shop.lives(MINUTE).await;
+        let (order, session) = shop.pay_for(1).await;
+        // In Stripe's list only.
+        shop.stripe.event("checkout.session.completed", &session);
+        shop.stripe.state().locked_out = true;
+        shop.lives(6 * MINUTE).await;
+        assert!(shop.rings_for("stripe_events_behind").await, "long before half an hour is over");
+        let mut connection = shop.app.db.read().await.unwrap();
+        let dead = jobs::dead_letters(&mut connection).await.unwrap();
+        drop(connection);
+        // Those of no key are the periodic ones.
+        assert!(dead.iter().all(|job| !job.key.is_empty()), "{dead:?}");
+        assert_eq!(shop.order(order.id).await.state, OrderState::AwaitingPayment);
+
+        shop.stripe.state().locked_out = false;
+        shop.lives(6 * MINUTE).await;
+        assert!(!shop.rings_for("stripe_events_behind").await);
+        assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_payment_page_that_stripe_does_not_have_rings_and_keeps_no_other_from_being_looked_at() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (lost, gone) = shop.pay_for(1).await;
+        let page = shop.stripe.state().objects.remove(&gone).unwrap();
+        shop.clock.advance(Duration::from_secs(1));
+        let (order, _) = shop.pay_for(2).await;
+        shop.lives(11 * MINUTE).await;
+        assert!(shop.rings_for("payment_pages_unread").await);
+        assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning, "without any news");
+        assert_eq!(shop.order(lost.id).await.state, OrderState::AwaitingPayment, "it may be a wrong key");
+
+        shop.stripe.state().objects.insert(gone, page);
+        shop.lives(3 * MINUTE).await;
+        assert_eq!(shop.order(lost.id).await.state, OrderState::Provisioning);
+        shop.lives(3 * MINUTE).await;
+        assert!(!shop.rings_for("payment_pages_unread").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_understood_keeps_no_other_from_being_compared() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (odd, served) = (shop.served(1).await, shop.built(2, 101).await);
+        billing::reconcile(&shop.app).await.unwrap();
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.stripe.change(&odd.subscription, |subscription| subscription["metadata"] = "none".into());
+        shop.clock.advance(Duration::from_secs(1));
+        let report = billing::reconcile(&shop.app).await.unwrap();
+        assert!(report.differences.iter().any(|one| one.object == invoice), "{report:?}");
+        assert!(report.differences.iter().all(|one| one.what != "gone"), "{report:?}");
+        assert!(report.failed.iter().any(|one| one.object == odd.subscription), "{report:?}");
+        assert_eq!(report.left, 1, "{report:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn news_of_another_mode_or_account_is_kept_for_a_person_and_rings() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
