@@ -268,13 +268,18 @@ async fn take_dispute(
         .write(move |tx| {
             Box::pin(async move {
                 db::lock(tx, "checkout", paid.order).await?;
-                if store::put_object(tx, &dispute.id, "dispute", read_at, &value.to_string()).await? {
+                let newer =
+                    store::put_object(tx, &dispute.id, "dispute", read_at, &value.to_string()).await?;
+                if newer {
                     dunning::store::put_dispute(tx, now, paid.order, Some(&paid.invoice), &dispute).await?;
                 }
                 dunning::judge(tx, &config, now, paid.order).await?;
-                // After the judgement, since it says what became of the server.
-                let stand = dunning::standing_of(tx, paid.order).await?.map(|standing| standing.stand);
-                ask_a_person(tx, now, &dispute, stand).await?;
+                // After the judgement, since it says what became of the server. Whoever read it later has asked, or knows
+                // that there is nothing to ask any more.
+                if newer {
+                    let stand = dunning::standing_of(tx, paid.order).await?.map(|standing| standing.stand);
+                    ask_a_person(tx, now, &dispute, stand).await?;
+                }
                 store::finish_events(tx, &dispute.id, read_at, now, EventState::Done).await
             })
         })

@@ -87,6 +87,8 @@ async fn open(app: &Services, known: Checkout) -> Result<(), BillingError> {
         store::has_promotion_codes(&mut connection).await?
     };
     let call = session_call(app, &known, &customer, codes);
+    // A page that is found may be paid: whoever reads it after this has the later word.
+    let read_at = app.clock.now();
     let session = match outbox::send(app, &call).await {
         Ok(session) => session,
         Err(BillingError::LookingUp) => match find(app, order, &customer).await? {
@@ -122,7 +124,7 @@ async fn open(app: &Services, known: Checkout) -> Result<(), BillingError> {
         .db
         .write(move |tx| {
             Box::pin(async move {
-                store::put_object(tx, &id, "checkout.session", at, &session.to_string()).await?;
+                store::put_object(tx, &id, "checkout.session", read_at, &session.to_string()).await?;
                 store::close_call(tx, at, &key, CallState::Done, Some(&id), None).await?;
                 store::save_checkout(tx, at, CheckoutState::Wanted, &opened).await
             })

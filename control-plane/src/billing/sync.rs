@@ -1,7 +1,8 @@
 //! Reading one object again from Stripe and taking over what it says.
 //!
 //! Every way a fact can reach us (webhook, poll, success page, reconciler) ends here. Two readings may race;
-//! the copy is written only by the later one, and what follows from it happens in the same transaction.
+//! the copy is written only by the later one, and what follows happens in the same transaction, from whichever copy stands
+//! there then: what follows from an invoice may be done by the earlier reading alone.
 
 use ez_protocol::{OrderId, UnixMillis};
 use serde_json::Value;
@@ -60,6 +61,21 @@ pub(super) fn is_foreign(app: &Services, metadata: &stripe::Metadata) -> bool {
 
 pub(super) fn view<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, BillingError> {
     serde_json::from_value(value.clone()).map_err(|_| BillingError::Incomplete("id"))
+}
+
+/// Writes the copy of an object; gives what stands there then: what was read, unless a later reading was quicker.
+async fn put_newest<T: serde::de::DeserializeOwned>(
+    tx: &mut AnyConnection,
+    (id, kind): (&str, &str),
+    read_at: UnixMillis,
+    read: (T, Value),
+) -> Result<(T, Value), DbError> {
+    if store::put_object(tx, id, kind, read_at, &read.1.to_string()).await? {
+        return Ok(read);
+    }
+    let there = store::object(tx, id).await?;
+    let there = there.and_then(|json| serde_json::from_str::<Value>(&json).ok());
+    Ok(there.and_then(|value| Some((view(&value).ok()?, value))).unwrap_or(read))
 }
 
 // ---- payment pages ------------------------------------------------------------------------------
@@ -294,14 +310,16 @@ async fn copy_companions(
     known: &Checkout,
     companions: &Companions,
 ) -> Result<(), DbError> {
-    if let Some((subscription, value)) = &companions.subscription {
-        store::put_object(tx, &subscription.id, "subscription", read_at, &value.to_string()).await?;
-        store::put_subscription(tx, now, &known.expected, subscription).await?;
-        revenue::note(tx, now, known.expected.account, &subscription.id, value).await?;
+    if let Some(read) = &companions.subscription {
+        let (subscription, value): (SubscriptionView, _) =
+            put_newest(tx, (&read.0.id, "subscription"), read_at, read.clone()).await?;
+        store::put_subscription(tx, now, &known.expected, &subscription).await?;
+        revenue::note(tx, now, known.expected.account, &subscription.id, &value).await?;
     }
-    if let Some((invoice, value)) = &companions.invoice {
-        store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?;
-        store::put_invoice(tx, now, known.expected.account, invoice).await?;
+    if let Some(read) = &companions.invoice {
+        let (invoice, _): (InvoiceView, _) =
+            put_newest(tx, (&read.0.id, "invoice"), read_at, read.clone()).await?;
+        store::put_invoice(tx, now, known.expected.account, &invoice).await?;
     }
     Ok(())
 }
@@ -420,29 +438,33 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
         ignore(app, id, read_at).await?;
         return Ok(None);
     };
-    let owed = invoice.status.as_deref() == Some("open") && invoice.attempt_count.unwrap_or(0) > 0;
+    let owed = is_owed(&invoice);
     // A try that ends a pause is announced before the end of the pause is; what is written to people depends on it.
     if owed && owner.status == "paused" {
         subscription(app, &subscription_id).await?;
     }
     let needs_a_step = owed && needs_a_step(app, &invoice.id).await?;
     let (now, config) = (app.clock.now(), app.config.clone());
-    let (order, invoice_id) = (owner.order, invoice.id.clone());
+    let (order, invoice_id, id) = (owner.order, invoice.id.clone(), invoice.id.clone());
     let changes = invoice.billing_reason.as_deref() == Some("subscription_update");
     app.db
         .write(move |tx| {
             Box::pin(async move {
                 crate::db::lock(tx, "checkout", order).await?;
-                if store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await? {
-                    store::put_invoice(tx, now, owner.account, &invoice).await?;
-                    // What was paid for a service that was over buys nothing: no receipt, it goes back.
-                    if !surplus::late(tx, now, order, &invoice).await? {
-                        dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
-                    }
-                    usage::invoice_read(tx, now, &invoice.id, &value).await?;
+                // A reading of its subscription or page may have been quicker, and has written the copy alone. All that
+                // follows is done once, so it is done from what stands there.
+                let (invoice, value): (InvoiceView, _) =
+                    put_newest(tx, (&id, "invoice"), read_at, (invoice, value)).await?;
+                store::put_invoice(tx, now, owner.account, &invoice).await?;
+                // What was tried only since has news of its own, which looks whether its bank waits for a step.
+                let tried_since = is_owed(&invoice) && !owed;
+                // What was paid for a service that was over buys nothing: no receipt, it goes back.
+                if !surplus::late(tx, now, order, &invoice).await? && !tried_since {
+                    dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
                 }
+                usage::invoice_read(tx, now, &invoice.id, &value).await?;
                 dunning::judge(tx, &config, now, order).await?;
-                store::finish_events(tx, &invoice.id, read_at, now, EventState::Done).await
+                store::finish_events(tx, &id, read_at, now, EventState::Done).await
             })
         })
         .await?;
@@ -452,6 +474,11 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
         subscription(app, &subscription_id).await?;
     }
     Ok(Some(order))
+}
+
+/// Whether it was tried to collect an invoice, and it is open still.
+fn is_owed(invoice: &InvoiceView) -> bool {
+    invoice.status.as_deref() == Some("open") && invoice.attempt_count.unwrap_or(0) > 0
 }
 
 /// Whether the bank waits for its customer to confirm the payment of an open invoice.

@@ -196,3 +196,29 @@ async fn money_that_comes_after_the_end_is_never_lost() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_subscription_stays_as_it_was_read_last_when_its_page_is_done_after_it() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (order, session) = shop.pay_for(1).await;
+        let subscription = shop.stripe.subscription_of(&session);
+        let began = shop.app.clock.now();
+        shop.stripe.change(&subscription, |subscription| {
+            subscription["cancel_at"] = began.plus(Duration::from_secs(20 * 86_400)).as_secs().into();
+        });
+        shop.clock.advance(Duration::from_secs(5));
+        shop.deliver("customer.subscription.updated", &subscription).await;
+        shop.work().await;
+        // What the reading of the page saw, which began before that.
+        shop.stripe.change(&subscription, |subscription| subscription["cancel_at"] = serde_json::Value::Null);
+        shop.clock.set(began);
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning);
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, order.account).await.unwrap();
+        assert!(overview.paying[0].cancel_at.is_some(), "it is to end");
+    })
+    .await;
+}

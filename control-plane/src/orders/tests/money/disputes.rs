@@ -31,6 +31,29 @@ async fn a_dispute_switches_off_at_once_and_a_won_one_brings_back() {
 }
 
 #[tokio::test]
+async fn an_older_reading_of_a_dispute_asks_nobody_to_answer_what_is_decided() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let began = shop.app.clock.now();
+        let dispute = shop.stripe.dispute(&invoice, began);
+        shop.stripe.change(&dispute, |dispute| dispute["status"] = "won".into());
+        shop.clock.advance(Duration::from_secs(5));
+        shop.deliver("charge.dispute.closed", &dispute).await;
+        shop.work().await;
+        // The reading that began before it was decided is done last.
+        shop.stripe.change(&dispute, |dispute| dispute["status"] = "needs_response".into());
+        shop.clock.set(began);
+        shop.deliver("charge.dispute.created", &dispute).await;
+        shop.work().await;
+        assert!(!shop.rings_for("payment_disputed").await);
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_warning_of_fraud_is_a_dispute_that_has_not_come_yet() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

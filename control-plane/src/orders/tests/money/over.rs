@@ -84,6 +84,33 @@ async fn what_is_paid_for_a_deleted_server_goes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn what_is_paid_for_a_deleted_server_goes_back_although_its_invoice_was_read_meanwhile() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.stripe.state().voids_are_refused = true;
+        shop.deleted(&served).await;
+        shop.clock.advance(Duration::from_secs(60));
+        let paid = shop.app.clock.now();
+        shop.stripe.pay_invoice_at(&invoice, Some(paid));
+        // The job of the subscription reads later, and is done first.
+        shop.clock.advance(Duration::from_secs(5));
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.ledger(&served.order).returned, 0);
+        shop.clock.set(paid);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.ledger(&served.order), Ledger { paid: 1_800, returned: 900, running: 0 });
+        let audited = shop.audited(&served.order).await;
+        assert_eq!(audited.iter().filter(|row| *row == "payment.surplus_found").count(), 1, "{audited:?}");
+        assert_eq!(shop.letters_of("payment-receipt").await, 0, "nothing was bought");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_retired_unpaid_can_be_paid_until_its_disk_goes_and_not_after() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

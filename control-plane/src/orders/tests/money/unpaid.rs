@@ -61,6 +61,40 @@ async fn an_unpaid_server_is_switched_off_after_the_grace_and_comes_back_with_th
     .await;
 }
 
+/// The job of the subscription reads later and is done first: it writes the copy of the invoice as well, and no letter.
+#[tokio::test]
+async fn a_charge_that_failed_is_told_although_its_invoice_was_read_meanwhile() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let began = shop.app.clock.now();
+        let invoice = shop.stripe.renew(&served.subscription, began, false);
+        shop.clock.advance(Duration::from_secs(5));
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-failed").await, 0);
+        shop.clock.set(began);
+        shop.deliver("invoice.payment_failed", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-failed").await, 1);
+
+        shop.clock.advance(Duration::from_secs(60));
+        let paid = shop.app.clock.now();
+        shop.stripe.pay_invoice(&invoice);
+        // What reads the invoice later writes it down, and the older reading writes the receipt.
+        shop.clock.advance(Duration::from_secs(5));
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "past_due".into());
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-receipt").await, 0);
+        shop.clock.set(paid);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-receipt").await, 1);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_that_nobody_pays_is_retired_on_day_16_and_a_payment_brings_even_that_back() {
     db::testing::each_database(async |db| {
