@@ -68,7 +68,7 @@ pub use checkout::{accept_payment, checkout, expect, expire_session, look_at_che
 pub use dunning::{
     Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed,
     RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
-    Stand, Standing, Step, Why, exempt, is_disputing, standing_of, standings, unexempt,
+    Stand, Standing, Step, Why, exempt, is_disputing, standing_of, standings_to_follow, unexempt,
 };
 pub use goodwill::{
     Gift, GiftKind, GiftState, Given, LONGEST_REASON, PaidInvoice, ServerMoney, credit, given_to,

@@ -192,9 +192,8 @@ pub(super) async fn sweep(app: &App) -> Result<(), DbError> {
     let mut found: Vec<OrderId> = Vec::new();
     {
         let mut connection = app.db.read().await?;
-        for standing in billing::standings(&mut connection).await? {
-            let old = standing.stand == Stand::End && now.since(standing.since) > COMPARED_FOR;
-            if !old && differs(&mut connection, &standing).await? {
+        for standing in billing::standings_to_follow(&mut connection, now.minus(COMPARED_FOR)).await? {
+            if differs(&mut connection, &standing).await? {
                 found.push(standing.order);
             }
         }

@@ -105,12 +105,16 @@ pub async fn standing_of(
     store::standing(connection, order).await
 }
 
-/// The standings that are not simply "paid, runs", at most a thousand, newest first.
+/// The standings that a server may not have followed: all that are suspended, and those that ended after a time, the longest
+/// first. All of them: whoever is left out stays as it is for ever.
 ///
 /// # Errors
 /// Those of the query.
-pub async fn standings(connection: &mut AnyConnection) -> Result<Vec<Standing>, DbError> {
-    store::not_running(connection).await
+pub async fn standings_to_follow(
+    connection: &mut AnyConnection,
+    ended_after: UnixMillis,
+) -> Result<Vec<Standing>, DbError> {
+    store::to_follow(connection, ended_after).await
 }
 
 /// Whether a payment of an account is disputed at its bank and not decided: it buys nothing more until it is.

@@ -440,13 +440,33 @@ pub(in crate::billing) async fn standing(
     row.as_ref().map(read).transpose()
 }
 
-/// The standings that are not simply "run", the longest first.
+/// The standings that are not simply "paid, runs": those that are served or can be again first, what comes next before what
+/// comes later; then those whose service has ended, the last one first.
 pub(in crate::billing) async fn not_running(
     connection: &mut AnyConnection,
+    limit: i64,
 ) -> Result<Vec<Standing>, DbError> {
     let rows = sqlx::query(select_standings!(
-        "WHERE stand <> 'run' OR why <> 'paid' ORDER BY since DESC, order_id LIMIT 1000"
+        "WHERE stand <> 'run' OR why <> 'paid'
+         ORDER BY CASE WHEN stand = 'end' THEN 1 ELSE 0 END, CASE WHEN next_at IS NULL THEN 1 ELSE 0 END, next_at,
+                  since DESC, order_id
+         LIMIT $1"
     ))
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// The standings that a server may not have followed: all that are suspended, and those that ended after a time.
+pub(in crate::billing) async fn to_follow(
+    connection: &mut AnyConnection,
+    ended_after: UnixMillis,
+) -> Result<Vec<Standing>, DbError> {
+    let rows = sqlx::query(select_standings!(
+        "WHERE stand = 'suspend' OR (stand = 'end' AND since >= $1) ORDER BY since, order_id"
+    ))
+    .bind(ended_after.0)
     .fetch_all(connection)
     .await?;
     rows.iter().map(read).collect()

@@ -126,7 +126,7 @@ pub async fn disputes(connection: &mut AnyConnection) -> Result<Vec<Dispute>, Db
     store::disputes(connection).await
 }
 
-/// Servers that are not simply paid and running, the next step first.
+/// Servers that are not simply paid and running, the next step first; what has ended comes last. At most 200.
 ///
 /// # Errors
 /// Those of the query.

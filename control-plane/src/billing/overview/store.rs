@@ -14,6 +14,9 @@ use crate::{
     db::{Cols, DbError},
 };
 
+/// Rows of the queue.
+const QUEUED: i64 = 200;
+
 pub(super) async fn overview(
     connection: &mut AnyConnection,
     account: AccountId,
@@ -115,9 +118,9 @@ pub(super) async fn disputes(connection: &mut AnyConnection) -> Result<Vec<Dispu
 }
 
 pub(super) async fn queue(connection: &mut AnyConnection) -> Result<Vec<Queued>, DbError> {
-    let standings = dunning::store::not_running(connection).await?;
+    let standings = dunning::store::not_running(connection, QUEUED).await?;
     let mut queue = Vec::new();
-    for standing in standings.into_iter().take(200) {
+    for standing in standings {
         let row = sqlx::query(
             "SELECT c.description, CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt
              FROM billing_checkouts c LEFT JOIN billing_exemptions e ON e.instance_id = c.instance_id
@@ -129,7 +132,6 @@ pub(super) async fn queue(connection: &mut AnyConnection) -> Result<Vec<Queued>,
         let row = Cols::of("billing_checkouts", &row);
         queue.push(Queued { standing, description: row.text("description")?, exempt: row.flag("exempt")? });
     }
-    queue.sort_by_key(|queued| queued.standing.next.map_or(UnixMillis(i64::MAX), |(_, at)| at));
     Ok(queue)
 }
 

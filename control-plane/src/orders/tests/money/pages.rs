@@ -1,5 +1,7 @@
 //! What people read about the money, through the whole router.
 
+use ez_protocol::InstanceId;
+
 use super::{browser::Browser, *};
 use crate::accounts::StaffRole;
 
@@ -106,6 +108,66 @@ async fn a_server_that_was_retired_unpaid_shows_when_its_disk_goes_and_leaves_no
         assert!(!shop.alarms().await.iter().any(|(kind, _)| kind == "suspension_late"));
         let page = queue("second@example.com").await;
         assert!(!page.contains("Disk deleted for good on"), "{page}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn services_that_have_ended_push_nobody_out_of_the_queue_nor_out_of_the_comparison() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let (at, order) = (shop.app.clock.now(), served.order.id);
+        let written = shop.app.db.write(move |tx| {
+            Box::pin(async move {
+                // Its server was never told.
+                sqlx::query(
+                    "UPDATE billing_standings
+                     SET stand = 'suspend', why = 'unpaid', since = $2, next_step = NULL, next_at = NULL
+                     WHERE order_id = $1",
+                )
+                .bind(order.to_string())
+                .bind(at.0)
+                .execute(&mut *tx)
+                .await?;
+                for n in 0..1_001_u16 {
+                    let mut seed = [7; 10];
+                    seed[..2].copy_from_slice(&n.to_be_bytes());
+                    let ended = OrderId::generate(at, seed).to_string();
+                    let instance = InstanceId::generate(at, seed).to_string();
+                    sqlx::query(
+                        "INSERT INTO billing_standings (order_id, instance_id, account_id, stand, why, since, updated_at)
+                         VALUES ($1, $2, $3, 'end', 'ended', $4, $4)",
+                    )
+                    .bind(&ended)
+                    .bind(&instance)
+                    .bind(customer(2).account_id.to_string())
+                    .bind(at.0 + 1_000)
+                    .execute(&mut *tx)
+                    .await?;
+                    sqlx::query(
+                        "INSERT INTO billing_checkouts
+                             (order_id, instance_id, account_id, email, description, price_id, stripe_price_id,
+                              currency, amount_minor, attempt, state, created_at, updated_at)
+                         VALUES ($1, $2, $3, 'x@example.com', 'S', 'p', 'price_x', 'eur', 900, 1, 'settled', $4, $4)",
+                    )
+                    .bind(&ended)
+                    .bind(&instance)
+                    .bind(customer(2).account_id.to_string())
+                    .bind(at.0)
+                    .execute(&mut *tx)
+                    .await?;
+                }
+                Ok::<_, db::DbError>(())
+            })
+        });
+        written.await.unwrap();
+        let mut connection = shop.app.db.read().await.unwrap();
+        let queue = billing::queue(&mut connection).await.unwrap();
+        drop(connection);
+        assert_eq!((queue.len(), queue[0].standing.order), (200, order));
+        instances::sweep(&shop.app).await.unwrap();
+        assert_eq!(shop.wished(&served).await, Service::Suspended);
     })
     .await;
 }
