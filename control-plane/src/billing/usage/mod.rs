@@ -31,6 +31,7 @@ use crate::{
     app::{App, Services},
     audit, catalog,
     db::DbError,
+    fleet::alarms,
     jobs::{self, JobError, JobRun},
 };
 
@@ -40,6 +41,8 @@ pub(super) const COUNT: &str = "billing.traffic";
 pub(super) const COUNT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// The word of an invoice item's metadata that names server and month.
 pub(super) const WORD: &str = "traffic";
+/// The alarm about a bill that Stripe does not take.
+const NOT_BILLED: &str = "traffic_not_billed";
 /// A bill that waits is looked at again after this long.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
 /// Rows taken at once.
@@ -213,6 +216,8 @@ pub(super) async fn invoice_read(
             && let Some(bill) = store::bill(tx, seen.0, seen.1).await?
         {
             note(tx, at, &bill, "invoiced").await?;
+            // Whatever came in the way before, it is billed.
+            alarms::clear(tx, at, NOT_BILLED, &bill.key()).await?;
         }
     }
     Ok(())

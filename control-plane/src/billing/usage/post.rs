@@ -10,7 +10,7 @@ use ez_protocol::UnixMillis;
 use serde_json::Value;
 
 use super::{
-    Bill, WORD,
+    Bill, NOT_BILLED, WORD,
     model::{BillState, after, begins},
     note, read_key, store,
 };
@@ -37,8 +37,6 @@ pub(in crate::billing) const POST: &str = "billing.traffic_bill";
 const NEXT_INVOICE_WITHIN: Duration = Duration::from_secs(35 * 24 * 60 * 60);
 /// The last invoice of a subscription that has ended may take so long.
 const LAST_INVOICE_WITHIN: Duration = Duration::from_secs(2 * 24 * 60 * 60);
-/// The alarm about a bill that Stripe does not take.
-const ALARM: &str = "traffic_not_billed";
 
 /// The job.
 pub(in crate::billing) async fn run_post(app: App, run: JobRun) -> Result<(), JobError> {
@@ -52,12 +50,29 @@ pub(in crate::billing) async fn run_post(app: App, run: JobRun) -> Result<(), Jo
         let Some(bill) = bill else { return Ok(()) };
         match step(&app, &bill).await {
             Ok(true) => {}
-            Ok(false) => return Ok(()),
+            Ok(false) => return waits(&app, bill).await,
             Err(BillingError::Db(error)) => return Err(error.into()),
             Err(error) if error.is_passing() => return Err(JobError::retry(error)),
             Err(error) => return refused(&app, &bill, error).await,
         }
     }
+    Ok(())
+}
+
+/// Nothing came in the way. One that waits for its invoice has had its turn, so that others have theirs.
+async fn waits(app: &Services, bill: Bill) -> Result<(), JobError> {
+    if bill.state != BillState::Posted {
+        return Ok(());
+    }
+    let at = app.clock.now();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                store::put_off(tx, at, &bill).await?;
+                alarms::clear(tx, at, NOT_BILLED, &bill.key()).await
+            })
+        })
+        .await?;
     Ok(())
 }
 
@@ -146,7 +161,7 @@ async fn put_item(app: &Services, bill: &Bill, subscription: &str) -> Result<boo
                 copy::put_object(tx, &id, "invoiceitem", at, &answer.to_string()).await?;
                 if store::advance(tx, at, &bill, BillState::Posted, Some(&id)).await? {
                     note(tx, at, &bill, "posted").await?;
-                    alarms::clear(tx, at, ALARM, &bill.key()).await?;
+                    alarms::clear(tx, at, NOT_BILLED, &bill.key()).await?;
                 }
                 copy::close_call(tx, at, &key, CallState::Done, Some(&id), None).await
             })
@@ -271,7 +286,7 @@ async fn waived(app: &Services, bill: &Bill) -> Result<bool, BillingError> {
             Box::pin(async move {
                 if store::advance(tx, at, &bill, BillState::Waived, None).await? {
                     note(tx, at, &bill, "waived").await?;
-                    alarms::clear(tx, at, ALARM, &bill.key()).await?;
+                    alarms::clear(tx, at, NOT_BILLED, &bill.key()).await?;
                 }
                 Ok::<_, crate::db::DbError>(())
             })
@@ -280,7 +295,7 @@ async fn waived(app: &Services, bill: &Bill) -> Result<bool, BillingError> {
     Ok(false)
 }
 
-/// Stripe said no: a person is asked, and it is tried again with every sweep.
+/// Stripe said no: a person is asked, and it is tried again after an hour.
 async fn refused(app: &Services, bill: &Bill, error: BillingError) -> Result<(), JobError> {
     tracing::error!(%error, traffic.bill = bill.key(), "Stripe does not take a bill");
     let (at, bill): (UnixMillis, Bill) = (app.clock.now(), bill.clone());
@@ -291,14 +306,16 @@ async fn refused(app: &Services, bill: &Bill, error: BillingError) -> Result<(),
         web::written_money(bill.amount_minor, &bill.currency)
     );
     // Only a key that Stripe said no to is spent. With any other fault what was sent under it may have been carried out, and
-    // the same key finds that out.
-    let spent = matches!(&error, BillingError::Stripe(fault) if fault.is_no());
+    // the same key finds that out. It is the item's key; that of an invoice is looked up before the next one is taken.
+    let said_no = matches!(&error, BillingError::Stripe(fault) if fault.is_no());
+    let spent = said_no && bill.state == BillState::Wanted;
     app.db
         .write(move |tx| {
             Box::pin(async move {
                 let key = bill.key();
                 let severity = Severity::Warning;
-                let alarm = alarms::New { kind: ALARM, subject: &key, severity, node: None, detail: &detail };
+                let alarm =
+                    alarms::New { kind: NOT_BILLED, subject: &key, severity, node: None, detail: &detail };
                 alarms::hold(tx, at, alarm).await?;
                 if spent {
                     store::next_attempt(tx, at, &bill).await

@@ -267,7 +267,7 @@ pub(super) async fn next_attempt(tx: &mut AnyConnection, at: UnixMillis, bill: &
     Ok(())
 }
 
-/// Nothing is known to have changed: the next sweep's turn, under the same key.
+/// Nothing is known to have changed: it has its next turn after the others, under the same key.
 pub(super) async fn put_off(tx: &mut AnyConnection, at: UnixMillis, bill: &Bill) -> Result<(), DbError> {
     sqlx::query("UPDATE traffic_bills SET updated_at = $3 WHERE instance_id = $1 AND month = $2")
         .bind(bill.instance.to_string())

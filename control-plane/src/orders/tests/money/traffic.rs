@@ -95,6 +95,16 @@ impl Shop {
         self.bill(served, january()).await.map(|bill| (bill.state, bill.amount_minor))
     }
 
+    /// The next invoice is a year away.
+    async fn pays_for_a_year(&self, served: &Served) {
+        let far = BOUGHT.plus(365 * DAY).as_secs();
+        self.stripe.change(&served.subscription, |subscription| {
+            subscription["items"]["data"][0]["current_period_end"] = json!(far);
+        });
+        self.deliver("customer.subscription.updated", &served.subscription).await;
+        self.work().await;
+    }
+
     /// Stripe's invoice items.
     fn items(&self) -> Vec<Value> {
         let state = self.stripe.state();
@@ -272,15 +282,61 @@ async fn a_bill_whose_answer_was_lost_is_posted_once_whatever_fault_comes_next()
 }
 
 #[tokio::test]
+async fn a_bill_whose_invoice_is_refused_is_tried_every_hour_and_rings_until_it_is_billed() {
+    for status in [401, 400] {
+        each_database(async |db| {
+            let (shop, served) = Shop::with_traffic(db).await;
+            shop.pays_for_a_year(&served).await;
+            shop.stripe.state().ends = vec![("/invoices", status), ("/invoices", status)];
+            let tried = || shop.stripe.count("POST", "/invoices");
+            shop.node_counts(&served, january(), 1_001).await;
+            shop.lives_until(CLOSED.plus(MINUTE)).await;
+            assert_eq!((shop.bill_state(&served).await, tried()), (Some((BillState::Posted, 12)), 1));
+            assert!(shop.rings_for("traffic_not_billed").await, "{status}");
+            shop.lives(61 * MINUTE).await;
+            assert_eq!(tried(), 2, "{status}");
+            shop.lives(11 * MINUTE).await;
+            assert_eq!(tried(), 2, "{status}: not with every sweep");
+            assert!(shop.rings_for("traffic_not_billed").await, "{status}");
+            shop.lives(61 * MINUTE).await;
+            assert_eq!(shop.bill_state(&served).await, Some((BillState::Invoiced, 12)), "{status}");
+            assert!(!shop.rings_for("traffic_not_billed").await, "{status}");
+            assert_eq!((shop.items().len(), tried()), (1, 3), "{status}: once");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_bill_that_waits_for_its_invoice_is_looked_at_every_hour_and_rings_no_longer_than_the_fault_lasts()
+{
+    each_database(async |db| {
+        let (shop, served) = Shop::with_traffic(db).await;
+        shop.node_counts(&served, january(), 1_001).await;
+        shop.lives_until(CLOSED.plus(MINUTE)).await;
+        assert_eq!(shop.bill_state(&served).await, Some((BillState::Posted, 12)));
+        let item = format!("/invoiceitems/{}", shop.items()[0]["id"].as_str().unwrap());
+        shop.stripe.state().locked_out = true;
+        shop.lives(61 * MINUTE).await;
+        assert!(shop.rings_for("traffic_not_billed").await);
+        shop.stripe.state().locked_out = false;
+        shop.lives(61 * MINUTE).await;
+        assert_eq!(shop.bill_state(&served).await, Some((BillState::Posted, 12)));
+        assert!(!shop.rings_for("traffic_not_billed").await);
+        let looked = shop.stripe.count("GET", &item);
+        shop.lives(11 * MINUTE).await;
+        assert_eq!(shop.stripe.count("GET", &item), looked, "not with every sweep");
+        shop.lives(61 * MINUTE).await;
+        assert_eq!(shop.stripe.count("GET", &item), looked + 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_years_subscription_gets_an_invoice_of_its_own() {
     each_database(async |db| {
         let (shop, served) = Shop::with_traffic(db).await;
-        let far = BOUGHT.plus(365 * DAY).as_secs();
-        shop.stripe.change(&served.subscription, |subscription| {
-            subscription["items"]["data"][0]["current_period_end"] = json!(far);
-        });
-        shop.deliver("customer.subscription.updated", &served.subscription).await;
-        shop.work().await;
+        shop.pays_for_a_year(&served).await;
         shop.node_counts(&served, january(), 1_001).await;
         shop.lives_until(CLOSED.plus(Duration::from_secs(60))).await;
         assert_eq!(shop.bill_state(&served).await, Some((BillState::Invoiced, 12)));
