@@ -483,7 +483,11 @@ pub(in crate::billing) async fn clear_the_way(
         };
         match open {
             Some(change) if change.state == ChangeState::Scheduled => {
-                return take_back(app, change.id, actor).await.map(|_| ());
+                match take_back(app, change.id, actor).await {
+                    // It came about since it was looked at: then it is in nobody's way.
+                    Err(BillingError::Over) => {}
+                    other => return other.map(|_| ()),
+                }
             }
             Some(change) if (change.state, change.way) == (ChangeState::Wanted, Way::PeriodEnd) => {
                 carry_out(app, change.id).await?;

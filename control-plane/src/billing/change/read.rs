@@ -51,6 +51,10 @@ pub(in crate::billing) async fn subscription_read(
     if paid && subscription.pending().is_none() {
         outside(tx, now, &seen).await?;
     }
+    // What nobody pays any more has no price that somebody should put right.
+    if is_over(subscription.status.as_deref().unwrap_or_default()) {
+        alarms::clear(tx, now, FOREIGN, &expected.order.to_string()).await?;
+    }
     Ok(())
 }
 

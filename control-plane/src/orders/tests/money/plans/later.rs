@@ -224,3 +224,52 @@ async fn a_schedule_made_in_the_dashboard_keeps_nobody_and_what_stripe_refuses_i
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_cancels_in_the_moment_a_booked_change_comes_about_has_cancelled() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let booked = shop.books(&served, &price("s", "month")).await;
+        let end = shop.standing(&served).await.next.unwrap().1;
+        shop.passes(end.since(shop.app.clock.now()) + MINUTE).await;
+        shop.stripe.set_clock(shop.app.clock.now());
+        shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        // What a reading has seen is being written down, while the wish to leave has found it booked still.
+        let (at, order, id) = (shop.app.clock.now(), served.order.id, booked.id.to_string());
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go, may_go) = tokio::sync::oneshot::channel();
+        let reading = shop.app.db.write(move |tx| {
+            Box::pin(async move {
+                db::lock(tx, "checkout", order).await?;
+                begun.send(()).unwrap();
+                may_go.await.unwrap();
+                sqlx::query(
+                    "UPDATE billing_changes SET state = 'applied', applied_no = 2, applied_at = $2
+                     WHERE id = $1 AND state = 'scheduled'",
+                )
+                .bind(id)
+                .bind(at.0)
+                .execute(tx)
+                .await?;
+                Ok::<_, db::DbError>(())
+            })
+        });
+        let leaving = async {
+            has_begun.await.unwrap();
+            let account = served.order.account;
+            let cancels = billing::cancel_at_period_end(&shop.app, account, order, true, "user:x");
+            let lets_go = async {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                go.send(()).unwrap();
+            };
+            tokio::join!(cancels, lets_go).0
+        };
+        let (written, left) = tokio::join!(reading, leaving);
+        written.unwrap();
+        left.unwrap();
+        assert_eq!(shop.stripe.state().objects[&served.subscription]["cancel_at_period_end"], true);
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Applied, "and what came about holds");
+    })
+    .await;
+}

@@ -97,3 +97,23 @@ async fn what_cannot_be_followed_is_an_operators_business() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_price_that_is_none_of_ours_rings_no_longer_than_its_subscription_lasts() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 2).await;
+        let served = shop.renting(1).await;
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["items"]["data"][0]["price"]["id"] = "price_theirs".into();
+        });
+        shop.hears(&served).await;
+        assert!(shop.rings_for("price_unknown").await);
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = "canceled".into();
+            subscription["cancellation_details"] = serde_json::json!({"reason": "cancellation_requested"});
+        });
+        shop.hears(&served).await;
+        assert!(!shop.rings_for("price_unknown").await);
+    })
+    .await;
+}
