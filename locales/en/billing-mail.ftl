@@ -41,7 +41,7 @@ billing-mail-deletion-text = { $server } has been unpaid for two weeks. On { $on
 billing-mail-deletion-page = Pay here:
 
 billing-mail-ends-subject = { $server } ends on { $on }
-billing-mail-ends-text = You cancelled { $server }. It runs until { $on }, which is paid for; then it is switched off, and three days later its disk is deleted for good. You are not charged again.
+billing-mail-ends-text = You cancelled { $server }. It runs until { $on }, which is paid for; then it is switched off, and three days later its disk is deleted for good. It is not renewed. Only traffic that was used already may still be charged.
 billing-mail-ends-page = You can take that back until then:
 
 billing-mail-lapses-subject = { $server } ends on { $on } and is not renewed

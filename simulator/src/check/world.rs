@@ -428,7 +428,7 @@ pub struct Invoice {
     pub paid_for: Option<(String, i64)>,
     /// What went back of it, by Stripe's word.
     pub refunded: i64,
-    /// Whether it charges a period or a change of plan: what is for the time to come.
+    /// Whether it charges a period or a change of plan: what is for the time to come. Traffic alone was used already.
     pub ahead: bool,
 }
 

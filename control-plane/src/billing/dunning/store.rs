@@ -161,6 +161,7 @@ pub(in crate::billing) async fn open_invoices(
     Ok(sqlx::query_scalar(
         "SELECT stripe_id FROM billing_invoices
          WHERE subscription_id = $1 AND status IN ('open', 'uncollectible') AND COALESCE(reason, '') <> 'manual'
+               AND traffic_alone = 0
          ORDER BY issued_at, stripe_id",
     )
     .bind(subscription)
@@ -259,7 +260,8 @@ async fn billed_since(
                 CASE WHEN reason IN ('subscription_create', 'subscription_cycle') THEN 1 ELSE 0 END AS renews,
                 CASE WHEN status = 'paid' AND total_minor > paid_minor THEN 1 ELSE 0 END AS by_credit
          FROM billing_invoices
-         WHERE subscription_id = $1 AND issued_at >= $2 AND status <> 'void' AND COALESCE(reason, '') <> 'manual'",
+         WHERE subscription_id = $1 AND issued_at >= $2 AND status <> 'void' AND COALESCE(reason, '') <> 'manual'
+               AND traffic_alone = 0",
     )
     .bind(subscription)
     .bind(since.0)

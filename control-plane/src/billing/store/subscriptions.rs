@@ -7,6 +7,7 @@ use crate::{
     billing::{
         model::{Expectation, Invoice, RefundState},
         stripe::{InvoiceView, SubscriptionView},
+        usage,
     },
     db::{Cols, DbError},
 };
@@ -125,11 +126,11 @@ pub(in crate::billing) async fn put_invoice(
     sqlx::query(
         "INSERT INTO billing_invoices
              (stripe_id, subscription_id, account_id, number, status, currency, total_minor, hosted_url, pdf_url,
-              issued_at, updated_at, due_minor, paid_minor, tries, due_at, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+              issued_at, updated_at, due_minor, paid_minor, tries, due_at, reason, traffic_alone)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          ON CONFLICT (stripe_id) DO UPDATE SET
              due_minor = excluded.due_minor, paid_minor = excluded.paid_minor, tries = excluded.tries,
-             due_at = excluded.due_at, reason = excluded.reason,
+             due_at = excluded.due_at, reason = excluded.reason, traffic_alone = excluded.traffic_alone,
              number = excluded.number, status = excluded.status, currency = excluded.currency,
              total_minor = excluded.total_minor, hosted_url = excluded.hosted_url, pdf_url = excluded.pdf_url,
              updated_at = excluded.updated_at",
@@ -150,6 +151,7 @@ pub(in crate::billing) async fn put_invoice(
     .bind(invoice.attempt_count.unwrap_or(0))
     .bind(invoice.due_at().map(|seconds| UnixMillis::from_secs(seconds).0))
     .bind(&invoice.billing_reason)
+    .bind(i64::from(usage::is_traffic_alone(invoice)))
     .execute(tx)
     .await?;
     Ok(())

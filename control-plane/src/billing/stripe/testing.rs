@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
 use super::StripeGate;
+use crate::clock::{Clock as _, ManualClock};
 
 /// Signs a delivery as Stripe does.
 pub(crate) fn sign(body: &str, secret: &str, at: ez_protocol::UnixMillis) -> String {
@@ -57,6 +58,8 @@ pub(crate) struct State {
     card_is_bad: bool,
     /// Its clock, unix seconds.
     now: i64,
+    /// The clock of the story, by which it says when something was paid.
+    pub(crate) clock: Option<Arc<ManualClock>>,
     replies: HashMap<String, (u16, Value)>,
     made: u32,
 }
@@ -89,6 +92,11 @@ impl State {
             }
         }
         ledger
+    }
+
+    /// When what happens now happens, unix seconds.
+    fn moment(&self) -> i64 {
+        self.clock.as_ref().map_or(self.now, |clock| clock.now().as_secs())
     }
 
     fn id(&mut self, prefix: &str) -> String {
@@ -175,7 +183,7 @@ impl FakeStripe {
             "total": object["amount_total"], "amount_paid": object["amount_total"], "customer": object["customer"],
             "amount_remaining": 0, "attempt_count": 1, "billing_reason": "subscription_create",
             "hosted_invoice_url": "https://invoice.example/1", "invoice_pdf": "https://invoice.example/1.pdf",
-            "created": begin,
+            "created": begin, "status_transitions": {"finalized_at": begin, "paid_at": begin},
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": sub}},
         }));
         // Where nothing is due nothing is paid.
@@ -420,7 +428,7 @@ impl State {
                 json!({
                     "id": id, "object": "invoice", "status": "draft", "currency": "eur", "total": total,
                     "amount_paid": 0, "amount_remaining": total, "attempt_count": 0, "billing_reason": "manual",
-                    "customer": get("customer"), "lines": {"data": lines}, "metadata": metadata,
+                    "customer": get("customer"), "lines": {"data": lines}, "metadata": metadata, "created": self.moment(),
                     "parent": {"type": "subscription_details", "subscription_details": {"subscription": get("subscription")}},
                 })
             }

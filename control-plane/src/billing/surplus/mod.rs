@@ -21,7 +21,7 @@ use super::{
     stripe::{
         self, CheckoutSession, FaultKind, InvoiceView, Metadata, RefundView, StripeFault, SubscriptionView,
     },
-    sync,
+    sync, usage,
 };
 use crate::{
     app::{App, Services},
@@ -102,7 +102,8 @@ pub(super) async fn found(
 }
 
 /// Looks whether an invoice was paid when its service had ended for good; if so, that is written down once and goes back.
-/// What a purchase began with and what traffic cost are owed whatever came after.
+/// What a purchase began with and what traffic cost are owed whatever came after: traffic that was posted comes with the end of
+/// the period on a last invoice, which Stripe charges an hour later.
 pub(super) async fn late(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -110,7 +111,8 @@ pub(super) async fn late(
     invoice: &InvoiceView,
 ) -> Result<bool, DbError> {
     let paid = invoice.amount_paid.filter(|paid| *paid > 0 && invoice.is_paid());
-    let owed = matches!(invoice.billing_reason.as_deref(), None | Some("subscription_create" | "manual"));
+    let owed = matches!(invoice.billing_reason.as_deref(), None | Some("subscription_create" | "manual"))
+        || usage::is_traffic_alone(invoice);
     let (Some(paid), Some(paid_at), Some(subscription), false) =
         (paid, invoice.paid_at(), invoice.subscription_id(), owed)
     else {

@@ -29,7 +29,9 @@ pub(super) use post::{POST, run_post};
 
 use crate::{
     app::{App, Services},
-    audit, catalog,
+    audit,
+    billing::stripe::InvoiceView,
+    catalog,
     db::DbError,
     fleet::alarms,
     jobs::{self, JobError, JobRun},
@@ -196,6 +198,11 @@ async fn note(tx: &mut AnyConnection, at: UnixMillis, bill: &Bill, action: &str)
         }),
     };
     audit::record(tx, at, entry).await
+}
+
+/// Whether an invoice charges traffic and nothing else: what was used is owed, whatever came after.
+pub(super) fn is_traffic_alone(invoice: &InvoiceView) -> bool {
+    invoice.is_of_items_with(WORD)
 }
 
 /// An invoice was read: the bills on it are invoiced.

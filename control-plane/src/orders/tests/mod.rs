@@ -121,6 +121,7 @@ impl Shop {
         let stripe = FakeStripe::start().await;
         let (mut app, clock) = fleet::testing::services(db);
         Arc::get_mut(&mut app).unwrap().stripe = stripe.gate();
+        stripe.state().clock = Some(clock.clone());
         locations(&app, addresses).await;
         let file = catalogue("");
         let first = catalog::apply_file(&app, &file, "operator:test").await.unwrap();

@@ -76,10 +76,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             paid: invoice["amount_paid"].as_i64().unwrap_or_default(),
             paid_for: paid_for(invoice),
             refunded: 0,
-            ahead: !matches!(
-                invoice["billing_reason"].as_str(),
-                None | Some("subscription_create" | "manual")
-            ),
+            ahead: is_ahead(invoice),
         })
         .collect();
     world.closed.extend(subscriptions.iter().filter_map(|subscription| ended(subscription, &deleted)));
@@ -128,6 +125,17 @@ fn credit(booked: &Value) -> Option<Credit> {
         amount: -booked["amount"].as_i64()?,
         at: booked["created"].as_i64().unwrap_or(0) * 1_000,
     })
+}
+
+/// Whether an invoice charges a period or a change of plan. What a purchase began with does not count, nor does what was
+/// used: made by hand, or with the end of a period on a last invoice that has lines of traffic alone.
+fn is_ahead(invoice: &Value) -> bool {
+    let is_traffic = |line: &Value| {
+        line["parent"]["type"] == "invoice_item_details" && line["metadata"]["traffic"].is_string()
+    };
+    let lines = invoice["lines"]["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let used = !lines.is_empty() && lines.iter().all(is_traffic);
+    !used && !matches!(invoice["billing_reason"].as_str(), None | Some("subscription_create" | "manual"))
 }
 
 /// The subscription that an invoice is of, and when it was paid.
@@ -210,5 +218,28 @@ impl Api<'_> {
                 return Ok(all);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_last_invoice_of_traffic_alone_is_not_for_the_time_to_come() {
+        let traffic =
+            json!({ "metadata": { "traffic": "s:202701" }, "parent": { "type": "invoice_item_details" } });
+        let period = json!({ "metadata": {}, "parent": { "type": "subscription_item_details" } });
+        let credit = json!({ "metadata": {}, "parent": { "type": "invoice_item_details" } });
+        let of = |reason: &str, lines: &[&Value]| {
+            is_ahead(&json!({ "billing_reason": reason, "lines": { "data": lines } }))
+        };
+        assert!(!of("subscription_cycle", &[&traffic, &traffic]));
+        assert!(of("subscription_cycle", &[&period, &traffic]));
+        assert!(of("subscription_cycle", &[&traffic, &credit]));
+        assert!(of("subscription_cycle", &[]) && of("subscription_update", &[&credit, &period]));
+        assert!(!of("subscription_create", &[&period]) && !of("manual", &[&traffic]));
     }
 }

@@ -172,7 +172,7 @@ impl State {
             "amount_paid": if paid { due } else { 0 }, "amount_remaining": if paid { 0 } else { due },
             "attempt_count": 1, "billing_reason": "subscription_update", "customer": customer,
             "hosted_invoice_url": format!("https://invoice.example/{invoice}"), "created": self.now,
-            "status_transitions": {"finalized_at": self.now}, "lines": {"object": "list", "data": lines},
+            "status_transitions": {"finalized_at": self.now, "paid_at": paid.then_some(self.now)}, "lines": {"object": "list", "data": lines},
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": id}},
         }));
         self.put(json!({

@@ -68,7 +68,11 @@ impl FakeStripe {
         state.turn(&mut object);
         let lasts = super::change::length(&object["items"]["data"][0]["price"]);
         let price = object["items"]["data"][0]["price"]["unit_amount"].as_i64().unwrap();
-        let (lines, waiting) = state.take_items(&invoice, subscription);
+        let (mut lines, waiting) = state.take_items(&invoice, subscription);
+        lines.push(json!({
+            "amount": price, "metadata": object["metadata"],
+            "parent": {"subscription_item_details": {"subscription_item": object["items"]["data"][0]["id"]}},
+        }));
         let amount = json!(price + waiting);
         let currency = object["items"]["data"][0]["price"]["currency"].clone();
         object["items"]["data"][0]["current_period_start"] = json!(at.as_secs());
@@ -81,7 +85,8 @@ impl FakeStripe {
             "currency": currency, "total": amount, "amount_paid": paid(amount.clone(), json!(0)),
             "amount_remaining": paid(json!(0), amount.clone()), "attempt_count": 1, "billing_reason": "subscription_cycle",
             "lines": {"data": lines}, "customer": object["customer"], "hosted_invoice_url": format!("https://invoice.example/{invoice}"),
-            "created": at.as_secs(), "status_transitions": {"finalized_at": at.as_secs()},
+            "created": at.as_secs(),
+            "status_transitions": {"finalized_at": at.as_secs(), "paid_at": paid(json!(at.as_secs()), Value::Null)},
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": subscription}},
         }));
         state.put(json!({
@@ -96,6 +101,56 @@ impl FakeStripe {
         invoice
     }
 
+    /// A subscription ends with its period, as its customer wished. Gives the draft of a last invoice, if anything waited
+    /// for one.
+    pub(crate) fn ends_with_period(&self, subscription: &str) -> Option<String> {
+        let mut state = self.state();
+        let (at, invoice) = (state.moment(), state.id("in"));
+        let mut object = state.objects[subscription].clone();
+        object["status"] = json!("canceled");
+        object["ended_at"] = json!(at);
+        object["cancellation_details"] = json!({"reason": "cancellation_requested"});
+        let (lines, total) = state.take_items(&invoice, subscription);
+        let last = (!lines.is_empty()).then(|| {
+            object["latest_invoice"] = json!(invoice);
+            state.put(json!({
+                "id": invoice, "object": "invoice", "status": "draft", "currency": "eur", "total": total, "amount_paid": 0,
+                "amount_remaining": total, "attempt_count": 0, "billing_reason": "subscription_cycle",
+                "lines": {"data": lines}, "customer": object["customer"], "created": at,
+                "parent": {"type": "subscription_details", "subscription_details": {"subscription": subscription}},
+            }));
+            invoice
+        });
+        state.put(object);
+        last
+    }
+
+    /// A draft becomes final and is charged; the card is good or not. Its subscription stays as it is.
+    pub(crate) fn charge(&self, invoice: &str, card_is_good: bool) {
+        let mut state = self.state();
+        let (at, intent) = (state.moment(), state.id("pi"));
+        let word = |yes: &str, no: &str| json!(if card_is_good { yes } else { no });
+        let mut object = state.objects[invoice].clone();
+        assert_eq!(object["status"], "draft");
+        object["status"] = word("paid", "open");
+        object["number"] = json!(format!("EZ-{invoice}"));
+        object["hosted_invoice_url"] = json!(format!("https://invoice.example/{invoice}"));
+        object["attempt_count"] = json!(1);
+        object["status_transitions"] = json!({"finalized_at": at, "paid_at": card_is_good.then_some(at)});
+        if card_is_good {
+            object["amount_paid"] = object["total"].clone();
+            object["amount_remaining"] = json!(0);
+        }
+        state.put(object);
+        state.put(json!({
+            "id": intent, "object": "payment_intent", "status": word("succeeded", "requires_payment_method"),
+        }));
+        state.put(json!({
+            "id": format!("inpay_{intent}"), "object": "invoice_payment", "invoice": invoice, "status": word("paid", "open"),
+            "payment": {"type": "payment_intent", "payment_intent": intent},
+        }));
+    }
+
     /// The payment of an invoice.
     pub(crate) fn intent_of(&self, invoice: &str) -> String {
         let state = self.state();
@@ -104,25 +159,26 @@ impl FakeStripe {
         payment["payment"]["payment_intent"].as_str().unwrap().to_owned()
     }
 
-    /// The customer pays an open invoice; its subscription is active again unless it has ended.
+    /// The customer pays an open invoice; its subscription is active again unless it has ended, or it is a bill beside it.
     pub(crate) fn pay_invoice(&self, invoice: &str) {
-        self.pay_invoice_at(invoice, None);
-    }
-
-    /// The same; `at` is what Stripe writes on it.
-    pub(crate) fn pay_invoice_at(&self, invoice: &str, at: Option<UnixMillis>) {
+        let at = self.state().moment();
         let payment = format!("inpay_{}", self.intent_of(invoice));
         self.change(&payment, |payment| payment["status"] = json!("paid"));
         self.change(invoice, |invoice| {
             invoice["status"] = json!("paid");
-            if let Some(at) = at {
-                invoice["status_transitions"]["paid_at"] = json!(at.as_secs());
-            }
+            invoice["status_transitions"]["paid_at"] = json!(at);
             let due = if invoice["amount_due"].is_null() { "total" } else { "amount_due" };
             invoice["amount_paid"] = invoice[due].clone();
             invoice["amount_remaining"] = json!(0);
         });
-        let parent = self.state().objects[invoice]["parent"].clone();
+        let (parent, reason) = {
+            let state = self.state();
+            let invoice = &state.objects[invoice];
+            (invoice["parent"].clone(), invoice["billing_reason"].clone())
+        };
+        if reason == "manual" {
+            return;
+        }
         let subscription = parent["subscription_details"]["subscription"].as_str().unwrap().to_owned();
         self.state().apply_waiting(&subscription, invoice);
         self.change(&subscription, |subscription| {

@@ -39,6 +39,7 @@ pub struct InvoiceView {
     /// Unix seconds.
     pub created: Option<i64>,
     parent: Option<InvoiceParent>,
+    lines: Option<Value>,
     starting_balance: Option<i64>,
     ending_balance: Option<i64>,
 }
@@ -75,6 +76,17 @@ impl InvoiceView {
     /// Whether it was paid, whatever with.
     pub fn is_paid(&self) -> bool {
         self.status.as_deref() == Some("paid")
+    }
+
+    /// Whether every line of it is an invoice item that bears this word of ours. Of one with more lines than Stripe sends
+    /// along that is not known, so it does not count.
+    pub fn is_of_items_with(&self, word: &str) -> bool {
+        let Some(lines) = self.lines.as_ref().filter(|lines| lines["has_more"] != true) else { return false };
+        let is_ours = |line: &Value| {
+            line["parent"]["invoice_item_details"]["invoice_item"].is_string()
+                && line["metadata"][word].as_str().is_some_and(|value| !value.is_empty())
+        };
+        lines["data"].as_array().is_some_and(|lines| !lines.is_empty() && lines.iter().all(is_ours))
     }
 
     /// Whether it took money or used credit.
@@ -127,4 +139,35 @@ pub(crate) fn waiting_intent(list: &Value) -> Option<String> {
 /// The invoice that a payment intent pays, out of a list of payments.
 pub(crate) fn invoice_of(list: &Value) -> Option<String> {
     page_of::<InvoicePayment>(list).into_iter().find_map(|payment| payment.invoice)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_invoice_is_of_items_of_ours_only_if_all_its_lines_are_seen_and_are() {
+        let item = json!({"metadata": {"traffic": "s:202701"}, "parent": {"invoice_item_details": {"invoice_item": "ii_1"}}});
+        let period =
+            json!({"metadata": {}, "parent": {"subscription_item_details": {"subscription_item": "si_1"}}});
+        let unmarked = json!({"metadata": {}, "parent": {"invoice_item_details": {"invoice_item": "ii_2"}}});
+        // The words of a subscription stand on the lines of its periods.
+        let marked_period =
+            json!({"metadata": {"traffic": "x"}, "parent": {"subscription_item_details": {}}});
+        let is = |lines: Value| {
+            let read: InvoiceView = serde_json::from_value(json!({"id": "in_1", "lines": lines})).unwrap();
+            read.is_of_items_with("traffic")
+        };
+        assert!(is(json!({"data": [item]})));
+        assert!(is(json!({"data": [item, item], "has_more": false})));
+        for other in [&period, &unmarked, &marked_period] {
+            assert!(!is(json!({"data": [item, other]})), "{other}");
+        }
+        assert!(!is(json!({"data": [item], "has_more": true})), "who knows what follows");
+        for nothing in [json!({"data": []}), json!(null), json!("lines")] {
+            assert!(!is(nothing));
+        }
+    }
 }

@@ -235,7 +235,7 @@ async fn who_pays_what_was_asked_for_after_the_customer_was_deleted_keeps_the_se
         shop.work().await;
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace), "it is asked for");
         shop.clock.advance(Duration::from_secs(60));
-        shop.stripe.pay_invoice_at(&invoice, Some(shop.app.clock.now()));
+        shop.stripe.pay_invoice(&invoice);
         for _ in 0..2 {
             shop.deliver("invoice.paid", &invoice).await;
             shop.work().await;

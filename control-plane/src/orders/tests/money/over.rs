@@ -15,7 +15,7 @@ impl Shop {
         overview.paying.into_iter().find(|paying| paying.order == served.order.id).unwrap().pay_url
     }
 
-    fn status_of(&self, invoice: &str) -> String {
+    pub(super) fn status_of(&self, invoice: &str) -> String {
         self.stripe.state().objects[invoice]["status"].as_str().unwrap().to_owned()
     }
 
@@ -26,7 +26,7 @@ impl Shop {
 
     async fn paid_late(&self, invoice: &str) {
         self.clock.advance(Duration::from_secs(60));
-        self.stripe.pay_invoice_at(invoice, Some(self.app.clock.now()));
+        self.stripe.pay_invoice(invoice);
         for _ in 0..2 {
             self.deliver("invoice.paid", invoice).await;
             self.work().await;
@@ -149,7 +149,7 @@ async fn who_pays_just_before_the_disk_goes_has_the_server_although_nobody_told_
         shop.lives(11 * DAY).await;
         shop.lives(2 * DAY).await;
         shop.node_does(&served, 4, "stopped").await;
-        shop.stripe.pay_invoice_at(&invoice, Some(shop.app.clock.now()));
+        shop.stripe.pay_invoice(&invoice);
         shop.lives(3 * DAY + Duration::from_secs(60)).await;
         assert_eq!(shop.node_was_told(&served).await, "ensure", "it comes back");
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
@@ -177,7 +177,7 @@ async fn who_pays_when_stripe_has_given_up_is_told_how_long_that_lasts_and_warne
         }
         assert!(shop.rings_for("stripe_cancels_unpaid").await, "a setting of the dashboard is wrong");
         shop.lives(DAY).await;
-        shop.stripe.pay_invoice_at(&invoice, Some(shop.app.clock.now()));
+        shop.stripe.pay_invoice(&invoice);
         shop.deliver("invoice.paid", &invoice).await;
         shop.work().await;
         shop.node_does(&served, 4, "running").await;

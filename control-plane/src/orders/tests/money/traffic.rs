@@ -6,6 +6,8 @@ use ez_protocol::{
 };
 use serde_json::{Value, json};
 
+mod owed;
+
 use super::*;
 use crate::{
     billing::{BillState, Overview},
