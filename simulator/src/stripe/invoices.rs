@@ -294,6 +294,12 @@ fn failed(world: &mut World, id: &str) {
     pauses::attempt_failed(world, &subscription, id);
 }
 
+/// Whether an invoice was made by hand: of such a one Stripe says that the subscription's billing cycle and its events are not
+/// affected, so its status stays whether it is paid or not.
+pub(crate) fn is_apart(invoice: &Value) -> bool {
+    text(invoice, "billing_reason") == "manual"
+}
+
 /// Whether an invoice can still be paid or voided.
 fn is_owed(invoice: &Value) -> bool {
     matches!(text(invoice, "status"), "open" | "uncollectible")
@@ -441,7 +447,9 @@ pub(crate) fn pay(world: &mut World, call: &Call, id: &str) -> Result<Value, Fau
         .unwrap_or_else(|| text(&subscription, "default_payment_method"))
         .to_owned();
     if collect(world, id, &method, true) {
-        super::subscriptions::recovered(world, text(&subscription, "id"));
+        if !is_apart(&invoice) {
+            super::subscriptions::recovered(world, text(&subscription, "id"));
+        }
         return world.need("invoice", id, "id");
     }
     Err(Fault::card_declined("generic_decline"))
@@ -465,7 +473,9 @@ pub(crate) fn pay_on_its_page(world: &mut World, id: &str, card: Card) -> Result
         world.change("subscription", &subscription, Some("customer.subscription.updated"), |subscription| {
             subscription["default_payment_method"] = method.into();
         });
-        super::subscriptions::recovered(world, &subscription);
+        if !is_apart(&invoice) {
+            super::subscriptions::recovered(world, &subscription);
+        }
     }
     Ok(paid)
 }

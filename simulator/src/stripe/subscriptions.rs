@@ -244,6 +244,7 @@ pub(crate) fn after_retries(world: &World) -> String {
 pub(crate) fn recovered(world: &mut World, id: &str) {
     let overdue = world.all("invoice").into_iter().any(|invoice| {
         invoices::subscription_of(invoice) == id
+            && !invoices::is_apart(invoice)
             && text(invoice, "status") == "open"
             && int(invoice, "attempt_count") > 0
     });

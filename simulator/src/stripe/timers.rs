@@ -44,7 +44,9 @@ fn collect(world: &mut World, invoice: &str, subscription: &str) {
     let Some(known) = world.get("subscription", subscription).cloned() else { return };
     let method = text(&known, "default_payment_method").to_owned();
     let paid = invoices::collect(world, invoice, &method, true);
-    let last_try =
-        world.get("invoice", invoice).is_some_and(|invoice| invoice["next_payment_attempt"].is_null());
-    subscriptions::after_collection(world, subscription, paid, last_try);
+    let Some(tried) = world.get("invoice", invoice) else { return };
+    let last_try = tried["next_payment_attempt"].is_null();
+    if !invoices::is_apart(tried) {
+        subscriptions::after_collection(world, subscription, paid, last_try);
+    }
 }

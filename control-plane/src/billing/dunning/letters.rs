@@ -40,6 +40,8 @@ pub struct PaymentFailed {
     pub until: String,
     /// Whether paying ends a pause, and so starts it.
     pub paused: bool,
+    /// Whether it is a bill beside the subscription: nothing is switched off because of it.
+    pub apart: bool,
     /// Where to pay.
     pub link: String,
 }
@@ -52,6 +54,7 @@ impl Letter for PaymentFailed {
             amount: "9.00 €".into(),
             until: "23 Nov 2026".into(),
             paused: false,
+            apart: false,
             link: "https://invoice.example/i/1".into(),
         }
     }

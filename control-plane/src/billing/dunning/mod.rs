@@ -9,6 +9,7 @@
 //! `instances` follows the standing, whatever the news said, and compares it with its servers all the time. Each
 //! step can be taken back by a payment until the disk is removed.
 
+mod bills;
 mod exempt;
 mod letters;
 pub(super) mod remind;
@@ -35,6 +36,7 @@ use crate::{
     notify, web,
 };
 
+pub(super) use bills::watch;
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
     CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent, RenewalSoon,
@@ -303,10 +305,9 @@ pub(super) async fn invoice_read(
             let until = invoice.due_at().map_or(now, UnixMillis::from_secs).plus(config.billing.grace);
             // What is to end a pause finds the server switched off.
             let paused = known.facts.status == Status::Paused;
-            // Paying for traffic ends no pause, so nothing is said of the server then.
-            let traffic = invoice.billing_reason.as_deref() == Some("manual");
-            let until = if paused { String::new() } else { web::written_date(until) };
-            let letter = PaymentFailed { server, amount: owed, until, paused: paused && !traffic, link };
+            let apart = bills::is_apart(invoice);
+            let until = if paused || apart { String::new() } else { web::written_date(until) };
+            let letter = PaymentFailed { server, amount: owed, until, paused: paused && !apart, apart, link };
             notify::send(tx, now, &known.email, &letter).await
         }
     }

@@ -169,11 +169,13 @@ pub(in crate::billing) async fn open_invoices(
     .await?)
 }
 
-/// The oldest invoice that was tried to collect and is owed still. One that was written off is no beginning of another debt.
+/// The oldest invoice that was tried to collect and is owed still. One that was written off is no beginning of another debt. A
+/// bill beside the subscription is none either: Stripe goes on renewing, and what is paid for is served.
 async fn unpaid(connection: &mut AnyConnection, subscription: &str) -> Result<Option<Unpaid>, DbError> {
     let row = sqlx::query(
         "SELECT stripe_id, COALESCE(due_at, issued_at) AS due_at FROM billing_invoices
          WHERE subscription_id = $1 AND status IN ('open', 'uncollectible') AND due_minor > 0 AND tries > 0
+               AND COALESCE(reason, '') <> 'manual' AND traffic_alone = 0
          ORDER BY CASE WHEN status = 'open' THEN 0 ELSE 1 END, COALESCE(due_at, issued_at), stripe_id LIMIT 1",
     )
     .bind(subscription)

@@ -84,6 +84,28 @@ async fn what_waits_can_be_invoiced_at_once_and_the_subscription_is_otherwise_as
 }
 
 #[tokio::test]
+async fn an_invoice_made_by_hand_that_nobody_pays_leaves_the_subscription_as_it_is() {
+    let bench = Bench::start().await;
+    let bought = bench.bought("0341").await;
+    let (customer, subscription) =
+        (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
+    item(&bench, &bought, 36).await;
+    let form = format!(
+        "customer={customer}&subscription={subscription}&auto_advance=true&pending_invoice_items_behavior=include"
+    );
+    let made = bench.ok("/v1/invoices", &form).await;
+    let path = format!("/v1/invoices/{}", made["id"].as_str().unwrap());
+    // Eight tries in two weeks.
+    for _ in 0..20 {
+        bench.advance(86_400).await;
+    }
+    let tried = bench.read(&path).await;
+    assert_eq!((&tried["status"], &tried["attempt_count"]), (&"open".into(), &8.into()));
+    let status = bench.read(&format!("/v1/subscriptions/{subscription}")).await["status"].clone();
+    assert_eq!(status, "active", "Stripe gives up on the invoice, not on the subscription");
+}
+
+#[tokio::test]
 async fn whoever_ends_with_the_period_pays_what_waits_with_a_last_invoice() {
     let bench = Bench::start().await;
     let bought = bench.bought("4242").await;

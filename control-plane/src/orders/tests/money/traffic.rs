@@ -344,7 +344,6 @@ async fn a_years_subscription_gets_an_invoice_of_its_own() {
         assert_eq!(shop.bill_state(&served).await, Some((BillState::Invoiced, 12)));
         shop.lives(2 * DAY).await;
         assert_eq!((shop.items().len(), shop.stripe.count("POST", "/invoices")), (1, 1));
-        // Its refund is no reason to end what was paid for a year.
         let invoice = shop.bill(&served, january()).await.unwrap().invoice.unwrap();
         let mut connection = shop.app.db.read().await.unwrap();
         let invoices = billing::invoices(&mut connection, served.order.account).await.unwrap();

@@ -3,6 +3,7 @@
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+const UNPAID: &str = "traffic_unpaid";
 
 impl Shop {
     /// A server whose traffic of January waits for the next invoice.
@@ -27,6 +28,24 @@ impl Shop {
         assert_eq!(shop.stands(&served).await, (Stand::End, Why::Ended));
         shop.lives(HOUR).await;
         (shop, served, last)
+    }
+
+    /// A year's server, whose traffic of January is on an invoice of its own: gives that one's draft.
+    async fn with_bill_apart(db: Db) -> (Self, Served, String) {
+        let (shop, served) = Shop::with_traffic(db).await;
+        shop.is_paid_for_a_year(&served).await;
+        shop.node_counts(&served, january(), 1_001).await;
+        shop.lives_until(CLOSED.plus(MINUTE)).await;
+        let bill = shop.bill(&served, january()).await.unwrap();
+        assert_eq!((bill.state, bill.amount_minor), (BillState::Invoiced, 12));
+        (shop, served, bill.invoice.unwrap())
+    }
+
+    /// The newest letter about a payment that failed says that nothing is switched off.
+    async fn letter_names_no_end(&self) {
+        assert_eq!(self.letters_of("payment-failed").await, 1);
+        let letter = self.letter("payment-failed").await;
+        assert_eq!((&letter["until"], &letter["apart"]), (&json!(""), &json!(true)), "{letter}");
     }
 
     async fn told_of(&self, kind: &str, object: &str) {
@@ -56,6 +75,8 @@ async fn traffic_that_is_not_paid_after_the_end_stays_owed_and_can_be_paid() {
         let (shop, served, last) = Shop::with_last_bill(db).await;
         shop.stripe.charge(&last, false);
         shop.told_of("invoice.payment_failed", &last).await;
+        shop.letter_names_no_end().await;
+        assert!(shop.rings_for(UNPAID).await);
         // Whatever ends the server once more.
         billing::cancel_now(&shop.app, served.order.id).await.unwrap();
         shop.lives(5 * DAY).await;
@@ -64,7 +85,82 @@ async fn traffic_that_is_not_paid_after_the_end_stays_owed_and_can_be_paid() {
         shop.told_of("invoice.paid", &last).await;
         shop.lives(2 * DAY).await;
         assert_eq!(shop.ledger(&served.order), Ledger { paid: 912, returned: 0, running: 0 });
-        assert!(!shop.rings_for("paid_after_end").await);
+        assert!(!shop.rings_for("paid_after_end").await && !shop.rings_for(UNPAID).await);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_bill_of_its_own_that_nobody_pays_switches_nothing_off_and_takes_no_grace_from_the_renewal() {
+    each_database(async |db| {
+        let (shop, served, bill) = Shop::with_bill_apart(db).await;
+        shop.stripe.charge(&bill, false);
+        shop.told_of("invoice.payment_failed", &bill).await;
+        shop.letter_names_no_end().await;
+        assert!(shop.rings_for(UNPAID).await);
+        shop.lives(20 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert!(shop.overview_of(&served).await.paying[0].pay_url.is_some(), "it can be paid");
+        {
+            let mut connection = shop.app.db.read().await.unwrap();
+            let invoices = billing::invoices(&mut connection, served.order.account).await.unwrap();
+            let listed = invoices.iter().find(|known| known.id == bill).unwrap();
+            assert!(listed.status == "open" && listed.hosted_url.is_some(), "{listed:?}");
+        }
+        // Much later the renewal fails as well: its own day is day 0.
+        let renewal = shop.renewal_fails(&served).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        assert_ne!(shop.letter("payment-failed").await["until"], "");
+        shop.lives(2 * DAY).await;
+        assert_eq!(shop.wished(&served).await, Service::Active);
+        // Each is paid for itself.
+        shop.stripe.pay_invoice(&bill);
+        shop.told_of("invoice.paid", &bill).await;
+        assert!(!shop.rings_for(UNPAID).await);
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        shop.stripe.pay_invoice(&renewal);
+        shop.told_of("invoice.paid", &renewal).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.ledger(&served.order), Ledger { paid: 900 + 12 + 900, returned: 0, running: 1 });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_alarm_about_an_unpaid_bill_ends_when_it_is_given_up() {
+    for word in ["void", "uncollectible"] {
+        each_database(async |db| {
+            let (shop, served, bill) = Shop::with_bill_apart(db).await;
+            shop.stripe.charge(&bill, false);
+            shop.told_of("invoice.payment_failed", &bill).await;
+            assert!(shop.rings_for(UNPAID).await);
+            shop.lives(HOUR).await;
+            shop.stripe.change(&bill, |invoice| invoice["status"] = json!(word));
+            shop.told_of("invoice.updated", &bill).await;
+            assert!(!shop.rings_for(UNPAID).await, "{word}");
+            assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid), "{word}");
+        })
+        .await;
+    }
+}
+
+/// What was paid for a year and what its traffic cost are two things: the one's refund says nothing about the other.
+#[tokio::test]
+async fn a_refund_of_traffic_ends_no_year_and_traffic_that_stays_paid_keeps_none() {
+    for (of_traffic, stand) in [(true, Stand::Run), (false, Stand::End)] {
+        each_database(async |db| {
+            let (shop, served, bill) = Shop::with_bill_apart(db).await;
+            let bought = shop.stripe.latest_invoice(&served.subscription);
+            shop.stripe.charge(&bill, true);
+            shop.told_of("invoice.paid", &bill).await;
+            assert_eq!(shop.letters_of("payment-receipt").await, 1);
+            let (invoice, amount) = if of_traffic { (&bill, 12) } else { (&bought, 900) };
+            let refund = shop.stripe.give_back(invoice, amount);
+            shop.told_of("refund.created", &refund).await;
+            assert_eq!(shop.standing(&served).await.stand, stand);
+            let ledger = shop.ledger(&served.order);
+            assert_eq!((ledger.paid, ledger.returned), (912, amount));
+        })
+        .await;
+    }
 }
