@@ -38,7 +38,7 @@ billing-mail-restored-until = It is paid until { $on } and then ends: its subscr
 billing-mail-restored-page = How it stands:
 
 billing-mail-deletion-subject = { $server } will be deleted on { $on }
-billing-mail-deletion-text = { $server } has been unpaid for two weeks. On { $on } its service ends, and three days later its disk is deleted for good. A payment before that brings it back with everything on it.
+billing-mail-deletion-text = { $server } has been unpaid since { $since }. On { $on } its service ends, and three days later its disk is deleted for good. A payment before that brings it back with everything on it.
 billing-mail-deletion-page = Pay here:
 
 billing-mail-ends-subject = { $server } ends on { $on }

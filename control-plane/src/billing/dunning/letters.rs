@@ -184,6 +184,8 @@ impl Letter for ServerRestored {
 pub struct ServerWillBeDeleted {
     /// Description of the server.
     pub server: String,
+    /// Since when it is unpaid.
+    pub since: String,
     /// When.
     pub on: String,
     /// Where to pay.
@@ -195,6 +197,7 @@ impl Letter for ServerWillBeDeleted {
     fn sample() -> Self {
         Self {
             server: "Server web-1".into(),
+            since: "9 Nov 2026".into(),
             on: "23 Nov 2026".into(),
             link: "https://servers.example/billing".into(),
         }

@@ -214,7 +214,8 @@ async fn tell_deletion(
         return Ok(());
     }
     let link = config.http.page("/billing");
-    let letter = ServerWillBeDeleted { server: known.description.clone(), on: web::written_date(on), link };
+    let (since, on) = (web::written_date(unpaid.since), web::written_date(on));
+    let letter = ServerWillBeDeleted { server: known.description.clone(), since, on, link };
     notify::send(tx, now, &known.email, &letter).await
 }
 

@@ -101,10 +101,13 @@ async fn a_server_that_nobody_pays_is_retired_on_day_16_and_a_payment_brings_eve
         let shop = Shop::open(db, 3).await;
         let served = shop.served(1).await;
         let invoice = shop.renewal_fails(&served).await;
+        let fell_due = shop.app.clock.now();
         shop.lives(4 * DAY).await;
         shop.node_does(&served, 3, "stopped").await;
         shop.lives(10 * DAY + Duration::from_secs(60)).await;
         assert_eq!(shop.letters_of("server-will-be-deleted").await, 1, "48 hours before");
+        let told = shop.letter("server-will-be-deleted").await;
+        assert_eq!(told["since"], crate::web::written_date(fell_due), "{told}");
         assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
         shop.lives(2 * DAY).await;
         assert_eq!(shop.stands(&served).await, (Stand::End, Why::Unpaid));
