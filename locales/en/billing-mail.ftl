@@ -19,6 +19,10 @@ billing-mail-card-subject = Your card ending in { $last4 } expires
 billing-mail-card-text = The next charge for { $server } is on { $on }. By then your card ending in { $last4 } will have expired. Please name another one, so that the server runs on.
 billing-mail-card-page = Under "Payment methods" here:
 
+billing-mail-address-subject = Please complete your address for { $server }
+billing-mail-address-text = The invoice for { $server } could not be made, because your billing address is not complete enough to work out the taxes. Nothing was charged yet. Please complete the address, country and postal code at least; after that the invoice is made and charged as usual.
+billing-mail-address-page = Under "Payment methods" here:
+
 billing-mail-renewal-subject = { $server } renews soon
 billing-mail-renewal-text = On { $on } we charge { $amount } for { $server }. There is nothing to do. If you do not need the server any longer, cancel it before.
 billing-mail-renewal-about = On { $on } we charge about { $amount } for { $server }: that is its list price, from which discounts and credit are taken; traffic and taxes come on top where they apply. There is nothing to do. If you do not need the server any longer, cancel it before.

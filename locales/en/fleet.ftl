@@ -82,6 +82,7 @@ fleet-alarm-not_adopted = Server not taken over
 fleet-alarm-payment_disputed = Payment disputed
 fleet-alarm-traffic_not_billed = Traffic not billed
 fleet-alarm-traffic_unpaid = Traffic not paid
+fleet-alarm-invoice_not_final = Invoice cannot be made
 fleet-alarm-price_unknown = Unknown price at Stripe
 fleet-alarm-unknown_subscription_status = Unknown state of a subscription
 fleet-alarm-payment_news_parked = News of Stripe not taken in

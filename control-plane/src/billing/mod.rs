@@ -66,9 +66,10 @@ pub use change::{
 pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{accept_payment, checkout, expect, expire_session, look_at_checkout, sync_checkout};
 pub use dunning::{
-    Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed,
-    RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
-    Stand, Standing, Step, Why, exempt, is_disputing, standing_of, standings_to_follow, unexempt,
+    AddressNeeded, Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt,
+    RefundFailed, RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended,
+    ServerWillBeDeleted, Stand, Standing, Step, Why, exempt, is_disputing, standing_of, standings_to_follow,
+    unexempt,
 };
 pub use goodwill::{
     Gift, GiftKind, GiftState, Given, LONGEST_REASON, PaidInvoice, ServerMoney, credit, given_to,

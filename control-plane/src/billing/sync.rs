@@ -456,7 +456,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
                 let (invoice, value): (InvoiceView, _) =
                     put_newest(tx, (&id, "invoice"), read_at, (invoice, value)).await?;
                 store::put_invoice(tx, now, owner.account, &invoice).await?;
-                dunning::watch(tx, now, order, &invoice).await?;
+                dunning::watch(tx, &config, now, order, &invoice).await?;
                 // What was tried only since has news of its own, which looks whether its bank waits for a step.
                 let tried_since = is_owed(&invoice) && !owed;
                 // What was paid for a service that was over buys nothing: no receipt, it goes back.

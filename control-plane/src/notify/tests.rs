@@ -37,6 +37,7 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<orders::OrderRefunded>(),
         of::<orders::OrderNeedsOperator>(),
         of::<fleet::NodeOffline>(),
+        of::<billing::AddressNeeded>(),
         of::<billing::CardExpiring>(),
         of::<billing::PaymentFailed>(),
         of::<billing::PaymentNeedsYou>(),

@@ -201,6 +201,7 @@ pub(crate) fn finalize(world: &mut World, id: &str) {
     let (before, left, due) = super::balance::apply(world, &invoice);
     let opened = world.change("invoice", id, None, |invoice| {
         invoice["status"] = "open".into();
+        invoice["last_finalization_error"] = Value::Null;
         invoice["number"] = number.clone().into();
         invoice["effective_at"] = now.into();
         invoice["starting_balance"] = before.into();
@@ -230,6 +231,49 @@ pub(crate) fn finalize(world: &mut World, id: &str) {
         });
         world.put("invoice_payment", payment);
     }
+}
+
+/// A draft cannot be made final, since no taxes can be worked out for where its customer says to be. It stays a draft until
+/// somebody finalizes it.
+///
+/// # Errors
+/// No such invoice, or one that is final.
+pub(crate) fn fail_finalization(world: &mut World, id: &str) -> Result<Value, Fault> {
+    need_draft(world, id)?;
+    Ok(world.change("invoice", id, Some("invoice.finalization_failed"), |invoice| {
+        invoice["automatically_finalizes_at"] = Value::Null;
+        invoice["automatic_tax"]["status"] = "requires_location_inputs".into();
+        invoice["last_finalization_error"] = json!({
+            "code": "customer_tax_location_invalid", "type": "invalid_request_error",
+            "message": "The customer's location isn't recognized. Set a valid customer address in order to automatically calculate tax.",
+        });
+    }))
+}
+
+/// Somebody presses the button: the draft is final, and the clock collects it at once.
+///
+/// # Errors
+/// No such invoice, or one that is final.
+pub(crate) fn finalize_now(world: &mut World, id: &str) -> Result<Value, Fault> {
+    need_draft(world, id)?;
+    finalize(world, id);
+    let now = world.now;
+    Ok(world.change("invoice", id, None, |invoice| {
+        invoice["automatic_tax"]["status"] = Value::Null;
+        invoice["auto_advance"] = true.into();
+        invoice["next_payment_attempt"] = now.into();
+    }))
+}
+
+fn need_draft(world: &World, id: &str) -> Result<(), Fault> {
+    let invoice = world.need("invoice", id, "id")?;
+    if text(&invoice, "status") == "draft" {
+        return Ok(());
+    }
+    Err(Fault::invalid(
+        format!("This invoice is already finalized; it is {}.", text(&invoice, "status")),
+        None,
+    ))
 }
 
 /// Tries to collect an open invoice; tells whether it is paid now.

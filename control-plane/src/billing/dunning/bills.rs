@@ -3,15 +3,19 @@
 use ez_protocol::{OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
+use super::{AddressNeeded, store};
 use crate::{
     billing::{stripe::InvoiceView, usage},
+    config::Config,
     db::DbError,
     fleet::{Severity, alarms},
-    web,
+    notify, web,
 };
 
 /// The alarm about a bill beside the subscription that could not be charged.
 const TRAFFIC_UNPAID: &str = "traffic_unpaid";
+/// The alarm about an invoice that Stripe cannot make final.
+const NOT_FINAL: &str = "invoice_not_final";
 
 /// Whether an invoice is a bill beside the subscription: made by hand, as that for a year's traffic is, or of traffic alone.
 /// Stripe's word for the subscription stays what it is when nobody pays it, and so does the server.
@@ -19,8 +23,20 @@ pub(super) fn is_apart(invoice: &InvoiceView) -> bool {
     invoice.billing_reason.as_deref() == Some("manual") || usage::is_traffic_alone(invoice)
 }
 
-/// Holds or ends the alarms about an invoice that was read.
+/// Holds or ends the alarms about an invoice that was read; who can mend it is told.
 pub(in crate::billing) async fn watch(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    order: OrderId,
+    invoice: &InvoiceView,
+) -> Result<(), DbError> {
+    unpaid(tx, now, order, invoice).await?;
+    not_final(tx, config, now, order, invoice).await
+}
+
+/// A bill beside the subscription that could not be charged.
+async fn unpaid(
     tx: &mut AnyConnection,
     now: UnixMillis,
     order: OrderId,
@@ -42,4 +58,41 @@ pub(in crate::billing) async fn watch(
     let alarm =
         alarms::New { kind: TRAFFIC_UNPAID, subject: &invoice.id, severity, node: None, detail: &detail };
     alarms::hold(tx, now, alarm).await.map(|_| ())
+}
+
+/// A draft that Stripe could not make final charges nobody, and its server is served for nothing: an operator is asked, and its
+/// customer, once, where an address is what lacks.
+async fn not_final(
+    tx: &mut AnyConnection,
+    config: &Config,
+    now: UnixMillis,
+    order: OrderId,
+    invoice: &InvoiceView,
+) -> Result<(), DbError> {
+    let Some(why) = invoice.not_final() else {
+        return alarms::clear(tx, now, NOT_FINAL, &invoice.id).await;
+    };
+    let detail = format!(
+        "Stripe could not make invoice {} of order {order} final: {} Nobody is charged for it, and the server is served all the \
+         same. When the cause is mended, finalize the invoice in Stripe's dashboard, if Stripe has not by itself.",
+        invoice.id,
+        sentence(&why.message)
+    );
+    let severity = Severity::Critical;
+    let alarm = alarms::New { kind: NOT_FINAL, subject: &invoice.id, severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await?;
+    if !why.lacks_address {
+        return Ok(());
+    }
+    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    if store::first_time(tx, now, order, &format!("address:{}", invoice.id)).await? {
+        let letter = AddressNeeded { server: known.description, link: config.http.page("/billing") };
+        notify::send(tx, now, &known.email, &letter).await?;
+    }
+    Ok(())
+}
+
+/// Words of Stripe's with the stop at their end that they may lack.
+fn sentence(words: &str) -> String {
+    if words.ends_with(['.', '!', '?']) { words.to_owned() } else { format!("{words}.") }
 }

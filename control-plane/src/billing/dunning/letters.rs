@@ -82,6 +82,22 @@ impl Letter for PaymentNeedsYou {
     }
 }
 
+/// Taxes cannot be worked out without more of an address, so nothing can be charged.
+#[derive(Clone, Debug, Serialize)]
+pub struct AddressNeeded {
+    /// Description of the server.
+    pub server: String,
+    /// Where to complete it.
+    pub link: String,
+}
+
+impl Letter for AddressNeeded {
+    const TEMPLATE: &'static str = "address-needed";
+    fn sample() -> Self {
+        Self { server: "Server web-1".into(), link: "https://servers.example/billing".into() }
+    }
+}
+
 /// The card will have expired at the next charge.
 #[derive(Clone, Debug, Serialize)]
 pub struct CardExpiring {

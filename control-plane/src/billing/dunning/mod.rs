@@ -39,8 +39,8 @@ use crate::{
 pub(super) use bills::watch;
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
-    CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent, RenewalSoon,
-    ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
+    AddressNeeded, CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent,
+    RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
 };
 pub(super) use standing::Disputed;
 pub use standing::{Stand, Step, Why};

@@ -1,5 +1,5 @@
-//! What the host does in Stripe's dashboard: pauses what a customer pays, deletes a customer. And what only a card's issuer
-//! does: warns of a charge.
+//! What the host does in Stripe's dashboard: pauses what a customer pays, deletes a customer, finalizes a draft. And what only
+//! others do: a card's issuer warns of a charge, Stripe Tax knows no taxes.
 
 use axum::{
     Json, Router,
@@ -15,7 +15,7 @@ use crate::stripe::{
     customers,
     fault::Fault,
     form::Params,
-    pauses, subscriptions, warnings,
+    invoices, pauses, subscriptions, warnings,
     world::{Asker, World, public, text},
 };
 
@@ -25,6 +25,8 @@ pub(super) fn routes() -> Router<Operator> {
         .route("/_sim/subscriptions/{id}/resume", post(resume))
         .route("/_sim/subscriptions/{id}/pause_collection", post(pause_collection))
         .route("/_sim/customers/{id}/delete", post(delete_customer))
+        .route("/_sim/invoices/{id}/fail_finalization", post(fail_finalization))
+        .route("/_sim/invoices/{id}/finalize", post(finalize))
         .route("/_sim/early_fraud_warnings", post(warn))
 }
 
@@ -106,6 +108,15 @@ async fn pause_collection(
 
 async fn delete_customer(State(operator): State<Operator>, Path(id): Path<String>) -> Answer {
     act(operator, move |world| customers::erase(world, &id)).await
+}
+
+/// What Stripe Tax does with a draft whose customer has no address to work taxes out for.
+async fn fail_finalization(State(operator): State<Operator>, Path(id): Path<String>) -> Answer {
+    act(operator, move |world| invoices::fail_finalization(world, &id)).await
+}
+
+async fn finalize(State(operator): State<Operator>, Path(id): Path<String>) -> Answer {
+    act(operator, move |world| invoices::finalize_now(world, &id)).await
 }
 
 #[derive(Debug, Deserialize)]

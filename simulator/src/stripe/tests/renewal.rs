@@ -106,6 +106,29 @@ async fn an_invoice_made_by_hand_that_nobody_pays_leaves_the_subscription_as_it_
 }
 
 #[tokio::test]
+async fn a_draft_that_cannot_be_made_final_waits_until_somebody_finalizes_it() {
+    let bench = Bench::start().await;
+    bench.bought("4242").await;
+    bench.advance(MONTH + 60).await;
+    let draft = bench.read("/v1/invoices?status=draft").await["data"][0]["id"].as_str().unwrap().to_owned();
+    bench.sim(&format!("invoices/{draft}/fail_finalization"), Some(serde_json::json!({}))).await;
+    bench.inbox.wait("invoice.finalization_failed", 1).await;
+    bench.advance(10 * 86_400).await;
+    let waits = bench.read(&format!("/v1/invoices/{draft}")).await;
+    assert_eq!((&waits["status"], &waits["attempt_count"]), (&"draft".into(), &0.into()));
+    assert_eq!(waits["last_finalization_error"]["code"], "customer_tax_location_invalid");
+    bench.sim(&format!("invoices/{draft}/finalize"), Some(serde_json::json!({}))).await;
+    bench.advance(60).await;
+    let paid = bench.read(&format!("/v1/invoices/{draft}")).await;
+    assert_eq!(
+        (&paid["status"], &paid["last_finalization_error"]),
+        (&"paid".into(), &serde_json::Value::Null)
+    );
+    super::checker::check("stripe.jsonl", &bench, &["--need-key"]);
+    super::checker::check("stripe-deliveries.jsonl", &bench, &[]);
+}
+
+#[tokio::test]
 async fn whoever_ends_with_the_period_pays_what_waits_with_a_last_invoice() {
     let bench = Bench::start().await;
     let bought = bench.bought("4242").await;

@@ -40,8 +40,19 @@ pub struct InvoiceView {
     pub created: Option<i64>,
     parent: Option<InvoiceParent>,
     lines: Option<Value>,
+    last_finalization_error: Option<Value>,
+    automatic_tax: Option<Value>,
     starting_balance: Option<i64>,
     ending_balance: Option<i64>,
+}
+
+/// Why Stripe could not make a draft final: until that is mended nobody is charged for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFinal {
+    /// In Stripe's words.
+    pub message: String,
+    /// Whether taxes cannot be worked out for where the customer says to be.
+    pub lacks_address: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -87,6 +98,19 @@ impl InvoiceView {
                 && line["metadata"][word].as_str().is_some_and(|value| !value.is_empty())
         };
         lines["data"].as_array().is_some_and(|lines| !lines.is_empty() && lines.iter().all(is_ours))
+    }
+
+    /// Why it is a draft still, if Stripe tried to make it final and could not.
+    pub fn not_final(&self) -> Option<NotFinal> {
+        let error = self.last_finalization_error.as_ref().filter(|error| !error.is_null())?;
+        if self.status.as_deref() != Some("draft") {
+            return None;
+        }
+        let code = error["code"].as_str().unwrap_or_default();
+        let lacks_address = matches!(code, "customer_tax_location_invalid" | "invalid_tax_location")
+            || self.automatic_tax.as_ref().is_some_and(|tax| tax["status"] == "requires_location_inputs");
+        let message = error["message"].as_str().filter(|words| !words.is_empty()).unwrap_or(code);
+        Some(NotFinal { message: message.chars().take(500).collect(), lacks_address })
     }
 
     /// Whether it took money or used credit.
@@ -146,6 +170,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_draft_that_could_not_be_made_final_says_why() {
+        let of = |status: &str, error: Value, tax: Value| {
+            let invoice = json!({"id": "in_1", "status": status, "last_finalization_error": error, "automatic_tax": tax});
+            let read: InvoiceView = serde_json::from_value(invoice).unwrap();
+            read.not_final().map(|why| (why.message, why.lacks_address))
+        };
+        let located = json!({"code": "customer_tax_location_invalid", "message": "Where?"});
+        assert_eq!(of("draft", located.clone(), json!(null)), Some(("Where?".into(), true)));
+        assert_eq!(of("open", located, json!(null)), None, "it was mended");
+        let other = json!({"code": "tax_id_invalid", "type": "invalid_request_error"});
+        assert_eq!(
+            of("draft", other.clone(), json!({"status": "failed"})),
+            Some(("tax_id_invalid".into(), false))
+        );
+        let by_tax = json!({"enabled": true, "status": "requires_location_inputs"});
+        assert_eq!(of("draft", other, by_tax), Some(("tax_id_invalid".into(), true)));
+        assert_eq!(of("draft", json!(null), json!(null)), None);
+    }
 
     #[test]
     fn an_invoice_is_of_items_of_ours_only_if_all_its_lines_are_seen_and_are() {

@@ -4,6 +4,7 @@ mod dashboard;
 mod disputes;
 mod inbox;
 mod lives;
+mod not_final;
 mod over;
 mod pages;
 mod plans;
