@@ -61,7 +61,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Err(error) = space.keep_reserve() {
         tracing::warn!(%error, "the reserve file could not be made");
     }
-    let journal = open_journal(&config, clock.as_ref(), &identity).await?;
+    let journal = open_journal(&config, clock.as_ref(), &identity, &space).await?;
     let works = match journal {
         None => None,
         Some(journal) => {
@@ -221,13 +221,17 @@ async fn open_journal(
     config: &Config,
     clock: &dyn Clock,
     identity: &identity::Identity,
+    space: &Space,
 ) -> anyhow::Result<Option<Journal>> {
-    match Journal::open(&config.journal_file(), clock, &SystemEntropy).await {
-        Ok(journal) => {
-            journal.adopt_identity(identity.node.node, identity.node.epoch).await?;
-            journal.trust_version(identity.trust.version).await?;
-            Ok(Some(journal))
-        }
+    let path = config.journal_file();
+    let open = || async {
+        let journal = Journal::open(&path, clock, &SystemEntropy).await?;
+        journal.adopt_identity(identity.node.node, identity.node.epoch).await?;
+        journal.trust_version(identity.trust.version).await?;
+        Ok(journal)
+    };
+    match space.or_with_reserve(open).await {
+        Ok(journal) => Ok(Some(journal)),
         Err(JournalError::Corrupt(why)) => {
             tracing::error!(why, file = %config.journal_file().display(), "JOURNAL_CORRUPT: this node only reports");
             Ok(None)

@@ -190,7 +190,7 @@ impl Engine {
             return Ok(end);
         }
         if self.space.is_low() {
-            self.space.release_reserve();
+            let _gone_already = self.space.release_reserve();
         }
         let resource = self.journal.resource(row.instance).await?;
         let mut cx = Cx::new(Arc::clone(self), row, resource)?;

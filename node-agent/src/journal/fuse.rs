@@ -1,6 +1,9 @@
 //! A crash to order: the journal fails for good at its n-th write, before or after the commit.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 use super::JournalError;
 
@@ -14,12 +17,17 @@ pub(crate) enum Cut {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Fuse(Arc<Mutex<Option<(u32, Cut)>>>);
+pub(crate) struct Fuse(Arc<Mutex<Option<(u32, Cut)>>>, Arc<Mutex<Option<PathBuf>>>);
 
 impl Fuse {
     /// The `n`-th write from now on (1 is the next) is the last.
     pub(crate) fn set(&self, n: u32, cut: Cut) {
         *self.0.lock().unwrap() = Some((n, cut));
+    }
+
+    /// A full disk: nothing can be written for as long as this file holds its blocks.
+    pub(crate) fn full_while(&self, there: &Path) {
+        *self.1.lock().unwrap() = Some(there.to_owned());
     }
 
     /// There is room again.
@@ -33,6 +41,9 @@ impl Fuse {
     }
 
     pub(super) fn before(&self) -> Result<(), JournalError> {
+        if self.1.lock().unwrap().as_ref().is_some_and(|file| file.exists()) {
+            return Err(JournalError::Unknown);
+        }
         let mut fuse = self.0.lock().unwrap();
         match fuse.as_mut() {
             Some((0, _)) => Err(JournalError::Closed),

@@ -90,7 +90,8 @@ pub(super) async fn greet(agent: &Agent, connection: Connection) -> Result<Sessi
     agent.contact.heard(agent.clock.now());
     accept_version(agent, &connection, welcome.proto).await?;
     if let Some(works) = &agent.works {
-        works.journal.welcome(welcome.ratchet.clone(), u64::from(welcome.proto)).await?;
+        let ratchet = || works.journal.welcome(welcome.ratchet.clone(), u64::from(welcome.proto));
+        agent.space.or_with_reserve(ratchet).await?;
         works.journal.acknowledge(welcome.acked_event_seq, agent.clock.now()).await?;
     }
     let both = Sha256::new().chain_update(&hello).chain_update(&answer).finalize();

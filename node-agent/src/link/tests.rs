@@ -249,6 +249,21 @@ async fn an_order_goes_in_its_events_come_out_and_stay_until_they_are_acknowledg
     story.link.await.unwrap();
 }
 
+#[tokio::test]
+async fn a_node_whose_disk_is_full_is_welcomed_with_its_reserve_given_up_and_says_that_it_is_full() {
+    let story = story().await;
+    let reserve = story.host.books.dir.path().join("reserve");
+    std::fs::write(&reserve, b"z").unwrap();
+    story.agent.space.fill();
+    story.host.books.journal.fuse.full_while(&reserve);
+    let node = welcome(&story, 1, 0).await;
+    assert!(!reserve.exists());
+    let answer = deliver(&node.connection, sign(&ensure(1, 1))).await;
+    assert_eq!((answer.kind(), answer.code.as_str()), (AnswerKind::Refused, "NO_SPACE"), "{answer:?}");
+    story.stop.cancel();
+    story.link.await.unwrap();
+}
+
 /// A server's life, one order after the other.
 fn life() -> Vec<ProvisioningOrder> {
     let like = |generation: u64, change: &dyn Fn(&mut InstanceSpec)| {
