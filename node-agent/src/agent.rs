@@ -1,7 +1,7 @@
 //! What the parts of a running agent share.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
@@ -51,8 +51,8 @@ pub struct Agent {
     pub boot_id: String,
     /// Random per process; numbers the state reports.
     pub report_epoch: String,
-    /// Version of Proxmox VE.
-    pub pve_version: String,
+    /// Version of Proxmox VE, once it has answered.
+    pub pve_version: OnceLock<String>,
     /// SHA-256 of the cluster's CA, hexadecimal.
     pub cluster: String,
     /// SHA-256 over the machine's identities, hexadecimal.
@@ -84,6 +84,11 @@ impl Agent {
     /// Who this node is now.
     pub fn identity(&self) -> Arc<Identity> {
         Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Version of Proxmox VE; empty until it has answered.
+    pub fn pve_version(&self) -> String {
+        self.pve_version.get().cloned().unwrap_or_default()
     }
 
     /// Takes on a changed identity.

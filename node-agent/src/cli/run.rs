@@ -2,7 +2,7 @@
 
 use std::{
     process::ExitCode,
-    sync::{Arc, RwLock},
+    sync::{Arc, OnceLock, RwLock},
     time::Duration,
 };
 
@@ -39,6 +39,8 @@ use crate::{
 
 /// How often old rows are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// As a rule Proxmox says its version at once, and the first greeting can name it; nothing else waits for it.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// How often the journal is asked whether root of this host wants something.
 const REQUESTS: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,6 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     // Held until the process ends.
     let _alone = alone(&config.lock_file())?;
     let pve = host::connect(&config)?;
-    let pve_version = supported_version(pve.as_ref()).await?;
     let identity = identity::load(&config)?;
     let told = Arc::new(Notify::new());
     let changed = Arc::new(Notify::new());
@@ -79,7 +80,9 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
                 told: Arc::clone(&told),
                 changed: Arc::clone(&changed),
             };
-            Some(Works { journal, actors: Actors::new(Arc::new(engine)) })
+            let actors = Actors::new(Arc::new(engine));
+            actors.hold();
+            Some(Works { journal, actors })
         }
     };
     let status = StatusFile {
@@ -88,7 +91,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         node_name: identity.node.name.clone(),
         node: identity.node.node.to_string(),
         epoch: identity.node.epoch,
-        pve_version: pve_version.clone(),
+        pve_version: "does not answer yet".to_owned(),
         boot_id: boot_id.clone(),
         certificate_until: identity.pair.not_after.0,
         ..Default::default()
@@ -117,7 +120,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         works,
         space,
         boot_id,
-        pve_version,
+        pve_version: OnceLock::new(),
         told,
         changed,
         host_changed: Arc::default(),
@@ -131,25 +134,33 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
 async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
-    if let Some(works) = &agent.works {
-        let open = works.actors.resume().await?;
-        tracing::info!(open, "orders taken up again");
+    // While Proxmox is silent the node says so over the link; it only does nothing.
+    let mut taking_up = tokio::spawn(take_up(Arc::clone(&agent), stop.clone()));
+    let mut taken_up = false;
+    if let Ok(ended) = tokio::time::timeout(ANSWERS_WITHIN, &mut taking_up).await {
+        ended??;
+        taken_up = true;
     }
     let notifier = Notifier::from_env();
     let link = tokio::spawn(link::run(Arc::clone(&agent), stop.clone()));
     if let Some(kept) = &agent.metrics {
         tokio::spawn(metrics::run(Arc::clone(&agent), Arc::clone(kept), stop.clone()));
     }
-    if let Some(worker) = image_worker(&agent)? {
-        tokio::spawn(worker.run(stop.clone()));
-    }
     notifier.say("READY=1");
     let mut watchdog = tokio::time::interval(notifier.watchdog().unwrap_or(HOUSEKEEPING));
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut requests = tokio::time::interval(REQUESTS);
     requests.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut went = Ok(());
     loop {
         tokio::select! {
+            ended = &mut taking_up, if !taken_up => {
+                taken_up = true;
+                went = ended.map_err(anyhow::Error::from).flatten();
+                if went.is_err() {
+                    break;
+                }
+            }
             _ = watchdog.tick() => notifier.say(&format!("WATCHDOG=1\nSTATUS={}", agent.status.get().link)),
             _ = housekeeping.tick() => tidy(&agent).await,
             _ = requests.tick() => take_requests(&agent).await,
@@ -160,11 +171,28 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     tracing::info!("stopping");
     notifier.say("STOPPING=1");
     stop.cancel();
+    taking_up.abort();
     let _ = tokio::time::timeout(Duration::from_secs(3), link).await;
     if let Some(works) = &agent.works {
         works.actors.abandon();
     }
-    Ok(ExitCode::SUCCESS)
+    went.map(|()| ExitCode::SUCCESS)
+}
+
+/// Begins to carry orders out and to build images, once this host's Proxmox VE is known to be one that it can work with.
+async fn take_up(agent: Arc<Agent>, stop: CancellationToken) -> anyhow::Result<()> {
+    let version = supported_version(agent.pve.as_ref()).await?;
+    agent.status.update(agent.clock.now(), |status| status.pve_version.clone_from(&version));
+    let _first_answer = agent.pve_version.set(version);
+    if let Some(works) = &agent.works {
+        let open = works.actors.resume().await?;
+        tracing::info!(open, "orders taken up again");
+    }
+    if let Some(worker) = image_worker(&agent)? {
+        tokio::spawn(worker.run(stop));
+    }
+    agent.host_changed.notify_one();
+    Ok(())
 }
 
 /// Takes up what root of this host asked; see [`crate::journal::requests`].
@@ -304,4 +332,17 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
         LogFormat::Text => subscriber.with_ansi(false).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("setting up the log: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pve::fake::{FakeHypervisor, Fault};
+
+    #[tokio::test]
+    async fn a_proxmox_that_refuses_us_is_asked_again() {
+        let pve = FakeHypervisor::with_template(9_000);
+        pve.fail_next("version", Fault::Refused(401, "authentication failure".to_owned()));
+        assert_eq!(supported_version(&pve).await.unwrap(), "9.2.11");
+    }
 }

@@ -26,8 +26,13 @@ pub struct Actors {
 #[derive(Default)]
 struct Inner {
     queues: HashMap<InstanceId, VecDeque<ProvisioningOrderId>>,
+    /// What has come while nothing may be begun yet, in its order; none once the work was taken up.
+    held: Option<Vec<Turn>>,
     tasks: JoinSet<()>,
 }
+
+/// An order for the actor of its instance, and its sequence where it may come to a clone.
+type Turn = (InstanceId, ProvisioningOrderId, Option<u64>);
 
 impl Actors {
     /// Actors over an engine; none runs yet.
@@ -39,15 +44,26 @@ impl Actors {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes up every order that is not over, in the order of their sequence.
+    /// Begins nothing until [`Actors::resume`]: what is accepted meanwhile waits behind what the journal holds.
+    pub fn hold(&self) {
+        self.lock().held.get_or_insert_default();
+    }
+
+    /// Takes up every order that is not over, in the order of their sequence, and lets go what was held back.
     ///
     /// # Errors
     /// If the journal cannot be read.
     pub async fn resume(&self) -> Result<usize, JournalError> {
         let open = self.engine.journal.open_orders().await?;
+        let mut inner = self.lock();
+        // One that was accepted after the journal was read comes after all in it; most are in both.
+        let held = inner.held.take().unwrap_or_default();
         for row in &open {
             let may_clone = row.verb == Verb::Ensure && row.state != OrderState::Undoing;
-            self.enqueue(row.instance, row.order_id, may_clone.then_some(row.seq));
+            self.put(&mut inner, (row.instance, row.order_id, may_clone.then_some(row.seq)));
+        }
+        for turn in held {
+            self.put(&mut inner, turn);
         }
         Ok(open.len())
     }
@@ -56,6 +72,13 @@ impl Actors {
     /// are queued; that of one that waits for others of its instance counts only once it is there.
     pub fn enqueue(&self, instance: InstanceId, id: ProvisioningOrderId, clones: Option<u64>) {
         let mut inner = self.lock();
+        match &mut inner.held {
+            Some(held) => held.push((instance, id, clones)),
+            None => self.put(&mut inner, (instance, id, clones)),
+        }
+    }
+
+    fn put(&self, inner: &mut Inner, (instance, id, clones): Turn) {
         while inner.tasks.try_join_next().is_some() {}
         if let Some(queue) = inner.queues.get_mut(&instance) {
             if !queue.contains(&id) {
@@ -109,7 +132,8 @@ impl Actors {
 
     /// True while an order is at work or waits.
     pub fn is_busy(&self) -> bool {
-        !self.lock().queues.is_empty()
+        let inner = self.lock();
+        !inner.queues.is_empty() || inner.held.as_ref().is_some_and(|held| !held.is_empty())
     }
 
     /// Drops every actor where it stands, as a crash would: the journal knows how to go on.

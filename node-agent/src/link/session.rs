@@ -67,7 +67,7 @@ async fn hello(agent: &Agent) -> Result<Hello, GreetError> {
         last_event_seq: meta.as_ref().map_or(0, |m| m.last_event_seq),
         ratchet: meta.and_then(|m| m.ratchet).unwrap_or_default(),
         fingerprint: agent.fingerprint.clone(),
-        pve_version: agent.pve_version.clone(),
+        pve_version: agent.pve_version(),
         pve_node: agent.config.pve_node.clone(),
         cluster: agent.cluster.clone(),
         policy: Some(agent.policy.summary()),

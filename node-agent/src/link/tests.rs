@@ -79,7 +79,7 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         contact: Arc::default(),
         boot_id: "boot-1".to_owned(),
         report_epoch: "0011223344556677".to_owned(),
-        pve_version: "9.2.11".to_owned(),
+        pve_version: "9.2.11".to_owned().into(),
         cluster: "ab".repeat(32),
         fingerprint: "cd".repeat(32),
         told: Arc::clone(&engine.told),
@@ -260,6 +260,31 @@ async fn a_node_whose_disk_is_full_is_welcomed_with_its_reserve_given_up_and_say
     assert!(!reserve.exists());
     let answer = deliver(&node.connection, sign(&ensure(1, 1))).await;
     assert_eq!((answer.kind(), answer.code.as_str()), (AnswerKind::Refused, "NO_SPACE"), "{answer:?}");
+    story.stop.cancel();
+    story.link.await.unwrap();
+}
+
+#[tokio::test]
+async fn before_proxmox_has_answered_orders_are_taken_and_wait() {
+    let story = story().await;
+    let works = story.agent.works.clone().unwrap();
+    works.actors.hold();
+    let node = welcome(&story, 1, 0).await;
+    let first = ensure(1, 1);
+    assert_eq!(deliver(&node.connection, sign(&first)).await.kind(), AnswerKind::Accepted);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(story.host.row(&first).await.state, OrderState::Accepted);
+    assert_eq!(story.host.pve.changes(), [""; 0], "nothing was done to the host");
+
+    assert_eq!(works.actors.resume().await.unwrap(), 1);
+    timeout(PATIENCE, async {
+        while !story.host.row(&first).await.state.is_terminal() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(story.host.row(&first).await.state, OrderState::Succeeded);
     story.stop.cancel();
     story.link.await.unwrap();
 }

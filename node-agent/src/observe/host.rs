@@ -21,7 +21,7 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
     let mut host = last.cloned().unwrap_or_default();
     let mut warnings = Vec::new();
     host.agent_version = env!("CARGO_PKG_VERSION").to_owned();
-    host.pve_version.clone_from(&agent.pve_version);
+    host.pve_version = agent.pve_version();
     host.clock_offset_ms = agent.offset.millis();
     host.certificate_not_after_ms = agent.identity().pair.not_after.0;
     match agent.pve.node_status().await {

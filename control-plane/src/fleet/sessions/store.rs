@@ -255,7 +255,8 @@ pub(super) struct Greeted<'a> {
 
 pub(super) async fn store_greeting(tx: &mut AnyConnection, greeted: &Greeted<'_>) -> Result<(), DbError> {
     let done = sqlx::query(
-        "UPDATE nodes SET agent_version = $1, pve_version = $2, pve_node = $3, cluster = $4, journal_id = $5,
+        "UPDATE nodes SET agent_version = $1,
+             pve_version = CASE WHEN $2 = '' THEN pve_version ELSE $2 END, pve_node = $3, cluster = $4, journal_id = $5,
              policy = $6, vmid_first = $7, vmid_last = $8, vmid_next = $9, ratchet = $10, ratchet_previous = $11,
              hello_at = $12, trust_version = $13
          WHERE id = $14",
