@@ -55,7 +55,7 @@ pub struct Refused {
 }
 
 /// Whether a refusal says nothing about the order: the node was busy or not ready, and the same order may be
-/// taken a little later. The host's owner's limits on creates and on replaced disks per time are of this kind.
+/// taken a little later. The host's owner's limits on orders, on creates and on replaced disks per time are of this kind.
 pub fn is_passing_refusal(refusal: &str) -> bool {
     matches!(
         refusal,
@@ -66,6 +66,8 @@ pub fn is_passing_refusal(refusal: &str) -> bool {
             | "STALE"
             | "POLICY(limits.creates_per_minute)"
             | "POLICY(limits.creates_per_day)"
+            | "POLICY(limits.orders_per_hour)"
+            | "POLICY(limits.orders_per_server_per_hour)"
             | "POLICY(destroy.replaces_per_hour)"
             | "POLICY(destroy.replaces_per_server_per_hour)"
     )

@@ -117,6 +117,10 @@ pub async fn answer(
             let detail = "this order id came before with another content";
             refused(journal, node, Some(&new), Refusal::new(RefusalCode::Conflict, detail)).await
         }
+        ImageAdmission::Full => {
+            let detail = "more image orders than any host needs were sent within 90 days: no more are taken until they are past";
+            refused(journal, node, Some(&new), Refusal::new(RefusalCode::NoSpace, detail)).await
+        }
     }
 }
 

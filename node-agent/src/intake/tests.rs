@@ -178,6 +178,14 @@ fn each_wrong_order_gets_its_own_refusal() {
         ),
         ("a full disk", plain(), Node { disk_low: true, ..node() }, fresh(), NoSpace),
         ("a full outbox", plain(), node(), Facts { outbox_len: 100_000, ..fresh() }, NoSpace),
+        ("a flooded journal", plain(), node(), Facts { journal_bytes: 4 << 30, ..fresh() }, NoSpace),
+        (
+            "an end in a journal that was flooded on",
+            order(5, 2, Op::Retire(Empty {})),
+            node(),
+            Facts { journal_bytes: 5 << 30, ..with(vec![resource(1)]) },
+            NoSpace,
+        ),
     ];
     for (what, order, node, facts, wanted) in cases {
         assert_eq!(code(&order, &node, &facts), Some(wanted), "{what}");
@@ -186,6 +194,8 @@ fn each_wrong_order_gets_its_own_refusal() {
     assert_eq!(code(&plain(), &later(600_000), &fresh()), None, "the last millisecond counts");
     assert_eq!(code(&plain(), &later(-300_000), &fresh()), None, "within the tolerance");
     assert_eq!(code(&plain(), &node(), &with(vec![resource(1)])), None, "a higher generation");
+    let flooded = Facts { journal_bytes: (5 << 30) - 1, ..with(vec![resource(1)]) };
+    assert_eq!(code(&order(5, 2, Op::Retire(Empty {})), &node(), &flooded), None, "an end makes room");
     let adopt = order(5, 2, Op::Adopt(Empty {}));
     assert_eq!(code(&adopt, &node(), &with(vec![resource(1)])), None, "the journal outlived an enrolment");
 }
@@ -196,6 +206,53 @@ fn the_hosts_own_bounds_have_the_last_word() {
     let verdict = judge(&testing::read(&ensure(1, 1)), &node(), &bounds, &Facts::default());
     let Admission::Refuse(note) = verdict else { panic!("{verdict:?}") };
     assert_eq!((note.refusal.code, note.refusal.rule.as_deref()), (RefusalCode::Policy, Some("vmid_range")));
+}
+
+#[test]
+fn a_refusal_is_not_remembered_for_as_long_as_the_order_says_it_lives() {
+    let hour = 3_600_000;
+    let kept = |exp: i64| {
+        let mut order = ensure(1, 1);
+        order.exp = UnixMillis(exp);
+        let full = Node { disk_low: true, ..node() };
+        let verdict = judge(&testing::read(&order), &full, &|_, _, _| Ok(()), &Facts::default());
+        let Admission::Refuse(note) = verdict else { panic!("{verdict:?}") };
+        note.keep_until.0
+    };
+    assert_eq!(kept(NOW.0 + 600_000), NOW.0 + 600_000 + 24 * hour);
+    assert_eq!(kept((1 << 53) - 1), NOW.0 + 48 * hour + 300_000, "no good order lives longer than a day");
+}
+
+#[tokio::test]
+async fn what_cannot_be_remembered_as_refused_is_not_said_until_there_is_room() {
+    let books = Books::new().await;
+    let fill = format!(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000) \
+         INSERT INTO refused (at, order_id, code, detail, final, payload_hash, keep_until) \
+         SELECT 1, 'o' || n, 'BAD_WINDOW', '', 1, x'00', {} FROM n",
+        NOW.0
+    );
+    books
+        .journal
+        .write(move |conn| {
+            Box::pin(async move {
+                sqlx::query(sqlx::AssertSqlSafe(fill)).execute(conn).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+    let refuse_at = |now: UnixMillis| {
+        let full = Node { disk_low: true, now, ..node() };
+        let read = testing::read(&ensure(1, 1));
+        let judge = move |facts: &Facts| super::judge(&read, &full, &|_, _, _| Ok(()), facts);
+        books.journal.admit(testing::read(&ensure(1, 1)).question(), now, judge)
+    };
+    refuse_at(NOW).await.unwrap_err();
+    // Those are over now.
+    let said = refuse_at(UnixMillis(NOW.0 + 1)).await.unwrap();
+    assert!(matches!(said, Admission::Refuse(_)), "{said:?}");
+    assert_eq!(crate::journal::lists::refusals(books.journal.readers(), 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

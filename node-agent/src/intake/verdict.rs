@@ -5,7 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Op, ProvisioningOrder},
+    order::{CLOCK_TOLERANCE, Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
 
@@ -21,6 +21,12 @@ const OUTBOX_CAP: u64 = 100_000;
 
 /// How long a refusal is remembered past the order's own end.
 const REMEMBER: Duration = Duration::from_secs(24 * 3600);
+
+/// Beyond so many bytes the journal takes no new order: a host with hundreds of servers needs a tenth of it, and whoever
+/// has the signing key must not fill the host's disk with signed orders.
+const JOURNAL_CAP: u64 = 4 * 1024 * 1024 * 1024;
+/// What may come in beyond it ends servers, which makes room in the end.
+const ENDING_CAP: u64 = JOURNAL_CAP + JOURNAL_CAP / 4;
 
 /// Why an order does not come in as a new one.
 enum Stop {
@@ -52,10 +58,16 @@ pub fn judge(read: &Read, node: &Node, bounds: Bounds<'_>, facts: &Facts) -> Adm
             order_id: Some(order.order_id),
             seq: Some(order.seq),
             payload_hash: Some(read.payload_hash),
-            keep_until: order.exp.plus(REMEMBER),
+            keep_until: remembered_until(order, node),
             refusal,
         }),
     }
+}
+
+/// Until when a refusal holds for certain. An order names its own end, so that only as far as a good one's may lie.
+fn remembered_until(order: &ProvisioningOrder, node: &Node) -> UnixMillis {
+    let longest = node.now.plus(order.op.longest_life(false)).plus(CLOCK_TOLERANCE);
+    order.exp.min(longest).plus(REMEMBER)
 }
 
 fn checks(read: &Read, node: &Node, bounds: Bounds<'_>, facts: &Facts) -> Result<NewOrder, Stop> {
@@ -69,7 +81,7 @@ fn checks(read: &Read, node: &Node, bounds: Bounds<'_>, facts: &Facts) -> Result
     identity(read, facts)?;
     generation(read, facts)?;
     stage(read, facts)?;
-    room(node, facts)?;
+    room(order, node, facts)?;
     bounds(order, facts, node.now)?;
     Ok(new_order(read, first, facts))
 }
@@ -168,13 +180,22 @@ fn stage(read: &Read, facts: &Facts) -> Result<(), Stop> {
     }
 }
 
-fn room(node: &Node, facts: &Facts) -> Result<(), Stop> {
+fn room(order: &ProvisioningOrder, node: &Node, facts: &Facts) -> Result<(), Stop> {
     if node.disk_low {
         let detail = "less than 64 MiB are free where the journal lives";
         return Err(Refusal::new(RefusalCode::NoSpace, detail).into());
     }
     if facts.outbox_len >= OUTBOX_CAP {
         let detail = format!("{} events wait for the control plane", facts.outbox_len);
+        return Err(Refusal::new(RefusalCode::NoSpace, detail).into());
+    }
+    let cap = if matches!(order.op, Op::Retire(_) | Op::Purge(_)) { ENDING_CAP } else { JOURNAL_CAP };
+    if facts.journal_bytes >= cap {
+        let detail = format!(
+            "the journal holds {} MiB: more orders than any host needs were sent within 30 days, and it takes no more until \
+             they are past",
+            facts.journal_bytes / (1024 * 1024)
+        );
         return Err(Refusal::new(RefusalCode::NoSpace, detail).into());
     }
     Ok(())

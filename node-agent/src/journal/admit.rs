@@ -85,8 +85,14 @@ pub struct Facts {
     pub losses: Losses,
     /// Since when the destroy budget's circuit is open.
     pub circuit_open: Option<UnixMillis>,
+    /// Orders accepted in the last hour.
+    pub orders_hour: u64,
+    /// Those of this instance among them.
+    pub orders_here_hour: u64,
     /// Events that wait for their acknowledgement.
     pub outbox_len: u64,
+    /// What the journal holds, without what it has freed and will use again.
+    pub journal_bytes: u64,
 }
 
 /// The intake's verdict.
@@ -118,6 +124,20 @@ async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Resu
     .transpose()?;
     let outbox_len: i64 =
         sqlx::query("SELECT COUNT(*) FROM outbox").fetch_one(&mut *conn).await?.try_get(0)?;
+    let orders = sqlx::query(
+        "SELECT COUNT(*) AS n, COALESCE(SUM(instance_uuid = $2), 0) AS here FROM orders WHERE accepted_at > $1",
+    )
+    .bind(minutes(60).0)
+    .bind(q.instance.to_string())
+    .fetch_one(&mut *conn)
+    .await?;
+    let bytes: i64 = sqlx::query(
+        "SELECT (n.page_count - f.freelist_count) * s.page_size \
+         FROM pragma_page_count n, pragma_freelist_count f, pragma_page_size s",
+    )
+    .fetch_one(&mut *conn)
+    .await?
+    .try_get(0)?;
     Ok(Facts {
         known: known(conn, q.order_id).await?,
         refused_before: refusals::final_one(conn, q.order_id, &q.payload_hash).await?,
@@ -133,7 +153,10 @@ async fn facts(conn: &mut SqliteConnection, q: Question, at: UnixMillis) -> Resu
         purges_10min: resources::acts_since(conn, "purge", counted(10)).await?,
         purges_day: resources::acts_since(conn, "purge", counted(24 * 60)).await?,
         circuit_open: circuit.opened_at,
+        orders_hour: unsigned("orders", "n", orders.try_get("n")?)?,
+        orders_here_hour: unsigned("orders", "here", orders.try_get("here")?)?,
         outbox_len: unsigned("outbox", "count", outbox_len)?,
+        journal_bytes: unsigned("journal", "bytes", bytes)?,
     })
 }
 
@@ -187,10 +210,11 @@ impl Journal {
     where
         J: FnOnce(&Facts) -> Admission + Send + 'static,
     {
-        self.write(move |conn| {
+        let admitted = self.write(move |conn| {
             Box::pin(async move {
                 let facts = facts(conn, question, at).await?;
                 let verdict = judge(&facts);
+                let mut durable = true;
                 match &verdict {
                     Admission::Accept(order, event) => {
                         orders::insert(conn, order, at).await?;
@@ -200,13 +224,15 @@ impl Journal {
                     }
                     Admission::Duplicate(_) => {}
                     Admission::Refuse(note) => {
-                        refusals::note(conn, note, at).await?;
+                        durable = refusals::note(conn, note, at).await?;
                         circuit::note(conn, note, at).await?;
                     }
                 }
-                Ok(verdict)
+                Ok(durable.then_some(verdict))
             })
-        })
-        .await
+        });
+        let full =
+            || JournalError::Conflict("no more refusals can be remembered: this one is not said".to_owned());
+        admitted.await?.ok_or_else(full)
     }
 }

@@ -11,6 +11,9 @@ use crate::pve::Vmid;
 /// Ended orders are kept this long, so that people can look back.
 const KEEP: Duration = Duration::from_secs(90 * 24 * 3_600);
 
+/// Most orders that are held at once, ended ones included: a catalogue has tens of images, and each order may be 128 KiB.
+const MOST: i64 = 1_000;
+
 /// An image order on its way into the journal.
 #[derive(Debug, Clone)]
 pub struct NewImageBuild {
@@ -58,6 +61,8 @@ pub enum ImageAdmission {
     Known(String),
     /// Its id is in the journal with another content.
     Conflict,
+    /// More orders than any host needs are remembered.
+    Full,
 }
 
 fn read(row: &SqliteRow) -> Result<ImageBuildRow, JournalError> {
@@ -100,6 +105,11 @@ async fn admit(
     .bind(at.minus(KEEP).0)
     .execute(&mut *conn)
     .await?;
+    let held: i64 =
+        sqlx::query("SELECT COUNT(*) FROM image_builds").fetch_one(&mut *conn).await?.try_get(0)?;
+    if held >= MOST {
+        return Ok(ImageAdmission::Full);
+    }
     sqlx::query(
         "INSERT INTO image_builds (order_id, envelope, payload, payload_hash, name, digest, state, expires_at, \
          accepted_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, 'accepted', $7, $8, $8)",

@@ -11,6 +11,10 @@ use super::{Journal, JournalError, parsed, stored, unsigned};
 /// How many refusals are kept at least.
 const RING: i64 = 1_000;
 
+/// How many final ones are remembered at most. No host refuses so many orders in two days; beyond it a refusal is not
+/// noted and so not said either, and the order runs out unanswered.
+const FINAL: i64 = 100_000;
+
 /// A refusal as it is noted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusalNote {
@@ -43,18 +47,32 @@ pub struct RefusedRow {
     pub detail: String,
 }
 
-/// Writes one refusal and lets the ring forget the oldest.
+/// Writes one refusal and lets the ring forget the oldest. False if there is no room to remember a final one: then it may
+/// not be said.
 pub(super) async fn note(
     conn: &mut SqliteConnection,
     refusal: &RefusalNote,
     at: UnixMillis,
-) -> Result<(), JournalError> {
+) -> Result<bool, JournalError> {
     // Once is enough to remember a final one, however often it is delivered: such rows outlive the ring, and whoever
     // holds one signed order could fill the disk with them.
+    if let (Some(id), Some(hash)) = (refusal.order_id, &refusal.payload_hash) {
+        if final_one(conn, id, hash).await?.is_some() {
+            return Ok(true);
+        }
+        if finals(conn).await? >= FINAL {
+            sqlx::query("DELETE FROM refused WHERE final = 1 AND keep_until < $1")
+                .bind(at.0)
+                .execute(&mut *conn)
+                .await?;
+            if finals(conn).await? >= FINAL {
+                return Ok(false);
+            }
+        }
+    }
     sqlx::query(
         "INSERT INTO refused (at, order_id, seq, code, rule, detail, final, payload_hash, keep_until) \
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS \
-         (SELECT 1 FROM refused WHERE order_id = $2 AND payload_hash = $8 AND final = 1)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(at.0)
     .bind(refusal.order_id.map(|id| id.to_string()))
@@ -74,7 +92,14 @@ pub(super) async fn note(
     .bind(at.0)
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(true)
+}
+
+async fn finals(conn: &mut SqliteConnection) -> Result<i64, JournalError> {
+    Ok(sqlx::query("SELECT COUNT(*) FROM refused WHERE final = 1")
+        .fetch_one(conn)
+        .await?
+        .try_get(0)?)
 }
 
 /// The final refusal of exactly this payload, if there was one.
@@ -129,6 +154,6 @@ impl Journal {
     /// # Errors
     /// If it cannot be written.
     pub async fn note_refusal(&self, refusal: RefusalNote, at: UnixMillis) -> Result<(), JournalError> {
-        self.write(move |conn| Box::pin(async move { note(conn, &refusal, at).await })).await
+        self.write(move |conn| Box::pin(async move { note(conn, &refusal, at).await.map(|_noted| ()) })).await
     }
 }

@@ -71,6 +71,57 @@ async fn an_accepted_order_is_there_after_a_crash_and_a_cut_one_is_not() {
 }
 
 #[tokio::test]
+async fn the_intake_is_told_how_many_orders_came_lately_and_how_much_the_journal_holds() {
+    let books = Books::new().await;
+    let seen = |at: ez_protocol::UnixMillis, seq: u64| {
+        let read = crate::testing::read(&ensure(seq, seq));
+        let question = read.question();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let journal = books.journal.clone();
+        async move {
+            let judge = move |facts: &Facts| {
+                let numbers = (facts.orders_hour, facts.orders_here_hour, facts.journal_bytes);
+                tell.send(numbers).unwrap();
+                let node = crate::intake::Node { now: NOW, ..crate::testing::node() };
+                crate::intake::judge(&read, &node, &|_, _, _| Ok(()), facts)
+            };
+            journal.admit(question, at, judge).await.unwrap();
+            told.await.unwrap()
+        }
+    };
+    let (hour, here, empty) = seen(NOW, 1).await;
+    assert_eq!((hour, here), (0, 0));
+    let (hour, here, _) = seen(NOW, 2).await;
+    assert_eq!((hour, here), (1, 1));
+    let (hour, here, _) = seen(NOW.plus(Duration::from_secs(3_600)), 3).await;
+    assert_eq!((hour, here), (0, 0), "an hour later");
+    let grown = async || seen(NOW.plus(Duration::from_secs(3_600)), 3).await.2;
+    books
+        .journal
+        .write(|conn| {
+            Box::pin(async move {
+                let flood = "UPDATE orders SET envelope = zeroblob(10000000) WHERE seq = 1";
+                sqlx::query(flood).execute(conn).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+    assert!(grown().await > empty + 9_000_000);
+    books
+        .journal
+        .write(|conn| {
+            Box::pin(async move {
+                sqlx::query("UPDATE orders SET envelope = x'00' WHERE seq = 1").execute(conn).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+    assert!(grown().await < empty + 1_000_000, "what is free is used again and does not count");
+}
+
+#[tokio::test]
 async fn many_writes_share_one_commit_and_one_bad_one_spoils_no_other() {
     let books = Books::new().await;
     let writes = (0..50_i64).map(|n| {

@@ -29,6 +29,7 @@ pub fn evaluate(
         let (first, last) = (policy.vmids.start(), policy.vmids.end());
         return refuse("vmid_range", format!("VMID {vmid} is outside {first}-{last}"));
     }
+    orders(policy, usage, &order.op)?;
     let present = usage.instances.iter().find(|used| used.instance == order.instance.uuid);
     match &order.op {
         Op::Ensure(spec) => {
@@ -229,6 +230,27 @@ fn sizes(policy: &Policy, spec: &InstanceSpec) -> Result<(), PolicyRefusal> {
     ] {
         if asked > most {
             return refuse(rule, format!("one server may have {most} {unit}, asked are {asked}"));
+        }
+    }
+    Ok(())
+}
+
+/// Every order is kept for long, so that a flood of them fills the disk whatever they ask for. What a customer does to
+/// their own server, however often, must not hold up its end.
+fn orders(policy: &Policy, usage: &Usage, op: &Op) -> Result<(), PolicyRefusal> {
+    let (limits, ends) = (&policy.limits, matches!(op, Op::Retire(_) | Op::Purge(_)));
+    for (rule, came, most, whose) in [
+        (
+            "limits.orders_per_server_per_hour",
+            if ends { 0 } else { usage.orders_here_hour },
+            limits.orders_per_server_per_hour,
+            "for this server",
+        ),
+        ("limits.orders_per_hour", usage.orders_hour, limits.orders_per_hour, "for this host"),
+    ] {
+        if came >= u64::from(most) {
+            let detail = format!("{came} orders {whose} were taken in the last hour, {most} are allowed");
+            return refuse(rule, detail);
         }
     }
     Ok(())

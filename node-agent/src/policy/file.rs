@@ -346,7 +346,9 @@ impl<'t> Reader<'t> {
         let memory_mib = self.number("limits.memory_mib", large.clone());
         let disk_gib = self.number("limits.disk_gib", large);
         let creates_per_minute = self.number_or("limits.creates_per_minute", small.clone(), 10);
-        let creates_per_day = self.number_or("limits.creates_per_day", small, 200);
+        let creates_per_day = self.number_or("limits.creates_per_day", small.clone(), 200);
+        let orders_per_hour = self.number_or("limits.orders_per_hour", small.clone(), 2_000);
+        let orders_per_server_per_hour = self.number_or("limits.orders_per_server_per_hour", small, 120);
         Some(Limits {
             instances: instances?,
             vcpus_each: vcpus_each?,
@@ -357,6 +359,8 @@ impl<'t> Reader<'t> {
             disk_gib: disk_gib?,
             creates_per_minute: creates_per_minute?,
             creates_per_day: creates_per_day?,
+            orders_per_hour: orders_per_hour?,
+            orders_per_server_per_hour: orders_per_server_per_hour?,
         })
     }
 

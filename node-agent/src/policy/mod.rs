@@ -3,7 +3,7 @@
 //! The policy file belongs to root of this host; the control plane can neither read nor change it,
 //! it only learns a summary. An attacker who owns the portal and its signing key still cannot leave
 //! the VMID range, the storages, bridges and address prefixes named here, cannot create faster than
-//! allowed, and cannot destroy more than a few retired servers, or replace more than a share of the disks, a day.
+//! allowed, cannot fill the host's disk with orders, and cannot destroy more than a few retired servers, or replace more than a share of the disks, a day.
 //!
 //! Everything here is pure: [`evaluate`] looks at the policy, at what the journal says is in use, and
 //! at the order. The file is strict: an unknown key is an error with its line, never ignored.
@@ -58,6 +58,8 @@ pub const RULES: &[&str] = &[
     "limits.disk_gib",
     "limits.creates_per_minute",
     "limits.creates_per_day",
+    "limits.orders_per_server_per_hour",
+    "limits.orders_per_hour",
     "destroy.purge_after_hours",
     "destroy.purges_per_10_minutes",
     "destroy.purge_percent_per_day",
@@ -140,6 +142,10 @@ pub struct Limits {
     pub creates_per_minute: u32,
     /// Most creates in any 24 h.
     pub creates_per_day: u32,
+    /// Most orders of every kind in any hour.
+    pub orders_per_hour: u32,
+    /// Most orders of one VM in any hour; its end is always let through.
+    pub orders_per_server_per_hour: u32,
 }
 
 /// When and how much may be destroyed.

@@ -150,6 +150,18 @@ pub const KEYS: &[Key] = &[
     key("limits.creates_per_minute", Kind::Number, Some("10"), "Most servers made in any 60 s."),
     key("limits.creates_per_day", Kind::Number, Some("200"), "Most servers made in any 24 h."),
     key(
+        "limits.orders_per_hour",
+        Kind::Number,
+        Some("2000"),
+        "Most orders of every kind that are taken in any hour. Each is kept for 30 days, so this bounds how fast the journal grows; beyond 4 GiB it takes none but those that end a server, beyond 5 GiB none at all.",
+    ),
+    key(
+        "limits.orders_per_server_per_hour",
+        Kind::Number,
+        Some("120"),
+        "Most orders of one server that are taken in any hour. An order that ends the server (retire, purge) is not held up by it.",
+    ),
+    key(
         "destroy.purge_after_hours",
         Kind::Number,
         Some("24"),

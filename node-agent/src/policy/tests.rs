@@ -299,6 +299,28 @@ fn creating_is_bounded_in_time_and_changing_is_not() {
 }
 
 #[test]
+fn orders_of_every_kind_are_bounded_in_time_and_a_servers_end_by_the_hosts_bound_alone() {
+    let usage = |orders_hour, orders_here_hour| Usage {
+        instances: vec![used(1, Some(UnixMillis(NOW.0 - 2 * DAY)))],
+        orders_hour,
+        orders_here_hour,
+        ..Usage::default()
+    };
+    let reboot = order(Op::Action(Action::Reboot {}));
+    let end = [order(Op::Retire(Empty {})), order(Op::Purge(Empty {}))];
+    for any in [&ensure(|_| {}), &reboot] {
+        assert_eq!(rule(&usage(1_999, 119), any), None);
+        assert_eq!(rule(&usage(1_999, 120), any), Some("limits.orders_per_server_per_hour"));
+        assert_eq!(rule(&usage(2_000, 0), any), Some("limits.orders_per_hour"));
+    }
+    for any in &end {
+        assert_eq!(rule(&usage(1_999, 1_999), any), None);
+        assert_eq!(rule(&usage(2_000, 0), any), Some("limits.orders_per_hour"));
+    }
+    assert_eq!(rule(&usage(2_000, 0), &order(Op::Adopt(Empty {}))), Some("limits.orders_per_hour"));
+}
+
+#[test]
 fn a_purge_waits_a_day_after_retiring_whatever_the_signature() {
     let purge = order(Op::Purge(Empty {}));
     let with = |at| Usage { instances: vec![used(1, at)], ..Usage::default() };
@@ -404,6 +426,8 @@ fn what_is_not_said_is_as_the_reference_says() {
     let default = |name: &str| reference::find(name).unwrap().default.unwrap().parse::<u32>().unwrap();
     assert_eq!(policy.limits.creates_per_minute, default("limits.creates_per_minute"));
     assert_eq!(policy.limits.creates_per_day, default("limits.creates_per_day"));
+    assert_eq!(policy.limits.orders_per_hour, default("limits.orders_per_hour"));
+    assert_eq!(policy.limits.orders_per_server_per_hour, default("limits.orders_per_server_per_hour"));
     assert!(policy.vlans.is_empty() && policy.require_firewall);
 }
 

@@ -46,6 +46,10 @@ pub struct Usage {
     pub creates_minute: u64,
     /// Creates accepted in the last 24 h.
     pub creates_day: u64,
+    /// Orders of every kind accepted in the last hour.
+    pub orders_hour: u64,
+    /// Those of the order's own server among them.
+    pub orders_here_hour: u64,
     /// Purges accepted in the last 10 minutes.
     pub purges_10min: u64,
     /// Purges accepted in the last 24 h.
@@ -91,6 +95,8 @@ impl From<&Facts> for Usage {
             instances: facts.resources.iter().map(UsedInstance::from).collect(),
             creates_minute: facts.creates_minute,
             creates_day: facts.creates_day,
+            orders_hour: facts.orders_hour,
+            orders_here_hour: facts.orders_here_hour,
             purges_10min: facts.purges_10min,
             purges_day: facts.purges_day,
             losses: facts.losses,

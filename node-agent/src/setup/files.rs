@@ -160,7 +160,9 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          memory_mib = {memory_mib}\n\
          disk_gib   = {disk_gib}\n\
          creates_per_minute = 10\n\
-         creates_per_day    = 200\n\n\
+         creates_per_day    = 200\n\
+         orders_per_hour    = 2000\n\
+         orders_per_server_per_hour = 120\n\n\
          [destroy]\n\
          purge_after_hours     = 24    # at least 24\n\
          purges_per_10_minutes = 5\n\

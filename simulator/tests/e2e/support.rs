@@ -293,6 +293,8 @@ impl Demo {
         let limits = [
             ("creates_per_minute = ", 10),
             ("creates_per_day    = ", 200),
+            ("orders_per_hour    = ", 2000),
+            ("orders_per_server_per_hour = ", 120),
             ("purges_per_10_minutes = ", 5),
             ("purge_floor_per_day   = ", 3),
             ("replaces_per_hour     = ", 10),

@@ -85,7 +85,8 @@ async fn make_room(demo: &Demo) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&policy)?;
     let wider = text
         .replace("creates_per_minute = 10\n", "creates_per_minute = 10000\n")
-        .replace("creates_per_day    = 200\n", "creates_per_day    = 10000\n");
+        .replace("creates_per_day    = 200\n", "creates_per_day    = 10000\n")
+        .replace("orders_per_hour    = 2000\n", "orders_per_hour    = 100000\n");
     std::fs::write(&policy, wider)?;
     let old = demo.kill("/pids/agents/0")?;
     let every = Duration::from_millis(50);
