@@ -96,10 +96,7 @@ pub(super) async fn note(
 }
 
 async fn finals(conn: &mut SqliteConnection) -> Result<i64, JournalError> {
-    Ok(sqlx::query("SELECT COUNT(*) FROM refused WHERE final = 1")
-        .fetch_one(conn)
-        .await?
-        .try_get(0)?)
+    Ok(sqlx::query("SELECT COUNT(*) FROM refused WHERE final = 1").fetch_one(conn).await?.try_get(0)?)
 }
 
 /// The final refusal of exactly this payload, if there was one.

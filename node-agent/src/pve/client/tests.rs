@@ -11,7 +11,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::pve::{ConfigChange, ConfigRead, Hypervisor as _, ProxmoxHypervisor, TaskState};
+use crate::pve::{ConfigChange, ConfigRead, FirewallSetup, Hypervisor as _, ProxmoxHypervisor, TaskState};
 
 const TOKEN: &str = "ez-agent@pve!node-pve1=00000000-0000-0000-0000-000000000000";
 
@@ -180,6 +180,34 @@ async fn a_refusal_keeps_its_texts_and_ends_the_connection() {
         (Some(501), "Method 'GET /nope' not implemented".to_owned())
     );
     assert_eq!(*server.connections.lock().unwrap(), 6);
+}
+
+/// The host's owner puts a rule of their own on top while ours are taken away.
+#[tokio::test]
+async fn a_rule_is_taken_away_only_from_the_list_in_which_it_was_seen() {
+    let ours = |pos: u32, digest: &str| json!({"pos": pos, "type": "in", "action": "DROP", "enable": 1, "comment": "ez:1", "digest": digest});
+    let owners = |digest: &str| json!({"pos": 0, "type": "in", "action": "ACCEPT", "enable": 1, "comment": "mine", "digest": digest});
+    let server = serve(vec![
+        ok(json!([{"name": "ipfilter-net0"}])),
+        ok(json!([])),
+        ok(json!([ours(0, "a")])),
+        ok(json!([ours(0, "a")])),
+        failed(500, "detected modified configuration - file changed by other user? Try again."),
+        ok(json!([owners("b"), ours(1, "b")])),
+        ok(Value::Null),
+        ok(json!([owners("c")])),
+        ok(Value::Null),
+    ])
+    .await;
+    let setup = FirewallSetup { addresses: Vec::new(), inbound: "ACCEPT", rules: Vec::new() };
+    assert_eq!(hypervisor(&server).set_firewall(101, setup).await, Ok(()));
+    let seen = server.seen.lock().unwrap();
+    let deletes: Vec<&str> = seen
+        .iter()
+        .filter_map(|(head, _)| head.strip_prefix("DELETE /api2/json/nodes/pve1/qemu/101/firewall/rules/"))
+        .filter_map(|rest| rest.split(' ').next())
+        .collect();
+    assert_eq!(deletes, ["0?digest=a", "1?digest=b"]);
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! otherwise, because a bought server is on the network like a rented machine.
 //!
 //! Rules have no id in Proxmox, only positions, and a new one enters at the top. Ours are known by their
-//! comment; they are replaced as a whole where they differ, the last first. Rules of others stay, below.
+//! comment; they are replaced as a whole where they differ, the last first. Rules of others stay, below: whoever adds one
+//! meanwhile moves ours, so that a position counts only together with the digest of the list it was read from.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +27,9 @@ use crate::pve::{
 
 /// The ipset's name is a contract with Proxmox.
 const IPFILTER: &str = "ipfilter-net0";
+
+/// So often in a row the rules may have changed between our look at them and our call; then it is tried anew later.
+const MISSES: u32 = 5;
 
 /// Reads a member as Proxmox prints it: a bare address or a prefix.
 fn member(text: &str) -> Option<IpNet> {
@@ -65,9 +69,7 @@ impl ProxmoxHypervisor {
 
     async fn put_rules(&self, vmid: Vmid, wanted: &[GuestRule]) -> Result<(), PveError> {
         let path = self.guest_path(vmid, "/firewall/rules")?;
-        let mut rows: Vec<Row> = self.read(&path, &[]).await?;
-        rows.sort_by_key(|row| raw::count(row, "pos"));
-        let is_ours = |row: &&Row| raw::text(row, "comment").is_some_and(|c| c.starts_with(RULE_COMMENT));
+        let rows = self.rules(&path).await?;
         let ours: Vec<&Row> = rows.iter().filter(is_ours).collect();
         // Ours stand on top, in order, switched on: anything else is written anew.
         let on_top = rows.iter().take(ours.len()).all(|row| is_ours(&row));
@@ -77,14 +79,36 @@ impl ProxmoxHypervisor {
         {
             return Ok(());
         }
-        for row in ours.iter().rev() {
-            let path = format!("{path}/{}", raw::count(row, "pos"));
-            self.http.delete::<_, ()>(&path, &()).await?;
-        }
+        self.remove_rules(&path).await?;
+        // They go in at the top, where they displace nobody's, whatever was changed meanwhile.
         for rule in wanted.iter().rev() {
             self.http.post::<_, ()>(&path, &body(rule)).await?;
         }
         Ok(())
+    }
+
+    /// In the order in which they apply.
+    async fn rules(&self, path: &str) -> Result<Vec<Row>, PveError> {
+        let mut rows: Vec<Row> = self.read(path, &[]).await?;
+        rows.sort_by_key(|row| raw::count(row, "pos"));
+        Ok(rows)
+    }
+
+    /// Takes our rules away, one at a time and the last first, and nobody else's.
+    async fn remove_rules(&self, path: &str) -> Result<(), PveError> {
+        let mut misses = 0;
+        loop {
+            let rows = self.rules(path).await?;
+            let Some(last) = rows.iter().rfind(is_ours) else { return Ok(()) };
+            let mut only_this = Row::new();
+            only_this.extend(raw::text(last, "digest").map(|digest| ("digest".to_owned(), digest.into())));
+            let rule = format!("{path}/{}", raw::count(last, "pos"));
+            match self.http.delete::<_, ()>(&rule, &only_this).await {
+                Ok(()) => misses = 0,
+                Err(error) if error.is_digest_mismatch() && misses < MISSES => misses += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Members first, switch second: between the two nothing is let through that should not be.
@@ -116,6 +140,11 @@ impl ProxmoxHypervisor {
         }
         Ok(())
     }
+}
+
+/// Whether a stored rule is one of ours.
+fn is_ours(row: &&Row) -> bool {
+    raw::text(row, "comment").is_some_and(|comment| comment.starts_with(RULE_COMMENT))
 }
 
 /// A rule as it is sent.
