@@ -3,12 +3,18 @@
 //! 1. fetch the trust document and compare its hash with the pin in the token; the secret has not
 //!    been sent yet, so a man in the middle learns nothing
 //! 2. connect anew, now believing only the link CA of that document
-//! 3. send the secret and a certificate request with a key made here
+//! 3. send the secret and a certificate request with a key made here. The key is kept until the join is done: should the
+//!    answer be lost, the control plane gives it again to the same key, and takes another for a thief's
 //! 4. check the reply: the certificate chains to the pinned agent CA, holds *our* key and names the
 //!    node it says
-//! 5. write the files, each whole or not at all; `node.json` last, so that half a join is none
+//! 5. write the files beside those of an earlier identity, `joined-node.json` last: until it is there the host is who it
+//!    was, and from then on the rest is renaming, which the next start finishes
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ez_protocol::{
     NodeId, UnixMillis,
@@ -29,6 +35,9 @@ use super::{
     tls::{self, TlsError},
 };
 use crate::config::Config;
+
+/// Begin of the names of files that hold the key with which a token was used.
+const KEY_OF_TOKEN: &str = "join-";
 
 /// What is told about this host at enrolment.
 #[derive(Debug, Clone)]
@@ -129,7 +138,7 @@ pub async fn join(
 ) -> Result<Joined, JoinError> {
     let (document, bytes) = fetch_trust(base, token.pin).await?;
     let link_ca: Vec<_> = document.link_ca_der()?.into_iter().map(CertificateDer::from).collect();
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let key = key_of(config, token)?;
     let csr_pem = super::renew::csr(&key)?;
     let request = EnrolRequest {
         token_id: token.id_text(),
@@ -164,6 +173,31 @@ pub async fn join(
     };
     store(config, &bytes, &key, &reply, &node)?;
     Ok(Joined { node, link: document.link, not_after })
+}
+
+/// The key with which this token is used: made once, and on the disk before anybody hears of it.
+fn key_of(config: &Config, token: &JoinToken) -> Result<rcgen::KeyPair, JoinError> {
+    let dir = config.identity_dir();
+    files::private_dir(&dir).map_err(|source| IdentityError::file(&dir, source))?;
+    let path = dir.join(format!("{KEY_OF_TOKEN}{}.pem", token.id_text()));
+    let kept = std::fs::read_to_string(&path).ok().and_then(|pem| rcgen::KeyPair::from_pem(&pem).ok());
+    if let Some(key) = kept {
+        return Ok(key);
+    }
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    files::write_whole(&path, key.serialize_pem().as_bytes(), 0o600)
+        .map_err(|source| IdentityError::file(&path, source))?;
+    Ok(key)
+}
+
+/// Forgets the keys of tokens: the one of this join has its place, and those of failed ones are of no use any more.
+fn forget_keys(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(KEY_OF_TOKEN) {
+            let _stays_private = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Beside the strict body, so that control planes of every version take it.
@@ -246,19 +280,50 @@ fn store(
     reply: &EnrolReply,
     node: &NodeFile,
 ) -> Result<(), JoinError> {
+    // One that was cut short would otherwise be finished with the files of this one.
+    finish(config)?;
+    let json = serde_json::to_vec_pretty(node).map_err(|error| JoinError::BadReply(error.to_string()))?;
+    let key = key.serialize_pem();
+    let contents: [&[u8]; 4] = [trust, key.as_bytes(), reply.certificate_pem.as_bytes(), &json];
+    for (path, bytes) in places(config).iter().map(|place| joined(place)).zip(contents) {
+        files::write_whole(&path, bytes, 0o600).map_err(|source| IdentityError::file(&path, source))?;
+    }
+    finish(config)?;
+    forget_keys(&config.identity_dir());
+    Ok(())
+}
+
+/// Where the files of an identity are; `node.json` is the last that is written and the last that is put in place.
+fn places(config: &Config) -> [PathBuf; 4] {
     let dir = config.identity_dir();
-    files::private_dir(&dir).map_err(|source| IdentityError::file(&dir, source))?;
-    let write = |path: PathBuf, bytes: &[u8]| {
-        files::write_whole(&path, bytes, 0o600).map_err(|source| IdentityError::file(&path, source))
-    };
+    [config.trust_file(), dir.join("key.pem"), dir.join("cert.pem"), dir.join("node.json")]
+}
+
+/// Where a file waits until all of its join are there.
+fn joined(place: &Path) -> PathBuf {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    place.with_file_name(format!("joined-{name}"))
+}
+
+/// Puts the files of a join in their places once all are there; at the next start where it was cut short in the middle.
+///
+/// # Errors
+/// If a file cannot be moved; it can be done again.
+pub(super) fn finish(config: &Config) -> Result<(), IdentityError> {
+    let places = places(config);
+    let Some(last) = places.last().map(|place| joined(place)) else { return Ok(()) };
+    if !last.try_exists().map_err(|source| IdentityError::file(&last, source))? {
+        return Ok(());
+    }
     // A pair that waits for its first use belongs to the identity before this one.
     for stale in ["next-key.pem", "next-cert.pem"] {
-        let _ = std::fs::remove_file(dir.join(stale));
+        let _ = std::fs::remove_file(config.identity_dir().join(stale));
     }
-    let json = serde_json::to_vec_pretty(node).map_err(|error| JoinError::BadReply(error.to_string()))?;
-    write(config.trust_file(), trust)?;
-    write(dir.join("key.pem"), key.serialize_pem().as_bytes())?;
-    write(dir.join("cert.pem"), reply.certificate_pem.as_bytes())?;
-    write(dir.join("node.json"), &json)?;
+    for place in &places {
+        match files::rename_durably(&joined(place), place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|source| IdentityError::file(place, source))?,
+        }
+    }
     Ok(())
 }

@@ -5,6 +5,8 @@
 //! | `identity/key.pem`, `identity/cert.pem` | the pair in use, 0600 |
 //! | `identity/next-key.pem`, `identity/next-cert.pem` | the next pair until its first use (make before break) |
 //! | `identity/node.json` | installation, node, name, epoch |
+//! | `identity/join-<token id>.pem` | the key with which a token was used, until its join is done |
+//! | `joined-trust.json`, `identity/joined-…` | the files of a join until all are there |
 //! | `trust.json` | the trust document, exact bytes |
 //!
 //! [`join`] makes them; [`renew`] replaces the pair at half of its life.
@@ -129,11 +131,12 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     std::fs::read(path).map_err(|source| IdentityError::file(path, source))
 }
 
-/// Loads everything, finishing a change of pair that was cut short.
+/// Loads everything, finishing a join or a change of pair that was cut short.
 ///
 /// # Errors
 /// If the node has not joined, or a file is damaged.
 pub fn load(config: &Config) -> Result<Identity, IdentityError> {
+    enrol::finish(config)?;
     if config.identity_dir().join("node.json").exists() {
         renew::finish_promotion(&config.identity_dir())?;
     }

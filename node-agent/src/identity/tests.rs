@@ -125,6 +125,70 @@ async fn an_honest_join_stores_everything_whole_and_private() {
     assert!(load(&story.config).is_ok());
 }
 
+/// The control plane gives a lost answer again to the same key, and takes another key for a thief's.
+#[tokio::test]
+async fn a_token_is_used_with_one_key_until_the_join_is_done() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (lost, honest) = (story(Manner::TokenUsed).await, story(Manner::Honest).await);
+    let kept = || {
+        let dir = lost.config.identity_dir();
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        files
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("join-"))
+            .collect::<Vec<_>>()
+    };
+    try_join(&lost).await.unwrap_err();
+    let first = kept();
+    assert_eq!(first.len(), 1);
+    assert_eq!(std::fs::metadata(&first[0]).unwrap().permissions().mode() & 0o777, 0o600);
+    let key = std::fs::read(&first[0]).unwrap();
+    try_join(&lost).await.unwrap_err();
+    assert_eq!(kept(), first);
+    assert_eq!(std::fs::read(&first[0]).unwrap(), key);
+
+    let host = PveFacts { version: String::new(), cluster: String::new(), known_as: Vec::new() };
+    assert_eq!(lost.token.id, honest.token.id);
+    join(&lost.config, &honest.url, &honest.token, &host, NOW).await.unwrap();
+    assert_eq!(std::fs::read(lost.config.identity_dir().join("key.pem")).unwrap(), key);
+    assert_eq!(kept(), [""; 0].map(std::path::PathBuf::from), "its place is key.pem now");
+}
+
+#[tokio::test]
+async fn a_join_that_fails_while_it_writes_leaves_the_host_who_it_was() {
+    let story = story(Manner::Honest).await;
+    try_join(&story).await.unwrap();
+    let dir = story.config.identity_dir();
+    let files = || {
+        let name = |name: &str| std::fs::read(dir.join(name)).unwrap();
+        (
+            name("key.pem"),
+            name("cert.pem"),
+            name("node.json"),
+            std::fs::read(story.config.trust_file()).unwrap(),
+        )
+    };
+    let before = files();
+    // Nothing can be written there, as on a full disk.
+    std::fs::create_dir_all(dir.join("joined-cert.pem/x")).unwrap();
+    try_join(&story).await.unwrap_err();
+    assert_eq!(files(), before);
+    assert!(load(&story.config).is_ok());
+    std::fs::remove_dir_all(dir.join("joined-cert.pem")).unwrap();
+    try_join(&story).await.unwrap();
+    let after = files();
+    assert_ne!(after.0, before.0);
+
+    // Cut between the renames: the old certificate is still there beside the new key.
+    for (name, bytes) in
+        [("cert.pem", &before.1), ("joined-cert.pem", &after.1), ("joined-node.json", &after.2)]
+    {
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+    load(&story.config).unwrap();
+    assert_eq!(files(), after);
+    assert!(!dir.join("joined-node.json").exists());
+}
+
 #[tokio::test]
 async fn nothing_is_stored_and_the_reason_is_said_if_anything_is_not_as_pinned() {
     let cases = [

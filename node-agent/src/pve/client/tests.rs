@@ -199,7 +199,8 @@ async fn a_rule_is_taken_away_only_from_the_list_in_which_it_was_seen() {
         ok(Value::Null),
     ])
     .await;
-    let setup = FirewallSetup { addresses: Vec::new(), inbound: "ACCEPT", rules: Vec::new() };
+    let setup =
+        FirewallSetup { addresses: std::collections::BTreeSet::new(), inbound: "ACCEPT", rules: Vec::new() };
     assert_eq!(hypervisor(&server).set_firewall(101, setup).await, Ok(()));
     let seen = server.seen.lock().unwrap();
     let deletes: Vec<&str> = seen
