@@ -29,6 +29,12 @@ pub(super) fn is_held(error: &anyhow::Error) -> bool {
     error.is::<Held>()
 }
 
+/// Whether an agent runs from the state directory of this lock. What may not be looked at says no.
+pub(super) fn runs(lock: &Path) -> bool {
+    // Shared, so that two that look do not see each other.
+    File::open(lock).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// Takes the lock of a state directory.
 ///
 /// # Errors
@@ -69,7 +75,9 @@ mod tests {
     fn a_state_directory_has_one_agent_and_its_copy_another() {
         let dir = tempfile::tempdir().unwrap();
         let lock = dir.path().join("run.lock");
+        assert!(!runs(&lock), "there is no lock yet");
         let held = alone(&lock).unwrap();
+        assert!(runs(&lock) && runs(&lock));
         let refused = alone(&lock).unwrap_err();
         assert!(is_held(&refused));
         let refused = refused.to_string();
@@ -82,6 +90,7 @@ mod tests {
         std::fs::copy(&lock, &copy).unwrap();
         assert!(alone(&copy).is_ok());
         drop(held);
+        assert!(!runs(&lock));
         assert!(alone(&lock).is_ok(), "free again");
     }
 }

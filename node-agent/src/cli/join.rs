@@ -12,7 +12,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::{journal::time, message, print, print_json};
+use super::{alone, journal::time, message, print, print_json};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::Config,
@@ -51,8 +51,18 @@ pub(super) async fn join(
     }
     print(&format!("joined as {} ({}), epoch {}", joined.node.name, joined.node.node, joined.node.epoch));
     print(&format!("link: {} (UDP); certificate until {}", joined.link.join(", "), time(joined.not_after)));
-    message("now start the agent: systemctl enable --now ez-node-agent");
+    message(next(alone::runs(&config.lock_file())));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to do now: an agent that runs goes on as who it was until it is started anew, and starting it does nothing.
+fn next(runs: bool) -> &'static str {
+    match runs {
+        true => {
+            "the agent runs as what this host was before; now restart it: systemctl restart ez-node-agent"
+        }
+        false => "now start the agent: systemctl enable --now ez-node-agent",
+    }
 }
 
 /// Which nodes this host has been: by its identity and by its journal. What cannot be read says nothing.
@@ -105,5 +115,16 @@ async fn pve_version(config: &Config) -> String {
             message(&format!("note: Proxmox VE does not answer ({error}); joining all the same"));
             String::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_runs_is_restarted_and_another_started() {
+        assert!(next(true).ends_with("systemctl restart ez-node-agent"));
+        assert!(next(false).ends_with("systemctl enable --now ez-node-agent"));
     }
 }

@@ -309,7 +309,7 @@ fn cluster_identity(config: &Config) -> anyhow::Result<String> {
 }
 
 /// The kernel's boot id; empty, and said so, where it cannot be read. Nothing takes that for another boot.
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     let file = "/proc/sys/kernel/random/boot_id";
     match std::fs::read_to_string(file) {
         Ok(text) => text.trim().to_owned(),

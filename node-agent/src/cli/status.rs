@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::{message, print, print_json};
+use super::{alone, message, print, print_json};
 use crate::config::Config;
 
 /// What a running agent writes to `status.json`, whole, whenever something changes.
@@ -41,6 +41,12 @@ pub struct StatusFile {
     pub warnings: Vec<String>,
 }
 
+/// Whether the agent that wrote this is the one that runs. Its number alone says nothing: after a boot another process
+/// has it.
+fn is_alive(file: &StatusFile, runs: bool, boot_id: &str) -> bool {
+    runs && (file.boot_id.is_empty() || file.boot_id == boot_id)
+}
+
 pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let path = config.status_file();
     let text = match std::fs::read(&path) {
@@ -59,7 +65,7 @@ pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<Exi
         }
     };
     let file: StatusFile = serde_json::from_slice(&text)?;
-    let alive = std::path::Path::new("/proc").join(file.pid.to_string()).exists();
+    let alive = is_alive(&file, alone::runs(&config.lock_file()), &super::run::boot_id());
     // A journal that cannot be read is one thing to tell among the others.
     let opened = match crate::journal::Journal::open_read_only(&config.journal_file()).await {
         Ok(pool) => crate::journal::lists::open_orders(&pool).await,
@@ -97,4 +103,19 @@ pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<Exi
         print(&format!("warning      {warning}"));
     }
     Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_wrote_before_the_host_booted_is_no_sign_of_life() {
+        // This test's own process has the number.
+        let file = StatusFile { pid: std::process::id(), boot_id: "a".to_owned(), ..StatusFile::default() };
+        assert!(is_alive(&file, true, "a"));
+        assert!(!is_alive(&file, false, "a"), "nobody holds the lock");
+        assert!(!is_alive(&file, true, "b"), "the one that runs has not written anything yet");
+        assert!(is_alive(&StatusFile { boot_id: String::new(), ..file }, true, "b"));
+    }
 }
