@@ -135,8 +135,8 @@ fn explained(code: RefusalCode) -> (&'static str, &'static str) {
         ),
         C::Unsupported => ("A kind of order that this agent does not carry out.", "Upgrade the agent."),
         C::NoSpace => (
-            "Less than 64 MiB are free for the journal, or too many events wait.",
-            "Free space on the host; the order is tried again.",
+            "Less than 64 MiB are free for the journal, it holds more than 4 GiB, or too many events wait.",
+            "Free space on the host; the order is tried again. A journal of that size was flooded: look who signs such orders.",
         ),
         C::ClockSkew => (
             "The host's clock and the control plane's differ by more than 300 s.",
@@ -178,6 +178,7 @@ fn explained(code: RefusalCode) -> (&'static str, &'static str) {
 fn rule(name: &str) -> Option<&'static str> {
     Some(match name {
         "vmid_range" => "The VMID lies outside `vmid_first` … `vmid_last`.",
+        "network.in_use" => "Another server of this host has the address or the hardware address.",
         "destroy.circuit" => "The destroy budget was exceeded; see `CIRCUIT_OPEN`.",
         "config_keys" => {
             "The change of a VM's configuration touches an option that the agent never sets; a last look before each call."

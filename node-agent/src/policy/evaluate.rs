@@ -8,7 +8,7 @@ use ez_protocol::{
     order::{Action, ImageDigest, InstanceSpec, NetworkSpec, Op, ProvisioningOrder},
 };
 
-use super::{Policy, PolicyRefusal, Usage, UsedInstance};
+use super::{Policy, PolicyRefusal, Usage, UsedInstance, UsedNetwork};
 use crate::{
     journal::{DISK, Loss},
     pve::settings,
@@ -34,6 +34,7 @@ pub fn evaluate(
     match &order.op {
         Op::Ensure(spec) => {
             network(policy, &spec.network)?;
+            in_use(usage, order, present, &spec.network)?;
             sizes(policy, spec)?;
             media(policy, spec)?;
             match present {
@@ -108,6 +109,28 @@ pub(super) fn network(policy: &Policy, network: &NetworkSpec) -> Result<(), Poli
         if !inside && !policy.prefixes.is_empty() {
             let detail = format!("address {} (it sends from {sends_from}) is not allowed here", address.cidr);
             return refuse("network.prefixes", detail);
+        }
+    }
+    Ok(())
+}
+
+/// A server gets nobody else's address or hardware address: on the same wire its owner would get what is meant for the
+/// other. A retired one keeps its own until it is purged, and the control plane lets addresses rest for a day after that.
+/// What a server has already is not asked about again: its suspension must not depend on another's network.
+fn in_use(
+    usage: &Usage,
+    order: &ProvisioningOrder,
+    present: Option<&UsedInstance>,
+    network: &NetworkSpec,
+) -> Result<(), PolicyRefusal> {
+    let wanted = UsedNetwork::from(network);
+    if present.is_some_and(|used| used.networks.contains(&wanted)) {
+        return Ok(());
+    }
+    let others = usage.instances.iter().filter(|used| used.instance != order.instance.uuid);
+    for other in others {
+        if let Some(what) = other.networks.iter().find_map(|used| wanted.clash(used)) {
+            return refuse("network.in_use", format!("{what} belongs to server {} here", other.instance));
         }
     }
     Ok(())

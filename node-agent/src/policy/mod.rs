@@ -29,20 +29,21 @@ use ipnet::IpNet;
 pub use evaluate::{console, evaluate, image_order, loss_of};
 pub use file::{load, parse};
 pub use keys::check_change;
-pub use usage::{Made, Usage, UsedInstance};
+pub use usage::{Made, Usage, UsedInstance, UsedNetwork};
 
 use crate::pve::CloneMode;
 
 /// The shortest time between retire and purge that a policy can allow.
 pub const MIN_PURGE_HOURS: u32 = 24;
 
-/// Every rule that can refuse: keys of the policy file, and three that are none.
+/// Every rule that can refuse: keys of the policy file, and four that are none.
 pub const RULES: &[&str] = &[
     "vmid_range",
     "network.bridges",
     "network.vlans",
     "network.prefixes",
     "network.require_firewall",
+    "network.in_use",
     "images.digests",
     "images.build",
     "images.sources",

@@ -136,6 +136,7 @@ fn used(n: u8, retired_at: Option<UnixMillis>) -> UsedInstance {
         vcpus: 2,
         memory_mib: 4096,
         disk_gib: 40,
+        networks: Vec::new(),
         made,
         unmade: false,
         unsettled: false,
@@ -231,6 +232,45 @@ fn a_routed_network_has_to_lie_inside_of_what_is_allowed() {
     // The address alone would lie inside; what the server may send from does not.
     assert_eq!(rule(&none, &routed("2001:db8::5/3")), Some("network.prefixes"));
     assert_eq!(rule(&none, &routed("2001:db8::5/16")), Some("network.prefixes"));
+}
+
+#[test]
+fn a_server_gets_no_address_that_another_one_here_has() {
+    let neighbour = |retired_at, change: &dyn Fn(&mut InstanceSpec)| {
+        let mut theirs = spec();
+        theirs.network.mac = "BC:24:11:00:00:02".parse().unwrap();
+        change(&mut theirs);
+        let networks = vec![UsedNetwork::from(&theirs.network)];
+        UsedInstance { networks, ..used(2, retired_at) }
+    };
+    let among =
+        |instances: Vec<UsedInstance>| rule(&Usage { instances, ..Usage::default() }, &ensure(|_| {}));
+    let routed = |spec: &mut InstanceSpec| {
+        let address = serde_json::json!({ "cidr": "2001:db8:0:1::1/64", "gateway": "fe80::1" });
+        spec.network.addresses = vec![serde_json::from_value(address).unwrap()];
+    };
+    assert_eq!(among(vec![neighbour(None, &|_| {})]), Some("network.in_use"), "the same address");
+    assert_eq!(among(vec![neighbour(Some(NOW), &|_| {})]), Some("network.in_use"), "kept until the purge");
+    let own_mac = |spec: &mut InstanceSpec| {
+        spec.network.mac = "BC:24:11:00:00:01".parse().unwrap();
+        spec.network.vlan = Some(101);
+    };
+    assert_eq!(among(vec![neighbour(None, &own_mac)]), Some("network.in_use"), "the same card");
+    assert_eq!(among(vec![neighbour(None, &|s| s.network.vlan = Some(101))]), None, "another wire");
+    let other = |s: &mut InstanceSpec| s.network.addresses[0].cidr = "203.0.113.11/24".parse().unwrap();
+    assert_eq!(among(vec![neighbour(None, &other)]), None, "another address of the same prefix");
+
+    let theirs = Usage { instances: vec![neighbour(None, &routed)], ..Usage::default() };
+    let inside = ensure(|spec| {
+        let address = serde_json::json!({ "cidr": "2001:db8:0:1::9/128" });
+        spec.network.addresses = vec![serde_json::from_value(address).unwrap()];
+    });
+    assert_eq!(rule(&theirs, &inside), Some("network.in_use"), "out of a network that is routed to another");
+
+    // What it has it keeps, whatever came meanwhile: it can be changed and suspended.
+    let own = UsedInstance { networks: vec![UsedNetwork::from(&spec().network)], ..used(1, None) };
+    assert_eq!(among(vec![own.clone(), neighbour(None, &|_| {})]), None);
+    assert_eq!(among(vec![own]), None);
 }
 
 #[test]

@@ -2,10 +2,14 @@
 
 use ez_protocol::{
     InstanceId, UnixMillis,
-    order::{ImageDigest, InstanceSpec},
+    order::{ImageDigest, InstanceSpec, MacAddress, NetworkSpec},
 };
+use ipnet::IpNet;
 
-use crate::journal::{Facts, Losses, Phase, ResourceRow};
+use crate::{
+    journal::{Facts, Losses, Phase, ResourceRow},
+    pve::settings,
+};
 
 /// One instance in the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,9 @@ pub struct UsedInstance {
     pub memory_mib: u32,
     /// Its disk as ordered, GiB.
     pub disk_gib: u32,
+    /// Where its card is and what it may send from: as ordered, and as it was carried out last. Unknown of one that was
+    /// adopted and not changed since.
+    pub networks: Vec<UsedNetwork>,
     /// What its disk was made of, as far as this is known here.
     pub made: Option<Made>,
     /// It is still to be made, or being made.
@@ -26,6 +33,45 @@ pub struct UsedInstance {
     pub unsettled: bool,
     /// When it was retired; `None` while it serves.
     pub retired_at: Option<UnixMillis>,
+}
+
+/// A server's place in the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedNetwork {
+    /// Bridge on the host.
+    pub bridge: String,
+    /// VLAN tag, if any.
+    pub vlan: Option<u16>,
+    /// Hardware address.
+    pub mac: MacAddress,
+    /// What it may send from.
+    pub sends_from: Vec<IpNet>,
+}
+
+impl From<&NetworkSpec> for UsedNetwork {
+    fn from(network: &NetworkSpec) -> Self {
+        Self {
+            bridge: network.bridge.clone(),
+            vlan: network.vlan,
+            mac: network.mac.clone(),
+            sends_from: network.addresses.iter().map(settings::sends_from).collect(),
+        }
+    }
+}
+
+impl UsedNetwork {
+    /// What both would have, in words; none if they can live beside each other. The same address in another VLAN is
+    /// another one.
+    pub fn clash(&self, other: &Self) -> Option<String> {
+        if self.mac == other.mac {
+            return Some(format!("hardware address {}", self.mac));
+        }
+        let apart = (&self.bridge, self.vlan) != (&other.bridge, other.vlan);
+        let mine = self.sends_from.iter().filter(|_| !apart);
+        let both =
+            |net: &&IpNet| other.sends_from.iter().any(|used| used.contains(*net) || net.contains(used));
+        mine.filter(both).map(|net| format!("address {net}")).next()
+    }
 }
 
 /// What a disk was made of when it was made last.
@@ -64,12 +110,14 @@ impl From<&ResourceRow> for UsedInstance {
     fn from(row: &ResourceRow) -> Self {
         let spec: Option<InstanceSpec> =
             row.spec_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
+        let applied = row.applied();
         Self {
+            networks: [&spec, &applied].into_iter().flatten().map(|spec| (&spec.network).into()).collect(),
             instance: row.instance,
             vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
             memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),
             disk_gib: spec.as_ref().map_or(0, |s| s.disk_gib),
-            made: row.applied().map(|spec| Made { build: spec.build, digest: spec.image.digest }),
+            made: applied.map(|spec| Made { build: spec.build, digest: spec.image.digest }),
             unmade: matches!(row.phase, Phase::Reserved | Phase::Creating),
             unsettled: row.generation > row.observed_generation,
             retired_at: row.retired_at.filter(|_| row.phase == Phase::Retired),
