@@ -256,7 +256,7 @@ async fn open_journal(
         let journal = Journal::open(&path, clock, &SystemEntropy).await?;
         journal.adopt_identity(identity.node.node, identity.node.epoch).await?;
         journal.trust_version(identity.trust.version).await?;
-        Ok(journal)
+        Ok::<_, JournalError>(journal)
     };
     match space.or_with_reserve(open).await {
         Ok(journal) => Ok(Some(journal)),

@@ -269,21 +269,20 @@ async fn before_proxmox_has_answered_orders_are_taken_and_wait() {
     let story = story().await;
     let works = story.agent.works.clone().unwrap();
     works.actors.hold();
-    let node = welcome(&story, 1, 0).await;
+    let mut node = welcome(&story, 1, 0).await;
     let first = ensure(1, 1);
     assert_eq!(deliver(&node.connection, sign(&first)).await.kind(), AnswerKind::Accepted);
+    let mut events = events_stream(&node.connection).await;
+    let accepted = next_event(&mut events).await;
+    assert_eq!(accepted.kind(), EventKind::Accepted);
+    let ack = EventAck { event_seq: accepted.event_seq };
+    node.control.say(Frame::new(FrameType::EventAck, &ack)).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(story.host.row(&first).await.state, OrderState::Accepted);
     assert_eq!(story.host.pve.changes(), [""; 0], "nothing was done to the host");
 
     assert_eq!(works.actors.resume().await.unwrap(), 1);
-    timeout(PATIENCE, async {
-        while !story.host.row(&first).await.state.is_terminal() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    while !next_event(&mut events).await.kind().is_final() {}
     assert_eq!(story.host.row(&first).await.state, OrderState::Succeeded);
     story.stop.cancel();
     story.link.await.unwrap();

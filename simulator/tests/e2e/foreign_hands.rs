@@ -90,8 +90,7 @@ async fn an_agent_that_starts_while_its_proxmox_is_silent_says_so_and_goes_on_on
     let told = until("the node to say why nothing is done there", PATIENCE, || async { open().await }).await;
     assert!(told.1.contains("Proxmox"), "{told:?}");
     care.demo.nodes_online().await;
-    // Taken while nothing can be done, and done in its time.
-    care.act(json!({"action": "reboot"})).await;
     until("the alarm to be over", PATIENCE, || async { open().await.is_none().then_some(()) }).await;
+    care.act(json!({"action": "reboot"})).await;
     care.end().await;
 }
