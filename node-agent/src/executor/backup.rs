@@ -157,7 +157,7 @@ impl Step for Make {
 
 /// Removes the oldest of our backups until `keep` are left.
 pub(super) struct Prune {
-    /// How many may be left; 0 for a server that is gone.
+    /// How many may be left; 0 for a server that goes.
     pub(super) keep: u32,
 }
 
@@ -427,7 +427,7 @@ impl Step for Find {
 }
 
 /// Looks, before a server is destroyed, whether its backups can be listed: without the server nobody would
-/// know of backups that cannot be removed, and a purge that is half done is no purge.
+/// know of backups that were not removed, and a purge that is half done is no purge.
 pub(super) struct FindAll;
 
 impl Step for FindAll {

@@ -65,6 +65,20 @@ async fn operate(care: &Care) {
     server_is(&care.api, server, "running").await;
 }
 
+/// The archives of the server that the host's owner sees, on whatever storage.
+async fn archives(care: &Care) -> Vec<String> {
+    let host = care.demo.host(care.node);
+    let name = format!("vzdump-qemu-{}-", care.vmid);
+    let mut found = Vec::new();
+    for storage in host.read("/storage").await.as_array().unwrap() {
+        let storage = storage["storage"].as_str().unwrap();
+        let rows = host.read(&format!("/storage/{storage}/content?content=backup")).await;
+        let volumes = rows.as_array().unwrap().iter().filter_map(|row| row["volid"].as_str());
+        found.extend(volumes.filter(|volume| volume.contains(&name)).map(str::to_owned));
+    }
+    found
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_of_a_servers_life_asks_only_what_each_proxmox_offers() {
     let story = "whole lives";
@@ -76,6 +90,7 @@ async fn every_verb_of_a_servers_life_asks_only_what_each_proxmox_offers() {
         operate(&care).await;
         assert_eq!(care.api.delete(&care.path("")).await, 202);
         server_is(&care.api, &care.server, "retired").await;
+        assert!(!archives(&care).await.is_empty(), "a retired server keeps its backup");
         care
     };
     let lives = futures::future::join_all(PLACES.map(|(place, node)| life(place, node))).await;
@@ -84,6 +99,7 @@ async fn every_verb_of_a_servers_life_asks_only_what_each_proxmox_offers() {
     for care in &lives {
         server_is(&care.api, &care.server, "purged").await;
         assert!(care.vm().await.is_null(), "nothing of it is left");
+        assert_eq!(archives(care).await, Vec::<String>::new(), "nor of its backups");
     }
     let judged = judging::proxmox(&demo, story).await;
     assert!(judged.is_none_or(|logs| logs == PLACES.len()), "{judged:?}");

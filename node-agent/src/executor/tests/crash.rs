@@ -117,11 +117,13 @@ async fn a_retire_survives_a_crash_at_every_write() {
 
 #[tokio::test]
 async fn a_purge_survives_a_crash_at_every_write() {
-    let purge = || order(3, 3, Op::Purge(Empty {}));
-    let before = [ensure(1, 1), order(2, 2, Op::Retire(Empty {}))];
+    let purge = || order(4, 3, Op::Purge(Empty {}));
+    let backup = order(2, 1, Op::Action(Action::BackupCreate { keep: 2 }));
+    let before = [ensure(1, 1), backup, order(3, 2, Op::Retire(Empty {}))];
     at_every_write(&before, &purge(), None, async |host, at, time_passes| {
         assert_eq!(host.row(&purge()).await.state, OrderState::Succeeded, "{at}");
         assert!(host.pve.guest(VMID).is_none(), "{at}");
+        assert!(host.pve.backup_notes().is_empty(), "{at}: nobody could remove it any more");
         assert!(!time_passes || host.count("destroy") == 1, "{at}");
     })
     .await;

@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// Steps that change nothing, by their nature.
-const ONLY_LOOK: &[&str] = &["await_usable", "settle_clone", "note_power", "find_backup", "find_backups"];
+const ONLY_LOOK: &[&str] =
+    &["await_usable", "settle_clone", "note_power", "find_backup", "find_backups", "may_destroy"];
 
 /// What a scene comes to without a disturbance.
 struct Plain {

@@ -418,6 +418,35 @@ async fn a_purge_takes_our_backups_along_and_leaves_those_of_the_hosts_owner() {
 }
 
 #[tokio::test]
+async fn a_server_that_may_not_be_destroyed_keeps_its_backups() {
+    let host = served().await;
+    done(&host, &act(2, 1, Action::BackupCreate { keep: 2 })).await;
+    done(&host, &order(3, 2, Op::Retire(Default::default()))).await;
+    let set = |key: &str, value: &str| {
+        host.pve.put_guest(VMID, |guest| _ = guest.config.insert(key.to_owned(), value.to_owned()));
+    };
+    set("protection", "1");
+    let row = host.carry_out(&order(4, 3, Op::Purge(Default::default()))).await;
+    assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+    set("protection", "0");
+    host.pve.put_guest(VMID, |guest| guest.running = true);
+    let row = host.carry_out(&order(5, 4, Op::Purge(Default::default()))).await;
+    assert_eq!(row.state, OrderState::Failed, "{:?}", row.result);
+    assert_eq!((host.pve.backup_notes().len(), host.count("delete_volume")), (1, 0));
+    // Somebody is at work on it: that ends, and so does it.
+    host.pve.put_guest(VMID, |guest| guest.running = false);
+    set("lock", "backup");
+    let purge = order(6, 5, Op::Purge(Default::default()));
+    let ends = async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert_eq!((host.pve.backup_notes().len(), host.count("delete_volume")), (1, 0));
+        host.pve.unlock(VMID);
+    };
+    let ((), ()) = tokio::join!(done(&host, &purge), ends);
+    assert!(host.pve.guest(VMID).is_none() && host.pve.backup_notes().is_empty());
+}
+
+#[tokio::test]
 async fn a_password_is_set_at_once_where_the_guest_answers_and_else_waits_for_its_boot() {
     let host = served().await;
     let hash = |n: char| PasswordHash::parse(&format!("$6$saltsaltsalt$hashhashhash{n}")).unwrap();

@@ -152,7 +152,7 @@ async fn a_vm_whose_marker_goes_while_its_destruction_waits_for_room_is_left_alo
     let work = tokio::spawn(async move { engine.run_order(id).await });
     let has_looked = || {
         let trace = host.pve.trace();
-        trace.iter().any(|call| call.step == Some((2, "destroy")) && call.verb == "guest_status")
+        trace.iter().any(|call| call.step == Some((4, "destroy")) && call.verb == "guest_status")
     };
     while !has_looked() {
         tokio::task::yield_now().await;

@@ -109,8 +109,14 @@ impl State {
         Ok(guest.snapshots.iter().map(shown).collect())
     }
 
+    /// A backup is seen and removed only by whoever may back up the VM that it is of; what may not be seen is left out
+    /// without a word.
+    pub(super) fn may_back_up(&self, owner: Vmid) -> bool {
+        self.guests.get(&owner).is_some_and(|guest| guest.pool.as_deref() == Some("ez"))
+    }
+
     pub(super) fn list_backups(&self, vmid: Vmid) -> Vec<Backup> {
-        let of = self.backups.iter().filter(|(_, (owner, _))| *owner == vmid);
+        let of = self.backups.iter().filter(|(_, (owner, _))| *owner == vmid && self.may_back_up(*owner));
         let shown = |(volume, (vmid, kept)): (&String, &(Vmid, FakeKept))| Backup {
             volume: volume.clone(),
             vmid: *vmid,

@@ -352,6 +352,10 @@ impl Hypervisor for FakeHypervisor {
         let volume = volume.to_owned();
         let begun = self.state().begin("delete_volume", 0, |state| {
             let vmid = state.backups.get(&volume).map_or(0, |(vmid, _)| *vmid);
+            if vmid != 0 && !state.may_back_up(vmid) {
+                let text = format!("Permission check failed (/vms/{vmid}, VM.Backup)");
+                return Err(refused("delete_volume", 403, text));
+            }
             Ok(("imgdel", vmid, Effect::Keep(Keep::Delete(vmid, volume))))
         });
         ready(begun.map(Some))
