@@ -1,12 +1,15 @@
 //! The book of traffic: what each server has sent and received, by month.
 //!
-//! Proxmox counts from each start of a VM. A look adds what the counters grew by since the look before, or all they show
-//! if the VM was started since: because the host has booted anew, because the VM is younger than it was, because it is
-//! younger than the time that has passed, or because a counter went back. What is counted and what it was counted from
-//! stand in one file that is replaced whole, so that a crash at any moment loses nothing and counts nothing twice. A
-//! server that the book has never seen counts from its start only if that was after the last look; of one that ran
-//! before, somebody else may have counted the beginning. Where the kernel does not tell which boot it is, that is no other
-//! boot: a VM then has to look younger itself. Too little may be counted in that case, and never the same twice.
+//! Proxmox counts from each start of a VM. A look adds what the counters grew by since the look before, or all they
+//! show if the VM was started since: because the host has booted anew, because the VM is younger than it was, or
+//! because it is no older than the time that has passed and lacks more of it than a picture can be late. What Proxmox
+//! shows is its status daemon's picture, which a storage that hangs lets grow old; a server then looks as young as
+//! one that was restarted. In the first minutes of a life the two cannot always be told apart, and only the growth
+//! counts. What is counted and what it was counted from stand in one file that is replaced whole, so that a crash at
+//! any moment loses nothing and counts nothing twice. A server that the book has never seen counts from its start
+//! only if that was after the last look; of one that ran before, somebody else may have counted the beginning. Where
+//! the kernel does not tell which boot it is, that is no other boot: a VM then has to look younger itself. Too little
+//! may be counted in these cases, and never the same twice.
 //!
 //! Between the last look and the stop of a VM at most a minute of traffic goes by unseen. Months are those of UTC, by
 //! the time of the look.
@@ -36,6 +39,8 @@ use crate::{
 
 /// What Proxmox shows is up to some ten seconds old, and not always equally old.
 const SLACK_SECS: u64 = 30;
+/// How late a picture may be while its daemon hangs. Proxmox throws away what is older than five minutes; twice that.
+const LATE_SECS: u64 = 600;
 /// A server that did not run for so long is forgotten; should it run again, it is younger than that.
 const FORGET_MS: i64 = 7 * 24 * 3_600_000;
 
@@ -278,6 +283,14 @@ impl Machine {
         (self.uptime_secs, self.net_in, self.net_out) == (load.uptime_secs, load.net_in, load.net_out)
             && (self.disk_read, self.disk_write) == (load.disk_read, load.disk_write)
     }
+
+    /// Whether any counter went back since. That of a late picture never does.
+    fn is_above(&self, load: &GuestLoad) -> bool {
+        self.net_in > load.net_in
+            || self.net_out > load.net_out
+            || self.disk_read > load.disk_read
+            || self.disk_write > load.disk_write
+    }
 }
 
 /// Seconds between two moments of one boot, by the kernel.
@@ -287,10 +300,17 @@ fn kernel_time(from: Moment, to: Moment) -> Option<u64> {
 
 /// Whether a VM was started between two looks of one boot, or of boots that nobody knows.
 fn restarted(before: &Machine, load: &GuestLoad, now: Moment) -> bool {
-    let grown = kernel_time(before.seen, now).map_or(0, |passed| before.uptime_secs.saturating_add(passed));
-    before.vmid != load.vmid
-        || load.uptime_secs < before.uptime_secs
-        || load.uptime_secs.saturating_add(SLACK_SECS) < grown
+    if before.vmid != load.vmid || load.uptime_secs < before.uptime_secs {
+        return true;
+    }
+    let Some(passed) = kernel_time(before.seen, now) else { return false };
+    // Started since the last look, it cannot be older than the time that passed; the last picture may have been late. One
+    // that has run for long was not started anew, however late its picture is: all it ever sent would count again.
+    if load.uptime_secs > passed.saturating_add(LATE_SECS) {
+        return false;
+    }
+    let missing = before.uptime_secs.saturating_add(passed).saturating_sub(load.uptime_secs);
+    missing > LATE_SECS || (missing > SLACK_SECS && before.is_above(load))
 }
 
 /// A counter of a card or a disk that was taken out and put in again begins anew.

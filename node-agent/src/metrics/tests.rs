@@ -61,13 +61,18 @@ impl Host {
     }
 
     fn look(&self) {
+        self.look_at(self.machines.iter().map(|(id, load)| (*id, load.clone())).collect());
+    }
+
+    /// A look that sees this picture, which may be late.
+    fn look_at(&self, guests: Vec<(InstanceId, GuestLoad)>) {
         self.metrics.note(&Look {
             at: self.at,
             minute: u32::try_from(self.at.0 / MINUTE).unwrap(),
             boot_id: if self.told { format!("boot-{}", self.boot) } else { String::new() },
             host_uptime_secs: self.told.then_some(self.up),
             host: None,
-            guests: self.machines.iter().map(|(id, load)| (*id, load.clone())).collect(),
+            guests,
         });
     }
 
@@ -163,6 +168,42 @@ fn counters_that_begin_anew_are_added_whole_and_never_backwards() {
     host.up = 9_100;
     host.look();
     assert_eq!(host.total(1), (30_053, 3_008));
+}
+
+#[test]
+fn a_picture_that_is_late_makes_no_restart() {
+    let mut host = Host::new();
+    host.look();
+    host.start(1);
+    host.pass(90 * 86_400, 1_000_000, 100_000);
+    host.look();
+    host.start(2);
+    host.minute(500, 50);
+    assert_eq!((host.total(1), host.total(2)), ((1_000_500, 100_050), (500, 50)));
+    for late in [31, 120, 300] {
+        // The status daemon hangs on a storage for so long; its picture is from before that.
+        host.minute(1, 1);
+        host.pass(20, 10, 1);
+        let picture: Vec<_> = host.machines.iter().map(|(id, load)| (*id, load.clone())).collect();
+        host.pass(late, 5, 1);
+        host.look_at(picture);
+        host.minute(3, 1);
+    }
+    let grown = (3 * (1 + 10 + 5 + 3), 3 * 4);
+    assert_eq!(host.total(1), (1_000_500 + grown.0, 100_050 + grown.1));
+    assert_eq!(host.total(2), (500 + grown.0, 50 + grown.1));
+}
+
+#[test]
+fn a_restart_whose_counters_are_below_the_old_ones_in_part_counts_them_all() {
+    let mut host = Host::new();
+    host.look();
+    host.start(1);
+    host.minute(1_000, 100);
+    // As old as before, with less received and more sent.
+    host.start(1);
+    host.minute(50, 500);
+    assert_eq!(host.total(1), (1_050, 600));
 }
 
 #[test]
@@ -358,6 +399,24 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
+#[derive(Clone, Debug)]
+enum Late {
+    Traffic(u64, u64),
+    VmRestart,
+    Crash,
+    /// A look at a picture of at least this age.
+    Look(u64),
+}
+
+fn late() -> impl Strategy<Value = Late> {
+    prop_oneof![
+        4 => (1_u64..120, 1_u64..1_000).prop_map(|(secs, bytes)| Late::Traffic(secs, bytes)),
+        4 => (0_u64..300).prop_map(Late::Look),
+        1 => Just(Late::VmRestart),
+        1 => Just(Late::Crash),
+    ]
+}
+
 proptest! {
     /// Everything that was there at a look is counted once, whatever comes between; what a machine did between its
     /// last look and its end nobody can know.
@@ -374,7 +433,8 @@ proptest! {
         for step in story {
             match step {
                 Happens::Traffic(bytes) => {
-                    host.pass(60, u64::from(bytes), 0);
+                    // Longer than a picture can be late: a restart is then known for what it is.
+                    host.pass(660, u64::from(bytes), 0);
                     unseen += u64::from(bytes);
                 }
                 Happens::Look => {
@@ -399,5 +459,43 @@ proptest! {
             }
             prop_assert_eq!(host.total(1).0, counted);
         }
+    }
+
+    /// Whatever the age of what is seen, no more is counted than has flowed.
+    #[test]
+    fn late_pictures_and_restarts_never_count_more_than_flowed(
+        before in 0_u64..2_000,
+        story in proptest::collection::vec(late(), 0..60),
+    ) {
+        let mut host = Host::new();
+        host.look();
+        host.start(1);
+        let mut flowed = before;
+        host.pass(before, before, 0);
+        // What the daemon saw, and when; it never shows anything older than what it has shown.
+        let mut pictures = Vec::new();
+        let mut shown = 0;
+        for step in story {
+            match step {
+                Late::Traffic(secs, bytes) => {
+                    host.pass(secs, bytes, bytes / 2);
+                    flowed += bytes;
+                }
+                Late::VmRestart => host.start(1),
+                Late::Crash => host.crash(),
+                Late::Look(age) => {
+                    let seen = |(up, _): &(u64, GuestLoad)| up + age <= host.up;
+                    let newest = pictures.iter().rposition(seen).unwrap_or(0).max(shown);
+                    if let Some((_, load)) = pictures.get(newest) {
+                        host.look_at(vec![(instance(1), load.clone())]);
+                        shown = newest;
+                    }
+                }
+            }
+            pictures.push((host.up, host.machines[&instance(1)].clone()));
+            prop_assert!(host.total(1).0 <= flowed, "{} of {}", host.total(1).0, flowed);
+        }
+        host.minute(0, 0);
+        prop_assert!(host.total(1).0 <= flowed);
     }
 }
