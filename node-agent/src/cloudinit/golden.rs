@@ -74,6 +74,25 @@ fn a_server_without_recipes_is_as_it_was_reviewed() {
 }
 
 #[test]
+fn a_rescue_system_is_told_nothing_of_the_servers_first_boot() {
+    let spec = |rescue: Value| {
+        let spec = spec(|s| {
+            s["image"]["family"] = json!(OsFamily::Debian);
+            s["recipes"] = json!(Recipe::ALL);
+            s["user_data"] = json!("#cloud-config\ndisk_setup: {/dev/sdb: {overwrite: true}}\n");
+            s["rescue"] = rescue;
+        });
+        spec.unwrap()
+    };
+    let image = json!({"name": "rescue", "digest": format!("sha256:{}", "2".repeat(64))});
+    let (own, rescue) =
+        (build(id(), &spec(Value::Null), None).unwrap(), build(id(), &spec(image), None).unwrap());
+    golden("rescue/user.yaml", &rescue.user);
+    assert_ne!(own.user, rescue.user, "back from the rescue system the files are written anew");
+    assert_eq!((own.meta, own.network), (rescue.meta, rescue.network));
+}
+
+#[test]
 fn networks_are_as_they_were_reviewed() {
     for (name, dns, addresses) in [
         ("one-v4", json!(["9.9.9.9"]), json!([{"cidr": "203.0.113.10/24", "gateway": "203.0.113.1"}])),

@@ -14,6 +14,8 @@
 //!   ([`network`]).
 //! - **A customer's own user-data** becomes a second MIME part, base64-encoded, never pasted; its lists
 //!   are appended to ours and its keys do not replace ours.
+//! - **A rescue system gets none of it.** Its disk is new to cloud-init, so everything meant for the server's first
+//!   boot would run in it, beside the server's own disk: what partitions a second disk would wipe that one.
 
 mod network;
 mod snippets;
@@ -25,7 +27,11 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
-use ez_protocol::{InstanceId, input::is_control_or_line_break, order::InstanceSpec};
+use ez_protocol::{
+    InstanceId,
+    input::is_control_or_line_break,
+    order::{ImageRef, InstanceSpec},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -94,6 +100,8 @@ pub fn build(
     spec: &InstanceSpec,
     reset: Option<&PasswordReset>,
 ) -> Result<CloudInit, CloudInitError> {
+    let rescue = spec.rescue.is_some().then(|| in_rescue(spec));
+    let spec = rescue.as_ref().unwrap_or(spec);
     let user = cloud_config("user", &user_data::config(spec, reset)?)?;
     let user = match &spec.user_data {
         None => user,
@@ -107,6 +115,13 @@ pub fn build(
     });
     let network = emit("network", &network::config(&spec.network))?;
     Ok(CloudInit { user, vendor: cloud_config("vendor", &vendor)?, meta: emit("meta", &meta)?, network })
+}
+
+/// What a rescue system is told: name, keys, password and network. What was ordered for the server's first boot is not
+/// for it, nor is it of the server's family.
+fn in_rescue(spec: &InstanceSpec) -> InstanceSpec {
+    let image = ImageRef { family: None, ..spec.image.clone() };
+    InstanceSpec { image, user_data: None, recipes: Vec::new(), ..spec.clone() }
 }
 
 /// The text, if it breaks no line and hides nothing.

@@ -104,7 +104,7 @@ pub(super) fn settle() -> Vec<Box<dyn Step>> {
 }
 
 fn settle_by(configure: Configure) -> Vec<Box<dyn Step>> {
-    vec![Box::new(configure), Box::new(Resize), Box::new(CloudInit), Box::new(Firewall)]
+    vec![Box::new(configure), Box::new(Resize), Box::new(CloudInit::Serve), Box::new(Firewall)]
 }
 
 /// The steps a customer watches. Power changes only where a server is made, where suspension or rescue

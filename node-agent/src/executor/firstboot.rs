@@ -66,11 +66,26 @@ pub trait FirstBoot: Send + Sync {
 }
 
 /// Tells the guest its name, keys and addresses.
-pub(super) struct CloudInit;
+pub(super) enum CloudInit {
+    /// As the server is wished.
+    Serve,
+    /// The same without the rescue system that could not be brought about.
+    ServeWithoutRescue,
+}
+
+impl CloudInit {
+    fn spec(&self, cx: &Cx) -> Result<InstanceSpec, Trouble> {
+        let spec = cx.spec()?.clone();
+        Ok(match self {
+            Self::Serve => spec,
+            Self::ServeWithoutRescue => InstanceSpec { rescue: None, ..spec },
+        })
+    }
+}
 
 /// Writes the files of the order's generation, with a password that waits for the next boot.
-async fn write(cx: &Cx) -> Result<String, Trouble> {
-    let (spec, instance) = (cx.spec()?, cx.order().instance.uuid);
+async fn write(cx: &Cx, spec: &InstanceSpec) -> Result<String, Trouble> {
+    let instance = cx.order().instance.uuid;
     let reset = cx.journal().reset_of(instance).await?;
     let files =
         cx.engine().first_boot.write(cx.vmid(), cx.order().generation, instance, spec, reset.as_ref());
@@ -81,15 +96,15 @@ async fn write(cx: &Cx) -> Result<String, Trouble> {
 }
 
 /// Writes them once more, and the drive.
-pub(super) async fn write_again(cx: &Cx) -> Result<(), Trouble> {
-    let cicustom = write(cx).await?;
-    name_them(cx, cicustom).await
+pub(super) async fn write_again(cx: &Cx, spec: &InstanceSpec) -> Result<(), Trouble> {
+    let cicustom = write(cx, spec).await?;
+    name_them(cx, spec, cicustom).await
 }
 
 /// Names the files in the configuration, makes the drive anew, and forgets those of other generations.
-async fn name_them(cx: &Cx, cicustom: String) -> Result<(), Trouble> {
+async fn name_them(cx: &Cx, spec: &InstanceSpec, cicustom: String) -> Result<(), Trouble> {
     let config = cx.present().await?;
-    let mut options = settings::first_boot(cx.spec()?);
+    let mut options = settings::first_boot(spec);
     options.insert("cicustom", cicustom);
     if let Some(change) = settings::change(&config, &options, BTreeSet::new()) {
         configure::send(cx, change).await?;
@@ -106,25 +121,28 @@ async fn name_them(cx: &Cx, cicustom: String) -> Result<(), Trouble> {
 
 impl Step for CloudInit {
     fn name(&self) -> &'static str {
-        "cloud_init"
+        match self {
+            Self::Serve => "cloud_init",
+            Self::ServeWithoutRescue => "cloud_init_again",
+        }
     }
 
     fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let config = cx.present().await?;
-            let (spec, instance) = (cx.spec()?, cx.order().instance.uuid);
+            let (spec, instance) = (self.spec(cx)?, cx.order().instance.uuid);
             let reset = cx.journal().reset_of(instance).await?;
             // A snapshot's or a backup's configuration names older files, which say something else or are gone.
             let named = config.get("cicustom").unwrap_or("");
-            let good = cx.engine().first_boot.holds(cx.vmid(), named, instance, spec, reset.as_ref())
-                && settings::change(&config, &settings::first_boot(spec), BTreeSet::new()).is_none();
+            let good = cx.engine().first_boot.holds(cx.vmid(), named, instance, &spec, reset.as_ref())
+                && settings::change(&config, &settings::first_boot(&spec), BTreeSet::new()).is_none();
             Ok(if good { Look::Done(json!({})) } else { Look::Todo })
         })
     }
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
-            write_again(cx).await?;
+            write_again(cx, &self.spec(cx)?).await?;
             Ok(Act::Done(json!({ "generation": cx.order().generation })))
         })
     }

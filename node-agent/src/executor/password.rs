@@ -46,7 +46,7 @@ impl Step for SetPassword {
             // First the next boot: one that still waits there must not undo this one later, and one that
             // was set at once and lost with the guest's disk cache is set again.
             cx.journal().set_reset(instance, cx.id(), self.hash.clone()).await?;
-            firstboot::write_again(cx).await?;
+            firstboot::write_again(cx, cx.spec()?).await?;
             let through_agent = cx.engine().rules.policy.guest_passwords;
             let at_once = through_agent
                 && cx.pve().set_password(cx.vmid(), USER, self.hash.as_str().to_owned()).await?;

@@ -70,7 +70,7 @@ pub(crate) type Written = (String, String);
 /// What files say, as far as the tests care.
 fn content(spec: &InstanceSpec, reset: Option<&PasswordReset>) -> String {
     let keys: Vec<String> = spec.ssh_keys.iter().map(ToString::to_string).collect();
-    format!("{} {keys:?} {reset:?}", spec.hostname.as_str())
+    format!("{} {keys:?} rescue: {} {reset:?}", spec.hostname.as_str(), spec.rescue.is_some())
 }
 
 impl FirstBoot for Files {

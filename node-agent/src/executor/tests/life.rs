@@ -447,6 +447,23 @@ async fn a_server_that_may_not_be_destroyed_keeps_its_backups() {
 }
 
 #[tokio::test]
+async fn the_servers_own_system_never_boots_with_the_files_of_a_rescue_system() {
+    let host = served().await;
+    let rescue = |seq, generation| changed(seq, generation, |spec| spec.rescue = Some(spec.image.clone()));
+    let says = || host.files.0.lock().unwrap()[&VMID].1.clone();
+    done(&host, &rescue(2, 2)).await;
+    assert!(says().contains("rescue: true"), "{}", says());
+    done(&host, &changed(3, 3, |_| {})).await;
+    assert!(says().contains("rescue: false"), "{}", says());
+    // One that does not come about leaves none either.
+    host.pve.fail_next("start", Fault::TaskFails("start failed: QEMU exited with code 1".to_owned()));
+    let row = host.carry_out(&rescue(4, 4)).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(says().contains("rescue: false"), "{}", says());
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
 async fn a_password_is_set_at_once_where_the_guest_answers_and_else_waits_for_its_boot() {
     let host = served().await;
     let hash = |n: char| PasswordHash::parse(&format!("$6$saltsaltsalt$hashhashhash{n}")).unwrap();
