@@ -1,5 +1,5 @@
-//! Passwords that wait for a guest's next boot. They stay until a newer one comes: the guest does each once,
-//! and a disk that goes back in time (rollback, restore) gets it again.
+//! Passwords that wait for a guest's next boot. They stay until a newer one comes or is set at once: the guest does each
+//! once, and a disk that goes back in time (rollback, restore) gets it again.
 
 use ez_protocol::{InstanceId, ProvisioningOrderId, order::PasswordHash};
 use sqlx::{Row, SqliteConnection};
@@ -38,6 +38,28 @@ impl Journal {
                 .bind(hash.as_str().to_owned())
                 .execute(conn)
                 .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The password of an order waits no longer: the guest has it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn drop_reset(
+        &self,
+        instance: InstanceId,
+        order: ProvisioningOrderId,
+    ) -> Result<(), JournalError> {
+        self.write(move |conn| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM password_resets WHERE instance_uuid = $1 AND order_id = $2")
+                    .bind(instance.to_string())
+                    .bind(order.to_string())
+                    .execute(conn)
+                    .await?;
                 Ok(())
             })
         })

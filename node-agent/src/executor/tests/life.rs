@@ -7,7 +7,7 @@ use ez_protocol::{
 
 use super::kit::Host;
 use crate::{
-    journal::OrderState,
+    journal::{OrderState, fuse::Cut},
     pve::fake::{FakeKept, Fault},
     testing::{VMID, ensure, instance, order},
 };
@@ -476,8 +476,48 @@ async fn a_password_is_set_at_once_where_the_guest_answers_and_else_waits_for_it
     done(&host, &act(3, 1, Action::SetPassword { hash: hash('b') })).await;
     assert_eq!(facts(&host).await.password, "now");
     assert_eq!(host.pve.guest(VMID).unwrap().passwords["root"], hash('b').as_str());
-    let waits = host.books.journal.reset_of(instance(10)).await.unwrap().unwrap();
-    assert_eq!(waits.hash, hash('b'), "the older one must not come back with the next boot");
+    let waits = host.books.journal.reset_of(instance(10)).await.unwrap();
+    assert_eq!(waits, None, "neither comes back with the next boot");
+    let says = host.files.0.lock().unwrap()[&VMID].1.clone();
+    assert!(says.ends_with("None"), "{says}");
+}
+
+#[tokio::test]
+async fn a_password_that_was_set_at_once_waits_for_no_boot_whatever_crashes() {
+    let hash = |n: char| PasswordHash::parse(&format!("$6$saltsaltsalt$hashhashhash{n}")).unwrap();
+    for (n, cut) in (1..).flat_map(|n| [(n, Cut::BeforeCommit), (n, Cut::AfterCommit)]) {
+        let mut host = served().await;
+        done(&host, &act(2, 1, Action::SetPassword { hash: hash('a') })).await;
+        host.pve.put_guest(VMID, |guest| guest.agent_answers = true);
+        let order = act(3, 1, Action::SetPassword { hash: hash('b') });
+        host.books.accept(&order).await;
+        host.books.journal.fuse.set(n, cut);
+        let outcome = host.engine.run_order(order.order_id).await;
+        let crashed = host.books.journal.fuse.blown();
+        assert_eq!(outcome.is_err(), crashed, "write {n}: {outcome:?}");
+        host.restart().await;
+        let row = host.run(&order).await;
+        assert_eq!(row.state, OrderState::Succeeded, "{cut:?} at write {n}: {:?}", row.result);
+        assert_eq!(host.pve.guest(VMID).unwrap().passwords["root"], hash('b').as_str());
+        assert_eq!(host.books.journal.reset_of(instance(10)).await.unwrap(), None, "{cut:?} at write {n}");
+        let says = host.files.0.lock().unwrap()[&VMID].1.clone();
+        assert!(says.ends_with("None"), "{cut:?} at write {n}: {says}");
+        if !crashed {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_set_in_a_rescue_system_waits_for_the_servers_own() {
+    let host = served().await;
+    done(&host, &changed(2, 2, |spec| spec.rescue = Some(spec.image.clone()))).await;
+    host.pve.put_guest(VMID, |guest| guest.agent_answers = true);
+    let hash = PasswordHash::parse("$6$saltsaltsalt$hashhashhash").unwrap();
+    done(&host, &act(3, 2, Action::SetPassword { hash: hash.clone() })).await;
+    assert_eq!(facts(&host).await.password, "now");
+    let waits = host.books.journal.reset_of(instance(10)).await.unwrap();
+    assert_eq!(waits.map(|waits| waits.hash), Some(hash));
 }
 
 #[tokio::test]
