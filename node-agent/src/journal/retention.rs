@@ -1,4 +1,5 @@
-//! What is kept how long: whole rows for thirty days, then a tombstone for ever.
+//! What is kept how long: whole rows for thirty days, then a tombstone for ever. A stuck order has not ended before a person
+//! has resumed it or given it up: neither could be done with a tombstone.
 
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ impl Journal {
                     "INSERT INTO tombstones (order_id, seq, payload_hash, generation, state, result) \
                      SELECT order_id, seq, payload_hash, generation, state, result FROM orders \
                      WHERE finished_at IS NOT NULL AND finished_at < $1 AND expires_at < $1 \
+                     AND (state <> 'stuck' OR EXISTS (SELECT 1 FROM requests WHERE requests.order_id = orders.order_id \
+                     AND requests.verb = 'abandon' AND requests.state = 'done' AND requests.ended_at < $1)) \
                      ON CONFLICT (order_id) DO NOTHING",
                 )
                 .bind(before)

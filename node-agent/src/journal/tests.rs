@@ -274,6 +274,36 @@ async fn old_orders_become_tombstones_and_raise_the_floor() {
 }
 
 #[tokio::test]
+async fn a_stuck_order_is_kept_until_somebody_resumes_it_or_gives_it_up() {
+    let books = Books::new().await;
+    let order = ensure(1, 1);
+    books.accept(&order).await;
+    let (journal, id) = (&books.journal, order.order_id);
+    let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
+    let sticks = async |at| {
+        journal.begin_order(id, OrderState::Running, at, None).await.unwrap();
+        let (stuck, nothing) = (event(EventKind::Stuck), BookEntry::Nothing);
+        journal.finish_order(id, OrderState::Stuck, at, "{}".to_owned(), stuck, nothing).await.unwrap();
+    };
+    let asked = async |verb, at| {
+        let who = r#"{"name":"root"}"#.to_owned();
+        let request = requests::NewRequest { verb, order: Some(id), who, reason: String::new() };
+        journal.ask(request, at).await.unwrap();
+        let taken = journal.take_requests(requests::Taker::Agent, at).await.unwrap();
+        assert_eq!(taken[0].request.state, requests::RequestState::Done, "{:?}", taken[0].request);
+    };
+    sticks(NOW).await;
+    assert_eq!(journal.retain(days(100)).await.unwrap(), 0);
+    asked(requests::RequestVerb::Resume, days(100)).await;
+    sticks(days(101)).await;
+    assert_eq!(journal.retain(days(200)).await.unwrap(), 0, "once resumed is not given up");
+    asked(requests::RequestVerb::Abandon, days(200)).await;
+    assert_eq!(journal.retain(days(229)).await.unwrap(), 0);
+    assert_eq!(journal.retain(days(231)).await.unwrap(), 1);
+    assert!(journal.order(id).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn an_epoch_does_not_go_back_and_each_start_counts() {
     let books = Books::new().await;
     let journal = &books.journal;
