@@ -3,16 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use ez_protocol::image::ImageSource;
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::{worker::Worker, *};
 use crate::{
     clock::ManualClock,
+    journal::fuse::Cut,
     pve::PveError,
     setup::{AdminApi, Parameters, Verb},
     testing::{Books, NOW, sign_image},
@@ -349,6 +352,45 @@ async fn answer(books: &Books, bytes: &[u8], policy: &Policy) -> ez_protocol::me
     order::answer(&books.journal, bytes, &trusted, &crate::testing::node(), policy).await.unwrap()
 }
 
+fn worker(books: &Books, host: &Host) -> Worker {
+    Worker {
+        journal: books.journal.clone(),
+        api: Box::new(host.clone()),
+        clock: Arc::new(ManualClock::at(NOW)),
+        policy: policy(),
+        node: "pve1".into(),
+        wake: Arc::new(Notify::new()),
+        changed: Arc::new(Notify::new()),
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_could_not_be_written_for_a_while_delays_an_order_and_no_more() {
+    let (books, host) = (Books::new().await, Host::default());
+    answer(&books, &sign_image(&source(), |_| {}), &policy()).await;
+    let (fuse, stop) = (books.journal.fuse.clone(), CancellationToken::new());
+    fuse.set(1, Cut::BeforeCommit);
+    let at_work = tokio::spawn(worker(&books, &host).run_by(stop.clone(), Duration::from_millis(5)));
+    let until = async |true_at_last: &dyn Fn(&str) -> bool| {
+        for _ in 0..1_000 {
+            let state = worker::states(&books.journal).await.unwrap()[0].state.clone();
+            if true_at_last(&state) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not come to that");
+    };
+    until(&|_| fuse.blown()).await;
+    assert!(host.made().0.is_empty());
+    fuse.mend();
+    // Nobody rings: no other order comes.
+    until(&|state| state == "ready").await;
+    assert_eq!(host.made().0, [9_000]);
+    stop.cancel();
+    at_work.await.unwrap();
+}
+
 #[tokio::test]
 async fn an_order_is_judged_journalled_carried_out_and_told() {
     let books = Books::new().await;
@@ -359,15 +401,7 @@ async fn an_order_is_judged_journalled_carried_out_and_told() {
     let again = answer(&books, &bytes, &policy()).await;
     assert_eq!(again.kind, i32::from(ez_protocol::message::AnswerKind::Duplicate));
     let host = Host::default();
-    let worker = Worker {
-        journal: books.journal.clone(),
-        api: Box::new(host.clone()),
-        clock: Arc::new(ManualClock::at(NOW)),
-        policy: policy(),
-        node: "pve1".into(),
-        wake: Arc::new(Notify::new()),
-        changed: Arc::new(Notify::new()),
-    };
+    let worker = worker(&books, &host);
     assert!(worker.next().await.unwrap());
     assert!(!worker.next().await.unwrap(), "nothing is left to do");
     assert_eq!(host.made().0, [9_000]);

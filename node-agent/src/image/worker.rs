@@ -1,6 +1,6 @@
 //! Carries accepted image orders out, one at a time: two downloads would only share the line.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ez_protocol::{ProvisioningOrderId, UnixMillis, image::ImageOrder, message::ImageBuildState};
 use futures::{FutureExt as _, future::BoxFuture};
@@ -18,6 +18,8 @@ use crate::{
 
 /// How many orders of late are told.
 const TOLD: usize = 20;
+/// How long a journal that could not be used is left alone. Nobody rings when it can be used again.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// Everything that building by order needs.
 pub struct Worker {
@@ -40,6 +42,11 @@ pub struct Worker {
 impl Worker {
     /// Works until it is stopped; what is at work then goes on at the next start.
     pub async fn run(self, stop: CancellationToken) {
+        self.run_by(stop, AGAIN).await;
+    }
+
+    /// The same, with so long a pause after the journal could not be used.
+    pub(super) async fn run_by(self, stop: CancellationToken, again: Duration) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -54,6 +61,7 @@ impl Worker {
                         tokio::select! {
                             () = stop.cancelled() => return,
                             () = self.wake.notified() => {}
+                            () = tokio::time::sleep(again) => {}
                         }
                     }
                 }
