@@ -3,8 +3,10 @@
 //! As far as a change of the price at the end of a period needs them: made from a running subscription, given a second
 //! phase, released. Where a phase begins, the price changes without proration, and the period that begins is billed
 //! like any renewal; a price of another interval begins its own count of periods. A phase takes off what its own discounts
-//! say and none of its subscription's (that its customer's hold then is left out: none has any). No recording covers the order of the
-//! events, nor what a changed interval does to the invoice's hour as a draft.
+//! say and none of its subscription's (that its customer's hold then is left out: none has any). Taxes and card are the
+//! phase's too, or where it names none those of the schedule's default settings, and never its subscription's. A schedule
+//! whose phases are set decides about the end as well: one that releases takes a cancellation back. No recording covers the
+//! order of the events, nor what a changed interval does to the invoice's hour as a draft.
 
 use serde_json::{Value, json};
 
@@ -15,7 +17,7 @@ use super::{
     fault::Fault,
     form::{LIST, Params, RETRIEVE},
     list, plan,
-    subscriptions::period_end,
+    subscriptions::{period_end, set_end},
     world::{World, int, text},
 };
 
@@ -24,13 +26,29 @@ const KIND: &str = "subscription_schedule";
 /// Parameters of create: nothing but the copy of a running subscription.
 pub(crate) const CREATE: &[&str] = &["expand[]", "from_subscription!", "metadata.*"];
 
-fn phase(price: &Value, discounts: &[String], start: i64, end: i64, proration: &str) -> Value {
+/// What a phase says besides its price and time.
+struct Terms {
+    /// The discounts it names.
+    discounts: Vec<String>,
+    /// Whether Stripe works out taxes; null leaves it to the default settings.
+    automatic_tax: Value,
+    /// The card; null leaves it to the default settings.
+    default_payment_method: Value,
+    /// The taxes it names itself.
+    default_tax_rates: Vec<Value>,
+}
+
+fn automatic_tax(enabled: bool) -> Value {
+    json!({ "disabled_reason": null, "enabled": enabled, "liability": null })
+}
+
+fn phase(price: &Value, terms: &Terms, start: i64, end: i64, proration: &str) -> Value {
     let named = |id: &String| json!({ "coupon": null, "discount": id, "promotion_code": null });
     json!({
-        "add_invoice_items": [], "application_fee_percent": null, "automatic_tax": null, "billing_cycle_anchor": null,
-        "billing_thresholds": null, "collection_method": null, "currency": price["currency"], "default_payment_method": null,
-        "default_tax_rates": [], "description": null,
-        "discounts": discounts.iter().map(named).collect::<Vec<_>>(), "end_date": end, "invoice_settings": null,
+        "add_invoice_items": [], "application_fee_percent": null, "automatic_tax": terms.automatic_tax,
+        "billing_cycle_anchor": null, "billing_thresholds": null, "collection_method": null, "currency": price["currency"],
+        "default_payment_method": terms.default_payment_method, "default_tax_rates": terms.default_tax_rates, "description": null,
+        "discounts": terms.discounts.iter().map(named).collect::<Vec<_>>(), "end_date": end, "invoice_settings": null,
         "items": [{
             "billing_thresholds": null, "discounts": [], "metadata": {}, "plan": price["id"], "price": price["id"], "quantity": 1,
             "tax_rates": [],
@@ -68,20 +86,29 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect();
+    let taxed = subscription.pointer("/automatic_tax/enabled").and_then(Value::as_bool) == Some(true);
+    // It begins as the subscription is; its default settings are those of a schedule that nobody has told anything.
+    let terms = Terms {
+        discounts,
+        automatic_tax: automatic_tax(taxed),
+        default_payment_method: subscription["default_payment_method"].clone(),
+        default_tax_rates: subscription["default_tax_rates"].as_array().cloned().unwrap_or_default(),
+    };
+    let end_behavior = if subscription["cancel_at"].is_null() { "release" } else { "cancel" };
     let mut schedule = json!({
         "id": id, "object": KIND, "application": null,
         "billing_mode": { "flexible": { "proration_discounts": "included" }, "type": "flexible", "updated_at": null },
         "canceled_at": null, "completed_at": null, "created": world.now, "current_phase": { "end_date": end, "start_date": start },
         "customer": subscription["customer"],
         "default_settings": {
-            "application_fee_percent": null, "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
+            "application_fee_percent": null, "automatic_tax": automatic_tax(false),
             "billing_cycle_anchor": "automatic", "billing_thresholds": null, "collection_method": "charge_automatically",
             "default_payment_method": null, "description": null,
             "invoice_settings": { "account_tax_ids": null, "days_until_due": null, "issuer": { "type": "self" } },
             "on_behalf_of": null, "transfer_data": null,
         },
-        "end_behavior": "release", "livemode": false, "metadata": {},
-        "phases": [phase(&item["price"], &discounts, start, end, "create_prorations")],
+        "end_behavior": end_behavior, "livemode": false, "metadata": {},
+        "phases": [phase(&item["price"], &terms, start, end, "create_prorations")],
         "released_at": null, "released_subscription": null, "status": "active", "subscription": from, "test_clock": null,
     });
     merge_metadata(&mut schedule, params, "metadata");
@@ -98,6 +125,9 @@ pub(crate) const UPDATE: &[&str] = &[
     "end_behavior=cancel|none|release|renew",
     "expand[]",
     "metadata.*",
+    "phases[].automatic_tax.enabled?",
+    "phases[].default_payment_method",
+    "phases[].default_tax_rates[]",
     "phases[].discounts[].discount",
     "phases[].duration.interval=day|month|week|year",
     "phases[].duration.interval_count#",
@@ -121,11 +151,21 @@ pub(crate) fn update(world: &mut World, call: &Call, id: &str) -> Result<Value, 
         ));
     }
     let phases = phases(world, params, &known)?;
-    if let Some(running) = phases.first() {
-        let running = running.clone();
-        world.change("subscription", text(&known, "subscription"), None, |subscription| {
-            take_off(subscription, &running);
+    if let (Some(running), Some(last)) = (phases.first().cloned(), phases.last()) {
+        let behavior = params.text("end_behavior").unwrap_or_else(|| text(&known, "end_behavior"));
+        let end = (behavior == "cancel").then(|| int(last, "end_date"));
+        let (id, now) = (text(&known, "subscription"), world.now);
+        let before = world.get("subscription", id).cloned().unwrap_or_default();
+        let after = world.change("subscription", id, None, |subscription| {
+            take_over(subscription, &running, &known["default_settings"]);
+            if subscription["cancel_at"].as_i64() != end {
+                set_end(subscription, end, now);
+            }
         });
+        if before != after {
+            let previous = events::previous(&before, &after);
+            events::emit(world, "customer.subscription.updated", &after, Some(previous));
+        }
     }
     Ok(world.change(KIND, id, Some("subscription_schedule.updated"), |schedule| {
         if let Some(word) = params.text("end_behavior") {
@@ -173,10 +213,28 @@ fn phases(world: &World, params: &Params, known: &Value) -> Result<Vec<Value>, F
             return Err(Fault::invalid("A phase must end after it begins.", Some("phases")));
         }
         let proration = params.text(&key("proration_behavior")).unwrap_or("create_prorations");
-        let discounts = discounts(world, params, index, text(known, "subscription"))?;
-        phases.push(phase(&price, &discounts, start, end, proration));
+        let terms = terms(world, params, index, text(known, "subscription"))?;
+        phases.push(phase(&price, &terms, start, end, proration));
     }
     Ok(phases)
+}
+
+/// What a phase says besides its price and time.
+fn terms(world: &World, params: &Params, phase: usize, subscription: &str) -> Result<Terms, Fault> {
+    let key = |name: &str| format!("phases.{phase}.{name}");
+    let method = key("default_payment_method");
+    let method =
+        params.text(&method).map(|id| world.need("payment_method", id, "phases[default_payment_method]"));
+    Ok(Terms {
+        discounts: discounts(world, params, phase, subscription)?,
+        automatic_tax: params.flag(&key("automatic_tax.enabled")).map_or(Value::Null, automatic_tax),
+        default_payment_method: method.transpose()?.map_or(Value::Null, |method| method["id"].clone()),
+        // None is ever made here, so none can be named.
+        default_tax_rates: match params.texts(&key("default_tax_rates")).first() {
+            Some(rate) => return Err(Fault::no_such("tax_rate", rate, "phases[default_tax_rates]")),
+            None => Vec::new(),
+        },
+    })
 }
 
 /// The discounts that a phase names: those its subscription has.
@@ -194,12 +252,17 @@ fn discounts(world: &World, params: &Params, phase: usize, subscription: &str) -
     Ok(named)
 }
 
-/// Has a subscription take off what a phase says.
-fn take_off(subscription: &mut Value, phase: &Value) {
+/// Has a subscription take off, tax and charge what a phase says; where it is silent, what the schedule's settings say.
+fn take_over(subscription: &mut Value, phase: &Value, defaults: &Value) {
     let named = phase["discounts"].as_array().into_iter().flatten().map(|one| one["discount"].clone());
     let named: Vec<Value> = named.collect();
     subscription["_sim"]["discount"] = named.first().cloned().unwrap_or_default();
     subscription["discounts"] = named.into();
+    for key in ["automatic_tax", "default_payment_method"] {
+        let own = &phase[key];
+        subscription[key] = if own.is_null() { defaults[key].clone() } else { own.clone() };
+    }
+    subscription["default_tax_rates"] = phase["default_tax_rates"].clone();
 }
 
 /// `GET /v1/subscription_schedules/{id}`.
@@ -270,8 +333,8 @@ pub(crate) fn foreseen(world: &World, subscription: &Value) -> Value {
         world.get(KIND, text(subscription, "schedule")).filter(|one| text(one, "status") == "active");
     let mut phases = schedule.and_then(|one| one["phases"].as_array()).into_iter().flatten();
     let next = phases.find(|phase| int(phase, "start_date") <= end && int(phase, "end_date") > end);
-    if let Some(phase) = next {
-        take_off(&mut after, phase);
+    if let (Some(phase), Some(schedule)) = (next, schedule) {
+        take_over(&mut after, phase, &schedule["default_settings"]);
     }
     if let Some(price) = next.and_then(|phase| world.get("price", text(&phase["items"][0], "price"))) {
         after["items"]["data"][0]["price"] = price.clone();
@@ -308,7 +371,7 @@ pub(crate) fn turn(world: &mut World, subscription: &str) {
     let next = next.clone();
     let Some(price) = world.get("price", &price).cloned() else { return };
     world.change("subscription", subscription, None, |subscription| {
-        take_off(subscription, &next);
+        take_over(subscription, &next, &schedule["default_settings"]);
         let item = &mut subscription["items"]["data"][0];
         let same = plan::interval(&item["price"]) == plan::interval(&price);
         plan::set_price(item, &price);

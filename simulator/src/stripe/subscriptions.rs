@@ -368,7 +368,18 @@ pub(crate) fn cancel_at_period_end(subscription: &mut Value, at_end: bool, now: 
     subscription["cancel_at_period_end"] = at_end.into();
 }
 
-fn set_end(subscription: &mut Value, at: Option<i64>, now: i64) {
+/// What a subscription is charged to: its own card, or its customer's.
+pub(crate) fn card(world: &World, subscription: &Value) -> String {
+    let own = text(subscription, "default_payment_method");
+    if !own.is_empty() {
+        return own.to_owned();
+    }
+    let customer = world.get("customer", text(subscription, "customer"));
+    customer.map_or("", |customer| text(&customer["invoice_settings"], "default_payment_method")).to_owned()
+}
+
+/// Has a subscription end at a time, or no longer.
+pub(crate) fn set_end(subscription: &mut Value, at: Option<i64>, now: i64) {
     subscription["cancel_at_period_end"] = false.into();
     subscription["cancel_at"] = at.map_or(Value::Null, Value::from);
     subscription["canceled_at"] = at.map_or(Value::Null, |_| now.into());

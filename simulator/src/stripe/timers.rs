@@ -42,7 +42,7 @@ pub(crate) fn fire(world: &mut World, id: &str) {
 
 fn collect(world: &mut World, invoice: &str, subscription: &str) {
     let Some(known) = world.get("subscription", subscription).cloned() else { return };
-    let method = text(&known, "default_payment_method").to_owned();
+    let method = subscriptions::card(world, &known);
     let paid = invoices::collect(world, invoice, &method, true);
     let Some(tried) = world.get("invoice", invoice) else { return };
     let last_try = tried["next_payment_attempt"].is_null();

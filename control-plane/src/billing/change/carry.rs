@@ -86,7 +86,7 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
         (ChangeState::Wanted, Way::Now) => tell_now(app, &change).await?,
         (ChangeState::Wanted, _) => {
             tell_period_end(app, &change).await?;
-            // Cancel pressed at the same time: Stripe lets a schedule undo it, and leaving is the later word.
+            // Cancel pressed at the same time: a schedule that releases undoes it, and leaving is the later word.
             if is_leaving(app, &change).await? {
                 leave(app, &change).await?;
             }
@@ -278,6 +278,12 @@ async fn tell_period_end(app: &Services, change: &Change) -> Result<(), BillingE
     if change.due_at != Some(end) {
         return refused(app, change, "period_over").await;
     }
+    let read = stripe::retrieve_subscription(&copy.subscription);
+    let seen: stripe::SubscriptionView = sync::view(&app.stripe.get(app.entropy.as_ref(), &read).await?)?;
+    // Somebody has it end, at Stripe: phases would undo that. A wish that came through us is told once more below.
+    if change.schedule.is_none() && seen.cancel_at.is_some() && !is_leaving(app, change).await? {
+        return refused(app, change, "ending").await;
+    }
     let schedule = match &change.schedule {
         Some(schedule) => schedule.clone(),
         None => match begin_schedule(app, change, &copy.subscription).await {
@@ -294,16 +300,14 @@ async fn tell_period_end(app: &Services, change: &Change) -> Result<(), BillingE
         let mut connection = app.db.read().await?;
         catalog::price(&mut connection, &change.to_price).await?.map_or(1, |price| price.interval.months())
     };
-    let read = stripe::retrieve_subscription(&copy.subscription);
-    let seen: stripe::SubscriptionView = sync::view(&app.stripe.get(app.entropy.as_ref(), &read).await?)?;
-    let discounts = seen.discounts();
+    let kept = seen.kept();
     let phases = Phases {
         schedule: &schedule,
         from: &change.from_stripe_price,
         to: &change.to_stripe_price,
         period: (start.as_secs(), end.as_secs()),
         months,
-        discounts: &discounts,
+        kept: &kept,
     };
     let call = Call::new("plan-phases", change.id, change.attempt, stripe::set_phases(phases));
     match outbox::send(app, &call).await {

@@ -74,8 +74,43 @@ pub(crate) struct Phases<'a> {
     pub(crate) period: (i64, i64),
     /// How many months the first period of the new price has.
     pub(crate) months: i64,
-    /// `di_…` of what the subscription's codes take off. A phase that names none has its customer's, not its subscription's.
-    pub(crate) discounts: &'a [String],
+    /// What both phases say as the subscription has it.
+    pub(crate) kept: &'a Kept,
+}
+
+/// What of a subscription a phase does not take from it by itself: one that names none of it has the schedule's or the
+/// customer's, and the subscription has that from then on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// `di_…` of what its codes take off.
+    pub(crate) discounts: Vec<String>,
+    /// Whether Stripe works out its taxes, if it says so.
+    pub(crate) automatic_tax: Option<bool>,
+    /// `txr_…` that are put on it by hand.
+    pub(crate) tax_rates: Vec<String>,
+    /// `pm_…` that is charged; none is the customer's own.
+    pub(crate) payment_method: Option<String>,
+}
+
+impl Kept {
+    /// What one phase says of it.
+    fn pairs(&self, phase: usize) -> Vec<(String, String)> {
+        let key = |rest: &str| format!("phases[{phase}]{rest}");
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for (at, id) in self.discounts.iter().enumerate() {
+            pairs.push((key(&format!("[discounts][{at}][discount]")), id.clone()));
+        }
+        if let Some(enabled) = self.automatic_tax {
+            pairs.push((key("[automatic_tax][enabled]"), enabled.to_string()));
+        }
+        for (at, id) in self.tax_rates.iter().enumerate() {
+            pairs.push((key(&format!("[default_tax_rates][{at}]")), id.clone()));
+        }
+        if let Some(method) = &self.payment_method {
+            pairs.push((key("[default_payment_method]"), method.clone()));
+        }
+        pairs
+    }
 }
 
 /// Sets the phases of a schedule. Nothing is prorated: the running period is paid.
@@ -99,13 +134,8 @@ pub(crate) fn set_phases(phases: Phases<'_>) -> Prepared {
         ("phases[1][duration][interval_count]", &count),
         ("phases[1][proration_behavior]", "none"),
     ];
-    let key = |phase: usize, at: usize| format!("phases[{phase}][discounts][{at}][discount]");
-    let keys: Vec<(String, &str)> = (0..2)
-        .flat_map(|phase| {
-            phases.discounts.iter().enumerate().map(move |(at, id)| (key(phase, at), id.as_str()))
-        })
-        .collect();
-    pairs.extend(keys.iter().map(|(key, id)| (key.as_str(), *id)));
+    let kept: Vec<(String, String)> = (0..2).flat_map(|phase| phases.kept.pairs(phase)).collect();
+    pairs.extend(kept.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     form(format!("/subscription_schedules/{}", phases.schedule), &pairs)
 }
 
@@ -220,14 +250,13 @@ mod tests {
     #[test]
     fn phases_are_said_in_the_intervals_that_stripe_has() {
         let of = |months| {
-            let discounts = ["di_1".to_owned(), "di_2".to_owned()];
             let phases = Phases {
                 schedule: "s",
                 from: "price_1",
                 to: "price_2",
                 period: (1, 2),
                 months,
-                discounts: &discounts,
+                kept: &Kept::default(),
             };
             set_phases(phases).body.unwrap()
         };
@@ -237,12 +266,37 @@ mod tests {
             assert!(body.contains(&format!("interval%5D={interval}")), "{body}");
             assert!(body.contains(&format!("interval_count%5D={count}")), "{body}");
         }
-        let body = of(1);
-        let pairs: Vec<_> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
-        for (phase, at, id) in [(0, 0, "di_1"), (0, 1, "di_2"), (1, 0, "di_1"), (1, 1, "di_2")] {
-            let key = format!("phases[{phase}][discounts][{at}][discount]");
-            assert!(pairs.contains(&(key, id.to_owned())), "{body}");
+    }
+
+    #[test]
+    fn both_phases_say_what_the_subscription_is_charged_with() {
+        let kept = Kept {
+            discounts: vec!["di_1".into(), "di_2".into()],
+            automatic_tax: Some(true),
+            tax_rates: vec!["txr_1".into()],
+            payment_method: Some("pm_1".into()),
+        };
+        let said = |kept: &Kept| {
+            let phases =
+                Phases { schedule: "s", from: "price_1", to: "price_2", period: (1, 2), months: 1, kept };
+            let body = set_phases(phases).body.unwrap();
+            url::form_urlencoded::parse(body.as_bytes()).into_owned().collect::<Vec<_>>()
+        };
+        for phase in 0..2 {
+            for (key, value) in [
+                ("[discounts][0][discount]", "di_1"),
+                ("[discounts][1][discount]", "di_2"),
+                ("[automatic_tax][enabled]", "true"),
+                ("[default_tax_rates][0]", "txr_1"),
+                ("[default_payment_method]", "pm_1"),
+            ] {
+                let pair = (format!("phases[{phase}]{key}"), value.to_owned());
+                assert!(said(&kept).contains(&pair), "{pair:?}");
+            }
         }
+        let untaxed = said(&Kept { automatic_tax: Some(false), ..Kept::default() });
+        let of = |word: &str| untaxed.iter().filter(|(key, _)| key.contains(word)).count();
+        assert_eq!((of("automatic_tax"), of("default_")), (2, 0), "a card that it has not is not named");
     }
 
     #[test]

@@ -94,6 +94,26 @@ async fn a_schedule_to_another_interval_begins_its_own_count_and_releases_itself
     assert_eq!(bench.read(&path).await["items"]["data"][0]["price"]["id"], yearly.as_str());
 }
 
+#[tokio::test]
+async fn a_schedule_that_releases_takes_a_cancellation_back() {
+    let bench = Bench::start().await;
+    let (path, item, product) = running(&bench, "4242").await;
+    let smaller = price(&bench, &product, 500, "month", 1).await;
+    let subscription = path.rsplit('/').next().unwrap();
+    bench.ok(&path, "cancel_at_period_end=true").await;
+    let made = bench.ok("/v1/subscription_schedules", &format!("from_subscription={subscription}")).await;
+    assert_eq!(made["end_behavior"], "cancel", "it begins as it is");
+    assert_eq!(bench.read(&path).await["cancel_at_period_end"], true);
+    let schedule = format!("/v1/subscription_schedules/{}", made["id"].as_str().unwrap());
+    bench.ok(&schedule, &phases(&item, &smaller, "month")).await;
+    let goes_on = bench.read(&path).await;
+    assert_eq!((&goes_on["cancel_at_period_end"], &goes_on["cancel_at"]), (&false.into(), &Value::Null));
+    let ends = phases(&item, &smaller, "month").replace("end_behavior=release", "end_behavior=cancel");
+    let booked = bench.ok(&schedule, &ends).await;
+    assert_eq!(bench.read(&path).await["cancel_at"], booked["phases"][1]["end_date"], "with its last phase");
+    super::checker::check("stripe.jsonl", &bench, &["--need-key"]);
+}
+
 /// Numbers without a pattern, the same each time.
 fn dice(seed: &mut u64, n: i64) -> i64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

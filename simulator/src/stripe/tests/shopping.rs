@@ -201,6 +201,49 @@ async fn a_schedules_phase_takes_off_what_it_names_itself() {
 }
 
 #[tokio::test]
+async fn a_schedule_taxes_and_charges_as_its_phases_say() {
+    for (named, tax) in [(true, 95), (false, 0)] {
+        let bench = Bench::start().await;
+        let (plan, customer) = (bench.product("S").await, bench.shopper().await);
+        let added = format!("{MONTH}&tax_behavior=exclusive");
+        let large = bench.price_of(&plan, 1_000, "eur", &added).await;
+        let small = bench.price_of(&plan, 500, "eur", &added).await;
+        let taxed = "&automatic_tax[enabled]=true&customer_update[address]=auto";
+        let (_, session) = bench.ask(&[&large], &customer, taxed).await;
+        let paid = bench.completes(&session, json!({ "country": "DE" })).await;
+        let id = paid["subscription"].as_str().unwrap();
+        let path = format!("/v1/subscriptions/{id}");
+        let subscription = bench.read(&path).await;
+        let (item, card) = (&subscription["items"]["data"][0], &subscription["default_payment_method"]);
+        let made = bench.ok("/v1/subscription_schedules", &format!("from_subscription={id}")).await;
+        let begins = &made["phases"][0];
+        assert_eq!(
+            (&begins["automatic_tax"]["enabled"], &begins["default_payment_method"]),
+            (&json!(true), card)
+        );
+        let mut phases = super::plans::phases(item, &small, "month");
+        if named {
+            for phase in 0..2 {
+                phases.push_str(&format!(
+                    "&phases[{phase}][automatic_tax][enabled]=true&phases[{phase}][default_payment_method]={}",
+                    card.as_str().unwrap()
+                ));
+            }
+        }
+        let schedule = format!("/v1/subscription_schedules/{}", made["id"].as_str().unwrap());
+        bench.ok(&schedule, &phases).await;
+        let foreseen = bench.ok("/v1/invoices/create_preview", &format!("subscription={id}")).await;
+        assert_eq!(foreseen["total"], 500 + tax);
+        bench.advance(item["current_period_end"].as_i64().unwrap() - START + 2 * 3_600).await;
+        assert_eq!(bench.bills(id).await[0]["total"], 500 + tax, "named: {named}");
+        let after = bench.read(&path).await;
+        assert_eq!(after["automatic_tax"]["enabled"], named);
+        assert_eq!(after["default_payment_method"], if named { card.clone() } else { json!(null) });
+        check("stripe.jsonl", &bench, &["--need-key"]);
+    }
+}
+
+#[tokio::test]
 async fn a_trial_is_free_is_announced_and_then_paid() {
     let bench = Bench::start().await;
     let (plan, customer) = (bench.product("S").await, bench.shopper().await);

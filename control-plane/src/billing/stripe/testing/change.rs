@@ -41,6 +41,27 @@ struct Outcome {
     balance: (i64, i64),
 }
 
+/// What a phase says besides its price: what it does not name it has not, whatever its subscription had.
+fn terms(form: &Form, phase: usize) -> Value {
+    let get = |key: &str| form.get(&format!("phases[{phase}]{key}"));
+    let list = |key: &dyn Fn(usize) -> String| -> Vec<Value> {
+        (0..).map_while(|at| get(&key(at))).map(|id| json!({"id": id})).collect()
+    };
+    json!({
+        "discounts": list(&|at| format!("[discounts][{at}][discount]")),
+        "default_tax_rates": list(&|at| format!("[default_tax_rates][{at}]")),
+        "automatic_tax": {"enabled": get("[automatic_tax][enabled]").is_some_and(|enabled| enabled == "true")},
+        "default_payment_method": get("[default_payment_method]"),
+    })
+}
+
+/// A phase begins: its terms are its subscription's.
+fn take_over(subscription: &mut Value, terms: &Value) {
+    for (key, value) in terms.as_object().unwrap() {
+        subscription[key] = value.clone();
+    }
+}
+
 impl State {
     /// Answers what is about plans; nothing for other calls.
     pub(super) fn about_plans(&mut self, method: &str, parts: &[&str], form: &Form) -> Option<(u16, Value)> {
@@ -224,14 +245,14 @@ impl State {
             return wrong("phases that do not fit");
         }
         schedule["x_next"] = json!(get("phases[1][items][0][price]"));
-        // A phase has the discounts that it names, and no others of its subscription's.
-        let named = |phase: usize| -> Value {
-            let name = |at: usize| form.get(&format!("phases[{phase}][discounts][{at}][discount]"));
-            (0..).map_while(name).map(|id| json!({"id": id})).collect()
-        };
-        schedule["x_discounts"] = named(1);
+        schedule["x_terms"] = terms(form, 1);
         let mut running = subscription.clone();
-        running["discounts"] = named(0);
+        take_over(&mut running, &terms(form, 0));
+        // Who sets the phases decides about the end as well, and what is released afterwards goes on.
+        if get("end_behavior") != "cancel" {
+            running["cancel_at_period_end"] = json!(false);
+            running["cancel_at"] = Value::Null;
+        }
         self.put(running);
         (200, self.put(schedule))
     }
@@ -253,7 +274,7 @@ impl State {
         let Some(schedule) = object["schedule"].as_str().and_then(|id| self.objects.get(id)) else { return };
         if let Some(price) = schedule["x_next"].as_str().and_then(|id| self.objects.get(id)) {
             object["items"]["data"][0]["price"] = price.clone();
-            object["discounts"] = schedule["x_discounts"].clone();
+            take_over(object, &schedule["x_terms"]);
         }
     }
 

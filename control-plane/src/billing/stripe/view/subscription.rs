@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{PriceView, Rows, id_of, map_or_null};
+use crate::billing::stripe::Kept;
 
 /// One server's subscription.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,6 +40,9 @@ pub struct SubscriptionView {
     pause_collection: Option<Value>,
     #[serde(default)]
     discounts: Option<Vec<Value>>,
+    #[serde(default)]
+    default_tax_rates: Option<Vec<Value>>,
+    automatic_tax: Option<AutomaticTax>,
     cancellation_details: Option<Reason>,
     status_details: Option<StatusDetails>,
     #[serde(default)]
@@ -48,6 +52,11 @@ pub struct SubscriptionView {
 #[derive(Debug, Clone, Deserialize)]
 struct Reason {
     reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct AutomaticTax {
+    enabled: Option<bool>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -81,6 +90,12 @@ struct PendingUpdate {
     subscription_items: Option<Vec<SubscriptionItem>>,
 }
 
+/// Of each row its id, whether it is given as an id or as an object.
+fn ids(rows: Option<&[Value]>) -> Vec<String> {
+    let id = |row: &Value| row.as_str().or_else(|| row.get("id")?.as_str()).map(str::to_owned);
+    rows.unwrap_or_default().iter().filter_map(id).collect()
+}
+
 impl SubscriptionView {
     /// The change that waits for its payment: its price, and until when (unix seconds).
     pub fn pending(&self) -> Option<(&str, Option<i64>)> {
@@ -105,12 +120,14 @@ impl SubscriptionView {
         self.items.data.len()
     }
 
-    /// What its codes take off: `di_…`, whether given as an id or as an object.
-    pub fn discounts(&self) -> Vec<String> {
-        let discounts = self.discounts.as_deref().unwrap_or_default().iter();
-        let id =
-            |discount: &Value| discount.as_str().or_else(|| discount.get("id")?.as_str()).map(str::to_owned);
-        discounts.filter_map(id).collect()
+    /// What it is charged with besides its price.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            discounts: ids(self.discounts.as_deref()),
+            automatic_tax: self.automatic_tax.as_ref().and_then(|tax| tax.enabled),
+            tax_rates: ids(self.default_tax_rates.as_deref()),
+            payment_method: self.default_payment_method.clone(),
+        }
     }
 
     /// Why it is paused, in Stripe's word, if it says so.

@@ -90,6 +90,34 @@ async fn a_smaller_plan_keeps_what_a_code_takes_off() {
 }
 
 #[tokio::test]
+async fn a_smaller_plan_is_taxed_as_before_and_charged_to_the_same_card() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let terms = serde_json::json!({
+            "automatic_tax": {"enabled": true}, "default_tax_rates": [{"id": "txr_vat"}],
+            "default_payment_method": "pm_own",
+        });
+        shop.stripe.change(&served.subscription, |subscription| {
+            for (key, value) in terms.as_object().unwrap() {
+                subscription[key] = value.clone();
+            }
+        });
+        let as_before = || {
+            let state = shop.stripe.state();
+            let now = &state.objects[&served.subscription];
+            terms.as_object().unwrap().iter().all(|(key, value)| now[key] == *value)
+        };
+        shop.passes(MINUTE).await;
+        shop.books(&served, &price("s", "month")).await;
+        assert!(as_before(), "in the month that is paid");
+        shop.turns(&served, true).await;
+        assert!(as_before(), "and in those that come");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_booked_change_is_taken_back_until_it_comes() {
     db::testing::each_database(async |db| {
         let shop = Shop::with_plans(db, 6).await;
@@ -197,6 +225,49 @@ async fn who_leaves_right_after_confirming_a_smaller_plan_has_left() {
         assert!(ends, "{:?}", shop.change(&other).await);
     })
     .await;
+}
+
+/// Stripe was told of the end before it was told of the change, whose phases undo it.
+#[tokio::test]
+async fn an_end_that_reached_stripe_before_a_smaller_plan_holds() {
+    for ours in [true, false] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::with_plans(db, 6).await;
+            let served = shop.renting_medium(1).await;
+            let change = shop.previews(&served, &price("s", "month")).await.unwrap();
+            let (at, wished, order) = (shop.app.clock.now(), change.clone(), served.order.id);
+            let subscription = served.subscription.clone();
+            let written = shop.app.db.write(move |tx| {
+                Box::pin(async move {
+                    if ours {
+                        sqlx::query(
+                            "INSERT INTO stripe_outbox (key, purpose, subject_id, params_hash, request, state, created_at)
+                             VALUES ('period-end:1', 'period-end', $1, '', '', 'done', $2)",
+                        )
+                        .bind(subscription)
+                        .bind(at.0)
+                        .execute(&mut *tx)
+                        .await
+                        .unwrap();
+                    }
+                    billing::hold_order(tx, order).await.unwrap();
+                    billing::confirm(tx, at, wished, "user:x").await
+                })
+            });
+            written.await.unwrap();
+            shop.stripe.change(&served.subscription, |subscription| {
+                subscription["cancel_at_period_end"] = true.into();
+                subscription["cancel_at"] = subscription["items"]["data"][0]["current_period_end"].clone();
+            });
+            shop.lives(20 * MINUTE).await;
+            let state = if ours { ChangeState::TakenBack } else { ChangeState::Refused };
+            assert_eq!(shop.change(&change).await.state, state);
+            let state = shop.stripe.state();
+            let now = &state.objects[&served.subscription];
+            assert!(now["cancel_at_period_end"] == true && now["schedule"].is_null(), "ours: {ours}: {now}");
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
