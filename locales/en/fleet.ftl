@@ -67,6 +67,7 @@ fleet-alarm-firewall_inert = Anti-spoofing does nothing
 fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice
 fleet-alarm-stripe_cancels_unpaid = Stripe cancels unpaid subscriptions
+fleet-alarm-stripe_cancels_disputed = Stripe cancels disputed subscriptions
 fleet-alarm-refund_failed = Refund did not arrive
 fleet-alarm-credit_not_returned = Credit not given back
 fleet-alarm-paid_after_end = Paid after its end

@@ -402,7 +402,7 @@ pub(super) async fn take_subscription(
 /// Stripe: then nobody wished that for the server. One that was paused or given up has no claim to be.
 async fn is_orphaned(app: &Services, subscription: &SubscriptionView) -> Result<bool, BillingError> {
     let over = subscription.status.as_deref().is_some_and(is_over);
-    let by_request = over && subscription.end_reason() != Some("payment_failed");
+    let by_request = over && !subscription.is_given_up();
     let Some(customer) = subscription.customer.as_deref().filter(|_| by_request) else { return Ok(false) };
     let is_news = {
         let mut connection = app.db.read().await?;

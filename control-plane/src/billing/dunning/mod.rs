@@ -54,6 +54,9 @@ const UNKNOWN_STATUS: &str = "unknown_subscription_status";
 /// The alarm about Stripe cancelling what it could not charge.
 const STRIPE_CANCELS: &str = "stripe_cancels_unpaid";
 
+/// The alarm about Stripe cancelling what is disputed.
+const STRIPE_CANCELS_DISPUTED: &str = "stripe_cancels_disputed";
+
 /// What the money says about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -219,26 +222,39 @@ async fn tell_deletion(
     notify::send(tx, now, &known.email, &letter).await
 }
 
-/// Stripe is set to cancel what it could not charge. Our clock goes on all the same, but who pays late gets what is paid for
-/// and no renewal: a person is asked to change the setting, once for each subscription.
+/// Stripe is set to cancel what it could not charge, or what is disputed. Our clock goes on all the same, and the bank's
+/// decision counts, but then what is paid for is served and nothing renews it: a person is asked to change the setting, once
+/// for each subscription.
 async fn stripe_gave_up(
     tx: &mut AnyConnection,
     now: UnixMillis,
     known: &store::Known,
 ) -> Result<(), DbError> {
     let key = format!("gave-up:{}", known.subscription);
-    if !known.facts.ended_unpaid || !store::first_time(tx, now, known.order, &key).await? {
+    let (unpaid, disputed) = (known.facts.ended_unpaid, known.facts.ended_by_dispute);
+    if !(unpaid || disputed) || !store::first_time(tx, now, known.order, &key).await? {
         return Ok(());
     }
-    let detail = format!(
-        "Stripe cancelled subscription {} because its charge failed too often. Who pays now gets the paid period and no \
-         renewal. In Stripe's dashboard, under Billing, Subscriptions, Manage failed payments, choose that it is left past \
-         due after the last try; we end unpaid servers by our own clock.",
-        known.subscription
-    );
+    let (kind, detail) = if disputed {
+        let detail = format!(
+            "Stripe cancelled subscription {} because a payment of it is disputed. Its server is off until the bank has decided; \
+             if it decides for you, the server is served to the end of what is paid, and nothing renews it. In Stripe's \
+             dashboard, in the settings of Billing, choose that a subscription is left as it is when a payment is disputed; \
+             we suspend and end disputed servers ourselves.",
+            known.subscription
+        );
+        (STRIPE_CANCELS_DISPUTED, detail)
+    } else {
+        let detail = format!(
+            "Stripe cancelled subscription {} because its charge failed too often. Who pays now gets the paid period and no \
+             renewal. In Stripe's dashboard, under Billing, Subscriptions, Manage failed payments, choose that it is left past \
+             due after the last try; we end unpaid servers by our own clock.",
+            known.subscription
+        );
+        (STRIPE_CANCELS, detail)
+    };
     let severity = Severity::Warning;
-    let alarm =
-        alarms::New { kind: STRIPE_CANCELS, subject: "stripe", severity, node: None, detail: &detail };
+    let alarm = alarms::New { kind, subject: "stripe", severity, node: None, detail: &detail };
     alarms::hold(tx, now, alarm).await.map(|_| ())
 }
 

@@ -110,6 +110,8 @@ pub(in crate::billing) struct Facts {
     pub(in crate::billing) status: Status,
     /// It was cancelled because nobody paid, not because somebody wanted so.
     pub(in crate::billing) ended_unpaid: bool,
+    /// It was cancelled because a payment is disputed, which says nothing before the bank has decided.
+    pub(in crate::billing) ended_by_dispute: bool,
     pub(in crate::billing) period_start: Option<UnixMillis>,
     pub(in crate::billing) period_end: Option<UnixMillis>,
     pub(in crate::billing) cancel_at: Option<UnixMillis>,
@@ -146,7 +148,8 @@ fn answer(stand: Stand, why: Why, next: Option<(Step, UnixMillis)>) -> Judgement
 /// What holds at a time.
 pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: UnixMillis) -> Judgement {
     let over = matches!(facts.status, Status::Canceled | Status::Expired);
-    if facts.closed || (over && !facts.ended_unpaid && facts.orphaned.is_none()) {
+    let wished = !facts.ended_unpaid && !facts.ended_by_dispute && facts.orphaned.is_none();
+    if facts.closed || (over && wished) {
         return answer(Stand::End, Why::Ended, None);
     }
     if facts.exempt {
@@ -164,7 +167,8 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         (Status::PastDue | Status::Unpaid | Status::Canceled | Status::Unknown, Some(unpaid)) => {
             clock(facts, unpaid, settings, now)
         }
-        // Paid after all, when Stripe had given up, or over without anybody's wish: what was paid for is served, and no more.
+        // Paid after all, when Stripe had given up or a bank has decided for us, or over without anybody's wish: what was
+        // paid for is served, and no more.
         (Status::Canceled | Status::Expired, _) => match served_until(facts, settings) {
             Some(end) if end > now => answer(Stand::Run, Why::Paid, Some((Step::End, end))),
             _ => answer(Stand::End, Why::Ended, None),
@@ -234,6 +238,7 @@ mod tests {
         Facts {
             status: Status::Active,
             ended_unpaid: false,
+            ended_by_dispute: false,
             period_start: Some(T0),
             period_end: Some(T0.plus(30 * DAY)),
             cancel_at: None,
@@ -311,6 +316,26 @@ mod tests {
         assert_eq!(disputed(Disputed::Open(T0)), Stand::Suspend);
         assert_eq!(disputed(Disputed::No), Stand::Run);
         assert_eq!(disputed(Disputed::Lost(T0)), Stand::End);
+    }
+
+    #[test]
+    fn what_stripe_cancels_for_a_dispute_is_off_until_the_bank_has_decided() {
+        let ended = |disputed| Facts { status: Status::Canceled, ended_by_dispute: true, disputed, ..paid() };
+        let at = |facts: &Facts, day: u32| judge(facts, &settings(), T0.plus(day * DAY));
+        for day in [0, 29, 90] {
+            let open = at(&ended(Disputed::Open(T0)), day);
+            assert_eq!(open, answer(Stand::Suspend, Why::Disputed, None), "day {day}");
+            let lost = at(&ended(Disputed::Lost(T0)), day);
+            assert_eq!(lost, answer(Stand::End, Why::DisputeLost, None), "day {day}");
+        }
+        // Won, or not heard of yet: what was paid for.
+        let end = T0.plus(30 * DAY);
+        assert_eq!(at(&ended(Disputed::No), 29), answer(Stand::Run, Why::Paid, Some((Step::End, end))));
+        assert_eq!(at(&ended(Disputed::No), 30), answer(Stand::End, Why::Ended, None));
+        let closed = Facts { closed: true, ..ended(Disputed::Open(T0)) };
+        assert_eq!(at(&closed, 0).stand, Stand::End, "we have ended it");
+        let wished = Facts { ended_by_dispute: false, ..ended(Disputed::Open(T0)) };
+        assert_eq!(at(&wished, 0).stand, Stand::End, "somebody wished it");
     }
 
     #[test]

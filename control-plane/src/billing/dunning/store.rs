@@ -86,6 +86,8 @@ pub(in crate::billing) async fn known(
     let facts = Facts {
         status: Status::of(&status),
         ended_unpaid: status == "canceled" && end_reason.as_deref() == Some("payment_failed"),
+        // Any other reason is somebody's wish: a customer's or an operator's, or the retention that they have set.
+        ended_by_dispute: status == "canceled" && end_reason.as_deref() == Some("payment_disputed"),
         period_start: row.opt_millis("period_start")?,
         period_end: row.opt_millis("period_end")?,
         cancel_at: row.opt_millis("cancel_at")?,

@@ -146,8 +146,8 @@ pub(super) async fn late(
     Ok(true)
 }
 
-/// When the service of a subscription ended for good: by us, or at Stripe otherwise than by Stripe giving up on a charge,
-/// which a payment still mends.
+/// When the service of a subscription ended for good: by us, or at Stripe otherwise than by Stripe giving up on a charge
+/// that failed or is disputed, which a payment or the bank still mends.
 async fn ended_at(connection: &mut AnyConnection, subscription: &str) -> Result<Option<UnixMillis>, DbError> {
     if let Some(closed) = dunning::store::closed_at(connection, subscription).await? {
         return Ok(Some(closed));
@@ -158,7 +158,8 @@ async fn ended_at(connection: &mut AnyConnection, subscription: &str) -> Result<
     }
     let Some(copy) = super::store::object(connection, subscription).await? else { return Ok(None) };
     let copy: Value = serde_json::from_str(&copy).unwrap_or_default();
-    let gave_up = copy["cancellation_details"]["reason"] == "payment_failed";
+    let reason = copy["cancellation_details"]["reason"].as_str();
+    let gave_up = matches!(reason, Some("payment_failed" | "payment_disputed"));
     let over = copy["status"] == "canceled" && !gave_up;
     Ok(copy["ended_at"].as_i64().filter(|_| over).map(UnixMillis::from_secs))
 }

@@ -447,9 +447,9 @@ fn i7_sees_an_edited_a_removed_an_unsealed_and_a_missing_row() {
     assert_eq!(plant(|w| drop(w.audit.pop())), ["I7"]);
     // A row about its money is no row about its state.
     let another = plant(|w| {
-        let row = &mut w.audit[1];
-        row.entry = row.entry.replace("order.paid", "payment.refunded");
-        row.hash = Some(load::chain_hash(w.audit[0].hash.as_deref().unwrap(), 2, &w.audit[1].entry));
+        let entry = w.audit[1].entry.replace("order.paid", "payment.refunded");
+        let hash = load::chain_hash(w.audit[0].hash.as_deref().unwrap(), 2, &entry);
+        w.audit[1] = Audit { entry, hash: Some(hash), ..w.audit[1].clone() };
     });
     assert_eq!(another, ["I7"]);
 }

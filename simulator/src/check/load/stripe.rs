@@ -157,9 +157,10 @@ async fn deleted_customers(api: &Api<'_>, subscriptions: &[Value]) -> Result<BTr
     Ok(deleted)
 }
 
-/// Whether Stripe ended a subscription because nobody paid.
+/// Whether Stripe ended a subscription by itself: because nobody paid, or because a payment is disputed.
 fn was_given_up(subscription: &Value) -> bool {
-    subscription["cancellation_details"]["reason"] == "payment_failed"
+    let reason = subscription["cancellation_details"]["reason"].as_str();
+    matches!(reason, Some("payment_failed" | "payment_disputed"))
 }
 
 fn is_orphan(subscription: &Value, deleted: &BTreeSet<String>) -> bool {

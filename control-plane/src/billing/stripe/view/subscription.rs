@@ -135,7 +135,13 @@ impl SubscriptionView {
         self.status_details.as_ref()?.paused.as_ref()?.subscription.as_ref()?.kind.as_deref()
     }
 
-    /// Why it was cancelled: `cancellation_requested`, `payment_failed` …
+    /// Whether Stripe has cancelled it by itself, for a charge that failed or is disputed: nobody wished that.
+    pub fn is_given_up(&self) -> bool {
+        matches!(self.end_reason(), Some("payment_failed" | "payment_disputed"))
+    }
+
+    /// Why it was cancelled: `cancellation_requested`, `payment_failed`, `payment_disputed`,
+    /// `canceled_by_retention_policy` …
     pub fn end_reason(&self) -> Option<&str> {
         self.cancellation_details.as_ref()?.reason.as_deref()
     }
