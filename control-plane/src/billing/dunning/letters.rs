@@ -36,7 +36,7 @@ pub struct PaymentFailed {
     pub server: String,
     /// What is owed, with its currency.
     pub amount: String,
-    /// When it will be suspended; empty if it is off already.
+    /// When it will be suspended; empty if it is off already, or runs on whatever is owed.
     pub until: String,
     /// Whether paying ends a pause, and so starts it.
     pub paused: bool,

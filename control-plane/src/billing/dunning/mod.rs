@@ -323,7 +323,9 @@ pub(super) async fn invoice_read(
             // What is to end a pause finds the server switched off.
             let paused = known.facts.status == Status::Paused;
             let apart = bills::is_apart(invoice);
-            let until = if paused || apart { String::new() } else { web::written_date(until) };
+            // And nothing switches an exempt one off.
+            let stays = paused || apart || known.facts.exempt;
+            let until = if stays { String::new() } else { web::written_date(until) };
             let letter = PaymentFailed { server, amount: owed, until, paused: paused && !apart, apart, link };
             notify::send(tx, now, &known.email, &letter).await
         }

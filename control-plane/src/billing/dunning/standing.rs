@@ -153,7 +153,9 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         return answer(Stand::End, Why::Ended, None);
     }
     if facts.exempt {
-        return answer(Stand::Run, Why::Exempt, None);
+        // It is served whatever is owed, and charged and ended as any other.
+        let next = if facts.status == Status::Active { comes(facts) } else { None };
+        return answer(Stand::Run, Why::Exempt, next);
     }
     match facts.disputed {
         Disputed::Lost(_) => return answer(Stand::End, Why::DisputeLost, None),
@@ -173,11 +175,7 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
             Some(end) if end > now => answer(Stand::Run, Why::Paid, Some((Step::End, end))),
             _ => answer(Stand::End, Why::Ended, None),
         },
-        (Status::Active, _) => {
-            let end = facts.cancel_at.map(|at| (Step::End, at));
-            let charge = facts.period_end.filter(|_| !facts.collection_paused).map(|at| (Step::Charge, at));
-            answer(Stand::Run, Why::Paid, end.or(charge))
-        }
+        (Status::Active, _) => answer(Stand::Run, Why::Paid, comes(facts)),
         (Status::Paused, _) => answer(Stand::Suspend, Why::Paused, None),
         (Status::Unpaid | Status::Incomplete, None) | (Status::Incomplete, Some(_)) => {
             answer(Stand::Suspend, Why::Unpaid, None)
@@ -185,6 +183,13 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         // Something is owed, and it is not seen what: never a reason to switch anything off.
         (Status::PastDue | Status::Unknown, None) => answer(Stand::Run, Why::Grace, None),
     }
+}
+
+/// What comes next of a subscription that runs: its end, if that was asked for, or its next charge.
+fn comes(facts: &Facts) -> Option<(Step, UnixMillis)> {
+    let end = facts.cancel_at.map(|at| (Step::End, at));
+    let charge = facts.period_end.filter(|_| !facts.collection_paused).map(|at| (Step::Charge, at));
+    end.or(charge)
 }
 
 /// Until when a server is served whose subscription is over: to the end of what is paid, and never without its notice if
@@ -369,6 +374,20 @@ mod tests {
             Stand::End,
             "somebody wished it"
         );
+    }
+
+    #[test]
+    fn what_is_exempt_is_charged_and_ends_as_any_other() {
+        let end = T0.plus(30 * DAY);
+        let exempt = Facts { exempt: true, ..paid() };
+        let next = |facts: &Facts| judge(facts, &settings(), T0).next;
+        assert_eq!(
+            judge(&exempt, &settings(), T0),
+            answer(Stand::Run, Why::Exempt, Some((Step::Charge, end)))
+        );
+        assert_eq!(next(&Facts { cancel_at: Some(end), ..exempt.clone() }), Some((Step::End, end)));
+        assert_eq!(next(&Facts { collection_paused: true, ..exempt }), None, "nobody charges it");
+        assert_eq!(next(&Facts { exempt: true, ..owing(Status::PastDue) }), None, "nothing switches it off");
     }
 
     proptest! {

@@ -248,6 +248,37 @@ async fn what_an_operator_suspended_comes_back_from_its_retirement_switched_off(
 }
 
 #[tokio::test]
+async fn what_is_exempt_is_told_of_its_charge_and_of_its_end_and_never_threatened() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        billing::exempt(&shop.app, served.order.instance, "our own server", "operator:test").await.unwrap();
+        shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        let standing = shop.standing(&served).await;
+        let (step, charge) = standing.next.unwrap();
+        assert_eq!((standing.why, step), (Why::Exempt, billing::Step::Charge));
+        shop.lives(23 * DAY + MINUTE).await;
+        assert_eq!(shop.letters_of("renewal-soon").await, 1, "a week before");
+        let (order, me) = (served.order.id, served.order.account);
+        let wish = async |at_end| {
+            billing::cancel_at_period_end(&shop.app, me, order, at_end, "customer").await.unwrap();
+            shop.clock.advance(Duration::from_secs(1));
+            shop.standing(&served).await.next
+        };
+        assert_eq!(wish(true).await, Some((billing::Step::End, charge)), "the day stands by Keep it");
+        assert_eq!(wish(false).await, Some((billing::Step::Charge, charge)));
+        shop.lives(charge.since(shop.app.clock.now()) + MINUTE).await;
+        shop.renewal_fails(&served).await;
+        assert_eq!(shop.letter("payment-failed").await["until"], "", "it is not switched off");
+        shop.lives(4 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Exempt));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_charge_is_announced_and_an_expired_card_is_said() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
