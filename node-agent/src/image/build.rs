@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     BuildError, Report, Site, Step, build_marker, file_name, image_marker, lint,
     look::{self, Found},
-    task,
+    room, task,
 };
 use crate::{
     pve::{Upid, Vmid},
@@ -126,8 +126,11 @@ async fn one_act(
             exit: format!("VM {vmid} is locked ({lock}) - got timeout"),
         }),
         Found::Nothing => {
+            // What cannot become a VM is not downloaded: an order that comes again and again would load it each time.
+            let vmid = free_vmid(api, site, *site.vmids.start()).await?;
+            room::look(api, site, image).await?;
             download(api, site, image, report).await?;
-            create(api, site, image, report).await?;
+            create(api, site, image, vmid, report).await?;
             Ok(None)
         }
     }
@@ -170,31 +173,40 @@ async fn download(
     task::follow(api, site, Step::Download, &answer, report).await
 }
 
-/// Makes the VM at the first free VMID of the range.
+/// The first free VMID of the range, from this one on.
+async fn free_vmid(api: &dyn AdminApi, site: &Site, from: Vmid) -> Result<Vmid, BuildError> {
+    let (first, last) = (*site.vmids.start(), *site.vmids.end());
+    for vmid in from..=last {
+        match api.call(Verb::Get, "/cluster/nextid", &[("vmid", vmid.to_string())]).await {
+            Ok(_) => return Ok(vmid),
+            Err(error) if error.is_already_exists() => {}
+            Err(reason) => return Err(BuildError::Pve { doing: "looking for a free VMID", reason }),
+        }
+    }
+    Err(BuildError::NoVmid { first, last })
+}
+
+/// Makes the VM at this VMID, or at the next one that is free.
 async fn create(
     api: &dyn AdminApi,
     site: &Site,
     image: &ImageSource,
+    mut vmid: Vmid,
     report: &mut dyn Report,
 ) -> Result<(), BuildError> {
-    let (first, last) = (*site.vmids.start(), *site.vmids.end());
-    for vmid in site.vmids.clone() {
-        match api.call(Verb::Get, "/cluster/nextid", &[("vmid", vmid.to_string())]).await {
-            Ok(_) => {}
-            Err(error) if error.is_already_exists() => continue,
-            Err(reason) => return Err(BuildError::Pve { doing: "looking for a free VMID", reason }),
-        }
+    loop {
         report.begin(Step::Create, Some(vmid)).await?;
         let parameters = vm(site, image, vmid);
         let path = format!("/nodes/{}/qemu", site.node);
         match api.call(Verb::Create, &path, &parameters).await {
             Ok(answer) => return task::follow(api, site, Step::Create, &answer, report).await,
             // Somebody was faster.
-            Err(error) if error.is_already_exists() => {}
+            Err(error) if error.is_already_exists() => {
+                vmid = free_vmid(api, site, vmid.saturating_add(1)).await?;
+            }
             Err(reason) => return Err(BuildError::Pve { doing: "creating the VM", reason }),
         }
     }
-    Err(BuildError::NoVmid { first, last })
 }
 
 /// A VM as plain as can be: what servers need of a template, and nothing they would have to lose. Tags

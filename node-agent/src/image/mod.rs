@@ -23,6 +23,7 @@ mod catalog;
 mod lint;
 mod look;
 pub mod order;
+mod room;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -144,6 +145,19 @@ pub enum BuildError {
         first: Vmid,
         /// Last of the range.
         last: Vmid,
+    },
+    /// The storage for downloads is nearly full.
+    #[error(
+        "NO_SPACE: storage {storage} has {free} MiB free, and an image may need {needed} MiB there; nothing was \
+         downloaded. Make room on it, then have the image built again"
+    )]
+    NoRoom {
+        /// The storage.
+        storage: String,
+        /// MiB that are free.
+        free: u64,
+        /// MiB that should be.
+        needed: u64,
     },
     /// It went round in circles: somebody else is at work on the same VM.
     #[error("gave up after {0} tries; last seen: {1}")]

@@ -41,6 +41,8 @@ struct State {
     fault: Option<(u32, Fault)>,
     /// What the storage cannot do.
     no_clone: bool,
+    /// What is left of the storage for downloads, if it says so.
+    free: Option<u64>,
     created: u32,
 }
 
@@ -97,6 +99,13 @@ impl State {
                 )),
             },
             ["nodes", _, "qemu", _, "feature"] => Ok(json!({"hasFeature": u8::from(!self.no_clone)})),
+            ["nodes", _, "storage", "local", "status"] => {
+                Ok(self.free.map_or(json!({}), |free| json!({"total": 100_u64 << 30, "avail": free})))
+            }
+            ["nodes", _, "storage", "local", "content"] => {
+                let row = |file: &String| json!({"volid": format!("local:import/{file}")});
+                Ok(self.files.iter().map(row).collect())
+            }
             ["nodes", _, "tasks"] => Ok(json!([])),
             ["nodes", _, "tasks", upid, "status"] => {
                 Ok(json!({"status": "stopped", "exitstatus": self.tasks.get(*upid).copied().unwrap_or("OK")}))
@@ -335,6 +344,20 @@ async fn vms_of_others_are_stepped_around_and_left_as_they_are() {
     full.state().vms.extend((9_000..=9_002).map(|id| (id, foreign.clone())));
     let error = build_on(&full, &mut Memory::default()).await.unwrap_err().to_string();
     assert!(error.contains("images.vmid_first"), "{error}");
+    assert_eq!(full.state().writes, 0, "nothing is downloaded for which there is no number");
+}
+
+#[tokio::test]
+async fn nothing_is_downloaded_to_a_storage_that_is_nearly_full() {
+    let host = Host::default();
+    host.state().free = Some(1 << 30);
+    let error = build_on(&host, &mut Memory::default()).await.unwrap_err().to_string();
+    assert!(error.contains("storage local has 1024 MiB free") && error.contains("2048 MiB"), "{error}");
+    assert_eq!(host.state().writes, 0);
+    // One that was downloaded before takes no more room.
+    host.state().files.insert("ez-debian-13-abababababab.qcow2".into());
+    build_on(&host, &mut Memory::default()).await.unwrap();
+    assert_eq!(host.made().0.len(), 1);
 }
 
 /// A policy that lets images be built from one place.
