@@ -93,7 +93,7 @@ async fn what_is_paid_for_a_deleted_server_goes_back_although_its_invoice_was_re
         shop.deleted(&served).await;
         shop.clock.advance(Duration::from_secs(60));
         let paid = shop.app.clock.now();
-        shop.stripe.pay_invoice_at(&invoice, Some(paid));
+        shop.stripe.pay_invoice(&invoice);
         // The job of the subscription reads later, and is done first.
         shop.clock.advance(Duration::from_secs(5));
         shop.deliver("customer.subscription.updated", &served.subscription).await;

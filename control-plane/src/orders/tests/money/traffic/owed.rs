@@ -33,7 +33,7 @@ impl Shop {
     /// A year's server, whose traffic of January is on an invoice of its own: gives that one's draft.
     async fn with_bill_apart(db: Db) -> (Self, Served, String) {
         let (shop, served) = Shop::with_traffic(db).await;
-        shop.is_paid_for_a_year(&served).await;
+        shop.pays_for_a_year(&served).await;
         shop.node_counts(&served, january(), 1_001).await;
         shop.lives_until(CLOSED.plus(MINUTE)).await;
         let bill = shop.bill(&served, january()).await.unwrap();
