@@ -252,6 +252,17 @@ pub(super) async fn early_warning(app: &Services, id: &str) -> Result<(), Billin
     take_dispute(app, read_at, view(&as_dispute)?, value).await
 }
 
+/// Reads the disputes of a payment, of which a refund has told before any news did.
+pub(super) async fn disputes_of(app: &Services, intent: &str) -> Result<(), BillingError> {
+    let read_at = app.clock.now();
+    let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_disputes_of(intent)).await?;
+    let rows = list.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
+    for value in rows {
+        take_dispute(app, read_at, view(&value)?, value).await?;
+    }
+    Ok(())
+}
+
 async fn take_dispute(
     app: &Services,
     read_at: UnixMillis,
@@ -274,11 +285,12 @@ async fn take_dispute(
                     dunning::store::put_dispute(tx, now, paid.order, Some(&paid.invoice), &dispute).await?;
                 }
                 dunning::judge(tx, &config, now, paid.order).await?;
+                let surplus = surplus::disputed(tx, now, &paid.invoice).await?;
                 // After the judgement, since it says what became of the server. Whoever read it later has asked, or knows
                 // that there is nothing to ask any more.
                 if newer {
                     let stand = dunning::standing_of(tx, paid.order).await?.map(|standing| standing.stand);
-                    ask_a_person(tx, now, &dispute, stand).await?;
+                    ask_a_person(tx, now, &dispute, stand.filter(|_| !surplus), surplus).await?;
                 }
                 store::finish_events(tx, &dispute.id, read_at, now, EventState::Done).await
             })
@@ -293,6 +305,7 @@ async fn ask_a_person(
     now: UnixMillis,
     dispute: &DisputeView,
     stand: Option<dunning::Stand>,
+    surplus: bool,
 ) -> Result<(), DbError> {
     let open = matches!(
         dispute.status.as_deref(),
@@ -308,6 +321,8 @@ async fn ask_a_person(
             Some(dunning::Stand::Suspend) => "Its server is suspended.",
             Some(dunning::Stand::Run) => "Its server runs on: it is exempt from suspension.",
             Some(dunning::Stand::End) => "The service of its server has ended.",
+            None if surplus =>
+                "It was not owed, so no server is affected; if the bank keeps it, it counts as given back.",
             None => "Its server is not served yet.",
         }
     );

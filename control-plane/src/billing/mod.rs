@@ -81,7 +81,7 @@ pub use model::{Checkout, CheckoutState, EventState, Expectation, Invoice, Probl
 pub use overview::{Dispute, Overview, Paying, Queued, Revenue, disputes, overview, queue, revenue};
 #[cfg(test)]
 pub(crate) use reconcile::poll_events;
-pub use refund::{Returned, refund_full, refund_state, returned};
+pub use refund::{Returned, bank_decides, refund_full, refund_state, returned};
 pub use revenue::{History, MonthRevenue, history as revenue_history};
 pub use shelf::{
     Kind, Lasts, Off, Shelf, Step as ShelfStep, Verb, WantedCode, WantedCoupon, WantedPrice, WantedProduct,
@@ -127,6 +127,12 @@ pub enum BillingError {
     /// What was asked for cannot be.
     #[error("{0}")]
     Unfit(&'static str),
+    /// The bank has the payment, or has taken it.
+    #[error(
+        "the payment is disputed, so its customer's bank decides where the money is; nothing was given back. Answer the \
+         dispute in Stripe's dashboard"
+    )]
+    Disputed,
     /// It was paid already.
     #[error("this has been paid already")]
     AlreadyPaid,
@@ -146,6 +152,15 @@ impl BillingError {
     /// Whether it is our key or our settings: every call meets it, until a person has mended them.
     fn is_locked_out(&self) -> bool {
         matches!(self, Self::Stripe(fault) if fault.is_locked_out())
+    }
+
+    /// Whether a refund is refused because its payment is disputed.
+    pub(in crate::billing) fn is_disputed(&self) -> bool {
+        match self {
+            Self::Stripe(fault) => fault.is_disputed(),
+            Self::Disputed => true,
+            _ => false,
+        }
     }
 }
 

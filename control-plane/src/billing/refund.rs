@@ -6,6 +6,7 @@ use sqlx::AnyConnection;
 
 use super::{
     BillingError, RefundState, back,
+    dunning::{self, Disputed},
     model::CallState,
     outbox::{self, Call},
     store,
@@ -36,6 +37,10 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     if known.state == RefundState::Succeeded && known.credit_minor.is_some() {
         return Ok(known.state);
     }
+    // Nothing can be refunded while a bank has the payment; the news of its decision are in the copy.
+    if known.state == RefundState::Wanted && bank_has(app, order).await? {
+        return Ok(known.state);
+    }
     let invoice = invoice_of(app, order).await?;
     if known.credit_minor.is_none() {
         // Before the money: nothing but a refund can follow any more, and credit does not fail later.
@@ -53,6 +58,9 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
     let Some(payment) = payment_of(app, &invoice).await? else {
         return nothing_to_give_back(app, order).await;
     };
+    if bank_took(app, &invoice).await? {
+        return given_by_bank(app, order, &invoice).await;
+    }
     let metadata = Metadata::from([
         ("order_id".to_owned(), order.to_string()),
         ("install_id".to_owned(), app.keys.install().to_string()),
@@ -64,13 +72,55 @@ pub async fn refund_full(app: &Services, order: OrderId) -> Result<RefundState, 
         Ok(answer) => answer,
         Err(error) => {
             came_to_nothing(app, order, known.attempt, &call, &error).await?;
-            return Err(error);
+            if !error.is_disputed() {
+                return Err(error);
+            }
+            back::disputes_of(app, &payment.intent).await?;
+            return Ok(RefundState::Wanted);
         }
     };
     let id = answer.get("id").and_then(Value::as_str).map(str::to_owned);
     let state = back::take_refund(app, read_at, answer).await?.unwrap_or(RefundState::Pending);
     outbox::close(app, &call, CallState::Done, id, None).await?;
     Ok(state)
+}
+
+/// Whether a bank has a payment of an order and has not decided: until then nothing of it can be refunded.
+///
+/// # Errors
+/// Those of the query.
+pub async fn bank_decides(connection: &mut AnyConnection, order: OrderId) -> Result<bool, DbError> {
+    dunning::store::bank_decides(connection, order).await
+}
+
+async fn bank_has(app: &Services, order: OrderId) -> Result<bool, BillingError> {
+    let mut connection = app.db.read().await?;
+    Ok(bank_decides(&mut connection, order).await?)
+}
+
+/// Whether the bank has taken the payment of an invoice back for good.
+async fn bank_took(app: &Services, invoice: &InvoiceView) -> Result<bool, BillingError> {
+    let mut connection = app.db.read().await?;
+    let disputed = dunning::store::disputed_payment(&mut connection, &invoice.id).await?;
+    Ok(matches!(disputed, Disputed::Lost(_)))
+}
+
+/// The bank has given the payment back to its customer: that is what a refund would have done.
+async fn given_by_bank(
+    app: &Services,
+    order: OrderId,
+    invoice: &InvoiceView,
+) -> Result<RefundState, BillingError> {
+    let (at, amount, currency) = (app.clock.now(), invoice.amount_paid, invoice.currency.clone());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let none_of_ours = (None, amount, currency.as_deref());
+                store::put_refund(tx, at, order, RefundState::Succeeded, none_of_ours).await
+            })
+        })
+        .await?;
+    Ok(RefundState::Succeeded)
 }
 
 /// Reads a refund that is on its way once more, whoever made it; gives how the order's stands then.
@@ -89,6 +139,8 @@ async fn came_to_nothing(
     error: &BillingError,
 ) -> Result<(), BillingError> {
     let said_no = match error {
+        // It may be asked for again once the bank has decided.
+        BillingError::Stripe(fault) if fault.is_disputed() => false,
         BillingError::Stripe(fault) if fault.is_no() => true,
         BillingError::LookingUp => false,
         _ => return Ok(()),

@@ -85,7 +85,11 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
             (true, Some(next)) => Some(Again::Ordered(format!("/orders/{}", next.id))),
             (false, _) => None,
         },
-        problem: problem(order, billing::refund_state(connection, order.id).await?),
+        problem: problem(
+            order,
+            billing::refund_state(connection, order.id).await?,
+            billing::bank_decides(connection, order.id).await?,
+        ),
         server: reach(connection, order, &instance).await?,
         plan,
         location,
@@ -114,9 +118,10 @@ fn tone(state: OrderState) -> &'static str {
     }
 }
 
-fn problem(order: &Order, refund: Option<RefundState>) -> Option<Problem> {
+fn problem(order: &Order, refund: Option<RefundState>, bank_decides: bool) -> Option<Problem> {
     let (next, money) = match order.state {
         OrderState::NeedsOperator => ("operator", "kept"),
+        OrderState::Refunding if bank_decides => ("bank", "disputed"),
         OrderState::Refunding => ("refund", "kept"),
         // It was sent, and the bank has returned it since.
         OrderState::Refunded if refund == Some(RefundState::Failed) => ("operator", "not-returned"),

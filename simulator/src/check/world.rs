@@ -392,6 +392,10 @@ pub struct StripeOrder {
     pub paid: i64,
     /// Refunded in all, minor units.
     pub refunded: i64,
+    /// Taken back by banks that decided so, minor units.
+    pub taken_back: i64,
+    /// Whether a bank has a payment and has not decided.
+    pub bank_decides: bool,
     /// When the first payment was made, unix milliseconds.
     pub paid_at: Option<i64>,
     /// What its payment page came to, once it was completed.
@@ -428,6 +432,8 @@ pub struct Invoice {
     pub paid_for: Option<(String, i64)>,
     /// What went back of it, by Stripe's word.
     pub refunded: i64,
+    /// Whether a bank has its payment, or has taken it back.
+    pub disputed: bool,
     /// Whether it charges a period or a change of plan: what is for the time to come. Traffic alone was used already.
     pub ahead: bool,
 }

@@ -52,6 +52,12 @@ pub(crate) fn close(world: &mut World, id: &str, won: bool) -> Result<Value, Fau
         .change("dispute", id, Some("charge.dispute.closed"), |dispute| dispute["status"] = status.into()))
 }
 
+/// Whether a charge is the bank's to decide about, or was decided against us: nothing of it can be refunded.
+pub(crate) fn holds(world: &World, charge: &str) -> bool {
+    let of_it = |dispute: &&Value| text(dispute, "charge") == charge;
+    world.all("dispute").into_iter().filter(of_it).any(|dispute| text(dispute, "status") != "won")
+}
+
 /// Filters of list.
 pub(crate) const FILTER: &[&str] = &["charge", "payment_intent"];
 

@@ -41,6 +41,10 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Result<Value, Fault> {
         }
     };
     let charge = world.need("charge", &charge_id, "charge")?;
+    if super::disputes::holds(world, &charge_id) {
+        let message = format!("Charge {charge_id} has been charged back; cannot issue a refund.");
+        return Err(Fault::coded("charge_disputed", message, None));
+    }
     let left = int(&charge, "amount_captured") - int(&charge, "amount_refunded");
     if left == 0 && int(&charge, "amount_captured") > 0 {
         return Err(Fault::coded(

@@ -284,23 +284,67 @@ async fn billed_since(
     rows.iter().map(read).collect()
 }
 
-/// Where the disputes of an order's payments stand. Words we do not know count as open.
+/// Where the disputes of an order's payments stand. Words we do not know count as open. What was paid twice buys nothing, so a
+/// bank that takes it back takes nothing from the server.
 pub(in crate::billing) async fn disputed(
     connection: &mut AnyConnection,
     order: OrderId,
 ) -> Result<Disputed, DbError> {
     let row = sqlx::query(
-        "SELECT status, opened_at FROM billing_disputes
-         WHERE order_id = $1 AND status NOT IN ('won', 'warning_closed', 'prevented')
-         ORDER BY CASE WHEN status = 'lost' THEN 0 ELSE 1 END, opened_at LIMIT 1",
+        "SELECT d.status, d.opened_at FROM billing_disputes d
+         WHERE d.order_id = $1 AND d.status NOT IN ('won', 'warning_closed', 'prevented')
+               AND NOT EXISTS (SELECT 1 FROM billing_surplus s WHERE s.invoice_id = d.invoice_id)
+         ORDER BY CASE WHEN d.status = 'lost' THEN 0 ELSE 1 END, d.opened_at LIMIT 1",
     )
     .bind(order.to_string())
     .fetch_optional(connection)
     .await?;
+    worst(row.as_ref())
+}
+
+fn worst(row: Option<&AnyRow>) -> Result<Disputed, DbError> {
     let Some(row) = row else { return Ok(Disputed::No) };
-    let row = Cols::of("billing_disputes", &row);
+    let row = Cols::of("billing_disputes", row);
     let since = row.millis("opened_at")?;
     Ok(if row.text("status")? == "lost" { Disputed::Lost(since) } else { Disputed::Open(since) })
+}
+
+/// Where the payment of an invoice stands with its bank: while that is open nothing of it can be refunded, and once it is
+/// lost the bank has given it back. Inquiries and warnings take nothing yet, so a refund still answers them.
+pub(in crate::billing) async fn disputed_payment(
+    connection: &mut AnyConnection,
+    invoice: &str,
+) -> Result<Disputed, DbError> {
+    let row = sqlx::query(
+        "SELECT status, opened_at FROM billing_disputes
+         WHERE invoice_id = $1
+               AND status NOT IN ('won', 'prevented', 'early_warning', 'warning_needs_response', 'warning_under_review',
+                                  'warning_closed')
+         ORDER BY CASE WHEN status = 'lost' THEN 0 ELSE 1 END, opened_at LIMIT 1",
+    )
+    .bind(invoice)
+    .fetch_optional(connection)
+    .await?;
+    worst(row.as_ref())
+}
+
+/// Whether a bank has a payment of an order and has not decided.
+pub(in crate::billing) async fn bank_decides(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT d.stripe_id FROM billing_disputes d
+         WHERE d.order_id = $1
+               AND d.status NOT IN ('won', 'lost', 'prevented', 'early_warning', 'warning_needs_response',
+                                    'warning_under_review', 'warning_closed')
+               AND NOT EXISTS (SELECT 1 FROM billing_surplus s WHERE s.invoice_id = d.invoice_id)
+         LIMIT 1",
+    )
+    .bind(order.to_string())
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
 }
 
 /// Whether a payment of an account is disputed and not decided.

@@ -150,8 +150,8 @@ fn creditable(invoices: &[PaidInvoice], given: &[Given]) -> i64 {
 /// Gives a part of a payment for a server back to the card. Once for each reference.
 ///
 /// # Errors
-/// [`BillingError::Unfit`] for what cannot be, or is more than is left of the payment; [`BillingError::Unknown`] when
-/// nothing was paid; what Stripe said else.
+/// [`BillingError::Unfit`] for what cannot be, or is more than is left of the payment; [`BillingError::Disputed`] when its
+/// bank decides about the payment; [`BillingError::Unknown`] when nothing was paid; what Stripe said else.
 pub async fn refund_part(app: &Services, gift: &Gift, actor: &str) -> Result<(), BillingError> {
     give(app, GiftKind::Refund, gift, actor).await
 }
@@ -210,6 +210,9 @@ async fn write_down(
         GiftKind::Refund => {
             let named = |one: &&PaidInvoice| gift.invoice.as_ref().is_none_or(|id| *id == one.id);
             let paid = invoices.iter().find(named).ok_or(BillingError::Unknown("payment"))?;
+            if dunning::store::disputed_payment(tx, &paid.id).await? != dunning::Disputed::No {
+                return Err(BillingError::Disputed);
+            }
             if gift.amount_minor > paid.left_minor {
                 return Err(BillingError::Unfit("the amount: more than is left of the payment"));
             }
@@ -260,7 +263,7 @@ pub(super) async fn run_take_up(app: App, run: JobRun) -> Result<(), JobError> {
         Err(BillingError::Stripe(fault)) if fault.is_locked_out() => Err(JobError::retry(fault)),
         // Written down as refused; an operator sees it on the page.
         Err(BillingError::Stripe(fault)) if fault.is_no() => Ok(()),
-        Err(BillingError::Unfit(_)) => Ok(()),
+        Err(BillingError::Unfit(_) | BillingError::Disputed) => Ok(()),
         Err(error) => Err(JobError::fail(error)),
     }
 }
@@ -300,7 +303,7 @@ async fn carry_out(
             })
         })
         .await?;
-    done
+    done.map_err(|error| if error.is_disputed() { BillingError::Disputed } else { error })
 }
 
 async fn send_refund(app: &Services, row: &store::Row) -> Result<(), BillingError> {

@@ -53,6 +53,11 @@ impl StripeFault {
         matches!(self.kind, FaultKind::Refused | FaultKind::NotFound)
     }
 
+    /// Whether a refund is refused because its payment is disputed: the bank decides, or has decided, where the money is.
+    pub fn is_disputed(&self) -> bool {
+        self.code.as_deref() == Some("charge_disputed")
+    }
+
     /// Whether it is our key or our settings: it says nothing about the request, and ends when a person has mended them.
     pub fn is_locked_out(&self) -> bool {
         matches!(self.kind, FaultKind::Unauthorised | FaultKind::Configuration)

@@ -258,6 +258,12 @@ pub(crate) fn list_disputes(since: UnixMillis, after: Option<&str>) -> Prepared 
     Prepared { method: Method::Get, path: "/disputes".to_owned(), query: Some(query), body: None }
 }
 
+/// The disputes of a payment.
+pub(crate) fn list_disputes_of(payment_intent: &str) -> Prepared {
+    let query = format!("payment_intent={payment_intent}&limit={PAGE}");
+    Prepared { method: Method::Get, path: "/disputes".to_owned(), query: Some(query), body: None }
+}
+
 /// Refunds since a time, newest first.
 pub(crate) fn list_refunds(since: UnixMillis, after: Option<&str>) -> Prepared {
     let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();

@@ -376,6 +376,20 @@ impl State {
                 let Some(invoice) = paid.and_then(|payment| payment["invoice"].as_str()) else {
                     return missing();
                 };
+                let disputed = |o: &Value| {
+                    o["object"] == "dispute"
+                        && o["payment_intent"] == intent.as_str()
+                        && !matches!(
+                            o["status"].as_str(),
+                            Some("won" | "prevented" | "warning_needs_response" | "warning_closed")
+                        )
+                };
+                if self.objects.values().any(disputed) {
+                    return (
+                        400,
+                        json!({"error": {"type": "invalid_request_error", "code": "charge_disputed", "message": "x"}}),
+                    );
+                }
                 let stands = |o: &&Value| {
                     o["object"] == "refund"
                         && o["payment_intent"] == intent.as_str()
@@ -531,7 +545,13 @@ impl State {
                 );
             }
             ("GET", ["invoices"]) => return (200, self.of_kind("invoice", |_| true)),
-            ("GET", ["disputes"]) => return (200, self.of_kind("dispute", |_| true)),
+            ("GET", ["disputes"]) => {
+                let intent = query.get("payment_intent").map(String::as_str);
+                return (
+                    200,
+                    self.of_kind("dispute", |o| intent.is_none_or(|intent| o["payment_intent"] == intent)),
+                );
+            }
             ("GET", ["subscriptions"]) => return (200, self.of_kind("subscription", |_| true)),
             ("GET", [.., id]) => return self.objects.get(*id).map_or_else(missing, |o| (200, o.clone())),
             _ => return missing(),

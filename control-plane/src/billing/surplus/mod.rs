@@ -90,6 +90,12 @@ pub(super) async fn found(
         session.id
     );
     raise(tx, at, ALARM, &session.id, &detail).await?;
+    // A dispute that was told before has switched the server off, and has nothing to do with it.
+    if let Some(invoice) = &surplus.invoice
+        && dunning::store::disputed_payment(tx, invoice).await? != dunning::Disputed::No
+    {
+        jobs::enqueue(tx, dunning::STAND, &order.to_string(), &json!({}), at).await?;
+    }
     note(
         tx,
         at,
@@ -195,9 +201,11 @@ async fn note(
 /// The job: whatever is left to do about one.
 pub(super) async fn run_give_back(app: App, run: JobRun) -> Result<(), JobError> {
     let again = match give_back(&app, &run.key).await {
-        Ok(RefundState::Succeeded) => return Ok(()),
-        Ok(RefundState::Wanted | RefundState::Pending) => LOOK_AGAIN,
-        Ok(RefundState::Failed) => TRY_AGAIN,
+        Ok(Outcome::Refund(RefundState::Succeeded)) => return Ok(()),
+        Ok(Outcome::Refund(RefundState::Wanted | RefundState::Pending)) => LOOK_AGAIN,
+        Ok(Outcome::Refund(RefundState::Failed)) => TRY_AGAIN,
+        // The news of its decision come sooner.
+        Ok(Outcome::BankDecides) => TRY_AGAIN,
         Err(BillingError::Db(error)) => return Err(error.into()),
         // A key that is wrong for a minute ends nothing: the money is still to go back.
         Err(BillingError::Stripe(fault)) if fault.is_locked_out() => {
@@ -228,14 +236,22 @@ async fn locked_out(app: &Services, session: &str, fault: &StripeFault) -> Resul
     app.db.write(move |tx| Box::pin(async move { raise(tx, at, alarm, &session, &words).await })).await
 }
 
+/// How one stands after a look.
+enum Outcome {
+    /// By its refund.
+    Refund(RefundState),
+    /// A bank has the payment and has not decided: nothing can be refunded, and it may go back without us.
+    BankDecides,
+}
+
 /// Ends the second subscription and gives its payment back. Safe to repeat.
-async fn give_back(app: &Services, session: &str) -> Result<RefundState, BillingError> {
+async fn give_back(app: &Services, session: &str) -> Result<Outcome, BillingError> {
     let known = load(app, session).await?;
     match (known.state, &known.refund) {
-        (RefundState::Succeeded, _) => return Ok(known.state),
+        (RefundState::Succeeded, _) => return Ok(Outcome::Refund(known.state)),
         (RefundState::Pending, Some(refund)) => {
             back::refund(app, refund).await?;
-            return Ok(load(app, session).await?.state);
+            return Ok(Outcome::Refund(load(app, session).await?.state));
         }
         (RefundState::Failed, _) => next_attempt(app, &known).await?,
         (RefundState::Wanted | RefundState::Pending, _) => {}
@@ -246,8 +262,13 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     let invoice = refund::paid_invoice(app, invoice).await?.ok_or(BillingError::Unknown("payment"))?;
     refund::return_credit(app, "surplus-credit", known.order, session, &invoice).await?;
     let Some(payment) = refund::payment_of(app, &invoice).await? else {
-        return nothing_paid(app, &known).await;
+        return is_over(app, &known).await;
     };
+    match disputed_payment(app, &invoice.id).await? {
+        dunning::Disputed::Lost(_) => return is_over(app, &known).await,
+        dunning::Disputed::Open(_) => return Ok(Outcome::BankDecides),
+        dunning::Disputed::No => {}
+    }
     // No `order_id`: that is the word of the order's own refund.
     let metadata = Metadata::from([
         (SESSION.to_owned(), known.session.clone()),
@@ -259,7 +280,18 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
     let mark = (SESSION, known.session.as_str());
     let read_at = app.clock.now();
     let answer = match refund::send(app, &call, &payment, mark).await {
-        Err(BillingError::Stripe(fault)) if fault.is_no() => return refused(app, session).await,
+        // Told by the refusal before any news of it came.
+        Err(error) if error.is_disputed() => {
+            next_attempt(app, &known).await?;
+            back::disputes_of(app, &payment.intent).await?;
+            return match disputed_payment(app, &invoice.id).await? {
+                dunning::Disputed::Lost(_) => is_over(app, &known).await,
+                dunning::Disputed::Open(_) | dunning::Disputed::No => Ok(Outcome::BankDecides),
+            };
+        }
+        Err(BillingError::Stripe(fault)) if fault.is_no() => {
+            return refused(app, session).await.map(Outcome::Refund);
+        }
         Err(BillingError::LookingUp) => {
             outbox::close(app, &call, CallState::Replaced, None, None).await?;
             next_attempt(app, &known).await?;
@@ -275,7 +307,22 @@ async fn give_back(app: &Services, session: &str) -> Result<RefundState, Billing
         take(app, read_at, session, &view, &answer).await?;
     }
     outbox::close(app, &call, CallState::Done, id, None).await?;
-    Ok(load(app, session).await?.state)
+    Ok(Outcome::Refund(load(app, session).await?.state))
+}
+
+async fn disputed_payment(app: &Services, invoice: &str) -> Result<dunning::Disputed, BillingError> {
+    let mut connection = app.db.read().await?;
+    Ok(dunning::store::disputed_payment(&mut connection, invoice).await?)
+}
+
+/// A bank says how it stands with the payment of an invoice: whether that is one which is not owed. What waits for the bank is
+/// looked at again.
+pub(super) async fn disputed(tx: &mut AnyConnection, at: UnixMillis, invoice: &str) -> Result<bool, DbError> {
+    let sessions = store::of_invoice(tx, invoice).await?;
+    for session in &sessions {
+        jobs::enqueue(tx, GIVE_BACK, session, &Value::Null, at).await?;
+    }
+    Ok(!sessions.is_empty())
 }
 
 /// What was tried made no refund, and never will under its key.
@@ -301,8 +348,8 @@ async fn refused(app: &Services, session: &str) -> Result<RefundState, BillingEr
     Ok(RefundState::Failed)
 }
 
-/// A second page that took no money (a trial, a code that took all off, credit): with its subscription it is over.
-async fn nothing_paid(app: &Services, known: &Surplus) -> Result<RefundState, BillingError> {
+/// Nothing is left to give back: the page took no money (a trial, a code that took all off, credit), or the bank has taken it.
+async fn is_over(app: &Services, known: &Surplus) -> Result<Outcome, BillingError> {
     let (now, session) = (app.clock.now(), known.session.clone());
     app.db
         .write(move |tx| {
@@ -314,7 +361,7 @@ async fn nothing_paid(app: &Services, known: &Surplus) -> Result<RefundState, Bi
             })
         })
         .await?;
-    Ok(RefundState::Succeeded)
+    Ok(Outcome::Refund(RefundState::Succeeded))
 }
 
 async fn load(app: &Services, session: &str) -> Result<Surplus, BillingError> {

@@ -57,6 +57,17 @@ pub(super) async fn is_surplus(connection: &mut AnyConnection, subscription: &st
     Ok(found.is_some())
 }
 
+/// The pages, or invoices, whose payment an invoice took.
+pub(super) async fn of_invoice(
+    connection: &mut AnyConnection,
+    invoice: &str,
+) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar("SELECT session_id FROM billing_surplus WHERE invoice_id = $1 ORDER BY session_id")
+        .bind(invoice)
+        .fetch_all(connection)
+        .await?)
+}
+
 pub(super) async fn get(connection: &mut AnyConnection, session: &str) -> Result<Option<Surplus>, DbError> {
     let row = sqlx::query(
         "SELECT session_id, order_id, subscription_id, invoice_id, state, attempt, refund_id

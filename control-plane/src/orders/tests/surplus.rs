@@ -135,6 +135,95 @@ async fn a_second_payment_goes_back_whatever_the_first_call_ended_with() {
     }
 }
 
+/// Whoever pays twice may ask the bank instead of us.
+#[tokio::test]
+async fn a_second_payment_that_is_disputed_waits_for_the_bank_and_costs_no_server() {
+    for (told_before, decided, returned) in [(true, "lost", 0), (false, "lost", 0), (false, "won", 900)] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let (order, session) = shop.pay_for(1).await;
+            shop.deliver("checkout.session.completed", &session).await;
+            shop.work().await;
+            shop.node_says(&order, 1, EventKind::Accepted, "").await;
+            shop.node_says(&order, 2, EventKind::Succeeded, "").await;
+            shop.work().await;
+            let second = shop.stripe.second_page(&session);
+            shop.stripe.pay(&second);
+            let invoice = shop.stripe.latest_invoice(&shop.stripe.subscription_of(&second));
+            let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+            if told_before {
+                shop.deliver("charge.dispute.created", &dispute).await;
+                shop.work().await;
+            }
+            shop.deliver("checkout.session.completed", &second).await;
+            shop.work().await;
+            for _ in 0..3 {
+                shop.passes(Duration::from_secs(24 * 3_600)).await;
+                shop.work().await;
+            }
+            let asked = usize::from(!told_before);
+            assert_eq!(
+                shop.stripe.count("POST", "/refunds"),
+                asked,
+                "what the bank has is not asked for again"
+            );
+            let stands = async || {
+                let mut connection = shop.app.db.read().await.unwrap();
+                billing::standing_of(&mut connection, order.id).await.unwrap().unwrap().stand
+            };
+            assert_eq!(stands().await, billing::Stand::Run, "what is served is paid");
+            shop.stripe.change(&dispute, |dispute| dispute["status"] = serde_json::json!(decided));
+            shop.deliver("charge.dispute.closed", &dispute).await;
+            shop.work().await;
+            assert_eq!(shop.ledger(&order), Ledger { paid: 1_800, returned, running: 1 }, "{decided}");
+            assert!(!shop.rings().await, "{decided}: nothing left to do");
+            assert_eq!(stands().await, billing::Stand::Run, "{decided}");
+            let audited = shop.audited(&order).await;
+            let times = |action: &str| audited.iter().filter(|row| *row == action).count();
+            assert_eq!(times("payment.surplus_returned"), 1, "{audited:?}");
+            assert_eq!(times("payment.surplus_not_returned"), 0, "{audited:?}");
+        })
+        .await;
+    }
+}
+
+/// The refusal tells of the dispute before any news does.
+#[tokio::test]
+async fn a_refund_that_is_refused_for_a_dispute_waits_for_the_bank() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = place(&shop.app, shop.request(1)).await.unwrap();
+        pay(&shop.app, &order).await.unwrap();
+        let session = shop.session_of(&order).await;
+        shop.stripe.let_expire(&session);
+        shop.deliver("checkout.session.expired", &session).await;
+        shop.work().await;
+        let ended = shop.order(order.id).await;
+        again::again(&shop.app, &ended, &customer(1)).await.unwrap().unwrap();
+        shop.stripe.pay(&session);
+        let invoice = shop.stripe.latest_invoice(&shop.stripe.subscription_of(&session));
+        let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+        shop.passes(Duration::from_secs(5)).await;
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        for _ in 0..5 {
+            shop.passes(Duration::from_secs(60)).await;
+            shop.work().await;
+        }
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunding, "nobody is asked for it");
+        assert_eq!(shop.stripe.count("POST", "/refunds"), 1);
+        shop.stripe.change(&dispute, |dispute| dispute["status"] = serde_json::json!("lost"));
+        shop.deliver("charge.dispute.closed", &dispute).await;
+        shop.work().await;
+        shop.passes(Duration::from_secs(60)).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+        assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 0, running: 0 });
+        assert!(!shop.rings().await);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_second_payment_whose_invoice_is_not_paid_is_not_told_as_given_back() {
     db::testing::each_database(async |db| {

@@ -194,9 +194,9 @@ pub enum Again {
 pub struct Problem {
     /// Text `orders-problem-<code>`; unknown codes get a general sentence.
     pub code: String,
-    /// What happens now: `retrying`, `operator`, `refund`, `nothing`.
+    /// What happens now: `retrying`, `operator`, `refund`, `bank` (a dispute decides), `nothing`.
     pub next: &'static str,
-    /// `kept` (paid, not charged again), `refunded`, `not-returned` (refunded, and the bank sent it back), `none` (nothing was
+    /// `kept` (paid, not charged again), `disputed` (waits for a bank), `refunded`, `not-returned` (refunded, and the bank sent it back), `none` (nothing was
     /// charged).
     pub money: &'static str,
     /// Short reference for support, if any.

@@ -153,6 +153,8 @@ fn healthy() -> World {
             lasts_until: None,
             paid: 900,
             refunded: 0,
+            taken_back: 0,
+            bank_decides: false,
             paid_at: Some(LONG_AGO),
             page: Some(BARGAIN),
             by_code: true,
@@ -374,6 +376,27 @@ fn i6_sees_a_payment_made_twice_that_is_kept_and_none_that_went_back() {
     {
         assert_eq!(kept, ["I6"]);
     }
+    let at_the_bank = |state: &str, bank_decides: bool, taken_back: i64| {
+        plant(|w| {
+            let second = StripeOrder {
+                subscription: Some("sub_2".into()),
+                status: Some("canceled".into()),
+                bank_decides,
+                taken_back,
+                ..w.stripe[0].clone()
+            };
+            w.stripe.insert(0, second);
+            w.surplus.push(Surplus {
+                order: "order-1".into(),
+                subscription: Some("sub_2".into()),
+                state: state.into(),
+                updated_at: LONG_AGO,
+            });
+        })
+    };
+    assert!(at_the_bank("wanted", true, 0).is_empty(), "nothing can be refunded until it has decided");
+    assert!(at_the_bank("succeeded", false, 900).is_empty(), "it has given it back");
+    assert_eq!(at_the_bank("wanted", false, 900), ["I6"]);
     let unnoticed = plant(|w| {
         w.stripe.push(StripeOrder { subscription: Some("sub_2".into()), ..w.stripe[0].clone() });
     });

@@ -18,6 +18,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     let payments = api.list("/v1/invoice_payments?").await?;
     let pages = api.list("/v1/checkout/sessions?status=complete").await?;
     let refunds = api.list("/v1/refunds?").await?;
+    let disputes = api.list("/v1/disputes?").await?;
     let deleted = deleted_customers(&api, &subscriptions).await?;
     let mut by_subscription: BTreeMap<&str, StripeOrder> = BTreeMap::new();
     for subscription in &subscriptions {
@@ -76,6 +77,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             paid: invoice["amount_paid"].as_i64().unwrap_or_default(),
             paid_for: paid_for(invoice),
             refunded: 0,
+            disputed: false,
             ahead: is_ahead(invoice),
         })
         .collect();
@@ -92,6 +94,19 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         let subscription = invoice.and_then(|i| subscription_of_invoice.get(i));
         if let Some(order) = subscription.and_then(|s| by_subscription.get_mut(s)) {
             order.refunded += refund["amount"].as_i64().unwrap_or(0);
+        }
+    }
+    let given_up = |dispute: &&Value| !matches!(dispute["status"].as_str(), Some("won" | "prevented"));
+    for dispute in disputes.iter().filter(given_up) {
+        let invoice = dispute["payment_intent"].as_str().and_then(|pi| invoice_of_payment.get(pi));
+        if let Some(known) = world.invoices.iter_mut().find(|known| invoice.is_some_and(|i| *i == known.id)) {
+            known.disputed = true;
+        }
+        let subscription = invoice.and_then(|i| subscription_of_invoice.get(i));
+        let Some(order) = subscription.and_then(|s| by_subscription.get_mut(s)) else { continue };
+        match dispute["status"].as_str() {
+            Some("lost") => order.taken_back += dispute["amount"].as_i64().unwrap_or(0),
+            _ => order.bank_decides = true,
         }
     }
     world.stripe = by_subscription.into_values().collect();

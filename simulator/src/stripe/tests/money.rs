@@ -26,6 +26,25 @@ async fn a_price_is_found_by_its_lookup_key_which_can_move() {
 }
 
 #[tokio::test]
+async fn a_disputed_charge_is_refunded_only_once_the_bank_has_decided_against_its_customer() {
+    for (won, refunds) in [(true, 200), (false, 400)] {
+        let bench = Bench::start().await;
+        bench.bought("4242").await;
+        let payment =
+            bench.read("/v1/invoice_payments").await["data"][0]["payment"]["payment_intent"].clone();
+        let asked = format!("payment_intent={}", payment.as_str().unwrap());
+        let dispute = bench.sim("disputes", Some(serde_json::json!({ "payment_intent": payment }))).await;
+        let (status, refused) = bench.post("/v1/refunds", &asked).await;
+        assert_eq!((status, refused["error"]["code"].as_str()), (400, Some("charge_disputed")), "{refused}");
+        let path = format!("disputes/{}/close", dispute["id"].as_str().unwrap());
+        bench.sim(&path, Some(serde_json::json!({ "won": won }))).await;
+        let (status, answer) = bench.post("/v1/refunds", &asked).await;
+        assert_eq!(status, refunds, "{answer}");
+        super::checker::check("stripe.jsonl", &bench, &["--need-key"]);
+    }
+}
+
+#[tokio::test]
 async fn lists_are_walked_in_both_directions_without_gap_or_repetition() {
     let bench = Bench::start().await;
     for number in 0..7 {

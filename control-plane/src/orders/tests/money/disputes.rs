@@ -95,50 +95,6 @@ async fn a_lost_dispute_ends_server_and_subscription() {
 }
 
 #[tokio::test]
-async fn what_stripe_cancels_for_a_dispute_waits_for_the_bank_all_the_same() {
-    for won in [true, false] {
-        db::testing::each_database(async |db| {
-            let shop = Shop::open(db, 3).await;
-            let served = shop.served(1).await;
-            let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
-            shop.deliver("invoice.paid", &invoice).await;
-            shop.deliver("customer.subscription.updated", &served.subscription).await;
-            shop.work().await;
-            let end = shop.standing(&served).await.next.unwrap().1;
-            let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
-            shop.stripe.change(&served.subscription, |subscription| {
-                subscription["status"] = serde_json::json!("canceled");
-                subscription["cancellation_details"] = serde_json::json!({"reason": "payment_disputed"});
-            });
-            shop.deliver("charge.dispute.created", &dispute).await;
-            shop.deliver("customer.subscription.deleted", &served.subscription).await;
-            shop.work().await;
-            shop.node_does(&served, 3, "stopped").await;
-            shop.lives(5 * DAY).await;
-            assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Disputed));
-            assert_eq!(shop.wished(&served).await, Service::Suspended, "off, and its disk stays");
-            assert!(shop.rings_for("stripe_cancels_disputed").await, "a setting of the dashboard is wrong");
-            let decided = if won { "won" } else { "lost" };
-            shop.stripe.change(&dispute, |dispute| dispute["status"] = serde_json::json!(decided));
-            shop.deliver("charge.dispute.closed", &dispute).await;
-            shop.work().await;
-            shop.lives(MINUTE).await;
-            if won {
-                let standing = shop.standing(&served).await;
-                assert_eq!((standing.stand, standing.next), (Stand::Run, Some((billing::Step::End, end))));
-                assert_eq!(shop.wished(&served).await, Service::Active);
-                shop.node_does(&served, 4, "running").await;
-                shop.lives(end.since(shop.app.clock.now()) + MINUTE).await;
-                shop.lives(MINUTE).await;
-            }
-            assert_eq!(shop.stands(&served).await.0, Stand::End);
-            assert_eq!(shop.node_was_told(&served).await, "retire");
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
 async fn a_refund_from_stripes_dashboard_is_seen_and_only_a_full_one_ends_the_server() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

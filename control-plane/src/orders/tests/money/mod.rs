@@ -1,5 +1,6 @@
 //! What is paid and what is served agree, whatever happens to the money later.
 
+mod banks;
 mod dashboard;
 mod disputes;
 mod inbox;
