@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod console;
+mod currency;
 pub mod db;
 pub mod dispatch;
 pub mod entropy;

@@ -4,7 +4,7 @@ use ez_protocol::UnixMillis;
 use serde::Deserialize;
 use time::{Date, macros::format_description};
 
-use crate::db::text_enum;
+use crate::{currency, db::text_enum};
 
 /// Longest name that Stripe prints on an invoice.
 const LONGEST_NAME: usize = 40;
@@ -95,8 +95,10 @@ impl CouponEntry {
         }
         match (self.percent_off, self.amount_off_minor, &self.currency) {
             (Some(1..=100), None, None) => {}
-            (None, Some(1..=100_000_000), Some(currency))
-                if currency.len() == 3 && currency.bytes().all(|b| b.is_ascii_lowercase()) => {}
+            (None, Some(amount_minor @ 1..=100_000_000), Some(currency)) => {
+                currency::check(amount_minor, currency)
+                    .map_err(|why| format!("coupon {}: {why}", self.code))?;
+            }
             _ => {
                 return refuse(
                     "it takes off `percent_off` from 1 to 100, or `amount_off_minor` with a `currency`",

@@ -10,7 +10,10 @@ use super::{
     coupons::CouponEntry,
     traffic::{self, TrafficPriceEntry},
 };
-use crate::db::{DbError, text_enum};
+use crate::{
+    currency,
+    db::{DbError, text_enum},
+};
 
 /// Most snapshots of one server: each one slows its disk down.
 const MOST_SNAPSHOTS: u32 = 20;
@@ -389,11 +392,12 @@ impl PlanEntry {
         traffic::check(code, self.traffic_gib, &self.traffic_prices)?;
         let mut prices = std::collections::BTreeSet::new();
         for price in &self.prices {
-            let plain = price.currency.len() == 3 && price.currency.bytes().all(|b| b.is_ascii_lowercase());
-            if !plain || !(1..=MOST_MINOR).contains(&price.amount_minor) || price.version == Some(0) {
-                return Err(format!(
-                    "plan {code}: a price needs a lower-case currency, an amount and a version from 1"
-                ));
+            for amount_minor in [price.amount_minor, price.setup_minor] {
+                currency::check(amount_minor, &price.currency)
+                    .map_err(|why| format!("plan {code}: {why}"))?;
+            }
+            if !(1..=MOST_MINOR).contains(&price.amount_minor) || price.version == Some(0) {
+                return Err(format!("plan {code}: a price needs an amount and a version from 1"));
             }
             if !(0..=MOST_MINOR).contains(&price.setup_minor) || price.trial_days > MOST_TRIAL_DAYS {
                 return Err(format!(

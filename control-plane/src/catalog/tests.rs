@@ -20,6 +20,8 @@ fn an_entry_that_makes_no_sense_is_named() {
     for (file, named) in [
         (price("currency = 'EUR'\namount_minor = 1"), "plan s"),
         (price("currency = 'eur'\namount_minor = 0"), "plan s"),
+        (price("currency = 'xxx'\namount_minor = 900"), "no currency that Stripe takes"),
+        (price("currency = 'isk'\namount_minor = 950"), "multiples of 100"),
         (price("currency = 'eur'\namount_minor = 1\nversion = 0"), "plan s"),
         (format!("{0}\n{0}", plan("prices = []")), "plan s is there twice"),
         (plan("prices = []").replace("code = 's'", "code = 'S x'"), "S x"),

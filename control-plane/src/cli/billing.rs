@@ -84,7 +84,7 @@ pub(super) enum BillingCommand {
 pub(super) struct GiftArgs {
     /// Id of the server.
     server: InstanceId,
-    /// How much, in minor units: 450 is 4.50.
+    /// How much, in minor units as Stripe counts them: 450 is 4.50 €, or 450 JPY.
     #[arg(long)]
     amount: i64,
     /// What it is for: a ticket's number, for example.

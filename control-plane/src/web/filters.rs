@@ -20,7 +20,10 @@ use minijinja::{
 };
 use time::{OffsetDateTime, macros::format_description};
 
-use crate::web::{assets::Assets, text::Texts};
+use crate::{
+    currency,
+    web::{assets::Assets, text::Texts},
+};
 
 /// Adds everything to the environment.
 pub(super) fn register(environment: &mut Environment<'static>, texts: &Texts, assets: &Assets) {
@@ -198,21 +201,10 @@ fn money(value: &Value) -> Result<String, Error> {
     Ok(written_money(minor, currency))
 }
 
-/// Whether a currency has cents.
-pub(crate) fn has_minor_units(currency: &str) -> bool {
-    // Those without, as Stripe lists them, as far as we sell in them.
-    !matches!(currency, "jpy" | "krw" | "clp" | "vnd")
-}
-
 /// Money as people read it: `9.00 €`, `−4.50 €`, `1,200 JPY`.
 pub(crate) fn written_money(minor: i64, currency: &str) -> String {
-    let whole = !has_minor_units(currency);
     let sign = if minor < 0 { "−" } else { "" };
-    let amount = minor.unsigned_abs();
-    let number = match whole {
-        true => grouped(amount),
-        false => format!("{}.{:02}", grouped(amount / 100), amount % 100),
-    };
+    let number = currency::written(minor.unsigned_abs(), currency);
     let unit = match currency {
         "eur" => "€".to_owned(),
         "usd" => "$".to_owned(),
@@ -221,18 +213,6 @@ pub(crate) fn written_money(minor: i64, currency: &str) -> String {
     };
     // A no-break space: an amount and its currency stay on one line.
     format!("{sign}{number}\u{a0}{unit}")
-}
-
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Per mille as people read it: `12.5 %`, `40 %`.
@@ -285,6 +265,8 @@ mod tests {
         assert_eq!(written_money(-450, "eur"), "−4.50\u{a0}€");
         assert_eq!(written_money(123_456_789, "usd"), "1,234,567.89\u{a0}$");
         assert_eq!(written_money(1200, "jpy"), "1,200\u{a0}JPY");
+        assert_eq!(written_money(-1200, "xof"), "−1,200\u{a0}XOF");
+        assert_eq!(written_money(5120, "kwd"), "5.120\u{a0}KWD");
     }
 
     #[test]

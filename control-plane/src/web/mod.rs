@@ -83,7 +83,7 @@ pub use context::{Ctx, Customer, Staff, Visitor, redirect, safe_path};
 pub use cookies::{Cookies, SESSION};
 pub use error::{Error, Result};
 #[allow(unused_imports, reason = "mails of slices write amounts")]
-pub(crate) use filters::{has_minor_units, written_bytes, written_date, written_money, written_month};
+pub(crate) use filters::{written_bytes, written_date, written_money, written_month};
 pub use forms::{FieldError, FormState, Submission};
 pub(crate) use gate::protect;
 pub(crate) use limit::{Ask, Attempts, Limits, caller_of};

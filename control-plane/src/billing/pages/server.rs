@@ -14,6 +14,7 @@ use crate::{
     billing::{
         self, BillingError, Gift, GiftKind, GiftState, Given, LONGEST_REASON, StripeFault, stripe::FaultKind,
     },
+    currency,
     entropy::EntropyExt as _,
     web::{
         self, Ctx, Error, FormState, Staff, Submission, Tone,
@@ -124,7 +125,7 @@ async fn give(
         billing::server_money(&mut connection, instance).await?.ok_or(Error::NotFound)?
     };
     let mut form = sent.state();
-    let amount_minor = minor(sent.text("amount"), &money.currency).filter(|minor| *minor > 0);
+    let amount_minor = currency::read(sent.text("amount"), &money.currency).filter(|minor| *minor > 0);
     if amount_minor.is_none() {
         form.refuse("amount", "amount-invalid");
     }
@@ -175,21 +176,9 @@ async fn give(
     ctx.page_with(StatusCode::UNPROCESSABLE_ENTITY, &page)
 }
 
-/// Minor units of what a person wrote: `4.50`, `4,50` or `4`; nothing for what is no amount.
-fn minor(text: &str, currency: &str) -> Option<i64> {
-    let digits = if web::has_minor_units(currency) { 2 } else { 0 };
-    let (whole, part) = text.split_once(['.', ',']).unwrap_or((text, ""));
-    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !plain(whole) || !plain(part) || part.len() > digits || whole.len() > 9 {
-        return None;
-    }
-    let padded = format!("{part:0<digits$}");
-    format!("{whole}{padded}").parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::minor;
+    use crate::currency;
 
     #[test]
     fn amounts_are_read_as_people_write_them() {
@@ -206,8 +195,11 @@ mod tests {
             ("1 000", None),
             ("9999999999", None),
         ] {
-            assert_eq!(minor(text, "eur"), read, "{text}");
+            assert_eq!(currency::read(text, "eur"), read, "{text}");
         }
-        assert_eq!((minor("450", "jpy"), minor("4.5", "jpy")), (Some(450), None));
+        for whole in ["jpy", "xof", "pyg", "rwf"] {
+            assert_eq!(currency::read("450", whole), Some(450), "{whole}: not forty-five thousand");
+            assert_eq!(currency::read("4.5", whole), None, "{whole}");
+        }
     }
 }

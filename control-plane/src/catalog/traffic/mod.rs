@@ -10,7 +10,7 @@ use ez_protocol::UnixMillis;
 use serde::Deserialize;
 use sqlx::AnyConnection;
 
-use crate::db::DbError;
+use crate::{currency, db::DbError};
 
 /// Started so many GiB are one unit of the price.
 pub const TRAFFIC_UNIT_GIB: u64 = 100;
@@ -59,9 +59,10 @@ pub(super) async fn put(
 pub(super) fn check(plan: &str, traffic_gib: u64, prices: &[TrafficPriceEntry]) -> Result<(), String> {
     let mut currencies = std::collections::BTreeSet::new();
     for price in prices {
-        let plain = price.currency.len() == 3 && price.currency.bytes().all(|b| b.is_ascii_lowercase());
-        if !plain || !(1..=1_000_000).contains(&price.amount_minor) {
-            return Err(format!("plan {plan}: a traffic price needs a lower-case currency and an amount"));
+        currency::check(price.amount_minor, &price.currency)
+            .map_err(|why| format!("plan {plan}: its traffic: {why}"))?;
+        if !(1..=1_000_000).contains(&price.amount_minor) {
+            return Err(format!("plan {plan}: a traffic price needs an amount"));
         }
         if !currencies.insert(&price.currency) {
             return Err(format!("plan {plan} has two traffic prices in {}", price.currency));
