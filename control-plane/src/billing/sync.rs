@@ -38,6 +38,9 @@ pub(super) async fn object(app: &Services, kind: &str, id: &str) -> Result<(), B
     match done {
         // Deleted at Stripe, or of another account: nothing to copy.
         Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => {
+            if kind == "invoice" {
+                dunning::gone(app, id).await?;
+            }
             ignore(app, id, app.clock.now()).await
         }
         other => other,

@@ -5,6 +5,7 @@ use sqlx::AnyConnection;
 
 use super::{AddressNeeded, store};
 use crate::{
+    app::Services,
     billing::{stripe::InvoiceView, usage},
     config::Config,
     db::DbError,
@@ -48,10 +49,10 @@ async fn unpaid(
         return alarms::clear(tx, now, TRAFFIC_UNPAID, &invoice.id).await;
     }
     let amount = web::written_money(due, invoice.currency.as_deref().unwrap_or_default());
+    let what = if usage::is_traffic_alone(invoice) { "traffic" } else { "an invoice made by hand" };
     let detail = format!(
-        "{amount} of order {order}, for traffic or another bill of its own ({}), could not be charged. Nothing is switched off because \
-         of it, and its customer has the link to pay. If it is not to be paid, void it or mark it uncollectible in Stripe's \
-         dashboard: then this alarm ends.",
+        "{amount} for {what} of order {order} could not be charged ({}). Nothing is switched off because of it, and its customer has \
+         the link to pay. If it is not to be paid, void it or mark it uncollectible in Stripe's dashboard: then this alarm ends.",
         invoice.id
     );
     let severity = Severity::Warning;
@@ -90,6 +91,12 @@ async fn not_final(
         notify::send(tx, now, &known.email, &letter).await?;
     }
     Ok(())
+}
+
+/// Stripe does not have an invoice any more: a draft was deleted, and nothing is to be done about it.
+pub(in crate::billing) async fn gone(app: &Services, invoice: &str) -> Result<(), DbError> {
+    let (now, invoice) = (app.clock.now(), invoice.to_owned());
+    app.db.write(move |tx| Box::pin(async move { alarms::clear(tx, now, NOT_FINAL, &invoice).await })).await
 }
 
 /// Words of Stripe's with the stop at their end that they may lack.

@@ -36,7 +36,7 @@ use crate::{
     notify, web,
 };
 
-pub(super) use bills::watch;
+pub(super) use bills::{gone, watch};
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
     AddressNeeded, CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent,
