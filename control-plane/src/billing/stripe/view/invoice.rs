@@ -48,11 +48,11 @@ pub struct InvoiceView {
 
 /// Why Stripe could not make a draft final: until that is mended nobody is charged for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotFinal {
+pub(crate) struct NotFinal {
     /// In Stripe's words.
-    pub message: String,
+    pub(crate) message: String,
     /// Whether taxes cannot be worked out for where the customer says to be.
-    pub lacks_address: bool,
+    pub(crate) lacks_address: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -101,7 +101,7 @@ impl InvoiceView {
     }
 
     /// Why it is a draft still, if Stripe tried to make it final and could not.
-    pub fn not_final(&self) -> Option<NotFinal> {
+    pub(crate) fn not_final(&self) -> Option<NotFinal> {
         let error = self.last_finalization_error.as_ref().filter(|error| !error.is_null())?;
         if self.status.as_deref() != Some("draft") {
             return None;
