@@ -36,19 +36,11 @@ pub struct PasswordReset {
     pub hash: PasswordHash,
 }
 
-/// Sets the password that is its argument, and lets it be used: what distributions and the first boot said of passwords
-/// gives way to the first file that sshd reads. That early sshd has hardly begun; it is told without waiting, because it may
-/// wait for us.
-const SET_AT_BOOT: &str = "usermod --password \"$1\" root || exit 1; mkdir -p /etc/ssh/sshd_config.d; \
-    printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n' >/etc/ssh/sshd_config.d/10-ez-root.conf; \
-    systemctl --no-block try-reload-or-restart ssh.service sshd.service; exit 0";
-
 /// `bootcmd` runs at every boot, early; `cloud-init-per once` lets a command run once in the life of a disk.
 /// First-boot modules, those about sshd among them, would not run again, because the instance-id is pinned.
 fn at_boot(reset: &PasswordReset) -> Result<Vec<String>, CloudInitError> {
     let (name, hash) = (format!("ez-password-{}", reset.order), plain("password_hash", reset.hash.as_str())?);
-    let command = ["cloud-init-per", "once", &name, "sh", "-c", SET_AT_BOOT, "ez-password", hash];
-    Ok(command.map(str::to_owned).to_vec())
+    Ok(["cloud-init-per", "once", &name, "usermod", "--password", hash, "root"].map(str::to_owned).to_vec())
 }
 
 #[derive(Debug, Serialize)]
