@@ -38,7 +38,7 @@ billing-mail-why-paused = Its subscription is paused. It starts again when the s
 
 billing-mail-restored-subject = { $server } is back
 billing-mail-restored-text = { $server } is being started again. Nothing on it was changed.
-billing-mail-restored-until = It is paid until { $on } and then ends: its subscription had ended before the payment came, so nothing renews it. If you need a server after that, order a new one and move what is on this one before.
+billing-mail-restored-until = It is paid until { $on } and then ends: its subscription has ended, so nothing renews it. If you need a server after that, order a new one and move what is on this one before.
 billing-mail-restored-page = How it stands:
 
 billing-mail-deletion-subject = { $server } will be deleted on { $on }

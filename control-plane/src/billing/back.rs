@@ -236,7 +236,7 @@ pub(super) async fn first_payment_returned(
 pub(super) async fn dispute(app: &Services, id: &str) -> Result<(), BillingError> {
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_dispute(id)).await?;
-    take_dispute(app, read_at, view(&value)?, value).await
+    take_dispute(app, read_at, view(&value)?, value, true).await
 }
 
 /// Reads a card network's warning that a payment is fraud. Until somebody has acted on it, it is a dispute that has
@@ -249,7 +249,7 @@ pub(super) async fn early_warning(app: &Services, id: &str) -> Result<(), Billin
         "id": id, "status": if open { "early_warning" } else { "prevented" }, "reason": value.get("fraud_type"),
         "payment_intent": value.get("payment_intent"), "created": value.get("created"),
     });
-    take_dispute(app, read_at, view(&as_dispute)?, value).await
+    take_dispute(app, read_at, view(&as_dispute)?, value, true).await
 }
 
 /// Reads the disputes of a payment, of which a refund has told before any news did.
@@ -258,7 +258,8 @@ pub(super) async fn disputes_of(app: &Services, intent: &str) -> Result<(), Bill
     let list = app.stripe.get(app.entropy.as_ref(), &stripe::list_disputes_of(intent)).await?;
     let rows = list.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
     for value in rows {
-        take_dispute(app, read_at, view(&value)?, value).await?;
+        // Whoever asks is the one that waits for the bank: it is not woken by its own question.
+        take_dispute(app, read_at, view(&value)?, value, false).await?;
     }
     Ok(())
 }
@@ -268,6 +269,7 @@ async fn take_dispute(
     read_at: UnixMillis,
     dispute: DisputeView,
     value: Value,
+    wakes: bool,
 ) -> Result<(), BillingError> {
     let paid = match &dispute.payment_intent {
         Some(intent) => paid_by(app, intent).await?,
@@ -285,7 +287,7 @@ async fn take_dispute(
                     dunning::store::put_dispute(tx, now, paid.order, Some(&paid.invoice), &dispute).await?;
                 }
                 dunning::judge(tx, &config, now, paid.order).await?;
-                let surplus = surplus::disputed(tx, now, &paid.invoice).await?;
+                let surplus = surplus::disputed(tx, now, &paid.invoice, wakes).await?;
                 // After the judgement, since it says what became of the server. Whoever read it later has asked, or knows
                 // that there is nothing to ask any more.
                 if newer {

@@ -51,6 +51,8 @@ pub struct World {
     pub invoice_items: Vec<InvoiceItem>,
     /// Credit that stands on customers' balances at Stripe with a mark of ours.
     pub credits: Vec<Credit>,
+    /// Orders whose customer was deleted at Stripe, with the balance.
+    pub without_balance: Vec<String>,
     /// Credit that our books say was given, by its mark: with the purchase's refund, or by an operator.
     pub given_credits: Vec<Credit>,
     /// What each settled purchase came to in our books, by order.

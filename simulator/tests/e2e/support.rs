@@ -20,7 +20,7 @@ use crate::{clock::Clock, commits::CommitProxy};
 pub use self::outside::{Api, Host, Network, Stripe};
 
 /// What a story has just done may take this long to settle everywhere before the checker's findings count.
-const SETTLING: Duration = Duration::from_secs(60);
+const SETTLING: Duration = Duration::from_secs(90);
 
 /// Which database the control plane uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

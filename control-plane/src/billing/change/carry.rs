@@ -100,6 +100,7 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
             read_again(app, &change).await?;
             later(app, &change).await?;
         }
+        (ChangeState::Scheduled, _) => keep_up(app, &change).await?,
         (ChangeState::Applied | ChangeState::Done | ChangeState::Refused, Way::PeriodEnd)
             if !change.released =>
         {
@@ -296,20 +297,7 @@ async fn tell_period_end(app: &Services, change: &Change) -> Result<(), BillingE
             Err(other) => return Err(other),
         },
     };
-    let months = {
-        let mut connection = app.db.read().await?;
-        catalog::price(&mut connection, &change.to_price).await?.map_or(1, |price| price.interval.months())
-    };
-    let kept = seen.kept();
-    let phases = Phases {
-        schedule: &schedule,
-        from: &change.from_stripe_price,
-        to: &change.to_stripe_price,
-        period: (start.as_secs(), end.as_secs()),
-        months,
-        kept: &kept,
-    };
-    let call = Call::new("plan-phases", change.id, change.attempt, stripe::set_phases(phases));
+    let call = phases(app, change, &schedule, (start, end), &seen.kept()).await?;
     match outbox::send(app, &call).await {
         Ok(_) => outbox::close(app, &call, CallState::Replaced, Some(schedule.clone()), None).await?,
         // The same phases again are the same phases, so there is nothing to look up first.
@@ -329,6 +317,68 @@ async fn tell_period_end(app: &Services, change: &Change) -> Result<(), BillingE
     // The copy has the schedule before the change says that there is one: whoever reads later finds both.
     sync::subscription(app, &copy.subscription).await?;
     booked(app, change.id, schedule, end).await
+}
+
+/// The call that tells a schedule what this change means, charged as its subscription is now.
+async fn phases(
+    app: &Services,
+    change: &Change,
+    schedule: &str,
+    (start, end): (UnixMillis, UnixMillis),
+    kept: &stripe::Kept,
+) -> Result<Call, BillingError> {
+    let months = {
+        let mut connection = app.db.read().await?;
+        catalog::price(&mut connection, &change.to_price).await?.map_or(1, |price| price.interval.months())
+    };
+    let phases = Phases {
+        schedule,
+        from: &change.from_stripe_price,
+        to: &change.to_stripe_price,
+        period: (start.as_secs(), end.as_secs()),
+        months,
+        kept,
+    };
+    Ok(Call::new("plan-phases", change.id, change.attempt, stripe::set_phases(phases)))
+}
+
+/// A booked change keeps up with its subscription: what its schedule charges names the card of the day it was booked, and who
+/// has named another one since is charged by that. Looked at whenever the subscription was read.
+async fn keep_up(app: &Services, change: &Change) -> Result<(), BillingError> {
+    let copy = copy_of(app, change.order).await?;
+    let (Some(schedule), Some(start), Some(end)) = (&change.schedule, copy.period_start, copy.period_end)
+    else {
+        return Ok(());
+    };
+    let read = stripe::retrieve_subscription(&copy.subscription);
+    let seen: stripe::SubscriptionView = sync::view(&app.stripe.get(app.entropy.as_ref(), &read).await?)?;
+    let stands = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_schedule(schedule)).await?;
+    let active = stands.get("status").and_then(Value::as_str) == Some("active");
+    let kept = seen.kept();
+    if active && change.due_at == Some(end) && !stripe::charges(&stands, &kept) {
+        // Other words need another key; whoever dies here finds the difference again.
+        let now = load(app, change.id).await?;
+        let anew = Change { attempt: now.attempt + 1, ..now };
+        amend(app, anew.clone()).await?;
+        let call = phases(app, &anew, schedule, (start, end), &kept).await?;
+        match outbox::send(app, &call).await {
+            Ok(_) => outbox::close(app, &call, CallState::Replaced, Some(schedule.clone()), None).await?,
+            Err(BillingError::LookingUp) => {
+                outbox::close(app, &call, CallState::Replaced, None, None).await?;
+                return Err(BillingError::LookingUp);
+            }
+            // It has ended or was let go since: then the change is judged by its subscription.
+            Err(BillingError::Stripe(fault))
+                if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
+            {
+                tracing::warn!(plan_change.id = %change.id, %fault, "a booked plan change keeps its card");
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    let (change, at) = (change.clone(), end.plus(AFTER_STRIPE));
+    app.db.write(move |tx| Box::pin(async move { look_at(tx, &change, at).await })).await?;
+    Ok(())
 }
 
 /// Makes the schedule, or finds the one that an earlier call made.

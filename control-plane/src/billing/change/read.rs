@@ -106,6 +106,8 @@ async fn step(
             let back = Change { reason: Some(word.to_owned()), released: true, ..open };
             take(tx, now, back, ChangeEvent::TakeBack, &actor).await.map(|_| ())
         }
+        // Perhaps with another card, which what is booked has to charge as well.
+        (ChangeState::Scheduled, _) => Ok(carry::look_at(tx, &open, now).await?),
         _ => Ok(()),
     }
 }

@@ -70,7 +70,10 @@ async fn not_final(
     order: OrderId,
     invoice: &InvoiceView,
 ) -> Result<(), DbError> {
-    let Some(why) = invoice.not_final() else {
+    let known = store::known(tx, order).await?;
+    // Nobody is to be charged for the time after an end; what was used before it still is.
+    let over = known.as_ref().is_some_and(|known| known.facts.closed) && !usage::is_traffic_alone(invoice);
+    let Some(why) = invoice.not_final().filter(|_| !over) else {
         return alarms::clear(tx, now, NOT_FINAL, &invoice.id).await;
     };
     let detail = format!(
@@ -85,7 +88,7 @@ async fn not_final(
     if !why.lacks_address {
         return Ok(());
     }
-    let Some(known) = store::known(tx, order).await? else { return Ok(()) };
+    let Some(known) = known else { return Ok(()) };
     if store::first_time(tx, now, order, &format!("address:{}", invoice.id)).await? {
         let letter = AddressNeeded { server: known.description, link: config.http.page("/billing") };
         notify::send(tx, now, &known.email, &letter).await?;

@@ -237,11 +237,16 @@ async fn stripe_gave_up(
     }
     let (kind, detail) = if disputed {
         let detail = format!(
-            "Stripe cancelled subscription {} because a payment of it is disputed. Its server is off until the bank has decided; \
-             if it decides for you, the server is served to the end of what is paid, and nothing renews it. In Stripe's \
+            "Stripe cancelled subscription {} because a payment of it is disputed. {}; if it decides for you, the server is \
+             served to the end of what is paid, and nothing renews it. In Stripe's \
              dashboard, in the settings of Billing, choose that a subscription is left as it is when a payment is disputed; \
              we suspend and end disputed servers ourselves.",
-            known.subscription
+            known.subscription,
+            if known.facts.exempt {
+                "Its server is exempt and runs until the bank has decided, and no longer than what is paid"
+            } else {
+                "Its server is off until the bank has decided"
+            }
         );
         (STRIPE_CANCELS_DISPUTED, detail)
     } else {
@@ -326,7 +331,8 @@ pub(super) async fn invoice_read(
             // And nothing switches an exempt one off.
             let stays = paused || apart || known.facts.exempt;
             let until = if stays { String::new() } else { web::written_date(until) };
-            let letter = PaymentFailed { server, amount: owed, until, paused: paused && !apart, apart, link };
+            let off = paused && !apart && !known.facts.exempt;
+            let letter = PaymentFailed { server, amount: owed, until, paused: off, apart, link };
             notify::send(tx, now, &known.email, &letter).await
         }
     }

@@ -153,7 +153,15 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         return answer(Stand::End, Why::Ended, None);
     }
     if facts.exempt {
-        // It is served whatever is owed, and charged and ended as any other.
+        // It is served whatever is owed, and charged and ended as any other. What Stripe has cancelled for a dispute earns
+        // nothing any more: then what is paid for is all there is to serve.
+        if facts.ended_by_dispute {
+            return match (facts.disputed, served_until(facts, settings)) {
+                (Disputed::Lost(_), _) => answer(Stand::End, Why::DisputeLost, None),
+                (_, Some(end)) if end > now => answer(Stand::Run, Why::Exempt, Some((Step::End, end))),
+                _ => answer(Stand::End, Why::Ended, None),
+            };
+        }
         let next = if facts.status == Status::Active { comes(facts) } else { None };
         return answer(Stand::Run, Why::Exempt, next);
     }
@@ -339,6 +347,12 @@ mod tests {
         assert_eq!(at(&ended(Disputed::No), 30), answer(Stand::End, Why::Ended, None));
         let closed = Facts { closed: true, ..ended(Disputed::Open(T0)) };
         assert_eq!(at(&closed, 0).stand, Stand::End, "we have ended it");
+        // Exempt, it runs meanwhile, and is not served for nothing for ever.
+        let exempt = |disputed| Facts { exempt: true, ..ended(disputed) };
+        let runs = answer(Stand::Run, Why::Exempt, Some((Step::End, end)));
+        assert_eq!(at(&exempt(Disputed::Open(T0)), 29), runs);
+        assert_eq!(at(&exempt(Disputed::No), 30).stand, Stand::End);
+        assert_eq!(at(&exempt(Disputed::Lost(T0)), 1), answer(Stand::End, Why::DisputeLost, None));
         let wished = Facts { ended_by_dispute: false, ..ended(Disputed::Open(T0)) };
         assert_eq!(at(&wished, 0).stand, Stand::End, "somebody wished it");
     }

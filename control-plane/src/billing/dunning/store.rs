@@ -491,14 +491,14 @@ pub(in crate::billing) async fn standing(
 }
 
 /// The standings that are not simply "paid, runs": those that are served or can be again first, what comes next before what
-/// comes later; then those whose service has ended, the last one first.
+/// comes later; then the exempt, who are only charged; then those whose service has ended, the last one first.
 pub(in crate::billing) async fn not_running(
     connection: &mut AnyConnection,
     limit: i64,
 ) -> Result<Vec<Standing>, DbError> {
     let rows = sqlx::query(select_standings!(
         "WHERE stand <> 'run' OR why <> 'paid'
-         ORDER BY CASE WHEN stand = 'end' THEN 1 ELSE 0 END, CASE WHEN next_at IS NULL THEN 1 ELSE 0 END, next_at,
+         ORDER BY CASE WHEN stand = 'end' THEN 2 WHEN why = 'exempt' THEN 1 ELSE 0 END, CASE WHEN next_at IS NULL THEN 1 ELSE 0 END, next_at,
                   since DESC, order_id
          LIMIT $1"
     ))

@@ -28,7 +28,8 @@ pub(super) async fn overview(
                 (SELECT i.hosted_url FROM billing_invoices i
                  WHERE i.subscription_id = s.stripe_id AND i.status IN ('open', 'uncollectible') AND i.due_minor > 0
                        AND i.tries > 0
-                 ORDER BY i.issued_at, i.stripe_id LIMIT 1) AS pay_url
+                 ORDER BY CASE WHEN COALESCE(i.reason, '') = 'manual' OR i.traffic_alone = 1 THEN 1 ELSE 0 END,
+                          i.issued_at, i.stripe_id LIMIT 1) AS pay_url
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
          LEFT JOIN billing_customers u ON u.account_id = s.account_id

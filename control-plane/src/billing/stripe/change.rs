@@ -139,6 +139,14 @@ pub(crate) fn set_phases(phases: Phases<'_>) -> Prepared {
     form(format!("/subscription_schedules/{}", phases.schedule), &pairs)
 }
 
+/// Whether the last phase of a schedule charges the card that the subscription is charged with now.
+pub(crate) fn charges(schedule: &Value, kept: &Kept) -> bool {
+    let last = schedule.get("phases").and_then(Value::as_array).and_then(|phases| phases.last());
+    let method = last.and_then(|phase| phase.get("default_payment_method"));
+    let method = method.and_then(|method| method.as_str().or_else(|| method.get("id")?.as_str()));
+    method == kept.payment_method.as_deref()
+}
+
 /// The subscription goes on as it is, without its schedule.
 pub(crate) fn release_schedule(schedule: &str) -> Prepared {
     form(format!("/subscription_schedules/{schedule}/release"), &[])

@@ -90,10 +90,8 @@ pub(super) async fn found(
         session.id
     );
     raise(tx, at, ALARM, &session.id, &detail).await?;
-    // A dispute that was told before has switched the server off, and has nothing to do with it.
-    if let Some(invoice) = &surplus.invoice
-        && dunning::store::disputed_payment(tx, invoice).await? != dunning::Disputed::No
-    {
+    // A dispute or a warning that was told before has switched the server off, and has nothing to do with it.
+    if surplus.invoice.is_some() {
         jobs::enqueue(tx, dunning::STAND, &order.to_string(), &json!({}), at).await?;
     }
     note(
@@ -317,9 +315,14 @@ async fn disputed_payment(app: &Services, invoice: &str) -> Result<dunning::Disp
 
 /// A bank says how it stands with the payment of an invoice: whether that is one which is not owed. What waits for the bank is
 /// looked at again.
-pub(super) async fn disputed(tx: &mut AnyConnection, at: UnixMillis, invoice: &str) -> Result<bool, DbError> {
+pub(super) async fn disputed(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    invoice: &str,
+    wakes: bool,
+) -> Result<bool, DbError> {
     let sessions = store::of_invoice(tx, invoice).await?;
-    for session in &sessions {
+    for session in sessions.iter().filter(|_| wakes) {
         jobs::enqueue(tx, GIVE_BACK, session, &Value::Null, at).await?;
     }
     Ok(!sessions.is_empty())

@@ -59,7 +59,9 @@ pub(super) fn paid_orders_end(world: &World) -> Vec<Violation> {
         let Some(paid_at) = order.paid_at else { continue };
         // What is to be refunded waits for a bank that has the payment, however long that takes.
         let bank_decides = order.state == "refunding"
-            && world.stripe.iter().any(|payment| payment.order == order.id && payment.bank_decides);
+            && world.stripe.iter().any(|payment| {
+                payment.order == order.id && payment.bank_decides && surplus_of(world, payment).is_none()
+            });
         if world.overdue(paid_at) && !bank_decides && !ENDED.contains(&order.state.as_str()) {
             let minutes = (world.now - paid_at) / 60_000;
             let detail = format!("paid {minutes} minutes ago and still {}", order.state);
@@ -248,7 +250,9 @@ fn kept_for_nothing(world: &World) -> Vec<Violation> {
 fn credit_equals_stripe(world: &World) -> Vec<Violation> {
     let mut out = Vec::new();
     let marked = |mark: &str| world.credits.iter().filter(|credit| credit.mark == mark).collect::<Vec<_>>();
-    for given in world.given_credits.iter().filter(|given| world.settled(given.at)) {
+    let gone = |mark: &str| world.without_balance.iter().any(|order| mark.contains(order.as_str()));
+    let given = world.given_credits.iter().filter(|given| !gone(&given.mark));
+    for given in given.filter(|given| world.settled(given.at)) {
         let amounts: Vec<i64> = marked(&given.mark).iter().map(|credit| credit.amount).collect();
         if amounts != [given.amount] {
             let detail = format!("the books gave {}, Stripe has {amounts:?}", given.amount);

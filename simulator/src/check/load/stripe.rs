@@ -122,7 +122,14 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     });
     world.invoice_items = ours.collect();
     let customers: BTreeSet<&str> = subscriptions.iter().filter_map(|one| one["customer"].as_str()).collect();
-    for customer in customers.into_iter().filter(|customer| !deleted.contains(*customer)) {
+    for customer in customers {
+        // With a customer go the balance and what was booked on it.
+        if api.one(&format!("/v1/customers/{customer}")).await?["deleted"] == true {
+            let theirs = subscriptions.iter().filter(|one| one["customer"] == customer);
+            let orders = theirs.filter_map(|one| one["metadata"]["order_id"].as_str().map(str::to_owned));
+            world.without_balance.extend(orders);
+            continue;
+        }
         let booked = api.list(&format!("/v1/customers/{customer}/balance_transactions?")).await?;
         world.credits.extend(booked.iter().filter_map(credit));
     }

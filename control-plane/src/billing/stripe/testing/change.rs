@@ -245,7 +245,7 @@ impl State {
             return wrong("phases that do not fit");
         }
         schedule["x_next"] = json!(get("phases[1][items][0][price]"));
-        schedule["x_terms"] = terms(form, 1);
+        schedule["phases"] = json!([terms(form, 0), terms(form, 1)]);
         let mut running = subscription.clone();
         take_over(&mut running, &terms(form, 0));
         // Who sets the phases decides about the end as well, and what is released afterwards goes on.
@@ -274,7 +274,7 @@ impl State {
         let Some(schedule) = object["schedule"].as_str().and_then(|id| self.objects.get(id)) else { return };
         if let Some(price) = schedule["x_next"].as_str().and_then(|id| self.objects.get(id)) {
             object["items"]["data"][0]["price"] = price.clone();
-            take_over(object, &schedule["x_terms"]);
+            take_over(object, &schedule["phases"][1]);
         }
     }
 

@@ -118,6 +118,31 @@ async fn a_smaller_plan_is_taxed_as_before_and_charged_to_the_same_card() {
 }
 
 #[tokio::test]
+async fn who_names_another_card_is_charged_by_it_after_a_booked_change_too() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let names = |card: &str| {
+            shop.stripe.change(&served.subscription, |subscription| {
+                subscription["default_payment_method"] = card.into();
+            });
+        };
+        names("pm_expires");
+        shop.passes(MINUTE).await;
+        let booked = shop.books(&served, &price("s", "month")).await;
+        names("pm_new");
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Scheduled);
+        shop.turns(&served, true).await;
+        let card = shop.stripe.state().objects[&served.subscription]["default_payment_method"].clone();
+        assert_eq!(card, "pm_new");
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Applied, "and it has come");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_booked_change_is_taken_back_until_it_comes() {
     db::testing::each_database(async |db| {
         let shop = Shop::with_plans(db, 6).await;

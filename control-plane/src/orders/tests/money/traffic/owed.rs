@@ -100,7 +100,9 @@ async fn a_bill_of_its_own_that_nobody_pays_switches_nothing_off_and_takes_no_gr
         assert!(shop.rings_for(UNPAID).await);
         shop.lives(20 * DAY).await;
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
-        assert!(shop.overview_of(&served).await.paying[0].pay_url.is_some(), "it can be paid");
+        let link = async || shop.overview_of(&served).await.paying[0].pay_url.clone();
+        let of_the_bill = link().await;
+        assert!(of_the_bill.is_some(), "it can be paid");
         {
             let mut connection = shop.app.db.read().await.unwrap();
             let invoices = billing::invoices(&mut connection, served.order.account).await.unwrap();
@@ -111,6 +113,7 @@ async fn a_bill_of_its_own_that_nobody_pays_switches_nothing_off_and_takes_no_gr
         let renewal = shop.renewal_fails(&served).await;
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
         assert_ne!(shop.letter("payment-failed").await["until"], "");
+        assert_ne!(link().await, of_the_bill, "what is to be paid first is what the clock counts");
         shop.lives(2 * DAY).await;
         assert_eq!(shop.wished(&served).await, Service::Active);
         // Each is paid for itself.
