@@ -36,7 +36,7 @@ pub struct Paying {
     pub card: Option<Card>,
     /// What the money says about the server.
     pub standing: Option<Standing>,
-    /// Where its oldest unpaid invoice can be paid.
+    /// Where it can be paid: its oldest unpaid invoice that the clock counts, else a bill beside it.
     pub pay_url: Option<String>,
 }
 
