@@ -117,7 +117,14 @@ impl PoolShape {
                 IpAddr::V6(Ipv6Addr::from(u128::from(net.network()).checked_add(u128::from(ordinal))?))
             }
         };
-        let length = if self.routed { 64 } else { self.prefix.prefix_len() };
+        // The agent takes an IPv6 network whose gateway is outside of it for routed to its guest as a whole. In a shared one
+        // with such a gateway a guest has its own address and no neighbours but by the gateway.
+        let shared_by_a_router = matches!(self.prefix, IpNet::V6(_)) && !self.prefix.contains(&self.gateway);
+        let length = match (self.routed, shared_by_a_router) {
+            (true, _) => 64,
+            (false, true) => 128,
+            (false, false) => self.prefix.prefix_len(),
+        };
         (self.prefix.contains(&address) && address != self.gateway).then_some((address, length))
     }
 
@@ -174,6 +181,15 @@ mod tests {
             all(&pool),
             ["2001:db8:10::1/64", "2001:db8:10:1::1/64", "2001:db8:10:2::1/64", "2001:db8:10:3::1/64"]
         );
+    }
+
+    #[test]
+    fn in_a_shared_network_each_guest_has_its_own_address_alone() {
+        assert_eq!(
+            all(&shape("2001:db8:10::/126", "fe80::1", false))[..2],
+            ["2001:db8:10::1/128", "2001:db8:10::2/128"]
+        );
+        assert_eq!(all(&shape("2001:db8:10::/126", "2001:db8:10::1", false))[0], "2001:db8:10::2/126");
     }
 
     #[test]

@@ -15,11 +15,16 @@ use crate::{
 pub(super) async fn doctor(file: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     let config = config::load(file, &env);
     let known = config.as_ref().ok();
+    let status = known.and_then(|config| status(&config.status_file()));
+    let runs = known.zip(status.as_ref()).is_some_and(|(config, status)| {
+        super::status::is_alive(status, super::alone::runs(&config.lock_file()), &super::run::boot_id())
+    });
     let patient = Patient {
         config_file: file.unwrap_or(Path::new(DEFAULT_PATH)).to_owned(),
         policy: known.map(|config| policy::load(&config.policy_file)),
         identity: known.map(identity::look),
-        status: known.and_then(|config| status(&config.status_file())),
+        status,
+        runs,
         pve: match known {
             Some(config) => host::connect(config).map_err(|error| format!("{error:#}")),
             None => Err("there is no configuration".to_owned()),

@@ -163,7 +163,12 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
             }
             _ = watchdog.tick() => notifier.say(&format!("WATCHDOG=1\nSTATUS={}", agent.status.get().link)),
             _ = housekeeping.tick() => tidy(&agent).await,
-            _ = requests.tick() => take_requests(&agent).await,
+            _ = requests.tick() => {
+                take_requests(&agent).await;
+                if let Some(works) = agent.works.as_ref().filter(|_| !taken_up) {
+                    works.actors.end_overdue().await;
+                }
+            }
             _ = terminate.recv() => break,
             _ = tokio::signal::ctrl_c() => break,
         }

@@ -43,7 +43,7 @@ pub struct StatusFile {
 
 /// Whether the agent that wrote this is the one that runs. Its number alone says nothing: after a boot another process
 /// has it.
-fn is_alive(file: &StatusFile, runs: bool, boot_id: &str) -> bool {
+pub(super) fn is_alive(file: &StatusFile, runs: bool, boot_id: &str) -> bool {
     runs && (file.boot_id.is_empty() || file.boot_id == boot_id)
 }
 

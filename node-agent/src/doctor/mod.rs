@@ -101,6 +101,8 @@ pub struct Patient {
     pub identity: Option<Result<Identity, IdentityError>>,
     /// What the agent wrote about itself last.
     pub status: Option<StatusFile>,
+    /// Whether the agent that wrote it is at work.
+    pub runs: bool,
     /// Proxmox VE, or why no client could be made.
     pub pve: Result<Arc<dyn Hypervisor>, String>,
     /// This host.

@@ -49,6 +49,16 @@ impl Actors {
         self.lock().held.get_or_insert_default();
     }
 
+    /// While nothing may be begun: ends what has waited for that until its time was over, so that whoever ordered it hears so.
+    pub async fn end_overdue(&self) {
+        if self.lock().held.is_none() {
+            return;
+        }
+        if let Err(error) = self.engine.end_overdue().await {
+            tracing::warn!(error, "orders whose time is over could not be ended yet");
+        }
+    }
+
     /// Takes up every order that is not over, in the order of their sequence, and lets go what was held back.
     ///
     /// # Errors

@@ -276,6 +276,23 @@ impl Engine {
         }))
     }
 
+    /// Ends what was accepted and never begun, and whose time is over. That takes no call of Proxmox.
+    ///
+    /// # Errors
+    /// If the journal cannot be read or written.
+    async fn end_overdue(&self) -> Result<(), String> {
+        let open = self.journal.open_orders().await.map_err(|error| error.to_string())?;
+        let now = self.clock.now();
+        for row in open.iter().filter(|row| row.state == OrderState::Accepted && row.expires_at < now) {
+            match self.pointless(row).await {
+                Ok(Some(end)) => self.finish(row, end).await.map_err(|error| error.to_string())?,
+                Ok(None) => {}
+                Err(trouble) => return Err(format!("{trouble:?}")),
+            }
+        }
+        Ok(())
+    }
+
     /// Takes back what a failed order did.
     async fn undo(
         self: &Arc<Self>,

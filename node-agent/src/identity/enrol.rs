@@ -289,7 +289,6 @@ fn store(
         files::write_whole(&path, bytes, 0o600).map_err(|source| IdentityError::file(&path, source))?;
     }
     finish(config)?;
-    forget_keys(&config.identity_dir());
     Ok(())
 }
 
@@ -325,5 +324,6 @@ pub(super) fn finish(config: &Config) -> Result<(), IdentityError> {
             other => other.map_err(|source| IdentityError::file(place, source))?,
         }
     }
+    forget_keys(&config.identity_dir());
     Ok(())
 }

@@ -64,8 +64,12 @@ pub fn judge(read: &Read, node: &Node, bounds: Bounds<'_>, facts: &Facts) -> Adm
     }
 }
 
-/// Until when a refusal holds for certain. An order names its own end, so that only as far as a good one's may lie.
+/// Until when a refusal holds for certain. An order names its own end, so that only as far as a good one's may lie; by a clock
+/// that may be wrong nobody knows how far that is.
 fn remembered_until(order: &ProvisioningOrder, node: &Node) -> UnixMillis {
+    if node.clock_suspect {
+        return order.exp.plus(REMEMBER);
+    }
     let longest = node.now.plus(order.op.longest_life(false)).plus(CLOCK_TOLERANCE);
     order.exp.min(longest).plus(REMEMBER)
 }

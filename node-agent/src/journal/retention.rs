@@ -1,5 +1,6 @@
 //! What is kept how long: whole rows for thirty days, then a tombstone for ever. A stuck order has not ended before a person
-//! has resumed it or given it up: neither could be done with a tombstone.
+//! has resumed it or given it up: neither could be done with a tombstone. One that a later order has overtaken is not resumed
+//! any more, which only that one's row can tell: both go together.
 
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ impl Journal {
                      SELECT order_id, seq, payload_hash, generation, state, result FROM orders \
                      WHERE finished_at IS NOT NULL AND finished_at < $1 AND expires_at < $1 \
                      AND (state <> 'stuck' OR EXISTS (SELECT 1 FROM requests WHERE requests.order_id = orders.order_id \
-                     AND requests.verb = 'abandon' AND requests.state = 'done' AND requests.ended_at < $1)) \
+                     AND requests.verb = 'abandon' AND requests.state = 'done' AND requests.ended_at < $1) \
+                     OR EXISTS (SELECT 1 FROM orders later WHERE later.instance_uuid = orders.instance_uuid \
+                     AND later.seq > orders.seq AND later.state <> 'stuck' AND later.finished_at < $1 \
+                     AND later.expires_at < $1)) \
                      ON CONFLICT (order_id) DO NOTHING",
                 )
                 .bind(before)

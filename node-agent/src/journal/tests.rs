@@ -304,6 +304,24 @@ async fn a_stuck_order_is_kept_until_somebody_resumes_it_or_gives_it_up() {
 }
 
 #[tokio::test]
+async fn a_stuck_order_does_not_outlive_what_has_overtaken_it() {
+    let books = Books::new().await;
+    let (old, new) = (ensure(1, 1), ensure(2, 2));
+    let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
+    let journal = &books.journal;
+    for (order, end, kind) in
+        [(&old, OrderState::Stuck, EventKind::Stuck), (&new, OrderState::Succeeded, EventKind::Succeeded)]
+    {
+        books.accept(order).await;
+        let id = order.order_id;
+        journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+        journal.finish_order(id, end, NOW, "{}".to_owned(), event(kind), BookEntry::Nothing).await.unwrap();
+    }
+    assert_eq!(journal.retain(days(29)).await.unwrap(), 0);
+    assert_eq!(journal.retain(days(31)).await.unwrap(), 2, "nobody could tell any more what came after it");
+}
+
+#[tokio::test]
 async fn an_epoch_does_not_go_back_and_each_start_counts() {
     let books = Books::new().await;
     let journal = &books.journal;

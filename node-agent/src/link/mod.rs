@@ -254,7 +254,8 @@ fn promote(agent: &Agent) {
         tracing::error!(%error, "the new certificate could not be put in place; the next start does it");
         return;
     }
-    match crate::identity::load(&agent.config) {
+    // Only looked at: what another join has staged meanwhile is the next start's.
+    match crate::identity::look(&agent.config) {
         Ok(fresh) => agent.set_identity(Identity {
             node: identity.node.clone(),
             pair: fresh.pair,

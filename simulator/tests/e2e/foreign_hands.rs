@@ -81,7 +81,7 @@ async fn a_vm_that_its_hosts_owner_protects_is_told_and_goes_once_it_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_while_its_proxmox_is_silent_says_so_and_goes_on_once_it_speaks() {
     let Some(care) = Care::begin("a silent Proxmox").await else { return };
-    care.demo.host(care.node).control("/restart", json!({ "down_ms": 30_000 })).await;
+    care.demo.host(care.node).control("/restart", json!({ "down_ms": 600_000 })).await;
     care.demo.kill(&format!("/pids/agents/{}", care.node)).await;
     let open = async || {
         let open = "SELECT kind, detail FROM alarms WHERE kind = 'pve_silent' AND cleared_at IS NULL";
@@ -89,6 +89,7 @@ async fn an_agent_that_starts_while_its_proxmox_is_silent_says_so_and_goes_on_on
     };
     let told = until("the node to say why nothing is done there", PATIENCE, || async { open().await }).await;
     assert!(told.1.contains("Proxmox"), "{told:?}");
+    care.demo.host(care.node).control("/restart", json!({ "down_ms": 1 })).await;
     care.demo.nodes_online().await;
     until("the alarm to be over", PATIENCE, || async { open().await.is_none().then_some(()) }).await;
     care.act(json!({"action": "reboot"})).await;

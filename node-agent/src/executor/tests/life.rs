@@ -438,7 +438,11 @@ async fn a_server_that_may_not_be_destroyed_keeps_its_backups() {
     set("lock", "backup");
     let purge = order(6, 5, Op::Purge(Default::default()));
     let ends = async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let seen = host.pve.trace().len();
+        let has_looked = || host.pve.trace()[seen..].iter().any(|call| call.step == Some((2, "may_destroy")));
+        while !has_looked() {
+            tokio::task::yield_now().await;
+        }
         assert_eq!((host.pve.backup_notes().len(), host.count("delete_volume")), (1, 0));
         host.pve.unlock(VMID);
     };
