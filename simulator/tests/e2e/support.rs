@@ -21,6 +21,8 @@ pub use self::outside::{Api, Host, Network, Stripe};
 
 /// What a story has just done may take this long to settle everywhere before the checker's findings count.
 const SETTLING: Duration = Duration::from_secs(90);
+/// How long a story that has come to its end may have something on its way.
+pub const STILL: Duration = Duration::from_secs(2);
 
 /// Which database the control plane uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,8 +356,14 @@ impl Demo {
 
     /// Runs the invariant checker once, with hardly any grace.
     pub async fn run_check(&self) -> std::process::Output {
+        self.run_check_with(STILL).await
+    }
+
+    /// Runs the invariant checker once; what is on its way may take `grace`.
+    pub async fn run_check_with(&self, grace: Duration) -> std::process::Output {
         let mut command = self.command("ez-simulator");
-        command.args(["check", "--json", "--grace-ms", "2000", "--state-dir"]).arg(self.path(""));
+        let grace_ms = grace.as_millis().to_string();
+        command.args(["check", "--json", "--grace-ms", &grace_ms, "--state-dir"]).arg(self.path(""));
         command.output().await.unwrap()
     }
 

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     dice::Dice,
-    support::{Database, Demo, until},
+    support::{Database, Demo, STILL, until},
 };
 
 /// Invariants that hold at every moment, whatever is going wrong (I2, I3, I6 and I12 allow for a minute after
@@ -32,6 +32,8 @@ const OTHERS: usize = 9_900;
 /// What stands still at the end may take so long to come to its end: a dead clone waits for the repair, an
 /// ending that did not work out is tried again after a minute and a half.
 const SETTLING: Duration = Duration::from_secs(300);
+/// While faults last, a program may stand still for seconds, again and again, and what it has begun stands with it.
+const AT_WORK: Duration = Duration::from_millis(ez_simulator::check::World::GRACE_MS.unsigned_abs());
 
 /// How large a soak is.
 #[derive(Clone, Copy)]
@@ -201,7 +203,7 @@ async fn live_through(
     let mut last = Vec::new();
     let settled = Instant::now() + SETTLING;
     loop {
-        if let Some(found) = violations(demo).await {
+        if let Some(found) = violations(demo, STILL).await {
             last = found;
             if last.is_empty() {
                 break;
@@ -214,8 +216,8 @@ async fn live_through(
 }
 
 /// What the checker finds; `None` while a part of the world is away and cannot be asked.
-async fn violations(demo: &Demo) -> Option<Vec<Value>> {
-    let output = demo.run_check().await;
+async fn violations(demo: &Demo, grace: Duration) -> Option<Vec<Value>> {
+    let output = demo.run_check_with(grace).await;
     let report: Value = serde_json::from_slice(&output.stdout).ok()?;
     report["violations"].as_array().cloned()
 }
@@ -226,7 +228,7 @@ async fn watch(demo: &Demo, diary: &Diary) -> Infallible {
     let mut before: Vec<Value> = Vec::new();
     loop {
         let began = Instant::now();
-        if let Some(found) = violations(demo).await {
+        if let Some(found) = violations(demo, AT_WORK).await {
             let broken: Vec<Value> = found
                 .into_iter()
                 .filter(|v| ALWAYS.contains(&v["invariant"].as_str().unwrap_or("")))
