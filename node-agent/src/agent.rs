@@ -63,6 +63,8 @@ pub struct Agent {
     pub changed: Arc<Notify>,
     /// Rung when the host itself is worth a look.
     pub host_changed: Arc<Notify>,
+    /// Rung when Proxmox shows another certificate than the pinned one.
+    pub other_certificate: Arc<Notify>,
     /// Rung when an image order was accepted.
     pub build: Arc<Notify>,
     /// The consoles that are open.

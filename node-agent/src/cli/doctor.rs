@@ -9,7 +9,7 @@ use crate::{
     clock::SystemClock,
     config::{self, DEFAULT_PATH},
     doctor::{Check, HostSystem, Level, Patient, examine, worst},
-    identity, policy,
+    identity, policy, setup,
 };
 
 pub(super) async fn doctor(file: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -25,6 +25,7 @@ pub(super) async fn doctor(file: Option<&Path>, as_json: bool) -> anyhow::Result
         identity: known.map(identity::look),
         status,
         runs,
+        agents_user: setup::files::service_owner().map(|(user, _)| user),
         pve: match known {
             Some(config) => host::connect(config).map_err(|error| format!("{error:#}")),
             None => Err("there is no configuration".to_owned()),

@@ -148,6 +148,9 @@ enum Command {
     ///
     /// One verb: clean up after a clone whose worker was killed, which no API token can do.
     Repair,
+    /// Accept the certificate that this host's Proxmox shows by now, as root (what the unit does before each start).
+    #[command(hide = true)]
+    Pin,
     /// Write manual pages, shell completions or the reference from the definition of these commands.
     #[command(hide = true)]
     Generate {
@@ -202,6 +205,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Setup(args) => return setup::setup(args, file).await,
         Command::Leave(args) => return setup::leave(args, file).await,
+        Command::Pin => return Ok(setup::pin(file)),
         Command::CheckConfig { json } => return Ok(check::check_config(file, *json)),
         Command::Doctor { json } => return doctor::doctor(file, *json).await,
         Command::Generate { what, dir } => return generate::generate(*what, dir),
@@ -245,6 +249,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Repair => setup::repair(&config).await,
         Command::Setup(_)
         | Command::Leave(_)
+        | Command::Pin
         | Command::CheckConfig { .. }
         | Command::Doctor { .. }
         | Command::Generate { .. } => Ok(ExitCode::SUCCESS),

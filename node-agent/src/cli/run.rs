@@ -124,6 +124,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         told,
         changed,
         host_changed: Arc::default(),
+        other_certificate: Arc::default(),
         build: Arc::default(),
         consoles: crate::console::Seats::default(),
     });
@@ -168,6 +169,11 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
                 if let Some(works) = agent.works.as_ref().filter(|_| !taken_up) {
                     works.actors.end_overdue().await;
                 }
+            }
+            // Before Proxmox ever answered, another start would find nothing else.
+            () = agent.other_certificate.notified(), if taken_up => {
+                tracing::warn!("Proxmox shows another certificate: starting anew, before which the unit looks whether it was renewed");
+                break;
             }
             _ = terminate.recv() => break,
             _ = tokio::signal::ctrl_c() => break,

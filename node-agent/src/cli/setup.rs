@@ -10,7 +10,7 @@ use std::{
 use super::{env, message, print};
 use crate::{
     clock::{Clock as _, SystemClock},
-    config::{Config, DEFAULT_PATH},
+    config::{self, Config, DEFAULT_PATH},
     policy,
     setup::{self, HostQm, LeaveArgs, PveshAdmin, Repair, Repaired, SetupArgs, Talk},
 };
@@ -47,8 +47,30 @@ pub(super) async fn setup(args: &SetupArgs, config: Option<&Path>) -> anyhow::Re
 }
 
 pub(super) async fn leave(args: &LeaveArgs, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    // A clone at work is in no pool yet: without its token it would be left half made, and nobody would know.
+    if !args.dry_run
+        && let Ok(known) = config::load(config, &env)
+        && super::alone::runs(&known.lock_file())
+    {
+        anyhow::bail!(
+            "the agent runs, and what it is doing would be cut off in the middle; stop it first: \
+             systemctl disable --now ez-node-agent"
+        );
+    }
     setup::leave(args, config.unwrap_or(Path::new(DEFAULT_PATH)), &env, &mut Terminal).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Follows a renewed certificate. It must not keep the agent from starting: what cannot be done is said.
+pub(super) fn pin(config: Option<&Path>) -> ExitCode {
+    match setup::pin::follow(config.unwrap_or(Path::new(DEFAULT_PATH)), setup::pin::shown()) {
+        Ok(Some(shown)) => {
+            message(&format!("Proxmox's certificate was renewed; {shown} is accepted from now on"))
+        }
+        Ok(None) => {}
+        Err(error) => message(&format!("whether Proxmox's certificate was renewed is not known: {error}")),
+    }
+    ExitCode::SUCCESS
 }
 
 /// How long a request is waited for whose clone is still too young.

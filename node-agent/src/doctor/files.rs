@@ -5,7 +5,10 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 use ez_protocol::envelope::KeyRole;
 
 use super::{Check, Patient, span};
-use crate::identity::{Identity, IdentityError};
+use crate::{
+    identity::{Identity, IdentityError},
+    setup::SYSTEM_USER,
+};
 
 pub(super) const NAMES: &[&str] = &[
     "configuration",
@@ -58,12 +61,14 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
         None => Check::unseen("policy", "there is no configuration", "configuration"),
     });
     checks.push(private(
+        patient,
         "state-directory",
         &config.state_dir,
         0o027,
         "systemd-tmpfiles --create ez-node-agent.conf",
     ));
-    checks.push(private("token-file", &config.pve_token_file, 0o077, "ez-node-agent setup makes a new one"));
+    let fix = "ez-node-agent setup makes a new one";
+    checks.push(private(patient, "token-file", &config.pve_token_file, 0o077, fix));
     checks.push(match fs::metadata(&config.cluster_ca_file) {
         Ok(about) if about.len() > 0 => {
             Check::ok("cluster-certificate", format!("{} is there", config.cluster_ca_file.display()))
@@ -80,6 +85,7 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
             checks
                 .push(Check::ok("identity", format!("{} ({}), epoch {}", node.name, node.node, node.epoch)));
             checks.push(private(
+                patient,
                 "identity-files",
                 &config.identity_dir().join("key.pem"),
                 0o077,
@@ -110,12 +116,15 @@ pub(super) fn look(patient: &Patient) -> Vec<Check> {
     checks
 }
 
-/// A file or directory that nobody else may look into.
-fn private(name: &'static str, path: &Path, forbidden: u32, fix: &str) -> Check {
+/// A file or directory that is the agent's and that nobody else may look into.
+fn private(patient: &Patient, name: &'static str, path: &Path, forbidden: u32, fix: &str) -> Check {
     let about = match fs::metadata(path) {
         Ok(about) => about,
         Err(error) => return Check::fail(name, format!("{}: {error}", path.display()), fix),
     };
+    if let Some(check) = anothers(patient, name, path, &about) {
+        return check;
+    }
     let mode = about.mode() & 0o777;
     if mode & forbidden != 0 {
         let found = format!("{} has mode {mode:04o}: others can read or change it", path.display());
@@ -123,6 +132,18 @@ fn private(name: &'static str, path: &Path, forbidden: u32, fix: &str) -> Check 
         return Check::fail(name, found, format!("chmod {letters} {}", path.display()));
     }
     Check::ok(name, format!("{}, mode {mode:04o}, user {}", path.display(), about.uid()))
+}
+
+/// What root put there, from a backup perhaps, the agent cannot use, however well root can.
+pub(super) fn anothers(
+    patient: &Patient,
+    name: &'static str,
+    path: &Path,
+    about: &fs::Metadata,
+) -> Option<Check> {
+    patient.agents_user.filter(|agent| *agent != about.uid())?;
+    let found = format!("{} belongs to user {}, so the agent cannot use it", path.display(), about.uid());
+    Some(Check::fail(name, found, format!("chown {SYSTEM_USER}: {}", path.display())))
 }
 
 fn certificate(patient: &Patient, identity: &Identity) -> Check {

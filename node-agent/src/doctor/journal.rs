@@ -47,7 +47,7 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
         true => Check::fail(
             "journal",
             why.clone(),
-            "run doctor as root; if it is damaged, keep the file and see docs/reference/refusals.md, JOURNAL_CORRUPT",
+            "run doctor as root; if it is damaged: keep the file, move it away and join again; the servers are adopted",
         ),
     }];
     checks.append(&mut disk);

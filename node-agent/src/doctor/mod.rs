@@ -103,6 +103,9 @@ pub struct Patient {
     pub status: Option<StatusFile>,
     /// Whether the agent that wrote it is at work.
     pub runs: bool,
+    /// The user the agent runs as, to whom its files belong; none where the package made no such user, or nobody but root
+    /// could tell.
+    pub agents_user: Option<u32>,
     /// Proxmox VE, or why no client could be made.
     pub pve: Result<Arc<dyn Hypervisor>, String>,
     /// This host.

@@ -121,7 +121,7 @@ pub(super) async fn look(patient: &Patient) -> Vec<Check> {
         Ok(found) if found.is_empty() => Check::fail(
             "templates",
             "no template carries the image marker",
-            "build one: docs/how-to/add-a-node.md, step 3",
+            "ez-node-agent image build NAME --url URL --sha256 DIGEST",
         ),
         Ok(found) => {
             let has: BTreeSet<&str> = found.iter().map(|t| t.digest.as_str()).collect();
@@ -166,12 +166,12 @@ fn silent(config: &Config, error: &PveError) -> Vec<Check> {
             checks.push(refused);
             checks
         }
-        PveError::Unreachable { reason, .. } if reason.contains("pinned is") => vec![
+        PveError::Unreachable { reason, .. } if error.is_other_certificate() => vec![
             Check::ok("pve-api", format!("{} answers", config.pve_url)),
             Check::fail(
                 "pve-certificate",
                 reason.clone(),
-                "if it was renewed: ez-node-agent setup, then restart the agent",
+                "if it was renewed: systemctl restart ez-node-agent (or set pve_fingerprint, where agent.toml has it)",
             ),
         ],
         _ => vec![Check::fail("pve-api", text, "systemctl status pveproxy pvedaemon; is pve_url right?")],
@@ -238,15 +238,20 @@ async fn pool(pve: &dyn Hypervisor, name: &'static str, pool: &str) -> Check {
 }
 
 fn present(policy: &Policy, storages: &[Storage]) -> Check {
-    let wrong = |id: &String| match storages.iter().find(|s| s.id == *id) {
+    let wrong = |(id, content): &(&str, &str)| match storages.iter().find(|s| s.id == *id) {
         None => Some(format!("{id} is not there, or the token has no right on it")),
         Some(s) if !s.active => Some(format!("{id} is not active")),
-        Some(s) if !s.content.contains("images") => Some(format!("{id} holds no disks (content: images)")),
+        Some(s) if !s.content.contains(*content) => {
+            Some(format!("{id} does not hold what the policy wants of it (content: {content})"))
+        }
         Some(_) => None,
     };
-    let wrong: Vec<String> = policy.storages.iter().filter_map(wrong).collect();
+    let named = policy.named_storages();
+    let wrong: Vec<String> = named.iter().filter_map(wrong).collect();
+    let mut names: Vec<&str> = named.iter().map(|(id, _)| *id).collect();
+    names.dedup();
     match wrong.is_empty() {
-        true => Check::ok("storages", policy.storages.join(", ")),
+        true => Check::ok("storages", names.join(", ")),
         false => Check::fail(
             "storages",
             wrong.join("; "),
@@ -281,7 +286,11 @@ fn snippets(patient: &Patient, config: &Config, storages: &[Storage]) -> Check {
         Ok(about) if !about.is_dir() => {
             return Check::fail(name, format!("{} is no directory", dir.display()), fix);
         }
-        Ok(_) => {}
+        Ok(about) => {
+            if let Some(check) = super::files::anothers(patient, name, dir, &about) {
+                return check;
+            }
+        }
     }
     if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
         return Check::warn(

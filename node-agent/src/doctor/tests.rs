@@ -156,6 +156,7 @@ impl Scene {
             identity: Some(Ok(identity)),
             status: Some(status),
             runs: true,
+            agents_user: None,
             pve: Ok(Arc::<FakeHypervisor>::clone(&pve)),
             system: Arc::<FakeSystem>::clone(&system),
             clock: Arc::new(clock),
@@ -250,6 +251,11 @@ async fn what_is_wrong_at_proxmox_is_told_apart() {
     assert!(foreign.level == Level::Warn && foreign.found.contains("1500"), "{foreign:?}");
     scene.pve.forget(9_000);
     assert_eq!(scene.check("templates").await.level, Level::Fail);
+    let mut scene = scene;
+    let Some(Ok(policy)) = &mut scene.patient.policy else { panic!() };
+    policy.backup_storage = Some("bakcup".to_owned());
+    let storages = scene.check("storages").await;
+    assert!(storages.level == Level::Fail && storages.found.contains("bakcup is not there"), "{storages:?}");
 }
 
 #[tokio::test]
@@ -268,6 +274,16 @@ async fn what_is_wrong_on_the_host_is_told_apart() {
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
     let found = scene.check("token-file").await;
     assert!(found.level == Level::Fail && found.fix.starts_with("chmod go-rwx"), "{found:?}");
+    // Root put a token back from a backup: the agent cannot read it, though root can.
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    scene.patient.agents_user = Some(rustix::process::geteuid().as_raw() + 1);
+    for (name, path) in [("token-file", token), ("snippet-storage", scene.dir.path().join("ci/snippets"))] {
+        let found = scene.check(name).await;
+        let fix = format!("chown ez-agent: {}", path.display());
+        assert!(found.level == Level::Fail && found.fix == fix, "{found:?}");
+    }
+    scene.patient.agents_user = Some(rustix::process::geteuid().as_raw());
+    assert_eq!(scene.check("token-file").await.level, Level::Ok);
     let status = scene.patient.status.as_mut().unwrap();
     status.clock_offset_ms = -400_000;
     status.version = "0.0.1".to_owned();

@@ -85,6 +85,7 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         told: Arc::clone(&engine.told),
         changed: Arc::clone(&engine.changed),
         host_changed: Arc::default(),
+        other_certificate: Arc::default(),
         build: Arc::default(),
         consoles: crate::console::Seats::default(),
     });

@@ -32,7 +32,10 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
             host.cpu_permille = permille(status.cpu);
         }
         Err(error) => {
-            warnings.push(warning("PVE_SILENT", format!("Proxmox VE does not say how it is: {error}")))
+            if error.is_other_certificate() {
+                agent.other_certificate.notify_one();
+            }
+            warnings.push(warning("PVE_SILENT", format!("Proxmox VE does not say how it is: {error}")));
         }
     }
     if let Ok(storages) = agent.pve.storages().await {
@@ -145,14 +148,17 @@ fn named(agent: &Agent, storages: &[Storage]) -> Vec<StorageState> {
     .collect()
 }
 
+/// Every storage that the policy names and that is away: servers cannot be made without one, and where backups are kept
+/// is asked before each purge.
 fn missing(agent: &Agent, storages: &[Storage]) -> Vec<Warning> {
-    let wanted = agent.policy.storages.iter();
-    wanted
-        .filter(|id| !storages.iter().any(|s| s.id == **id && s.active))
-        .map(|id| {
-            warning("STORAGE_MISSING", format!("storage {id} of the policy file is not active on this node"))
-        })
-        .collect()
+    let mut away: Vec<&str> = agent.policy.named_storages().into_iter().map(|(id, _)| id).collect();
+    away.retain(|id| !storages.iter().any(|s| s.id == *id && s.active));
+    away.sort_unstable();
+    away.dedup();
+    let said = |id| {
+        warning("STORAGE_MISSING", format!("storage {id} of the policy file is not active on this node"))
+    };
+    away.into_iter().map(said).collect()
 }
 
 /// VMs that are not in our books; templates do not count.

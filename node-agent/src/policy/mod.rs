@@ -196,6 +196,15 @@ impl From<PolicyRefusal> for Refusal {
 }
 
 impl Policy {
+    /// Every storage the policy names, with the content that Proxmox has to allow there.
+    pub fn named_storages(&self) -> Vec<(&str, &'static str)> {
+        let disks = self.storages.iter().map(|id| (id.as_str(), "images"));
+        let backups = self.backup_storage.iter().map(|id| (id.as_str(), "backup"));
+        let media = self.iso_storage.iter().map(|id| (id.as_str(), "iso"));
+        let imports = self.build.iter().map(|build| (build.import_storage.as_str(), "import"));
+        disks.chain(backups).chain(media).chain(imports).collect()
+    }
+
     /// What placement has to know of it.
     pub fn summary(&self) -> PolicySummary {
         let vlan = |range: &RangeInclusive<u16>| format!("{}-{}", range.start(), range.end());

@@ -132,7 +132,7 @@ pub const KEYS: &[Key] = &[
         "guest.set_passwords",
         Kind::Flag,
         Some("false"),
-        "Let a new password be set inside a running server through its guest agent. The right for it lets whoever holds the agent's token do anything inside a guest; without it a password is set at the next boot.",
+        "Let a new password be set inside a running server through its guest agent. The right for it lets whoever holds the agent's token do anything inside a guest; without it a password is set at the next boot. On Proxmox VE 8 the token has that right in any case (VM.Monitor).",
     ),
     key(
         "console.allow",

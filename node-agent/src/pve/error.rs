@@ -147,6 +147,11 @@ impl PveError {
         self.refused_with(|m| m.contains("protection mode enabled"))
     }
 
+    /// Somebody answers, but not with the pinned certificate: it was renewed, or this is not the host.
+    pub fn is_other_certificate(&self) -> bool {
+        matches!(self, Self::Unreachable { reason, .. } if reason.contains(super::tls::OTHER))
+    }
+
     /// Worth another try by itself: a busy lock, or a host that is just not there.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. }) || self.is_lock_timeout()

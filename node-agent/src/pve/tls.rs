@@ -57,6 +57,9 @@ impl FromStr for Fingerprint {
     }
 }
 
+/// What is said of a certificate that is not the pinned one, before both fingerprints.
+pub(super) const OTHER: &str = "the host shows another certificate than the pinned one";
+
 /// Accepts the pinned certificate and no other.
 #[derive(Debug)]
 struct Pinned {
@@ -77,7 +80,7 @@ impl ServerCertVerifier for Pinned {
         if seen == self.fingerprint {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(Error::General(format!("the host shows certificate {seen}, pinned is {}", self.fingerprint)))
+        Err(Error::General(format!("{OTHER}: {seen}, pinned is {}", self.fingerprint)))
     }
 
     fn verify_tls12_signature(

@@ -11,7 +11,7 @@ use super::{SYSTEM_USER, SetupError, Wanted, look::World};
 use crate::policy;
 
 /// User and group of the agent, when we are root and the package made it.
-fn service_owner() -> Option<(u32, u32)> {
+pub(crate) fn service_owner() -> Option<(u32, u32)> {
     let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     let users = fs::read_to_string("/etc/passwd").ok().filter(|_| root)?;
     let line = users.lines().find(|line| line.split(':').next() == Some(SYSTEM_USER))?;
@@ -146,7 +146,7 @@ pub(super) fn policy_toml(wanted: &Wanted, world: &World) -> Result<String, Setu
          [media]\n\
          storage = \"{media}\"    # its ISO images may be inserted; empty: none\n\n\
          [guest]\n\
-         set_passwords = {passwords}    # true lets the token do anything inside guests\n\n\
+         set_passwords = {passwords}    # true lets the token do anything inside guests, as Proxmox VE 8 does anyway\n\n\
          [console]\n\
          allow = true    # customers may look at the screens of their servers\n\n\
          [limits]\n\

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Change, PVE_USER, SetupArgs, SetupError, Talk, Wanted, look,
-    plan::{complete, token_name},
+    plan::{snippet_storage, token_name},
     roles,
 };
 
@@ -22,6 +22,9 @@ pub struct LeaveArgs {
     /// Leave although servers are still in the pool. They stay as they are, and nobody manages them.
     #[arg(long)]
     pub keep_servers: bool,
+    /// Which servers are this node's, as first-last, where the policy file that would say so cannot be read.
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub vmids: Option<String>,
     /// Ask Proxmox over HTTPS with this administrator's token instead of through pvesh as root.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
@@ -38,8 +41,20 @@ pub async fn leave(
     env: &(dyn Fn(&str) -> Option<String> + Sync),
     talk: &mut (dyn Talk + Send),
 ) -> Result<(), SetupError> {
-    let given = SetupArgs { admin_token_file: args.admin_token_file.clone(), ..SetupArgs::default() };
-    let wanted = Wanted::gather(&given, config_file, env)?;
+    let given = SetupArgs {
+        admin_token_file: args.admin_token_file.clone(),
+        vmids: args.vmids.clone(),
+        // One leaves hosts whose storage has died and whose policy is half written, too.
+        without_policy: args.vmids.is_some(),
+        ..SetupArgs::default()
+    };
+    let wanted = Wanted::gather(&given, config_file, env).map_err(|error| match error {
+        SetupError::Policy(problems) => SetupError::Refused(format!(
+            "the policy file is not usable, so which servers are this node's is not known:\n{problems}\n\
+             mend it, or say it with --vmids FIRST-LAST"
+        )),
+        other => other,
+    })?;
     let admin = wanted.admin()?;
     let world = look::look(admin.as_ref(), &wanted).await?;
     let changes = plan(&wanted, &world, args.keep_servers)?;
@@ -68,9 +83,8 @@ pub(super) fn plan(
     world: &look::World,
     keep_servers: bool,
 ) -> Result<Vec<Change>, SetupError> {
-    let wanted = complete(wanted, world)?;
-    let vmids =
-        wanted.policy.as_ref().map(|p| p.vmids.clone()).or(wanted.vmids.clone()).unwrap_or(100..=u32::MAX);
+    let policys = wanted.policy.as_ref().map(|p| p.vmids.clone());
+    let vmids = policys.or(wanted.vmids.clone()).unwrap_or(100..=u32::MAX);
     let pooled = world.pools.get(&wanted.pool).cloned().unwrap_or_default();
     let servers: Vec<String> =
         pooled.iter().filter(|id| vmids.contains(id)).map(ToString::to_string).collect();
@@ -92,7 +106,7 @@ pub(super) fn plan(
     if wanted.token_file.exists() {
         changes.push(Change::RemoveFile { path: wanted.token_file.clone() });
     }
-    let storage = wanted.snippet_storage.clone().unwrap_or_default();
+    let storage = wanted.snippet_storage.clone().unwrap_or_else(|| snippet_storage(&world.node));
     if world.storages.contains_key(&storage) && servers.is_empty() {
         changes.push(remove(format!("storage {storage} (its files stay)"), format!("/storage/{storage}")));
     }

@@ -83,10 +83,11 @@ fn choose_node(wanted: &Wanted, fingerprint: Fingerprint, list: &[Value]) -> Res
             || SetupError::Refused(format!("node {node} is not in this cluster ({})", names.join(", ")));
         return if known { Ok(node.clone()) } else { Err(unknown()) };
     }
+    // Nodes may share one certificate, such as one for all names below a domain: then it tells none of them apart.
     let shows = |row: &&Value| text(row, "ssl_fingerprint").parse() == Ok(fingerprint);
-    match (names.as_slice(), list.iter().find(shows)) {
-        ([only], _) => Ok(only.clone()),
-        (_, Some(row)) => Ok(text(row, "node")),
+    let showing: Vec<String> = list.iter().filter(shows).map(|row| text(row, "node")).collect();
+    match (names.as_slice(), showing.as_slice()) {
+        ([only], _) | (_, [only]) => Ok(only.clone()),
         _ => Err(SetupError::Refused(format!(
             "cannot tell which node of {} this is; give --pve-node",
             names.join(", ")

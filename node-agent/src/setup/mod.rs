@@ -14,9 +14,10 @@
 
 mod admin;
 mod change;
-mod files;
+pub(crate) mod files;
 mod leave;
 mod look;
+pub mod pin;
 mod plan;
 mod repair;
 pub(crate) mod roles;

@@ -32,11 +32,13 @@ fn refuse<T>(text: String) -> Result<T, SetupError> {
 /// [`SetupError::Refused`] when something is there that setup does not understand.
 pub fn plan(wanted: &Wanted, world: &World) -> Result<Plan, SetupError> {
     let wanted = complete(wanted, world)?;
+    within_the_sandbox(&wanted)?;
     let mut plan = Plan::default();
     pools(&wanted, world, &mut plan);
     access(&wanted, world, &mut plan)?;
     snippets(&wanted, world, &mut plan)?;
     builds(&wanted, world)?;
+    named(&wanted, world)?;
     templates(&wanted, world, &mut plan);
     own_files(&wanted, world, &mut plan)?;
     match world.firewall_on {
@@ -49,6 +51,22 @@ pub fn plan(wanted: &Wanted, world: &World) -> Result<Plan, SetupError> {
         None => plan.notes.push("could not see whether the datacenter firewall is on".to_owned()),
     }
     Ok(plan)
+}
+
+/// The state directory of the package's unit, which is all that its sandbox lets the agent write to.
+const STATE_DIR: &str = "/var/lib/ez-node-agent";
+
+/// A directory elsewhere could be made and granted, and then the agent could write nothing there, or not even be started.
+fn within_the_sandbox(wanted: &Wanted) -> Result<(), SetupError> {
+    let elsewhere =
+        wanted.state_dir != std::path::Path::new(STATE_DIR) || !wanted.snippet_dir.starts_with(STATE_DIR);
+    if wanted.by_unit && elsewhere {
+        return refuse(format!(
+            "the unit of the package lets the agent write below {STATE_DIR} alone, so neither its state nor its snippets can \
+             lie elsewhere; to have them on another disk, mount that disk there"
+        ));
+    }
+    Ok(())
 }
 
 /// Fills in what was not given, from what is there.
@@ -99,8 +117,13 @@ pub(super) fn complete(wanted: &Wanted, world: &World) -> Result<Wanted, SetupEr
         let first = 100_000 + 10_000 * u32::try_from(index).unwrap_or(0);
         wanted.vmids = Some(first..=first + 9_999);
     }
-    wanted.snippet_storage.get_or_insert_with(|| format!("ez-ci-{}", world.node));
+    wanted.snippet_storage.get_or_insert_with(|| snippet_storage(&world.node));
     Ok(wanted)
+}
+
+/// Name of a node's snippet storage, unless somebody gave another.
+pub(super) fn snippet_storage(node: &str) -> String {
+    format!("ez-ci-{node}")
 }
 
 fn pools(wanted: &Wanted, world: &World, plan: &mut Plan) {
@@ -197,6 +220,30 @@ fn builds(wanted: &Wanted, world: &World) -> Result<(), SetupError> {
         }
         Some(_) => Ok(()),
     }
+}
+
+/// Proxmox takes grants on storages that do not exist, and a backup or a medium that fails later says it to the wrong person.
+fn named(wanted: &Wanted, world: &World) -> Result<(), SetupError> {
+    for (key, id, content) in
+        [("backups.storage", &wanted.backup_storage, "backup"), ("media.storage", &wanted.iso_storage, "iso")]
+    {
+        let Some(id) = id else { continue };
+        match world.storages.get(id) {
+            None => {
+                let there: Vec<&str> = world.storages.keys().map(String::as_str).collect();
+                return refuse(format!("{key}: there is no storage {id}; there are: {}", there.join(", ")));
+            }
+            Some(entry) if !entry.content.contains(content) => {
+                let all: Vec<&str> = entry.content.iter().map(String::as_str).chain([content]).collect();
+                return refuse(format!(
+                    "{key}: storage {id} does not hold content {content}; allow it with `pvesm set {id} --content {}`",
+                    all.join(",")
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn templates(wanted: &Wanted, world: &World, plan: &mut Plan) {

@@ -28,6 +28,8 @@ struct Cluster {
     writes: u32,
     /// Grants on everything; there must be none.
     widest: u32,
+    /// Nodes that show the certificate of this host.
+    alike: Vec<&'static str>,
 }
 
 struct FakeAdmin(Mutex<Cluster>);
@@ -61,7 +63,11 @@ impl Cluster {
             "/nodes" => self
                 .nodes
                 .iter()
-                .map(|n| json!({"node": n, "status": "online", "maxcpu": 16, "maxmem": 64_u64 << 30}))
+                .map(|n| {
+                    let shows = if self.alike.contains(n) { "AB" } else { "CD" };
+                    json!({"node": n, "status": "online", "maxcpu": 16, "maxmem": 64_u64 << 30,
+                           "ssl_fingerprint": [shows; 32].join(":")})
+                })
                 .collect(),
             "/pools" if get("poolid").is_empty() => self.pools.keys().map(|p| json!({"poolid": p})).collect(),
             "/pools" => {
@@ -299,6 +305,93 @@ async fn what_is_not_understood_is_refused_with_a_way_out() {
     std::fs::write(host.file("pve-token"), "root@pam!x=y").unwrap();
     assert!(refusal(&admin, &host, |_| {}).await.contains("root@pam!x"));
     assert_eq!(admin.state().writes, 0);
+}
+
+#[tokio::test]
+async fn what_the_packages_unit_could_not_write_to_is_refused() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    let mut wanted = host.wanted(|_| {}).unwrap();
+    let world = look::look(&admin, &wanted).await.unwrap();
+    plan(&wanted, &world).unwrap();
+    wanted.by_unit = true;
+    let refusal = plan(&wanted, &world).unwrap_err().to_string();
+    assert!(refusal.contains("mount that disk there"), "{refusal}");
+    wanted.state_dir = "/var/lib/ez-node-agent".into();
+    wanted.snippet_dir = "/var/lib/ez-node-agent/ci/snippets".into();
+    plan(&wanted, &world).unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_followed_without_setup() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    let config = host.file("agent.toml");
+    let shows = |byte: &str| Some([byte; 32].join(":").parse().unwrap());
+    assert_eq!(pin::follow(&config, shows("CD")).unwrap(), None, "nothing was set up");
+    host.run(&admin).await;
+    let before = std::fs::read_to_string(host.file("setup.toml")).unwrap();
+    for unchanged in [None, shows("AB")] {
+        assert_eq!(pin::follow(&config, unchanged).unwrap(), None);
+    }
+    assert_eq!(pin::follow(&config, shows("CD")).unwrap(), shows("CD"));
+    let after = std::fs::read_to_string(host.file("setup.toml")).unwrap();
+    assert_eq!(after, before.replace("AB:", "CD:").replace(":AB\"", ":CD\""));
+    // What the owner pinned in agent.toml nobody changes.
+    std::fs::write(&config, format!("pve_fingerprint = \"{}\"\n", ["EF"; 32].join(":"))).unwrap();
+    host.run(&admin).await;
+    assert_eq!(pin::follow(&config, shows("AB")).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_certificate_tells_a_node_only_if_no_other_shows_it() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1", "n2"]));
+    admin.state().alike = vec!["n2"];
+    let plan = host.plan(&admin, |_| {}).await.unwrap();
+    assert!(plan.changes.iter().any(|c| c.to_string().contains("node-n2")), "{:?}", plan.changes);
+    // One certificate for all names below a domain: the first of the list would lose its token to this host.
+    admin.state().alike = vec!["n1", "n2"];
+    let refusal = host.plan(&admin, |_| {}).await.unwrap_err().to_string();
+    assert!(refusal.contains("--pve-node"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_storage_for_backups_or_media_that_cannot_hold_them_is_refused_before_anything_is_granted() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    let local = json!({"storage": "local", "type": "dir", "path": "/var/lib/vz", "content": "iso,vztmpl"});
+    admin.state().storages.insert("local".into(), local);
+    let backups = |name: &str| {
+        let name = name.to_owned();
+        move |args: &mut SetupArgs| args.backup_storage = Some(name)
+    };
+    let refusal = host.plan(&admin, backups("bakcup")).await.unwrap_err().to_string();
+    assert!(refusal.contains("no storage bakcup; there are: local"), "{refusal}");
+    let refusal = host.plan(&admin, backups("local")).await.unwrap_err().to_string();
+    assert!(refusal.contains("pvesm set local --content iso,vztmpl,backup"), "{refusal}");
+    host.plan(&admin, |args| args.iso_storage = Some("local".into())).await.unwrap();
+    assert_eq!(admin.state().writes, 0);
+}
+
+#[tokio::test]
+async fn a_host_whose_storage_and_bridge_are_gone_can_be_left() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    host.run(&admin).await;
+    let wanted = host.wanted(|_| {}).unwrap();
+    let mut world = look::look(&admin, &wanted).await.unwrap();
+    (world.disk_stores, world.bridges) = (Vec::new(), Vec::new());
+    let changes = leave::plan(&wanted, &world, false).unwrap();
+    for what in ["API token", "storage ez-ci-n1", "user ez-agent@pve"] {
+        assert!(changes.iter().any(|c| c.to_string().contains(what)), "{what}: {changes:?}");
+    }
+    // A policy that cannot be understood does not say which servers are this node's: a person does.
+    std::fs::write(host.file("policy.toml"), "vmid_first = ").unwrap();
+    assert!(host.wanted(|_| {}).is_err());
+    let said = |args: &mut SetupArgs| {
+        (args.vmids, args.without_policy) = (Some("100000-109999".into()), true);
+    };
+    let wanted = host.wanted(said).unwrap();
+    assert!(!leave::plan(&wanted, &world, false).unwrap().is_empty());
+    admin.state().pools.get_mut("ez").unwrap().insert(100_005);
+    let world = look::look(&admin, &wanted).await.unwrap();
+    assert!(leave::plan(&wanted, &world, false).unwrap_err().to_string().contains("100005"));
 }
 
 #[tokio::test]

@@ -83,6 +83,9 @@ pub struct SetupArgs {
     /// Let passwords be set inside running guests, for a new policy file.
     #[arg(long)]
     pub guest_passwords: bool,
+    /// Go on with a policy file that cannot be understood, as though there were none.
+    #[arg(skip)]
+    pub without_policy: bool,
 }
 
 /// Everything setup aims at, before it has looked at Proxmox.
@@ -142,9 +145,11 @@ pub struct Wanted {
     pub guest_passwords: bool,
     /// The administrator's token, if one is used.
     pub admin_token: Option<String>,
+    /// Whether the agent that is set up is the one the package's unit starts.
+    pub by_unit: bool,
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>, SetupError> {
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, SetupError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -160,8 +165,20 @@ fn table(file: &Path, text: Option<String>) -> Result<toml::Table, SetupError> {
 /// Certificate files of a Proxmox host; the first that is there is the one it shows.
 const CERTIFICATES: [&str; 2] = ["/etc/pve/local/pveproxy-ssl.pem", "/etc/pve/local/pve-ssl.pem"];
 
+/// The package's unit. Its sandbox knows one directory.
+const UNIT: &str = "/usr/lib/systemd/system/ez-node-agent.service";
+
+/// Where a Proxmox host finds its own part of the cluster's files: a link to `nodes/<its name>`.
+const OWN_PART: &str = "/etc/pve/local";
+
+/// The name of this very host in its cluster, if this is a Proxmox host.
+fn host_node() -> Option<String> {
+    let name = std::fs::read_link(OWN_PART).ok()?.file_name()?.to_str()?.to_owned();
+    is_node_name(&name).then_some(name)
+}
+
 /// Fingerprint of the certificate this very host shows, if this is a Proxmox host.
-fn host_fingerprint() -> Option<Fingerprint> {
+pub(super) fn host_fingerprint() -> Option<Fingerprint> {
     let pem = CERTIFICATES.iter().find_map(|path| std::fs::read(path).ok())?;
     let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
     Some(Fingerprint::of_der(&pem.contents))
@@ -219,7 +236,7 @@ impl Wanted {
                 None => given("pve_fingerprint").map(pinned).transpose()?,
             },
         };
-        let node = args.pve_node.clone().or_else(|| given("pve_node"));
+        let node = args.pve_node.clone().or_else(|| given("pve_node")).or_else(host_node);
         if let Some(node) = node.as_ref().filter(|node| !is_node_name(node)) {
             return Err(refuse(format!("{node:?} is not a node name")));
         }
@@ -231,7 +248,10 @@ impl Wanted {
             }
         };
         let policy = match read_if_there(&policy_file)? {
-            Some(text) => Some(policy::parse(&policy_file, &text)?),
+            Some(text) => match policy::parse(&policy_file, &text) {
+                Err(_) if args.without_policy => None,
+                read => Some(read?),
+            },
             None => None,
         };
         let admin_token = match &args.admin_token_file {
@@ -290,6 +310,7 @@ impl Wanted {
             template_pool,
             vmids,
             admin_token,
+            by_unit: config_file == Path::new(config::DEFAULT_PATH) && Path::new(UNIT).exists(),
         })
     }
 
