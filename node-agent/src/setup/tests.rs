@@ -64,9 +64,9 @@ impl Cluster {
                 .nodes
                 .iter()
                 .map(|n| {
-                    let shows = if self.alike.contains(n) { "AB" } else { "CD" };
+                    let shows = [if self.alike.contains(n) { "AB" } else { "CD" }; 32].join(":");
                     json!({"node": n, "status": "online", "maxcpu": 16, "maxmem": 64_u64 << 30,
-                           "ssl_fingerprint": [shows; 32].join(":")})
+                           "ssl_fingerprint": shows})
                 })
                 .collect(),
             "/pools" if get("poolid").is_empty() => self.pools.keys().map(|p| json!({"poolid": p})).collect(),
