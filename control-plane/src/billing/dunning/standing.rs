@@ -97,7 +97,7 @@ pub(in crate::billing) struct Unpaid {
 }
 
 /// Where the disputes of a server's payments stand, the worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::billing) enum Disputed {
     Lost(UnixMillis),
     Open(UnixMillis),

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     billing::{
         model::RefundState,
-        stripe::{DisputeView, RefundView},
+        stripe::{DisputeState, DisputeView, RefundView},
     },
     db::{Cols, DbError},
 };
@@ -284,48 +284,64 @@ async fn billed_since(
     rows.iter().map(read).collect()
 }
 
-/// Where the disputes of an order's payments stand. Words we do not know count as open. What was paid twice buys nothing, so a
-/// bank that takes it back takes nothing from the server.
+macro_rules! select_disputes {
+    ($rest:literal) => {
+        concat!("SELECT d.status, d.opened_at FROM billing_disputes d ", $rest)
+    };
+}
+
+/// What the disputes of something say about its money, and since when each does.
+async fn disputes(
+    connection: &mut AnyConnection,
+    query: &'static str,
+    of: &str,
+) -> Result<Vec<(DisputeState, UnixMillis)>, DbError> {
+    let rows = sqlx::query(query).bind(of).fetch_all(connection).await?;
+    let read = |row: &AnyRow| {
+        let row = Cols::of("billing_disputes", row);
+        Ok((DisputeState::of(&row.text("status")?), row.millis("opened_at")?))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Those of an order's payments. What was paid twice buys nothing, so a bank that takes it back takes nothing from the server.
+async fn disputes_of_order(
+    connection: &mut AnyConnection,
+    order: OrderId,
+) -> Result<Vec<(DisputeState, UnixMillis)>, DbError> {
+    let query = select_disputes!(
+        "WHERE d.order_id = $1
+               AND NOT EXISTS (SELECT 1 FROM billing_surplus s WHERE s.invoice_id = d.invoice_id)"
+    );
+    disputes(connection, query, &order.to_string()).await
+}
+
+/// The worst of some disputes, and of several such the first.
+fn worst(disputes: impl Iterator<Item = (DisputeState, UnixMillis)>) -> Disputed {
+    let says = |(state, since): (DisputeState, UnixMillis)| match state {
+        DisputeState::Over => Disputed::No,
+        DisputeState::Inquiry | DisputeState::Open => Disputed::Open(since),
+        DisputeState::Lost => Disputed::Lost(since),
+    };
+    disputes.map(says).min().unwrap_or(Disputed::No)
+}
+
+/// Where the disputes of an order's payments stand; a bank's inquiry is one.
 pub(in crate::billing) async fn disputed(
     connection: &mut AnyConnection,
     order: OrderId,
 ) -> Result<Disputed, DbError> {
-    let row = sqlx::query(
-        "SELECT d.status, d.opened_at FROM billing_disputes d
-         WHERE d.order_id = $1 AND d.status NOT IN ('won', 'warning_closed', 'prevented')
-               AND NOT EXISTS (SELECT 1 FROM billing_surplus s WHERE s.invoice_id = d.invoice_id)
-         ORDER BY CASE WHEN d.status = 'lost' THEN 0 ELSE 1 END, d.opened_at LIMIT 1",
-    )
-    .bind(order.to_string())
-    .fetch_optional(connection)
-    .await?;
-    worst(row.as_ref())
-}
-
-fn worst(row: Option<&AnyRow>) -> Result<Disputed, DbError> {
-    let Some(row) = row else { return Ok(Disputed::No) };
-    let row = Cols::of("billing_disputes", row);
-    let since = row.millis("opened_at")?;
-    Ok(if row.text("status")? == "lost" { Disputed::Lost(since) } else { Disputed::Open(since) })
+    Ok(worst(disputes_of_order(connection, order).await?.into_iter()))
 }
 
 /// Where the payment of an invoice stands with its bank: while that is open nothing of it can be refunded, and once it is
-/// lost the bank has given it back. Inquiries and warnings take nothing yet, so a refund still answers them.
+/// lost the bank has given it back.
 pub(in crate::billing) async fn disputed_payment(
     connection: &mut AnyConnection,
     invoice: &str,
 ) -> Result<Disputed, DbError> {
-    let row = sqlx::query(
-        "SELECT status, opened_at FROM billing_disputes
-         WHERE invoice_id = $1
-               AND status NOT IN ('won', 'prevented', 'early_warning', 'warning_needs_response', 'warning_under_review',
-                                  'warning_closed')
-         ORDER BY CASE WHEN status = 'lost' THEN 0 ELSE 1 END, opened_at LIMIT 1",
-    )
-    .bind(invoice)
-    .fetch_optional(connection)
-    .await?;
-    worst(row.as_ref())
+    let found = disputes(connection, select_disputes!("WHERE d.invoice_id = $1"), invoice).await?;
+    Ok(worst(found.into_iter().filter(|(state, _)| state.takes())))
 }
 
 /// Whether a bank has a payment of an order and has not decided.
@@ -333,18 +349,8 @@ pub(in crate::billing) async fn bank_decides(
     connection: &mut AnyConnection,
     order: OrderId,
 ) -> Result<bool, DbError> {
-    let found: Option<String> = sqlx::query_scalar(
-        "SELECT d.stripe_id FROM billing_disputes d
-         WHERE d.order_id = $1
-               AND d.status NOT IN ('won', 'lost', 'prevented', 'early_warning', 'warning_needs_response',
-                                    'warning_under_review', 'warning_closed')
-               AND NOT EXISTS (SELECT 1 FROM billing_surplus s WHERE s.invoice_id = d.invoice_id)
-         LIMIT 1",
-    )
-    .bind(order.to_string())
-    .fetch_optional(connection)
-    .await?;
-    Ok(found.is_some())
+    let found = disputes_of_order(connection, order).await?;
+    Ok(found.iter().any(|(state, _)| *state == DisputeState::Open))
 }
 
 /// Whether a payment of an account is disputed and not decided.
@@ -352,14 +358,10 @@ pub(in crate::billing) async fn is_disputing(
     connection: &mut AnyConnection,
     account: AccountId,
 ) -> Result<bool, DbError> {
-    let found: Option<String> = sqlx::query_scalar(
-        "SELECT d.stripe_id FROM billing_disputes d JOIN billing_checkouts c ON c.order_id = d.order_id
-         WHERE c.account_id = $1 AND d.status NOT IN ('won', 'lost', 'warning_closed', 'prevented') LIMIT 1",
-    )
-    .bind(account.to_string())
-    .fetch_optional(connection)
-    .await?;
-    Ok(found.is_some())
+    let query =
+        select_disputes!("JOIN billing_checkouts c ON c.order_id = d.order_id WHERE c.account_id = $1");
+    let found = disputes(connection, query, &account.to_string()).await?;
+    Ok(found.iter().any(|(state, _)| state.is_undecided()))
 }
 
 pub(in crate::billing) async fn put_dispute(

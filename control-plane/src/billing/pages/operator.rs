@@ -7,7 +7,7 @@ use axum::{
 };
 use ez_protocol::{InstanceId, UnixMillis};
 
-use crate::billing::dunning::tone;
+use crate::billing::{dunning::tone, stripe::DisputeState};
 use crate::{
     accounts::StaffRole,
     app::App,
@@ -80,10 +80,10 @@ fn queued(one: Queued, purge_at: Option<UnixMillis>) -> views::Queued {
 
 fn dispute(one: Dispute) -> views::Dispute {
     views::Dispute {
-        tone: match one.status.as_str() {
-            "won" | "warning_closed" | "prevented" => "good",
-            "lost" => "idle",
-            _ => "bad",
+        tone: match DisputeState::of(&one.status) {
+            DisputeState::Over => "good",
+            DisputeState::Lost => "idle",
+            DisputeState::Inquiry | DisputeState::Open => "bad",
         },
         id: one.id,
         server: one.description,

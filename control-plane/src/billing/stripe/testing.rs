@@ -18,7 +18,7 @@ use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
-use super::StripeGate;
+use super::{DisputeState, StripeGate};
 use crate::clock::{Clock as _, ManualClock};
 
 /// Signs a delivery as Stripe does.
@@ -379,10 +379,7 @@ impl State {
                 let disputed = |o: &Value| {
                     o["object"] == "dispute"
                         && o["payment_intent"] == intent.as_str()
-                        && !matches!(
-                            o["status"].as_str(),
-                            Some("won" | "prevented" | "warning_needs_response" | "warning_closed")
-                        )
+                        && DisputeState::of(o["status"].as_str().unwrap()).takes()
                 };
                 if self.objects.values().any(disputed) {
                     return (

@@ -46,6 +46,41 @@ pub struct DisputeView {
     evidence_details: Option<Evidence>,
 }
 
+/// What the state of a dispute says about the money. Stripe's words for that are read here and nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DisputeState {
+    /// It was won, or nothing came of it: the money is ours.
+    Over,
+    /// The bank asks or warns. It has taken nothing yet, so a refund still answers it.
+    Inquiry,
+    /// The bank has the money and has not decided. Words we do not know count as this.
+    Open,
+    /// The bank has given the money to its customer.
+    Lost,
+}
+
+impl DisputeState {
+    /// Reads Stripe's word, or ours (`early_warning`) for a card network's warning that somebody can act on.
+    pub(crate) fn of(word: &str) -> Self {
+        match word {
+            "won" | "warning_closed" | "prevented" => Self::Over,
+            "early_warning" | "warning_needs_response" | "warning_under_review" => Self::Inquiry,
+            "lost" => Self::Lost,
+            _ => Self::Open,
+        }
+    }
+
+    /// Whether the bank has the money, for now or for good: nothing of it can be refunded.
+    pub(crate) fn takes(self) -> bool {
+        matches!(self, Self::Open | Self::Lost)
+    }
+
+    /// Whether there is something left to decide.
+    pub(crate) fn is_undecided(self) -> bool {
+        matches!(self, Self::Inquiry | Self::Open)
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 struct Evidence {
     due_by: Option<i64>,

@@ -20,6 +20,7 @@ pub use catalogue::{CouponView, PriceView, ProductView, PromotionCodeView};
 pub use customer::{CardView, CustomerView, PaymentMethodView};
 pub use event::EventEnvelope;
 pub(crate) use event::EventList;
+pub(crate) use given_back::DisputeState;
 pub use given_back::{DisputeView, RefundView};
 pub use invoice::InvoiceView;
 pub(crate) use invoice::{invoice_of, paid_by, waiting_intent};

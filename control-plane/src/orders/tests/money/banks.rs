@@ -79,6 +79,32 @@ async fn a_purchase_that_is_disputed_goes_back_once_by_us_or_by_the_bank() {
 }
 
 #[tokio::test]
+async fn a_bank_that_only_asks_has_taken_nothing_and_a_refund_answers_it() {
+    for asks in ["warning_needs_response", "warning_under_review"] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let served = shop.served(1).await;
+            let invoice = shop.stripe.latest_invoice(&served.subscription);
+            let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+            shop.stripe.change(&dispute, |dispute| dispute["status"] = serde_json::json!(asks));
+            shop.deliver("charge.dispute.created", &dispute).await;
+            shop.work().await;
+            assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Disputed), "{asks}");
+            let gift = billing::Gift {
+                instance: served.order.instance,
+                invoice: None,
+                amount_minor: 300,
+                reference: "ticket-7".into(),
+                reason: "It was down for a day".into(),
+            };
+            billing::refund_part(&shop.app, &gift, "operator:test").await.unwrap();
+            assert_eq!(shop.ledger(&served.order), Ledger { paid: 900, returned: 300, running: 1 }, "{asks}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn nothing_of_a_disputed_payment_is_given_by_hand() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
