@@ -1,4 +1,17 @@
 //! Jobs of billing: one per Stripe object, and the reconciler.
+//!
+//! What an answer of Stripe's means for a job that runs once:
+//!
+//! | job | silence, 429, 5xx | our key (401, 403) | no, or no such object |
+//! |---|---|---|---|
+//! | `sync` | again within seconds | the same | no: parked, rings, again after a while; no such object: nothing to copy |
+//! | `stand`, `plan_change` | again | again | dead; the sweep takes up what is due |
+//! | `remind` | again, then the letter without the sum | again for a day at most, then the same | the letter without the sum |
+//! | `give_back` | again | rings, again after minutes | rings, again after a day; what cannot be read is dead |
+//! | `goodwill` | again | again | refused, as the page says; what cannot be read is dead |
+//! | `traffic_bill` | again | rings, again after an hour | the same |
+//!
+//! The poll rings for a wrong key, so nobody else has to.
 
 use std::time::Duration;
 
@@ -60,14 +73,14 @@ async fn run_sync(app: App, run: JobRun) -> Result<(), JobError> {
     }
     match at(class, sync::object(&app, kind, &run.key)).await {
         Ok(()) => Ok(inbox::unpark(&app, &run.key, &run.payload).await?),
-        Err(error) if error.is_passing() || matches!(error, BillingError::Db(_)) => Err(sort(error)),
+        Err(error) if error.is_retryable() || matches!(error, BillingError::Db(_)) => Err(error.into()),
         Err(error) => Ok(inbox::park(&app, kind, &run.key, &error).await?),
     }
 }
 
 async fn run_walk(app: App, _run: JobRun) -> Result<(), JobError> {
     inbox::redact(&app).await?;
-    let report = walk::reconcile(&app).await.map_err(sort)?;
+    let report = walk::reconcile(&app).await?;
     for failure in &report.failed {
         tracing::error!(stripe.object = %failure.object, error = %failure.error, "not compared with Stripe");
     }
@@ -75,24 +88,28 @@ async fn run_walk(app: App, _run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_poll(app: App, _run: JobRun) -> Result<(), JobError> {
-    reconcile::poll(&app).await.map(|_| ()).map_err(sort)
+    reconcile::poll(&app).await?;
+    Ok(())
 }
 
 async fn run_look_up(app: App, _run: JobRun) -> Result<(), JobError> {
     // What stops one of them stops none of the others.
     let swept = [dunning::sweep(&app).await, inbox::sweep(&app).await, change::sweep(&app).await];
-    let looked_up = reconcile::look_up_old(&app).await.map_err(sort);
+    let looked_up = reconcile::look_up_old(&app).await;
     for swept in swept {
         swept?;
     }
-    looked_up
+    Ok(looked_up?)
 }
 
-/// Money is never given up on by itself: whatever may pass is tried again, the rest is shown to operators.
-fn sort(error: BillingError) -> JobError {
-    match error {
-        BillingError::Db(error) => error.into(),
-        error if error.is_passing() => JobError::retry(error),
-        error => JobError::fail(error),
+/// Money is never given up on by itself: whatever may pass, or is mended by a person, is tried again; the rest is shown to
+/// operators.
+impl From<BillingError> for JobError {
+    fn from(error: BillingError) -> Self {
+        match error {
+            BillingError::Db(error) => error.into(),
+            error if error.is_retryable() => Self::retry(error),
+            error => Self::fail(error),
+        }
     }
 }

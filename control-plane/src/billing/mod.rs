@@ -154,6 +154,11 @@ impl BillingError {
         matches!(self, Self::Stripe(fault) if fault.is_locked_out())
     }
 
+    /// Whether it says nothing about what was asked for: it passes, or a person mends our key. Whoever has time asks again.
+    pub fn is_retryable(&self) -> bool {
+        self.is_passing() || self.is_locked_out()
+    }
+
     /// Whether a refund is refused because its payment is disputed.
     pub(in crate::billing) fn is_disputed(&self) -> bool {
         match self {

@@ -49,11 +49,8 @@ pub(super) async fn look_at(tx: &mut AnyConnection, change: &Change, at: UnixMil
 
 async fn run(app: App, run: JobRun) -> Result<(), JobError> {
     let id: PlanChangeId = run.key.parse().map_err(JobError::fail)?;
-    carry_out(&app, id).await.map(|_| ()).map_err(|error| match error {
-        BillingError::Db(error) => error.into(),
-        error if error.is_passing() => JobError::retry(error),
-        error => JobError::fail(error),
-    })
+    carry_out(&app, id).await?;
+    Ok(())
 }
 
 /// Changes whose job was lost, and previews that nobody wants any more.

@@ -416,11 +416,7 @@ pub(super) async fn end_read(
 /// The job: reads subscription and invoice again, and with them judges.
 pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
     let order: OrderId = run.key.parse().map_err(JobError::fail)?;
-    look_again(&app, order).await.map_err(|error| match error {
-        BillingError::Db(error) => error.into(),
-        error if error.is_passing() => JobError::retry(error),
-        error => JobError::fail(error),
-    })
+    Ok(look_again(&app, order).await?)
 }
 
 /// Reads what an order's standing rests on again from Stripe; judges, whatever changed.

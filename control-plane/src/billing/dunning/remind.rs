@@ -1,5 +1,7 @@
 //! Mails before a charge: it is coming, or the card will have expired by then.
 
+use std::time::Duration;
+
 use ez_protocol::{OrderId, UnixMillis};
 use serde_json::json;
 use sqlx::AnyConnection;
@@ -28,6 +30,10 @@ use crate::{
 pub(in crate::billing) const REMIND: &str = "billing.remind";
 /// After so many attempts to ask Stripe for the sum, the mail is written without.
 const ASK_SO_OFTEN: u32 = 3;
+/// Where our key does not open Stripe, a person may mend it within this time …
+const KEY_MENDED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// … and it is tried this often.
+const TRY_THE_KEY: Duration = Duration::from_secs(5 * 60);
 
 /// Writes the mail that is due before the next charge, or before an end that nobody asked for; gives when the next one is.
 ///
@@ -80,7 +86,7 @@ async fn before_charge(
     charge: UnixMillis,
 ) -> Result<Option<UnixMillis>, DbError> {
     let next = config.billing.remind.iter().map(|before| charge.minus(*before)).find(|at| *at > now);
-    if let Some(key) = due(config, now, known, charge)
+    if let Some((_, key)) = due(config, now, known, charge)
         && !store::is_done(tx, &key).await?
     {
         jobs::enqueue(tx, REMIND, &known.order.to_string(), &json!({}), now).await?;
@@ -88,11 +94,23 @@ async fn before_charge(
     Ok(next)
 }
 
-/// The key of the mail that is due before a charge.
-fn due(config: &Config, now: UnixMillis, known: &store::Known, charge: UnixMillis) -> Option<String> {
+/// The mail that is due before a charge: how long before it, and the mail's key.
+fn due(
+    config: &Config,
+    now: UnixMillis,
+    known: &store::Known,
+    charge: UnixMillis,
+) -> Option<(Duration, String)> {
     let times = config.billing.remind.iter().copied();
     let before = times.filter(|before| charge.minus(*before) <= now && now < charge).min()?;
-    Some(format!("remind:{}:{}:{}", known.subscription, charge.0, before.as_secs() / 86_400))
+    let key = format!("remind:{}:{}:{}", known.subscription, charge.0, before.as_secs() / 86_400);
+    Some((before, key))
+}
+
+/// Whether the mail has time until our key opens Stripe again: no longer than half of what is left for it, so that it comes
+/// before the charge in any case.
+fn waits_for_key(now: UnixMillis, charge: UnixMillis, before: Duration) -> bool {
+    now < charge.minus(before).plus(KEY_MENDED_WITHIN.min(before / 2))
 }
 
 /// The job; the key is the order's id.
@@ -105,7 +123,8 @@ pub(in crate::billing) async fn run(app: App, run: JobRun) -> Result<(), JobErro
     let Some((known, charge)) = known.and_then(|known| charged(&app.config, app.clock.now(), known)) else {
         return Ok(());
     };
-    let Some(key) = due(&app.config, app.clock.now(), &known, charge) else { return Ok(()) };
+    let now = app.clock.now();
+    let Some((before, key)) = due(&app.config, now, &known, charge) else { return Ok(()) };
     let amount = match known.card.as_ref().is_some_and(|card| expired_by(card, charge)) {
         true => None,
         false => match foresee(&app, &known.subscription).await {
@@ -113,6 +132,10 @@ pub(in crate::billing) async fn run(app: App, run: JobRun) -> Result<(), JobErro
             Err(BillingError::Db(error)) => return Err(error.into()),
             Err(error) if error.is_passing() && run.attempt < ASK_SO_OFTEN => {
                 return Err(JobError::retry(error));
+            }
+            // That rings, and a person mends it.
+            Err(error) if error.is_locked_out() && waits_for_key(now, charge, before) => {
+                return Ok(ask_later(&app, order).await?);
             }
             Err(error) => {
                 tracing::warn!(order.id = %order, %error, "what will be charged is not known; the list price is told");
@@ -138,6 +161,16 @@ pub(in crate::billing) async fn run(app: App, run: JobRun) -> Result<(), JobErro
     Ok(())
 }
 
+/// Has the job come back once somebody may have mended our key.
+async fn ask_later(app: &App, order: OrderId) -> Result<(), DbError> {
+    let at = app.clock.now().plus(TRY_THE_KEY);
+    app.db
+        .write(move |tx| {
+            Box::pin(async move { jobs::enqueue(tx, REMIND, &order.to_string(), &json!({}), at).await })
+        })
+        .await
+}
+
 /// When a server that runs is charged next.
 fn charged(config: &Config, now: UnixMillis, known: store::Known) -> Option<(store::Known, UnixMillis)> {
     let judged = standing::judge(&known.facts, &config.billing, now);
@@ -151,9 +184,9 @@ fn charged(config: &Config, now: UnixMillis, known: store::Known) -> Option<(sto
 async fn foresee(app: &App, subscription: &str) -> Result<(i64, String), BillingError> {
     // Nothing is made by it, so each question is a call of its own.
     let call = Call::new("foresee", subscription, app.clock.now().0, stripe::preview_next(subscription));
-    let answer = outbox::send(app, &call).await?;
+    let answer = outbox::send(app, &call).await;
     outbox::close(app, &call, CallState::Replaced, None, None).await?;
-    let seen = PreviewView::read(&answer).ok_or(BillingError::Incomplete("the sum of a preview"))?;
+    let seen = PreviewView::read(&answer?).ok_or(BillingError::Incomplete("the sum of a preview"))?;
     Ok((seen.amount_due, seen.currency))
 }
 
@@ -192,8 +225,6 @@ fn expired_by(card: &store::Card, at: UnixMillis) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -256,15 +256,10 @@ async fn write_down(
 pub(super) async fn run_take_up(app: App, run: JobRun) -> Result<(), JobError> {
     let Some((order, kind, reference)) = store::read_key(&run.key) else { return Ok(()) };
     match carry_out(&app, order, kind, &reference).await {
-        Ok(()) => Ok(()),
-        Err(BillingError::Db(error)) => Err(error.into()),
-        Err(error) if error.is_passing() => Err(JobError::retry(error)),
-        // A wrong key says nothing about the gift, which is still to be given.
-        Err(BillingError::Stripe(fault)) if fault.is_locked_out() => Err(JobError::retry(fault)),
         // Written down as refused; an operator sees it on the page.
         Err(BillingError::Stripe(fault)) if fault.is_no() => Ok(()),
         Err(BillingError::Unfit(_) | BillingError::Disputed) => Ok(()),
-        Err(error) => Err(JobError::fail(error)),
+        other => Ok(other?),
     }
 }
 

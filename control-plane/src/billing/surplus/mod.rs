@@ -204,14 +204,12 @@ pub(super) async fn run_give_back(app: App, run: JobRun) -> Result<(), JobError>
         Ok(Outcome::Refund(RefundState::Failed)) => TRY_AGAIN,
         // The news of its decision come sooner.
         Ok(Outcome::BankDecides) => TRY_AGAIN,
-        Err(BillingError::Db(error)) => return Err(error.into()),
         // A key that is wrong for a minute ends nothing: the money is still to go back.
         Err(BillingError::Stripe(fault)) if fault.is_locked_out() => {
             locked_out(&app, &run.key, &fault).await?;
             LOOK_AGAIN
         }
-        Err(error) if error.is_passing() => return Err(JobError::retry(error)),
-        Err(error) => return Err(JobError::fail(error)),
+        Err(error) => return Err(error.into()),
     };
     let (session, at) = (run.key, app.clock.now().plus(again));
     app.db

@@ -25,7 +25,8 @@ pub(super) async fn refunding(
             Ok(Some(now))
         }
         Ok(RefundState::Wanted | RefundState::Pending) => Ok(Some(now.plus(REFUND_AGAIN))),
-        Err(error) if error.is_passing() => {
+        // A wrong key of ours is no reason to stop: a person mends it, and then the money goes back.
+        Err(error) if error.is_retryable() => {
             tracing::warn!(order.id = %id, error = %error, "a refund did not work out yet");
             Ok(Some(now.plus(REFUND_AGAIN)))
         }

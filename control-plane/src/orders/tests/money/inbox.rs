@@ -244,6 +244,27 @@ async fn a_key_that_stripe_does_not_take_rings_at_once_and_ends_none_of_the_swee
 }
 
 #[tokio::test]
+async fn news_that_come_while_our_key_is_wrong_are_taken_over_as_soon_as_it_is_right() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.lives(4 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        shop.stripe.state().locked_out = true;
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.lives(MINUTE).await;
+        assert!(!shop.rings_for("payment_news_parked").await, "the poll rings for all of it");
+        assert_eq!(shop.given_up().await, 0);
+        shop.stripe.state().locked_out = false;
+        shop.lives(MINUTE).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_payment_page_that_stripe_does_not_have_rings_and_keeps_no_other_from_being_looked_at() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

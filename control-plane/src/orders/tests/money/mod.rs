@@ -126,6 +126,13 @@ impl Shop {
         crate::notify::newest(&mut connection, kind).await.unwrap()
     }
 
+    /// How many of billing's jobs are dead. Letters are, since the shop has no mail server.
+    async fn given_up(&self) -> usize {
+        let mut connection = self.app.db.read().await.unwrap();
+        let dead = jobs::dead_letters(&mut connection).await.unwrap();
+        dead.iter().filter(|job| job.kind.starts_with("billing.")).count()
+    }
+
     async fn letters_of(&self, kind: &str) -> usize {
         self.letters().await.iter().filter(|letter| *letter == kind).count()
     }

@@ -217,6 +217,23 @@ async fn one_made_by_hand_that_fails_after_it_counted_as_ours_is_made_anew() {
 }
 
 #[tokio::test]
+async fn a_key_of_ours_that_is_wrong_for_a_while_ends_no_refund() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = shop.silent(1).await;
+        shop.stripe.state().ends.push(("/refunds", 401));
+        shop.refunds(&order).await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunding, "nobody has to ask again");
+        shop.passes(2 * MINUTE).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+        assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 900, running: 0 });
+        assert_eq!(shop.refunds_that_stand().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_refund_that_was_refused_once_is_sent_anew_when_a_person_asks_again() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

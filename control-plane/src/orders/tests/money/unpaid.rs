@@ -332,3 +332,35 @@ async fn a_charge_is_announced_with_what_it_comes_to() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_charge_is_announced_when_our_key_is_right_again_and_before_the_charge_in_any_case() {
+    // Stripe takes no call at all; or none about the sum, for a minute or for longer than anybody waits.
+    for (sum_alone, hours, about) in [(false, 1, false), (true, 1, false), (true, 27, true)] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let served = shop.served(1).await;
+            shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+            shop.deliver("customer.subscription.updated", &served.subscription).await;
+            shop.work().await;
+            shop.lives(22 * DAY).await;
+            if sum_alone {
+                shop.stripe.state().ends = vec![("/create_preview", 401); 100];
+            } else {
+                shop.stripe.state().locked_out = true;
+            }
+            shop.lives(DAY + MINUTE).await;
+            assert_eq!((shop.letters_of("renewal-soon").await, shop.given_up().await), (0, 0));
+            for _ in 0..hours {
+                shop.lives(60 * MINUTE).await;
+            }
+            assert_eq!(shop.letters_of("renewal-soon").await, usize::from(about), "{hours} hours");
+            shop.stripe.state().ends.clear();
+            shop.stripe.state().locked_out = false;
+            shop.lives(6 * MINUTE).await;
+            assert_eq!(shop.letters_of("renewal-soon").await, 1, "{hours} hours");
+            assert_eq!(shop.letter("renewal-soon").await["about"], about, "{hours} hours");
+        })
+        .await;
+    }
+}

@@ -35,6 +35,23 @@ async fn whatever_happens_to_the_call_it_is_one_change_with_one_invoice() {
 }
 
 #[tokio::test]
+async fn a_key_of_ours_that_is_wrong_for_a_while_ends_no_change() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let change = shop.previews(&served, &price("s", "month")).await.unwrap();
+        shop.stripe.state().locked_out = true;
+        assert_eq!(shop.confirms(&change).await.unwrap().state, ChangeState::Wanted);
+        shop.lives(MINUTE).await;
+        assert_eq!(shop.given_up().await, 0);
+        shop.stripe.state().locked_out = false;
+        shop.lives(MINUTE).await;
+        assert_eq!(shop.change(&change).await.state, ChangeState::Scheduled);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_schedule_that_was_left_half_done_is_finished() {
     for failures in [
         &[(500, true)][..],
