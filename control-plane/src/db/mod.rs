@@ -207,6 +207,7 @@ impl Db {
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
+        self.counters.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match &self.writer {
             Writer::Sqlite(queue) => queue.write(closure).await,
             Writer::Postgres(pool) => self.write_alone(pool, closure).await,

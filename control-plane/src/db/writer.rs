@@ -31,6 +31,8 @@ const UNIT_LIMIT: Duration = Duration::from_secs(20);
 /// How often the writer committed and for how many units; for tests and metrics.
 #[derive(Debug, Default)]
 pub struct WriteCounters {
+    /// Writes that were asked for; those whose turn has not come are counted, too.
+    pub asked: AtomicU64,
     /// Transactions committed (each costs one fsync).
     pub commits: AtomicU64,
     /// Units answered after a commit.

@@ -83,10 +83,7 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
         (ChangeState::Wanted, Way::Now) => tell_now(app, &change).await?,
         (ChangeState::Wanted, _) => {
             tell_period_end(app, &change).await?;
-            // Cancel pressed at the same time: a schedule that releases undoes it, and leaving is the later word.
-            if is_leaving(app, &change).await? {
-                leave(app, &change).await?;
-            }
+            leave_if_wished(app, &change).await?;
         }
         (ChangeState::AwaitingPayment, _) => await_payment(app, &change).await?,
         (ChangeState::Scheduled, _) if change.back_wanted => {
@@ -97,7 +94,16 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
             read_again(app, &change).await?;
             later(app, &change).await?;
         }
-        (ChangeState::Scheduled, _) => keep_up(app, &change).await?,
+        // Whoever booked it may have died before looking whether its customer leaves …
+        (ChangeState::Scheduled, _) => {
+            if !leave_if_wished(app, &change).await? {
+                keep_up(app, &change).await?;
+            }
+        }
+        // … or between taking it back for that and saying so to Stripe.
+        (ChangeState::TakenBack, Way::PeriodEnd) => {
+            leave_if_wished(app, &change).await?;
+        }
         (ChangeState::Applied | ChangeState::Done | ChangeState::Refused, Way::PeriodEnd)
             if !change.released =>
         {
@@ -110,13 +116,24 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
     load(app, id).await
 }
 
-/// Whether its customer wished to leave when, or after, the change was confirmed, and has not wished to stay since.
+/// Cancel pressed at the same time: a schedule that releases undoes it, and leaving is the later word. Whether it was pressed.
+async fn leave_if_wished(app: &Services, change: &Change) -> Result<bool, BillingError> {
+    let leaves = is_leaving(app, change).await?;
+    if leaves {
+        leave(app, change).await?;
+    }
+    Ok(leaves)
+}
+
+/// Whether its customer wished to leave when, or after, the change was confirmed, and has not wished to stay since. What was
+/// wished after the change had ended was not undone by it.
 async fn is_leaving(app: &Services, change: &Change) -> Result<bool, BillingError> {
     let copy = copy_of(app, change.order).await?;
     let mut connection = app.db.read().await?;
     let wish = billing_store::last_end_wish(&mut connection, &copy.subscription).await?;
     let since = change.confirmed_at.unwrap_or(change.created_at).minus(SAME_TIME);
-    Ok(wish.is_some_and(|(leaves, at)| leaves && at >= since))
+    let in_its_time = |at: UnixMillis| at >= since && change.ended_at.is_none_or(|ended| at < ended);
+    Ok(wish.is_some_and(|(leaves, at)| leaves && in_its_time(at)))
 }
 
 /// Cancels once more, which takes the change back first. Boxed, because cancelling carries changes out.

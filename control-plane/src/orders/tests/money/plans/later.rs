@@ -23,6 +23,25 @@ impl Shop {
         booked
     }
 
+    /// Stripe was told at a time that a customer leaves.
+    async fn was_told_of_an_end(&self, served: &Served, at: UnixMillis) {
+        let subscription = served.subscription.clone();
+        let written = self.app.db.write(move |tx| {
+            Box::pin(async move {
+                sqlx::query(
+                    "INSERT INTO stripe_outbox (key, purpose, subject_id, params_hash, request, state, created_at)
+                     VALUES ('period-end:1', 'period-end', $1, '', '', 'done', $2)",
+                )
+                .bind(subscription)
+                .bind(at.0)
+                .execute(tx)
+                .await?;
+                Ok::<_, db::DbError>(())
+            })
+        });
+        written.await.unwrap();
+    }
+
     /// The period is over; Stripe renews, and tells of it.
     async fn turns(&self, served: &Served, paid: bool) -> String {
         let end = self.standing(served).await.next.unwrap().1;
@@ -261,20 +280,11 @@ async fn an_end_that_reached_stripe_before_a_smaller_plan_holds() {
             let served = shop.renting_medium(1).await;
             let change = shop.previews(&served, &price("s", "month")).await.unwrap();
             let (at, wished, order) = (shop.app.clock.now(), change.clone(), served.order.id);
-            let subscription = served.subscription.clone();
+            if ours {
+                shop.was_told_of_an_end(&served, at).await;
+            }
             let written = shop.app.db.write(move |tx| {
                 Box::pin(async move {
-                    if ours {
-                        sqlx::query(
-                            "INSERT INTO stripe_outbox (key, purpose, subject_id, params_hash, request, state, created_at)
-                             VALUES ('period-end:1', 'period-end', $1, '', '', 'done', $2)",
-                        )
-                        .bind(subscription)
-                        .bind(at.0)
-                        .execute(&mut *tx)
-                        .await
-                        .unwrap();
-                    }
                     billing::hold_order(tx, order).await.unwrap();
                     billing::confirm(tx, at, wished, "user:x").await
                 })
@@ -290,6 +300,39 @@ async fn an_end_that_reached_stripe_before_a_smaller_plan_holds() {
             let state = shop.stripe.state();
             let now = &state.objects[&served.subscription];
             assert!(now["cancel_at_period_end"] == true && now["schedule"].is_null(), "ours: {ours}: {now}");
+        })
+        .await;
+    }
+}
+
+/// The phases of a smaller plan have undone an end that was wished in the same moment, and the process died before it looked
+/// for that, or when it had taken the plan back for it.
+#[tokio::test]
+async fn an_end_that_a_smaller_plan_has_undone_is_brought_about_by_whoever_comes_next() {
+    for is_back in [false, true] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::with_plans(db, 6).await;
+            let served = shop.renting_medium(1).await;
+            let booked = shop.books(&served, &price("s", "month")).await;
+            shop.was_told_of_an_end(&served, shop.app.clock.now()).await;
+            if is_back {
+                shop.passes(Duration::from_secs(1)).await;
+                replan::take_back(&shop.app, booked.account, booked.id, "user:x").await.unwrap();
+            }
+            let ends = || shop.stripe.state().objects[&served.subscription]["cancel_at_period_end"] == true;
+            assert!(!ends());
+            shop.lives(MINUTE).await;
+            assert!(ends() && shop.stripe.state().objects[&served.subscription]["schedule"].is_null());
+            assert_eq!(shop.change(&booked).await.state, ChangeState::TakenBack);
+            let standing = shop.standing(&served).await;
+            assert_eq!(standing.next.map(|(step, _)| step), Some(billing::Step::End));
+            // Once: who stays after all, stays.
+            let (order, me) = (served.order.id, served.order.account);
+            shop.passes(Duration::from_secs(1)).await;
+            billing::cancel_at_period_end(&shop.app, me, order, false, "user:x").await.unwrap();
+            shop.hears(&served).await;
+            shop.lives(20 * MINUTE).await;
+            assert!(!ends());
         })
         .await;
     }
@@ -355,8 +398,13 @@ async fn who_cancels_in_the_moment_a_booked_change_comes_about_has_cancelled() {
             has_begun.await.unwrap();
             let account = served.order.account;
             let cancels = billing::cancel_at_period_end(&shop.app, account, order, true, "user:x");
+            let asked = || shop.app.db.counters().asked.load(std::sync::atomic::Ordering::Relaxed);
+            let before = asked();
             let lets_go = async {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                // Its first write is to take back what it has found booked, and waits for the one above.
+                while asked() == before {
+                    tokio::task::yield_now().await;
+                }
                 go.send(()).unwrap();
             };
             tokio::join!(cancels, lets_go).0
