@@ -119,7 +119,7 @@ pub(super) async fn mark(
         .await?
         .into_iter()
         .filter(|a| a.cleared_at.is_none())
-        .map(|a| (a.kind, a.subject, a.occurrences))
+        .map(|a| (a.kind, a.subject, a.occurrences, a.detail))
         .collect();
     Ok((nodes, open, dispatch::waiting(conn).await?.0))
 }

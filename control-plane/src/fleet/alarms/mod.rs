@@ -34,16 +34,20 @@ pub async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Re
     store::raise(tx, at, alarm).await
 }
 
-/// Something is so: opens the alarm if it is not open. `true` when it was opened now.
+/// Something is so: opens the alarm if it is not open. One that is open says from now on what was seen last, which is no news.
+/// `true` when it was opened now.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn hold(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Result<bool, DbError> {
-    if store::is_open(tx, alarm.kind, alarm.subject).await? {
-        return Ok(false);
+    let Some(says) = store::open_detail(tx, alarm.kind, alarm.subject).await? else {
+        store::raise(tx, at, alarm).await?;
+        return Ok(true);
+    };
+    if says != alarm.detail {
+        store::restate(tx, alarm).await?;
     }
-    store::raise(tx, at, alarm).await?;
-    Ok(true)
+    Ok(false)
 }
 
 /// What the open alarms of a kind are about.
@@ -98,4 +102,31 @@ pub async fn close(
 /// Those of the database.
 pub async fn list(conn: &mut AnyConnection, limit: i64) -> Result<Vec<Alarm>, DbError> {
     store::list(conn, limit).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db;
+
+    #[tokio::test]
+    async fn an_open_alarm_says_what_was_seen_last_and_rings_once() {
+        db::testing::each_database(async |db| {
+            let seen = async |at: i64, detail: &'static str| {
+                let (severity, at) = (Severity::Warning, UnixMillis(at));
+                let alarm = New { kind: "invoice_not_final", subject: "in_1", severity, node: None, detail };
+                db.write(move |tx| Box::pin(async move { hold(tx, at, alarm).await })).await.unwrap()
+            };
+            assert!(seen(1, "The address is missing.").await);
+            for at in [2, 3] {
+                assert!(!seen(at, "The tax id is wrong.").await, "nobody is told again");
+            }
+            let mut connection = db.read().await.unwrap();
+            let told = list(&mut connection, 9).await.unwrap();
+            assert_eq!(told.len(), 1);
+            assert_eq!(told[0].detail, "The tax id is wrong.");
+            assert_eq!((told[0].occurrences, told[0].raised_at), (1, UnixMillis(1)));
+        })
+        .await;
+    }
 }

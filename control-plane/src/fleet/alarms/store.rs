@@ -29,13 +29,35 @@ pub(super) async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>
     Ok(())
 }
 
-pub(super) async fn is_open(conn: &mut AnyConnection, kind: &str, subject: &str) -> Result<bool, DbError> {
-    let row = sqlx::query("SELECT kind FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL")
-        .bind(kind.to_owned())
-        .bind(subject.to_owned())
-        .fetch_optional(conn)
-        .await?;
-    Ok(row.is_some())
+/// What an alarm says, if it is open.
+pub(super) async fn open_detail(
+    conn: &mut AnyConnection,
+    kind: &str,
+    subject: &str,
+) -> Result<Option<String>, DbError> {
+    let row =
+        sqlx::query("SELECT detail FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL")
+            .bind(kind.to_owned())
+            .bind(subject.to_owned())
+            .fetch_optional(conn)
+            .await?;
+    row.map(|row| Cols::of("alarms", &row).text("detail")).transpose()
+}
+
+/// An open alarm says something else; when and how often it rang stays.
+pub(super) async fn restate(tx: &mut AnyConnection, alarm: New<'_>) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE alarms SET severity = $3, node_id = $4, detail = $5
+         WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL",
+    )
+    .bind(alarm.kind.to_owned())
+    .bind(alarm.subject.to_owned())
+    .bind(alarm.severity)
+    .bind(opt_id(alarm.node.as_ref()))
+    .bind(alarm.detail.to_owned())
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn open_subjects(conn: &mut AnyConnection, kind: &str) -> Result<Vec<String>, DbError> {
