@@ -96,6 +96,18 @@ async fn not_final(
     Ok(())
 }
 
+/// The service of a subscription is over for good: what was to be charged for the time after is nobody's business any more.
+pub(super) async fn ended(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    subscription: &str,
+) -> Result<(), DbError> {
+    for draft in store::drafts(tx, subscription).await? {
+        alarms::clear(tx, now, NOT_FINAL, &draft).await?;
+    }
+    Ok(())
+}
+
 /// Stripe does not have an invoice any more: a draft was deleted, and nothing is to be done about it.
 pub(in crate::billing) async fn gone(app: &Services, invoice: &str) -> Result<(), DbError> {
     let (now, invoice) = (app.clock.now(), invoice.to_owned());

@@ -148,6 +148,9 @@ pub(super) async fn judge(
     if before.as_ref().is_none_or(|before| !same || before.next != judged.next) {
         store::put_standing(tx, now, &known, &judged, since).await?;
     }
+    if known.facts.closed {
+        bills::ended(tx, now, &known.subscription).await?;
+    }
     unknown_status(tx, now, &known).await?;
     stripe_gave_up(tx, now, &known).await?;
     // That a server that was paid runs is no news.

@@ -171,6 +171,20 @@ pub(in crate::billing) async fn open_invoices(
     .await?)
 }
 
+/// What of a subscription Stripe has not made final, its traffic left out.
+pub(super) async fn drafts(
+    connection: &mut AnyConnection,
+    subscription: &str,
+) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar(
+        "SELECT stripe_id FROM billing_invoices
+         WHERE subscription_id = $1 AND status = 'draft' AND traffic_alone = 0",
+    )
+    .bind(subscription)
+    .fetch_all(connection)
+    .await?)
+}
+
 /// The oldest invoice that was tried to collect and is owed still. One that was written off is no beginning of another debt. A
 /// bill beside the subscription is none either: Stripe goes on renewing, and what is paid for is served.
 async fn unpaid(connection: &mut AnyConnection, subscription: &str) -> Result<Option<Unpaid>, DbError> {

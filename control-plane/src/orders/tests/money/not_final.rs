@@ -70,3 +70,19 @@ async fn a_renewal_that_cannot_be_made_for_another_reason_is_an_operators_alone(
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_made_final_rings_no_longer_than_its_service_lasts() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_stays_a_draft(&served, json!({"code": "stripe_tax_inactive"})).await;
+        assert!(shop.rings_for(ALARM).await);
+        instances::delete(&shop.app, served.order.instance, "customer").await.unwrap();
+        assert!(!shop.rings_for(ALARM).await, "with the service, whenever the invoice is read again");
+        shop.deliver("invoice.updated", &invoice).await;
+        shop.work().await;
+        assert!(!shop.rings_for(ALARM).await);
+    })
+    .await;
+}
