@@ -23,5 +23,9 @@ orders-mail-refunded-both = Your server { $server } could not be delivered. All 
 orders-mail-refunded-credit = Your server { $server } could not be delivered. The { $credit } of credit that had paid for it is yours again; the next invoices use it up. We are sorry.
 orders-mail-refunded-page = The order:
 
+orders-mail-by-bank-subject = Your bank has given { $amount } for { $server } back to you
+orders-mail-by-bank-text = Your server { $server } was not delivered. You disputed its payment, and your bank has given { $amount } back to you. Nothing more comes from us, and you are not charged again.
+orders-mail-by-bank-credit = The { $credit } of credit that had paid the rest is yours again; the next invoices use it up.
+
 orders-mail-operator-subject = Order { $reference } needs an operator ({ $reason })
 orders-mail-operator-text = Order { $reference } in { $location } waits for a decision: { $reason }. Everything stays reserved; the money goes back by itself 24 hours after the order stopped. Retry, re-place, abandon or refund:

@@ -230,6 +230,8 @@ pub struct Returned {
     pub money_minor: Option<i64>,
     /// Credit that had paid.
     pub credit_minor: i64,
+    /// The customer's bank has given the money back, and we have sent none.
+    pub by_bank: bool,
 }
 
 /// How much went back with an order's refund.
@@ -240,7 +242,11 @@ pub async fn returned(connection: &mut AnyConnection, order: OrderId) -> Result<
     let Some(known) = store::refund(connection, order).await? else { return Ok(Returned::default()) };
     // What its invoice took is the whole; the order's refund may be only the last of several parts.
     let whole = store::paid_of_returned(connection, order).await?;
-    Ok(Returned { money_minor: whole.or(known.amount_minor), credit_minor: known.credit_minor.unwrap_or(0) })
+    Ok(Returned {
+        money_minor: whole.or(known.amount_minor),
+        credit_minor: known.credit_minor.unwrap_or(0),
+        by_bank: known.is_by_bank(),
+    })
 }
 
 /// A payment that can go back.

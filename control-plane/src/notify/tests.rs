@@ -35,6 +35,7 @@ fn samples() -> Vec<(&'static str, serde_json::Value)> {
         of::<orders::ServerReady>(),
         of::<orders::OrderNeedsAttention>(),
         of::<orders::OrderRefunded>(),
+        of::<orders::OrderReturnedByBank>(),
         of::<orders::OrderNeedsOperator>(),
         of::<fleet::NodeOffline>(),
         of::<billing::AddressNeeded>(),

@@ -105,6 +105,31 @@ impl Letter for OrderRefunded {
     }
 }
 
+/// Tells the customer that their bank has given the money back, so that nothing comes from us.
+#[derive(Clone, Debug, Serialize)]
+pub struct OrderReturnedByBank {
+    /// Name of the server.
+    pub server: String,
+    /// What the bank has given back, with its currency.
+    pub amount: String,
+    /// What went back as credit, with its currency; empty where none had paid.
+    pub credit: String,
+    /// The order's page.
+    pub link: String,
+}
+
+impl Letter for OrderReturnedByBank {
+    const TEMPLATE: &'static str = "order-returned-by-bank";
+    fn sample() -> Self {
+        Self {
+            server: "web-1".into(),
+            amount: "6.00 €".into(),
+            credit: "3.00 €".into(),
+            link: "https://servers.example/orders/1".into(),
+        }
+    }
+}
+
 /// Tells an operator that an order waits for them.
 #[derive(Clone, Debug, Serialize)]
 pub struct OrderNeedsOperator {
@@ -166,6 +191,15 @@ pub(super) fn refunded(order: &Order, returned: billing::Returned, link: String)
         credit: words(credit_minor, credit_minor > 0),
         link,
     }
+}
+
+pub(super) fn returned_by_bank(
+    order: &Order,
+    returned: billing::Returned,
+    link: String,
+) -> OrderReturnedByBank {
+    let OrderRefunded { server, amount, credit, link } = refunded(order, returned, link);
+    OrderReturnedByBank { server, amount, credit, link }
 }
 
 pub(super) fn operator(order: &Order, link: String) -> OrderNeedsOperator {

@@ -42,7 +42,10 @@ use ez_protocol::{AccountId, OrderId};
 use sqlx::AnyConnection;
 
 pub use exits::{ExitError, abandon, re_place, refund, retry};
-pub use letters::{OrderNeedsAttention, OrderNeedsOperator, OrderRefunded, PaymentConfirmation, ServerReady};
+pub use letters::{
+    OrderNeedsAttention, OrderNeedsOperator, OrderRefunded, OrderReturnedByBank, PaymentConfirmation,
+    ServerReady,
+};
 pub use model::{Order, OrderEvent, OrderState, Outcome, Refused, Transition, reason};
 pub use place::{MAX_USER_DATA, MOST_UNPAID, PlaceError, PlaceRequest, Setup, cancel, pay, place, user_data};
 pub use transition::OrderError;

@@ -89,6 +89,7 @@ pub(super) async fn page(connection: &mut AnyConnection, order: &Order) -> Resul
             order,
             billing::refund_state(connection, order.id).await?,
             billing::bank_decides(connection, order.id).await?,
+            billing::returned(connection, order.id).await?.by_bank,
         ),
         server: reach(connection, order, &instance).await?,
         plan,
@@ -118,13 +119,14 @@ fn tone(state: OrderState) -> &'static str {
     }
 }
 
-fn problem(order: &Order, refund: Option<RefundState>, bank_decides: bool) -> Option<Problem> {
+fn problem(order: &Order, refund: Option<RefundState>, bank_decides: bool, by_bank: bool) -> Option<Problem> {
     let (next, money) = match order.state {
         OrderState::NeedsOperator => ("operator", "kept"),
         OrderState::Refunding if bank_decides => ("bank", "disputed"),
         OrderState::Refunding => ("refund", "kept"),
         // It was sent, and the bank has returned it since.
         OrderState::Refunded if refund == Some(RefundState::Failed) => ("operator", "not-returned"),
+        OrderState::Refunded if by_bank => ("nothing", "by-bank"),
         OrderState::Refunded => ("nothing", "refunded"),
         _ => return None,
     };

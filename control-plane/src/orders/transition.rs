@@ -152,6 +152,10 @@ async fn write_letters(
         }
         (OrderEvent::RefundSettled, _) => {
             let returned = billing::returned(tx, order.id).await?;
+            if returned.by_bank {
+                let letter = letters::returned_by_bank(order, returned, link);
+                return notify::send(tx, at, &order.email, &letter).await;
+            }
             notify::send(tx, at, &order.email, &letters::refunded(order, returned, link)).await
         }
         (_, OrderState::NeedsOperator) if from != OrderState::NeedsOperator => {

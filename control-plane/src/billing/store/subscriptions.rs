@@ -219,6 +219,15 @@ pub(in crate::billing) struct KnownRefund {
     pub(in crate::billing) credit_minor: Option<i64>,
 }
 
+impl KnownRefund {
+    /// Whether a bank has given the money to its customer: so much went back, and no refund of ours or anybody's has done it.
+    pub(in crate::billing) fn is_by_bank(&self) -> bool {
+        let went_back =
+            self.state == RefundState::Succeeded && self.amount_minor.is_some_and(|minor| minor > 0);
+        went_back && self.stripe_id.is_none()
+    }
+}
+
 pub(in crate::billing) async fn refund(
     connection: &mut AnyConnection,
     order: OrderId,

@@ -196,8 +196,8 @@ pub struct Problem {
     pub code: String,
     /// What happens now: `retrying`, `operator`, `refund`, `bank` (a dispute decides), `nothing`.
     pub next: &'static str,
-    /// `kept` (paid, not charged again), `disputed` (waits for a bank), `refunded`, `not-returned` (refunded, and the bank sent it back), `none` (nothing was
-    /// charged).
+    /// `kept` (paid, not charged again), `disputed` (waits for a bank), `refunded`, `by-bank` (the customer's bank gave it
+    /// back, not we), `not-returned` (refunded, and the bank sent it back), `none` (nothing was charged).
     pub money: &'static str,
     /// Short reference for support, if any.
     pub reference: Option<String>,
@@ -552,6 +552,10 @@ impl Page for Show {
         if let Some(problem) = &mut not_returned.problem {
             (problem.next, problem.money) = ("operator", "not-returned");
         }
+        let mut by_bank = refunded.clone();
+        if let Some(problem) = &mut by_bank.problem {
+            problem.money = "by-bank";
+        }
         let ended = |state, again| Self {
             state,
             tone: "idle",
@@ -574,6 +578,7 @@ impl Page for Show {
             ("refunding", refunding),
             ("refunded", refunded),
             ("refunded-and-sent-back", not_returned),
+            ("refunded-by-bank", by_bank),
             ("cancelled", ended("cancelled", Again::Order("/orders/x/again".to_owned()))),
             ("expired", ended("expired", Again::Order("/orders/x/again".to_owned()))),
             ("ordered-again", ended("expired", Again::Ordered("/orders/y".to_owned()))),

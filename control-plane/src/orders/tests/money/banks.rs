@@ -72,7 +72,20 @@ async fn a_purchase_that_is_disputed_goes_back_once_by_us_or_by_the_bank() {
             shop.lives(2 * MINUTE).await;
             assert_eq!(shop.order(order.id).await.state, OrderState::Refunded, "{decided}");
             assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned, running: 0 }, "{decided}");
-            assert_eq!(shop.letters_of("order-refunded").await, 1, "{decided}");
+            let by_bank = decided == "lost";
+            let letters =
+                (shop.letters_of("order-returned-by-bank").await, shop.letters_of("order-refunded").await);
+            assert_eq!(letters, (usize::from(by_bank), usize::from(!by_bank)), "{decided}");
+            let page = shop.money_on_page(&order).await;
+            assert_eq!(page, if by_bank { "by-bank" } else { "refunded" });
+            if by_bank {
+                let told = shop.letter("order-returned-by-bank").await;
+                assert_eq!(told["amount"], crate::web::written_money(900, "eur"));
+                let read = shop.app.templates.letter("order-returned-by-bank", &told).unwrap();
+                for words in [&read.text, &read.html] {
+                    assert!(words.contains("Nothing more comes from us"), "we have sent nothing: {words}");
+                }
+            }
         })
         .await;
     }

@@ -86,7 +86,7 @@ impl Shop {
     }
 
     /// What the order's page says became of the money.
-    async fn money_on_page(&self, order: &Order) -> &'static str {
+    pub(super) async fn money_on_page(&self, order: &Order) -> &'static str {
         let order = self.order(order.id).await;
         let mut connection = self.app.db.read().await.unwrap();
         show::page(&mut connection, &order).await.unwrap().problem.unwrap().money
