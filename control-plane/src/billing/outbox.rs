@@ -1,6 +1,6 @@
 //! The way of every POST: written down with its key and exact bytes, sent, answered.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use ez_protocol::UnixMillis;
 use serde_json::Value;
@@ -37,7 +37,12 @@ impl Call {
         request: Prepared,
     ) -> Self {
         let subject = subject.to_string();
-        Self { key: format!("{purpose}:{subject}:{attempt}"), purpose, subject, attempt, request }
+        Self { key: Self::key_of(purpose, &subject, attempt), purpose, subject, attempt, request }
+    }
+
+    /// The key of a call.
+    pub(super) fn key_of(purpose: &str, subject: impl Display, attempt: i64) -> String {
+        format!("{purpose}:{subject}:{attempt}")
     }
 
     /// A call whose subject counts no attempts of its own: the one that is not answered yet, or the next after those that
@@ -157,6 +162,16 @@ async fn find(
 pub(super) async fn was_begun(app: &Services, call: &Call) -> Result<bool, BillingError> {
     let mut connection = app.db.read().await?;
     Ok(store::call_begun(&mut connection, &call.key).await?.is_some())
+}
+
+/// What was sent under a key, if Stripe has done it.
+///
+/// # Errors
+/// Those of the query.
+pub(super) async fn answered(app: &Services, key: &str) -> Result<Option<Prepared>, BillingError> {
+    let mut connection = app.db.read().await?;
+    let sent = store::answered_call(&mut connection, key).await?;
+    Ok(sent.and_then(|sent| serde_json::from_str(&sent).ok()))
 }
 
 /// Writes a refusal down; says what the caller gets.

@@ -34,6 +34,8 @@ pub(super) const AFTER_STRIPE: Duration = Duration::from_secs(5 * 60);
 const AGAIN: Duration = Duration::from_secs(10 * 60);
 /// Two presses are at the same time when no more than this lies between them.
 const SAME_TIME: Duration = Duration::from_secs(30);
+/// What the calls are for that tell a schedule its phases.
+const PHASES: &str = "plan-phases";
 /// Previews that nobody confirmed are forgotten after so long.
 const FORGET: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -353,46 +355,65 @@ async fn phases(
         months,
         kept,
     };
-    Ok(Call::new("plan-phases", change.id, change.attempt, stripe::set_phases(phases)))
+    Ok(Call::new(PHASES, change.id, change.attempt, stripe::set_phases(phases)))
 }
 
 /// A booked change keeps up with its subscription: what its schedule charges names the card of the day it was booked, and who
-/// has named another one since is charged by that. Looked at whenever the subscription was read.
+/// has named another one since is charged by that. Looked at whenever the subscription was read, so the copy is as new as
+/// what was told, and mostly it says the same: then nobody is asked.
 async fn keep_up(app: &Services, change: &Change) -> Result<(), BillingError> {
     let copy = copy_of(app, change.order).await?;
-    let (Some(schedule), Some(start), Some(end)) = (&change.schedule, copy.period_start, copy.period_end)
-    else {
-        return Ok(());
-    };
-    let read = stripe::retrieve_subscription(&copy.subscription);
-    let seen: stripe::SubscriptionView = sync::view(&app.stripe.get(app.entropy.as_ref(), &read).await?)?;
-    let stands = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_schedule(schedule)).await?;
-    let active = stands.get("status").and_then(Value::as_str) == Some("active");
-    let kept = seen.kept();
-    if active && change.due_at == Some(end) && !stripe::charges(&stands, &kept) {
-        // Other words need another key; whoever dies here finds the difference again.
-        let now = load(app, change.id).await?;
-        let anew = Change { attempt: now.attempt + 1, ..now };
-        amend(app, anew.clone()).await?;
-        let call = phases(app, &anew, schedule, (start, end), &kept).await?;
-        match outbox::send(app, &call).await {
-            Ok(_) => outbox::close(app, &call, CallState::Replaced, Some(schedule.clone()), None).await?,
-            Err(BillingError::LookingUp) => {
-                outbox::close(app, &call, CallState::Replaced, None, None).await?;
-                return Err(BillingError::LookingUp);
-            }
-            // It has ended or was let go since: then the change is judged by its subscription.
-            Err(BillingError::Stripe(fault))
-                if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
-            {
-                tracing::warn!(plan_change.id = %change.id, %fault, "a booked plan change keeps its card");
-            }
-            Err(other) => return Err(other),
-        }
+    let (Some(start), Some(end)) = (copy.period_start, copy.period_end) else { return Ok(()) };
+    if change.due_at == Some(end) && !charges_its_card(app, change, &copy).await? {
+        charge_its_card(app, change, &copy.subscription, (start, end)).await?;
     }
     let (change, at) = (change.clone(), end.plus(AFTER_STRIPE));
     app.db.write(move |tx| Box::pin(async move { look_at(tx, &change, at).await })).await?;
     Ok(())
+}
+
+/// Whether the schedule was told to charge the card that stands in the copy of its subscription.
+async fn charges_its_card(app: &Services, change: &Change, copy: &store::Copy) -> Result<bool, BillingError> {
+    let told = outbox::answered(app, &Call::key_of(PHASES, change.id, change.attempt)).await?;
+    Ok(told.is_some_and(|told| stripe::card_of(&told) == copy.card))
+}
+
+/// Tells the schedule of a booked change which card its subscription is charged with now, if it does not say so.
+async fn charge_its_card(
+    app: &Services,
+    change: &Change,
+    subscription: &str,
+    period: (UnixMillis, UnixMillis),
+) -> Result<(), BillingError> {
+    let Some(schedule) = &change.schedule else { return Ok(()) };
+    let read = stripe::retrieve_subscription(subscription);
+    let seen: stripe::SubscriptionView = sync::view(&app.stripe.get(app.entropy.as_ref(), &read).await?)?;
+    let stands = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_schedule(schedule)).await?;
+    let active = stands.get("status").and_then(Value::as_str) == Some("active");
+    let kept = seen.kept();
+    if !active || stripe::charges(&stands, &kept) {
+        return Ok(());
+    }
+    // Other words need another key; whoever dies here finds the difference again.
+    let now = load(app, change.id).await?;
+    let anew = Change { attempt: now.attempt + 1, ..now };
+    amend(app, anew.clone()).await?;
+    let call = phases(app, &anew, schedule, period, &kept).await?;
+    match outbox::send(app, &call).await {
+        Ok(_) => outbox::close(app, &call, CallState::Replaced, Some(schedule.clone()), None).await,
+        Err(BillingError::LookingUp) => {
+            outbox::close(app, &call, CallState::Replaced, None, None).await?;
+            Err(BillingError::LookingUp)
+        }
+        // It has ended or was let go since: then the change is judged by its subscription.
+        Err(BillingError::Stripe(fault))
+            if matches!(fault.kind, FaultKind::Refused | FaultKind::NotFound) =>
+        {
+            tracing::warn!(plan_change.id = %change.id, %fault, "a booked plan change keeps its card");
+            Ok(())
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Makes the schedule, or finds the one that an earlier call made.

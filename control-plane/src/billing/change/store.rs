@@ -288,11 +288,14 @@ pub(super) struct Copy {
     pub(super) cancel_at: Option<UnixMillis>,
     /// What a period costs.
     pub(super) charge: Option<(i64, String)>,
+    /// The card that it names; none is the customer's own.
+    pub(super) card: Option<String>,
 }
 
 pub(super) async fn copy(connection: &mut AnyConnection, order: OrderId) -> Result<Option<Copy>, DbError> {
     let row = sqlx::query(
-        "SELECT stripe_id, status, stripe_price_id, item_id, period_start, period_end, cancel_at, amount_minor, currency
+        "SELECT stripe_id, status, stripe_price_id, item_id, period_start, period_end, cancel_at, amount_minor, currency,
+                payment_method_id
          FROM billing_subscriptions WHERE order_id = $1",
     )
     .bind(order.to_string())
@@ -309,6 +312,7 @@ pub(super) async fn copy(connection: &mut AnyConnection, order: OrderId) -> Resu
             period_end: row.opt_millis("period_end")?,
             cancel_at: row.opt_millis("cancel_at")?,
             charge: row.get::<Option<i64>>("amount_minor")?.zip(row.get::<Option<String>>("currency")?),
+            card: row.get("payment_method_id")?,
         })
     })
     .transpose()

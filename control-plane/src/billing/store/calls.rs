@@ -66,6 +66,17 @@ pub(in crate::billing) async fn call_begun(
     Ok(begun.map(UnixMillis))
 }
 
+/// What was sent under a key that was answered with something.
+pub(in crate::billing) async fn answered_call(
+    connection: &mut AnyConnection,
+    key: &str,
+) -> Result<Option<String>, DbError> {
+    Ok(sqlx::query_scalar("SELECT request FROM stripe_outbox WHERE key = $1 AND response_id IS NOT NULL")
+        .bind(key)
+        .fetch_optional(connection)
+        .await?)
+}
+
 /// How often a call for a purpose and subject came to nothing: refused, or looked up in vain. Those keep their keys for ever.
 pub(in crate::billing) async fn ended_calls(
     connection: &mut AnyConnection,

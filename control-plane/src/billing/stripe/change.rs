@@ -147,6 +147,14 @@ pub(crate) fn charges(schedule: &Value, kept: &Kept) -> bool {
     method == kept.payment_method.as_deref()
 }
 
+/// The card that phases charge in the end, as they were sent; none is the customer's own.
+pub(crate) fn card_of(phases: &Prepared) -> Option<String> {
+    let body = phases.body.as_deref().unwrap_or_default();
+    url::form_urlencoded::parse(body.as_bytes())
+        .find(|(key, _)| key == "phases[1][default_payment_method]")
+        .map(|(_, card)| card.into_owned())
+}
+
 /// The subscription goes on as it is, without its schedule.
 pub(crate) fn release_schedule(schedule: &str) -> Prepared {
     form(format!("/subscription_schedules/{schedule}/release"), &[])
@@ -284,10 +292,13 @@ mod tests {
             tax_rates: vec!["txr_1".into()],
             payment_method: Some("pm_1".into()),
         };
-        let said = |kept: &Kept| {
+        let sent = |kept: &Kept| {
             let phases =
                 Phases { schedule: "s", from: "price_1", to: "price_2", period: (1, 2), months: 1, kept };
-            let body = set_phases(phases).body.unwrap();
+            set_phases(phases)
+        };
+        let said = |kept: &Kept| {
+            let body = sent(kept).body.unwrap();
             url::form_urlencoded::parse(body.as_bytes()).into_owned().collect::<Vec<_>>()
         };
         for phase in 0..2 {
@@ -305,6 +316,8 @@ mod tests {
         let untaxed = said(&Kept { automatic_tax: Some(false), ..Kept::default() });
         let of = |word: &str| untaxed.iter().filter(|(key, _)| key.contains(word)).count();
         assert_eq!((of("automatic_tax"), of("default_")), (2, 0), "a card that it has not is not named");
+        assert_eq!(card_of(&sent(&kept)).as_deref(), Some("pm_1"));
+        assert_eq!(card_of(&sent(&Kept::default())), None);
     }
 
     #[test]

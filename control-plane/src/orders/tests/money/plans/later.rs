@@ -162,6 +162,42 @@ async fn who_names_another_card_is_charged_by_it_after_a_booked_change_too() {
 }
 
 #[tokio::test]
+async fn a_booked_change_asks_stripe_for_nothing_while_its_card_stays() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let booked = shop.books(&served, &price("s", "month")).await;
+        let schedule = format!("/subscription_schedules/{}", booked.schedule.as_ref().unwrap());
+        let subscription = format!("/subscriptions/{}", served.subscription);
+        let asked = || (shop.stripe.count("GET", &schedule), shop.stripe.count("GET", &subscription));
+        let before = asked();
+        for _ in 0..3 {
+            shop.passes(MINUTE).await;
+            shop.hears(&served).await;
+        }
+        assert_eq!(asked(), (before.0, before.1 + 3), "the news itself is read, and no more");
+        assert_eq!(shop.stripe.count("POST", &schedule), 1);
+        // It looks once its card is another one, and tells that once.
+        let names = |card: serde_json::Value| {
+            shop.stripe.change(&served.subscription, |subscription| {
+                subscription["default_payment_method"] = card;
+            });
+        };
+        for card in [serde_json::json!("pm_new"), serde_json::Value::Null] {
+            let told = shop.stripe.count("POST", &schedule);
+            names(card);
+            for _ in 0..3 {
+                shop.passes(MINUTE).await;
+                shop.hears(&served).await;
+            }
+            assert_eq!(shop.stripe.count("POST", &schedule), told + 1);
+        }
+        assert_eq!(shop.change(&booked).await.state, ChangeState::Scheduled);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_booked_change_is_taken_back_until_it_comes() {
     db::testing::each_database(async |db| {
         let shop = Shop::with_plans(db, 6).await;
