@@ -514,8 +514,8 @@ pub(in crate::billing) async fn not_running(
 ) -> Result<Vec<Standing>, DbError> {
     let rows = sqlx::query(select_standings!(
         "WHERE stand <> 'run' OR why <> 'paid'
-         ORDER BY CASE WHEN stand = 'end' THEN 2 WHEN why = 'exempt' THEN 1 ELSE 0 END, CASE WHEN next_at IS NULL THEN 1 ELSE 0 END, next_at,
-                  since DESC, order_id
+         ORDER BY CASE WHEN stand = 'end' THEN 2 WHEN why = 'exempt' THEN 1 ELSE 0 END,
+                  CASE WHEN next_at IS NULL THEN 1 ELSE 0 END, next_at, since DESC, order_id
          LIMIT $1"
     ))
     .bind(limit)
