@@ -101,14 +101,15 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
     })
 }
 
-/// What of an invoice is, or was, paid with money, where credit makes that another sum than its total. Minor units.
+/// What of an invoice is, or was, paid with money, where the customer's balance makes that another sum than its total: credit
+/// that was used, or what was too small to be charged. Minor units.
 fn charged(invoice: &super::Invoice) -> Option<i64> {
     let minor = match invoice.status.as_str() {
         "open" if invoice.paid_minor == 0 => invoice.due_minor,
         "paid" => invoice.paid_minor,
         _ => return None,
     };
-    (minor < invoice.total_minor).then_some(minor)
+    (minor != invoice.total_minor).then_some(minor)
 }
 
 /// Traffic that may cost something: the running month of every server, then what was closed.

@@ -160,7 +160,8 @@ async fn came_to_nothing(
     Ok(())
 }
 
-/// Puts the credit that an invoice has used back on its customer's balance, once for each subject; gives how much that was.
+/// Puts back what an invoice took from its customer's balance (credit, or what was too small to be charged and is owed), once
+/// for each subject; gives how much that was.
 /// What Stripe does not take is a person's to give.
 pub(super) async fn return_credit(
     app: &Services,
@@ -169,7 +170,7 @@ pub(super) async fn return_credit(
     subject: &str,
     invoice: &InvoiceView,
 ) -> Result<i64, BillingError> {
-    let amount_minor = invoice.credit_used();
+    let amount_minor = invoice.taken_from_balance();
     let Some(customer) = invoice.customer.as_deref().filter(|_| amount_minor > 0) else { return Ok(0) };
     let currency = invoice.currency.as_deref().unwrap_or_default();
     let reason = "Credit of a purchase that was given back";

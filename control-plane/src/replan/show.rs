@@ -141,6 +141,8 @@ fn cell(choice: &Choice, blocked: bool) -> Cell {
 fn cost(quote: Quote) -> Cost {
     let money = |minor: i64| Money::new(minor, quote.currency.clone());
     let some = |minor: i64| (minor != 0).then(|| money(minor));
+    // What is neither charged now nor paid with credit is owed with the next invoice; the other way round it was owed before.
+    let put_off = quote.total_minor.max(0) - quote.credit_minor - quote.due_minor;
     Cost {
         lines: quote
             .lines
@@ -156,6 +158,8 @@ fn cost(quote: Quote) -> Cost {
         tax: some(quote.tax_minor),
         credit: some(quote.credit_minor),
         becomes_credit: (quote.total_minor < 0).then(|| money(-quote.total_minor)),
+        put_off: some(put_off.max(0)),
+        from_before: some((-put_off).max(0)),
         due: money(quote.due_minor),
         next: money(quote.next_minor),
         next_at: quote.next_at,

@@ -1,4 +1,5 @@
-//! `/v1/customers/{id}/balance_transactions`: credit, which the next invoices use up.
+//! `/v1/customers/{id}/balance_transactions`: credit, which the next invoices use up, and what is too small to be charged, which
+//! comes with the next one.
 
 use serde_json::{Value, json};
 
@@ -58,45 +59,68 @@ fn book(
     booked
 }
 
-/// An invoice below zero becomes credit.
-pub(crate) fn give(world: &mut World, customer: &str, amount: i64, currency: &str, invoice: &str) {
-    book(world, customer, amount, currency, "invoice_too_small", Some(invoice));
+/// The smallest amount that is charged, in minor units of a currency; fifty of those that are not named. After the table of
+/// minimum charges in Stripe's guide to currencies.
+fn smallest_charge(currency: &str) -> i64 {
+    match currency {
+        "gbp" => 30,
+        "bgn" => 100,
+        "aed" | "myr" | "pln" | "ron" => 200,
+        "dkk" => 250,
+        "nok" | "sek" => 300,
+        "hkd" => 400,
+        "mxn" | "thb" => 1_000,
+        "czk" => 1_500,
+        "huf" => 17_500,
+        _ => 50,
+    }
 }
 
 /// What finalizing an invoice would do: balance before, balance after, what is left to pay.
+///
+/// The balance is counted in: credit is used up, and what is owed from before is charged along. What is too small to be
+/// charged stays on the balance and comes with the next invoice, as does what is below zero.
 pub(crate) fn foresee(world: &World, invoice: &Value) -> (i64, i64, i64) {
-    let total = int(invoice, "total");
     let before =
         world.get("customer", text(invoice, "customer")).map_or(0, |customer| int(customer, "balance"));
-    let used = (-before).clamp(0, total.max(0));
-    (before, before + used + total.min(0), total.max(0) - used)
+    settle(before, int(invoice, "total"), smallest_charge(text(invoice, "currency")))
 }
 
-/// Uses credit up for an invoice that is being finalized: balance before, balance after, what is left to pay.
+fn settle(before: i64, total: i64, smallest: i64) -> (i64, i64, i64) {
+    let owed = before + total;
+    if owed >= smallest { (before, 0, owed) } else { (before, owed, 0) }
+}
+
+/// Does so for an invoice that is being finalized: balance before, balance after, what is left to pay.
 pub(crate) fn apply(world: &mut World, invoice: &Value) -> (i64, i64, i64) {
     let customer = text(invoice, "customer").to_owned();
-    let (before, _, due) = foresee(world, invoice);
-    let used = int(invoice, "total").max(0) - due;
-    if used == 0 {
-        return (before, before, due);
-    }
+    let (before, after, due) = foresee(world, invoice);
     let (currency, id) = (text(invoice, "currency").to_owned(), text(invoice, "id").to_owned());
-    book(world, &customer, used, &currency, "applied_to_invoice", Some(&id));
-    (before, before + used, due)
+    // What the balance does for the invoice, and what the invoice leaves on the balance, are two entries.
+    let applied = if due > 0 { -before } else { (-before).clamp(0, int(invoice, "total").max(0)) };
+    let left = after - before - applied;
+    for (amount, kind) in [(applied, "applied_to_invoice"), (left, "invoice_too_small")] {
+        if amount != 0 {
+            book(world, &customer, amount, &currency, kind, Some(&id));
+        }
+    }
+    (before, after, due)
 }
 
-/// Gives back the credit that an invoice had used up, because it was voided.
+/// Takes back what an invoice did to the balance, because it was voided.
 ///
 /// Source: Stripe's changes of 2019-12-03, "Customer balances are now returned when voiding invoices".
 pub(crate) fn unapply(world: &mut World, invoice: &str) {
-    let applied = world
-        .all("customer_balance_transaction")
-        .into_iter()
-        .find(|booked| text(booked, "invoice") == invoice && text(booked, "type") == "applied_to_invoice")
-        .cloned();
-    if let Some(booked) = applied {
-        let (customer, currency) = (text(&booked, "customer"), text(&booked, "currency"));
-        book(world, customer, -int(&booked, "amount"), currency, "unapplied_from_invoice", Some(invoice));
+    let of_it = |booked: &&Value| {
+        text(booked, "invoice") == invoice
+            && matches!(text(booked, "type"), "applied_to_invoice" | "invoice_too_small")
+    };
+    let done: Vec<Value> =
+        world.all("customer_balance_transaction").into_iter().filter(of_it).cloned().collect();
+    let sum: i64 = done.iter().map(|booked| int(booked, "amount")).sum();
+    if let Some(booked) = done.first().filter(|_| sum != 0) {
+        let (customer, currency) = (text(booked, "customer"), text(booked, "currency"));
+        book(world, customer, -sum, currency, "unapplied_from_invoice", Some(invoice));
     }
 }
 
@@ -108,4 +132,35 @@ pub(crate) fn list(world: &mut World, call: &Call, customer: &str) -> Result<Val
     list::page(world, call, "customer_balance_transaction", &url, |booked| {
         text(booked, "customer") == customer
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{settle, smallest_charge};
+
+    #[test]
+    fn what_is_too_small_to_be_charged_is_put_off_and_charged_with_the_next() {
+        let cases = [
+            // (balance, total) -> (balance afterwards, to pay)
+            ((0, 20), (20, 0)),
+            ((20, 900), (0, 920)),
+            ((20, 29), (49, 0)),
+            ((20, 30), (0, 50)),
+            ((0, 0), (0, 0)),
+            ((-300, 900), (0, 600)),
+            ((-300, 200), (-100, 0)),
+            // Credit pays nearly all of it.
+            ((-880, 900), (20, 0)),
+            ((0, -600), (-600, 0)),
+            ((20, -600), (-580, 0)),
+        ];
+        for ((before, total), (after, due)) in cases {
+            assert_eq!(
+                settle(before, total, smallest_charge("eur")),
+                (before, after, due),
+                "{before} {total}"
+            );
+        }
+        assert_eq!(settle(0, 30, smallest_charge("gbp")), (0, 0, 30));
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::Call,
-    balance, events,
+    events,
     fault::Fault,
     form::Params,
     invoice_items, invoices, plan,
@@ -116,10 +116,6 @@ fn bill(world: &mut World, after: &Value, invoice: &str, mut lines: Vec<Value>) 
     world.put("invoice", built.clone());
     events::emit(world, "invoice.created", &built, None);
     invoices::finalize(world, invoice);
-    let total = int(&built, "total");
-    if total < 0 {
-        balance::give(world, text(after, "customer"), total, text(&built, "currency"), invoice);
-    }
     world.change("subscription", &subscription, Some("customer.subscription.updated"), |subscription| {
         subscription["latest_invoice"] = invoice.into();
     });

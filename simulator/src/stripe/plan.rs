@@ -169,7 +169,7 @@ pub(crate) fn preview(world: &mut World, call: &Call) -> Result<Value, Fault> {
         // Nothing is to change: what the next period is billed.
         None => invoices::next(world, &id, &subscription),
     };
-    // What credit there is will be used up, and what is below zero becomes some.
+    // Credit will be used up, and what is too small to be charged, or below zero, will be on the balance.
     let (before, left, due) = balance::foresee(world, &foreseen);
     foreseen["starting_balance"] = before.into();
     foreseen["ending_balance"] = left.into();
@@ -198,10 +198,6 @@ pub(crate) fn change(world: &mut World, params: &Params, id: &str) -> Result<Opt
         return Ok(Some(after));
     }
     invoices::finalize(world, &invoice);
-    let total = int(&billed, "total");
-    if total < 0 {
-        balance::give(world, text(&subscription, "customer"), total, text(&billed, "currency"), &invoice);
-    }
     let method = text(&subscription, "default_payment_method").to_owned();
     after["latest_invoice"] = invoice.clone().into();
     let paid = invoices::collect(world, &invoice, &method, true);

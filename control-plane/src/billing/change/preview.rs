@@ -131,13 +131,13 @@ fn quote_of(seen: &PreviewView, wish: &Wish, period_end: UnixMillis) -> Quote {
     let lines: Vec<Line> = lines.collect();
     // What is paid for from now on: time that is given back ends with the old period, whatever begins.
     let bought = lines.iter().filter(|line| line.amount_minor >= 0).filter_map(|line| line.until).max();
-    let used = seen.ending_balance.zip(seen.starting_balance).map_or(0, |(after, before)| after - before);
+    let balances = seen.starting_balance.zip(seen.ending_balance);
     Quote {
         currency: seen.currency.clone(),
         discount_minor: seen.discount(),
         tax_minor: seen.tax(),
         total_minor: seen.total,
-        credit_minor: used.max(0),
+        credit_minor: balances.map_or(0, |(before, after)| stripe::credit_between(before, after)),
         due_minor: seen.amount_due,
         next_minor: wish.to_minor,
         next_at: Some(bought.map_or(period_end, UnixMillis::from_secs)),

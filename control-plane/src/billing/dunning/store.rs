@@ -12,7 +12,8 @@ use super::{
 use crate::{
     billing::{
         model::RefundState,
-        stripe::{DisputeState, DisputeView, RefundView},
+        store as billing_store,
+        stripe::{DisputeState, DisputeView, InvoiceView, RefundView},
     },
     db::{Cols, DbError},
 };
@@ -238,8 +239,8 @@ struct Billed {
     renews: bool,
     issued_at: UnixMillis,
     paid_minor: i64,
-    /// Whether credit has paid for it.
-    by_credit: bool,
+    /// Whether a part of it was not paid with money.
+    is_short: bool,
 }
 
 /// Whether everything that was paid for the running period went back: its renewal, and what plan changes added to it. A plan
@@ -254,7 +255,7 @@ async fn period_is_returned(
     let is_renewal = billed.iter().any(|billed| billed.renews);
     let mut period = false;
     for billed in &billed {
-        if billed.by_credit {
+        if billed.is_short && credit_has_paid(connection, &billed.invoice).await? {
             return Ok(false);
         }
         if billed.paid_minor <= 0 {
@@ -268,6 +269,14 @@ async fn period_is_returned(
     Ok(period)
 }
 
+/// Whether it was credit that paid what no money did. What is too small to be charged nobody has paid: it is owed with the
+/// next invoice.
+async fn credit_has_paid(connection: &mut AnyConnection, invoice: &str) -> Result<bool, DbError> {
+    let copy = billing_store::object(connection, invoice).await?;
+    let read = copy.and_then(|json| serde_json::from_str::<InvoiceView>(&json).ok());
+    Ok(read.is_none_or(|invoice| invoice.used_credit()))
+}
+
 async fn billed_since(
     connection: &mut AnyConnection,
     subscription: &str,
@@ -276,7 +285,7 @@ async fn billed_since(
     let rows = sqlx::query(
         "SELECT stripe_id, issued_at, paid_minor,
                 CASE WHEN reason IN ('subscription_create', 'subscription_cycle') THEN 1 ELSE 0 END AS renews,
-                CASE WHEN status = 'paid' AND total_minor > paid_minor THEN 1 ELSE 0 END AS by_credit
+                CASE WHEN status = 'paid' AND total_minor > paid_minor THEN 1 ELSE 0 END AS is_short
          FROM billing_invoices
          WHERE subscription_id = $1 AND issued_at >= $2 AND status <> 'void' AND COALESCE(reason, '') <> 'manual'
                AND traffic_alone = 0",
@@ -292,7 +301,7 @@ async fn billed_since(
             renews: row.flag("renews")?,
             issued_at: row.millis("issued_at")?,
             paid_minor: row.int("paid_minor")?,
-            by_credit: row.flag("by_credit")?,
+            is_short: row.flag("is_short")?,
         })
     };
     rows.iter().map(read).collect()

@@ -97,6 +97,10 @@ pub struct Cost {
     pub credit: Option<Money>,
     /// What becomes credit.
     pub becomes_credit: Option<Money>,
+    /// What is too small to be charged now and comes with the next invoice.
+    pub put_off: Option<Money>,
+    /// What was put off before and is charged along.
+    pub from_before: Option<Money>,
     /// What is charged now.
     pub due: Money,
     /// What the next period costs.
@@ -242,6 +246,8 @@ impl Page for Show {
                 tax: Some(Money::new(108, "eur")),
                 credit: Some(Money::new(200, "eur")),
                 becomes_credit: None,
+                put_off: None,
+                from_before: None,
                 due: Money::new(475, "eur"),
                 next: Money::new(1_900, "eur"),
                 next_at: Some(UnixMillis(SAMPLE_NOW.0 + 20 * day)),
@@ -271,6 +277,26 @@ impl Page for Show {
             disk_grows: false,
             ..previewed.clone()
         };
+        let small = Self {
+            cost: previewed.cost.clone().map(|cost| Cost {
+                lines: vec![line("Unused time on 1 × Plan S", -18), line("Remaining time on 1 × Plan M", 38)],
+                discount: None,
+                tax: None,
+                credit: None,
+                put_off: Some(Money::new(20, "eur")),
+                due: Money::new(0, "eur"),
+                ..cost
+            }),
+            ..previewed.clone()
+        };
+        let along = Self {
+            cost: previewed.cost.clone().map(|cost| Cost {
+                from_before: Some(Money::new(20, "eur")),
+                due: Money::new(495, "eur"),
+                ..cost
+            }),
+            ..previewed.clone()
+        };
         let wanted =
             Self { state: "wanted", tone: "wait", confirmable: false, waits: true, ..previewed.clone() };
         let waiting = Self {
@@ -298,6 +324,8 @@ impl Page for Show {
         let ended = |state, tone| Self { state, tone, confirmable: false, ..previewed.clone() };
         vec![
             ("credit", credit),
+            ("small", small),
+            ("along", along),
             ("stale", stale),
             ("wanted", wanted.clone()),
             ("awaiting-payment", waiting),

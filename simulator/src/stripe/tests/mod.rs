@@ -1,5 +1,6 @@
 //! Stories over real sockets: what an integration sees.
 
+mod balance;
 mod bench;
 mod cancel;
 mod checker;

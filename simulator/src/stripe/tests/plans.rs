@@ -157,7 +157,7 @@ async fn a_preview_is_the_invoice_to_the_cent_whatever_the_prices_and_the_moment
         let changed = bench.ok(&path, &change).await;
         let billed =
             bench.read(&format!("/v1/invoices/{}", changed["latest_invoice"].as_str().unwrap())).await;
-        for key in ["total", "amount_due", "starting_balance"] {
+        for key in ["total", "amount_due", "starting_balance", "ending_balance"] {
             assert_eq!(billed[key], preview[key], "{key} of {interval} {count}");
         }
         let sums = |invoice: &Value| -> Vec<i64> {

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, START};
 
-const MONTH: i64 = 30 * 86_400;
+pub(super) const MONTH: i64 = 30 * 86_400;
 
 #[tokio::test]
 async fn a_month_later_the_subscription_is_renewed_and_paid() {
@@ -30,7 +30,7 @@ async fn a_month_later_the_subscription_is_renewed_and_paid() {
 }
 
 /// What waits on a subscription.
-async fn item(bench: &Bench, bought: &serde_json::Value, amount: i64) -> serde_json::Value {
+pub(super) async fn item(bench: &Bench, bought: &serde_json::Value, amount: i64) -> serde_json::Value {
     let (customer, subscription) =
         (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
     let form = format!(
@@ -70,15 +70,15 @@ async fn what_waits_can_be_invoiced_at_once_and_the_subscription_is_otherwise_as
         "customer={customer}&subscription={subscription}&auto_advance=true&pending_invoice_items_behavior=include"
     );
     assert_eq!(bench.post("/v1/invoices", &form).await.0, 400, "nothing waits");
-    item(&bench, &bought, 36).await;
+    item(&bench, &bought, 360).await;
     let made = bench.ok("/v1/invoices", &form).await;
     assert_eq!(
         (&made["total"], &made["status"], &made["billing_reason"]),
-        (&36.into(), &"draft".into(), &"manual".into())
+        (&360.into(), &"draft".into(), &"manual".into())
     );
     bench.advance(3_700).await;
     let paid = bench.read(&format!("/v1/invoices/{}", made["id"].as_str().unwrap())).await;
-    assert_eq!((&paid["status"], &paid["amount_paid"]), (&"paid".into(), &36.into()));
+    assert_eq!((&paid["status"], &paid["amount_paid"]), (&"paid".into(), &360.into()));
     bench.advance(MONTH).await;
     assert_eq!(bench.read("/v1/invoices").await["data"][0]["total"], 900);
 }
@@ -89,7 +89,7 @@ async fn an_invoice_made_by_hand_that_nobody_pays_leaves_the_subscription_as_it_
     let bought = bench.bought("0341").await;
     let (customer, subscription) =
         (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
-    item(&bench, &bought, 36).await;
+    item(&bench, &bought, 360).await;
     let form = format!(
         "customer={customer}&subscription={subscription}&auto_advance=true&pending_invoice_items_behavior=include"
     );
@@ -132,13 +132,13 @@ async fn a_draft_that_cannot_be_made_final_waits_until_somebody_finalizes_it() {
 async fn whoever_ends_with_the_period_pays_what_waits_with_a_last_invoice() {
     let bench = Bench::start().await;
     let bought = bench.bought("4242").await;
-    item(&bench, &bought, 36).await;
+    item(&bench, &bought, 360).await;
     let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
     bench.ok(&path, "cancel_at_period_end=true").await;
     bench.advance(MONTH + 3_700).await;
     assert_eq!(bench.read(&path).await["status"], "canceled");
     let newest = bench.read("/v1/invoices").await["data"][0].clone();
-    assert_eq!((&newest["total"], &newest["status"]), (&36.into(), &"paid".into()));
+    assert_eq!((&newest["total"], &newest["status"]), (&360.into(), &"paid".into()));
     let (customer, subscription) =
         (bought["customer"].as_str().unwrap(), bought["subscription"].as_str().unwrap());
     let late = format!("customer={customer}&subscription={subscription}&amount=1&currency=eur");
@@ -248,42 +248,6 @@ async fn a_frozen_clock_stands_still() {
         (&clock["now"], &clock["frozen"], &clock["ahead_seconds"]),
         (&(START + 5).into(), &true.into(), &(-55).into())
     );
-}
-
-#[tokio::test]
-async fn credit_is_used_up_by_the_next_invoices_to_the_cent() {
-    let bench = Bench::start().await;
-    let bought = bench.bought("4242").await;
-    let customer = bought["customer"].as_str().unwrap();
-    bench.ok(&format!("/v1/customers/{customer}/balance_transactions"), "amount=-1000&currency=eur").await;
-    bench.advance(MONTH + 3_700).await;
-    let first = bench.read("/v1/invoices").await["data"][0].clone();
-    assert_eq!(
-        (&first["status"], &first["total"], &first["amount_due"], &first["amount_paid"]),
-        (&"paid".into(), &900.into(), &0.into(), &0.into())
-    );
-    bench.advance(31 * 86_400).await;
-    let second = bench.read("/v1/invoices").await["data"][0].clone();
-    assert_eq!((&second["amount_due"], &second["starting_balance"]), (&800.into(), &(-100).into()));
-    let known = bench.read(&format!("/v1/customers/{customer}")).await;
-    assert_eq!(known["balance"], 0);
-    assert_eq!(bench.sim("ledger", None).await["customers"][0]["paid"], 1_700);
-}
-
-#[tokio::test]
-async fn credit_that_a_voided_invoice_had_used_comes_back() {
-    let bench = Bench::start().await;
-    let bought = bench.bought("0341").await;
-    let customer = bought["customer"].as_str().unwrap();
-    bench.ok(&format!("/v1/customers/{customer}/balance_transactions"), "amount=-300&currency=eur").await;
-    bench.advance(MONTH + 3_700).await;
-    let open = bench.read("/v1/invoices").await["data"][0].clone();
-    assert_eq!((&open["status"], &open["amount_due"]), (&"open".into(), &600.into()));
-    let path = format!("/v1/invoices/{}/void", open["id"].as_str().unwrap());
-    assert_eq!(bench.ok(&path, "").await["status"], "void");
-    assert_eq!(bench.read(&format!("/v1/customers/{customer}")).await["balance"], -300);
-    let booked = bench.read(&format!("/v1/customers/{customer}/balance_transactions")).await;
-    assert_eq!(booked["data"][0]["type"], "unapplied_from_invoice");
 }
 
 #[tokio::test]

@@ -41,6 +41,13 @@ struct Outcome {
     balance: (i64, i64),
 }
 
+/// The balance after an invoice, and what is charged for it: nothing below half a unit of the currency, which is owed with the
+/// next one.
+fn settled(balance: i64, total: i64) -> (i64, i64) {
+    let owed = balance + total;
+    if owed < 50 { (owed, 0) } else { (0, owed) }
+}
+
 /// What a phase says besides its price: what it does not name it has not, whatever its subscription had.
 fn terms(form: &Form, phase: usize) -> Value {
     let get = |key: &str| form.get(&format!("phases[{phase}]{key}"));
@@ -120,8 +127,8 @@ impl State {
             + waits.filter_map(|item| item["amount"].as_i64()).sum::<i64>();
         let off = sum * known["x_percent_off"].as_i64().unwrap_or(0) / 100;
         let customer = self.objects.get(known["customer"].as_str().unwrap_or_default());
-        let credit = customer.map_or(0, |customer| -customer["balance"].as_i64().unwrap_or(0)).max(0);
-        let due = (sum - off - credit).max(0);
+        let balance = customer.and_then(|customer| customer["balance"].as_i64()).unwrap_or(0);
+        let (_, due) = settled(balance, sum - off);
         let told = json!({
             "id": "upcoming_in_2", "object": "invoice", "currency": price["currency"], "total": sum - off,
             "amount_due": due, "lines": {"object": "list", "data": []},
@@ -161,15 +168,14 @@ impl State {
         let total = bought - share(old);
         let customer = self.objects.get(before["customer"].as_str().unwrap_or_default());
         let balance = customer.and_then(|customer| customer["balance"].as_i64()).unwrap_or(0);
-        let used = (-balance).clamp(0, total.max(0));
         let mut after = before.clone();
         after["items"]["data"][0]["price"] = price;
         if !same {
             after["items"]["data"][0]["current_period_start"] = json!(at);
             after["items"]["data"][0]["current_period_end"] = json!(until);
         }
-        let left = balance + used + total.min(0);
-        Ok(Outcome { after, lines, total, due: total.max(0) - used, balance: (balance, left) })
+        let (left, due) = settled(balance, total);
+        Ok(Outcome { after, lines, total, due, balance: (balance, left) })
     }
 
     fn change_price(&mut self, id: &str, form: &Form) -> (u16, Value) {
@@ -193,6 +199,7 @@ impl State {
             "amount_paid": if paid { due } else { 0 }, "amount_remaining": if paid { 0 } else { due },
             "attempt_count": 1, "billing_reason": "subscription_update", "customer": customer,
             "hosted_invoice_url": format!("https://invoice.example/{invoice}"), "created": self.now,
+            "starting_balance": balance.0, "ending_balance": balance.1,
             "status_transitions": {"finalized_at": self.now, "paid_at": paid.then_some(self.now)}, "lines": {"object": "list", "data": lines},
             "parent": {"type": "subscription_details", "subscription_details": {"subscription": id}},
         }));

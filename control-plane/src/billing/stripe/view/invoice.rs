@@ -113,20 +113,33 @@ impl InvoiceView {
         Some(NotFinal { message: message.chars().take(500).collect(), lacks_address })
     }
 
-    /// Whether it took money or used credit.
+    /// Whether it took money, or something from its customer's balance.
     pub fn took_something(&self) -> bool {
-        self.amount_paid.is_some_and(|paid| paid > 0) || self.credit_used() > 0
+        self.amount_paid.is_some_and(|paid| paid > 0) || self.taken_from_balance() > 0
     }
 
-    /// What credit has paid of it, in minor units: Stripe counts what is owed, so credit that is used raises the balance.
-    pub fn credit_used(&self) -> i64 {
+    /// What it took from its customer's balance, in minor units: credit that was used, and what was too small to be charged
+    /// and is owed with the next invoice. Stripe counts what is owed, so both raise the balance; whoever gives the invoice
+    /// back lowers it by as much.
+    pub fn taken_from_balance(&self) -> i64 {
         self.ending_balance.zip(self.starting_balance).map_or(0, |(after, before)| after - before).max(0)
+    }
+
+    /// Whether credit has paid for it. An invoice that does not say how the balance was counts as if it had.
+    pub fn used_credit(&self) -> bool {
+        let balances = self.starting_balance.zip(self.ending_balance);
+        balances.is_none_or(|(before, after)| credit_between(before, after) > 0)
     }
 
     /// The subscription it belongs to.
     pub fn subscription_id(&self) -> Option<&str> {
         self.parent.as_ref()?.subscription_details.as_ref()?.subscription.as_deref()
     }
+}
+
+/// The credit that is used up where a balance goes from one sum to another. A balance above zero is owed, and is none.
+pub(crate) fn credit_between(before: i64, after: i64) -> i64 {
+    (after.min(0) - before.min(0)).max(0)
 }
 
 /// How an invoice was paid.
@@ -189,6 +202,23 @@ mod tests {
         let by_tax = json!({"enabled": true, "status": "requires_location_inputs"});
         assert_eq!(of("draft", other, by_tax), Some(("tax_id_invalid".into(), true)));
         assert_eq!(of("draft", json!(null), json!(null)), None);
+    }
+
+    #[test]
+    fn what_is_too_small_to_be_charged_is_no_credit_and_is_taken_from_the_balance_all_the_same() {
+        let of = |before: i64, after: i64, paid: i64| {
+            let invoice = json!({"id": "in_1", "status": "paid", "amount_paid": paid, "starting_balance": before, "ending_balance": after});
+            let read: InvoiceView = serde_json::from_value(invoice).unwrap();
+            (read.taken_from_balance(), read.used_credit(), read.took_something())
+        };
+        assert_eq!(of(0, 0, 900), (0, false, true));
+        assert_eq!(of(0, 20, 0), (20, false, true), "it is owed with the next");
+        assert_eq!(of(20, 0, 920), (0, false, true), "and paid with it");
+        assert_eq!(of(-300, 0, 600), (300, true, true));
+        assert_eq!(of(-880, 20, 0), (900, true, true), "credit leaves too little to be charged");
+        assert_eq!(of(0, -600, 0), (0, false, false), "it became credit");
+        let old: InvoiceView = serde_json::from_value(json!({"id": "in_1", "amount_paid": 0})).unwrap();
+        assert!(old.used_credit() && !old.took_something());
     }
 
     #[test]

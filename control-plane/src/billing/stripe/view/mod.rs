@@ -23,7 +23,7 @@ pub(crate) use event::EventList;
 pub(crate) use given_back::DisputeState;
 pub use given_back::{DisputeView, RefundView};
 pub use invoice::InvoiceView;
-pub(crate) use invoice::{invoice_of, paid_by, waiting_intent};
+pub(crate) use invoice::{credit_between, invoice_of, paid_by, waiting_intent};
 pub use session::CheckoutSession;
 pub use subscription::SubscriptionView;
 

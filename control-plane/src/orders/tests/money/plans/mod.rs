@@ -185,6 +185,13 @@ impl Shop {
         assert!(node.disk_gib.sold <= node.disk_gib.capacity);
     }
 
+    /// What Stripe has on the customer's balance; above zero is owed.
+    pub(super) fn balance_of(&self, served: &Served) -> i64 {
+        let state = self.stripe.state();
+        let customer = state.objects[&served.subscription]["customer"].as_str().unwrap();
+        state.objects[customer]["balance"].as_i64().unwrap_or(0)
+    }
+
     /// The newest invoice of the subscription, as Stripe has it: total and what was paid.
     pub(super) fn billed(&self, served: &Served) -> (i64, i64) {
         let invoice = self.stripe.latest_invoice(&served.subscription);
