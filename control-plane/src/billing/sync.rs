@@ -348,9 +348,9 @@ pub(super) async fn take_subscription(
     let Some(order) = order.filter(|_| !is_foreign(app, &subscription.metadata)) else {
         return ignore(app, &subscription.id, read_at).await;
     };
+    let active = matches!(subscription.status.as_deref(), Some("active" | "trialing"));
     // One with a change that waits for its payment comes with the link to pay on.
-    let well = matches!(subscription.status.as_deref(), Some("active" | "trialing"))
-        && subscription.pending().is_none();
+    let well = active && subscription.pending().is_none();
     let invoice = match subscription.latest_invoice.as_ref().filter(|_| !well) {
         Some(id) => {
             let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
@@ -358,6 +358,8 @@ pub(super) async fn take_subscription(
         }
         None => None,
     };
+    // Stripe's word follows the latest invoice. What the copy has as owed before it may be paid by now, and the news lost.
+    let older = if active { owed_before(app, &subscription.id).await? } else { None };
     if let Some(method) = subscription.default_payment_method.clone() {
         wallet::know(app, &method).await?;
     }
@@ -378,10 +380,10 @@ pub(super) async fn take_subscription(
                         store::put_subscription(tx, now, &known.expected, &subscription).await?;
                         revenue::note(tx, now, known.expected.account, &subscription.id, &value).await?;
                     }
-                    if let Some((invoice, value)) = &invoice
-                        && store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await?
-                    {
-                        store::put_invoice(tx, now, known.expected.account, invoice).await?;
+                    for (invoice, value) in [&invoice, &older].into_iter().flatten() {
+                        if store::put_object(tx, &invoice.id, "invoice", read_at, &value.to_string()).await? {
+                            store::put_invoice(tx, now, known.expected.account, invoice).await?;
+                        }
                     }
                     if orphaned {
                         dunning::orphaned(tx, now, order, &subscription).await?;
@@ -399,6 +401,24 @@ pub(super) async fn take_subscription(
         })
         .await?;
     Ok(())
+}
+
+/// Reads the older renewal that a subscription owes by the copy, if there is one.
+async fn owed_before(
+    app: &Services,
+    subscription: &str,
+) -> Result<Option<(InvoiceView, Value)>, BillingError> {
+    let owed = {
+        let mut connection = app.db.read().await?;
+        dunning::store::owed_before(&mut connection, subscription).await?
+    };
+    let Some(owed) = owed else { return Ok(None) };
+    match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&owed)).await {
+        Ok(value) => Ok(Some((view(&value)?, value))),
+        // What Stripe does not know says nothing about the subscription.
+        Err(fault) if fault.kind == FaultKind::NotFound => Ok(None),
+        Err(fault) => Err(fault.into()),
+    }
 }
 
 /// Whether a subscription that its server was served for when we last looked has ended because its customer was deleted at

@@ -207,10 +207,14 @@ pub(crate) fn roll(world: &mut World, id: &str) {
     events::emit(world, "customer.subscription.updated", &after, Some(events::previous(&before, &after)));
 }
 
-/// A renewal was tried: the subscription follows its invoice.
+/// An invoice was tried: the subscription follows its latest one.
 pub(crate) fn after_collection(world: &mut World, id: &str, paid: bool, last_try: bool) {
     if paid {
         recovered(world, id);
+        return;
+    }
+    // An older one that nobody pays is an invoice's matter, once the latest is paid.
+    if is_up_to_date(world, id) {
         return;
     }
     let status = world
@@ -240,18 +244,26 @@ pub(crate) fn after_retries(world: &World) -> String {
     world.get("_meta", "meta_policy").map_or("cancel", |policy| text(policy, "after_retries")).to_owned()
 }
 
-/// An overdue invoice was paid: active again, once nothing else is overdue.
-pub(crate) fn recovered(world: &mut World, id: &str) {
-    let overdue = world.all("invoice").into_iter().any(|invoice| {
+/// Whether the latest invoice of a subscription is paid, whatever became of those before. Drafts do not count, nor what
+/// nobody has to pay any more.
+///
+/// Source: Stripe's guide "How subscriptions work" has `past_due` as "payment on the latest finalized invoice either failed or
+/// wasn't attempted".
+fn is_up_to_date(world: &World, id: &str) -> bool {
+    let of_it = |invoice: &&Value| {
         invoices::subscription_of(invoice) == id
             && !invoices::is_apart(invoice)
-            && text(invoice, "status") == "open"
-            && int(invoice, "attempt_count") > 0
-    });
+            && matches!(text(invoice, "status"), "open" | "paid")
+    };
+    world.all("invoice").into_iter().find(of_it).is_none_or(|latest| text(latest, "status") == "paid")
+}
+
+/// An invoice was paid: active again, if that was the latest, or the latest was paid before.
+pub(crate) fn recovered(world: &mut World, id: &str) {
     let late = world
         .get("subscription", id)
         .is_some_and(|subscription| matches!(text(subscription, "status"), "past_due" | "unpaid"));
-    if late && !overdue {
+    if late && is_up_to_date(world, id) {
         world.change("subscription", id, Some("customer.subscription.updated"), |subscription| {
             subscription["status"] = "active".into()
         });

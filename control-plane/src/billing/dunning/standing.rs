@@ -88,7 +88,8 @@ impl Status {
     }
 }
 
-/// The first invoice that was tried to collect and is not paid.
+/// The first invoice that was tried to collect and is not paid. Of an active subscription a renewal before its latest invoice:
+/// Stripe's word does not tell of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::billing) struct Unpaid {
     pub(in crate::billing) invoice: String,
@@ -174,16 +175,17 @@ pub(in crate::billing) fn judge(facts: &Facts, settings: &config::Billing, now: 
         return answer(Stand::End, Why::Refunded, None);
     }
     match (facts.status, &facts.unpaid) {
-        (Status::PastDue | Status::Unpaid | Status::Canceled | Status::Unknown, Some(unpaid)) => {
-            clock(facts, unpaid, settings, now)
-        }
+        (
+            Status::Active | Status::PastDue | Status::Unpaid | Status::Canceled | Status::Unknown,
+            Some(unpaid),
+        ) => clock(facts, unpaid, settings, now),
         // Paid after all, when Stripe had given up or a bank has decided for us, or over without anybody's wish: what was
         // paid for is served, and no more.
         (Status::Canceled | Status::Expired, _) => match served_until(facts, settings) {
             Some(end) if end > now => answer(Stand::Run, Why::Paid, Some((Step::End, end))),
             _ => answer(Stand::End, Why::Ended, None),
         },
-        (Status::Active, _) => answer(Stand::Run, Why::Paid, comes(facts)),
+        (Status::Active, None) => answer(Stand::Run, Why::Paid, comes(facts)),
         (Status::Paused, _) => answer(Stand::Suspend, Why::Paused, None),
         (Status::Unpaid | Status::Incomplete, None) | (Status::Incomplete, Some(_)) => {
             answer(Stand::Suspend, Why::Unpaid, None)
@@ -293,6 +295,8 @@ mod tests {
         // Stripe gave up trying, or does not try at all: our clock goes on.
         assert_eq!(life(Facts { ended_unpaid: true, ..owing(Status::Canceled) }, 18), days);
         assert_eq!(life(owing(Status::Unpaid), 18)[0], (Stand::Suspend, Why::Unpaid), "no grace");
+        // Stripe looks at the latest invoice alone; what was not paid before it is owed all the same.
+        assert_eq!(life(owing(Status::Active), 18), days);
     }
 
     #[test]

@@ -69,13 +69,12 @@ pub(in crate::billing) async fn known(
     .await?;
     let Some(row) = row else { return Ok(None) };
     let row = Cols::of("billing_subscriptions", &row);
-    let subscription = row.text("stripe_id")?;
-    let unpaid = unpaid(connection, &subscription).await?;
+    let (subscription, status) = (row.text("stripe_id")?, row.text("status")?);
+    let unpaid = unpaid(connection, &subscription, Status::of(&status)).await?;
     let notice_at = match &unpaid {
         Some(unpaid) => step_at(connection, &notice_key(&unpaid.invoice)).await?,
         None => None,
     };
-    let status = row.text("status")?;
     // In a trial nothing is paid for the period: a set-up fee that went back was not its price.
     let refunded = match row.opt_millis("period_start")?.filter(|_| status != "trialing") {
         Some(begin) => period_is_returned(connection, &subscription, begin).await?,
@@ -188,21 +187,40 @@ pub(super) async fn drafts(
 
 /// The oldest invoice that was tried to collect and is owed still. One that was written off is no beginning of another debt. A
 /// bill beside the subscription is none either: Stripe goes on renewing, and what is paid for is served.
-async fn unpaid(connection: &mut AnyConnection, subscription: &str) -> Result<Option<Unpaid>, DbError> {
-    let row = sqlx::query(
-        "SELECT stripe_id, COALESCE(due_at, issued_at) AS due_at FROM billing_invoices
+///
+/// Stripe's word for a subscription looks at its latest invoice alone. Where that says that all is well, an older renewal is
+/// owed all the same; a change of plan that waits for its payment is not, nor what was written off meanwhile.
+async fn unpaid(
+    connection: &mut AnyConnection,
+    subscription: &str,
+    status: Status,
+) -> Result<Option<Unpaid>, DbError> {
+    let rows = sqlx::query(
+        "SELECT stripe_id, COALESCE(due_at, issued_at) AS due_at,
+                CASE WHEN status = 'open' AND reason = 'subscription_cycle' THEN 1 ELSE 0 END AS renewal
+         FROM billing_invoices
          WHERE subscription_id = $1 AND status IN ('open', 'uncollectible') AND due_minor > 0 AND tries > 0
                AND COALESCE(reason, '') <> 'manual' AND traffic_alone = 0
-         ORDER BY CASE WHEN status = 'open' THEN 0 ELSE 1 END, COALESCE(due_at, issued_at), stripe_id LIMIT 1",
+         ORDER BY CASE WHEN status = 'open' THEN 0 ELSE 1 END, COALESCE(due_at, issued_at), stripe_id",
     )
     .bind(subscription)
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    row.map(|row| {
-        let row = Cols::of("billing_invoices", &row);
-        Ok(Unpaid { invoice: row.text("stripe_id")?, since: row.millis("due_at")? })
-    })
-    .transpose()
+    for row in &rows {
+        let row = Cols::of("billing_invoices", row);
+        if status != Status::Active || row.flag("renewal")? {
+            return Ok(Some(Unpaid { invoice: row.text("stripe_id")?, since: row.millis("due_at")? }));
+        }
+    }
+    Ok(None)
+}
+
+/// The older renewal that a subscription owes by the copy, where Stripe's word for it is that all is well.
+pub(in crate::billing) async fn owed_before(
+    connection: &mut AnyConnection,
+    subscription: &str,
+) -> Result<Option<String>, DbError> {
+    Ok(unpaid(connection, subscription, Status::Active).await?.map(|unpaid| unpaid.invoice))
 }
 
 /// Whether everything that was paid for an invoice went back.

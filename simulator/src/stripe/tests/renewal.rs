@@ -191,6 +191,44 @@ async fn a_new_card_in_the_portal_makes_a_late_subscription_active_again() {
 }
 
 #[tokio::test]
+async fn the_latest_invoice_alone_says_whether_a_subscription_is_past_due() {
+    let bench = Bench::start().await;
+    bench.sim("policy", Some(serde_json::json!({ "after_retries": "past_due" }))).await;
+    let bought = bench.bought("0341").await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    // Two renewals that nobody paid.
+    bench.advance(MONTH + 31 * 86_400 + 2 * 3_600).await;
+    let open = bench.read("/v1/invoices?status=open").await["data"].clone();
+    let id = |at: usize| open[at]["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (open.as_array().unwrap().len(), bench.read(&path).await["status"].as_str()),
+        (2, Some("past_due"))
+    );
+    let latest = bench.client.post(open[0]["hosted_invoice_url"].as_str().unwrap());
+    let paid = latest.form(&[("card", "4242424242424242")]).send().await.unwrap();
+    assert_eq!(paid.status(), 303);
+    assert_eq!(bench.read(&path).await["status"], "active");
+    assert_eq!(
+        bench.read(&format!("/v1/invoices/{}", id(1))).await["status"],
+        "open",
+        "it is owed all the same"
+    );
+    bench.advance(3 * 86_400).await;
+    assert_eq!(bench.read(&path).await["status"], "active");
+
+    // The other way round: the older one changes nothing.
+    let bought = bench.bought("0341").await;
+    let path = format!("/v1/subscriptions/{}", bought["subscription"].as_str().unwrap());
+    bench.advance(62 * 86_400 + 2 * 3_600).await;
+    let list = format!("/v1/invoices?status=open&subscription={}", bought["subscription"].as_str().unwrap());
+    let open = bench.read(&list).await["data"].clone();
+    assert_eq!(open.as_array().unwrap().len(), 2);
+    let older = bench.client.post(open[1]["hosted_invoice_url"].as_str().unwrap());
+    assert_eq!(older.form(&[("card", "4242424242424242")]).send().await.unwrap().status(), 303);
+    assert_eq!(bench.read(&path).await["status"], "past_due");
+}
+
+#[tokio::test]
 async fn an_open_invoice_can_be_paid_at_once_and_a_decline_is_a_402() {
     let bench = Bench::start().await;
     let bought = bench.bought("0341").await;

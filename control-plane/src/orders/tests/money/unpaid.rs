@@ -196,6 +196,41 @@ async fn an_exempt_server_runs_whatever_its_invoices_say_until_that_is_taken_bac
 }
 
 #[tokio::test]
+async fn a_newer_month_that_is_paid_does_not_make_an_older_one_forgotten() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let older = shop.renewal_fails(&served).await;
+        shop.lives(DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        // Stripe looks at the latest invoice alone, and says that all is well.
+        let newer = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.deliver("invoice.paid", &newer).await;
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace), "its clock goes on");
+        shop.lives(3 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert!(
+            overview.paying[0].pay_url.as_ref().is_some_and(|link| link.ends_with(&older)),
+            "what to pay"
+        );
+        drop(connection);
+        // The news of its payment is lost; that of the subscription is enough.
+        shop.stripe.pay_invoice(&older);
+        shop.clock.advance(Duration::from_secs(1));
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.letters_of("server-restored").await, 1);
+        assert_eq!(shop.ledger(&served.order).paid, 2_700);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_an_operator_suspended_no_payment_resumes() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
