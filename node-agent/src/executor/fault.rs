@@ -204,6 +204,8 @@ mod tests {
         assert!(matches!(Trouble::from(unknown), Trouble::Look(_)));
         let busy = refused(500, "can't lock file '/var/lock/qemu-server/lock-1.conf' - got timeout");
         assert!(matches!(Trouble::from(busy), Trouble::Look(_)));
+        let storage = "clone failed: can't lock file '/var/lock/pve-manager/pve-storage-local' - got timeout";
+        assert!(matches!(of_task("clone", storage), Trouble::Look(_)));
         let denied = refused(403, "Permission check failed");
         assert!(matches!(Trouble::from(denied), Trouble::Fail(Class::Policy, _)));
         assert!(matches!(of_task("clone", "no space left on device"), Trouble::Fail(Class::Capacity, _)));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Caller};
@@ -197,6 +197,30 @@ impl Cluster {
     /// The lock under which volumes of a storage are allocated.
     pub(crate) fn storage_lock(&self, node: &str, storage: &str) -> Arc<tokio::sync::Mutex<()>> {
         held(&self.storage_locks).entry(format!("{node}/{storage}")).or_default().clone()
+    }
+
+    /// Takes it, waiting as long as Proxmox does.
+    pub(crate) async fn lock_storage(
+        &self,
+        node: &str,
+        storage: &str,
+    ) -> Result<OwnedMutexGuard<()>, String> {
+        let patience = Duration::from_millis(self.timing.storage_lock_ms);
+        match tokio::time::timeout(patience, self.storage_lock(node, storage).lock_owned()).await {
+            Ok(guard) => Ok(guard),
+            Err(_) => Err(self.storage_is_busy(storage).await),
+        }
+    }
+
+    /// What whoever has waited for it in vain is told. Source: the published code of pve-storage and pve-cluster; no
+    /// recording covers it.
+    pub(crate) async fn storage_is_busy(&self, storage: &str) -> String {
+        let shared = self.read(|s| s.storages.get(storage).is_some_and(|known| known.shared)).await;
+        if shared {
+            format!("error with cfs lock 'storage-{storage}': got lock request timeout")
+        } else {
+            format!("can't lock file '/var/lock/pve-manager/pve-storage-{storage}' - got timeout")
+        }
     }
 
     pub(crate) fn worker_started(&self, upid: &str, running: Running) {

@@ -146,6 +146,8 @@ pub struct Timing {
     pub config_lock_ms: u64,
     /// How long a clone waits for the lock of its target.
     pub clone_lock_ms: u64,
+    /// How long a task waits for the lock under which volumes of a storage are allocated.
+    pub storage_lock_ms: u64,
     /// How long a silent guest agent is waited for.
     pub agent_ms: u64,
     /// One second of a guest's shutdown time-out.
@@ -164,6 +166,7 @@ impl Default for Timing {
             unauthorized_ms: 3000,
             config_lock_ms: 10_000,
             clone_lock_ms: 1000,
+            storage_lock_ms: 10_000,
             agent_ms: 3000,
             shutdown_second_ms: 1000,
             console_ms: 10_000,

@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     KillEarly,
     /// The task ends with a warning, which is a success.
     Warnings,
+    /// The task waits in vain for the lock of the storage on which it would allocate.
+    StorageBusy,
 }
 
 impl Kind {
@@ -55,11 +57,12 @@ impl Kind {
             Kind::Kill => "task_kill",
             Kind::KillEarly => "task_kill_early",
             Kind::Warnings => "task_warnings",
+            Kind::StorageBusy => "task_storage_busy",
         }
     }
 
     fn is_about_tasks(self) -> bool {
-        matches!(self, Kind::Fail | Kind::Kill | Kind::KillEarly | Kind::Warnings)
+        matches!(self, Kind::Fail | Kind::Kill | Kind::KillEarly | Kind::Warnings | Kind::StorageBusy)
     }
 }
 
@@ -80,7 +83,7 @@ pub(crate) struct Rule {
     /// Reason phrase of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
-    /// How long the answer, or its absence, is held back.
+    /// How long the answer, or its absence, is held back; or how long a storage's lock is waited for in vain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) delay_ms: Option<u64>,
     /// How long the daemon is away when it restarts.
@@ -114,7 +117,7 @@ impl Rule {
         must(self.times > 0, "`times` must be at least 1")?;
         must(
             is_about_tasks == self.task.is_some(),
-            "`task` goes with fail, kill, kill_early and warnings, and they need it",
+            "`task` goes with fail, kill, kill_early, warnings and storage_busy, and they need it",
         )?;
         match self.fault {
             Kind::VmidTaken => {}
@@ -129,9 +132,10 @@ impl Rule {
         )?;
         must(self.status.is_none_or(|s| (400..600).contains(&s)), "`status` must lie between 400 and 599")?;
         must(self.fault != Kind::Slow || self.delay_ms.is_some(), "`delay_ms` is missing")?;
+        let has_no_delay = is_about_tasks || self.fault == Kind::VmidTaken;
         must(
-            self.delay_ms.is_none() || !(is_about_tasks || self.fault == Kind::VmidTaken),
-            "`delay_ms` goes with answers",
+            self.delay_ms.is_none() || !has_no_delay || self.fault == Kind::StorageBusy,
+            "`delay_ms` goes with answers and storage_busy",
         )?;
         must(
             (self.fault == Kind::Restart) == self.down_ms.is_some(),
@@ -221,7 +225,7 @@ pub(crate) struct TaskFault {
 impl TaskFault {
     /// Whether this piece of work is the one in which it happens, and what happens.
     pub(crate) fn strikes(&self) -> Option<Kind> {
-        if matches!(self.rule.fault, Kind::Warnings | Kind::KillEarly) {
+        if matches!(self.rule.fault, Kind::Warnings | Kind::KillEarly | Kind::StorageBusy) {
             return None;
         }
         let passes = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
@@ -232,6 +236,11 @@ impl TaskFault {
     /// Whether the worker is killed before its first line.
     pub(crate) fn kills_early(&self) -> bool {
         self.rule.fault == Kind::KillEarly
+    }
+
+    /// How long the task waits in vain for a storage's lock, if it does: so long as Proxmox does where the rule does not say.
+    pub(crate) fn waits_in_vain(&self, as_proxmox_ms: u64) -> Option<u64> {
+        (self.rule.fault == Kind::StorageBusy).then(|| self.rule.delay_ms.unwrap_or(as_proxmox_ms))
     }
 
     /// The text a failing task fails with.
@@ -276,6 +285,7 @@ mod tests {
             (json!({"fault": "fail", "task": "qmclone"}), "`exit` goes with"),
             (json!({"fault": "fail", "task": "qmclone", "exit": "OK"}), "`exit` must say"),
             (json!({"fault": "kill", "call": clone}), "`task` goes with"),
+            (json!({"fault": "storage_busy", "task": "qmclone", "pieces": 1}), "`pieces` goes with"),
             (json!({"fault": "slow", "call": clone}), "`delay_ms` is missing"),
             (json!({"fault": "slow", "call": clone, "delay_ms": 1, "status": 500}), "go with refusals"),
             (json!({"fault": "refuse_after", "call": clone, "status": 200}), "between 400 and 599"),
@@ -293,6 +303,7 @@ mod tests {
             json!({"fault": "vmid_taken"}),
             json!({"fault": "warnings", "task": "qmstart", "times": 3, "skip": 1}),
             json!({"fault": "kill", "task": "qmclone", "pieces": 2}),
+            json!({"fault": "storage_busy", "task": "qmclone", "delay_ms": 50}),
             json!({"fault": "refuse_after", "call": clone, "status": 595, "reason": "x", "delay_ms": 1}),
         ] {
             assert_eq!(check(rule.clone()), Ok(()), "{rule}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::OwnedRwLockWriteGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedRwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
@@ -242,6 +242,30 @@ impl Worker {
                 Ok(guard)
             }
         }
+    }
+
+    /// Takes the lock under which volumes of a storage are allocated; the log tells when it had to wait.
+    pub(crate) async fn lock_storage(
+        &self,
+        node: &str,
+        storage: &str,
+    ) -> Result<OwnedMutexGuard<()>, String> {
+        let patience = self.cluster.timing.storage_lock_ms;
+        let in_vain = self.fault.as_ref().and_then(|fault| fault.waits_in_vain(patience));
+        if in_vain.is_none()
+            && let Ok(guard) = self.cluster.storage_lock(node, storage).try_lock_owned()
+        {
+            return Ok(guard);
+        }
+        self.log("trying to acquire lock...").await;
+        if let Some(ms) = in_vain {
+            // Somebody else has it for longer than anybody waits.
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            return Err(self.cluster.storage_is_busy(storage).await);
+        }
+        let guard = self.cluster.lock_storage(node, storage).await?;
+        self.log(" OK").await;
+        Ok(guard)
     }
 
     pub(crate) async fn change<T>(

@@ -75,6 +75,7 @@ fn there_is_a_scenario_for_each_named_fault() {
             "pve-refuses-clone-before",
             "pve-slow",
             "start-fails",
+            "storage-busy",
             "storage-full",
             "stripe-429",
             "stripe-500-after-write",

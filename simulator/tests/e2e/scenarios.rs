@@ -121,6 +121,7 @@ stories! {
     a_clone_that_was_refused_is_called_again: "pve-refuses-clone-before",
     a_slow_host_costs_time_alone: "pve-slow",
     a_start_that_fails_is_undone_and_tried_again: "start-fails",
+    a_clone_that_waited_in_vain_for_its_storage_is_made_again: "storage-busy",
     a_full_storage_is_waited_for: "storage-full",
     a_busy_stripe_is_asked_again_with_the_same_key: "stripe-429",
     an_error_after_the_write_makes_no_second_session: "stripe-500-after-write",

@@ -100,6 +100,21 @@ async fn a_failing_task_of_any_step_is_undone_and_nothing_stays() {
 }
 
 #[tokio::test]
+async fn a_storage_whose_lock_was_not_free_in_time_is_asked_again() {
+    for text in [
+        "clone failed: can't lock file '/var/lock/pve-manager/pve-storage-local-lvm' - got timeout",
+        "clone failed: error with cfs lock 'storage-ceph': got lock request timeout",
+    ] {
+        let host = Host::new().await;
+        host.pve.fail_next("clone_template", Fault::TaskFails(text.to_owned()));
+        let end = host.carry_out(&ensure(1, 1)).await;
+        assert_eq!(end.state, OrderState::Succeeded, "{text}: {:?}", end.result);
+        assert_eq!(host.count("clone_template"), 2, "{text}");
+        assert!(host.pve.guest(VMID).unwrap().running);
+    }
+}
+
+#[tokio::test]
 async fn a_refused_call_of_any_step_is_undone() {
     for verb in ["set_config", "regenerate_cloudinit", "set_firewall"] {
         let host = Host::new().await;

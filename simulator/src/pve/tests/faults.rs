@@ -168,6 +168,30 @@ async fn a_killed_worker_leaves_its_lock_and_its_half_made_volumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_in_vain_for_a_storages_lock_gives_up_and_leaves_nothing() {
+    let w = World::new("9.2").await;
+    let busy = "can't lock file '/var/lock/pve-manager/pve-storage-local-lvm' - got timeout";
+    w.fault(json!({"task": "qmclone", "fault": "storage_busy", "delay_ms": 50})).await;
+    let upid = w.post(CLONE, &[("newid", "101"), ("full", "1")]).await.data().as_str().unwrap().to_owned();
+    assert_eq!(w.ended(&upid).await, format!("clone failed: {busy}"));
+    let log = w.log(&upid).await;
+    assert!(
+        log.contains(&"trying to acquire lock...".to_owned()) && !log.contains(&" OK".to_owned()),
+        "{log:?}"
+    );
+    assert!(!w.there_is(101).await);
+    assert_eq!(w.get("/nodes/pve1/storage/local-lvm/content?vmid=101").await.data(), &json!([]));
+    assert_eq!(w.task(Method::POST, CLONE, &[("newid", "101"), ("full", "1")]).await, "OK", "once only");
+    w.fault(json!({"task": "qmcreate", "fault": "storage_busy", "delay_ms": 50})).await;
+    let form = [("vmid", "102"), ("scsi0", "local-lvm:1")];
+    let exit = w.task(Method::POST, "/nodes/pve1/qemu", &form).await;
+    assert_eq!(exit, format!("unable to create VM 102 - {busy}"));
+    assert!(!w.there_is(102).await);
+    let struck = |end: &str| logged(end, "task_storage_busy", json!(200));
+    assert_eq!(w.logged_faults(), [struck("clone"), struck("qemu")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_warning_is_a_success() {
     let w = World::new("8.4").await;
     w.fault(json!({"task": "qmclone", "fault": "warnings"})).await;

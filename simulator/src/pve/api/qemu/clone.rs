@@ -340,16 +340,7 @@ async fn copy_drive(
     let cloudinit = drive.is_cloudinit();
     let source = drive.file.clone();
     w.log(format!("create {kind} clone of drive {option} ({source})")).await;
-    let lock = w.cluster.storage_lock(target, &storage.id);
-    let guard = match lock.clone().try_lock_owned() {
-        Ok(guard) => guard,
-        Err(_) => {
-            w.log("trying to acquire lock...").await;
-            let guard = lock.lock_owned().await;
-            w.log(" OK").await;
-            guard
-        }
-    };
+    let guard = w.lock_storage(target, &storage.id).await?;
     let (size, holds) = w
         .cluster
         .read(|s| s.volume(&w.node, &source).map(|v| (v.size, v.holds.clone())).unwrap_or_default())

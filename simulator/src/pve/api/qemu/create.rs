@@ -111,14 +111,22 @@ async fn create(ctx: Ctx) -> ApiResult {
     cluster.spawn_worker(&upid, &ctx.node, &ctx.caller, |w| async move {
         let guard = guard;
         let node = w.node.clone();
-        if let Err(text) = w.work_shortly().await {
-            w.cluster.change("create.undo", |s| super::remove_vm(s, &node, vmid)).await;
-            return Err(text);
-        }
-        let mut locks = Vec::new();
-        for storage in storages {
-            locks.push(w.cluster.storage_lock(&node, &storage).lock_owned().await);
-        }
+        let ready = async {
+            w.work_shortly().await?;
+            let mut locks = Vec::new();
+            for storage in &storages {
+                let lock = w.lock_storage(&node, storage).await;
+                locks.push(lock.map_err(|text| format!("unable to create VM {vmid} - {text}"))?);
+            }
+            Ok::<_, String>(locks)
+        };
+        let locks = match ready.await {
+            Ok(locks) => locks,
+            Err(text) => {
+                w.cluster.change("create.undo", |s| super::remove_vm(s, &node, vmid)).await;
+                return Err(text);
+            }
+        };
         let at = w.cluster.clock.now();
         let built = w
             .cluster

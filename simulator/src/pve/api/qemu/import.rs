@@ -98,7 +98,11 @@ impl Importing<'_> {
         let given = drive.get("format").map(str::to_owned);
         let same = if storage.is_file() { source.format.clone() } else { "raw".to_owned() };
         let format = given.unwrap_or(same);
-        let lock = self.cluster.storage_lock(self.node, &storage.id).lock_owned().await;
+        let lock = match self.worker {
+            Some(worker) => worker.lock_storage(self.node, &storage.id).await,
+            None => self.cluster.lock_storage(self.node, &storage.id).await,
+        };
+        let lock = lock.map_err(|text| format!("cannot import from '{from}' - {text}"))?;
         let volid = self
             .cluster
             .change("import.allocate", |s| {

@@ -306,7 +306,7 @@ async fn write(
     made: &mut BTreeMap<String, String>,
 ) -> Result<(), String> {
     for disk in disks {
-        let lock = w.cluster.storage_lock(&w.node, &disk.storage.id).lock_owned().await;
+        let lock = w.lock_storage(&w.node, &disk.storage.id).await?;
         let new = NewVolume {
             node: &w.node,
             storage: &disk.storage,
