@@ -19,7 +19,8 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
     let pages = api.list("/v1/checkout/sessions?status=complete").await?;
     let refunds = api.list("/v1/refunds?").await?;
     let disputes = api.list("/v1/disputes?").await?;
-    let deleted = deleted_customers(&api, &subscriptions).await?;
+    let customers: BTreeSet<&str> = subscriptions.iter().filter_map(|one| one["customer"].as_str()).collect();
+    let deleted = deleted_of(&api, &customers).await?;
     let mut by_subscription: BTreeMap<&str, StripeOrder> = BTreeMap::new();
     for subscription in &subscriptions {
         let (Some(id), Some(order)) =
@@ -121,10 +122,9 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         })
     });
     world.invoice_items = ours.collect();
-    let customers: BTreeSet<&str> = subscriptions.iter().filter_map(|one| one["customer"].as_str()).collect();
     for customer in customers {
         // With a customer go the balance and what was booked on it.
-        if api.one(&format!("/v1/customers/{customer}")).await?["deleted"] == true {
+        if deleted.contains(customer) {
             let theirs = subscriptions.iter().filter(|one| one["customer"] == customer);
             let orders = theirs.filter_map(|one| one["metadata"]["order_id"].as_str().map(str::to_owned));
             world.without_balance.extend(orders);
@@ -166,14 +166,12 @@ fn paid_for(invoice: &Value) -> Option<(String, i64)> {
     Some((subscription.to_owned(), invoice["status_transitions"]["paid_at"].as_i64()? * 1_000))
 }
 
-/// The customers of ended subscriptions who were deleted: nobody wished those ends.
-async fn deleted_customers(api: &Api<'_>, subscriptions: &[Value]) -> Result<BTreeSet<String>, LoadError> {
-    let over = subscriptions.iter().filter(|one| one["status"] == "canceled" && !was_given_up(one));
-    let ids: BTreeSet<&str> = over.filter_map(|one| one["customer"].as_str()).collect();
+/// The customers who were deleted: nobody wished the ends of their subscriptions, and they have no balance any more.
+async fn deleted_of(api: &Api<'_>, customers: &BTreeSet<&str>) -> Result<BTreeSet<String>, LoadError> {
     let mut deleted = BTreeSet::new();
-    for id in ids {
-        if api.one(&format!("/v1/customers/{id}")).await?["deleted"] == true {
-            deleted.insert(id.to_owned());
+    for customer in customers {
+        if api.one(&format!("/v1/customers/{customer}")).await?["deleted"] == true {
+            deleted.insert((*customer).to_owned());
         }
     }
     Ok(deleted)
