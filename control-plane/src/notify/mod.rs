@@ -50,6 +50,15 @@ pub(crate) async fn written(connection: &mut AnyConnection) -> Result<Vec<String
     store::written(connection).await
 }
 
+/// The templates of the letters to one address, each once; for stories.
+#[cfg(test)]
+pub(crate) async fn written_to(
+    connection: &mut AnyConnection,
+    address: &str,
+) -> Result<Vec<String>, DbError> {
+    store::written_to(connection, address).await
+}
+
 /// What the newest letter of a template was made of, until it is sent; for stories.
 #[cfg(test)]
 pub(crate) async fn newest(

@@ -99,3 +99,15 @@ pub(super) async fn written(connection: &mut AnyConnection) -> Result<Vec<String
     let query = sqlx::query_scalar("SELECT template FROM mail_outbox ORDER BY created_at, id");
     Ok(query.fetch_all(connection).await?)
 }
+
+/// The templates of the letters to one address, each once; for stories.
+#[cfg(test)]
+pub(super) async fn written_to(
+    connection: &mut AnyConnection,
+    address: &str,
+) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar("SELECT DISTINCT template FROM mail_outbox WHERE recipient = $1 ORDER BY template")
+        .bind(address)
+        .fetch_all(connection)
+        .await?)
+}

@@ -2,7 +2,8 @@
 //!
 //! What Stripe did is fixed; how we hear of it is not. Each telling shuffles the news of a stage, drops some (the
 //! reconciler has to find them), repeats some, keeps some back until later, and starts the program anew in between.
-//! The servers, what their nodes were told, the standings and the invoices must be those of the plain telling.
+//! The servers, what their nodes were told, the standings, the invoices and the kinds of letters that each customer got must be
+//! those of the plain telling.
 
 use std::collections::BTreeMap;
 
@@ -76,6 +77,8 @@ struct End {
     why: Why,
     invoices: BTreeMap<String, String>,
     ledger: (i64, i64, usize),
+    /// Each kind once: how often one is written is told by the stories of its subject.
+    letters: Vec<String>,
 }
 
 type News = (&'static str, String);
@@ -281,6 +284,7 @@ impl Shop {
             why: standing.why,
             invoices: invoices.into_iter().map(|invoice| (invoice.id, invoice.status)).collect(),
             ledger: (ledger.paid, ledger.returned, ledger.running),
+            letters: crate::notify::written_to(&mut connection, &one.order.email).await.unwrap(),
         }
     }
 }
@@ -317,6 +321,19 @@ fn right(ends: &[End]) {
         assert_eq!(end(life).stand, Stand::End, "{life:?}");
         assert_ne!(end(life).server, InstanceState::Running, "{life:?}");
         assert_eq!(end(life).ledger.2, 0, "{life:?} is charged again");
+    }
+    let written: [(Life, &[&str]); 7] = [
+        (Life::Bought, &["payment-confirmation", "server-ready"]),
+        (Life::Recovered, &["payment-failed", "payment-receipt", "server-restored", "server-suspended"]),
+        (Life::NeverPaid, &["payment-failed", "server-suspended", "server-will-be-deleted"]),
+        (Life::EndsWithPeriod, &["server-ends"]),
+        (Life::Refunded, &["refund-sent"]),
+        (Life::DisputeWon, &["server-suspended", "server-restored"]),
+        (Life::Upgraded, &["plan-change-waits", "plan-changed"]),
+    ];
+    for (life, letters) in written {
+        let got = &end(life).letters;
+        assert!(letters.iter().all(|kind| got.iter().any(|known| known == kind)), "{life:?}: {got:?}");
     }
     assert_eq!(end(Life::Bought).told, ["ensure"]);
     assert_eq!(end(Life::Recovered).told, ["ensure", "ensure", "ensure"], "built, off, on");
