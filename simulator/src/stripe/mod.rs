@@ -17,7 +17,8 @@
 //!
 //! Rules no recording covers, chosen after Stripe's documentation: the order of events of one action, a
 //! declined first payment leaving an intent without an invoice, balance fees, the retry schedule, tax rates by country, a
-//! coupon that is good once being kept until an invoice costs something.
+//! coupon that is good once being kept until an invoice costs something, the smallest charges and their entries on a
+//! customer's balance, and an older invoice that nobody pays saying nothing once the latest is paid.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
