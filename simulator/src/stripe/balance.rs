@@ -9,7 +9,7 @@ use super::{
     fault::Fault,
     form::LIST,
     list,
-    world::{World, int, text},
+    world::{World, flag, int, text},
 };
 
 /// Parameters of create.
@@ -81,9 +81,12 @@ fn smallest_charge(currency: &str) -> i64 {
 /// The balance is counted in: credit is used up, and what is owed from before is charged along. What is too small to be
 /// charged stays on the balance and comes with the next invoice, as does what is below zero.
 pub(crate) fn foresee(world: &World, invoice: &Value) -> (i64, i64, i64) {
-    let before =
-        world.get("customer", text(invoice, "customer")).map_or(0, |customer| int(customer, "balance"));
-    settle(before, int(invoice, "total"), smallest_charge(text(invoice, "currency")))
+    let total = int(invoice, "total");
+    match world.get("customer", text(invoice, "customer")).filter(|known| !flag(known, "deleted")) {
+        Some(known) => settle(int(known, "balance"), total, smallest_charge(text(invoice, "currency"))),
+        // With a customer goes the balance.
+        None => (0, 0, total.max(0)),
+    }
 }
 
 fn settle(before: i64, total: i64, smallest: i64) -> (i64, i64, i64) {
