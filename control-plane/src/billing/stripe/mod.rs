@@ -33,7 +33,9 @@ pub use view::{
     CardView, CheckoutSession, CouponView, CustomerView, DisputeView, EventEnvelope, InvoiceView,
     PaymentMethodView, PriceView, ProductView, PromotionCodeView, RefundView, SubscriptionView,
 };
-pub(crate) use view::{DisputeState, EventList, credit_between, invoice_of, page_of, paid_by, waiting_intent};
+pub(crate) use view::{
+    DisputeState, EventList, credit_between, invoice_of, page_of, paid_by, waiting_intent,
+};
 
 use serde_json::Value;
 use stripe::{Client, ClientBuilder, IdempotencyKey, RequestStrategy, StripeError};
