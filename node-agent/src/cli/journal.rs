@@ -149,6 +149,10 @@ async fn show_order(pool: &SqlitePool, as_json: bool, id: &str) -> anyhow::Resul
     if let Some(result) = &row.result {
         print(&format!("result      {result}"));
     }
+    print(&format!("envelope    sha256:{}", row.envelope_sha256()));
+    if let Some(at) = row.shed_at {
+        print(&format!("            its bytes were let go on {}; the control plane keeps them", time(at)));
+    }
     asked.iter().for_each(print_request);
     if row.state == OrderState::Stuck {
         message("stuck: `order resume` lets it go on, `order abandon` gives it up and leaves all as it is");
@@ -163,6 +167,7 @@ fn order_json(row: &OrderRow) -> Value {
         "result": row.result.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
         "expires_at": row.expires_at, "accepted_at": row.accepted_at,
         "started_at": row.started_at, "finished_at": row.finished_at,
+        "envelope_sha256": row.envelope_sha256(), "shed_at": row.shed_at,
     })
 }
 

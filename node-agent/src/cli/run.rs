@@ -163,7 +163,10 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
                 }
             }
             _ = watchdog.tick() => notifier.say(&format!("WATCHDOG=1\nSTATUS={}", agent.status.get().link)),
-            _ = housekeeping.tick() => tidy(&agent).await,
+            _ = housekeeping.tick() => {
+                // Beside everything else: after a flood it may take longer than the watchdog waits.
+                tokio::spawn(tidy(Arc::clone(&agent)));
+            }
             _ = requests.tick() => {
                 take_requests(&agent).await;
                 if let Some(works) = agent.works.as_ref().filter(|_| !taken_up) {
@@ -241,12 +244,17 @@ fn image_worker(agent: &Agent) -> anyhow::Result<Option<Worker>> {
     }))
 }
 
-async fn tidy(agent: &Agent) {
+async fn tidy(agent: Arc<Agent>) {
     let Some(works) = &agent.works else { return };
     match works.journal.retain(agent.clock.now()).await {
         Ok(0) => {}
         Ok(buried) => tracing::info!(buried, "old orders became tombstones"),
         Err(error) => tracing::warn!(%error, "old orders could not be put away"),
+    }
+    match works.journal.shed(agent.clock.now()).await {
+        Ok(0) => {}
+        Ok(shed) => tracing::info!(shed, "bytes of orders that were overtaken were let go"),
+        Err(error) => tracing::warn!(%error, "bytes of orders that were overtaken could not be let go"),
     }
     if !works.actors.is_busy()
         && let Err(error) = agent.space.keep_reserve()

@@ -196,8 +196,8 @@ fn room(order: &ProvisioningOrder, node: &Node, facts: &Facts) -> Result<(), Sto
     let cap = if matches!(order.op, Op::Retire(_) | Op::Purge(_)) { ENDING_CAP } else { JOURNAL_CAP };
     if facts.journal_bytes >= cap {
         let detail = format!(
-            "the journal holds {} MiB: more orders than any host needs were sent within 30 days, and it takes no more until \
-             they are past",
+            "the journal holds {} MiB: more orders than any host needs were sent, and it takes no more until they are over and \
+             acknowledged, or 30 days past",
             facts.journal_bytes / (1024 * 1024)
         );
         return Err(Refusal::new(RefusalCode::NoSpace, detail).into());

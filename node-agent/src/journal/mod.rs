@@ -32,6 +32,7 @@ pub mod requests;
 mod resets;
 mod resources;
 mod retention;
+mod shed;
 mod space;
 mod steps;
 #[cfg(test)]

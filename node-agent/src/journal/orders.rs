@@ -1,6 +1,8 @@
 //! Accepted provisioning orders and what became of them.
 
+use data_encoding::HEXLOWER;
 use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis, order::ProvisioningOrder};
+use sha2::{Digest as _, Sha256};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Journal, JournalError, outbox, parsed, stored, unsigned};
@@ -144,9 +146,9 @@ pub struct OrderRow {
     pub order_id: ProvisioningOrderId,
     /// Its sequence.
     pub seq: u64,
-    /// The exact bytes received.
+    /// The exact bytes received; empty once they were let go.
     pub envelope: Vec<u8>,
-    /// The signed bytes inside.
+    /// The signed bytes inside; empty once they were let go.
     pub payload: Vec<u8>,
     /// SHA-256 of the payload bytes.
     pub payload_hash: Vec<u8>,
@@ -174,12 +176,30 @@ pub struct OrderRow {
     pub started_at: Option<UnixMillis>,
     /// When it ended.
     pub finished_at: Option<UnixMillis>,
+    /// When its bytes were let go early (see `shed`); `None`: they are here.
+    pub shed_at: Option<UnixMillis>,
+    /// What it asked for, kept when they were.
+    asked: Option<String>,
+    /// SHA-256 of the envelope, likewise.
+    envelope_hash: Option<Vec<u8>>,
 }
 
 impl OrderRow {
     /// What it asks for, in the word that people see: of an action which one it is.
-    pub fn asks(&self) -> &'static str {
-        ProvisioningOrder::from_bytes(&self.payload).map_or(self.verb.as_str(), |order| order.op.verb())
+    pub fn asks(&self) -> &str {
+        match &self.asked {
+            Some(word) => word,
+            None => ProvisioningOrder::from_bytes(&self.payload)
+                .map_or(self.verb.as_str(), |order| order.op.verb()),
+        }
+    }
+
+    /// SHA-256 of the bytes that were received, hexadecimal.
+    pub fn envelope_sha256(&self) -> String {
+        match &self.envelope_hash {
+            Some(hash) => HEXLOWER.encode(hash),
+            None => HEXLOWER.encode(&Sha256::digest(&self.envelope)),
+        }
     }
 }
 
@@ -208,6 +228,9 @@ pub(super) fn read(row: &SqliteRow) -> Result<OrderRow, JournalError> {
         accepted_at: UnixMillis(row.try_get("accepted_at")?),
         started_at: maybe("started_at")?,
         finished_at: maybe("finished_at")?,
+        shed_at: maybe("shed_at")?,
+        asked: row.try_get("asks")?,
+        envelope_hash: row.try_get("envelope_hash")?,
     })
 }
 

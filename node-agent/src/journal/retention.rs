@@ -1,6 +1,7 @@
-//! What is kept how long: whole rows for thirty days, then a tombstone for ever. A stuck order has not ended before a person
-//! has resumed it or given it up: neither could be done with a tombstone. One that a later order has overtaken is not resumed
-//! any more, which only that one's row can tell: both go together.
+//! What is kept how long: rows for thirty days (their bytes only until later orders have overtaken them, see `shed`), then a
+//! tombstone for ever. A stuck order has not ended before a person has resumed it or given it up: neither could be done with
+//! a tombstone. One that a later order has overtaken is not resumed any more, which only that one's row can tell: both go
+//! together.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use ez_protocol::UnixMillis;
 
 use super::{Journal, JournalError};
 
-/// How long the rows of an ended order are kept whole.
-const WHOLE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long the row of an ended order is kept.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Journal {
     /// Turns orders that ended long ago into tombstones and raises the floor over them. No order
@@ -18,7 +19,7 @@ impl Journal {
     /// # Errors
     /// If it cannot be written.
     pub async fn retain(&self, at: UnixMillis) -> Result<u64, JournalError> {
-        let before = at.minus(WHOLE).0;
+        let before = at.minus(KEPT).0;
         self.write(move |conn| {
             Box::pin(async move {
                 let buried = sqlx::query(

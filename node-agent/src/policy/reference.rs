@@ -153,7 +153,7 @@ pub const KEYS: &[Key] = &[
         "limits.orders_per_hour",
         Kind::Number,
         Some("2000"),
-        "Most orders of every kind that are taken in any hour. Each is kept for 30 days, so this bounds how fast the journal grows; beyond 4 GiB it takes none but those that end a server, beyond 5 GiB none at all.",
+        "Most orders of every kind that are taken in any hour. Each leaves a row for 30 days, so this bounds how fast the journal grows; beyond 4 GiB it takes none but those that end a server, beyond 5 GiB none at all.",
     ),
     key(
         "limits.orders_per_server_per_hour",

@@ -15,9 +15,11 @@ pub(super) async fn read(node: &NodeAccess) -> Result<Option<Journal>, LoadError
     let mut db = SqliteConnection::connect_with(&options).await.map_err(LoadError::database(what()))?;
     let journal = async {
         let meta = sqlx::query("SELECT journal_id, high_seq FROM meta").fetch_one(&mut db).await?;
-        let orders = sqlx::query("SELECT order_id, seq, state, accepted_at, envelope FROM orders")
-            .fetch_all(&mut db)
-            .await?;
+        // Of an order that was overtaken the agent keeps the digest of its bytes alone.
+        let orders =
+            sqlx::query("SELECT order_id, seq, state, accepted_at, envelope, envelope_hash FROM orders")
+                .fetch_all(&mut db)
+                .await?;
         let tombstones = sqlx::query_scalar("SELECT order_id FROM tombstones").fetch_all(&mut db).await?;
         let resources =
             sqlx::query("SELECT uuid, vmid, generation FROM resources").fetch_all(&mut db).await?;
@@ -33,7 +35,10 @@ pub(super) async fn read(node: &NodeAccess) -> Result<Option<Journal>, LoadError
                         seq: r.try_get(1)?,
                         state: r.try_get(2)?,
                         accepted_at: r.try_get(3)?,
-                        envelope: hex_hash(&r.try_get::<Vec<u8>, _>(4)?),
+                        envelope: match r.try_get::<Option<Vec<u8>>, _>(5)? {
+                            Some(hash) => data_encoding::HEXLOWER.encode(&hash),
+                            None => hex_hash(&r.try_get::<Vec<u8>, _>(4)?),
+                        },
                     })
                 })
                 .collect::<Result<_, sqlx::Error>>()?,
