@@ -236,7 +236,8 @@ async fn what_cannot_be_remembered_as_refused_is_not_said_until_there_is_room() 
         .journal
         .write(move |conn| {
             Box::pin(async move {
-                sqlx::query(sqlx::AssertSqlSafe(fill)).execute(conn).await?;
+                sqlx::query(sqlx::AssertSqlSafe(fill)).execute(&mut *conn).await?;
+                sqlx::query("UPDATE meta SET final_refusals = 100000").execute(conn).await?;
                 Ok(())
             })
         })

@@ -3,6 +3,9 @@
 //! A verified order that was refused stays refused: were it accepted at a second delivery, the
 //! control plane, which took the refusal as a fence, could have built the server elsewhere.
 
+#[cfg(test)]
+mod tests;
+
 use ez_protocol::{ProvisioningOrderId, UnixMillis, refusal::Refusal};
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
@@ -14,6 +17,16 @@ const RING: i64 = 1_000;
 /// How many final ones are remembered at most. No host refuses so many orders in two days; beyond it a refusal is not
 /// noted and so not said either, and the order runs out unanswered.
 const FINAL: i64 = 100_000;
+
+/// The final refusal of one payload.
+const OF_PAYLOAD: &str = "SELECT code, rule, detail FROM refused WHERE order_id = $1 AND payload_hash = $2 AND final = 1 \
+     ORDER BY n LIMIT 1";
+/// Final ones that need not be remembered any more.
+const OVER: &str = "DELETE FROM refused WHERE final = 1 AND keep_until < $1";
+/// What the ring forgets. As one statement it would look at each final one, of which there may be many.
+const PASSED: &str = "DELETE FROM refused WHERE final = 0 AND n <= (SELECT MAX(n) FROM refused) - $1";
+const PASSED_FINAL: &str = "DELETE FROM refused WHERE final = 1 AND keep_until < $2 \
+     AND n <= (SELECT MAX(n) FROM refused) - $1";
 
 /// A refusal as it is noted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +74,8 @@ pub(super) async fn note(
             return Ok(true);
         }
         if finals(conn).await? >= FINAL {
-            sqlx::query("DELETE FROM refused WHERE final = 1 AND keep_until < $1")
-                .bind(at.0)
-                .execute(&mut *conn)
-                .await?;
+            let over = sqlx::query(OVER).bind(at.0).execute(&mut *conn).await?.rows_affected();
+            count(conn, -stored(over)).await?;
             if finals(conn).await? >= FINAL {
                 return Ok(false);
             }
@@ -85,18 +96,26 @@ pub(super) async fn note(
     .bind(refusal.keep_until.0)
     .execute(&mut *conn)
     .await?;
-    sqlx::query(
-        "DELETE FROM refused WHERE n <= (SELECT MAX(n) FROM refused) - $1 AND (final = 0 OR keep_until < $2)",
-    )
-    .bind(RING)
-    .bind(at.0)
-    .execute(conn)
-    .await?;
+    sqlx::query(PASSED).bind(RING).execute(&mut *conn).await?;
+    let gone = sqlx::query(PASSED_FINAL).bind(RING).bind(at.0).execute(&mut *conn).await?.rows_affected();
+    count(conn, i64::from(refusal.payload_hash.is_some()) - stored(gone)).await?;
     Ok(true)
 }
 
+/// How many final ones are remembered.
 async fn finals(conn: &mut SqliteConnection) -> Result<i64, JournalError> {
-    Ok(sqlx::query("SELECT COUNT(*) FROM refused WHERE final = 1").fetch_one(conn).await?.try_get(0)?)
+    Ok(sqlx::query("SELECT final_refusals FROM meta WHERE id = 1").fetch_one(conn).await?.try_get(0)?)
+}
+
+/// So many final ones more, in the transaction that adds or removes them.
+async fn count(conn: &mut SqliteConnection, more: i64) -> Result<(), JournalError> {
+    if more != 0 {
+        sqlx::query("UPDATE meta SET final_refusals = final_refusals + $1 WHERE id = 1")
+            .bind(more)
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
 }
 
 /// The final refusal of exactly this payload, if there was one.
@@ -105,13 +124,8 @@ pub(super) async fn final_one(
     id: ProvisioningOrderId,
     payload_hash: &[u8; 32],
 ) -> Result<Option<Refusal>, JournalError> {
-    let row = sqlx::query(
-        "SELECT code, rule, detail FROM refused WHERE order_id = $1 AND payload_hash = $2 AND final = 1 ORDER BY n LIMIT 1",
-    )
-    .bind(id.to_string())
-    .bind(payload_hash.to_vec())
-    .fetch_optional(conn)
-    .await?;
+    let row =
+        sqlx::query(OF_PAYLOAD).bind(id.to_string()).bind(payload_hash.to_vec()).fetch_optional(conn).await?;
     row.map(|row| {
         Ok(Refusal {
             code: parsed("refused", "code", row.try_get("code")?)?,
