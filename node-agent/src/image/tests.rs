@@ -435,6 +435,49 @@ async fn an_order_is_judged_journalled_carried_out_and_told() {
 }
 
 #[tokio::test]
+async fn a_thousand_image_orders_are_remembered_and_a_further_one_is_taken_when_there_is_room() {
+    use ez_protocol::message::AnswerKind::{Accepted, Duplicate, Refused};
+    let books = Books::new().await;
+    let first = sign_image(&source(), |_| {});
+    let one_more = sign_image(&source(), |order| {
+        order.order_id = ez_protocol::ProvisioningOrderId::generate(NOW, [78; 10]);
+    });
+    let told = async |bytes: &Vec<u8>| {
+        let answer = answer(&books, bytes, &policy()).await;
+        (ez_protocol::message::AnswerKind::try_from(answer.kind).unwrap(), answer.code)
+    };
+    let said = |kind, code: &str| (kind, code.to_owned());
+    assert_eq!(told(&first).await, said(Accepted, ""));
+    let write = async |sql: String| {
+        let written = books.journal.write(move |conn| {
+            Box::pin(
+                async move { Ok(sqlx::query(sqlx::AssertSqlSafe(sql)).execute(conn).await.map(|_| ())?) },
+            )
+        });
+        written.await.unwrap();
+    };
+    let others = format!(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 999) \
+         INSERT INTO image_builds (order_id, envelope, payload, payload_hash, name, digest, state, expires_at, \
+         accepted_at, updated_at) \
+         SELECT 'other ' || n, x'00', x'00', x'00', 'debian-13', 'sha256:', 'ready', {0}, {0}, {0} FROM n",
+        NOW.0
+    );
+    write(others).await;
+    assert_eq!(told(&one_more).await, said(Refused, "NO_SPACE"));
+    assert_eq!(told(&first).await, said(Duplicate, ""), "what is known is answered as before");
+    // Those of the others that have ended are past; the first still waits.
+    write("UPDATE image_builds SET expires_at = 1, updated_at = 1".to_owned()).await;
+    assert_eq!(told(&one_more).await, said(Accepted, ""), "the refusal was not for good");
+    assert_eq!(told(&first).await, said(Duplicate, ""), "what has not ended is never forgotten");
+    let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM image_builds")
+        .fetch_one(books.journal.readers())
+        .await
+        .unwrap();
+    assert_eq!(left, 2);
+}
+
+#[tokio::test]
 async fn what_the_host_does_not_allow_or_is_not_for_it_is_refused_by_name() {
     let allowed = policy();
     let mut never = policy();

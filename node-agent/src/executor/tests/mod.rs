@@ -10,3 +10,4 @@ mod queue;
 mod scenes;
 mod stories;
 mod unsettled;
+mod waiting;

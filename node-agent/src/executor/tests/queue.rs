@@ -22,13 +22,13 @@ use crate::{
 };
 
 /// The create of the n-th server, counted from 1.
-fn create(n: u8) -> ProvisioningOrder {
+pub(super) fn create(n: u8) -> ProvisioningOrder {
     let mut order = ensure(u64::from(n), 1);
     order.instance = InstanceRef { uuid: instance(n), vmid: VMID + u32::from(n) };
     order
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let waits = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -39,7 +39,7 @@ async fn until(what: &str, holds: impl AsyncFn() -> bool) {
         .unwrap_or_else(|_| panic!("waiting for {what}"));
 }
 
-fn clones(host: &Host) -> Vec<String> {
+pub(super) fn clones(host: &Host) -> Vec<String> {
     host.pve.changes().into_iter().filter(|call| call.starts_with("clone_template")).collect()
 }
 
