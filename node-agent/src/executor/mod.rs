@@ -206,14 +206,16 @@ impl Engine {
             Verb::Action => action::run(&cx).await.map(|()| json!({})),
             Verb::Retire => retire::run(&cx).await.map(|()| json!({})),
             Verb::Purge => purge::run(&cx).await.map(|()| json!({})),
-            Verb::Adopt => adopt::run(&cx).await.map(|()| json!({})),
+            Verb::Adopt => adopt::run(&cx).await,
         };
         match outcome {
             Ok(facts) => {
                 let applied = cx.spec().ok().and_then(|spec| serde_json::to_string(spec).ok());
                 let books = match row.verb {
                     Verb::Ensure => BookEntry::Carried { instance, generation, applied },
-                    Verb::Adopt => BookEntry::Adopted { instance, generation },
+                    Verb::Adopt => {
+                        BookEntry::Adopted { instance, generation, networks: facts["networks"].to_string() }
+                    }
                     Verb::Action => BookEntry::Nothing,
                     Verb::Retire => BookEntry::Retired { instance, generation },
                     Verb::Purge => BookEntry::Gone { instance, generation },

@@ -36,6 +36,7 @@ fn resource(generation: u64) -> ResourceRow {
         spec_hash: None,
         spec_json: None,
         applied_json: None,
+        seen_networks: None,
         marker: String::new(),
         phase: Phase::Present,
         retired_at: None,

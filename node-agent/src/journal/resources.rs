@@ -37,6 +37,8 @@ pub struct ResourceRow {
     pub spec_json: Option<String>,
     /// The spec that was carried out last, as JSON.
     pub applied_json: Option<String>,
+    /// What the VM's own configuration told of its network when it was taken over, as JSON.
+    pub seen_networks: Option<String>,
     /// The marker line written into the VM.
     pub marker: String,
     /// What is known to exist.
@@ -81,6 +83,8 @@ pub enum BookEntry {
         instance: InstanceId,
         /// The generation.
         generation: u64,
+        /// What its configuration tells of its network, as JSON.
+        networks: String,
     },
     /// The VM was stopped to be kept.
     Retired {
@@ -110,6 +114,7 @@ fn read(row: &SqliteRow) -> Result<ResourceRow, JournalError> {
         spec_hash: row.try_get("spec_hash")?,
         spec_json: row.try_get("spec_json")?,
         applied_json: row.try_get("applied_json")?,
+        seen_networks: row.try_get("seen_networks")?,
         marker: row.try_get("marker")?,
         phase: parsed("resources", "phase", row.try_get("phase")?)?,
         retired_at: row.try_get::<Option<i64>, _>("retired_at")?.map(UnixMillis),
@@ -223,14 +228,15 @@ pub(super) async fn apply(
             .await?;
             Ok(())
         }
-        BookEntry::Adopted { instance, generation } => {
+        BookEntry::Adopted { instance, generation, networks } => {
             sqlx::query(
                 "UPDATE resources SET observed_generation = MAX(observed_generation, $2), updated_at = $3, \
-                 phase = CASE WHEN phase = 'retired' THEN phase ELSE 'present' END WHERE uuid = $1",
+                 seen_networks = $4, phase = CASE WHEN phase = 'retired' THEN phase ELSE 'present' END WHERE uuid = $1",
             )
             .bind(instance.to_string())
             .bind(stored(generation))
             .bind(at.0)
+            .bind(networks)
             .execute(conn)
             .await?;
             Ok(())

@@ -124,7 +124,7 @@ fn in_use(
     network: &NetworkSpec,
 ) -> Result<(), PolicyRefusal> {
     let wanted = UsedNetwork::from(network);
-    if present.is_some_and(|used| used.networks.contains(&wanted)) {
+    if present.is_some_and(|used| used.networks.iter().any(|network| network.covers(&wanted))) {
         return Ok(());
     }
     let others = usage.instances.iter().filter(|used| used.instance != order.instance.uuid);

@@ -29,7 +29,7 @@ use ipnet::IpNet;
 pub use evaluate::{console, evaluate, image_order, loss_of};
 pub use file::{load, parse};
 pub use keys::check_change;
-pub use usage::{Made, Usage, UsedInstance, UsedNetwork};
+pub use usage::{Made, Usage, UsedInstance, UsedNetwork, networks_of};
 
 use crate::pve::CloneMode;
 

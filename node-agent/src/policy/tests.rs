@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     config::Place,
     journal::{DISK, Losses},
-    pve::ConfigChange,
+    pve::{ConfigChange, GuestConfig, settings},
 };
 
 const POLICY: &str = r#"
@@ -271,6 +271,51 @@ fn a_server_gets_no_address_that_another_one_here_has() {
     let own = UsedInstance { networks: vec![UsedNetwork::from(&spec().network)], ..used(1, None) };
     assert_eq!(among(vec![own.clone(), neighbour(None, &|_| {})]), None);
     assert_eq!(among(vec![own]), None);
+}
+
+#[test]
+fn a_configuration_tells_where_its_cards_are_and_one_address_of_each_family() {
+    let seen = |values: &[(&str, &str)]| {
+        let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        networks_of(&GuestConfig { values, digest: String::new() })
+    };
+    // What we have written ourselves reads as it was ordered.
+    let mut ours = spec();
+    ours.network.vlan = Some(101);
+    let routed = serde_json::json!({ "cidr": "2001:db8:0:1::1/64", "gateway": "fe80::1" });
+    ours.network.addresses.push(serde_json::from_value(routed).unwrap());
+    let told = settings::first_boot(&ours);
+    let card = settings::served(&ours, &GuestConfig::default(), None).remove("net0").unwrap();
+    let read = seen(&[("net0", card.as_str()), ("ipconfig0", told["ipconfig0"].as_str())]);
+    assert_eq!(read, [UsedNetwork::from(&ours.network)]);
+
+    // What others have written is read as far as it tells.
+    let read = seen(&[
+        ("net0", "e1000=bc:24:11:00:00:07,bridge=vmbr1"),
+        ("ipconfig0", "ip=dhcp,ip6=auto"),
+        ("net3", "model=virtio,macaddr=BC:24:11:00:00:08,bridge=vmbr2,tag=7"),
+        ("ipconfig3", "ip=10.0.0.5/8,gw=10.0.0.1"),
+        ("net4", "virtio,bridge=vmbr0"),
+        ("ipconfig5", "ip=10.0.0.6/8"),
+    ]);
+    let shown = |net: &UsedNetwork| (net.bridge.clone(), net.vlan, net.mac.to_string(), net.sends_from.len());
+    assert_eq!(
+        read.iter().map(shown).collect::<Vec<_>>(),
+        [
+            ("vmbr1".to_owned(), None, "BC:24:11:00:00:07".to_owned(), 0),
+            ("vmbr2".to_owned(), Some(7), "BC:24:11:00:00:08".to_owned(), 1),
+        ]
+    );
+    assert_eq!(read[1].sends_from[0].to_string(), "10.0.0.5/32");
+    assert!(seen(&[]).is_empty());
+
+    // What was told of it is more than what it keeps: it is asked about nothing that it has.
+    let neighbour = UsedInstance { networks: vec![UsedNetwork::from(&spec().network)], ..used(2, None) };
+    let own = UsedInstance { networks: vec![UsedNetwork::from(&ours.network)], ..used(1, None) };
+    let usage = Usage { instances: vec![own, neighbour], ..Usage::default() };
+    let mut less = ours.network.clone();
+    less.addresses.truncate(1);
+    assert_eq!(rule(&usage, &ensure(|spec| spec.network = less)), None);
 }
 
 #[test]

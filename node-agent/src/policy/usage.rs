@@ -2,13 +2,14 @@
 
 use ez_protocol::{
     InstanceId, UnixMillis,
-    order::{ImageDigest, InstanceSpec, MacAddress, NetworkSpec},
+    order::{AddressAssignment, ImageDigest, InstanceSpec, MacAddress, NetworkSpec},
 };
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     journal::{Facts, Losses, Phase, ResourceRow},
-    pve::settings,
+    pve::{GuestConfig, settings},
 };
 
 /// One instance in the books.
@@ -22,8 +23,8 @@ pub struct UsedInstance {
     pub memory_mib: u32,
     /// Its disk as ordered, GiB.
     pub disk_gib: u32,
-    /// Where its card is and what it may send from: as ordered, and as it was carried out last. Unknown of one that was
-    /// adopted and not changed since.
+    /// Where its card is and what it may send from: as ordered, and as it was carried out last. Of one that was adopted and
+    /// not changed since, what its configuration told.
     pub networks: Vec<UsedNetwork>,
     /// What its disk was made of, as far as this is known here.
     pub made: Option<Made>,
@@ -36,7 +37,7 @@ pub struct UsedInstance {
 }
 
 /// A server's place in the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsedNetwork {
     /// Bridge on the host.
     pub bridge: String,
@@ -72,6 +73,38 @@ impl UsedNetwork {
             |net: &&IpNet| other.sends_from.iter().any(|used| used.contains(*net) || net.contains(used));
         mine.filter(both).map(|net| format!("address {net}")).next()
     }
+
+    /// Whether it is this place or more of it.
+    pub fn covers(&self, wanted: &Self) -> bool {
+        (&self.mac, &self.bridge, self.vlan) == (&wanted.mac, &wanted.bridge, wanted.vlan)
+            && wanted.sends_from.iter().all(|net| self.sends_from.contains(net))
+    }
+}
+
+/// Proxmox has `net0` to `net31`.
+const MOST_CARDS: u32 = 32;
+
+/// What a VM's configuration tells of its cards: where each is, and one address of each family, which is all that Proxmox
+/// itself knows. What it does not tell (an address that the guest gets from elsewhere) stays unknown.
+pub fn networks_of(config: &GuestConfig) -> Vec<UsedNetwork> {
+    (0..MOST_CARDS).filter_map(|n| card_of(config, &format!("net{n}"), &format!("ipconfig{n}"))).collect()
+}
+
+fn card_of(config: &GuestConfig, net: &str, ipconfig: &str) -> Option<UsedNetwork> {
+    // The hardware address stands behind the card's model.
+    let is_mac = |part: &str| MacAddress::parse(&part.split_once('=')?.1.to_ascii_uppercase()).ok();
+    let mac = config.get(net)?.split(',').find_map(is_mac)?;
+    let address = |(ip, gateway): (&str, &str)| {
+        let cidr = config.property(ipconfig, ip)?.parse().ok()?;
+        let gateway = config.property(ipconfig, gateway).and_then(|text| text.parse().ok());
+        Some(settings::sends_from(&AddressAssignment { cidr, gateway }))
+    };
+    Some(UsedNetwork {
+        bridge: config.property(net, "bridge").unwrap_or_default().to_owned(),
+        vlan: config.property(net, "tag").and_then(|tag| tag.parse().ok()),
+        mac,
+        sends_from: [("ip", "gw"), ("ip6", "gw6")].into_iter().filter_map(address).collect(),
+    })
 }
 
 /// What a disk was made of when it was made last.
@@ -111,8 +144,15 @@ impl From<&ResourceRow> for UsedInstance {
         let spec: Option<InstanceSpec> =
             row.spec_json.as_deref().and_then(|json| serde_json::from_str(json).ok());
         let applied = row.applied();
+        // Until something of ours was carried out on it.
+        let seen: Option<Vec<UsedNetwork>> = row
+            .seen_networks
+            .as_deref()
+            .filter(|_| applied.is_none())
+            .and_then(|json| serde_json::from_str(json).ok());
+        let told = [&spec, &applied].into_iter().flatten().map(|spec| UsedNetwork::from(&spec.network));
         Self {
-            networks: [&spec, &applied].into_iter().flatten().map(|spec| (&spec.network).into()).collect(),
+            networks: told.chain(seen.unwrap_or_default()).collect(),
             instance: row.instance,
             vcpus: spec.as_ref().map_or(0, |s| s.vcpus),
             memory_mib: spec.as_ref().map_or(0, |s| s.memory_mib),

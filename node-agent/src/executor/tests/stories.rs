@@ -3,13 +3,14 @@
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Empty, Op, PowerVerb, Service},
+    order::{Empty, InstanceRef, Op, PowerVerb, Service},
 };
 
 use super::kit::Host;
 use crate::{
     executor::Load,
     journal::{OrderState, Phase},
+    policy::{self, Usage, UsedInstance},
     pve::fake::Fault,
     testing::{NOW, VMID, ensure, instance, order},
 };
@@ -398,6 +399,49 @@ async fn adopt_takes_a_marked_vm_into_the_books_and_no_other() {
     assert!(host.pve.changes().is_empty());
     let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
     assert_eq!((row.phase, row.generation), (Phase::Present, 6));
+}
+
+/// Until its first order says what its network is, its configuration does.
+#[tokio::test]
+async fn the_address_of_a_server_that_was_taken_over_is_nobody_elses() {
+    let host = Host::new().await;
+    let adopt = order(1, 5, Op::Adopt(Empty {}));
+    let marker = crate::testing::read(&adopt).marker().to_string();
+    host.pve.put_guest(VMID, |guest| {
+        guest.pool = Some("ez".to_owned());
+        for (key, value) in [
+            ("description", marker.as_str()),
+            ("net0", "virtio=BC:24:11:00:00:09,bridge=vmbr0,firewall=1"),
+            ("ipconfig0", "ip=203.0.113.10/24,gw=203.0.113.1"),
+            ("scsi0", "local-lvm:vm-1000-disk-0,size=20G"),
+            ("ide2", "local-lvm:vm-1000-cloudinit,media=cdrom"),
+        ] {
+            guest.config.insert(key.to_owned(), value.to_owned());
+        }
+    });
+    // Another server that is to have the same address.
+    let mut other = ensure(3, 1);
+    other.instance = InstanceRef { uuid: instance(11), vmid: VMID + 1 };
+    let refused = async || {
+        let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
+        let usage = Usage { instances: vec![UsedInstance::from(&row)], ..Usage::default() };
+        policy::evaluate(&host.engine.rules.policy, &usage, &other, NOW).err().map(|refusal| refusal.rule)
+    };
+    host.books.accept(&adopt).await;
+    assert_eq!(refused().await, None, "nobody has looked yet");
+    assert_eq!(host.run(&adopt).await.state, OrderState::Succeeded);
+    assert_eq!(refused().await, Some("network.in_use"));
+
+    let mut moved = ensure(2, 6);
+    if let Op::Ensure(spec) = &mut moved.op {
+        spec.network.mac = "BC:24:11:00:00:09".parse().unwrap();
+        spec.network.addresses[0].cidr = "203.0.113.20/24".parse().unwrap();
+    }
+    host.books.accept(&moved).await;
+    assert_eq!(refused().await, Some("network.in_use"), "it still has it");
+    let row = host.run(&moved).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(refused().await, None, "it has let it go");
 }
 
 #[tokio::test]
