@@ -1,11 +1,18 @@
 //! `status`: what the running agent last wrote about itself, and what its journal says.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
+use ez_protocol::UnixMillis;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{alone, message, print, print_json};
-use crate::config::Config;
+use crate::{
+    clock::{Clock as _, SystemClock},
+    config::Config,
+    doctor::span,
+    journal::{Journal, JournalError, OrderRow, lists},
+};
 
 /// What a running agent writes to `status.json`, whole, whenever something changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -67,37 +74,26 @@ pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<Exi
     let file: StatusFile = serde_json::from_slice(&text)?;
     let alive = is_alive(&file, alone::runs(&config.lock_file()), &super::run::boot_id());
     // A journal that cannot be read is one thing to tell among the others.
-    let opened = match crate::journal::Journal::open_read_only(&config.journal_file()).await {
-        Ok(pool) => crate::journal::lists::open_orders(&pool).await,
-        Err(error) => Err(error),
-    };
-    let (resources, unread) = match opened {
-        Ok(open) => (Some(open), None),
-        Err(error) => (None, Some(error.to_string())),
-    };
+    let orders = orders(&config.journal_file()).await;
     if as_json {
         let mut value = serde_json::to_value(&file)?;
         value["running"] = serde_json::Value::Bool(alive);
-        value["open_orders"] = serde_json::json!(resources.as_ref().map(Vec::len));
+        value["open_orders"] = json!(orders.as_ref().ok().map(|orders| orders.open.len()));
+        value["stuck_orders"] = json!(orders.as_ref().ok().map(Orders::stuck_json));
         print_json(&value);
         return Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let running = if alive { format!("running (pid {})", file.pid) } else { "not running".to_owned() };
     print(&format!("agent        {running}, version {}", file.version));
     print(&format!("node         {} ({}), epoch {}", file.node_name, file.node, file.epoch));
-    let since = super::journal::time(ez_protocol::UnixMillis(file.since));
+    let since = super::journal::time(UnixMillis(file.since));
     print(&format!("link         {} {} since {since}", file.link, file.peer));
     print(&format!("Proxmox VE   {}", file.pve_version));
-    let until = super::journal::time(ez_protocol::UnixMillis(file.certificate_until));
+    let until = super::journal::time(UnixMillis(file.certificate_until));
     print(&format!("certificate  until {until}"));
-    if let Some(open) = &resources {
-        print(&format!("orders       {} at work", open.len()));
-        for row in open {
-            print(&format!("             {} {} VM {} {}", row.order_id, row.verb, row.vmid, row.state));
-        }
-    }
-    if let Some(why) = unread {
-        print(&format!("orders       the journal cannot be read: {why}"));
+    match &orders {
+        Ok(orders) => orders.lines(SystemClock.now()).iter().for_each(|line| print(line)),
+        Err(why) => print(&format!("orders       the journal cannot be read: {why}")),
     }
     for warning in &file.warnings {
         print(&format!("warning      {warning}"));
@@ -105,9 +101,70 @@ pub(super) async fn status(config: &Config, as_json: bool) -> anyhow::Result<Exi
     Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Orders that somebody may want to know of.
+struct Orders {
+    /// At work or waiting.
+    open: Vec<OrderRow>,
+    /// Stuck until root of this host has decided.
+    stuck: Vec<OrderRow>,
+}
+
+async fn orders(journal: &Path) -> Result<Orders, JournalError> {
+    let pool = Journal::open_read_only(journal).await?;
+    let open = lists::open_orders(&pool).await?;
+    let mut stuck = lists::waiting_for_a_person(&pool).await?;
+    stuck.retain(|row| row.stuck_since().is_some());
+    Ok(Orders { open, stuck })
+}
+
+impl Orders {
+    fn lines(&self, now: UnixMillis) -> Vec<String> {
+        let mut lines = vec![format!("orders       {} at work", self.open.len())];
+        lines.extend(
+            self.open.iter().map(|row| {
+                format!("             {} {} VM {} {}", row.order_id, row.verb, row.vmid, row.state)
+            }),
+        );
+        if !self.stuck.is_empty() {
+            lines.push(format!("stuck        {} until root of this host decides", self.stuck.len()));
+        }
+        for row in &self.stuck {
+            let since = row.stuck_since().map(|at| span(now.since(at))).unwrap_or_default();
+            lines.push(format!("             {} {} VM {}, for {since}", row.order_id, row.asks(), row.vmid));
+            lines.push(format!("             {}", row.way_out()));
+        }
+        lines
+    }
+
+    fn stuck_json(&self) -> serde_json::Value {
+        let one = |row: &OrderRow| json!({ "order_id": row.order_id, "vmid": row.vmid, "since": row.stuck_since() });
+        self.stuck.iter().map(one).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        executor::testkit::Host,
+        journal::OrderState,
+        pve::fake::Fault,
+        testing::{NOW, ensure},
+    };
+
+    #[tokio::test]
+    async fn what_is_stuck_is_told_with_its_age_and_what_ends_it() {
+        let host = Host::new().await;
+        host.pve.fail_next("clone_template", Fault::TaskKilled);
+        assert_eq!(host.carry_out(&ensure(1, 1)).await.state, OrderState::Stuck);
+        let orders = orders(&host.books.dir.path().join("journal.sqlite")).await.unwrap();
+        let later = NOW.plus(std::time::Duration::from_secs(5 * 86_400));
+        let (id, lines) = (ensure(1, 1).order_id, orders.lines(later));
+        assert_eq!(lines[..2], ["orders       0 at work", "stuck        1 until root of this host decides"]);
+        assert!(lines[2].contains(&format!("{id} ensure VM 1000, for 5 days")), "{lines:?}");
+        assert!(lines[3].contains(&format!("ez-node-agent order abandon {id} ends it")), "{lines:?}");
+        assert_eq!(orders.stuck_json()[0]["since"], json!(NOW));
+    }
 
     #[test]
     fn what_an_agent_wrote_before_the_host_booted_is_no_sign_of_life() {

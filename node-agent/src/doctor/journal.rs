@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Row as _, SqlitePool};
 
 use super::{Check, Patient, span};
-use crate::journal::{Journal, LOW_WATER_BYTES, OrderState, Space, lists};
+use crate::journal::{Journal, LOW_WATER_BYTES, Space, lists};
 
 pub(super) const NAMES: &[&str] =
     &["journal", "journal-space", "reserve-file", "outbox", "orders", "destroy-circuit"];
@@ -116,10 +116,10 @@ async fn stuck(pool: &SqlitePool, patient: &Patient) -> Check {
     };
     let now = patient.clock.now();
     let old = |row: &&crate::journal::OrderRow| now.since(row.accepted_at) > Duration::from_secs(3 * 3_600);
-    if let Some(first) = orders.iter().find(|row| row.state == OrderState::Stuck) {
-        let count = orders.iter().filter(|row| row.state == OrderState::Stuck).count();
-        let fix = format!("ez-node-agent order show {}, then order resume or order abandon", first.order_id);
-        return Check::warn("orders", format!("{count} stuck"), fix);
+    let stuck = || orders.iter().filter_map(|row| Some((row.stuck_since()?, row)));
+    if let Some((since, oldest)) = stuck().min_by_key(|(since, _)| *since) {
+        let found = format!("{} stuck, the oldest for {}", stuck().count(), span(now.since(since)));
+        return Check::warn("orders", found, oldest.way_out());
     }
     match orders.iter().find(old) {
         Some(row) => {

@@ -159,7 +159,7 @@ pub fn worst(checks: &[Check]) -> Level {
 }
 
 /// Seconds as people say them.
-fn span(of: Duration) -> String {
+pub(crate) fn span(of: Duration) -> String {
     let secs = of.as_secs();
     match secs {
         0..=119 => format!("{secs} s"),

@@ -337,7 +337,13 @@ async fn stuck_orders_and_an_open_circuit_wait_for_a_person() {
     config.state_dir = books.dir.path().to_owned();
     let scene = Scene { patient: Patient { config: Ok(config), ..scene.patient }, ..scene };
     let orders = scene.check("orders").await;
-    assert!(orders.level == Level::Warn && orders.fix.contains(&order.order_id.to_string()), "{orders:?}");
+    let days = NOW.since(ez_protocol::UnixMillis(1)).as_secs() / 86_400;
+    assert_eq!(orders.level, Level::Warn, "{orders:?}");
+    assert_eq!(orders.found, format!("1 stuck, the oldest for {days} days"));
+    for command in ["show", "resume", "abandon"] {
+        let whole = format!("ez-node-agent order {command} {}", order.order_id);
+        assert!(orders.fix.contains(&whole), "{orders:?}");
+    }
     let circuit = scene.check("destroy-circuit").await;
     assert!(circuit.level == Level::Warn && circuit.fix.ends_with("ez-node-agent unlock"), "{circuit:?}");
 }

@@ -194,6 +194,20 @@ impl OrderRow {
         }
     }
 
+    /// Since when it waits for root of this host, if it does.
+    pub fn stuck_since(&self) -> Option<UnixMillis> {
+        (self.state == OrderState::Stuck).then(|| self.finished_at.unwrap_or(self.accepted_at))
+    }
+
+    /// What root of this host can do about one that is stuck. It ends by nothing else but a later order.
+    pub fn way_out(&self) -> String {
+        let (id, command) = (self.order_id, "ez-node-agent order");
+        format!(
+            "{command} show {id} tells why; {command} resume {id} lets it go on once that is mended, {command} abandon {id} \
+             ends it and leaves all as it is"
+        )
+    }
+
     /// SHA-256 of the bytes that were received, hexadecimal.
     pub fn envelope_sha256(&self) -> String {
         match &self.envelope_hash {
