@@ -108,6 +108,9 @@ pub enum JournalError {
     /// The batch this write was part of failed; whether it is durable is unknown until it is read.
     #[error("the journal could not confirm the write")]
     Unknown,
+    /// The write met a defect of ours; nothing of it was kept.
+    #[error("the write met a defect of this agent and was taken back; its log says which")]
+    Defect,
     /// The writer has ended.
     #[error("the journal is closed")]
     Closed,

@@ -153,6 +153,22 @@ async fn many_writes_share_one_commit_and_one_bad_one_spoils_no_other() {
 }
 
 #[tokio::test]
+async fn a_write_that_meets_a_defect_takes_back_only_its_own() {
+    let books = Books::new().await;
+    let order = ensure(1, 1);
+    let judge = |_: &Facts| -> Admission { panic!("a defect of the judgement") };
+    let (before, met, after) = tokio::join!(
+        books.journal.push_event(event(EventKind::StepProgress)),
+        books.journal.admit(crate::testing::read(&order).question(), NOW, judge),
+        books.journal.push_event(event(EventKind::StepProgress)),
+    );
+    assert!(matches!(met, Err(JournalError::Defect)), "{met:?}");
+    assert_eq!((before.unwrap(), after.unwrap()), (1, 2));
+    assert!(books.journal.order(order.order_id).await.unwrap().is_none());
+    books.accept(&order).await;
+}
+
+#[tokio::test]
 async fn events_are_numbered_without_a_gap_and_go_only_when_acknowledged() {
     let books = Books::new().await;
     for _ in 0..5 {

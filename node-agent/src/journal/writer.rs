@@ -1,7 +1,9 @@
 //! The one writer of the journal: closures wait in a queue, run each in its own savepoint and are
-//! committed together. One fsync serves all of them; nobody is answered before it.
+//! committed together. One fsync serves all of them; nobody is answered before it. One that panics takes back only its own.
 
-use futures::future::BoxFuture;
+use std::panic::AssertUnwindSafe;
+
+use futures::{FutureExt as _, future::BoxFuture};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,7 +40,9 @@ where
     fn run<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, Outcome> {
         Box::pin(async move {
             let Some(closure) = self.closure.take() else { return Outcome::Fatal };
-            let result = closure(conn).await;
+            // A defect of ours in one write must not end the writer, and with it every order of this host.
+            let run = AssertUnwindSafe(async move { closure(conn).await }).catch_unwind();
+            let result = run.await.unwrap_or(Err(JournalError::Defect));
             let outcome = match &result {
                 Ok(_) => Outcome::Keep,
                 Err(error) if error.is_fatal() => Outcome::Fatal,
