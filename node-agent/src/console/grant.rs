@@ -20,7 +20,7 @@ pub fn read(bytes: &[u8], trusted: &[TrustedKey], now: UnixMillis) -> Result<Con
     let verified =
         envelope.verify(PayloadType::ConsoleGrant, trusted, now).map_err(|error| intake::refuse(&error))?;
     ConsoleGrant::from_bytes(&verified.payload)
-        .map_err(|error| Refusal::new(RefusalCode::BadPayload, error.to_string()))
+        .map_err(|error| intake::unread(RefusalCode::BadPayload, &error))
 }
 
 /// Whether the grant may be used here and now.

@@ -33,7 +33,7 @@ pub fn read(bytes: &[u8], trusted: &[TrustedKey], now: UnixMillis) -> Result<New
     let verified =
         envelope.verify(PayloadType::Image, trusted, now).map_err(|error| intake::refuse(&error))?;
     let order = ImageOrder::from_bytes(&verified.payload)
-        .map_err(|error| Refusal::new(RefusalCode::BadPayload, error.to_string()))?;
+        .map_err(|error| intake::unread(RefusalCode::BadPayload, &error))?;
     let payload_hash = Sha256::digest(&verified.payload).into();
     Ok(NewImageBuild { order, envelope: bytes.to_vec(), payload: verified.payload, payload_hash })
 }

@@ -71,7 +71,7 @@ pub fn read(bytes: &[u8], trusted: &[TrustedKey], now: UnixMillis) -> Result<Rea
     let envelope = Envelope::decode(bytes).map_err(|error| refuse(&error))?;
     let verified = envelope.verify(PayloadType::Order, trusted, now).map_err(|error| refuse(&error))?;
     let order = ProvisioningOrder::from_bytes(&verified.payload)
-        .map_err(|error| Refusal::new(RefusalCode::BadPayload, error.to_string()))?;
+        .map_err(|error| unread(RefusalCode::BadPayload, &error))?;
     let payload_hash = Sha256::digest(&verified.payload).into();
     Ok(Read { envelope: bytes.to_vec(), order, payload: verified.payload, payload_hash })
 }
@@ -82,7 +82,15 @@ pub(crate) fn refuse(error: &EnvelopeError) -> Refusal {
         EnvelopeError::BadSignature => RefusalCode::BadSignature,
         EnvelopeError::WrongRole => RefusalCode::WrongRole,
     };
-    Refusal::new(code, error.to_string())
+    unread(code, error)
+}
+
+/// Longest reason of a refusal that repeats what was sent: of so much no answer could be made, and no row should be.
+const LONGEST_REASON: usize = 500;
+
+/// The refusal of what could not be read.
+pub(crate) fn unread(code: RefusalCode, reason: &impl std::fmt::Display) -> Refusal {
+    Refusal::new(code, reason.to_string().chars().take(LONGEST_REASON).collect::<String>())
 }
 
 impl Read {

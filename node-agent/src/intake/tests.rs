@@ -1,9 +1,9 @@
 //! Every way an order can be wrong, with the refusal it gets; and that only a good one comes in.
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use ez_protocol::{
     InstallId, NodeId, UnixMillis,
-    envelope::{Envelope, KeyRole, PayloadType},
+    envelope::{Envelope, KeyRole, PayloadType, pae},
     order::{Action, Empty, Op, ProvisioningOrder},
     refusal::{Refusal, RefusalCode},
 };
@@ -222,6 +222,30 @@ fn a_refusal_is_not_remembered_for_as_long_as_the_order_says_it_lives() {
     };
     assert_eq!(kept(NOW.0 + 600_000), NOW.0 + 600_000 + 24 * hour);
     assert_eq!(kept((1 << 53) - 1), NOW.0 + 48 * hour + 300_000, "no good order lives longer than a day");
+}
+
+/// Of a longer one no answer could be made, so that nothing would be said at all.
+#[test]
+fn a_refusal_repeats_no_more_of_what_was_sent_than_an_answer_can_carry() {
+    let kind = "\u{1}".repeat(40_000);
+    let signature = order_key().sign(&pae(&kind, b"")).to_bytes();
+    // Version 1, this type, no content, one signature.
+    let mut envelope = vec![0x08, 1, 0x12];
+    prost::encoding::encode_varint(kind.len() as u64, &mut envelope);
+    envelope.extend(kind.as_bytes());
+    envelope.extend([0x22, 100, 0x0a, 32]);
+    envelope.extend([0; 32]);
+    envelope.extend([0x12, 64]);
+    envelope.extend(signature);
+    let refusal = read(&envelope, &trusted(KeyRole::Order), NOW).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::BadPayload);
+    assert!(refusal.detail.starts_with("the envelope holds") && refusal.detail.len() <= 500, "{refusal}");
+
+    let payload = format!("{{\"{}\":1}}", "x".repeat(60_000)).into_bytes();
+    let signed = Envelope::sign(&order_key(), PayloadType::Order, payload).encode();
+    let refusal = read(&signed, &trusted(KeyRole::Order), NOW).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::BadPayload);
+    assert!(refusal.detail.contains("xxx") && refusal.detail.len() <= 500, "{refusal}");
 }
 
 #[tokio::test]
