@@ -83,6 +83,8 @@ impl Actors {
     pub fn enqueue(&self, instance: InstanceId, id: ProvisioningOrderId, clones: Option<u64>) {
         let mut inner = self.lock();
         match &mut inner.held {
+            // Whoever delivers one order again and again must not fill the memory with it.
+            Some(held) if held.iter().any(|(_, known, _)| *known == id) => {}
             Some(held) => held.push((instance, id, clones)),
             None => self.put(&mut inner, (instance, id, clones)),
         }
@@ -152,5 +154,24 @@ impl Actors {
         inner.tasks.abort_all();
         inner.queues.clear();
         self.engine.limits.clones.expect_nothing();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{executor::testkit::Host, testing::ensure};
+
+    #[tokio::test]
+    async fn an_order_that_is_delivered_again_and_again_is_held_once() {
+        let host = Host::new().await;
+        let actors = Actors::new(Arc::clone(&host.engine));
+        actors.hold();
+        for _ in 0..1_000 {
+            for order in [ensure(1, 1), ensure(2, 2)] {
+                actors.enqueue(order.instance.uuid, order.order_id, Some(order.seq));
+            }
+        }
+        assert_eq!(actors.lock().held.as_ref().map(Vec::len), Some(2));
     }
 }
