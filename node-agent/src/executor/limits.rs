@@ -78,13 +78,16 @@ impl Limits {
     }
 
     /// Waits for a start's turn: after a power cut a whole host must not start at once. A start that
-    /// comes alone does not wait.
-    pub async fn start_turn(&self, gap: Duration) {
+    /// comes alone does not wait. True if it was waited for: what was seen before is old.
+    pub async fn start_turn(&self, gap: Duration) -> bool {
+        let asked = Instant::now();
         let mut next = self.next_start.lock().await;
+        let waits = next.is_some_and(|at| at > asked);
         if let Some(at) = *next {
             tokio::time::sleep_until(at).await;
         }
         *next = Some(Instant::now() + gap);
+        waits
     }
 }
 

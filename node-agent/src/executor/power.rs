@@ -151,7 +151,10 @@ impl Step for Start {
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
-            cx.limits().start_turn(cx.pace().between_starts).await;
+            if cx.limits().start_turn(cx.pace().between_starts).await {
+                // Meanwhile the VM may have become somebody else's.
+                cx.present().await?;
+            }
             Ok(Act::Task(cx.pve().start(cx.vmid()).await?))
         })
     }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ez_protocol::{
     UnixMillis,
     message::EventKind,
-    order::{Action, Op, ProvisioningOrder},
+    order::{Action, Op, ProvisioningOrder, Service},
 };
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::{
     executor::{Actors, Load, Pace},
     journal::OrderState,
     pve::fake::Fault,
-    testing::{NOW, ensure, order},
+    testing::{NOW, VMID, ensure, order},
 };
 
 /// An agent that was started beside a silent Proxmox takes orders and begins none.
@@ -135,6 +135,31 @@ async fn carried_out(host: &Host, order: &ProvisioningOrder) {
     let end = tokio::time::timeout(Duration::from_secs(60), host.carry_out(order)).await;
     let row = end.unwrap_or_else(|_| panic!("something holds {} up", order.op.verb()));
     assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+}
+
+#[tokio::test]
+async fn a_vm_whose_marker_goes_while_its_start_waits_for_its_turn_is_not_started() {
+    let minute = Duration::from_secs(60);
+    let host = with_pace(minute, minute, minute).await;
+    let mut off = ensure(2, 2);
+    if let Op::Ensure(spec) = &mut off.op {
+        spec.service = Service::Suspended;
+    }
+    carried_out(&host, &off).await;
+    let starts = host.count("start");
+    // Another server was started just now.
+    host.engine.limits.start_turn(Duration::from_secs(3)).await;
+    let on = ensure(3, 3);
+    host.books.accept(&on).await;
+    let work = begun(&host, &on, (5, "start"), "guest_status").await;
+    host.pve.put_guest(VMID, |guest| {
+        guest.config.insert("description".to_owned(), "the operator's own".to_owned());
+    });
+    work.await.unwrap().unwrap();
+    let row = host.row(&on).await;
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    assert!(row.result.unwrap().contains("hands off"));
+    assert_eq!(host.count("start"), starts);
 }
 
 #[tokio::test]
