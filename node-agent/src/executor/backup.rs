@@ -7,6 +7,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 use ez_protocol::{
     ProvisioningOrderId,
     message::{BackupFact, Backups},
+    order::MAX_BACKUPS,
 };
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -88,14 +89,16 @@ async fn find(cx: &Cx, id: ProvisioningOrderId) -> Result<Option<Backup>, Troubl
     Ok(ours(cx).await?.into_iter().find(|(made_by, _)| *made_by == id).map(|(_, backup)| backup))
 }
 
-/// All of ours, for the control plane; nothing where the host does not say.
+/// All of ours, for the control plane, as far as it keeps any: an event has to fit into a frame, or nothing behind it
+/// would ever be told. Nothing where the host does not say.
 pub(super) async fn shown(cx: &Cx) -> Option<Backups> {
     let fact = |(id, backup): (ProvisioningOrderId, Backup)| BackupFact {
         order_id: id.to_string(),
         made_at_ms: backup.made_secs * 1_000,
         bytes: backup.size,
     };
-    Some(Backups { list: ours(cx).await.ok()?.into_iter().map(fact).collect() })
+    let most = usize::try_from(MAX_BACKUPS).unwrap_or(usize::MAX);
+    Some(Backups { list: ours(cx).await.ok()?.into_iter().take(most).map(fact).collect() })
 }
 
 fn unknown(id: ProvisioningOrderId) -> Trouble {

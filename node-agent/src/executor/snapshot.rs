@@ -62,11 +62,15 @@ async fn find_ours(cx: &Cx, name: &SnapshotName) -> Result<Option<Snapshot>, Tro
     Ok(find(cx, name).await?.filter(is_ours))
 }
 
-/// All of ours, for the control plane; nothing where the host does not say.
+/// So many are told at most: an event has to fit into a frame, or nothing behind it would ever be told.
+const MOST_SHOWN: usize = 100;
+
+/// All of ours, for the control plane, the newest if there are too many; nothing where the host does not say.
 pub(super) async fn shown(cx: &Cx) -> Option<Snapshots> {
     let mut all = cx.pve().snapshots(cx.vmid()).await.ok()?;
     all.retain(is_ours);
     all.sort_by_key(|snapshot| snapshot.taken_secs);
+    all.drain(..all.len().saturating_sub(MOST_SHOWN));
     let fact = |s: Snapshot| SnapshotFact { name: s.name, taken_at_ms: s.taken_secs * 1_000 };
     Some(Snapshots { list: all.into_iter().map(fact).collect() })
 }

@@ -1,6 +1,7 @@
 //! What a server meets after it was made, told one by one.
 
 use ez_protocol::{
+    frame::StreamKind,
     message::Facts,
     order::{Action, IsoName, Op, PasswordHash, ProvisioningOrder, Service, SnapshotName},
 };
@@ -114,6 +115,30 @@ async fn a_snapshot_of_the_hosts_owner_is_neither_shown_nor_touched() {
     let guest = host.pve.guest(VMID).unwrap();
     assert!(guest.running && guest.snapshots.contains_key("theirs"));
     assert_eq!(host.count("roll_back") + host.count("drop_snapshot"), 0);
+}
+
+/// One that does not fit is never sent, and none of those behind it.
+#[tokio::test]
+async fn an_event_fits_into_its_frame_however_many_snapshots_and_backups_there_are() {
+    let host = served().await;
+    let (order, id) = (ensure(1, 1), ensure(1, 1).order_id);
+    let notes = format!("ez-backup:v1 {} {} {id}", order.install, order.instance.uuid);
+    let kept = |text: String| FakeKept { text, ..FakeKept::default() };
+    host.pve.put_guest(VMID, |guest| {
+        let many = (0..500).map(|n| (format!("{n:0>40}"), kept(format!("ez-snapshot:v1 {id}"))));
+        guest.snapshots.extend(many);
+    });
+    (0..500).for_each(|n| host.pve.add_backups_of(VMID, n, &notes));
+    done(&host, &act(2, 1, Action::SnapshotCreate { name: name("newest") })).await;
+    let told = facts(&host).await.snapshots.unwrap().list;
+    assert_eq!(told.last().unwrap().name, "newest");
+    let backup = act(3, 1, Action::BackupCreate { keep: 100 });
+    done(&host, &backup).await;
+    let told = facts(&host).await.backups.unwrap().list;
+    assert_eq!(told.first().unwrap().order_id, backup.order_id.to_string());
+    let all = host.books.journal.outbox_after(0, 10_000).await.unwrap();
+    let cap = StreamKind::Events.frame_cap();
+    assert!(all.iter().all(|event| event.body.len() <= cap));
 }
 
 #[tokio::test]

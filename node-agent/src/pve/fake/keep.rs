@@ -70,8 +70,13 @@ impl FakeHypervisor {
 impl FakeHypervisor {
     /// A backup that somebody else made.
     pub(crate) fn add_backup(&self, vmid: Vmid, notes: &str) {
+        self.add_backups_of(vmid, 0, notes);
+    }
+
+    /// The same, where it makes several.
+    pub(crate) fn add_backups_of(&self, vmid: Vmid, n: u32, notes: &str) {
         let kept = FakeKept { text: notes.to_owned(), ..FakeKept::default() };
-        self.state().backups.insert(format!("backup:backup/by-hand-{vmid}.vma.zst"), (vmid, kept));
+        self.state().backups.insert(format!("backup:backup/by-hand-{vmid}-{n}.vma.zst"), (vmid, kept));
     }
 
     /// Root on the host frees a volume.
