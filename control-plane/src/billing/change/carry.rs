@@ -97,11 +97,8 @@ pub async fn carry_out(app: &Services, id: PlanChangeId) -> Result<Change, Billi
             later(app, &change).await?;
         }
         // Whoever booked it may have died before looking whether its customer leaves …
-        (ChangeState::Scheduled, _) => {
-            if !leave_if_wished(app, &change).await? {
-                keep_up(app, &change).await?;
-            }
-        }
+        (ChangeState::Scheduled, _) if leave_if_wished(app, &change).await? => {}
+        (ChangeState::Scheduled, _) => keep_up(app, &change).await?,
         // … or between taking it back for that and saying so to Stripe.
         (ChangeState::TakenBack, Way::PeriodEnd) => {
             leave_if_wished(app, &change).await?;
