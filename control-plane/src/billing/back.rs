@@ -12,7 +12,7 @@ use super::{
     model::{EventState, RefundState},
     store,
     stripe::{self, DisputeView, RefundView, SubscriptionView, page_of},
-    surplus,
+    subscription, surplus,
     sync::{self, ignore, is_foreign, view},
 };
 use crate::{
@@ -111,6 +111,10 @@ pub(super) async fn take_refund(
         return Ok(None);
     };
     let state = RefundState::of(&refund);
+    // What it gives back may have been paid for a period that is past: the one that runs is read before it is judged.
+    if paid.is_some() && state == RefundState::Succeeded {
+        subscription::look_before_end(app, order).await?;
+    }
     let (now, config) = (app.clock.now(), app.config.clone());
     app.db
         .write(move |tx| {

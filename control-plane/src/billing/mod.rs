@@ -89,7 +89,7 @@ pub use shelf::{
 };
 pub use store::has_promotion_codes;
 pub use stripe::{StripeFault, StripeGate};
-pub use subscription::{cancel_at_period_end, cancel_now, give_up, portal};
+pub use subscription::{cancel_at_period_end, cancel_now, give_up, look_before_end, portal};
 #[cfg(test)]
 pub(crate) use usage::count as count_traffic;
 pub use usage::{

@@ -36,12 +36,33 @@ pub async fn cancel_now(app: &Services, order: OrderId) -> Result<(), BillingErr
 /// # Errors
 /// What Stripe or the database said.
 pub async fn give_up(app: &Services, order: OrderId) -> Result<bool, BillingError> {
+    look_again(app, order).await?;
+    end(app, order, true).await
+}
+
+/// Reads what an order's standing rests on again, unless its subscription is over: money that went back may be that of a
+/// period that is past, and the renewal that pays for the server now not be heard of yet.
+///
+/// # Errors
+/// What Stripe or the database said.
+pub async fn look_before_end(app: &Services, order: OrderId) -> Result<(), BillingError> {
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::subscription_of(&mut connection, order).await?
+    };
+    if known.is_none_or(|known| is_over(&known.status)) {
+        return Ok(());
+    }
+    look_again(app, order).await
+}
+
+/// Reads it again where it is about to end.
+async fn look_again(app: &Services, order: OrderId) -> Result<(), BillingError> {
     match dunning::look_again(app, order).await {
         // Where it had ended when we last looked, there is nothing more to see; else ending it fails as well.
-        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => {}
-        other => other?,
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => Ok(()),
+        other => other,
     }
-    end(app, order, true).await
 }
 
 /// Ends a subscription; `if_ended` only if its standing says so.

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     app::App,
     audit,
-    billing::{self, Stand, Standing, Why},
+    billing::{self, BillingError, Stand, Standing, Why},
     db::DbError,
     dispatch::{IssueError, Keys},
     entropy::Entropy,
@@ -47,6 +47,8 @@ enum FollowError {
     Act(#[from] ActError),
     #[error(transparent)]
     Instance(#[from] InstanceError),
+    #[error("reading what pays for the server again")]
+    Billing(#[from] BillingError),
     #[error("reading or writing the server")]
     Db(#[from] DbError),
 }
@@ -66,17 +68,25 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
 }
 
 async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
-    let id = {
+    let (id, ends) = {
         let mut connection = app.db.read().await?;
-        store::by_order(&mut connection, order).await?.map(|instance| instance.id)
+        let Some(instance) = store::by_order(&mut connection, order).await? else { return Ok(()) };
+        (instance.id, is_to_end(&mut connection, &instance).await?)
     };
-    let Some(id) = id else { return Ok(()) };
+    // That cannot be taken back, and the copy may be behind: what is true at Stripe is judged once more first.
+    if ends {
+        billing::look_before_end(app, order).await?;
+    }
     let (at, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
     app.db
         .write(move |tx| {
             Box::pin(async move {
                 let Some(instance) = store::get_to_change(tx, id).await? else { return Ok(()) };
                 let Some(standing) = billing::standing_of(tx, order).await? else { return Ok(()) };
+                // It has come to that only now: the job that tells of it looks first.
+                if !ends && is_to_end(tx, &instance).await? {
+                    return Ok(());
+                }
                 let desk = Desk { keys: &keys, entropy: entropy.as_ref(), at, actor: BILLING };
                 match standing.stand {
                     Stand::Run => serve(tx, desk, instance).await,
@@ -86,6 +96,13 @@ async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
             })
         })
         .await
+}
+
+/// Whether a server is about to end although nobody has asked for that and its unpaid clock has not run out.
+async fn is_to_end(connection: &mut AnyConnection, instance: &Instance) -> Result<bool, DbError> {
+    let standing = billing::standing_of(connection, instance.order).await?;
+    let over = standing.is_some_and(|standing| standing.stand == Stand::End && standing.why != Why::Unpaid);
+    Ok(over && instance.state.is_live() && store::ending_of(connection, instance.id).await?.is_none())
 }
 
 /// One sentence for whoever owns it.

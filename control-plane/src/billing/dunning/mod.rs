@@ -23,7 +23,7 @@ use sqlx::AnyConnection;
 use self::standing::{Judgement, Status};
 use super::{
     BillingError, announce,
-    stripe::{InvoiceView, RefundView, SubscriptionView},
+    stripe::{FaultKind, InvoiceView, RefundView, SubscriptionView},
     sync,
 };
 use crate::{
@@ -429,12 +429,34 @@ pub(super) async fn look_again(app: &Services, order: OrderId) -> Result<(), Bil
         store::known(&mut connection, order).await?
     };
     let Some(known) = known else { return Ok(()) };
-    if let Some(unpaid) = &known.facts.unpaid {
-        sync::invoice(app, &unpaid.invoice).await?;
+    let unpaid = known.facts.unpaid.map(|unpaid| unpaid.invoice);
+    if let Some(unpaid) = &unpaid {
+        sync::invoice(app, unpaid).await?;
     }
     sync::subscription(app, &known.subscription).await?;
+    newest_invoice(app, order, unpaid.as_deref()).await?;
     rejudge(app, order).await?;
     Ok(())
+}
+
+/// A subscription that is well is read without its newest invoice, which may be what pays for the server now. Unless it was
+/// read just now, or nothing can become of it any more, it is read as well.
+async fn newest_invoice(app: &Services, order: OrderId, just_read: Option<&str>) -> Result<(), BillingError> {
+    let newest = {
+        let mut connection = app.db.read().await?;
+        let known = super::store::subscription_of(&mut connection, order).await?;
+        let Some(newest) = known.and_then(|known| known.latest_invoice) else { return Ok(()) };
+        let status = super::store::invoice_status(&mut connection, &newest).await?;
+        if matches!(status.as_deref(), Some("paid" | "void")) || just_read == Some(newest.as_str()) {
+            return Ok(());
+        }
+        newest
+    };
+    match sync::invoice(app, &newest).await {
+        // A draft that somebody has deleted pays for nothing.
+        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => Ok(()),
+        other => other.map(|_| ()),
+    }
 }
 
 /// Judges an order's standing from the copy as it is.

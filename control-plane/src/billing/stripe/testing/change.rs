@@ -332,6 +332,21 @@ impl FakeStripe {
         state.objects.get_mut(subscription).unwrap()["items"]["data"][0]["price"] = price;
     }
 
+    /// Somebody puts another price on a subscription in the dashboard, and what that adds to its period is charged at once.
+    pub(crate) fn upgrade_by_hand(&self, subscription: &str, lookup_key: &str) {
+        let mut state = self.state();
+        let price = state.objects.values().find(|o| o["object"] == "price" && o["lookup_key"] == lookup_key);
+        let price = price.unwrap()["id"].as_str().unwrap().to_owned();
+        let item = state.objects[subscription]["items"]["data"][0]["id"].as_str().unwrap().to_owned();
+        let form = Form::from([
+            ("items[0][id]".to_owned(), item),
+            ("items[0][price]".to_owned(), price),
+            ("proration_behavior".to_owned(), "always_invoice".to_owned()),
+        ]);
+        let (status, _) = state.change_price(subscription, &form);
+        assert_eq!(status, 200);
+    }
+
     /// Somebody makes a schedule for a subscription in the dashboard.
     pub(crate) fn schedule_by_hand(&self, subscription: &str) {
         let form = Form::from([("from_subscription".to_owned(), subscription.to_owned())]);

@@ -119,6 +119,85 @@ async fn a_refund_from_stripes_dashboard_is_seen_and_only_a_full_one_ends_the_se
     .await;
 }
 
+impl Shop {
+    /// A server whose first month ends in ten minutes, and the invoice that was paid for it.
+    async fn at_the_end_of_its_month(&self) -> (Served, String) {
+        self.stripe.set_clock(self.app.clock.now());
+        let served = self.served(1).await;
+        let paid = self.stripe.latest_invoice(&served.subscription);
+        self.settles(30 * DAY - 10 * MINUTE).await;
+        assert_eq!(self.stands(&served).await, (Stand::Run, Why::Paid));
+        (served, paid)
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_the_month_before_ends_nothing_though_nobody_has_told_of_the_renewal() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (served, paid) = shop.at_the_end_of_its_month().await;
+        shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        let refund = shop.stripe.give_back(&paid, 900);
+        shop.deliver("refund.created", &refund).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        shop.settles(MINUTE).await;
+        assert_eq!(shop.node_was_told(&served).await, "ensure");
+        assert_eq!(shop.ledger(&served.order), Ledger { paid: 1_800, returned: 900, running: 1 });
+        assert_eq!(shop.letters_of("refund-sent").await, 1, "that it went back is told all the same");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refund_of_a_month_that_a_larger_plan_was_paid_for_ends_nothing_though_nobody_has_told_of_that() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting(1).await;
+        let paid = shop.stripe.latest_invoice(&served.subscription);
+        shop.passes(10 * DAY).await;
+        shop.stripe.set_clock(shop.app.clock.now());
+        shop.stripe.upgrade_by_hand(&served.subscription, &plans::price("m", "month"));
+        let refund = shop.stripe.give_back(&paid, 900);
+        shop.deliver("refund.created", &refund).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid), "the difference is paid");
+        shop.settles(MINUTE).await;
+        assert_eq!(shop.ledger(&served.order).running, 1);
+        // With that gone as well nothing is left that pays for the month.
+        let newest = shop.stripe.latest_invoice(&served.subscription);
+        let (_, paid) = shop.billed(&served);
+        let rest = shop.stripe.give_back(&newest, paid);
+        shop.deliver("refund.created", &rest).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Refunded));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_renewed_before_anything_was_done_about_a_refund_goes_on() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let (served, paid) = shop.at_the_end_of_its_month().await;
+        let refund = shop.stripe.give_back(&paid, 900);
+        shop.deliver("refund.created", &refund).await;
+        // What is about money is done, and the process stops before the server follows.
+        let mut money = jobs::JobRegistry::default();
+        billing::register_jobs(&mut money);
+        jobs::drain(&shop.app, &money).await.unwrap();
+        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Refunded));
+        shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        for _ in 0..2 {
+            shop.settles(MINUTE).await;
+        }
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.node_was_told(&served).await, "ensure");
+        assert_eq!(shop.ledger(&served.order), Ledger { paid: 1_800, returned: 900, running: 1 });
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn money_that_went_back_before_it_was_counted_buys_nothing() {
     db::testing::each_database(async |db| {

@@ -1,4 +1,4 @@
-//! A dozen whole lives, told in every order, twice, late or never: they end the same.
+//! Thirteen whole lives, told in every order, twice, late or never: they end the same.
 //!
 //! What Stripe did is fixed; how we hear of it is not. Each telling shuffles the news of a stage, drops some (the
 //! reconciler has to find them), repeats some, keeps some back until later, and starts the program anew in between.
@@ -33,6 +33,8 @@ enum Life {
     EndsWithPeriod,
     CancelledNow,
     Refunded,
+    /// The payment of the month before.
+    PastRefunded,
     PartlyRefunded,
     DisputeWon,
     DisputeLost,
@@ -40,7 +42,7 @@ enum Life {
     Downgraded,
 }
 
-const LIVES: [Life; 12] = [
+const LIVES: [Life; 13] = [
     Life::Bought,
     Life::Renewed,
     Life::Recovered,
@@ -48,6 +50,7 @@ const LIVES: [Life; 12] = [
     Life::EndsWithPeriod,
     Life::CancelledNow,
     Life::Refunded,
+    Life::PastRefunded,
     Life::PartlyRefunded,
     Life::DisputeWon,
     Life::DisputeLost,
@@ -137,6 +140,11 @@ fn stage(shop: &Shop, one: &mut One, stage: usize) -> Vec<News> {
             vec![deleted()]
         }
         (1, Life::Refunded) => vec![("refund.created", stripe.give_back(&one.invoice, 900))],
+        (1, Life::PastRefunded) => {
+            let renewed = stripe.renew(&one.subscription, now, true);
+            let refund = stripe.give_back(&one.invoice, 900);
+            vec![("refund.created", refund), ("invoice.paid", renewed), subscription()]
+        }
         (1, Life::PartlyRefunded) => vec![("refund.created", stripe.give_back(&one.invoice, 450))],
         (1, Life::DisputeWon | Life::DisputeLost) => {
             one.dispute = stripe.dispute(&one.invoice, now);
@@ -289,7 +297,7 @@ impl Shop {
     }
 }
 
-/// An installation where a dozen customers have just paid, and nothing has been said.
+/// An installation where thirteen customers have just paid, and nothing has been said.
 async fn beginning(db: Db) -> (Shop, Vec<One>) {
     let shop = Shop::with_plans(db, 16).await;
     let mut lives = Vec::new();
@@ -309,6 +317,7 @@ fn right(ends: &[End]) {
         Life::Bought,
         Life::Renewed,
         Life::Recovered,
+        Life::PastRefunded,
         Life::PartlyRefunded,
         Life::DisputeWon,
         Life::Upgraded,
@@ -336,6 +345,8 @@ fn right(ends: &[End]) {
         assert!(letters.iter().all(|kind| got.iter().any(|known| known == kind)), "{life:?}: {got:?}");
     }
     assert_eq!(end(Life::Bought).told, ["ensure"]);
+    assert_eq!(end(Life::PastRefunded).told, ["ensure"]);
+    assert_eq!(end(Life::PastRefunded).ledger, (1_800, 900, 1));
     assert_eq!(end(Life::Recovered).told, ["ensure", "ensure", "ensure"], "built, off, on");
     assert_eq!(end(Life::NeverPaid).told, ["ensure", "ensure", "retire", "purge"]);
     assert_eq!(end(Life::CancelledNow).told, ["ensure", "retire", "purge"]);
