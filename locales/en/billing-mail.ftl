@@ -6,6 +6,8 @@ billing-mail-receipt-page = The invoice { $number }:
 
 billing-mail-failed-subject = The payment for { $server } did not work
 billing-mail-failed-text = { $amount } for { $server } could not be charged to your card. Stripe tries again by itself; you can also pay now, with the same or another card.
+billing-mail-failed-late-subject = The payment for { $server } has not come
+billing-mail-failed-late = { $amount } for { $server } is due and has not come. It is not charged by itself: please pay it.
 billing-mail-failed-until = The server runs on until { $on }. If it is unpaid then, it is switched off until it is paid; nothing on it is lost.
 billing-mail-failed-paused = The server is off and starts again as soon as it is paid.
 billing-mail-failed-apart = Nothing is switched off because of this bill. It stays open until it is paid.

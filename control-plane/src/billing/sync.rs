@@ -457,15 +457,18 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
             known().await?
         }
     };
-    let Some(owner) = owner else {
+    let Some(mut owner) = owner else {
         ignore(app, id, read_at).await?;
         return Ok(None);
     };
-    let owed = is_owed(&invoice);
-    // A try that ends a pause is announced before the end of the pause is; what is written to people depends on it.
-    if owed && owner.status == "paused" {
+    // A try that ends a pause is announced before the end of the pause is, and what nobody tries is late before its
+    // subscription says so; what is written to people depends on it.
+    let ends_pause = owner.status == "paused" && was_tried(&invoice);
+    if ends_pause || is_late(&invoice, read_at) {
         subscription(app, &subscription_id).await?;
+        owner = known().await?.unwrap_or(owner);
     }
+    let (owed, tried) = (is_owed(&invoice, &owner.status), was_tried(&invoice));
     let needs_a_step = owed && needs_a_step(app, &invoice.id).await?;
     let (now, config) = (app.clock.now(), app.config.clone());
     let (order, invoice_id, id) = (owner.order, invoice.id.clone(), invoice.id.clone());
@@ -481,7 +484,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
                 store::put_invoice(tx, now, owner.account, &invoice).await?;
                 dunning::watch(tx, &config, now, order, &invoice).await?;
                 // What was tried only since has news of its own, which looks whether its bank waits for a step.
-                let tried_since = is_owed(&invoice) && !owed;
+                let tried_since = was_tried(&invoice) && !tried;
                 // What was paid for a service that was over buys nothing: no receipt, it goes back.
                 if !surplus::late(tx, now, order, &invoice).await? && !tried_since {
                     dunning::invoice_read(tx, &config, now, order, &invoice, needs_a_step).await?;
@@ -500,9 +503,24 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
     Ok(Some(order))
 }
 
+fn is_open(invoice: &InvoiceView) -> bool {
+    invoice.status.as_deref() == Some("open")
+}
+
 /// Whether it was tried to collect an invoice, and it is open still.
-fn is_owed(invoice: &InvoiceView) -> bool {
-    invoice.status.as_deref() == Some("open") && invoice.attempt_count.unwrap_or(0) > 0
+fn was_tried(invoice: &InvoiceView) -> bool {
+    is_open(invoice) && invoice.attempt_count.unwrap_or(0) > 0
+}
+
+/// Whether an invoice is open although it was tried to collect it, or although Stripe calls its subscription late.
+fn is_owed(invoice: &InvoiceView, subscription: &str) -> bool {
+    was_tried(invoice) || (is_open(invoice) && matches!(subscription, "past_due" | "unpaid"))
+}
+
+/// Whether an invoice that nobody tries to collect should have been paid by now.
+fn is_late(invoice: &InvoiceView, now: UnixMillis) -> bool {
+    let due = invoice.due_date.map(UnixMillis::from_secs);
+    is_open(invoice) && !was_tried(invoice) && due.is_some_and(|due| due <= now)
 }
 
 /// Whether the bank waits for its customer to confirm the payment of an open invoice.

@@ -29,7 +29,7 @@ impl Letter for PaymentReceipt {
     }
 }
 
-/// A charge did not work out; the server runs on for the grace.
+/// A charge did not work out, or what its customer is to send did not come; the server runs on for the grace.
 #[derive(Clone, Debug, Serialize)]
 pub struct PaymentFailed {
     /// Description of the server.
@@ -38,6 +38,8 @@ pub struct PaymentFailed {
     pub amount: String,
     /// When it will be suspended; empty if it is off already, or runs on whatever is owed.
     pub until: String,
+    /// Whether nobody has tried to charge it, and nobody will.
+    pub late: bool,
     /// Whether paying ends a pause, and so starts it.
     pub paused: bool,
     /// Whether it is a bill beside the subscription: nothing is switched off because of it.
@@ -53,6 +55,7 @@ impl Letter for PaymentFailed {
             server: "Server web-1".into(),
             amount: "9.00 €".into(),
             until: "23 Nov 2026".into(),
+            late: false,
             paused: false,
             apart: false,
             link: "https://invoice.example/i/1".into(),

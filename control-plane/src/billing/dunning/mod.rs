@@ -15,6 +15,7 @@ mod letters;
 pub(super) mod remind;
 mod standing;
 pub(super) mod store;
+mod unseen;
 
 use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use serde_json::json;
@@ -158,7 +159,9 @@ pub(super) async fn judge(
         changed(tx, config, now, &known, before.as_ref(), &judged).await?;
     }
     let remind = remind::remind(tx, config, now, &known, &judged).await?;
-    let wake = [judged.next.map(|(_, at)| at), remind].into_iter().flatten().filter(|at| *at > now).min();
+    let look = unseen::watch(tx, now, &known).await?;
+    let wake =
+        [judged.next.map(|(_, at)| at), remind, look].into_iter().flatten().filter(|at| *at > now).min();
     if let Some(wake) = wake {
         jobs::enqueue(tx, STAND, &order.to_string(), &json!({}), wake).await?;
     }
@@ -302,10 +305,13 @@ pub(super) async fn invoice_read(
     let server = known.description.clone();
     // The first payment has its own confirmation.
     let first = invoice.billing_reason.as_deref().is_none_or(|reason| reason == "subscription_create");
+    let tried = invoice.attempt_count.unwrap_or(0) > 0;
+    // Where nobody tries to collect, it is late once our clock counts from it.
+    let counts = known.facts.unpaid.as_ref().is_some_and(|unpaid| unpaid.invoice == invoice.id);
     let news = match invoice.status.as_deref() {
         Some("paid") if !first && invoice.amount_paid.unwrap_or(0) > 0 => "receipt",
         Some("open") if needs_a_step => "needs_you",
-        Some("open") if invoice.attempt_count.unwrap_or(0) > 0 => "failed",
+        Some("open") if tried || counts => "failed",
         _ => return Ok(()),
     };
     // A plan change that waits for its payment writes its own letter: nothing is switched off because of it.
@@ -335,7 +341,8 @@ pub(super) async fn invoice_read(
             let stays = paused || apart || known.facts.exempt;
             let until = if stays { String::new() } else { web::written_date(until) };
             let off = paused && !apart && !known.facts.exempt;
-            let letter = PaymentFailed { server, amount: owed, until, paused: off, apart, link };
+            let letter =
+                PaymentFailed { server, amount: owed, until, late: !tried, paused: off, apart, link };
             notify::send(tx, now, &known.email, &letter).await
         }
     }
@@ -436,6 +443,7 @@ pub(super) async fn look_again(app: &Services, order: OrderId) -> Result<(), Bil
     sync::subscription(app, &known.subscription).await?;
     newest_invoice(app, order, unpaid.as_deref()).await?;
     rejudge(app, order).await?;
+    unseen::ring(app, order).await?;
     Ok(())
 }
 

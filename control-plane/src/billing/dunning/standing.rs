@@ -88,8 +88,8 @@ impl Status {
     }
 }
 
-/// The first invoice that was tried to collect and is not paid. Of an active subscription a renewal before its latest invoice:
-/// Stripe's word does not tell of it.
+/// The first invoice that was tried to collect, or is late where nobody tries, and is not paid. Of an active subscription a
+/// renewal before its latest invoice: Stripe's word does not tell of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::billing) struct Unpaid {
     pub(in crate::billing) invoice: String,

@@ -96,7 +96,7 @@ pub struct Revenue {
     pub live: i64,
     /// Subscriptions that ended within the last 30 days.
     pub ended: i64,
-    /// What is owed although it was tried to collect it. Minor units.
+    /// What was tried to collect in vain, or is late where nobody tries. Minor units.
     pub owed_minor: i64,
     /// Invoices that are owed.
     pub owed: i64,

@@ -8,7 +8,7 @@ use sqlx::AnyConnection;
 use super::{Dispute, Overview, Paying, Queued, Revenue};
 use crate::{
     billing::{
-        dunning::{self, Card},
+        dunning::{self, Card, store::is_owed},
         revenue::monthly_now,
     },
     db::{Cols, DbError},
@@ -22,14 +22,14 @@ pub(super) async fn overview(
     account: AccountId,
 ) -> Result<Overview, DbError> {
     let standings = dunning::store::of_account(connection, account).await?;
-    let rows = sqlx::query(
+    let rows = sqlx::query(concat!(
         "SELECT s.order_id, s.instance_id, s.status, s.amount_minor, s.currency, s.months, s.period_end, s.cancel_at,
                 c.description, k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
                 (SELECT i.hosted_url FROM billing_invoices i
-                 WHERE i.subscription_id = s.stripe_id AND i.status IN ('open', 'uncollectible') AND i.due_minor > 0
-                       AND i.tries > 0
-                 ORDER BY CASE WHEN COALESCE(i.reason, '') = 'manual' OR i.traffic_alone = 1 THEN 1 ELSE 0 END,
-                          i.issued_at, i.stripe_id LIMIT 1) AS pay_url
+                 WHERE i.subscription_id = s.stripe_id AND ",
+        is_owed!(),
+        "        ORDER BY CASE WHEN COALESCE(i.reason, '') = 'manual' OR i.traffic_alone = 1 THEN 1 ELSE 0 END,
+                          CASE WHEN i.tries > 0 THEN 0 ELSE 1 END, i.issued_at, i.stripe_id LIMIT 1) AS pay_url
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
          LEFT JOIN billing_customers u ON u.account_id = s.account_id
@@ -37,7 +37,7 @@ pub(super) async fn overview(
          WHERE s.account_id = $1
          ORDER BY CASE WHEN s.status IN ('canceled', 'incomplete_expired') THEN 1 ELSE 0 END, s.order_id DESC
          LIMIT 200",
-    )
+    ))
     .bind(account.to_string())
     .fetch_all(&mut *connection)
     .await?;
@@ -168,10 +168,13 @@ pub(super) async fn revenue(
     for (currency, minor) in monthly_now(connection).await? {
         all.entry(currency.clone()).or_insert_with(|| empty(&currency)).monthly_minor = minor;
     }
-    let rows = sqlx::query(
-        "SELECT currency, CAST(SUM(due_minor) AS BIGINT) AS owed_minor, COUNT(*) AS owed FROM billing_invoices
-         WHERE status IN ('open', 'uncollectible') AND due_minor > 0 AND tries > 0 GROUP BY currency",
-    )
+    let rows = sqlx::query(concat!(
+        "SELECT i.currency, CAST(SUM(i.due_minor) AS BIGINT) AS owed_minor, COUNT(*) AS owed
+         FROM billing_invoices i LEFT JOIN billing_subscriptions s ON s.stripe_id = i.subscription_id
+         WHERE ",
+        is_owed!(),
+        " GROUP BY i.currency",
+    ))
     .fetch_all(connection)
     .await?;
     for row in &rows {

@@ -101,6 +101,17 @@ impl FakeStripe {
         invoice
     }
 
+    /// A period is billed whose customer is to send the money: nobody tries to collect it. It is late by Stripe's word.
+    pub(crate) fn renew_by_transfer(&self, subscription: &str, at: UnixMillis, due: UnixMillis) -> String {
+        let invoice = self.renew(subscription, at, false);
+        self.change(&invoice, |invoice| {
+            invoice["attempt_count"] = json!(0);
+            invoice["collection_method"] = json!("send_invoice");
+            invoice["due_date"] = json!(due.as_secs());
+        });
+        invoice
+    }
+
     /// A subscription ends with its period, as its customer wished. Gives the draft of a last invoice, if anything waited
     /// for one.
     pub(crate) fn ends_with_period(&self, subscription: &str) -> Option<String> {

@@ -9,7 +9,7 @@ impl Shop {
         self.alarms().await.iter().any(|(rung, _)| rung == kind)
     }
 
-    async fn pay_link(&self, served: &Served) -> Option<String> {
+    pub(super) async fn pay_link(&self, served: &Served) -> Option<String> {
         let mut connection = self.app.db.read().await.unwrap();
         let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
         overview.paying.into_iter().find(|paying| paying.order == served.order.id).unwrap().pay_url

@@ -130,6 +130,101 @@ async fn a_server_that_nobody_pays_is_retired_on_day_16_and_a_payment_brings_eve
     .await;
 }
 
+/// Somebody set the collection to `send_invoice` in Stripe's dashboard.
+#[tokio::test]
+async fn what_nobody_tries_to_collect_has_the_same_clock_from_the_day_it_was_due() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let due = shop.app.clock.now().minus(3 * DAY);
+        let invoice = shop.stripe.renew_by_transfer(&served.subscription, due, due);
+        shop.deliver("invoice.overdue", &invoice).await;
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-failed").await, 1);
+        let told = shop.letter("payment-failed").await;
+        assert_eq!(told["until"], crate::web::written_date(due.plus(3 * DAY)), "{told}");
+        assert_eq!(told["late"], true, "no charge has failed");
+        assert!(shop.pay_link(&served).await.is_some());
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        shop.node_does(&served, 3, "stopped").await;
+        shop.lives(11 * DAY + MINUTE).await;
+        assert_eq!(shop.letters_of("server-will-be-deleted").await, 1, "48 hours before");
+        assert_eq!(shop.letter("server-will-be-deleted").await["since"], crate::web::written_date(due));
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        shop.lives(2 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Unpaid));
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        shop.node_does(&served, 4, "stopped").await;
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.node_was_told(&served).await, "ensure");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_invoice_that_is_not_due_yet_starts_no_clock() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let now = shop.app.clock.now();
+        let invoice = shop.stripe.renew_by_transfer(&served.subscription, now, now.plus(14 * DAY));
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "active".into());
+        shop.deliver("invoice.finalized", &invoice).await;
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!((shop.letters_of("payment-failed").await, shop.pay_link(&served).await), (0, None));
+        shop.settles(14 * DAY + MINUTE).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid), "Stripe does not call it late");
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "past_due".into());
+        shop.deliver("invoice.overdue", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        assert_eq!(shop.letters_of("payment-failed").await, 1);
+        shop.settles(3 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_stripe_calls_unpaid_while_nothing_is_seen_to_be_owed_rings_until_that_agrees() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        for (status, rings) in [("past_due", true), ("active", false)] {
+            shop.clock.advance(Duration::from_secs(1));
+            shop.stripe.change(&served.subscription, |subscription| subscription["status"] = status.into());
+            shop.deliver("customer.subscription.updated", &served.subscription).await;
+            shop.work().await;
+            assert!(!shop.rings_for("unpaid_unseen").await, "{status}: it is looked at once more first");
+            assert_eq!(shop.stands(&served).await.0, Stand::Run);
+            shop.settles(61 * MINUTE).await;
+            assert_eq!(shop.rings_for("unpaid_unseen").await, rings, "{status}");
+        }
+        // Between the news of a payment and that of its subscription there is nothing to ask.
+        let other = shop.built(2, 201).await;
+        let invoice = shop.renewal_fails(&other).await;
+        shop.settles(61 * MINUTE).await;
+        shop.stripe.pay_invoice(&invoice);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&other).await, (Stand::Run, Why::Paid));
+        let mut connection = shop.app.db.read().await.unwrap();
+        let rung = fleet::alarms::list(&mut connection, 100).await.unwrap();
+        let about = other.order.id.to_string();
+        assert!(
+            !rung.iter().any(|alarm| alarm.kind == "unpaid_unseen" && alarm.subject == about),
+            "{rung:?}"
+        );
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_stays_unpaid_is_purged_and_never_charged_again() {
     db::testing::each_database(async |db| {
