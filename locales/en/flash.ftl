@@ -47,6 +47,7 @@ flash-plan-change-no-room = The server's node has no room for that plan at the m
 flash-plan-change-busy = Another change of this server's plan is under way. Nothing was changed.
 flash-plan-change-not-paid = The plan can be changed once everything is paid. Nothing was changed.
 flash-plan-change-ending = The server ends with its period. Keep it first, under Billing; nothing was changed.
+flash-plan-change-not-one-server = At our payment provider more than this one server is charged here. We put that right first; nothing was changed.
 flash-plan-change-not-possible = That plan cannot be had for this server now. Nothing was changed.
 flash-stripe-away = Stripe does not answer at the moment. Nothing was changed; try again in a minute.
 flash-event-replayed = Its object is being read again from Stripe.

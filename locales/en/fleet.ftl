@@ -86,6 +86,7 @@ fleet-alarm-traffic_unpaid = Traffic not paid
 fleet-alarm-invoice_not_final = Invoice cannot be made
 fleet-alarm-price_unknown = Unknown price at Stripe
 fleet-alarm-unpaid_unseen = Unpaid, and not known what
+fleet-alarm-subscription_not_one_server = Subscription not for one server
 fleet-alarm-unknown_subscription_status = Unknown state of a subscription
 fleet-alarm-payment_news_parked = News of Stripe not taken in
 fleet-alarm-webhook_set_aside = Webhook not for us, or unreadable

@@ -18,6 +18,7 @@ replan-blocked-busy = One change at a time: finish or take back the one above fi
 replan-blocked-not-paid = The plan can be changed once everything is paid.
 replan-blocked-ending = The server ends. Keep it first, under Billing; then its plan can be changed.
 replan-blocked-disputed = While a payment is disputed at your bank the plan cannot be changed.
+replan-blocked-not-one-server = At our payment provider more than this one server is charged here. We put that right first; until then the plan cannot be changed.
 replan-blocked-suspended = The server is suspended. Its plan can be changed when it is back.
 replan-blocked-needs-rebuild = The server has no disk. Rebuild it first.
 replan-blocked-other = The plan of this server cannot be changed now.

@@ -242,7 +242,7 @@ pub(super) fn judge(
     hold(session.amount_total == Some(expected.due_today() - discount + added), Problem::Amount)?;
     let subscription = subscription.ok_or(Problem::NoSubscription)?;
     hold(subscription.customer == checkout.customer_id, Problem::Customer)?;
-    hold(subscription.item_count() == 1, Problem::Price)?;
+    hold(subscription.is_one_server(), Problem::Price)?;
     hold(subscription.price_id() == Some(expected.stripe_price_id.as_str()), Problem::Price)
 }
 

@@ -65,6 +65,8 @@ fn the_right_money_passes_and_each_difference_has_a_name() {
     assert_eq!(judged(|_, u| u["customer"] = json!("cus_2")), Err(Problem::Customer));
     assert_eq!(judged(|_, u| u["items"]["data"][0]["price"]["id"] = json!("price_2")), Err(Problem::Price));
     assert_eq!(judged(|_, u| u["items"]["data"] = json!([])), Err(Problem::Price));
+    assert_eq!(judged(|_, u| u["items"]["data"][0]["quantity"] = json!(2)), Err(Problem::Price));
+    assert_eq!(judged(|_, u| u["items"]["data"][0]["quantity"] = json!(1)), Ok(()));
 }
 
 /// A price, and what Stripe made of it.

@@ -204,6 +204,7 @@ fn refusal(error: ReplanError) -> Problem {
         ReplanError::Change(ChangeError::NotPaid) => conflict("not_paid"),
         ReplanError::Change(ChangeError::Ending) => conflict("subscription_ends"),
         ReplanError::Change(ChangeError::Disputed) => conflict("payment_disputed"),
+        ReplanError::Change(ChangeError::NotOneServer) => conflict("subscription_not_one_server"),
         ReplanError::Change(ChangeError::Db(error)) | ReplanError::Db(error) => error.into(),
         ReplanError::Billing(BillingError::Over) => {
             Problem::conflict("wrong_state", "There is nothing to take back any more.")

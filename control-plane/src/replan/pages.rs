@@ -169,6 +169,7 @@ fn refused(ctx: &Ctx, page: &str, error: ReplanError) -> web::Result {
         ReplanError::Change(ChangeError::Busy) => (Tone::Info, "plan-change-busy"),
         ReplanError::Change(ChangeError::NotPaid) => (Tone::Bad, "plan-change-not-paid"),
         ReplanError::Change(ChangeError::Ending) => (Tone::Info, "plan-change-ending"),
+        ReplanError::Change(ChangeError::NotOneServer) => (Tone::Info, "plan-change-not-one-server"),
         ReplanError::Change(ChangeError::Stale) => (Tone::Info, "plan-change-stale"),
         ReplanError::Billing(error) => {
             tracing::warn!(%error, "Stripe could not say what a plan change costs");

@@ -36,6 +36,7 @@ pub(super) fn blocked(error: &ReplanError) -> Option<&'static str> {
         ReplanError::Change(ChangeError::NotPaid) => "not-paid",
         ReplanError::Change(ChangeError::Ending) | ReplanError::Ends => "ending",
         ReplanError::Change(ChangeError::Disputed) => "disputed",
+        ReplanError::Change(ChangeError::NotOneServer) => "not-one-server",
         ReplanError::Suspended => "suspended",
         ReplanError::NeedsRebuild => "needs-rebuild",
         ReplanError::DoesNotFit(_) | ReplanError::NotOnSale => "other",

@@ -387,6 +387,8 @@ pub struct StripeOrder {
     pub plan: Option<String>,
     /// Whether a change waits for its payment.
     pub pending: bool,
+    /// Whether it has another quantity than 1, or other items than one: its price is then no plan of its server's.
+    pub not_one_server: bool,
     /// Until when a server may be served although it has ended: to the end of its period, and for the notice of whoever did
     /// not wish it to end.
     pub lasts_until: Option<i64>,

@@ -61,7 +61,7 @@ pub use model::{
 pub use preview::preview;
 pub(super) use read::subscription_read;
 
-use super::{announce, dunning};
+use super::{announce, dunning, stripe::SubscriptionView};
 use crate::{
     audit,
     config::Config,
@@ -95,6 +95,11 @@ pub enum ChangeError {
     /// A bank takes a payment back.
     #[error("a payment of this account is disputed at its bank")]
     Disputed,
+    /// At Stripe it has another quantity than 1, or more than one item.
+    #[error(
+        "at Stripe the subscription is not for this one server alone, which has to be put right there first"
+    )]
+    NotOneServer,
     /// Its state does not allow it.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -218,10 +223,20 @@ pub async fn may_change(connection: &mut AnyConnection, order: OrderId) -> Resul
     if copy.cancel_at.is_some() {
         return Err(ChangeError::Ending);
     }
+    if !is_one_server(connection, &copy.subscription).await? {
+        return Err(ChangeError::NotOneServer);
+    }
     if store::open(connection, order).await?.is_some() {
         return Err(ChangeError::Busy);
     }
     Ok(())
+}
+
+/// Whether a subscription is for its one server: another price would hold for all that it is charged for.
+async fn is_one_server(connection: &mut AnyConnection, subscription: &str) -> Result<bool, DbError> {
+    let copy = super::store::object(connection, subscription).await?;
+    let read = copy.and_then(|text| serde_json::from_str::<SubscriptionView>(&text).ok());
+    Ok(read.is_none_or(|read| read.is_one_server()))
 }
 
 /// The end of the paid period, which a change with it waits for.

@@ -24,6 +24,8 @@ use crate::{
 const STRIPE: &str = "stripe";
 /// The alarm about a price that is none of ours.
 const FOREIGN: &str = "price_unknown";
+/// The alarm about a subscription that is charged for something else than its one server.
+const NOT_ONE: &str = "subscription_not_one_server";
 
 /// A subscription as it was read, with its newest invoice if that was read with it.
 struct Seen<'a> {
@@ -48,7 +50,8 @@ pub(in crate::billing) async fn subscription_read(
     if let Some(open) = store::open(tx, expected.order).await? {
         settled(step(tx, config, now, open, &seen).await)?;
     }
-    if paid && subscription.pending().is_none() {
+    let one = is_one_server(tx, now, &seen).await?;
+    if one && paid && subscription.pending().is_none() {
         outside(tx, now, &seen).await?;
     }
     // What nobody pays any more has no price that somebody should put right.
@@ -202,6 +205,31 @@ pub(super) async fn tell_booked(
         link: config.http.page(&format!("/servers/{}/plan/{}", change.instance, change.id)),
     };
     notify::send(tx, now, &expected.email, &letter).await
+}
+
+/// Whether a subscription is for its one server. While it is not, what it costs is no plan of that server's: a person is asked,
+/// and nothing follows it.
+async fn is_one_server(tx: &mut AnyConnection, now: UnixMillis, seen: &Seen<'_>) -> Result<bool, DbError> {
+    let (subscription, subject) = (seen.subscription, seen.expected.order.to_string());
+    let one = subscription.is_one_server();
+    if one || is_over(subscription.status.as_deref().unwrap_or_default()) {
+        alarms::clear(tx, now, NOT_ONE, &subject).await?;
+        return Ok(one);
+    }
+    let what = match subscription.item_count() {
+        1 => format!("quantity {}", subscription.quantity()),
+        count => format!("{count} items"),
+    };
+    let detail = format!(
+        "Subscription {} has {what}, and here it is for one server. Stripe charges all of it; its server stays as it is, and its \
+         plan cannot be changed meanwhile. Leave it one item of quantity 1 in Stripe's dashboard and give back what was charged \
+         too much; another server is ordered here. This alarm ends then.",
+        subscription.id
+    );
+    let severity = Severity::Warning;
+    let alarm = alarms::New { kind: NOT_ONE, subject: &subject, severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await?;
+    Ok(false)
 }
 
 /// A price that nobody changed here: one of ours is followed, another one is a person's business.

@@ -103,7 +103,7 @@ fn given_back(world: &World, payment: &StripeOrder, surplus: &Surplus) -> Option
 }
 
 /// The mirror has the price that Stripe has, and the server the plan that this price is of: what is paid is what is served. A
-/// server that a person was asked about is that person's business.
+/// server that a person was asked about is that person's business, and so is a subscription that is not for one server.
 fn same_price(world: &World, payment: &StripeOrder, mirror: &MirrorSubscription) -> Option<Violation> {
     if !world.settled(mirror.updated_at) {
         return None;
@@ -114,7 +114,7 @@ fn same_price(world: &World, payment: &StripeOrder, mirror: &MirrorSubscription)
         return Some(found("I6", subject, detail));
     }
     let paid = matches!(payment.status.as_deref(), Some("active" | "trialing")) && !payment.pending;
-    let plan = payment.plan.as_ref().filter(|_| paid)?;
+    let plan = payment.plan.as_ref().filter(|_| paid && !payment.not_one_server)?;
     let instance = world.instances.iter().find(|instance| instance.order == payment.order)?;
     let served = matches!(instance.state.as_str(), "running" | "stopped");
     let asked = world.asked_about.contains(&instance.id);

@@ -150,6 +150,7 @@ fn healthy() -> World {
             price: Some("price_1".into()),
             plan: Some("s".into()),
             pending: false,
+            not_one_server: false,
             lasts_until: None,
             paid: 900,
             refunded: 0,
@@ -349,6 +350,11 @@ fn i6_sees_a_mirror_and_refunds_that_differ_from_stripe() {
         w.stripe[0].pending = true;
     };
     assert!(plant(excused).is_empty());
+    let not_one = |w: &mut World| {
+        w.stripe[0].plan = Some("m".into());
+        w.stripe[0].not_one_server = true;
+    };
+    assert!(plant(not_one).is_empty(), "a person is asked");
     let asked = |w: &mut World| {
         w.stripe[0].plan = Some("m".into());
         w.asked_about.push(instance());

@@ -28,6 +28,8 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
         else {
             continue;
         };
+        let items = subscription["items"]["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let one_server = matches!(items, [item] if item["quantity"].as_i64().unwrap_or(1) == 1);
         let price = &subscription["items"]["data"][0]["price"];
         let known = StripeOrder {
             order: order.to_owned(),
@@ -36,6 +38,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             price: price["id"].as_str().map(str::to_owned),
             plan: price["lookup_key"].as_str().and_then(|key| key.split(':').next()).map(str::to_owned),
             pending: !subscription["pending_update"].is_null(),
+            not_one_server: !one_server,
             lasts_until: lasts_until(subscription, &deleted),
             ..StripeOrder::default()
         };

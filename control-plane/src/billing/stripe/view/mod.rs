@@ -102,6 +102,21 @@ mod tests {
     }
 
     #[test]
+    fn a_subscription_is_for_one_server_or_says_what_it_is_charged_for() {
+        let item = |quantity: Value| json!({"id": "si_1", "quantity": quantity, "price": {"id": "price_1", "unit_amount": 900, "currency": "eur"}});
+        let read = |items: Vec<Value>| {
+            let value = json!({"id": "sub_1", "items": {"object": "list", "data": items}});
+            let subscription: SubscriptionView = serde_json::from_value(value).unwrap();
+            (subscription.is_one_server(), subscription.charge().map(|(minor, ..)| minor))
+        };
+        assert_eq!(read(vec![item(json!(1))]), (true, Some(900)));
+        assert_eq!(read(vec![item(Value::Null)]), (true, Some(900)), "what is metered has none");
+        assert_eq!(read(vec![item(json!(3))]), (false, Some(2_700)));
+        assert!(!read(vec![item(json!(1)), item(json!(1))]).0);
+        assert!(!read(Vec::new()).0);
+    }
+
+    #[test]
     fn snapshot_and_thin_events_read_alike() {
         let snapshot = EventEnvelope::read(&json!({
             "id": "evt_1", "object": "event", "type": "customer.created", "created": 7, "livemode": false,

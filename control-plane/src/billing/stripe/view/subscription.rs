@@ -79,6 +79,7 @@ struct PausedBy {
 struct SubscriptionItem {
     id: Option<String>,
     price: Option<PriceView>,
+    quantity: Option<i64>,
     current_period_start: Option<i64>,
     current_period_end: Option<i64>,
 }
@@ -115,9 +116,19 @@ impl SubscriptionView {
         self.items.data.first()?.id.as_deref()
     }
 
-    /// How many items it has; ours always have one.
+    /// How many items it has; ours have one, unless somebody has added another in Stripe's dashboard.
     pub fn item_count(&self) -> usize {
         self.items.data.len()
+    }
+
+    /// How often its one item is charged; ours once, unless somebody has changed that in Stripe's dashboard.
+    pub fn quantity(&self) -> i64 {
+        self.items.data.first().and_then(|item| item.quantity).unwrap_or(1)
+    }
+
+    /// Whether it is for one server, as ours are sold: its price is then that of the server's plan.
+    pub fn is_one_server(&self) -> bool {
+        self.item_count() == 1 && self.quantity() == 1
     }
 
     /// What it is charged with besides its price.
@@ -154,7 +165,8 @@ impl SubscriptionView {
     /// What its one item costs per period: minor units, currency, and how many months the period has.
     pub fn charge(&self) -> Option<(i64, String, i64)> {
         let price = self.items.data.first()?.price.as_ref()?;
-        Some((price.unit_amount?, price.currency.clone()?, price.months().unwrap_or(1)))
+        let minor = price.unit_amount?.saturating_mul(self.quantity());
+        Some((minor, price.currency.clone()?, price.months().unwrap_or(1)))
     }
 
     /// Begin and end of the current period in unix seconds (they live on the item).

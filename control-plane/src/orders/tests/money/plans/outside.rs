@@ -98,6 +98,76 @@ async fn what_cannot_be_followed_is_an_operators_business() {
     .await;
 }
 
+/// The alarm about a subscription that is charged for something else than its one server.
+const NOT_ONE: &str = "subscription_not_one_server";
+
+#[tokio::test]
+async fn a_subscription_of_quantity_two_rings_and_is_no_plan_of_its_server() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting(1).await;
+        let before = shop.times_told(&served).await;
+        let counts = |quantity: i64| {
+            shop.stripe.change(&served.subscription, |subscription| {
+                subscription["items"]["data"][0]["quantity"] = quantity.into();
+            });
+        };
+        counts(2);
+        shop.stripe.put_price(&served.subscription, &price("m", "month"));
+        shop.hears(&served).await;
+        assert!(shop.rings_for(NOT_ONE).await);
+        assert_eq!((shop.times_told(&served).await, shop.holds(&served).await), (before, size("s")));
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(overview.paying[0].charge, Some((3_800, "eur".to_owned())), "what is charged is shown");
+        drop(connection);
+        let refused = shop.previews(&served, &price("l", "month")).await;
+        assert!(
+            matches!(refused, Err(ReplanError::Change(billing::ChangeError::NotOneServer))),
+            "{refused:?}"
+        );
+        counts(1);
+        shop.stripe.put_price(&served.subscription, &price("s", "month"));
+        shop.hears(&served).await;
+        assert!(!shop.rings_for(NOT_ONE).await);
+        assert_eq!(shop.times_told(&served).await, before, "and nothing was done to the server");
+        shop.previews(&served, &price("l", "month")).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_item_on_a_subscription_resizes_nothing() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting(1).await;
+        let before = shop.times_told(&served).await;
+        let large = {
+            let (state, key) = (shop.stripe.state(), price("l", "month"));
+            let is_it = |o: &&serde_json::Value| o["object"] == "price" && o["lookup_key"] == key;
+            state.objects.values().find(is_it).unwrap().clone()
+        };
+        shop.stripe.change(&served.subscription, |subscription| {
+            let items = subscription["items"]["data"].as_array_mut().unwrap();
+            let mut second = items[0].clone();
+            second["id"] = "si_2".into();
+            second["price"] = large;
+            items.insert(0, second);
+        });
+        shop.hears(&served).await;
+        assert!(shop.rings_for(NOT_ONE).await);
+        assert_eq!((shop.times_told(&served).await, shop.holds(&served).await), (before, size("s")));
+        // It ends with the service, too, if nobody puts it right.
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = "canceled".into();
+            subscription["cancellation_details"] = serde_json::json!({"reason": "cancellation_requested"});
+        });
+        shop.hears(&served).await;
+        assert!(!shop.rings_for(NOT_ONE).await);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_price_that_is_none_of_ours_rings_no_longer_than_its_subscription_lasts() {
     db::testing::each_database(async |db| {
