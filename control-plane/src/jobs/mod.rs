@@ -7,6 +7,10 @@
 //! long as a worker that loses its lease stops, which it does: it renews at a third of the lease and drops
 //! the handler when that fails.
 //!
+//! A process runs a bounded number of jobs at once. A kind that waits on somebody who may be silent and whom nothing else
+//! needs gets slots of its own ([`JobRegistry::give_room`]): letters to a mail server that says nothing then hold up
+//! letters, and no paid order.
+//!
 //! A handler ends in success, [`JobError::Retry`] (again after a back-off of at most [`BACKOFF_CAP`]) or
 //! [`JobError::Fail`] (dead: kept and shown to operators, [`dead_letters`]). A periodic job never dies: one that failed
 //! runs again with its period.

@@ -21,6 +21,8 @@ pub(super) struct Registered {
 #[derive(Clone, Default)]
 pub struct JobRegistry {
     pub(super) kinds: BTreeMap<&'static str, Registered>,
+    /// Kinds that run in slots of their own, and how many those are.
+    pub(super) rooms: BTreeMap<&'static str, usize>,
 }
 
 impl JobRegistry {
@@ -52,6 +54,12 @@ impl JobRegistry {
     {
         let handler: Handler = Arc::new(move |app, run| Box::pin(handler(app, run)));
         self.kinds.insert(kind, Registered { handler, period: Some(period) });
+    }
+
+    /// Gives a kind so many slots of its own beside those that all others share. For what waits on somebody who may be
+    /// silent and whom nothing else needs: it then holds up nobody but its own kind.
+    pub fn give_room(&mut self, kind: &'static str, slots: usize) {
+        self.rooms.insert(kind, slots);
     }
 
     /// What runs a kind; for tests that stand between.

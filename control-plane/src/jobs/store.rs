@@ -18,6 +18,37 @@ pub(super) struct Claimed {
     pub(super) token: String,
 }
 
+/// Which kinds a look at the table is about.
+#[derive(Clone, Debug)]
+pub(super) struct Kinds {
+    /// Names with a comma around each. No name holds a comma, and none is another one's pattern.
+    names: String,
+    /// Whether these are meant, or all others.
+    these: bool,
+}
+
+impl Kinds {
+    /// Every kind.
+    pub(super) fn all() -> Self {
+        Self::but([])
+    }
+
+    /// This kind alone.
+    pub(super) fn only(kind: &str) -> Self {
+        Self { names: format!(",{kind},"), these: true }
+    }
+
+    /// Every kind but these.
+    pub(super) fn but<'k>(kinds: impl IntoIterator<Item = &'k str>) -> Self {
+        let mut names = ",".to_owned();
+        for kind in kinds {
+            names.push_str(kind);
+            names.push(',');
+        }
+        Self { names, these: false }
+    }
+}
+
 pub(super) async fn upsert(
     tx: &mut AnyConnection,
     kind: &str,
@@ -81,28 +112,36 @@ pub(super) async fn remove_idle(tx: &mut AnyConnection, kind: &str, key: &str) -
     Ok(())
 }
 
-/// Whether something is due; a cheap look before taking the write lock.
-pub(super) async fn any_due(connection: &mut AnyConnection, now: UnixMillis) -> Result<bool, DbError> {
+/// Whether something of these kinds is due; a cheap look before taking the write lock.
+pub(super) async fn any_due(
+    connection: &mut AnyConnection,
+    kinds: &Kinds,
+    now: UnixMillis,
+) -> Result<bool, DbError> {
     let db_now = database_now(&mut *connection).await?;
     let found: Option<i64> = sqlx::query_scalar(
         "SELECT 1 FROM jobs
          WHERE dead_at IS NULL AND run_at <= $1 AND (lease_until IS NULL OR lease_until <= $2)
+           AND CASE WHEN $3 LIKE '%,' || kind || ',%' THEN 1 ELSE 0 END = CAST($4 AS BIGINT)
          LIMIT 1",
     )
     .bind(now.0)
     .bind(db_now.0)
+    .bind(&kinds.names)
+    .bind(i64::from(kinds.these))
     .fetch_optional(connection)
     .await?
     .map(|n: i32| i64::from(n));
     Ok(found.is_some())
 }
 
-/// Takes leases on at most `limit` due jobs, the longest due first.
+/// Takes leases on at most `limit` due jobs of these kinds, the longest due first.
 ///
 /// Rows that somebody is writing to are left for the next look, so that neither waits for the other; and the
 /// condition is asked again when the lease is taken, so that a row that another worker just took is not.
 pub(super) async fn claim(
     tx: &mut AnyConnection,
+    kinds: &Kinds,
     now: UnixMillis,
     lease: Duration,
     token: &str,
@@ -113,10 +152,12 @@ pub(super) async fn claim(
         tx,
         "SELECT kind, key FROM jobs
          WHERE dead_at IS NULL AND run_at <= $1 AND (lease_until IS NULL OR lease_until <= $2)
+           AND CASE WHEN $3 LIKE '%,' || kind || ',%' THEN 1 ELSE 0 END = CAST($4 AS BIGINT)
          ORDER BY run_at
-         LIMIT $3",
+         LIMIT $5",
     );
-    let due = due.bind(now.0).bind(db_now.0).bind(limit).fetch_all(&mut *tx).await?;
+    let due = due.bind(now.0).bind(db_now.0).bind(&kinds.names).bind(i64::from(kinds.these)).bind(limit);
+    let due = due.fetch_all(&mut *tx).await?;
     let mut claimed = Vec::with_capacity(due.len());
     for row in &due {
         let row = Cols::of("jobs", row);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     JobError, JobRegistry, backoff, cancel, dead_letters, depth, drain, enqueue,
-    store::{self, Claimed},
+    store::{self, Claimed, Kinds},
     worker,
 };
 use crate::{
@@ -195,14 +195,14 @@ async fn two_workers_never_hold_the_same_key() {
         // Many claims at once, each for more than its share: no key may be handed out twice.
         let claims = (0..12).map(|_| {
             let app = app.clone();
-            tokio::spawn(async move { worker::claim(&app, 7).await.unwrap() })
+            tokio::spawn(async move { worker::claim(&app, &Kinds::all(), 7).await.unwrap() })
         });
         let mut keys: Vec<String> = Vec::new();
         for claim in futures::future::join_all(claims).await {
             keys.extend(claim.unwrap().into_iter().map(|job: Claimed| job.key));
         }
         loop {
-            let more = worker::claim(&app, 7).await.unwrap();
+            let more = worker::claim(&app, &Kinds::all(), 7).await.unwrap();
             if more.is_empty() {
                 break;
             }
@@ -217,6 +217,39 @@ async fn two_workers_never_hold_the_same_key() {
 }
 
 #[tokio::test]
+async fn a_room_is_asked_for_its_own_kinds_alone() {
+    each_database(async |db| {
+        let (app, _clock) = app(&db);
+        const SLOW: &str = "test.slow_work";
+        db.write::<_, DbError, _>(|tx| {
+            Box::pin(async move {
+                for key in ["a", "b", "c"] {
+                    // The slow ones have waited longer.
+                    enqueue(tx, SLOW, key, &Value::Null, UnixMillis(START.0 - 1)).await?;
+                    enqueue(tx, KIND, key, &Value::Null, START).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        let claim = async |kinds: Kinds, limit| -> Vec<String> {
+            let claimed = worker::claim(&app, &kinds, limit).await.unwrap();
+            claimed.into_iter().map(|job| job.kind).collect()
+        };
+        assert_eq!(
+            claim(Kinds::only("test.slow"), 9).await,
+            Vec::<String>::new(),
+            "a part of a name is none"
+        );
+        assert_eq!(claim(Kinds::only(SLOW), 1).await, [SLOW]);
+        assert_eq!(claim(Kinds::but([SLOW, "test.other"]), 9).await, [KIND; 3]);
+        assert_eq!(claim(Kinds::all(), 9).await, [SLOW; 2]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_lease_that_ran_out_is_taken_over_and_the_late_one_books_nothing() {
     each_database(async |db| {
         let (app, clock) = app(&db);
@@ -225,7 +258,7 @@ async fn a_lease_that_ran_out_is_taken_over_and_the_late_one_books_nothing() {
             let db = db.clone();
             async move {
                 db.write::<_, DbError, _>(move |tx| {
-                    Box::pin(async move { store::claim(tx, START, lease, token, 5).await })
+                    Box::pin(async move { store::claim(tx, &Kinds::all(), START, lease, token, 5).await })
                 })
                 .await
                 .unwrap()

@@ -11,14 +11,14 @@ use tracing::Instrument;
 use super::{
     JobError, JobRegistry, JobRun, backoff,
     registry::Registered,
-    store::{self, Claimed},
+    store::{self, Claimed, Kinds},
 };
 use crate::{app::App, db::DbError, entropy::EntropyExt};
 
 /// How long a run may be silent before another worker takes over; renewed at a third of it. On PostgreSQL a
 /// killed process costs its jobs this long.
 const LEASE: Duration = Duration::from_secs(15);
-/// Jobs that run at once in one process.
+/// Jobs that run at once in one process, besides those of kinds that have a room of their own.
 const SLOTS: usize = 16;
 /// How often the table is looked at without a wake-up.
 const POLL: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const FAILED_AGAIN: Duration = Duration::from_secs(60 * 60);
 /// Runs jobs until told to stop, then waits for the running ones.
 pub async fn run_until_stopped(app: App, registry: JobRegistry, stop: CancellationToken) {
     let registry = Arc::new(registry);
-    let slots = Arc::new(Semaphore::new(SLOTS));
+    let rooms = Room::all(&registry);
     let running = TaskTracker::new();
     while let Err(error) = arm_periodic(&app, &registry).await {
         tracing::error!(%error, "cannot arm the periodic jobs");
@@ -37,14 +37,15 @@ pub async fn run_until_stopped(app: App, registry: JobRegistry, stop: Cancellati
         }
     }
     loop {
-        match start_due(&app, &registry, &slots, &running).await {
-            Ok(started) if started > 0 => {
-                if !stop.is_cancelled() {
-                    continue;
-                }
+        let mut started = 0;
+        for room in &rooms {
+            match start_due(&app, &registry, room, &running).await {
+                Ok(more) => started += more,
+                Err(error) => tracing::error!(%error, "cannot look for jobs"),
             }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "cannot look for jobs"),
+        }
+        if started > 0 && !stop.is_cancelled() {
+            continue;
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -60,6 +61,22 @@ async fn sleep_or_stop(stop: &CancellationToken, time: Duration) -> bool {
     tokio::time::timeout(time, stop.cancelled()).await.is_ok()
 }
 
+/// Kinds that share slots.
+struct Room {
+    kinds: Kinds,
+    slots: Arc<Semaphore>,
+}
+
+impl Room {
+    /// Those of the kinds that have one of their own, and before them the one of all others.
+    fn all(registry: &JobRegistry) -> Vec<Self> {
+        let room = |kinds, slots| Self { kinds, slots: Arc::new(Semaphore::new(slots)) };
+        let shared = room(Kinds::but(registry.rooms.keys().copied()), SLOTS);
+        let own = registry.rooms.iter().map(|(kind, slots)| room(Kinds::only(kind), *slots));
+        std::iter::once(shared).chain(own).collect()
+    }
+}
+
 /// Runs what is due now, and what that enqueues for now, until nothing is left; says how many ran.
 ///
 /// For tests and one-shot commands: no lease renewal, no periodic jobs unless they were armed.
@@ -69,7 +86,7 @@ async fn sleep_or_stop(stop: &CancellationToken, time: Duration) -> bool {
 pub async fn drain(app: &App, registry: &JobRegistry) -> Result<usize, DbError> {
     let mut ran = 0;
     loop {
-        let batch = claim(app, SLOTS).await?;
+        let batch = claim(app, &Kinds::all(), SLOTS).await?;
         if batch.is_empty() {
             return Ok(ran);
         }
@@ -97,21 +114,21 @@ pub(crate) async fn arm_periodic(app: &App, registry: &JobRegistry) -> Result<()
         .await
 }
 
-/// Starts as many due jobs as there are free slots; says how many.
+/// Starts as many due jobs of a room as it has free slots; says how many.
 async fn start_due(
     app: &App,
     registry: &Arc<JobRegistry>,
-    slots: &Arc<Semaphore>,
+    room: &Room,
     running: &TaskTracker,
 ) -> Result<usize, DbError> {
     let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
-    while let Ok(permit) = slots.clone().try_acquire_owned() {
+    while let Ok(permit) = room.slots.clone().try_acquire_owned() {
         permits.push(permit);
     }
     if permits.is_empty() {
         return Ok(0);
     }
-    let batch = claim(app, permits.len()).await?;
+    let batch = claim(app, &room.kinds, permits.len()).await?;
     let started = batch.len();
     for (job, permit) in batch.into_iter().zip(permits) {
         let (app, registry) = (app.clone(), registry.clone());
@@ -126,16 +143,18 @@ async fn start_due(
 }
 
 /// Takes leases; looks without the write lock first.
-pub(super) async fn claim(app: &App, limit: usize) -> Result<Vec<Claimed>, DbError> {
+pub(super) async fn claim(app: &App, kinds: &Kinds, limit: usize) -> Result<Vec<Claimed>, DbError> {
     let now = app.clock.now();
     let mut connection = app.db.read().await?;
-    if !store::any_due(&mut connection, now).await? {
+    if !store::any_due(&mut connection, kinds, now).await? {
         return Ok(Vec::new());
     }
     drop(connection);
     let token = app.entropy.token("");
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    app.db.write(move |tx| Box::pin(async move { store::claim(tx, now, LEASE, &token, limit).await })).await
+    let (kinds, limit) = (kinds.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+    app.db
+        .write(move |tx| Box::pin(async move { store::claim(tx, &kinds, now, LEASE, &token, limit).await }))
+        .await
 }
 
 /// Runs one claimed job to its end and books the result.

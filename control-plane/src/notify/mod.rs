@@ -26,6 +26,9 @@ pub use mailer::{Mailer, MailerError};
 pub use model::Letter;
 
 const DELIVER: &str = "notify.deliver";
+/// Letters that are on their way at once. A server that answers takes many a second on so few; one that does not answer
+/// holds each of them for the mailer's whole patience.
+const DELIVERIES: usize = 3;
 
 /// Sends a letter to an address, in the caller's transaction.
 ///
@@ -91,4 +94,5 @@ pub async fn send_to_operators<L: Letter>(
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.on(DELIVER, mailer::deliver);
+    registry.give_room(DELIVER, DELIVERIES);
 }

@@ -6,9 +6,11 @@ use ez_protocol::UnixMillis;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
+    sync::mpsc,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Letter, send};
+use super::{DELIVERIES, Letter, send};
 use crate::{
     accounts,
     app::{App, Services, job_registry},
@@ -85,10 +87,10 @@ fn every_folder_has_a_sample() {
 }
 
 /// A mail server for one test: accepts letters and hands their lines on.
-async fn mail_server() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+async fn mail_server() -> (u16, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (read, mut write) = stream.into_split();
@@ -198,4 +200,53 @@ async fn a_refusal_for_good_is_kept_and_not_repeated() {
     assert_eq!(jobs::drain(&app, &job_registry()).await.unwrap(), 0);
     let mut connection = db.read().await.unwrap();
     assert_eq!(jobs::dead_letters(&mut connection).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_mail_server_that_says_nothing_holds_up_letters_and_nothing_else() {
+    const OTHER: &str = "test.other";
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (app, _clock) = app(&db, listener.local_addr().unwrap().port());
+    let (call, mut called) = mpsc::unbounded_channel();
+    let silent = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+            call.send(()).unwrap();
+        }
+    });
+    for _ in 0..64 {
+        post(&app, "ada@example.org").await;
+    }
+    let (done, mut ran) = mpsc::unbounded_channel();
+    let mut registry = jobs::JobRegistry::default();
+    super::register_jobs(&mut registry);
+    registry.on(OTHER, move |_app, run| {
+        let done = done.clone();
+        async move { done.send(run.key).map_err(jobs::JobError::fail) }
+    });
+    let stop = CancellationToken::new();
+    let worker = tokio::spawn(jobs::run_until_stopped(app.clone(), registry, stop.clone()));
+    for _ in 0..DELIVERIES {
+        called.recv().await.unwrap();
+    }
+
+    app.db
+        .write::<_, DbError, _>(|tx| {
+            Box::pin(async move {
+                jobs::enqueue(tx, OTHER, "order", &serde_json::Value::Null, UnixMillis(1_000)).await
+            })
+        })
+        .await
+        .unwrap();
+    // The first letter is let go after twenty seconds; the job does not wait for that.
+    let prompt = tokio::time::timeout(Duration::from_secs(10), ran.recv()).await;
+    assert_eq!(prompt.expect("it waits behind the letters").as_deref(), Some("order"));
+    assert!(called.try_recv().is_err(), "more letters are on their way than have room");
+
+    // The server goes away, so that what waits for it ends.
+    stop.cancel();
+    silent.abort();
+    worker.await.unwrap();
 }
