@@ -6,7 +6,7 @@ use ez_protocol::OrderId;
 use serde_json::json;
 
 use super::{
-    OrderError, OrderEvent,
+    OrderEvent,
     advance::{AdvanceError, advance},
     settle::{self, SettleError},
     store,
@@ -48,10 +48,7 @@ async fn run_settled(app: App, run: JobRun) -> Result<(), JobError> {
 }
 
 async fn run_suspicious(app: App, run: JobRun) -> Result<(), JobError> {
-    let id = order_of(&run)?;
-    settle::suspicious(&app, id).await.map_err(sort)?;
-    // It may be suspicious because it went back already.
-    settle::refund_changed(&app, id).await.map_err(sort)
+    settle::suspicious(&app, order_of(&run)?).await.map_err(sort)
 }
 
 async fn run_expired(app: App, run: JobRun) -> Result<(), JobError> {
@@ -117,13 +114,34 @@ impl From<DbError> for JobFailure {
 }
 
 fn sort(error: SettleError) -> JobError {
-    match error {
-        SettleError::Db(error) | SettleError::Order(OrderError::Db(error)) => match error {
-            // Moved in between by somebody else: look again.
-            DbError::NotFound => JobError::retry(error),
-            other => other.into(),
-        },
+    match error.into_db() {
+        // Moved in between by somebody else: look again.
+        Ok(error @ DbError::NotFound) => JobError::retry(error),
+        Ok(error) => error.into(),
         // Money is never given up on: it stays in the list of dead jobs until somebody looked.
-        other => JobError::fail(other),
+        Err(other) => JobError::fail(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{instances::InstanceError, orders::OrderError};
+
+    /// A deadlock of PostgreSQL is over a moment later, whether it met the order's row or the server's.
+    #[test]
+    fn a_database_that_is_away_for_a_moment_kills_no_job_about_money() {
+        let ways: [fn(DbError) -> SettleError; 3] = [
+            SettleError::Db,
+            |error| SettleError::Order(OrderError::Db(error)),
+            |error| SettleError::Instance(InstanceError::Db(error)),
+        ];
+        for way in ways {
+            for passing in [DbError::Unavailable("deadlock detected".into()), DbError::NotFound] {
+                assert!(matches!(sort(way(passing)), JobError::Retry(_)));
+            }
+            let wrong = DbError::Inconsistent { table: "orders", column: "state", row: "1".into() };
+            assert!(matches!(sort(way(wrong)), JobError::Fail(_)));
+        }
     }
 }

@@ -387,11 +387,7 @@ pub async fn cancel(app: &Services, order: &Order) -> Result<bool, BillingError>
                 &format!("user:{}", order.user),
             )
             .await
-            .map_err(|error| match error {
-                super::settle::SettleError::Order(super::OrderError::Db(error))
-                | super::settle::SettleError::Db(error) => BillingError::Db(error),
-                _ => BillingError::Over,
-            })?;
+            .map_err(|error| error.into_db().map_or(BillingError::Over, BillingError::Db))?;
             Ok(true)
         }
         _ => Ok(false),

@@ -35,6 +35,19 @@ pub(super) enum SettleError {
     Db(#[from] DbError),
 }
 
+impl SettleError {
+    /// The database's own error, whichever of the three it came through: what is worth another attempt must not look
+    /// like a refusal because it met the server's row and not the order's.
+    pub(super) fn into_db(self) -> Result<DbError, Self> {
+        match self {
+            Self::Db(error)
+            | Self::Order(OrderError::Db(error))
+            | Self::Instance(InstanceError::Db(error)) => Ok(error),
+            other => Err(other),
+        }
+    }
+}
+
 /// The money is there. An order whose place was given back meanwhile waits for a person: the money is never lost.
 /// If the same was ordered again, it goes back by itself.
 pub(super) async fn paid(app: &Services, id: OrderId) -> Result<Option<Order>, SettleError> {
@@ -69,8 +82,14 @@ pub(super) async fn paid(app: &Services, id: OrderId) -> Result<Option<Order>, S
         .await
 }
 
-/// Money is there that does not match.
+/// Money is there that does not match, or it went back already.
 pub(super) async fn suspicious(app: &Services, id: OrderId) -> Result<(), SettleError> {
+    mismatched(app, id).await?;
+    // It may be suspicious because it went back.
+    refund_changed(app, id).await
+}
+
+async fn mismatched(app: &Services, id: OrderId) -> Result<(), SettleError> {
     let (at, config) = (app.clock.now(), app.config.clone());
     app.db
         .write(move |tx| {

@@ -12,8 +12,8 @@ use ez_protocol::{OrderId, UnixMillis};
 
 use super::{
     OrderError,
-    model::{Order, OrderState},
-    settle::SettleError,
+    model::{Order, OrderEvent, OrderState},
+    settle::{self, SettleError},
     store,
 };
 use crate::{
@@ -93,13 +93,18 @@ async fn unpaid(app: &Services, now: UnixMillis, order: &Order) -> Result<Option
     if now < due {
         return Ok(Some(due));
     }
+    // What came of it arrives as a job of its own as well. Should that one be lost, the order does not stay here.
     match billing::expire_session(app, order.id).await? {
-        // What came of it arrives as a job of its own, in the transaction that wrote it down.
-        CheckoutState::Expired | CheckoutState::Settled | CheckoutState::Suspicious => {
-            Ok(Some(now.plus(UNPAID_GRACE)))
+        CheckoutState::Expired => {
+            settle::let_go(app, order.id, OrderEvent::CheckoutExpired, "stripe").await?;
         }
+        CheckoutState::Settled => {
+            settle::paid(app, order.id).await?;
+        }
+        CheckoutState::Suspicious => settle::suspicious(app, order.id).await?,
         CheckoutState::Wanted | CheckoutState::Open | CheckoutState::Processing => {
-            Ok(Some(now.plus(UNPAID_GRACE)))
+            return Ok(Some(now.plus(UNPAID_GRACE)));
         }
     }
+    Ok(Some(now))
 }

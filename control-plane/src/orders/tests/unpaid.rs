@@ -75,6 +75,42 @@ async fn an_order_nobody_ever_paid_gives_its_place_back_on_time() {
 }
 
 #[tokio::test]
+async fn what_came_of_a_payment_page_is_taken_over_though_the_job_that_tells_it_is_lost() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let run_out = place(&shop.app, shop.request(1)).await.unwrap();
+        pay(&shop.app, &run_out).await.unwrap();
+        shop.stripe.let_expire(&shop.session_of(&run_out).await);
+        let (paid, _) = shop.pay_for(2).await;
+        let (odd, session) = shop.pay_for(3).await;
+        shop.stripe.change(&session, |session| session["currency"] = "usd".into());
+        let ends = [
+            (&run_out, billing::CHECKOUT_EXPIRED, CheckoutState::Expired, OrderState::Expired),
+            (&paid, billing::PAYMENT_SETTLED, CheckoutState::Settled, OrderState::Paid),
+            (&odd, billing::PAYMENT_SUSPICIOUS, CheckoutState::Suspicious, OrderState::NeedsOperator),
+        ];
+        for (order, job, came_of_it, _) in ends {
+            let id = order.id;
+            assert_eq!(billing::sync_checkout(&shop.app, id).await.unwrap(), came_of_it);
+            let lost = shop.app.db.write::<_, db::DbError, _>(move |tx| {
+                Box::pin(async move { jobs::cancel(tx, job, &id.to_string()).await })
+            });
+            lost.await.unwrap();
+            assert_eq!(shop.order(id).await.state, OrderState::AwaitingPayment);
+        }
+        shop.passes(Duration::from_secs(33 * 60)).await;
+        for (order, _, _, end) in ends {
+            advance::advance(&shop.app, order.id).await.unwrap();
+            assert_eq!(shop.order(order.id).await.state, end);
+        }
+        assert!(shop.place_of(&run_out).await.is_none(), "its place is free again");
+        shop.work().await;
+        assert_eq!(shop.order(paid.id).await.state, OrderState::Provisioning);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_payment_that_takes_days_is_waited_for_and_one_that_fails_holds_nothing_any_more() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 2).await;
