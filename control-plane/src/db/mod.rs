@@ -23,6 +23,7 @@ mod open;
 #[cfg(test)]
 mod schema;
 mod scope;
+mod step;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use files::{ServesAlone, sqlite_path};
 pub use lock::{lock, pick};
 pub use migrate::Pending;
 pub use scope::{Topic, wake_after_commit};
+pub use step::{begin_step, keep_step, undo_step};
 pub(crate) use text::text_enum;
 pub use wake::Wake;
 pub use writer::WriteCounters;

@@ -7,7 +7,8 @@ use sqlx::AnyConnection;
 use tokio::sync::oneshot;
 
 use super::{
-    Backend, Cols, ConflictKind, Db, DbError, Topic, database_now, row_randomness, testing::each_database,
+    Backend, Cols, ConflictKind, Db, DbError, Topic, begin_step, database_now, keep_step, row_randomness,
+    testing::each_database, undo_step,
 };
 
 async fn table(db: &Db) {
@@ -81,6 +82,41 @@ async fn constraints_are_told_apart() {
         let wrong = run(&db, "INSERT INTO nothing VALUES (1)").await.unwrap_err();
         assert!(matches!(wrong, DbError::Driver(_)), "{wrong:?}");
         assert_eq!(ids(&db).await, ["a"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_step_is_taken_back_alone() {
+    each_database(async |db| {
+        table(&db).await;
+        let neighbour = add(&db, "neighbour", 1);
+        let steps = db.write::<_, DbError, _>(|tx| {
+            Box::pin(async move {
+                insert(tx, "before", 1).await?;
+                begin_step(tx).await?;
+                insert(tx, "undone", 1).await?;
+                undo_step(tx).await?;
+                begin_step(tx).await?;
+                insert(tx, "kept", 1).await?;
+                keep_step(tx).await?;
+                insert(tx, "after", 1).await
+            })
+        });
+        let (neighbour, steps) = futures::join!(neighbour, steps);
+        neighbour.unwrap();
+        steps.unwrap();
+        assert_eq!(ids(&db).await, ["after", "before", "kept", "neighbour"]);
+        // The whole takes the step with it.
+        let failed = db.write::<(), DbError, _>(|tx| {
+            Box::pin(async move {
+                begin_step(tx).await?;
+                insert(tx, "gone", 1).await?;
+                Err(DbError::NotFound)
+            })
+        });
+        assert!(matches!(failed.await, Err(DbError::NotFound)));
+        assert_eq!(ids(&db).await, ["after", "before", "kept", "neighbour"]);
     })
     .await;
 }

@@ -9,7 +9,7 @@ use super::{
     model::{Instance, InstanceEvent, InstanceState},
 };
 use crate::{
-    db::DbError,
+    db::{self, DbError},
     entropy::Entropy,
     fleet::{self, Placement, Release, ReserveError},
     placement::{self, FleetSnapshot, Need, NoPlace},
@@ -108,12 +108,7 @@ pub async fn assign(
         }
         Some(place) => match better(&snapshot, &need, &instance, &place)? {
             None => place,
-            Some(()) => {
-                fleet::release(tx, at, instance.id, Release::NeverUsed).await?;
-                let mut exclude = instance.tried_nodes.clone();
-                exclude.push(place.node);
-                reserve_in(tx, at, entropy, &snapshot, instance.id, &need, &exclude, None).await?
-            }
+            Some(()) => move_away(tx, at, entropy, &snapshot, &instance, &need, place).await?,
         },
         None => {
             let exclude = &instance.tried_nodes;
@@ -124,6 +119,35 @@ pub async fn assign(
     let instance = Instance { node: Some(place.node), assigned_at: Some(at), reason: None, ..instance };
     let instance = change::take(tx, at, instance, InstanceEvent::Assigned, actor).await?;
     Ok((instance, place))
+}
+
+/// Takes another place in exchange for the reserved one. Whether there really is one shows only when it is taken: what
+/// was promised is given back only for what was got, and stays where it is if its node can still be used.
+async fn move_away(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    entropy: &dyn Entropy,
+    snapshot: &FleetSnapshot,
+    instance: &Instance,
+    need: &Need,
+    place: Placement,
+) -> Result<Placement, AssignError> {
+    let usable = snapshot.nodes.iter().any(|node| node.id == place.node && node.known);
+    let mut exclude = instance.tried_nodes.clone();
+    exclude.push(place.node);
+    db::begin_step(tx).await?;
+    fleet::release(tx, at, instance.id, Release::NeverUsed).await?;
+    match reserve_in(tx, at, entropy, snapshot, instance.id, need, &exclude, None).await {
+        Ok(found) => {
+            db::keep_step(tx).await?;
+            Ok(found)
+        }
+        Err(AssignError::NoPlace(none)) => {
+            db::undo_step(tx).await?;
+            if usable { Ok(place) } else { Err(none.into()) }
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Whether the server has to move away from its reserved place (`Some`), may stay (`None`), or can do neither.

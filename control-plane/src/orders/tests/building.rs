@@ -1,6 +1,7 @@
 //! Building and ending: attempts, silence, fences, deletion.
 
 use super::*;
+use crate::fleet::testing::{enrolled, hello, read, report_as};
 
 #[tokio::test]
 async fn a_failed_attempt_is_followed_by_another_and_three_by_a_person() {
@@ -93,6 +94,38 @@ async fn paid_without_a_place_is_tried_for_a_quarter_of_an_hour() {
             (OrderState::NeedsOperator, Some(reason::NO_CAPACITY))
         );
         assert_eq!(shop.letters().await.iter().filter(|l| *l == "order-needs-attention").count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_promised_place_is_given_back_only_for_one_that_was_got() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let other = place(&shop.app, shop.request(2)).await.unwrap();
+        let (order, session) = shop.pay_for(1).await;
+        let promised = shop.place_of(&order).await.unwrap();
+        // The other node seems to have room; the only number of its range is the first customer's.
+        let second = enrolled(&shop.app, "fsn-2", "fsn").await;
+        let taken = shop.place_of(&other).await.unwrap().vmid;
+        let mut said = hello(&second, taken);
+        said.policy.as_mut().unwrap().vmid_last = taken;
+        report_as(&shop.app, &second, said, 3).await;
+        shop.change_node("fsn-1", fleet::NodeChange::Cordon).await;
+
+        shop.deliver("checkout.session.completed", &session).await;
+        shop.work().await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Provisioning);
+        assert_eq!(shop.server(&order).await.node, Some(shop.node.id));
+        let kept = shop.place_of(&order).await.unwrap();
+        assert_eq!((kept.node, kept.vmid, kept.mac), (promised.node, promised.vmid, promised.mac));
+        assert_eq!(kept.ipv4.address, promised.ipv4.address);
+        let (first, second) = read(&shop.app, async |connection| {
+            let second = fleet::placed_on(&mut *connection, second.id).await?;
+            Ok((fleet::placed_on(connection, shop.node.id).await?.len(), second.len()))
+        })
+        .await;
+        assert_eq!((first, second), (2, 0));
     })
     .await;
 }
