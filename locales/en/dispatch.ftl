@@ -70,6 +70,7 @@ dispatch-exit-refund-question = Return the full amount to the customer and end t
 dispatch-exit-no-held = Not now: the node holds the order and may still be working on it. Revoke the node first.
 dispatch-exit-no-done = Not needed: the order has ended.
 dispatch-exit-no-unpaid = Not possible: nothing was paid.
+dispatch-exit-no-refund = Not possible: a refund was begun, which ended the subscription. Refund it again.
 dispatch-exit-no-other = Not possible in this state.
 dispatch-events = What the node said
 dispatch-no-events = Nothing yet.

@@ -3,7 +3,8 @@
 //! Whoever locks several things takes them in one order, so that nobody waits in a circle: `order`, `instance`,
 //! `provisioning_order`, and `places` last. After them come rows, in this order: servers, provisioning orders,
 //! the node's capacity, pools and addresses, the node, VMIDs. `metrics`, one row of samples each, are taken in
-//! the order of their names and with nothing else. `checkout`, `account`, `email` and `node` are taken before all others and never two of them.
+//! the order of their names and with nothing else. `checkout`, `account`, `email` and `node` are taken
+//! before all others and never two of them, but for `node` before `checkout`, where a node is revoked for an order.
 
 use std::fmt::Display;
 

@@ -11,7 +11,6 @@ use serde::Deserialize;
 use super::{ProvisioningRecord, builds_at, latest_for, shown};
 use crate::{
     app::App,
-    fleet::{self, NodeChange},
     instances,
     orders::{self, ExitError, Order},
     web::{self, Ctx, Error, Staff, Tone},
@@ -75,7 +74,10 @@ async fn one(ctx: Ctx, _staff: Staff, State(app): State<App>, Path(id): Path<Str
             let mut conn = app.db.read().await?;
             shown::order(&mut conn, ctx.now(), &order).await?
         }
-        Named::Purchase(purchase) => shown::unissued(&purchase),
+        Named::Purchase(purchase) => {
+            let mut conn = app.db.read().await?;
+            shown::unissued(&mut conn, &purchase).await?
+        }
     };
     ctx.page(&page)
 }
@@ -103,10 +105,10 @@ async fn exit(
     let id: OrderId = id.parse().map_err(|_| Error::NotFound)?;
     let done = match exit.as_str() {
         "retry" => orders::retry(&app, id, &actor).await,
-        "re_place" => {
-            let revoked = revoke_if_needed(&app, id, &actor).await?;
-            orders::re_place(&app, id, &actor, revoked).await
-        }
+        "re_place" => match orders::revoke_holders(&app, id, &actor).await {
+            Ok(revoked) => orders::re_place(&app, id, &actor, revoked).await,
+            Err(refused) => Err(refused),
+        },
         "abandon" => {
             let revoked = is_fenced(&app, id).await?;
             orders::abandon(&app, id, &actor, revoked).await
@@ -135,26 +137,4 @@ async fn is_fenced(app: &App, id: OrderId) -> Result<bool, Error> {
     let instance = instances::get(&mut conn, purchase.instance).await?.ok_or(Error::NotFound)?;
     let builds = builds_at(&mut conn, app.clock.now(), instance.id, instance.node).await?;
     Ok(builds.without_revoked(&mut conn).await?.is_fenced())
-}
-
-/// Before another node may build the server, those that may have it are put out of reach, unless it is
-/// certain already that they cannot act: so the server never exists twice (I1).
-async fn revoke_if_needed(app: &App, id: OrderId, actor: &str) -> Result<bool, Error> {
-    let mut conn = app.db.read().await?;
-    let purchase = orders::get(&mut conn, id).await?.ok_or(Error::NotFound)?;
-    let instance = instances::get(&mut conn, purchase.instance).await?.ok_or(Error::NotFound)?;
-    let builds = builds_at(&mut conn, app.clock.now(), instance.id, instance.node).await?;
-    if builds.is_fenced() {
-        return Ok(false);
-    }
-    // Nothing is revoked for a purchase that has no such exit.
-    if purchase.state.take(orders::OrderEvent::OperatorRePlace).is_err() {
-        return Ok(false);
-    }
-    let reachable = builds.without_revoked(&mut conn).await?.nodes();
-    drop(conn);
-    for node in reachable {
-        fleet::change_node(app, actor, &node.to_string(), NodeChange::Revoke).await?;
-    }
-    Ok(true)
 }

@@ -124,6 +124,10 @@ pub(super) async fn order(
     let here = instance.as_ref().and_then(|instance| instance.node);
     let builds = builds_at(conn, now, order.instance, here).await?;
     let fenced = builds.without_revoked(conn).await?.is_fenced();
+    let exits = match &purchase {
+        Some(purchase) => exits(conn, purchase, fenced).await?,
+        None => Vec::new(),
+    };
     Ok(Show {
         exits_at: purchase.as_ref().map(|p| format!("/operator/orders/{}", p.id)),
         node_href: format!("/operator/nodes/{}", row.node),
@@ -132,14 +136,14 @@ pub(super) async fn order(
         purchase: purchase.as_ref().map(|p| p.state.as_str()),
         facts: facts(order, purchase.as_ref()),
         events: events_of(conn, order.id).await?.iter().map(event).collect(),
-        exits: purchase.as_ref().map(|p| exits(p, fenced)).unwrap_or_default(),
+        exits,
         others,
     })
 }
 
 /// A purchase for which nothing was signed yet: no node had room, or the payment came too late.
-pub(super) fn unissued(purchase: &Order) -> Show {
-    Show {
+pub(super) async fn unissued(conn: &mut AnyConnection, purchase: &Order) -> Result<Show, DbError> {
+    Ok(Show {
         order: Row {
             href: format!("/operator/orders/{}", purchase.id),
             server: purchase.hostname.clone(),
@@ -156,9 +160,9 @@ pub(super) fn unissued(purchase: &Order) -> Show {
         purchase: Some(purchase.state.as_str()),
         facts: vec![fact("cause", purchase.reason.clone().unwrap_or_default())],
         events: Vec::new(),
-        exits: exits(purchase, true),
+        exits: exits(conn, purchase, true).await?,
         others: Vec::new(),
-    }
+    })
 }
 
 /// Something small that differs whenever the page of an order would.
@@ -175,7 +179,8 @@ pub(super) async fn order_mark(
     Ok((state, events, purchase))
 }
 
-fn exits(purchase: &Order, fenced: bool) -> Vec<Exit> {
+async fn exits(conn: &mut AnyConnection, purchase: &Order, fenced: bool) -> Result<Vec<Exit>, DbError> {
+    let refund_began = orders::refund_began(conn, purchase.id).await?;
     let exit = |code, event, needs_fence: bool| {
         // Money that does not match was taken all the same.
         let why_not = if purchase.paid_at.is_none() && !purchase.state.owes() {
@@ -184,6 +189,8 @@ fn exits(purchase: &Order, fenced: bool) -> Vec<Exit> {
             Some("done")
         } else if purchase.state.take(event).is_err() {
             Some("other")
+        } else if refund_began && event != OrderEvent::RefundStarted {
+            Some("refund")
         } else if needs_fence && !fenced {
             Some("held")
         } else {
@@ -191,13 +198,13 @@ fn exits(purchase: &Order, fenced: bool) -> Vec<Exit> {
         };
         Exit { code, enabled: why_not.is_none(), why_not }
     };
-    vec![
+    Ok(vec![
         exit("retry", OrderEvent::OperatorRetry, false),
         // A node that may still act is revoked by the same click.
         exit("re_place", OrderEvent::OperatorRePlace, false),
         exit("abandon", OrderEvent::OperatorAbandon, true),
         exit("refund", OrderEvent::RefundStarted, false),
-    ]
+    ])
 }
 
 fn fact(code: &'static str, value: String) -> Fact {

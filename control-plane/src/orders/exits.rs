@@ -15,7 +15,7 @@ use crate::{
     billing,
     db::DbError,
     dispatch,
-    fleet::{self, Release, Severity, alarms},
+    fleet::{self, NodeChange, Release, Severity, alarms, nodes::NodeError},
     instances::{self, Instance, InstanceError, InstanceState},
 };
 
@@ -77,6 +77,62 @@ pub async fn re_place(
     run(app, id, actor, OrderEvent::OperatorRePlace, Fence::Needed { node_revoked }).await
 }
 
+/// Before another node may build a waiting order's server, those that may have it are put out of reach, unless it is
+/// certain already that they cannot act: so the server never exists twice (I1). Says whether some are; that is for
+/// [`re_place`].
+///
+/// What refuses the exit refuses this, under the same locks: no node is revoked for an order that then stays where it is.
+///
+/// # Errors
+/// [`ExitError`]; nothing was changed.
+pub async fn revoke_holders(app: &Services, id: OrderId, actor: &str) -> Result<bool, ExitError> {
+    let at = app.clock.now();
+    let holders = {
+        let mut connection = app.db.read().await?;
+        let order = store::get(&mut connection, id).await?.ok_or(ExitError::Unknown)?;
+        let instance = instances::get(&mut connection, order.instance).await?.ok_or(ExitError::Unknown)?;
+        let builds = dispatch::builds_at(&mut connection, at, instance.id, instance.node).await?;
+        if builds.is_fenced() {
+            return Ok(false);
+        }
+        builds.without_revoked(&mut connection).await?.nodes()
+    };
+    for node in holders {
+        let actor = actor.to_owned();
+        let revoked = app
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    fleet::nodes::hold(tx, node).await?;
+                    let (_, instance) = may_take(tx, id, OrderEvent::OperatorRePlace).await?;
+                    let builds = dispatch::builds_at(tx, at, instance.id, instance.node).await?;
+                    if !builds.without_revoked(tx).await?.nodes().contains(&node) {
+                        return Ok(false);
+                    }
+                    match fleet::nodes::change(tx, at, &actor, node, NodeChange::Revoke).await {
+                        Ok(_) => Ok(true),
+                        Err(NodeError::Db(error)) => Err(ExitError::Db(error)),
+                        // It can be told nothing already.
+                        Err(_) => Ok(false),
+                    }
+                })
+            })
+            .await?;
+        if revoked {
+            app.links.revoke(node);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a refund of an order was begun, after which only a refund can follow.
+///
+/// # Errors
+/// Those of the query.
+pub async fn refund_began(connection: &mut AnyConnection, id: OrderId) -> Result<bool, DbError> {
+    Ok(billing::refund_state(connection, id).await?.is_some())
+}
+
 /// Lets go of node, addresses and VMID. The order keeps waiting, and the money goes back when it is due.
 ///
 /// # Errors
@@ -105,6 +161,27 @@ enum Fence {
     Needed { node_revoked: bool },
 }
 
+/// An order and its server under their locks, if the order has this way out now.
+async fn may_take(
+    tx: &mut AnyConnection,
+    id: OrderId,
+    event: OrderEvent,
+) -> Result<(Order, Instance), ExitError> {
+    // Whether the payment counts may change with it, and that comes before everything else.
+    billing::hold_order(tx, id).await?;
+    let order = store::get_to_change(tx, id).await?.ok_or(ExitError::Unknown)?;
+    order.state.take(event).map_err(OrderError::from)?;
+    if event != OrderEvent::RefundStarted && refund_began(tx, id).await? {
+        return Err(ExitError::RefundBegan);
+    }
+    let instance = instances::get_to_change(tx, order.instance).await?.ok_or(ExitError::Unknown)?;
+    let leaves = matches!(event, OrderEvent::OperatorRePlace | OrderEvent::OperatorAbandon);
+    if leaves && instance.state.is_live() {
+        return Err(ExitError::Built);
+    }
+    Ok((order, instance))
+}
+
 async fn run(
     app: &Services,
     id: OrderId,
@@ -116,19 +193,11 @@ async fn run(
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                // Whether the payment counts may change with it, and that comes before everything else.
-                billing::hold_order(tx, id).await?;
-                let order = store::get_to_change(tx, id).await?.ok_or(ExitError::Unknown)?;
-                order.state.take(event).map_err(OrderError::from)?;
+                let (order, instance) = may_take(tx, id, event).await?;
                 if event == OrderEvent::OperatorAbandon && order.reason.as_deref() == Some(reason::ABANDONED)
                 {
                     return Ok(order);
                 }
-                if event != OrderEvent::RefundStarted && billing::refund_state(tx, id).await?.is_some() {
-                    return Err(ExitError::RefundBegan);
-                }
-                let instance =
-                    instances::get_to_change(tx, order.instance).await?.ok_or(ExitError::Unknown)?;
                 if let Fence::Needed { node_revoked } = fence {
                     let last = event == OrderEvent::OperatorAbandon;
                     leave_node(tx, at, instance, node_revoked, last, &actor).await?;
@@ -155,9 +224,6 @@ async fn leave_node(
     last: bool,
     actor: &str,
 ) -> Result<(), ExitError> {
-    if instance.state.is_live() {
-        return Err(ExitError::Built);
-    }
     if let Some(provisioning) = instance.provisioning_order {
         dispatch::cancel_unaccepted(tx, at, provisioning).await?;
     }

@@ -41,7 +41,7 @@ use std::time::Duration;
 use ez_protocol::{AccountId, OrderId};
 use sqlx::AnyConnection;
 
-pub use exits::{ExitError, abandon, re_place, refund, retry};
+pub use exits::{ExitError, abandon, re_place, refund, refund_began, retry, revoke_holders};
 pub use letters::{
     OrderNeedsAttention, OrderNeedsOperator, OrderRefunded, OrderReturnedByBank, PaymentConfirmation,
     ServerReady,

@@ -226,6 +226,14 @@ pub async fn add(
     Ok(id)
 }
 
+/// Makes a node this transaction's to change. Before all other locks, and for one node alone.
+///
+/// # Errors
+/// Those of the database.
+pub async fn hold(tx: &mut AnyConnection, node: NodeId) -> Result<(), DbError> {
+    db::lock(tx, "node", node).await
+}
+
 /// Changes what a node may do and says what it was before.
 ///
 /// # Errors
@@ -237,7 +245,7 @@ pub async fn change(
     node: NodeId,
     change: NodeChange,
 ) -> Result<(NodeState, NodeState), NodeError> {
-    db::lock(tx, "node", node).await?;
+    hold(tx, node).await?;
     let before = store::state(tx, node).await?.ok_or_else(|| NodeError::Unknown(node.to_string()))?;
     let after = before.after(change)?;
     if before == after {

@@ -1,6 +1,7 @@
 //! The operator's ways out, and what must not come of them.
 
 use super::*;
+use crate::fleet::testing::read;
 
 #[tokio::test]
 async fn a_retry_on_a_silent_node_never_lets_another_one_build_while_the_first_may_have_built() {
@@ -280,6 +281,31 @@ async fn after_a_refund_was_begun_only_a_refund_follows() {
         assert_eq!(shop.ledger(&order), Ledger { paid: 900, returned: 900, running: 0 });
     })
     .await;
+}
+
+#[tokio::test]
+async fn no_node_is_revoked_for_an_order_that_can_only_be_refunded() {
+    let (db, _directory) = db::testing::sqlite().await;
+    let shop = Shop::open(db, 3).await;
+    let order = shop.silent(1).await;
+    shop.stripe.state().refunds_end = Some("failed");
+    refund(&shop.app, order.id, "operator:test").await.unwrap();
+    shop.work().await;
+    let (failed, server) = (shop.order(order.id).await, shop.server(&order).await);
+    assert_eq!(failed.reason.as_deref(), Some(reason::REFUND_FAILED));
+    let at = shop.app.clock.now();
+    let builds = read(&shop.app, async |c| dispatch::builds_at(c, at, server.id, server.node).await).await;
+    assert!(!builds.is_fenced(), "the node holds the order");
+
+    let operator =
+        browser::Browser::log_in(&shop.app, "op@example.com", Some(crate::accounts::StaffRole::Operator))
+            .await;
+    let page = format!("/operator/orders/{}", order.id);
+    assert!(operator.get(&page).await.body.contains("a refund was begun"));
+    assert_eq!(operator.post(&format!("{page}/re_place")).await.status, 303);
+    let node = read(&shop.app, async |c| fleet::node(c, shop.node.id).await).await.unwrap();
+    assert_eq!(node.state, fleet::NodeState::Active, "its other servers were cut off for nothing");
+    assert_eq!(shop.order(order.id).await, failed);
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ pub struct Exit {
     pub code: &'static str,
     /// Whether it can be taken now.
     pub enabled: bool,
-    /// Why not: text `dispatch-exit-no-<why>` (`held`, `done`, `unpaid`, `other`).
+    /// Why not: text `dispatch-exit-no-<why>` (`held`, `done`, `unpaid`, `refund`, `other`).
     pub why_not: Option<&'static str>,
 }
 
