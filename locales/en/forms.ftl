@@ -5,9 +5,8 @@ form-error-payment-disputed = A payment of this account is disputed at its bank.
 form-error-too-many-unpaid = You have three unpaid orders. Pay or cancel one first.
 form-error-payment-away = The payment service did not answer. Nothing was charged and nothing is reserved; try again in a minute.
 form-error-no-capacity = The last place went a moment ago. Nothing was charged; choose another location or plan.
-form-error-login = The mail address and password do not fit together.
+form-error-login = The mail address and password do not fit together. If you have just signed up, follow the link in our mail first.
 form-error-login-wait = Many people are logging in right now. Try again in a moment.
-form-error-unverified = The mail address is not confirmed yet. We have sent you a new link.
 form-error-link-used = The link is no longer valid. Ask for a new one.
 
 field-error-required = Fill this in.

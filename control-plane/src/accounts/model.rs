@@ -165,12 +165,9 @@ pub enum AccountsError {
     /// The password is refused.
     #[error(transparent)]
     Password(#[from] PasswordProblem),
-    /// Address and password do not belong together. Says no more on purpose.
+    /// Address and password do not belong together, or nobody has proven the address yet. Says no more on purpose.
     #[error("address or password is wrong")]
     Credentials,
-    /// The password is right but the address was never proven; a new link has been sent.
-    #[error("the address is not confirmed yet")]
-    Unverified,
     /// The link is unknown, too old or was used.
     #[error("this link is not valid any more")]
     Link,

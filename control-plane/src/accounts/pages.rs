@@ -50,7 +50,6 @@ fn refuse(form: &mut FormState, error: AccountsError) -> Result<(), web::Error> 
         },
         AccountsError::OtherPassword => form.refuse("password", "password-other"),
         AccountsError::Credentials => form.refuse_form("login"),
-        AccountsError::Unverified => form.refuse_form("unverified"),
         AccountsError::Link => form.refuse_form("link-used"),
         AccountsError::Busy => form.refuse_form("login-wait"),
         AccountsError::SshKey(error) => form.refuse("public_key", web::forms::ssh_key_code(&error)),

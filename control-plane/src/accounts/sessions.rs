@@ -21,9 +21,12 @@ const SEEN_EVERY: Duration = Duration::from_secs(300);
 
 /// Checks address and password and opens a session.
 ///
+/// Where they belong together but the address was never proven, a new link is sent and the answer is that of a wrong
+/// password. Anybody can sign up with another's address and then log in with the password they chose: any other answer
+/// would tell them that nobody has an account with it yet.
+///
 /// # Errors
-/// [`AccountsError::Credentials`] if they do not belong together or the user is disabled;
-/// [`AccountsError::Unverified`] if they do but the address was never proven (a new link was sent);
+/// [`AccountsError::Credentials`] if they do not belong together, the address was not proven or the user is disabled;
 /// [`AccountsError::Busy`], [`AccountsError::Db`].
 pub async fn log_in(app: &Services, email: &str, password: &str) -> Result<NewSession, AccountsError> {
     let email = email_address(email);
@@ -42,7 +45,7 @@ pub async fn log_in(app: &Services, email: &str, password: &str) -> Result<NewSe
     };
     if !user.verified {
         links::send_again(app, user.id, &user.email, hash.unwrap_or_default()).await?;
-        return Err(AccountsError::Unverified);
+        return Err(AccountsError::Credentials);
     }
     open_session(app, user.id).await
 }

@@ -54,7 +54,8 @@ async fn signing_up_proves_the_address_and_logs_in() {
         let (app, clock) = app(&db);
         sign_up(&app, " Ada@Example.org", PASSWORD).await.unwrap();
         let early = log_in(&app, EMAIL, PASSWORD).await.unwrap_err();
-        assert!(matches!(early, AccountsError::Unverified), "{early:?}");
+        assert!(matches!(early, AccountsError::Credentials), "{early:?}");
+        assert_eq!(letters(&db).await.len(), 2, "and is sent the link once more");
         clock.advance(Duration::from_millis(5));
         let secret = link(&db, "verify-email").await;
         let principal = verify_email(&app, &secret, PASSWORD).await.unwrap();
@@ -87,6 +88,12 @@ async fn nobody_learns_who_has_an_account() {
         {
             let refused = log_in(&app, email, password).await.unwrap_err();
             assert!(matches!(refused, AccountsError::Credentials), "{refused:?}");
+        }
+        // Nor by signing up in their name and trying the password that was chosen then.
+        for email in [EMAIL, "nobody@example.org"] {
+            sign_up(&app, email, "another password").await.unwrap();
+            let refused = log_in(&app, email, "another password").await.unwrap_err();
+            assert!(matches!(refused, AccountsError::Credentials), "{email}: {refused:?}");
         }
         assert!(log_in(&app, EMAIL, PASSWORD).await.is_ok(), "the second sign-up changed nothing");
     })
@@ -125,7 +132,7 @@ async fn a_letter_of_somebody_elses_sign_up_does_not_set_their_password() {
         let refused = verify_email(&app, &theirs, PASSWORD).await;
         assert!(matches!(refused, Err(AccountsError::OtherPassword)), "{refused:?}");
         let early = log_in(&app, EMAIL, "the attacker's one").await.unwrap_err();
-        assert!(matches!(early, AccountsError::Unverified), "nothing was confirmed: {early:?}");
+        assert!(matches!(early, AccountsError::Credentials), "nothing was confirmed: {early:?}");
         forgot_password(&app, EMAIL).await.unwrap();
         let way_out = link(&db, "reset-password").await;
         reset_password(&app, &way_out, PASSWORD).await.unwrap();
