@@ -11,7 +11,7 @@ use crate::{
     api::{Page, Problem},
     app::App,
     fleet,
-    placement::Need,
+    placement::{self, Need},
 };
 
 /// The routes; mounted below `/api/v1` with bearer authentication around them.
@@ -115,19 +115,24 @@ async fn plans(State(app): State<App>) -> Result<Json<Page<PlanBody>>, Problem> 
     let prices = super::prices(&mut connection).await?;
     let traffic = super::traffic_prices(&mut connection).await?;
     let image = super::images(&mut connection).await?.into_iter().next();
+    let on_sale = super::plans(&mut connection).await?;
+    // One snapshot answers for every plan and location.
+    let nodes = fleet::snapshot(&mut connection, app.clock.now(), None).await?;
+    let locations = fleet::locations(&mut connection).await?;
+    drop(connection);
     let mut data = Vec::new();
-    for plan in super::plans(&mut connection).await? {
+    for plan in on_sale {
         let mut available = BTreeMap::new();
         if let Some(image) = &image {
-            let need = Need {
-                location: String::new(),
-                vcpu: plan.vcpu,
-                memory_mib: u64::from(plan.memory_mib),
-                disk_gib: u64::from(plan.disk_gib),
-                image_digest: image.digest.clone(),
-            };
-            for place in fleet::availability(&mut connection, app.clock.now(), &need).await? {
-                available.insert(place.location.code, place.fits);
+            for location in &locations {
+                let need = Need {
+                    location: location.code.clone(),
+                    vcpu: plan.vcpu,
+                    memory_mib: u64::from(plan.memory_mib),
+                    disk_gib: u64::from(plan.disk_gib),
+                    image_digest: image.digest.clone(),
+                };
+                available.insert(location.code.clone(), placement::room_for(&nodes, &need));
             }
         }
         data.push(PlanBody {

@@ -40,15 +40,14 @@ pub const ENROLLED_AGAIN: &str = "instances.enrolled_again";
 pub use api::Enrolment;
 pub use letters::NodeOffline;
 pub use model::{
-    Address, Alarm, Availability, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState,
-    Placement, Presence, PurgeLimits, Release, ReplaceLimits, ReserveError, Severity, StorageView,
-    ThinPoolView, WarningView,
+    Address, Alarm, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState, Placement, Presence,
+    PurgeLimits, Release, ReplaceLimits, ReserveError, Severity, StorageView, ThinPoolView, WarningView,
 };
 pub use nodes::{NodeRow, by_id as node, locations};
 pub use operate::{Joining, add_node, change_node, new_token, replacement_token};
 pub use places::{
-    Held, addresses_of, availability, can_hold, confirm, confirm_gone, held, hold, hold_places, placed_on,
-    placement_of, release, reserve, snapshot, vmid_is_foreign,
+    Held, addresses_of, can_hold, confirm, confirm_gone, held, hold, hold_places, placed_on, placement_of,
+    release, reserve, snapshot, vmid_is_foreign,
 };
 pub use pools::{ApplyError, Change, LocationSpec, PoolSpec, apply};
 

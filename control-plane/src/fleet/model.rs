@@ -122,15 +122,6 @@ pub struct Location {
     pub country: String,
 }
 
-/// How many more servers of some need fit into a location.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Availability {
-    /// Where.
-    pub location: Location,
-    /// How many; 0 means sold out.
-    pub fits: u64,
-}
-
 /// An address of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub use hold::{Held, can_hold, held, hold};
-pub use snapshot::{availability, snapshot};
+pub use snapshot::snapshot;
 
 /// How long an address, a MAC and a VMID rest after the VM is known to be gone.
 pub const QUARANTINE: Duration = Duration::from_secs(24 * 3_600);

@@ -1,4 +1,4 @@
-//! What placement and the shop window see of the fleet.
+//! What placement and the shop window see of the fleet: a few statements, however many nodes and plans there are.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use super::{store, take};
 use crate::{
     db::DbError,
     fleet::{
-        model::{Availability, NodeState, Presence},
+        model::{NodeState, Presence},
         nodes::{self, NodeRow},
     },
-    placement::{self, FleetSnapshot, Need, NodeView},
+    placement::{FleetSnapshot, NodeView},
 };
 
 /// All nodes, or those of one location, as placement decides on them.
@@ -25,6 +25,7 @@ pub async fn snapshot(
     location: Option<&str>,
 ) -> Result<FleetSnapshot, DbError> {
     let rows = nodes::list(conn, location).await?;
+    let vmids_again = take::store::free_vmids_again_of_all(conn, at, location).await?;
     let mut fleet = FleetSnapshot::default();
     let mut pools: Option<(String, Vec<store::Pool>)> = None;
     for node in rows {
@@ -32,10 +33,7 @@ pub async fn snapshot(
             pools = Some((node.location.clone(), store::pools_of(conn, &node.location).await?));
         }
         let known: &[store::Pool] = pools.as_ref().map_or(&[], |(_, pools)| pools);
-        let again = match &node.cluster {
-            Some(cluster) => take::store::free_vmids_again(conn, at, node.id, cluster).await?,
-            None => 0,
-        };
+        let again = vmids_again.get(&node.id).copied().unwrap_or(0);
         fleet.nodes.push(view(&node, known, again, at));
     }
     Ok(fleet)
@@ -69,25 +67,4 @@ fn view(node: &NodeRow, pools: &[store::Pool], vmids_again: u64, at: UnixMillis)
         free_ipv4,
         free_vmids: u64::try_from(fresh).unwrap_or(0).saturating_add(vmids_again).min(servers_left),
     }
-}
-
-/// How many servers of this size and image still fit, for each location; `need.location` is not looked at.
-///
-/// # Errors
-/// Those of the database.
-pub async fn availability(
-    conn: &mut AnyConnection,
-    at: UnixMillis,
-    need: &Need,
-) -> Result<Vec<Availability>, DbError> {
-    let fleet = snapshot(conn, at, None).await?;
-    let locations = crate::fleet::locations(conn).await?;
-    Ok(locations
-        .into_iter()
-        .map(|location| {
-            let here = Need { location: location.code.clone(), ..need.clone() };
-            let fits = placement::room_for(&fleet, &here);
-            Availability { location, fits }
-        })
-        .collect())
 }

@@ -6,9 +6,11 @@ use crate::{
     db,
     fleet::{
         self, NodeChange, Placement, Release, ReserveError,
-        testing::{AT, IMAGE, instance, locations, need, read, ready_node, services},
+        testing::{
+            AT, IMAGE, enrolled, hello, instance, locations, need, read, ready_node, report_as, services,
+        },
     },
-    placement::{NoPlace, choose},
+    placement::{Need, NoPlace, choose, room_for},
 };
 use ez_protocol::{InstanceId, NodeId};
 
@@ -78,8 +80,7 @@ async fn fifty_racing_for_five_places_get_exactly_five() {
         assert_eq!(distinct(|p| p.ipv4.address.to_string()), 5);
         let fleet = read(&app, async |c| fleet::snapshot(c, AT, None).await).await;
         assert_eq!(choose(&fleet, &need(), &[]), Err(NoPlace::SoldOut));
-        let offers = read(&app, async |c| fleet::availability(c, AT, &need()).await).await;
-        assert!(offers.iter().all(|offer| offer.fits == 0));
+        assert_eq!(room_for(&fleet, &need()), 0);
     })
     .await;
 }
@@ -100,11 +101,40 @@ async fn fifty_racing_for_five_addresses_get_exactly_five() {
         // What a refused reservation had taken is back.
         let fleet = read(&app, async |c| fleet::snapshot(c, AT, None).await).await;
         assert_eq!(fleet.nodes.iter().map(|n| n.vcpu.sold).sum::<u64>(), 5);
-        let offers = read(&app, async |c| fleet::availability(c, AT, &need()).await).await;
-        assert_eq!(
-            offers.iter().map(|o| (o.location.code.as_str(), o.fits)).collect::<Vec<_>>(),
-            [("fsn", 0), ("hel", 0)]
-        );
+        for location in ["fsn", "hel"] {
+            assert_eq!(room_for(&fleet, &Need { location: location.into(), ..need() }), 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_snapshot_counts_the_numbers_that_are_free_again_for_each_node() {
+    db::testing::each_database(async |db| {
+        let (app, clock) = services(db);
+        locations(&app, 10).await;
+        let mut nodes = Vec::new();
+        for (name, number) in [("fsn-1", 1_000), ("fsn-2", 2_000)] {
+            let node = enrolled(&app, name, "fsn").await;
+            let mut said = hello(&node, number);
+            said.policy.as_mut().unwrap().vmid_last = number;
+            report_as(&app, &node, said, 5).await;
+            nodes.push(node.id);
+        }
+        for (at, node) in (1..).zip(&nodes) {
+            reserve(&app, *node, instance(at)).await.unwrap();
+        }
+        release(&app, instance(1), Release::Gone).await;
+        let now = clock.now();
+        let rested = now.plus(Duration::from_secs(24 * 3_600));
+        for (at, location, free) in
+            [(now, None, [0_u64, 0]), (rested, None, [1, 0]), (rested, Some("fsn"), [1, 0])]
+        {
+            let fleet = read(&app, async |c| fleet::snapshot(c, at, location).await).await;
+            assert_eq!(fleet.nodes.iter().map(|node| node.free_vmids).collect::<Vec<_>>(), free);
+        }
+        let elsewhere = read(&app, async |c| fleet::snapshot(c, rested, Some("hel")).await).await;
+        assert!(elsewhere.nodes.is_empty());
     })
     .await;
 }

@@ -1,5 +1,7 @@
 //! SQL that takes addresses and VMIDs: fresh ones by a guarded counter, used ones by a guarded update.
 
+use std::collections::BTreeMap;
+
 use ez_protocol::{InstanceId, NodeId, UnixMillis};
 use sqlx::AnyConnection;
 
@@ -164,6 +166,31 @@ pub(in crate::fleet::places) async fn free_vmids_again(
     .fetch_one(conn)
     .await?;
     Cols::of("vmid_allocations", &row).num("free")
+}
+
+/// The same for all nodes, or those of one location, by one statement; who has none is left out.
+pub(in crate::fleet::places) async fn free_vmids_again_of_all(
+    conn: &mut AnyConnection,
+    at: UnixMillis,
+    location: Option<&str>,
+) -> Result<BTreeMap<NodeId, u64>, DbError> {
+    let rows = sqlx::query(
+        "SELECT n.id, count(*) AS free FROM nodes n
+         JOIN vmid_allocations v ON v.cluster = n.cluster AND v.vmid >= n.vmid_first AND v.vmid <= n.vmid_last
+         WHERE (v.state = 'free' OR (v.state = 'quarantine' AND v.free_at <= $1))
+             AND (n.location = $2 OR $2 = '')
+         GROUP BY n.id",
+    )
+    .bind(at.0)
+    .bind(location.unwrap_or_default().to_owned())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("nodes", row);
+            Ok((row.id("id")?, row.num("free")?))
+        })
+        .collect()
 }
 
 /// Proxmox's own vendor prefix and 24 random bits; uniqueness is the index's business.
