@@ -186,11 +186,8 @@ async fn unpaid(
     connection: &mut AnyConnection,
     account: AccountId,
 ) -> Result<Vec<(String, String)>, DbError> {
-    let waiting = store::of_account(connection, account).await?.into_iter();
-    Ok(waiting
-        .filter(|instance| instance.state == InstanceState::Requested)
-        .map(|instance| (format!("/orders/{}", instance.order), instance.hostname))
-        .collect())
+    let waiting = store::unpaid_of_account(connection, account).await?.into_iter();
+    Ok(waiting.map(|(order, hostname)| (format!("/orders/{order}"), hostname)).collect())
 }
 
 /// What all pages of a server begin with.

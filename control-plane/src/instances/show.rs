@@ -108,11 +108,8 @@ pub(super) async fn list_mark(
     connection: &mut AnyConnection,
     account: AccountId,
 ) -> Result<Vec<(InstanceState, Option<String>, Option<i64>)>, DbError> {
-    let all = store::of_account(connection, account).await?;
-    Ok(all
-        .into_iter()
-        .map(|one| (one.state, one.observed_state, one.observed_at.map(|at| at.0 / 60_000)))
-        .collect())
+    let all = store::states_of_account(connection, account).await?.into_iter();
+    Ok(all.map(|(state, observed, at)| (state, observed, at.map(|at| at.0 / 60_000))).collect())
 }
 
 /// Servers on one page of the list.
@@ -127,26 +124,20 @@ pub(super) async fn list(
     unpaid: Vec<(String, String)>,
 ) -> Result<List, DbError> {
     let names = Names::read(connection).await?;
-    let all: Vec<Instance> = store::of_account(connection, account)
-        .await?
-        .into_iter()
-        .filter(|instance| instance.state != InstanceState::Requested)
-        .collect();
-    let total = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    let total = store::count_paid(connection, account).await?;
     let skipped = page.saturating_sub(1).saturating_mul(PAGE);
     let filtered = !query.trim().is_empty();
     let window = skipped..skipped.saturating_add(PAGE);
-    // Without a filter only what is shown is looked up.
-    let looked_up: Vec<&Instance> = match filtered {
-        true => all.iter().collect(),
-        false => all.iter().skip(skipped).take(PAGE).collect(),
-    };
+    let signed = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    // Without a filter only what is shown is looked up; a filter looks at all.
+    let part = if filtered { (i64::MAX, 0) } else { (signed(PAGE), signed(skipped)) };
+    let looked_up = store::paid_of_account(connection, account, part).await?;
     let ids: Vec<_> = looked_up.iter().map(|instance| instance.id).collect();
     let addresses = fleet::addresses_of(connection, &ids).await?;
     let suspended = settings_store::told_suspended(connection, account).await?;
     let mut nodes = BTreeMap::new();
     let mut servers = Vec::new();
-    for instance in looked_up {
+    for instance in &looked_up {
         let held = addresses.get(&instance.id).map(Vec::as_slice).unwrap_or_default();
         let mut row = row(connection, &names, &mut nodes, (instance, held), now).await?;
         name_suspended(&mut row.state, suspended.contains(&instance.id));
@@ -154,7 +145,7 @@ pub(super) async fn list(
             servers.push(row);
         }
     }
-    let fitting = if filtered { servers.len() } else { all.len() };
+    let fitting = if filtered { servers.len() } else { usize::try_from(total).unwrap_or(usize::MAX) };
     if filtered {
         servers = servers.into_iter().skip(window.start).take(PAGE).collect();
     }

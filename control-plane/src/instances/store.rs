@@ -267,6 +267,77 @@ pub(super) async fn of_account(
     rows.iter().map(read).collect()
 }
 
+/// Those of an account's servers that are paid and not gone, newest first: how many there are.
+pub(super) async fn count_paid(connection: &mut AnyConnection, account: AccountId) -> Result<u32, DbError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS total FROM instances
+         WHERE account_id = $1 AND state NOT IN ('released', 'purged', 'requested')",
+    )
+    .bind(account.to_string())
+    .fetch_one(connection)
+    .await?;
+    Cols::of("instances", &row).num("total")
+}
+
+/// So many of those that [`count_paid`] counts, without so many of the newest.
+pub(super) async fn paid_of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+    (limit, skipped): (i64, i64),
+) -> Result<Vec<Instance>, DbError> {
+    let rows = sqlx::query(select_instances!(
+        "WHERE account_id = $1 AND state NOT IN ('released', 'purged', 'requested')
+         ORDER BY created_at DESC, id LIMIT $2 OFFSET $3"
+    ))
+    .bind(account.to_string())
+    .bind(limit)
+    .bind(skipped)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Servers of an account that wait for their payment, newest first: the order and the name.
+pub(super) async fn unpaid_of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<(OrderId, String)>, DbError> {
+    let rows = sqlx::query(
+        "SELECT order_id, hostname FROM instances WHERE account_id = $1 AND state = 'requested'
+         ORDER BY created_at DESC, id",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("instances", row);
+            Ok((row.id("order_id")?, row.text("hostname")?))
+        })
+        .collect()
+}
+
+/// What may change in the list of an account's servers, and nothing else of them: it is asked for every second or so by
+/// each browser that shows the list.
+pub(super) async fn states_of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<Vec<(InstanceState, Option<String>, Option<UnixMillis>)>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id, state, observed_state, observed_at FROM instances
+         WHERE account_id = $1 AND state NOT IN ('released', 'purged') ORDER BY created_at DESC, id",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("instances", row);
+            Ok((row.get("state")?, row.get("observed_state")?, row.opt_millis("observed_at")?))
+        })
+        .collect()
+}
+
 /// The servers of a node that something is being done with, in the order in which they are locked.
 pub(super) async fn unsettled_on(
     connection: &mut AnyConnection,

@@ -5,6 +5,7 @@ mod api;
 mod changes;
 mod ending;
 mod kept;
+mod listed;
 mod otherwise;
 mod suspension;
 
