@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ez_protocol::UnixMillis;
 use sqlx::AnyConnection;
+use tokio::time::Instant;
 
 use super::DeadJob;
 use crate::db::{self, Cols, DbError, database_now};
@@ -16,6 +17,8 @@ pub(super) struct Claimed {
     pub(super) payload: String,
     pub(super) attempts: i64,
     pub(super) token: String,
+    /// A moment by our own clock at which the lease had not begun: whatever it lasts, it lasts from then on.
+    pub(super) since: Instant,
 }
 
 /// Which kinds a look at the table is about.
@@ -147,6 +150,7 @@ pub(super) async fn claim(
     token: &str,
     limit: i64,
 ) -> Result<Vec<Claimed>, DbError> {
+    let since = Instant::now();
     let db_now = database_now(&mut *tx).await?;
     let due = db::pick(
         tx,
@@ -183,6 +187,7 @@ pub(super) async fn claim(
             payload: taken.text("payload")?,
             attempts: taken.int("attempts")?,
             token: token.to_owned(),
+            since,
         });
     }
     Ok(claimed)

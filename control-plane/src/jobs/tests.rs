@@ -292,6 +292,36 @@ async fn a_lease_that_ran_out_is_taken_over_and_the_late_one_books_nothing() {
 }
 
 #[tokio::test]
+async fn a_run_whose_renewal_hangs_stops_before_another_worker_takes_over() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let (app, _clock) = app(&db);
+    ask(&app, "a", Value::Null, START).await;
+    let job = worker::claim(&app, &Kinds::all(), 1).await.unwrap().remove(0);
+    // Somebody has the only writer and does not give it back.
+    let (enter, entered) = tokio::sync::oneshot::channel();
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let holder = tokio::spawn({
+        let db = db.clone();
+        async move {
+            db.write::<_, DbError, _>(move |_tx| {
+                Box::pin(async move {
+                    enter.send(()).unwrap();
+                    wait.await.unwrap();
+                    Ok(())
+                })
+            })
+            .await
+        }
+    });
+    entered.await.unwrap();
+    let lost = worker::lose_lease(&app, &job, Duration::from_millis(400));
+    // Long before the writer gives up on who holds it.
+    tokio::time::timeout(Duration::from_secs(10), lost).await.expect("it waits for the renewal");
+    go.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_reconciler_runs_again_after_its_period() {
     each_database(async |db| {
         let (app, clock) = app(&db);

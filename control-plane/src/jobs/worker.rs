@@ -4,7 +4,10 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use ez_protocol::UnixMillis;
 use futures::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -79,7 +82,7 @@ impl Room {
 
 /// Runs what is due now, and what that enqueues for now, until nothing is left; says how many ran.
 ///
-/// For tests and one-shot commands: no lease renewal, no periodic jobs unless they were armed.
+/// For tests and one-shot commands: one job after the other, no periodic jobs unless they were armed.
 ///
 /// # Errors
 /// Those of the database.
@@ -90,7 +93,15 @@ pub async fn drain(app: &App, registry: &JobRegistry) -> Result<usize, DbError> 
         if batch.is_empty() {
             return Ok(ran);
         }
-        for job in batch {
+        for mut job in batch {
+            // One after the other: what has waited behind a slow one makes sure that it is still ours.
+            let asked = Instant::now();
+            if job.since.elapsed() >= LEASE / 3 {
+                if !renew(app, &job, LEASE).await? {
+                    continue;
+                }
+                job.since = asked;
+            }
             ran += 1;
             run_one(app, registry, job).await;
         }
@@ -169,7 +180,7 @@ pub(super) async fn run_one(app: &App, registry: &JobRegistry, job: Claimed) {
         let result = tokio::select! {
             result = call(app, registered, &job) => result,
             // The future is dropped: another worker holds the key now.
-            () = lose_lease(app, &job) => {
+            () = lose_lease(app, &job, LEASE) => {
                 tracing::warn!("lost the lease; stopped");
                 return;
             }
@@ -192,27 +203,31 @@ async fn call(app: &App, registered: &Registered, job: &Claimed) -> Result<(), J
         .unwrap_or_else(|_| Err(JobError::retry("the handler panicked")))
 }
 
-/// Renews the lease; returns when it is lost.
-async fn lose_lease(app: &App, job: &Claimed) {
-    let mut missed = 0;
+/// Renews the lease; returns when it is lost, or soon may be: the next worker does not ask whether this one has stopped. A
+/// renewal that hangs is one that did not happen.
+pub(super) async fn lose_lease(app: &App, job: &Claimed, lease: Duration) {
+    // Sure to be ours, and time enough to stop.
+    let safe = lease - lease / 8;
+    let mut ends = job.since + safe;
     loop {
-        tokio::time::sleep(LEASE / 3).await;
-        let ours = job.clone();
-        let renewed =
-            app.db.write(move |tx| Box::pin(async move { store::renew(tx, &ours, LEASE).await })).await;
-        match renewed {
-            Ok(true) => missed = 0,
-            Ok(false) => return,
-            Err(error) => {
-                tracing::warn!(%error, "cannot renew a lease");
-                missed += 1;
-                // After two misses the lease may end before the next try.
-                if missed >= 2 {
-                    return;
-                }
-            }
+        tokio::time::sleep_until(ends.min(Instant::now() + lease / 3)).await;
+        let asked = Instant::now();
+        if asked >= ends {
+            return;
+        }
+        match tokio::time::timeout_at(ends, renew(app, job, lease)).await {
+            Ok(Ok(true)) => ends = asked + safe,
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "cannot renew a lease"),
+            Err(_) => tracing::warn!("a lease was not renewed in time"),
         }
     }
+}
+
+/// Takes a lease anew; `false` if it is somebody else's.
+async fn renew(app: &App, job: &Claimed, lease: Duration) -> Result<bool, DbError> {
+    let ours = job.clone();
+    app.db.write(move |tx| Box::pin(async move { store::renew(tx, &ours, lease).await })).await
 }
 
 /// Writes down how a run ended; if that fails the lease runs out and the job runs again.

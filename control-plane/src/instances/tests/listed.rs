@@ -34,8 +34,9 @@ async fn an_account_with_hundreds_of_servers_counts_and_finds_them_all() {
         let last = show::list(&mut connection, account, now, ("", 21), Vec::new()).await.unwrap();
         assert_eq!((last.servers.len(), last.older), (21, None));
         assert_eq!(last.servers[20].name, oldest.hostname);
-        let found =
-            show::list(&mut connection, account, now, (&oldest.hostname, 1), Vec::new()).await.unwrap();
+        let found = show::list(&mut connection, account, now, (oldest.hostname.as_str(), 1), Vec::new())
+            .await
+            .unwrap();
         assert_eq!(found.servers.iter().map(|row| &row.name).collect::<Vec<_>>(), [&oldest.hostname]);
         let marked = show::list_mark(&mut connection, account).await.unwrap();
         assert_eq!(marked.len(), 521);
