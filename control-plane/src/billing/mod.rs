@@ -149,6 +149,11 @@ impl BillingError {
         }
     }
 
+    /// Whether Stripe is away or busy, so that asking about something else makes no sense now.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Stripe(fault) if fault.is_away())
+    }
+
     /// Whether it is our key or our settings: every call meets it, until a person has mended them.
     fn is_locked_out(&self) -> bool {
         matches!(self, Self::Stripe(fault) if fault.is_locked_out())

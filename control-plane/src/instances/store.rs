@@ -381,21 +381,27 @@ pub(super) async fn names_of(
     Ok(rows)
 }
 
-/// Servers whose disk may go now.
+/// Servers whose disk may go now, and their nodes; the longest due first.
 pub(super) async fn due_for_purge(
     connection: &mut AnyConnection,
     now: UnixMillis,
-) -> Result<Vec<InstanceId>, DbError> {
+) -> Result<Vec<(InstanceId, Option<NodeId>)>, DbError> {
     // A node takes few at a time; those of others must not wait behind them.
     let rows = sqlx::query(
-        "SELECT id FROM (SELECT id, purge_at, ROW_NUMBER() OVER (PARTITION BY node_id ORDER BY purge_at, id) AS place
+        "SELECT id, node_id FROM (SELECT id, node_id, purge_at,
+                 ROW_NUMBER() OVER (PARTITION BY node_id ORDER BY purge_at, id) AS place
              FROM instances WHERE state = 'retired' AND purge_at <= $1) AS due
-         WHERE place <= 20 ORDER BY purge_at LIMIT 500",
+         WHERE place <= 20 ORDER BY purge_at, id",
     )
     .bind(now.0)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Cols::of("instances", row).id("id")).collect()
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("instances", row);
+            Ok((row.id("id")?, row.opt_id("node_id")?))
+        })
+        .collect()
 }
 
 /// When the disks of retired servers go.

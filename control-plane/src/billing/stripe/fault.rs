@@ -48,6 +48,11 @@ impl StripeFault {
         matches!(self.kind, FaultKind::Busy | FaultKind::ServerFailed | FaultKind::OutcomeUnknown)
     }
 
+    /// Whether Stripe gave no answer, or asks for patience: the next call would meet the same, whatever it is about.
+    pub fn is_away(&self) -> bool {
+        matches!(self.kind, FaultKind::Busy | FaultKind::OutcomeUnknown)
+    }
+
     /// Whether Stripe understood this request and will never carry it out: under its key the answer stays the same.
     pub fn is_no(&self) -> bool {
         matches!(self.kind, FaultKind::Refused | FaultKind::NotFound)
