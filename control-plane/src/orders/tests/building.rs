@@ -221,7 +221,7 @@ async fn a_stripe_that_is_away_is_asked_about_one_server_and_not_about_each_whos
     {
         let mut stripe = shop.stripe.state();
         stripe.calls.clear();
-        stripe.failures = vec![(429, false); 100];
+        stripe.failures = vec![(409, false); 100];
     }
     instances::sweep(&shop.app).await.unwrap();
     let stripe = shop.stripe.state();
