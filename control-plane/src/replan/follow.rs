@@ -42,7 +42,10 @@ async fn run_sweep(app: App, _run: JobRun) -> Result<(), JobError> {
         billing::orders_to_follow(&mut connection).await?
     };
     for order in orders {
-        follow(&app, order).await?;
+        // One that cannot be followed keeps no other from it.
+        if let Err(error) = follow(&app, order).await {
+            tracing::error!(order.id = %order, %error, "a server does not follow its plan; it is tried again");
+        }
     }
     Ok(())
 }
