@@ -73,7 +73,8 @@ pub async fn unsealed(connection: &mut AnyConnection) -> Result<i64, DbError> {
 /// Seals what waits, until told to stop: within a second of each commit, and never more than twice a second.
 ///
 /// Not a job, because a job's lease would write even when there is nothing to seal. Several processes may run
-/// it: a place in the chain is unique, so the slower one's transaction fails and finds nothing left to do.
+/// it: a place in the chain is unique, so the slower one's transaction fails and finds nothing left to do. On PostgreSQL it
+/// may also wait for the quicker one's row, and then finds it chained: to it the row is not there any more.
 pub async fn run_until_stopped(app: App, stop: CancellationToken) {
     while !stop.is_cancelled() {
         tokio::select! {
@@ -87,7 +88,7 @@ pub async fn run_until_stopped(app: App, stop: CancellationToken) {
             match seal(&app.db).await {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) if error.is_unique() => break,
+                Err(error) if error.is_unique() || matches!(error, DbError::NotFound) => break,
                 Err(error) => {
                     tracing::error!(%error, "cannot seal the audit log");
                     break;
