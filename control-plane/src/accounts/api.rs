@@ -97,11 +97,12 @@ async fn create(
     Input(new): Input<NewSshKey>,
 ) -> Result<(StatusCode, Json<SshKeyBody>), Problem> {
     let (at, random) = (app.clock.now(), app.entropy.bytes());
-    let account = caller.principal.account_id;
     let key = app
         .db
         .write(move |tx| {
-            Box::pin(async move { add_ssh_key(tx, at, random, account, &new.name, &new.public_key).await })
+            Box::pin(async move {
+                add_ssh_key(tx, at, random, &caller.principal, &new.name, &new.public_key).await
+            })
         })
         .await?;
     Ok((StatusCode::CREATED, Json(key.into())))
@@ -130,7 +131,9 @@ async fn remove(
     Named(id): Named<String>,
 ) -> Result<StatusCode, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found())?;
-    let account = caller.principal.account_id;
-    app.db.write(move |tx| Box::pin(async move { remove_ssh_key(tx, account, id).await })).await?;
+    let at = app.clock.now();
+    app.db
+        .write(move |tx| Box::pin(async move { remove_ssh_key(tx, at, &caller.principal, id).await }))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -163,6 +163,7 @@ pub async fn forgot_password(app: &Services, email: &str) -> Result<(), Accounts
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                db::lock(tx, "email", &email).await?;
                 let Some(user) = store::user_by_email(tx, &email).await? else { return Ok(()) };
                 if !may_send(tx, user.id, LinkPurpose::Reset, at).await? {
                     return Ok(());
@@ -222,6 +223,7 @@ pub(super) async fn send_again(
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                db::lock(tx, "email", &email).await?;
                 if !may_send(tx, user_id, LinkPurpose::Verify, at).await? {
                     return Ok(());
                 }

@@ -223,12 +223,12 @@ fn token_view(token: ApiToken) -> views::Token {
 }
 
 async fn add_key(ctx: Ctx, Customer(me): Customer, State(app): State<App>, sent: Submission) -> web::Result {
-    let (at, random, account) = (ctx.now(), app.entropy.bytes(), me.account_id);
+    let (at, random, who) = (ctx.now(), app.entropy.bytes(), me.clone());
     let (name, text) = (sent.text("key_name").to_owned(), sent.raw("public_key").to_owned());
     let added = app
         .db
         .write(move |tx| {
-            Box::pin(async move { super::add_ssh_key(tx, at, random, account, &name, &text).await })
+            Box::pin(async move { super::add_ssh_key(tx, at, random, &who, &name, &text).await })
         })
         .await;
     let error = match added {
@@ -251,9 +251,9 @@ async fn remove_key(
     sent: Submission,
 ) -> web::Result {
     let id: SshKeyId = sent.text("key").parse().map_err(|_| web::Error::NotFound)?;
-    let account = me.account_id;
+    let at = ctx.now();
     let removed =
-        app.db.write(move |tx| Box::pin(async move { super::remove_ssh_key(tx, account, id).await })).await;
+        app.db.write(move |tx| Box::pin(async move { super::remove_ssh_key(tx, at, &me, id).await })).await;
     match removed {
         Ok(()) => ctx.redirect_saying("/account", Tone::Good, "key-removed"),
         Err(AccountsError::NotFound) => Err(web::Error::NotFound),

@@ -6,12 +6,13 @@ use ez_protocol::UnixMillis;
 use serde_json::Value;
 
 use super::{
-    AccountsError, NewUser, PasswordProblem, Scope, StaffRole, add_ssh_key, contact, create_token,
+    AccountsError, NewUser, PasswordProblem, Principal, Scope, StaffRole, add_ssh_key, contact, create_token,
     create_user, email_address, forgot_password, list_tokens, log_in, log_out, operators, remove_ssh_key,
     reset_password, revoke_token, session_principal, sign_up, ssh_keys, store, token_principal, verify_email,
 };
 use crate::{
     app::{App, Services},
+    audit,
     clock::{Clock, ManualClock},
     db::{Db, DbError, testing::each_database},
     entropy::EntropyExt,
@@ -318,27 +319,37 @@ async fn ssh_keys_belong_to_the_account() {
     each_database(async |db| {
         let (app, clock) = app(&db);
         let (ada, bob) = (made(&app, EMAIL, None).await, made(&app, "bob@example.org", None).await);
-        let add = |account, name: &'static str, text: &'static str| {
-            let (at, random, db) = (clock.now(), app.entropy.bytes(), db.clone());
+        let add = |who: &Principal, name: &'static str, text: &'static str| {
+            let (at, random, db, who) = (clock.now(), app.entropy.bytes(), db.clone(), who.clone());
             async move {
-                db.write(move |tx| Box::pin(async move { add_ssh_key(tx, at, random, account, name, text).await }))
-                    .await
+                db.write(move |tx| {
+                    Box::pin(async move { add_ssh_key(tx, at, random, &who, name, text).await })
+                })
+                .await
             }
         };
-        let key = add(ada.account_id, "", KEY).await.unwrap();
+        let key = add(&ada, "", KEY).await.unwrap();
         assert_eq!(key.name, "ada@laptop");
-        assert_eq!(add(ada.account_id, "again", KEY).await.unwrap(), key, "the same key is the same row");
-        assert!(matches!(add(ada.account_id, "x", "ssh-ed25519 AAAA\nevil").await, Err(AccountsError::SshKey(_))));
+        assert_eq!(add(&ada, "again", KEY).await.unwrap(), key, "the same key is the same row");
+        assert!(matches!(add(&ada, "x", "ssh-ed25519 AAAA\nevil").await, Err(AccountsError::SshKey(_))));
         let mut connection = db.read().await.unwrap();
         assert_eq!(ssh_keys(&mut connection, ada.account_id).await.unwrap(), std::slice::from_ref(&key));
         assert_eq!(ssh_keys(&mut connection, bob.account_id).await.unwrap(), []);
         drop(connection);
-        let remove = |account| {
-            let (db, id) = (db.clone(), key.id);
-            async move { db.write(move |tx| Box::pin(async move { remove_ssh_key(tx, account, id).await })).await }
+        let remove = |who: &Principal| {
+            let (at, db, who, id) = (clock.now(), db.clone(), who.clone(), key.id);
+            async move {
+                db.write(move |tx| Box::pin(async move { remove_ssh_key(tx, at, &who, id).await })).await
+            }
         };
-        assert!(matches!(remove(bob.account_id).await, Err(AccountsError::NotFound)));
-        remove(ada.account_id).await.unwrap();
+        clock.advance(Duration::from_millis(5));
+        assert!(matches!(remove(&bob).await, Err(AccountsError::NotFound)));
+        remove(&ada).await.unwrap();
+        let mut connection = db.read().await.unwrap();
+        let kept = audit::history(&mut connection, "ssh_key", &key.id.to_string()).await.unwrap();
+        let said: Vec<_> = kept.iter().map(|row| (&*row.entry.actor, &*row.entry.action)).collect();
+        let actor = ada.actor();
+        assert_eq!(said, [(&*actor, "ssh_key.added"), (&*actor, "ssh_key.removed")]);
     })
     .await;
 }
@@ -403,12 +414,21 @@ async fn twice_at_once_is_twice_in_a_row() {
         let ada = made(&app, "ada2@example.org", None).await;
         let text = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl t";
         let added = futures::future::join_all((0..4_u8).map(|n| {
-            let (at, account) = (app.clock.now(), ada.account_id);
-            db.write(move |tx| Box::pin(async move { add_ssh_key(tx, at, [n; 10], account, "", text).await }))
+            let (at, who) = (app.clock.now(), ada.clone());
+            db.write(move |tx| Box::pin(async move { add_ssh_key(tx, at, [n; 10], &who, "", text).await }))
         }))
         .await;
         let ids: Vec<_> = added.into_iter().map(|key| key.unwrap().id).collect();
         assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "one key: {ids:?}");
+
+        // What is counted before it is added is counted one after the other.
+        let made = (0..60).map(|_| create_token(&app, &ada, "laptop", vec![Scope::Read]));
+        let made = futures::future::join_all(made).await;
+        assert_eq!(made.iter().filter(|token| token.is_ok()).count(), 50);
+        let asked = (0..12).map(|_| forgot_password(&app, &ada.email));
+        assert!(futures::future::join_all(asked).await.iter().all(Result::is_ok));
+        let sent = letters(&db).await;
+        assert_eq!(sent.iter().filter(|(name, _)| name == "reset-password").count(), 5);
     })
     .await;
 }

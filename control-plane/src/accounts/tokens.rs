@@ -10,7 +10,12 @@ use super::{
     model::{check_name, token_hash},
     store,
 };
-use crate::{app::Services, audit, db::DbError, entropy::EntropyExt};
+use crate::{
+    app::Services,
+    audit,
+    db::{self, DbError},
+    entropy::EntropyExt,
+};
 
 /// What every token begins with, so that scanners for leaked secrets find it.
 const PREFIX: &str = "ezt_";
@@ -42,6 +47,7 @@ pub async fn create_token(
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                db::lock(tx, "account", principal.account_id).await?;
                 if store::tokens(tx, principal.account_id).await?.len() >= MAX_TOKENS {
                     return Err(AccountsError::TooMany(MAX_TOKENS));
                 }

@@ -171,12 +171,11 @@ async fn keys(
 
 /// Keeps a pasted key. An account that is full of keys can order with one more all the same.
 async fn remember(app: &App, me: &Principal, pasted: &str) {
-    let (at, random, account, pasted) =
-        (app.clock.now(), app.entropy.bytes(), me.account_id, pasted.to_owned());
+    let (at, random, who, pasted) = (app.clock.now(), app.entropy.bytes(), me.clone(), pasted.to_owned());
     let kept = app
         .db
         .write(move |tx| {
-            Box::pin(async move { accounts::add_ssh_key(tx, at, random, account, "", &pasted).await })
+            Box::pin(async move { accounts::add_ssh_key(tx, at, random, &who, "", &pasted).await })
         })
         .await;
     if let Err(error) = kept {

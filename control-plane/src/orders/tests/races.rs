@@ -416,9 +416,9 @@ async fn ten_browsers_for_the_last_place_get_a_payment_page_or_a_sentence() {
         let mut buyers = Vec::new();
         for n in 0..10_u8 {
             let buyer = browser::Browser::log_in(&shop.app, &format!("buyer{n}@example.com"), None).await;
-            let (at, account) = (shop.app.clock.now(), buyer.who.account_id);
+            let (at, who) = (shop.app.clock.now(), buyer.who.clone());
             let kept = shop.app.db.write(move |tx| {
-                Box::pin(async move { accounts::add_ssh_key(tx, at, [n; 10], account, "", SSH_KEY).await })
+                Box::pin(async move { accounts::add_ssh_key(tx, at, [n; 10], &who, "", SSH_KEY).await })
             });
             kept.await.unwrap();
             buyers.push(buyer);
