@@ -438,8 +438,8 @@ pub struct Invoice {
     pub refunded: i64,
     /// Whether a bank has its payment, or has taken it back.
     pub disputed: bool,
-    /// Whether it charges a period or a change of plan: what is for the time to come. Traffic alone was used already.
-    pub ahead: bool,
+    /// Until when the time lasts that it charges, in milliseconds; nothing where it charges none.
+    pub pays_until: Option<i64>,
 }
 
 impl World {

@@ -425,6 +425,10 @@ impl State {
                 "id": self.id("ii"), "object": "invoiceitem", "amount": get("amount").parse::<i64>().unwrap(),
                 "currency": get("currency"), "customer": get("customer"), "description": get("description"),
                 "invoice": null, "metadata": metadata,
+                "period": {
+                    "start": get("period[start]").parse::<i64>().unwrap_or(self.moment()),
+                    "end": get("period[end]").parse::<i64>().unwrap_or(self.moment()),
+                },
                 "parent": {"subscription_details": {"subscription": get("subscription")}},
             }),
             ("POST", ["invoices"]) => {

@@ -21,7 +21,7 @@ use super::{
     stripe::{
         self, CheckoutSession, FaultKind, InvoiceView, Metadata, RefundView, StripeFault, SubscriptionView,
     },
-    sync, usage,
+    sync,
 };
 use crate::{
     app::{App, Services},
@@ -105,9 +105,13 @@ pub(super) async fn found(
     jobs::enqueue(tx, GIVE_BACK, &session.id, &Value::Null, at).await
 }
 
-/// Looks whether an invoice was paid when its service had ended for good; if so, that is written down once and goes back.
-/// What a purchase began with and what traffic cost are owed whatever came after: traffic that was posted comes with the end of
-/// the period on a last invoice, which Stripe charges an hour later.
+/// Looks whether an invoice was paid when its service had ended for good, for time after that end; if so, that is written down
+/// once and goes back.
+///
+/// What was used before the end is owed whatever came after: what had waited for an invoice (traffic, an item made by hand, the
+/// rest of a plan change) comes with the end of the period on a last one, which Stripe charges an hour later. So its lines
+/// decide. Two kinds of invoices they say nothing about: what a purchase began with is owed, and the order's own; what a change
+/// of plan was to cost at once buys nothing once the service is over, since an unpaid change is not carried out.
 pub(super) async fn late(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -115,15 +119,18 @@ pub(super) async fn late(
     invoice: &InvoiceView,
 ) -> Result<bool, DbError> {
     let paid = invoice.amount_paid.filter(|paid| *paid > 0 && invoice.is_paid());
-    let owed = matches!(invoice.billing_reason.as_deref(), None | Some("subscription_create" | "manual"))
-        || usage::is_traffic_alone(invoice);
+    let reason = invoice.billing_reason.as_deref();
+    let owed = matches!(reason, None | Some("subscription_create" | "manual"));
     let (Some(paid), Some(paid_at), Some(subscription), false) =
         (paid, invoice.paid_at(), invoice.subscription_id(), owed)
     else {
         return Ok(false);
     };
+    let Some(ended) = ended_at(tx, subscription).await? else { return Ok(false) };
     // Stripe counts whole seconds: within the same one, what was paid counts as paid before.
-    if ended_at(tx, subscription).await?.is_none_or(|ended| paid_at <= ended.as_secs()) {
+    let ended = ended.as_secs();
+    let was_used = reason != Some("subscription_update") && !invoice.buys_time_after(ended);
+    if paid_at <= ended || was_used {
         return Ok(false);
     }
     let surplus = Surplus {

@@ -225,15 +225,17 @@ pub(super) fn equals_stripe(world: &World) -> Vec<Violation> {
     out
 }
 
-/// What was paid for a service that had ended for good went back whole.
+/// What was paid after a service had ended for good, for time after that end, went back whole.
 fn kept_for_nothing(world: &World) -> Vec<Violation> {
     let late = |invoice: &&crate::check::world::Invoice| {
         let Some((subscription, paid_at)) = &invoice.paid_for else { return false };
         let ended = world.closed.iter().filter(|(id, _)| id == subscription).map(|(_, at)| at).min();
         // Stripe counts whole seconds.
-        ended.is_some_and(|at| *paid_at > at + 1_000) && world.settled(*paid_at)
+        let nothing =
+            |at: &i64| *paid_at > at + 1_000 && invoice.pays_until.is_some_and(|until| until > at + 1_000);
+        ended.is_some_and(nothing) && world.settled(*paid_at)
     };
-    let paid = world.invoices.iter().filter(|invoice| invoice.status == "paid" && invoice.ahead);
+    let paid = world.invoices.iter().filter(|invoice| invoice.status == "paid");
     paid.filter(late)
         .filter(|invoice| invoice.refunded < invoice.paid && !invoice.disputed)
         .map(|invoice| {

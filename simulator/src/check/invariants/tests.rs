@@ -185,7 +185,7 @@ fn invoice() -> Invoice {
 #[test]
 fn money_for_a_service_that_was_over_is_not_kept() {
     let late = |world: &mut World| {
-        world.invoices[0].ahead = true;
+        world.invoices[0].pays_until = Some(LONG_AGO + 9_000);
         world.closed.push(("sub_1".into(), LONG_AGO - 5_000));
     };
     assert_eq!(plant(late), ["I6"]);
@@ -199,11 +199,13 @@ fn money_for_a_service_that_was_over_is_not_kept() {
         world.closed[0].1 = LONG_AGO + 5_000;
     };
     assert_eq!(plant(before), [""; 0], "it was paid while it was served");
-    let traffic = |world: &mut World| {
-        late(world);
-        world.invoices[0].ahead = false;
-    };
-    assert_eq!(plant(traffic), [""; 0], "what was used is owed");
+    for until in [None, Some(LONG_AGO - 5_000)] {
+        let used = |world: &mut World| {
+            late(world);
+            world.invoices[0].pays_until = until;
+        };
+        assert_eq!(plant(used), [""; 0], "what was used is owed");
+    }
 }
 
 /// Any figure of a purchase or an invoice that is not Stripe's is found, and so is a discount out of nowhere.

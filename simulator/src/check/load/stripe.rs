@@ -82,7 +82,7 @@ pub(super) async fn read(access: &StripeAccess, world: &mut World) -> Result<(),
             paid_for: paid_for(invoice),
             refunded: 0,
             disputed: false,
-            ahead: is_ahead(invoice),
+            pays_until: pays_until(invoice),
         })
         .collect();
     world.closed.extend(subscriptions.iter().filter_map(|subscription| ended(subscription, &deleted)));
@@ -152,15 +152,24 @@ fn credit(booked: &Value) -> Option<Credit> {
     })
 }
 
-/// Whether an invoice charges a period or a change of plan. What a purchase began with does not count, nor does what was
-/// used: made by hand, or with the end of a period on a last invoice that has lines of traffic alone.
-fn is_ahead(invoice: &Value) -> bool {
-    let is_traffic = |line: &Value| {
-        line["parent"]["type"] == "invoice_item_details" && line["metadata"]["traffic"].is_string()
-    };
+/// Until when the time lasts that an invoice charges, in milliseconds. What was used has no length, or ended before; of what a
+/// purchase began with and of an invoice made by hand there is none. A change of plan that is not paid is not carried out, so
+/// its invoice buys nothing once the service is over; nor may one whose lines are not all seen.
+fn pays_until(invoice: &Value) -> Option<i64> {
+    match invoice["billing_reason"].as_str() {
+        None | Some("subscription_create" | "manual") => return None,
+        Some("subscription_update") => return Some(i64::MAX),
+        Some(_) => {}
+    }
     let lines = invoice["lines"]["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let used = !lines.is_empty() && lines.iter().all(is_traffic);
-    !used && !matches!(invoice["billing_reason"].as_str(), None | Some("subscription_create" | "manual"))
+    if lines.is_empty() || invoice["lines"]["has_more"] == true {
+        return Some(i64::MAX);
+    }
+    let until = |line: &Value| match (line["period"]["start"].as_i64(), line["period"]["end"].as_i64()) {
+        (Some(start), Some(end)) => (end > start).then_some(end * 1_000),
+        _ => Some(i64::MAX),
+    };
+    lines.iter().filter_map(until).max()
 }
 
 /// The subscription that an invoice is of, and when it was paid.
@@ -252,18 +261,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_last_invoice_of_traffic_alone_is_not_for_the_time_to_come() {
-        let traffic =
-            json!({ "metadata": { "traffic": "s:202701" }, "parent": { "type": "invoice_item_details" } });
-        let period = json!({ "metadata": {}, "parent": { "type": "subscription_item_details" } });
-        let credit = json!({ "metadata": {}, "parent": { "type": "invoice_item_details" } });
+    fn an_invoice_pays_until_its_last_line_ends() {
+        let line = |start: i64, end: i64| json!({ "period": { "start": start, "end": end } });
+        let (used, next, moment) = (line(10, 20), line(20, 50), line(30, 30));
         let of = |reason: &str, lines: &[&Value]| {
-            is_ahead(&json!({ "billing_reason": reason, "lines": { "data": lines } }))
+            pays_until(&json!({ "billing_reason": reason, "lines": { "data": lines } }))
         };
-        assert!(!of("subscription_cycle", &[&traffic, &traffic]));
-        assert!(of("subscription_cycle", &[&period, &traffic]));
-        assert!(of("subscription_cycle", &[&traffic, &credit]));
-        assert!(of("subscription_cycle", &[]) && of("subscription_update", &[&credit, &period]));
-        assert!(!of("subscription_create", &[&period]) && !of("manual", &[&traffic]));
+        // Traffic, what somebody put there by hand, the rest of a plan change: whatever it is, it was used.
+        assert_eq!(of("subscription_cycle", &[&used, &moment]), Some(20_000));
+        assert_eq!(of("subscription_cycle", &[&moment]), None);
+        assert_eq!(of("subscription_cycle", &[&used, &next]), Some(50_000));
+        assert_eq!(of("subscription_update", &[&used]), Some(i64::MAX), "it was not carried out");
+        assert_eq!(of("subscription_create", &[&next]), None);
+        assert_eq!(of("manual", &[&used]), None);
+        // What is not seen may be anything.
+        assert_eq!(of("subscription_cycle", &[]), Some(i64::MAX));
+        assert_eq!(of("subscription_cycle", &[&json!({ "amount": 5 })]), Some(i64::MAX));
+        let long =
+            json!({ "billing_reason": "subscription_cycle", "lines": { "data": [used], "has_more": true } });
+        assert_eq!(pays_until(&long), Some(i64::MAX));
     }
 }

@@ -17,7 +17,7 @@ impl State {
         for item in self.objects.values_mut().filter(waits) {
             item["invoice"] = json!(invoice);
             lines.push(json!({
-                "amount": item["amount"], "metadata": item["metadata"],
+                "amount": item["amount"], "metadata": item["metadata"], "period": item["period"],
                 "parent": {"invoice_item_details": {"invoice_item": item["id"]}},
             }));
         }
@@ -71,6 +71,7 @@ impl FakeStripe {
         let (mut lines, waiting) = state.take_items(&invoice, subscription);
         lines.push(json!({
             "amount": price, "metadata": object["metadata"],
+            "period": {"start": at.as_secs(), "end": at.as_secs() + lasts},
             "parent": {"subscription_item_details": {"subscription_item": object["items"]["data"][0]["id"]}},
         }));
         let amount = json!(price + waiting);
@@ -134,6 +135,19 @@ impl FakeStripe {
         });
         state.put(object);
         last
+    }
+
+    /// Somebody puts an item on a subscription's next invoice in Stripe's dashboard, without a word of ours; from when to when
+    /// it is for, in unix seconds.
+    pub(crate) fn item_waits(&self, subscription: &str, amount: i64, period: (i64, i64)) {
+        let mut state = self.state();
+        let id = state.id("ii");
+        let customer = state.objects[subscription]["customer"].clone();
+        state.put(json!({
+            "id": id, "object": "invoiceitem", "amount": amount, "currency": "eur", "customer": customer, "invoice": null,
+            "metadata": {}, "period": {"start": period.0, "end": period.1},
+            "parent": {"subscription_details": {"subscription": subscription}},
+        }));
     }
 
     /// A draft becomes final and is charged; the card is good or not. Its subscription stays as it is.

@@ -100,6 +100,18 @@ impl InvoiceView {
         lines["data"].as_array().is_some_and(|lines| !lines.is_empty() && lines.iter().all(is_ours))
     }
 
+    /// Whether a line of it buys time that lies after a moment, in unix seconds. An item without a length buys none, whenever it
+    /// was made. Lines that Stripe did not send along, or without a period, may: what is not seen is not taken for used.
+    pub fn buys_time_after(&self, moment: i64) -> bool {
+        let Some(lines) = self.lines.as_ref().filter(|lines| lines["has_more"] != true) else { return true };
+        let reaches = |line: &Value| match (line["period"]["start"].as_i64(), line["period"]["end"].as_i64())
+        {
+            (Some(start), Some(end)) => end > start && end > moment,
+            _ => true,
+        };
+        lines["data"].as_array().is_none_or(|lines| lines.is_empty() || lines.iter().any(reaches))
+    }
+
     /// Why it is a draft still, if Stripe tried to make it final and could not.
     pub(crate) fn not_final(&self) -> Option<NotFinal> {
         let error = self.last_finalization_error.as_ref().filter(|error| !error.is_null())?;
@@ -242,6 +254,26 @@ mod tests {
         assert!(!is(json!({"data": [item], "has_more": true})), "who knows what follows");
         for nothing in [json!({"data": []}), json!(null), json!("lines")] {
             assert!(!is(nothing));
+        }
+    }
+
+    #[test]
+    fn an_invoice_buys_time_to_come_only_if_a_line_reaches_there_or_is_not_seen() {
+        let buys = |lines: Value| {
+            let read: InvoiceView = serde_json::from_value(json!({"id": "in_1", "lines": lines})).unwrap();
+            read.buys_time_after(1_000)
+        };
+        let line = |start: i64, end: i64| json!({"period": {"start": start, "end": end}});
+        assert!(!buys(json!({"data": [line(500, 1_000), line(900, 900)]})), "to the end, and no further");
+        assert!(
+            buys(json!({"data": [line(500, 1_000), line(1_000, 2_000)]})),
+            "the next period is on it, too"
+        );
+        assert!(buys(json!({"data": [line(900, 1_001)]})));
+        assert!(!buys(json!({"data": [line(1_500, 1_500)]})), "an item that was put on its draft afterwards");
+        assert!(buys(json!({"data": [line(500, 1_000)], "has_more": true})), "who knows what follows");
+        for unseen in [json!({"data": []}), json!(null), json!("lines"), json!({"data": [{"amount": 1}]})] {
+            assert!(buys(unseen.clone()), "{unseen}");
         }
     }
 }

@@ -18,16 +18,22 @@ impl Shop {
     /// The same, whose customer has cancelled and whose period is over: gives the draft of the last invoice.
     async fn with_last_bill(db: Db) -> (Self, Served, String) {
         let (shop, served) = Shop::with_bill(db).await;
-        let order = &served.order;
-        billing::cancel_at_period_end(&shop.app, order.account, order.id, true, "user:x").await.unwrap();
-        shop.work().await;
-        assert_eq!(shop.letters_of("server-ends").await, 1);
-        shop.lives_until(BOUGHT.plus(30 * DAY)).await;
-        let last = shop.stripe.ends_with_period(&served.subscription).unwrap();
-        shop.told_of("customer.subscription.deleted", &served.subscription).await;
-        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Ended));
-        shop.lives(HOUR).await;
+        let last = shop.ends_with_its_period(&served).await;
         (shop, served, last)
+    }
+
+    /// Its customer cancels, and the period comes to its end: gives the draft of the last invoice an hour later.
+    async fn ends_with_its_period(&self, served: &Served) -> String {
+        let order = &served.order;
+        billing::cancel_at_period_end(&self.app, order.account, order.id, true, "user:x").await.unwrap();
+        self.work().await;
+        assert_eq!(self.letters_of("server-ends").await, 1);
+        self.lives_until(BOUGHT.plus(30 * DAY)).await;
+        let last = self.stripe.ends_with_period(&served.subscription).unwrap();
+        self.told_of("customer.subscription.deleted", &served.subscription).await;
+        assert_eq!(self.stands(served).await, (Stand::End, Why::Ended));
+        self.lives(HOUR).await;
+        last
     }
 
     /// A year's server, whose traffic of January is on an invoice of its own: gives that one's draft.
@@ -67,6 +73,31 @@ async fn traffic_that_is_paid_an_hour_after_the_end_is_kept() {
         assert_eq!((shop.letters_of("payment-receipt").await, shop.letters_of("refund-sent").await), (1, 0));
     })
     .await;
+}
+
+/// Not only traffic waits for an invoice: an item that somebody made in Stripe's dashboard does, and the rest of a plan change.
+#[tokio::test]
+async fn what_was_used_before_the_end_is_kept_and_what_reaches_beyond_it_goes_back() {
+    let end = BOUGHT.plus(30 * DAY).as_secs();
+    let (moment, rest, beyond) = ((end - 9, end - 9), (end - 86_400, end), (end - 86_400, end + 1));
+    for (waiting, returned) in [([moment, rest], 0), ([moment, beyond], 1_012)] {
+        each_database(async |db| {
+            let (shop, served) = Shop::with_bill(db).await;
+            for period in waiting {
+                shop.stripe.item_waits(&served.subscription, 500, period);
+            }
+            let last = shop.ends_with_its_period(&served).await;
+            shop.stripe.charge(&last, true);
+            shop.told_of("invoice.paid", &last).await;
+            shop.lives(2 * DAY).await;
+            assert_eq!(shop.ledger(&served.order), Ledger { paid: 1_912, returned, running: 0 });
+            let found = shop.audited(&served.order).await.contains(&"payment.surplus_found".to_owned());
+            assert_eq!(found, returned > 0);
+            assert_eq!(shop.letters_of("payment-receipt").await, usize::from(returned == 0));
+            assert_eq!(shop.bill_state(&served).await, Some((BillState::Invoiced, 12)));
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
