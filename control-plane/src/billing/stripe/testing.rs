@@ -52,6 +52,10 @@ pub(crate) struct State {
     pub(crate) refunds_end: Option<&'static str>,
     /// Whether nobody is told what the next invoice comes to.
     pub(crate) previews_are_refused: bool,
+    /// Whether each reading of an invoice gives links of its own, as the real one does.
+    pub(crate) fresh_links: bool,
+    /// How many were given.
+    links: u32,
     /// Whether open invoices stay open whatever is asked.
     pub(crate) voids_are_refused: bool,
     /// Whether a charge needs its customer.
@@ -278,7 +282,10 @@ impl FakeStripe {
             return broken(status);
         }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let reply = state.act(method, &parts, &form(query.as_bytes()), &form(body));
+        let mut reply = state.act(method, &parts, &form(query.as_bytes()), &form(body));
+        if state.fresh_links && method == "GET" {
+            state.freshen(&mut reply.1);
+        }
         if let Some(key) = key {
             state.replies.insert(key, reply.clone());
         }
@@ -290,6 +297,18 @@ impl FakeStripe {
 }
 
 impl State {
+    /// Other links to the same invoices.
+    fn freshen(&mut self, told: &mut Value) {
+        if let Some(rows) = told.get_mut("data").and_then(Value::as_array_mut) {
+            rows.iter_mut().for_each(|row| self.freshen(row));
+        } else if told["object"] == "invoice" && told["hosted_invoice_url"].is_string() {
+            self.links += 1;
+            let link = format!("https://invoice.example/read-{}", self.links);
+            told["invoice_pdf"] = json!(format!("{link}.pdf"));
+            told["hosted_invoice_url"] = json!(link);
+        }
+    }
+
     fn act(
         &mut self,
         method: &str,

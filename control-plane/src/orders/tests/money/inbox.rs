@@ -120,6 +120,30 @@ async fn a_comparison_with_stripe_finds_mends_and_ends_nothing() {
     .await;
 }
 
+/// The real one's links bear a token that is another for each reading.
+#[tokio::test]
+async fn links_that_are_new_with_each_reading_are_no_difference() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.stripe.state().fresh_links = true;
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        // The first comparison reads what no event has told.
+        billing::reconcile(&shop.app).await.unwrap();
+        let report = billing::reconcile(&shop.app).await.unwrap();
+        assert_eq!((report.differences, report.left), (vec![], 0));
+        // What says something is seen all the same.
+        shop.stripe.change(&invoice, |invoice| invoice["number"] = serde_json::json!("EZ-9"));
+        shop.clock.advance(Duration::from_secs(1));
+        let report = billing::reconcile(&shop.app).await.unwrap();
+        assert!(report.differences.iter().any(|one| one.object == invoice && one.what == "differs"));
+        assert_eq!(report.left, 0, "{report:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn old_bytes_are_thrown_away_and_a_replay_reads_the_object_again_all_the_same() {
     db::testing::each_database(async |db| {
