@@ -424,7 +424,19 @@ pub(crate) fn subscription_of(invoice: &Value) -> &str {
 /// `GET /v1/invoices/{id}`.
 pub(crate) fn retrieve(world: &mut World, call: &Call, id: &str) -> Result<Value, Fault> {
     call.params.check(&[RETRIEVE])?;
-    world.need("invoice", id, "id")
+    let mut invoice = world.need("invoice", id, "id")?;
+    renew_links(world, &mut invoice);
+    Ok(invoice)
+}
+
+/// The links to an invoice bear another token with each reading, as those of the real one do; here they all stay good.
+fn renew_links(world: &mut World, shown: &mut Value) {
+    for name in ["hosted_invoice_url", "invoice_pdf"] {
+        if let Some(link) = shown[name].as_str() {
+            world.links += 1;
+            shown[name] = format!("{link}?s={}", world.links).into();
+        }
+    }
 }
 
 /// Filters of the list of invoices.
@@ -439,12 +451,16 @@ pub(crate) const FILTER: &[&str] = &[
 pub(crate) fn list(world: &mut World, call: &Call) -> Result<Value, Fault> {
     call.params.check(&[LIST, CREATED, FILTER])?;
     let subscription = call.params.text("subscription");
-    list::page(world, call, "invoice", "/v1/invoices", |invoice| {
+    let mut page = list::page(world, call, "invoice", "/v1/invoices", |invoice| {
         ["collection_method", "customer", "status"]
             .iter()
             .all(|key| call.params.text(key).is_none_or(|wanted| text(invoice, key) == wanted))
             && subscription.is_none_or(|wanted| subscription_of(invoice) == wanted)
-    })
+    })?;
+    for invoice in page["data"].as_array_mut().into_iter().flatten() {
+        renew_links(world, invoice);
+    }
+    Ok(page)
 }
 
 /// Filters of the list of invoice payments.

@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) asker: Asker,
     /// How many seconds this clock runs ahead of the computer's.
     pub(crate) ahead: i64,
+    /// How many links to invoices were given; no part of what is stored.
+    pub(crate) links: u64,
     /// Public address of the hosted pages, without a slash at the end.
     pub(crate) base_url: String,
 }

@@ -29,6 +29,21 @@ async fn a_month_later_the_subscription_is_renewed_and_paid() {
     bench.inbox.wait("invoice.paid", 2).await;
 }
 
+#[tokio::test]
+async fn each_reading_of_an_invoice_gives_links_of_its_own() {
+    let bench = Bench::start().await;
+    bench.bought("4242").await;
+    let newest = async || bench.read("/v1/invoices").await["data"][0].clone();
+    let (first, second) = (newest().await, newest().await);
+    let again = bench.read(&format!("/v1/invoices/{}", first["id"].as_str().unwrap())).await;
+    for name in ["hosted_invoice_url", "invoice_pdf"] {
+        assert_ne!(first[name], second[name]);
+        assert_ne!(second[name], again[name]);
+        let page = bench.client.get(again[name].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(page.status(), 200);
+    }
+}
+
 /// What waits on a subscription.
 pub(super) async fn item(bench: &Bench, bought: &serde_json::Value, amount: i64) -> serde_json::Value {
     let (customer, subscription) =
