@@ -23,6 +23,7 @@ mod back;
 mod change;
 mod checkout;
 mod customer;
+mod documents;
 mod dunning;
 mod goodwill;
 mod inbox;
@@ -65,6 +66,7 @@ pub use change::{
 };
 pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{accept_payment, checkout, expect, expire_session, look_at_checkout, sync_checkout};
+pub use documents::{Document, invoice_link};
 pub use dunning::{
     AddressNeeded, Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt,
     RefundFailed, RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended,

@@ -16,8 +16,8 @@ use ez_protocol::{AccountId, Month, OrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{
-    BillState, BillingError, Overview, Paying, Stand, Step, Why, cancel_at_period_end, dunning, given_to,
-    invoices, overview, portal, traffic_bills, traffic_closes, traffic_deal,
+    BillState, BillingError, Document, Overview, Paying, Stand, Step, Why, cancel_at_period_end, documents,
+    dunning, given_to, invoice_link, invoices, overview, portal, traffic_bills, traffic_closes, traffic_deal,
 };
 use crate::{
     app::App,
@@ -39,6 +39,8 @@ pub(crate) fn routes() -> Router<App> {
         .route("/billing", get(list))
         .route("/invoices", get(async || Redirect::permanent("/billing")))
         .route("/billing/portal", post(manage))
+        .route("/billing/invoices/{id}/view", get(view))
+        .route("/billing/invoices/{id}/pdf", get(pdf))
         .route("/billing/orders/{id}/cancel", post(cancel))
         .route("/billing/orders/{id}/keep", post(keep))
         .merge(operator::routes())
@@ -77,8 +79,8 @@ async fn list(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::
                 known @ ("paid" | "open" | "void" | "uncollectible" | "refunded") => known.to_owned(),
                 _ => "draft".to_owned(),
             },
-            view: invoice.hosted_url,
-            pdf: invoice.pdf_url,
+            view: invoice.hosted_url.map(|_| documents::path_of(&invoice.id, Document::Page)),
+            pdf: invoice.pdf_url.map(|_| documents::path_of(&invoice.id, Document::Pdf)),
         })
         .collect();
     ctx.page(&Invoices {
@@ -200,6 +202,23 @@ fn shown(paying: Paying, change: Option<PlanChange>, purge: Option<UnixMillis>) 
 /// Stripe's own pages, for cards and tax ids.
 async fn manage(ctx: Ctx, Customer(me): Customer, State(app): State<App>) -> web::Result {
     match portal(&app, me.account_id).await {
+        Ok(url) => Ok(web::redirect(&url)),
+        Err(BillingError::Unknown(_)) => Err(Error::NotFound),
+        Err(error) => away(&ctx, error),
+    }
+}
+
+async fn view(ctx: Ctx, me: Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+    document(ctx, me, app, &id, Document::Page).await
+}
+
+async fn pdf(ctx: Ctx, me: Customer, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+    document(ctx, me, app, &id, Document::Pdf).await
+}
+
+/// On to one of an invoice's documents at Stripe, by the link that is good now.
+async fn document(ctx: Ctx, Customer(me): Customer, app: App, id: &str, which: Document) -> web::Result {
+    match invoice_link(&app, me.account_id, id, which).await {
         Ok(url) => Ok(web::redirect(&url)),
         Err(BillingError::Unknown(_)) => Err(Error::NotFound),
         Err(error) => away(&ctx, error),

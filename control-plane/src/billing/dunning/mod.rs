@@ -24,6 +24,7 @@ use sqlx::AnyConnection;
 use self::standing::{Judgement, Status};
 use super::{
     BillingError, announce,
+    documents::{self, Document},
     stripe::{FaultKind, InvoiceView, RefundView, SubscriptionView},
     sync,
 };
@@ -300,8 +301,8 @@ pub(super) async fn invoice_read(
 ) -> Result<(), DbError> {
     let Some(known) = store::known(tx, order).await? else { return Ok(()) };
     let amount = |minor: i64| web::written_money(minor, invoice.currency.as_deref().unwrap_or_default());
-    let page = config.http.page("/billing");
-    let link = invoice.hosted_invoice_url.clone().unwrap_or_else(|| page.clone());
+    // It is paid within days, as long as Stripe's own link is good.
+    let link = invoice.hosted_invoice_url.clone().unwrap_or_else(|| config.http.page("/billing"));
     let server = known.description.clone();
     // The first payment has its own confirmation.
     let first = invoice.billing_reason.as_deref().is_none_or(|reason| reason == "subscription_create");
@@ -326,6 +327,8 @@ pub(super) async fn invoice_read(
     match news {
         "receipt" => {
             let (amount, number) = (amount(invoice.amount_paid.unwrap_or(0)), invoice.number.clone());
+            // A receipt is kept for longer than Stripe's link is good.
+            let link = config.http.page(&documents::path_of(&invoice.id, Document::Page));
             let letter = PaymentReceipt { server, amount, number: number.unwrap_or_default(), link };
             notify::send(tx, now, &known.email, &letter).await
         }

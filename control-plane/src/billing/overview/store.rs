@@ -8,6 +8,7 @@ use sqlx::AnyConnection;
 use super::{Dispute, Overview, Paying, Queued, Revenue};
 use crate::{
     billing::{
+        documents::{self, Document},
         dunning::{self, Card, store::is_owed},
         revenue::monthly_now,
     },
@@ -25,11 +26,11 @@ pub(super) async fn overview(
     let rows = sqlx::query(concat!(
         "SELECT s.order_id, s.instance_id, s.status, s.amount_minor, s.currency, s.months, s.period_end, s.cancel_at,
                 c.description, k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
-                (SELECT i.hosted_url FROM billing_invoices i
+                (SELECT i.stripe_id FROM billing_invoices i
                  WHERE i.subscription_id = s.stripe_id AND ",
         is_owed!(),
         "        ORDER BY CASE WHEN COALESCE(i.reason, '') = 'manual' OR i.traffic_alone = 1 THEN 1 ELSE 0 END,
-                          CASE WHEN i.tries > 0 THEN 0 ELSE 1 END, i.issued_at, i.stripe_id LIMIT 1) AS pay_url
+                          CASE WHEN i.tries > 0 THEN 0 ELSE 1 END, i.issued_at, i.stripe_id LIMIT 1) AS to_pay
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
          LEFT JOIN billing_customers u ON u.account_id = s.account_id
@@ -61,6 +62,7 @@ pub(super) async fn overview(
         // Where a payment brings nothing back, none is asked for.
         let over =
             standing.is_some_and(|at| at.stand == dunning::Stand::End && at.why != dunning::Why::Unpaid);
+        let to_pay = row.get::<Option<String>>("to_pay")?.filter(|_| !over);
         paying.push(Paying {
             order,
             instance: row.id("instance_id")?,
@@ -72,7 +74,7 @@ pub(super) async fn overview(
             cancel_at: row.opt_millis("cancel_at")?,
             card,
             standing,
-            pay_url: row.get::<Option<String>>("pay_url")?.filter(|_| !over),
+            pay_url: to_pay.map(|invoice| documents::path_of(&invoice, Document::Page)),
         });
     }
     let customer = sqlx::query(

@@ -168,6 +168,26 @@ pub(in crate::billing) async fn invoice_status(
         .await?)
 }
 
+/// The links to the page and the PDF of an account's invoice, as it was read last; nothing if it has no such invoice.
+pub(in crate::billing) async fn invoice_links(
+    connection: &mut AnyConnection,
+    account: AccountId,
+    id: &str,
+) -> Result<Option<(Option<String>, Option<String>)>, DbError> {
+    let row = sqlx::query(
+        "SELECT hosted_url, pdf_url FROM billing_invoices WHERE stripe_id = $1 AND account_id = $2",
+    )
+    .bind(id)
+    .bind(account.to_string())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        let row = Cols::of("billing_invoices", &row);
+        Ok((row.get("hosted_url")?, row.get("pdf_url")?))
+    })
+    .transpose()
+}
+
 pub(in crate::billing) async fn invoices(
     connection: &mut AnyConnection,
     account: AccountId,

@@ -53,6 +53,26 @@ impl Shop {
         Served { order, subscription }
     }
 
+    /// The server of somebody who can log in.
+    async fn served_to(&self, who: &Principal) -> Served {
+        let wanted = PlaceRequest {
+            account: who.account_id,
+            user: who.user_id,
+            email: who.email.clone(),
+            ..self.request(1)
+        };
+        let order = place(&self.app, wanted).await.unwrap();
+        pay(&self.app, &order).await.unwrap();
+        let session = self.session_of(&order).await;
+        self.stripe.pay(&session);
+        self.deliver("checkout.session.completed", &session).await;
+        self.work().await;
+        self.node_says(&order, 1, EventKind::Accepted, "").await;
+        self.node_says(&order, 2, EventKind::Succeeded, "").await;
+        self.work().await;
+        Served { order, subscription: self.stripe.subscription_of(&session) }
+    }
+
     async fn standing(&self, served: &Served) -> Standing {
         let mut connection = self.app.db.read().await.unwrap();
         billing::standing_of(&mut connection, served.order.id).await.unwrap().unwrap()

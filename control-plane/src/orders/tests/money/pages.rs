@@ -74,6 +74,55 @@ async fn an_operator_reads_what_comes_in_and_gives_a_part_back_once() {
     .await;
 }
 
+/// Stripe's links to an invoice are good for some weeks, so none of them stands on a page that shows invoices of years.
+#[tokio::test]
+async fn an_invoice_is_shown_by_stripes_newest_link_to_whom_it_is_for() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let jane = Browser::log_in(&shop.app, "jane@example.com", None).await;
+        let served = shop.served_to(&jane.who).await;
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let at = |invoice: &str, which: &str| format!("/billing/invoices/{invoice}/{which}");
+        let (view, pdf) = (at(&invoice, "view"), at(&invoice, "pdf"));
+        let page = jane.get("/billing").await.body;
+        for path in [&view, &pdf] {
+            assert!(page.contains(&format!("href=\"{path}\"")), "{page}");
+        }
+        assert!(!page.contains("https://invoice.example/"), "{page}");
+        shop.stripe.state().fresh_links = true;
+        for (path, leads_to) in [(&view, "read-1"), (&pdf, "read-2.pdf"), (&view, "read-3")] {
+            let seen = jane.get(path).await;
+            assert_eq!((seen.status, seen.location), (303, format!("https://invoice.example/{leads_to}")));
+        }
+        // Nobody else's, and nothing that is not there; nothing is asked for it.
+        let read = || shop.stripe.count("GET", &format!("/invoices/{invoice}"));
+        let before = read();
+        let mallory = Browser::log_in(&shop.app, "mallory@example.com", None).await;
+        assert_eq!((mallory.get(&view).await.status, mallory.get(&pdf).await.status), (404, 404));
+        assert_eq!(jane.get(&at("in_none", "view")).await.status, 404);
+        assert_eq!(read(), before);
+        // Stripe is silent: said on the page it was asked from.
+        shop.stripe.state().failures = vec![(500, false); 3];
+        let seen = jane.get(&view).await;
+        assert_eq!((seen.status, seen.location.as_str()), (303, "/billing"));
+
+        // What is owed is paid there as well, and a receipt is good for as long as its mail is kept.
+        let renewed = shop.stripe.renew(&served.subscription, shop.app.clock.now(), false);
+        shop.deliver("invoice.payment_failed", &renewed).await;
+        shop.work().await;
+        let to_pay = at(&renewed, "view");
+        assert!(
+            jane.get("/billing").await.body.contains(&format!("class=\"button primary\" href=\"{to_pay}\""))
+        );
+        shop.clock.advance(Duration::from_secs(60));
+        shop.stripe.pay_invoice(&renewed);
+        shop.deliver("invoice.paid", &renewed).await;
+        shop.work().await;
+        assert_eq!(shop.letter("payment-receipt").await["link"], shop.app.config.http.page(&to_pay));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_that_was_retired_unpaid_shows_when_its_disk_goes_and_leaves_no_alarm_behind() {
     db::testing::each_database(async |db| {

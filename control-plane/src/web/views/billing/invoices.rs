@@ -26,9 +26,9 @@ pub struct Invoice {
     pub state: String,
     /// Its colour.
     pub tone: &'static str,
-    /// Hosted page at Stripe.
+    /// Leads to its page at Stripe.
     pub view: Option<String>,
-    /// The PDF at Stripe.
+    /// Leads to its PDF at Stripe.
     pub pdf: Option<String>,
 }
 

@@ -17,22 +17,7 @@ use crate::{
 impl Shop {
     /// The server of somebody who can log in, in the first second of a month that is paid.
     async fn renting_to(&self, who: &Principal) -> Served {
-        let wanted = PlaceRequest {
-            account: who.account_id,
-            user: who.user_id,
-            email: who.email.clone(),
-            ..self.request(1)
-        };
-        let order = place(&self.app, wanted).await.unwrap();
-        pay(&self.app, &order).await.unwrap();
-        let session = self.session_of(&order).await;
-        self.stripe.pay(&session);
-        self.deliver("checkout.session.completed", &session).await;
-        self.work().await;
-        self.node_says(&order, 1, EventKind::Accepted, "").await;
-        self.node_says(&order, 2, EventKind::Succeeded, "").await;
-        self.work().await;
-        let served = Served { order, subscription: self.stripe.subscription_of(&session) };
+        let served = self.served_to(who).await;
         self.stripe.period_begins(&served.subscription, self.app.clock.now());
         self.hears(&served).await;
         served
