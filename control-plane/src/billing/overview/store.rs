@@ -10,7 +10,7 @@ use crate::{
     billing::{
         documents::{self, Document},
         dunning::{self, Card, store::is_owed},
-        revenue::monthly_now,
+        revenue::{ended_since, monthly_now},
     },
     db::{Cols, DbError},
 };
@@ -153,19 +153,18 @@ pub(super) async fn revenue(
     };
     let rows = sqlx::query(
         "SELECT currency,
-                CAST(SUM(CASE WHEN status IN ('active', 'past_due', 'trialing') THEN 1 ELSE 0 END) AS BIGINT) AS live,
-                CAST(SUM(CASE WHEN status = 'canceled' AND canceled_at >= $1 THEN 1 ELSE 0 END) AS BIGINT) AS ended
+                CAST(SUM(CASE WHEN status IN ('active', 'past_due', 'trialing') THEN 1 ELSE 0 END) AS BIGINT) AS live
          FROM billing_subscriptions WHERE currency IS NOT NULL GROUP BY currency",
     )
-    .bind(since.0)
     .fetch_all(&mut *connection)
     .await?;
     for row in &rows {
         let row = Cols::of("billing_subscriptions", row);
         let currency = row.text("currency")?;
-        let revenue = all.entry(currency.clone()).or_insert_with(|| empty(&currency));
-        revenue.live = row.int("live")?;
-        revenue.ended = row.int("ended")?;
+        all.entry(currency.clone()).or_insert_with(|| empty(&currency)).live = row.int("live")?;
+    }
+    for (currency, ended) in ended_since(connection, since).await? {
+        all.entry(currency.clone()).or_insert_with(|| empty(&currency)).ended = ended;
     }
     for (currency, minor) in monthly_now(connection).await? {
         all.entry(currency.clone()).or_insert_with(|| empty(&currency)).monthly_minor = minor;

@@ -52,6 +52,17 @@ pub(super) async fn monthly_now(connection: &mut AnyConnection) -> Result<Vec<(S
     store::monthly_now(connection).await
 }
 
+/// How many subscriptions have ended since a time, by currency: by the day on which they did, not by that of the wish.
+///
+/// # Errors
+/// Those of the query.
+pub(super) async fn ended_since(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<Vec<(String, i64)>, DbError> {
+    store::ended_since(connection, since).await
+}
+
 /// The last twelve months, by currency: the oldest first, the running one last.
 ///
 /// # Errors

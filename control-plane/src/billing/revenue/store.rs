@@ -72,6 +72,28 @@ pub(super) async fn monthly_now(connection: &mut AnyConnection) -> Result<Vec<(S
         .collect()
 }
 
+/// How many subscriptions of a currency have ended since a time, and not begun again.
+pub(super) async fn ended_since(
+    connection: &mut AnyConnection,
+    since: UnixMillis,
+) -> Result<Vec<(String, i64)>, DbError> {
+    let rows = sqlx::query(
+        "SELECT currency, COUNT(*) AS ended FROM billing_charges c
+         WHERE live = 0 AND since >= $1
+               AND since = (SELECT MAX(d.since) FROM billing_charges d WHERE d.subscription_id = c.subscription_id)
+         GROUP BY currency",
+    )
+    .bind(since.0)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("billing_charges", row);
+            Ok((row.text("currency")?, row.int("ended")?))
+        })
+        .collect()
+}
+
 pub(super) async fn charges(connection: &mut AnyConnection) -> Result<Vec<Charge>, DbError> {
     let rows = sqlx::query(
         "SELECT subscription_id, since, account_id, currency, monthly_minor, live FROM billing_charges

@@ -124,6 +124,38 @@ async fn an_invoice_is_shown_by_stripes_newest_link_to_whom_it_is_for() {
 }
 
 #[tokio::test]
+async fn who_ends_counts_on_the_day_of_the_end_and_not_of_the_wish() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let wished = shop.app.clock.now().as_secs();
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["cancel_at_period_end"] = serde_json::json!(true);
+            subscription["canceled_at"] = serde_json::json!(wished);
+        });
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        let ended = async || {
+            let mut connection = shop.app.db.read().await.unwrap();
+            let now = shop.app.clock.now();
+            let lately = billing::revenue(&mut connection, now).await.unwrap();
+            let years = billing::revenue_history(&mut connection, now).await.unwrap();
+            (lately[0].ended, years[0].months.iter().map(|month| month.ended).sum::<i64>())
+        };
+        assert_eq!(ended().await, (0, 0), "it is served still");
+        shop.settles(59 * DAY).await;
+        assert_eq!(shop.stripe.ends_with_period(&served.subscription), None);
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        shop.work().await;
+        shop.settles(DAY).await;
+        assert_eq!(ended().await, (1, 1));
+        shop.settles(30 * DAY).await;
+        assert_eq!(ended().await, (0, 1), "that was more than a month ago");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_was_retired_unpaid_shows_when_its_disk_goes_and_leaves_no_alarm_behind() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
