@@ -135,6 +135,9 @@ pub enum BillingError {
          dispute in Stripe's dashboard"
     )]
     Disputed,
+    /// We cannot give it back; why, and what to do.
+    #[error("{0}")]
+    ByHand(&'static str),
     /// It was paid already.
     #[error("this has been paid already")]
     AlreadyPaid,

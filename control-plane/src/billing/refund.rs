@@ -250,6 +250,11 @@ pub async fn returned(connection: &mut AnyConnection, order: OrderId) -> Result<
     })
 }
 
+/// What is said of a payment that Stripe has not seen.
+const OUTSIDE: &str = "this was paid outside Stripe, which cannot give it back: pay it back the way it came";
+/// And of one that is several.
+const IN_PARTS: &str = "this was paid with several payments: give each of them back in Stripe's dashboard";
+
 /// A payment that can go back.
 pub(super) struct Payment {
     /// The payment intent.
@@ -263,13 +268,24 @@ pub(super) async fn payment_of(
     app: &Services,
     invoice: &InvoiceView,
 ) -> Result<Option<Payment>, BillingError> {
-    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(&invoice.id)).await?;
-    match stripe::paid_by(&payments) {
-        None if invoice.amount_paid == Some(0) => Ok(None),
-        paid => {
-            let intent = paid.ok_or(BillingError::Unknown("payment"))?;
-            Ok(Some(Payment { intent, took_minor: invoice.amount_paid }))
-        }
+    let intent = match intent_of(app, &invoice.id).await {
+        Err(BillingError::ByHand(_)) if invoice.amount_paid == Some(0) => return Ok(None),
+        other => other?,
+    };
+    Ok(Some(Payment { intent, took_minor: invoice.amount_paid }))
+}
+
+/// The payment intent that paid all of an invoice.
+///
+/// # Errors
+/// [`BillingError::ByHand`] where it was paid outside Stripe, or with more than one payment: what one of several took is not
+/// the whole, and to give it back would look as if all were back.
+pub(super) async fn intent_of(app: &Services, invoice: &str) -> Result<String, BillingError> {
+    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
+    match stripe::paid_by(&payments).as_slice() {
+        [Some(intent)] => Ok(intent.clone()),
+        [] | [None] => Err(BillingError::ByHand(OUTSIDE)),
+        _ => Err(BillingError::ByHand(IN_PARTS)),
     }
 }
 

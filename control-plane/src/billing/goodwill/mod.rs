@@ -21,7 +21,7 @@ use super::{
     BillingError, back, dunning,
     model::CallState,
     outbox::{self, Call},
-    store as copy,
+    refund, store as copy,
     stripe::{self, Metadata},
     wallet,
 };
@@ -151,7 +151,8 @@ fn creditable(invoices: &[PaidInvoice], given: &[Given]) -> i64 {
 ///
 /// # Errors
 /// [`BillingError::Unfit`] for what cannot be, or is more than is left of the payment; [`BillingError::Disputed`] when its
-/// bank decides about the payment; [`BillingError::Unknown`] when nothing was paid; what Stripe said else.
+/// bank decides about the payment; [`BillingError::ByHand`] when it was not paid with one payment at Stripe;
+/// [`BillingError::Unknown`] when nothing was paid; what Stripe said else.
 pub async fn refund_part(app: &Services, gift: &Gift, actor: &str) -> Result<(), BillingError> {
     give(app, GiftKind::Refund, gift, actor).await
 }
@@ -258,7 +259,12 @@ pub(super) async fn run_take_up(app: App, run: JobRun) -> Result<(), JobError> {
     match carry_out(&app, order, kind, &reference).await {
         // Written down as refused; an operator sees it on the page.
         Err(BillingError::Stripe(fault)) if fault.is_no() => Ok(()),
-        Err(BillingError::Unfit(_) | BillingError::Disputed) => Ok(()),
+        Err(
+            BillingError::Unfit(_)
+            | BillingError::Disputed
+            | BillingError::ByHand(_)
+            | BillingError::Unknown("invoice" | "customer"),
+        ) => Ok(()),
         other => Ok(other?),
     }
 }
@@ -287,6 +293,8 @@ async fn carry_out(
     let state = match &done {
         Ok(()) => GiftState::Done,
         Err(BillingError::Stripe(fault)) if fault.is_no() => GiftState::Refused,
+        // Stripe was asked for nothing and never can be: what it was to give is free for another gift.
+        Err(BillingError::ByHand(_) | BillingError::Unknown("invoice" | "customer")) => GiftState::Refused,
         Err(_) => return done,
     };
     let at = app.clock.now();
@@ -303,8 +311,7 @@ async fn carry_out(
 
 async fn send_refund(app: &Services, row: &store::Row) -> Result<(), BillingError> {
     let invoice = row.invoice.as_deref().ok_or(BillingError::Unknown("invoice"))?;
-    let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_of(invoice)).await?;
-    let intent = stripe::paid_by(&payments).ok_or(BillingError::Unknown("payment"))?;
+    let intent = refund::intent_of(app, invoice).await?;
     // No `order_id`: that is the word of the refund of a whole order.
     let metadata = Metadata::from([
         ("goodwill".to_owned(), row.reference.clone()),

@@ -160,6 +160,7 @@ async fn give(
                 form.refuse_with("amount", "amount-too-much", web::written_money(left, &money.currency));
             }
             Err(BillingError::Disputed) => return ctx.redirect_saying(&back, Tone::Bad, "gift-disputed"),
+            Err(BillingError::ByHand(_)) => return ctx.redirect_saying(&back, Tone::Bad, "gift-by-hand"),
             Err(error) if error.is_passing() => return ctx.redirect_saying(&back, Tone::Info, "gift-later"),
             Err(BillingError::Stripe(StripeFault {
                 kind: FaultKind::Refused | FaultKind::NotFound, ..

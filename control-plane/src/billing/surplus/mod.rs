@@ -211,6 +211,12 @@ pub(super) async fn run_give_back(app: App, run: JobRun) -> Result<(), JobError>
         Ok(Outcome::Refund(RefundState::Failed)) => TRY_AGAIN,
         // The news of its decision come sooner.
         Ok(Outcome::BankDecides) => TRY_AGAIN,
+        // A person's to give back; the alarm says so until they have closed it.
+        Err(BillingError::ByHand(why)) => {
+            let words =
+                format!("A payment that is not owed ({}) cannot be given back from here: {why}.", run.key);
+            return Ok(ring(&app, &run.key, words).await?);
+        }
         // A key that is wrong for a minute ends nothing: the money is still to go back.
         Err(BillingError::Stripe(fault)) if fault.is_locked_out() => {
             locked_out(&app, &run.key, &fault).await?;
@@ -234,6 +240,11 @@ async fn locked_out(app: &Services, session: &str, fault: &StripeFault) -> Resul
         "A payment that is not owed ({session}) is not given back yet: Stripe does not take our key ({fault}). It is tried again \
          every five minutes; see to STRIPE_SECRET_KEY."
     );
+    ring(app, session, words).await
+}
+
+/// The alarm about one says something else from now on.
+async fn ring(app: &Services, session: &str, words: String) -> Result<(), DbError> {
     let (at, session) = (app.clock.now(), session.to_owned());
     let alarm = if is_late(&session) { ALARM_LATE } else { ALARM };
     app.db.write(move |tx| Box::pin(async move { raise(tx, at, alarm, &session, &words).await })).await

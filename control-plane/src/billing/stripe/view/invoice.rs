@@ -169,12 +169,13 @@ struct InvoicePaymentWay {
     payment_intent: Option<String>,
 }
 
-/// The payment intent that paid an invoice, out of a list of its payments.
-pub(crate) fn paid_by(list: &Value) -> Option<String> {
+/// What paid an invoice, out of a list of its payments: of each its payment intent, or nothing where it was paid otherwise.
+pub(crate) fn paid_by(list: &Value) -> Vec<Option<String>> {
     page_of::<InvoicePayment>(list)
         .into_iter()
         .filter(|payment| payment.status.as_deref() == Some("paid"))
-        .find_map(|payment| payment.payment?.payment_intent)
+        .map(|payment| payment.payment?.payment_intent)
+        .collect()
 }
 
 /// The intent that waits for an open invoice to be paid, out of a list of its payments.

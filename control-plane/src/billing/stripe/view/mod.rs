@@ -138,8 +138,9 @@ mod tests {
         let list = json!({"data": [
             {"status": "canceled", "payment": {"type": "payment_intent", "payment_intent": "pi_0"}},
             {"status": "paid", "payment": {"type": "payment_intent", "payment_intent": "pi_1"}},
+            {"status": "paid", "payment": {"type": "payment_record", "payment_record": "pr_1"}},
         ]});
-        assert_eq!(paid_by(&list).as_deref(), Some("pi_1"));
-        assert_eq!(paid_by(&json!({})), None);
+        assert_eq!(paid_by(&list), [Some("pi_1".to_owned()), None]);
+        assert!(paid_by(&json!({})).is_empty());
     }
 }

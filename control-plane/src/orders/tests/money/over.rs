@@ -84,6 +84,35 @@ async fn what_is_paid_for_a_deleted_server_goes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn what_is_paid_outside_stripe_for_a_deleted_server_is_a_persons_to_give_back() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.stripe.state().voids_are_refused = true;
+        shop.deleted(&served).await;
+        shop.clock.advance(Duration::from_secs(60));
+        // A transfer, of which somebody tells Stripe in its dashboard.
+        let at = shop.app.clock.now().as_secs();
+        shop.stripe.change(&invoice, |invoice| {
+            invoice["status"] = serde_json::json!("paid");
+            invoice["status_transitions"]["paid_at"] = serde_json::json!(at);
+            invoice["amount_paid"] = invoice["total"].clone();
+            invoice["amount_remaining"] = serde_json::json!(0);
+        });
+        shop.deliver("invoice.paid", &invoice).await;
+        shop.work().await;
+        let told = async || shop.alarms().await.into_iter().find(|(kind, _)| kind == LATE).unwrap().1;
+        let first = told().await;
+        assert!(first.contains("outside Stripe"), "{first}");
+        shop.lives(2 * DAY).await;
+        assert_eq!(told().await, first, "until a person has closed it");
+        assert_eq!(shop.stripe.count("POST", "/refunds"), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_paid_for_a_deleted_server_goes_back_although_its_invoice_was_read_meanwhile() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

@@ -360,6 +360,47 @@ async fn a_gift_is_given_once_whatever_its_first_call_ended_with() {
     }
 }
 
+/// A transfer that somebody noted in Stripe's dashboard, and an invoice that two payments paid.
+#[tokio::test]
+async fn what_was_not_paid_with_one_payment_at_stripe_is_not_given_from_here_and_holds_no_sum() {
+    for payments in [0, 2] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let served = shop.served(1).await;
+            let invoice = shop.stripe.latest_invoice(&served.subscription);
+            let payment = format!("inpay_{}", shop.stripe.intent_of(&invoice));
+            {
+                let mut state = shop.stripe.state();
+                let paid = state.objects.remove(&payment).unwrap();
+                for n in 0..payments {
+                    let id = format!("inpay_part_{n}");
+                    let mut part = paid.clone();
+                    part["id"] = json!(id);
+                    part["payment"]["payment_intent"] = json!(format!("pi_part_{n}"));
+                    state.objects.insert(id, part);
+                }
+            }
+            let refused = billing::refund_part(&shop.app, &small_gift(&served), "operator:test").await;
+            let said = refused.unwrap_err();
+            assert!(matches!(said, billing::BillingError::ByHand(_)), "{said:?}");
+            let what_to_do = if payments == 0 { "the way it came" } else { "Stripe's dashboard" };
+            assert!(said.to_string().contains(what_to_do), "{said}");
+            shop.lives(3 * MINUTE).await;
+            let money = {
+                let mut connection = shop.app.db.read().await.unwrap();
+                billing::server_money(&mut connection, served.order.instance).await.unwrap().unwrap()
+            };
+            assert_eq!((money.invoices[0].left_minor, money.creditable_minor), (900, 900));
+            assert_eq!(money.given[0].state, billing::GiftState::Refused);
+            assert_eq!(shop.stripe.count("POST", "/refunds"), 0);
+            // It may be credited instead.
+            let credit = billing::Gift { amount_minor: 900, ..small_gift(&served) };
+            billing::credit(&shop.app, &credit, "operator:test").await.unwrap();
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_gift_that_stripe_lists_late_is_not_given_again() {
     db::testing::each_database(async |db| {
