@@ -58,5 +58,6 @@ flash-refund-given = It is on its way back to the card. The customer gets a mail
 flash-credit-given = The account has the credit.
 flash-gift-later = Stripe does not answer at the moment. It is written down and done as soon as it does; do not enter it again.
 flash-gift-disputed = This payment is disputed, so the customer's bank decides where the money is. Nothing was given back: answer the dispute in Stripe's dashboard.
+flash-warning-checked = Marked as checked: the payment counts as good, unless its bank takes it back.
 flash-gift-by-hand = This was not paid with one payment at Stripe, so nothing was given back. Give it back the way it came, or each of its payments in Stripe's dashboard.
 flash-gift-refused = Stripe has refused that. Nothing was given.

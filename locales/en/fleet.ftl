@@ -81,6 +81,7 @@ fleet-alarm-image_failed = Image not built
 fleet-alarm-machine_changed = Another machine
 fleet-alarm-not_adopted = Server not taken over
 fleet-alarm-payment_disputed = Payment disputed
+fleet-alarm-fraud_warning = Payment called fraud
 fleet-alarm-traffic_not_billed = Traffic not billed
 fleet-alarm-traffic_unpaid = Traffic not paid
 fleet-alarm-invoice_not_final = Invoice cannot be made

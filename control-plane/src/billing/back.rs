@@ -296,7 +296,12 @@ async fn take_dispute(
                 // that there is nothing to ask any more.
                 if newer {
                     let stand = dunning::standing_of(tx, paid.order).await?.map(|standing| standing.stand);
-                    ask_a_person(tx, now, &dispute, stand.filter(|_| !surplus), surplus).await?;
+                    let stand = stand.filter(|_| !surplus);
+                    if dunning::store::is_checked(tx, &dispute.id).await? {
+                        alarms::clear(tx, now, dunning::WARNED, &dispute.id).await?;
+                    } else {
+                        ask_a_person(tx, now, &dispute, stand, surplus).await?;
+                    }
                 }
                 store::finish_events(tx, &dispute.id, read_at, now, EventState::Done).await
             })
@@ -305,7 +310,7 @@ async fn take_dispute(
     Ok(())
 }
 
-/// A dispute that can be answered is an alarm for as long as it can.
+/// A dispute that can be answered, or a warning of one, is an alarm for as long as there is something to do about it.
 async fn ask_a_person(
     tx: &mut AnyConnection,
     now: UnixMillis,
@@ -313,26 +318,35 @@ async fn ask_a_person(
     stand: Option<dunning::Stand>,
     surplus: bool,
 ) -> Result<(), DbError> {
-    let open = matches!(
-        dispute.status.as_deref(),
-        Some("needs_response" | "warning_needs_response" | "early_warning")
-    );
-    if !open {
-        return alarms::clear(tx, now, DISPUTED, &dispute.id).await;
+    let (id, status) = (&dispute.id, dispute.status.as_deref());
+    let warns = status == Some("early_warning");
+    if !warns && !matches!(status, Some("needs_response" | "warning_needs_response")) {
+        alarms::clear(tx, now, dunning::WARNED, id).await?;
+        return alarms::clear(tx, now, DISPUTED, id).await;
     }
-    let detail = format!(
-        "The bank of a customer takes a payment back ({}). {} Answer it in Stripe's dashboard.",
-        dispute.reason.as_deref().unwrap_or("no reason given").replace('_', " "),
-        match stand {
-            Some(dunning::Stand::Suspend) => "Its server is suspended.",
-            Some(dunning::Stand::Run) => "Its server runs on: it is exempt from suspension.",
-            Some(dunning::Stand::End) => "The service of its server has ended.",
-            None if surplus =>
-                "It was not owed, so no server is affected; if the bank keeps it, it counts as given back.",
-            None => "Its server is not served yet.",
+    let why = dispute.reason.as_deref().unwrap_or("no reason given").replace('_', " ");
+    let server = match stand {
+        Some(dunning::Stand::Suspend) => "Its server is suspended.",
+        Some(dunning::Stand::Run) => "Its server runs on: it is exempt from suspension.",
+        Some(dunning::Stand::End) => "The service of its server has ended.",
+        None if surplus => {
+            "It was not owed, so no server is affected; if the bank keeps it, it counts as given back."
         }
-    );
+        None => "Its server is not served yet.",
+    };
+    let (kind, detail) = if warns {
+        let detail = format!(
+            "A card network calls a payment fraud ({why}), and its bank will probably take it back. {server} There is nothing \
+             to answer at Stripe: look at the payment there and refund it, or mark the warning ({id}) as checked under Billing."
+        );
+        (dunning::WARNED, detail)
+    } else {
+        let detail = format!(
+            "The bank of a customer takes a payment back ({why}). {server} Answer it in Stripe's dashboard."
+        );
+        (DISPUTED, detail)
+    };
     let severity = Severity::Critical;
-    let alarm = alarms::New { kind: DISPUTED, subject: &dispute.id, severity, node: None, detail: &detail };
+    let alarm = alarms::New { kind, subject: id, severity, node: None, detail: &detail };
     alarms::hold(tx, now, alarm).await.map(|_| ())
 }

@@ -68,10 +68,10 @@ pub(crate) use checkout::SESSION_LIFE;
 pub use checkout::{accept_payment, checkout, expect, expire_session, look_at_checkout, sync_checkout};
 pub use documents::{Document, invoice_link};
 pub use dunning::{
-    AddressNeeded, Card, CardExpiring, ExemptError, PaymentFailed, PaymentNeedsYou, PaymentReceipt,
-    RefundFailed, RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended,
-    ServerWillBeDeleted, Stand, Standing, Step, Why, exempt, is_disputing, standing_of, standings_to_follow,
-    unexempt,
+    AddressNeeded, Card, CardExpiring, CheckError, ExemptError, PaymentFailed, PaymentNeedsYou,
+    PaymentReceipt, RefundFailed, RefundSent, RenewalSoon, ServerEnds, ServerLapses, ServerRestored,
+    ServerSuspended, ServerWillBeDeleted, Stand, Standing, Step, Why, check_warning, exempt, is_disputing,
+    standing_of, standings_to_follow, unexempt,
 };
 pub use goodwill::{
     Gift, GiftKind, GiftState, Given, LONGEST_REASON, PaidInvoice, ServerMoney, credit, given_to,

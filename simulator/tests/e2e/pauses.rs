@@ -195,7 +195,7 @@ async fn a_charge_that_its_issuer_calls_fraud_switches_off_at_once_and_ends_with
     let warning = story.demo.stripe().post("/early_fraud_warnings", warned).await;
     story.is("stopped").await;
     assert!(story.letter("switched off").await.contains("bank"));
-    story.alarm("payment_disputed", true).await;
+    story.alarm("fraud_warning", true).await;
     let order = json!({
         "location": "fsn", "image": "debian-13", "plan": "s", "interval": "month", "hostname": "web-2",
         "ssh_keys": [crate::support::SSH_KEY], "accept_terms": true,
@@ -207,7 +207,7 @@ async fn a_charge_that_its_issuer_calls_fraud_switches_off_at_once_and_ends_with
     let refund = [("payment_intent", intent.as_str().unwrap())];
     assert_eq!(stripe_post(&story.demo, "refunds", &refund).await["status"], "succeeded");
     story.is("retired").await;
-    story.alarm("payment_disputed", false).await;
+    story.alarm("fraud_warning", false).await;
     let path = format!("radar/early_fraud_warnings/{}", warning["id"].as_str().unwrap());
     assert_eq!(stripe(&story.demo, &path).await["actionable"], false);
     story.letter("on its way back").await;

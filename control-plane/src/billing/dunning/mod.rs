@@ -10,6 +10,7 @@
 //! step can be taken back by a payment until the disk is removed.
 
 mod bills;
+mod checked;
 mod exempt;
 mod letters;
 pub(super) mod remind;
@@ -39,6 +40,8 @@ use crate::{
 };
 
 pub(super) use bills::{gone, watch};
+pub(super) use checked::WARNED;
+pub use checked::{CheckError, check_warning};
 pub use exempt::{ExemptError, exempt, unexempt};
 pub use letters::{
     AddressNeeded, CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent,

@@ -421,6 +421,55 @@ pub(in crate::billing) async fn is_disputing(
     Ok(found.iter().any(|(state, _)| state.is_undecided()))
 }
 
+/// The order that a fraud warning is about, checked or not.
+pub(in crate::billing) async fn warned(
+    connection: &mut AnyConnection,
+    id: &str,
+) -> Result<Option<OrderId>, DbError> {
+    let row = sqlx::query(
+        "SELECT order_id FROM billing_disputes
+         WHERE stripe_id = $1 AND (status = 'early_warning' OR checked_at IS NOT NULL)",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| Cols::of("billing_disputes", &row).id("order_id")).transpose()
+}
+
+/// Writes down that a person has checked a fraud warning; `false` if nothing is left to check. It then stands as one that came to
+/// nothing, whatever Stripe goes on saying of it.
+pub(in crate::billing) async fn check_warning(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: &str,
+    actor: &str,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "UPDATE billing_disputes SET status = 'prevented', checked_at = $2, checked_by = $3, updated_at = $2
+         WHERE stripe_id = $1 AND status = 'early_warning'",
+    )
+    .bind(id)
+    .bind(at.0)
+    .bind(actor)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whether a person has checked a fraud warning.
+pub(in crate::billing) async fn is_checked(
+    connection: &mut AnyConnection,
+    id: &str,
+) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT stripe_id FROM billing_disputes WHERE stripe_id = $1 AND checked_at IS NOT NULL",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
 pub(in crate::billing) async fn put_dispute(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -434,7 +483,9 @@ pub(in crate::billing) async fn put_dispute(
              (stripe_id, order_id, invoice_id, status, reason, amount_minor, currency, answer_by, opened_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (stripe_id) DO UPDATE SET
-             status = excluded.status, reason = excluded.reason, amount_minor = excluded.amount_minor,
+             status = CASE WHEN billing_disputes.checked_at IS NOT NULL AND excluded.status = 'early_warning'
+                           THEN billing_disputes.status ELSE excluded.status END,
+             reason = excluded.reason, amount_minor = excluded.amount_minor,
              answer_by = excluded.answer_by, updated_at = excluded.updated_at",
     )
     .bind(&dispute.id)

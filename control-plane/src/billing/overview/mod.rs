@@ -60,7 +60,7 @@ pub struct Dispute {
     pub description: String,
     /// The server.
     pub instance: InstanceId,
-    /// Stripe's word.
+    /// Stripe's word; `early_warning` for a warning of fraud, `checked` for one that a person has looked at.
     pub status: String,
     /// The bank's reason.
     pub reason: Option<String>,

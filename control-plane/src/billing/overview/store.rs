@@ -93,7 +93,8 @@ pub(super) async fn overview(
 
 pub(super) async fn disputes(connection: &mut AnyConnection) -> Result<Vec<Dispute>, DbError> {
     let rows = sqlx::query(
-        "SELECT d.stripe_id, d.status, d.reason, d.amount_minor, d.currency, d.answer_by, d.opened_at,
+        "SELECT d.stripe_id, CASE WHEN d.checked_at IS NOT NULL AND d.status = 'prevented' THEN 'checked' ELSE d.status END AS status,
+                d.reason, d.amount_minor, d.currency, d.answer_by, d.opened_at,
                 c.description, c.instance_id
          FROM billing_disputes d JOIN billing_checkouts c ON c.order_id = d.order_id
          ORDER BY CASE WHEN d.status IN ('won', 'lost', 'warning_closed', 'prevented') THEN 1 ELSE 0 END,

@@ -11,7 +11,10 @@ use crate::billing::{dunning::tone, stripe::DisputeState};
 use crate::{
     accounts::StaffRole,
     app::App,
-    billing::{self, Difference, Dispute, EventState, ExemptError, InboxEvent, Queued, ReplayError, Revenue},
+    billing::{
+        self, CheckError, Difference, Dispute, EventState, ExemptError, InboxEvent, Queued, ReplayError,
+        Revenue,
+    },
     instances,
     web::{
         self, Ctx, Error, Staff, Submission, Tone,
@@ -28,6 +31,7 @@ pub(super) fn routes() -> Router<App> {
         .route(PAGE, get(show))
         .route("/operator/billing/events/{id}/replay", post(replay))
         .route("/operator/billing/servers/{id}/exempt", post(exempt))
+        .route("/operator/billing/warnings/{id}/checked", post(checked))
 }
 
 async fn show(ctx: Ctx, staff: Staff, State(app): State<App>) -> web::Result {
@@ -81,10 +85,14 @@ fn queued(one: Queued, purge_at: Option<UnixMillis>) -> views::Queued {
 fn dispute(one: Dispute) -> views::Dispute {
     views::Dispute {
         tone: match DisputeState::of(&one.status) {
+            // Our own word for a warning that a person has looked at.
+            _ if one.status == "checked" => "good",
             DisputeState::Over => "good",
             DisputeState::Lost => "idle",
             DisputeState::Inquiry | DisputeState::Open => "bad",
         },
+        check: (one.status == "early_warning")
+            .then(|| format!("/operator/billing/warnings/{}/checked", one.id)),
         id: one.id,
         server: one.description,
         href: format!("/operator/servers/{}", one.instance),
@@ -128,6 +136,15 @@ async fn replay(ctx: Ctx, staff: Staff, State(app): State<App>, Path(id): Path<S
         Err(ReplayError::Unknown) => Err(Error::NotFound),
         Err(ReplayError::Nothing) => ctx.redirect_saying(PAGE, Tone::Info, "event-nothing"),
         Err(ReplayError::Db(error)) => Err(error.into()),
+    }
+}
+
+async fn checked(ctx: Ctx, staff: Staff, State(app): State<App>, Path(id): Path<String>) -> web::Result {
+    let by = format!("operator:{}", staff.at_least(StaffRole::Billing)?.user_id);
+    match billing::check_warning(&app, &id, &by).await {
+        Ok(()) => ctx.redirect_saying(PAGE, Tone::Good, "warning-checked"),
+        Err(CheckError::Unknown) => Err(Error::NotFound),
+        Err(CheckError::Db(error)) => Err(error.into()),
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Dispute {
     pub amount: Money,
     /// Until when it can be answered.
     pub answer_by: Option<UnixMillis>,
+    /// Where a warning of fraud is marked as checked.
+    pub check: Option<String>,
 }
 
 /// An event of the inbox.
@@ -169,16 +171,30 @@ impl Page for Operated {
                 owed_count: 2,
             }],
             queue: vec![owing, spared],
-            disputes: vec![Dispute {
-                id: "du_1".to_owned(),
-                server: "web-3".to_owned(),
-                href,
-                status: "needs_response".to_owned(),
-                tone: "bad",
-                reason: "fraudulent".to_owned(),
-                amount: Money::new(900, "eur"),
-                answer_by: Some(SAMPLE_NOW),
-            }],
+            disputes: vec![
+                Dispute {
+                    id: "du_1".to_owned(),
+                    server: "web-3".to_owned(),
+                    href: href.clone(),
+                    status: "needs_response".to_owned(),
+                    tone: "bad",
+                    reason: "fraudulent".to_owned(),
+                    amount: Money::new(900, "eur"),
+                    answer_by: Some(SAMPLE_NOW),
+                    check: None,
+                },
+                Dispute {
+                    id: "issfr_1".to_owned(),
+                    server: "web-4".to_owned(),
+                    href,
+                    status: "early_warning".to_owned(),
+                    tone: "bad",
+                    reason: "misc".to_owned(),
+                    amount: Money::new(0, "eur"),
+                    answer_by: None,
+                    check: Some("/operator/billing/warnings/issfr_1/checked".to_owned()),
+                },
+            ],
             events: vec![parked, done],
             differences: vec![
                 Difference {
