@@ -52,6 +52,18 @@ pub async fn enqueue(
     Ok(())
 }
 
+/// Whether a job is there that runs or will.
+///
+/// # Errors
+/// Those of the query.
+pub async fn is_asked(
+    connection: &mut AnyConnection,
+    kind: &'static str,
+    key: &str,
+) -> Result<bool, DbError> {
+    store::is_asked(connection, kind, key).await
+}
+
 /// Takes back a job that is not running. A running one finishes.
 ///
 /// # Errors

@@ -106,6 +106,16 @@ pub(super) async fn insert_missing(
     Ok(())
 }
 
+pub(super) async fn is_asked(connection: &mut AnyConnection, kind: &str, key: &str) -> Result<bool, DbError> {
+    let found: Option<String> =
+        sqlx::query_scalar("SELECT key FROM jobs WHERE kind = $1 AND key = $2 AND dead_at IS NULL")
+            .bind(kind)
+            .bind(key)
+            .fetch_optional(connection)
+            .await?;
+    Ok(found.is_some())
+}
+
 pub(super) async fn remove_idle(tx: &mut AnyConnection, kind: &str, key: &str) -> Result<(), DbError> {
     sqlx::query("DELETE FROM jobs WHERE kind = $1 AND key = $2 AND lease_until IS NULL")
         .bind(kind)

@@ -32,6 +32,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// And the longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// News that nobody has taken over for so long has lost its job.
+const STRANDED_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Objects that are taken up again in one sweep.
+const BATCH: i64 = 200;
+
 /// An event as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboxEvent {
@@ -186,8 +191,9 @@ pub(super) async fn unpark(app: &Services, object: &str, payload: &Value) -> Res
     app.db.write(move |tx| Box::pin(async move { alarms::clear(tx, now, PARKED, &object).await })).await
 }
 
-/// Alarms about what was taken over meanwhile, by whichever way.
+/// What lost its job, and alarms about what was taken over meanwhile, by whichever way.
 pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
+    take_up(app).await?;
     let quiet_since = app.clock.now().minus(QUIET);
     app.db
         .write(move |tx| {
@@ -213,6 +219,30 @@ pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
     for object in over {
         app.db
             .write(move |tx| Box::pin(async move { alarms::clear(tx, now, PARKED, &object).await }))
+            .await?;
+    }
+    Ok(())
+}
+
+/// News that waits for a reading and has no job any more. The clocks of two processes differ: by that of the one that read the
+/// object, an event that the other took in a moment before may have come afterwards.
+async fn take_up(app: &Services) -> Result<(), DbError> {
+    let now = app.clock.now();
+    let waiting = {
+        let mut connection = app.db.read().await?;
+        store::waiting_since(&mut connection, now.minus(STRANDED_AFTER), BATCH).await?
+    };
+    for (object, kind) in waiting {
+        app.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    // One that is to come keeps its time: it may wait for Stripe.
+                    if jobs::is_asked(tx, SYNC, &object).await? {
+                        return Ok(());
+                    }
+                    jobs::enqueue(tx, SYNC, &object, &json!({ "kind": kind }), now).await
+                })
+            })
             .await?;
     }
     Ok(())

@@ -121,6 +121,29 @@ pub(super) async fn is_parked(connection: &mut AnyConnection, object: &str) -> R
     Ok(found.is_some())
 }
 
+/// Objects, with their kinds, of which news came before a time that nobody has taken over or parked; the oldest first.
+pub(super) async fn waiting_since(
+    connection: &mut AnyConnection,
+    before: UnixMillis,
+    limit: i64,
+) -> Result<Vec<(String, String)>, DbError> {
+    let rows = sqlx::query(
+        "SELECT object_id, MAX(object_type) AS object_type FROM stripe_events
+         WHERE state = 'received' AND received_at < $1 AND object_id IS NOT NULL AND object_type IS NOT NULL
+         GROUP BY object_id ORDER BY MIN(received_at), object_id LIMIT $2",
+    )
+    .bind(before.0)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let row = Cols::of("stripe_events", row);
+            Ok((row.text("object_id")?, row.text("object_type")?))
+        })
+        .collect()
+}
+
 /// Whether an event that came after a time was set aside.
 pub(super) async fn was_set_aside_since(
     connection: &mut AnyConnection,

@@ -120,6 +120,37 @@ async fn a_comparison_with_stripe_finds_mends_and_ends_nothing() {
     .await;
 }
 
+/// By the clock of the process that read the object last, the event of another came afterwards: nothing reads it again.
+#[tokio::test]
+async fn news_that_lost_its_job_is_taken_up_again() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        // The comparison of everything is a day away.
+        shop.lives(MINUTE).await;
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = "canceled".into();
+            subscription["ended_at"] = shop.app.clock.now().as_secs().into();
+        });
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        let lost = shop.app.db.write(|tx| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM jobs WHERE kind = 'billing.sync'").execute(tx).await?;
+                Ok::<_, db::DbError>(())
+            })
+        });
+        lost.await.unwrap();
+        shop.lives(9 * MINUTE).await;
+        assert_eq!(shop.stands(&served).await.0, Stand::Run, "it may be on its way");
+        shop.lives(4 * MINUTE).await;
+        assert_eq!(shop.stands(&served).await.0, Stand::End);
+        let mut connection = shop.app.db.read().await.unwrap();
+        let counts = billing::inbox_counts(&mut connection).await.unwrap();
+        assert!(counts.iter().all(|(state, _)| *state != billing::EventState::Received), "{counts:?}");
+    })
+    .await;
+}
+
 /// The real one's links bear a token that is another for each reading.
 #[tokio::test]
 async fn links_that_are_new_with_each_reading_are_no_difference() {
