@@ -186,13 +186,7 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
     while !list.over {
         let request = stripe::list_disputes(since, list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let id = id_of(&value);
-            // One of a payment that is not ours never gets a copy.
-            if has_copy(app, id).await? {
-                compare(app, &mut walk, "dispute", id, &value).await?;
-            } else if let Err(error) = sync::object(app, "dispute", id).await {
-                walk.failed.push(Failure::of(id, &error));
-            }
+            compare_or_take(app, &mut walk, "dispute", &value).await?;
         }
     }
     returns(app, &mut walk, since).await?;
@@ -215,20 +209,7 @@ async fn returns(app: &Services, walk: &mut Walk, since: UnixMillis) -> Result<(
     while !list.over {
         let request = stripe::list_refunds(since, list.after.as_deref());
         for value in list.next(app, &request).await? {
-            let id = id_of(&value);
-            if has_copy(app, id).await? {
-                compare(app, walk, "refund", id, &value).await?;
-                continue;
-            }
-            // Whether it is ours is found out by reading it; one that is not never gets a copy.
-            if let Err(error) = sync::object(app, "refund", id).await {
-                walk.failed.push(Failure::of(id, &error));
-                continue;
-            }
-            walk.compared += 1;
-            if has_copy(app, id).await? {
-                walk.differing.push(difference(app, id, "refund", "missing"));
-            }
+            compare_or_take(app, walk, "refund", &value).await?;
         }
     }
     let mut list = List::default();
@@ -244,6 +225,28 @@ async fn returns(app: &Services, walk: &mut Walk, since: UnixMillis) -> Result<(
                 compare(app, walk, "customer", id, &value).await?;
             }
         }
+    }
+    Ok(())
+}
+
+/// What names no subscription: whether it is ours is found out by reading it, and what is not never gets a copy.
+async fn compare_or_take(
+    app: &Services,
+    walk: &mut Walk,
+    kind: &str,
+    value: &Value,
+) -> Result<(), BillingError> {
+    let id = id_of(value);
+    if has_copy(app, id).await? {
+        return compare(app, walk, kind, id, value).await;
+    }
+    if let Err(error) = sync::object(app, kind, id).await {
+        walk.failed.push(Failure::of(id, &error));
+        return Ok(());
+    }
+    walk.compared += 1;
+    if has_copy(app, id).await? {
+        walk.differing.push(difference(app, id, kind, "missing"));
     }
     Ok(())
 }

@@ -392,6 +392,26 @@ async fn news_of_another_mode_or_account_is_kept_for_a_person_and_rings() {
 }
 
 #[tokio::test]
+async fn a_dispute_that_no_event_has_told_is_a_difference() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        billing::reconcile(&shop.app).await.unwrap();
+        let invoice = shop.stripe.latest_invoice(&served.subscription);
+        let dispute = shop.stripe.dispute(&invoice, shop.app.clock.now());
+        shop.clock.advance(Duration::from_secs(1));
+        let report = billing::reconcile(&shop.app).await.unwrap();
+        let seen: Vec<_> =
+            report.differences.iter().map(|one| (one.object.as_str(), one.what.as_str())).collect();
+        assert_eq!((seen, report.left), (vec![(dispute.as_str(), "missing")], 0));
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Disputed));
+        let calm = billing::reconcile(&shop.app).await.unwrap();
+        assert_eq!((calm.differences, calm.left), (vec![], 0));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_comparison_sees_refunds_and_credit_that_no_event_has_told() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
