@@ -188,13 +188,25 @@ pub(in crate::billing) async fn invoice_links(
     .transpose()
 }
 
+/// An account's invoices, newest first. One is refunded if what it took has gone back, whatever became of the others of its
+/// order; of an order's own refund also the purchase that took nothing, and what a bank has given back instead of us.
 pub(in crate::billing) async fn invoices(
     connection: &mut AnyConnection,
     account: AccountId,
 ) -> Result<Vec<Invoice>, DbError> {
     let rows = sqlx::query(
         "SELECT i.stripe_id, i.number, i.currency, i.total_minor, i.due_minor, i.paid_minor, i.hosted_url, i.pdf_url, i.issued_at,
-                c.description, CASE WHEN r.state = 'succeeded' THEN 'refunded' ELSE i.status END AS status
+                c.description,
+                CASE WHEN i.paid_minor > 0
+                          AND i.paid_minor <= (SELECT CAST(COALESCE(SUM(b.amount_minor), 0) AS BIGINT)
+                                               FROM billing_returns b
+                                               WHERE b.invoice_id = i.stripe_id AND b.state = 'succeeded')
+                     THEN 'refunded'
+                     WHEN r.state = 'succeeded' AND i.reason = 'subscription_create' AND i.paid_minor = 0 THEN 'refunded'
+                     WHEN r.state = 'succeeded' AND EXISTS (SELECT 1 FROM billing_disputes d
+                                                            WHERE d.invoice_id = i.stripe_id AND d.status = 'lost')
+                     THEN 'refunded'
+                     ELSE i.status END AS status
          FROM billing_invoices i
          LEFT JOIN billing_subscriptions s ON s.stripe_id = i.subscription_id
          LEFT JOIN billing_checkouts c ON c.order_id = s.order_id

@@ -360,6 +360,35 @@ async fn a_gift_is_given_once_whatever_its_first_call_ended_with() {
     }
 }
 
+#[tokio::test]
+async fn only_the_invoice_whose_money_went_back_is_shown_as_refunded() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let order = shop.silent(1).await;
+        let subscription = shop.stripe.subscription_of(&shop.session_of(&order).await);
+        let bought = shop.stripe.latest_invoice(&subscription);
+        let renewed = shop.stripe.renew(&subscription, shop.app.clock.now(), true);
+        shop.deliver("invoice.paid", &renewed).await;
+        shop.work().await;
+        let states = async || {
+            let mut connection = shop.app.db.read().await.unwrap();
+            let invoices = billing::invoices(&mut connection, order.account).await.unwrap();
+            let of = |id: &str| invoices.iter().find(|known| known.id == id).unwrap().status.clone();
+            (of(&bought), of(&renewed))
+        };
+        let both = |bought: &str, renewed: &str| (bought.to_owned(), renewed.to_owned());
+        // A part is not the whole.
+        let part = shop.stripe.give_back(&renewed, 899);
+        shop.deliver("refund.created", &part).await;
+        shop.work().await;
+        assert_eq!(states().await, both("paid", "paid"));
+        shop.refunds(&order).await;
+        assert_eq!(shop.order(order.id).await.state, OrderState::Refunded);
+        assert_eq!(states().await, both("refunded", "paid"));
+    })
+    .await;
+}
+
 /// A transfer that somebody noted in Stripe's dashboard, and an invoice that two payments paid.
 #[tokio::test]
 async fn what_was_not_paid_with_one_payment_at_stripe_is_not_given_from_here_and_holds_no_sum() {
