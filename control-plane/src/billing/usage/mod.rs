@@ -205,7 +205,7 @@ pub(super) fn is_traffic_alone(invoice: &InvoiceView) -> bool {
     invoice.is_of_items_with(WORD)
 }
 
-/// An invoice was read: the bills on it are invoiced.
+/// An invoice was read: the bills on those lines that came along are invoiced. Of the others their items tell ([`post`]).
 pub(super) async fn invoice_read(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -219,13 +219,25 @@ pub(super) async fn invoice_read(
         let seen = line["metadata"][WORD].as_str().and_then(read_key);
         let item = line["parent"]["invoice_item_details"]["invoice_item"].as_str();
         let (Some(seen), Some(item)) = (seen, item) else { continue };
-        if store::invoiced(tx, at, seen, item, invoice).await?
-            && let Some(bill) = store::bill(tx, seen.0, seen.1).await?
-        {
-            note(tx, at, &bill, "invoiced").await?;
-            // Whatever came in the way before, it is billed.
-            alarms::clear(tx, at, NOT_BILLED, &bill.key()).await?;
-        }
+        seen_on(tx, at, seen, item, invoice).await?;
+    }
+    Ok(())
+}
+
+/// The item of a bill is on an invoice.
+async fn seen_on(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    seen: (InstanceId, Month),
+    item: &str,
+    invoice: &str,
+) -> Result<(), DbError> {
+    if store::invoiced(tx, at, seen, item, invoice).await?
+        && let Some(bill) = store::bill(tx, seen.0, seen.1).await?
+    {
+        note(tx, at, &bill, "invoiced").await?;
+        // Whatever came in the way before, it is billed.
+        alarms::clear(tx, at, NOT_BILLED, &bill.key()).await?;
     }
     Ok(())
 }

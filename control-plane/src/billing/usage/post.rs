@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Bill, NOT_BILLED, WORD,
     model::{BillState, after, begins},
-    note, read_key, store,
+    note, read_key, seen_on, store,
 };
 use crate::{
     app::{App, Services},
@@ -206,14 +206,28 @@ async fn again(app: &Services, bill: &Bill, call: &Call, invoice: bool) -> Resul
 }
 
 /// Looks whether an item is on an invoice; if so, reads that.
-async fn look(app: &Services, item: &str) -> Result<bool, BillingError> {
-    let item = match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice_item(item)).await {
+async fn look(app: &Services, id: &str) -> Result<bool, BillingError> {
+    let item = match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice_item(id)).await {
         Ok(item) => item,
         Err(fault) if fault.kind == FaultKind::NotFound => return Ok(false),
         Err(fault) => return Err(fault.into()),
     };
     let Some(invoice) = item.get("invoice").and_then(Value::as_str) else { return Ok(false) };
     sync::invoice(app, invoice).await?;
+    // An invoice comes with its first lines only.
+    if let Some(seen) = item["metadata"][WORD].as_str().and_then(read_key) {
+        let (at, id, invoice) = (app.clock.now(), id.to_owned(), invoice.to_owned());
+        app.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    if copy::invoice_status(tx, &invoice).await?.as_deref() == Some("void") {
+                        return Ok(());
+                    }
+                    seen_on(tx, at, seen, &id, &invoice).await
+                })
+            })
+            .await?;
+    }
     Ok(true)
 }
 

@@ -75,6 +75,26 @@ async fn traffic_that_is_paid_an_hour_after_the_end_is_kept() {
     .await;
 }
 
+/// Stripe sends ten lines along with an invoice.
+#[tokio::test]
+async fn a_bill_whose_line_does_not_come_along_is_invoiced_all_the_same() {
+    each_database(async |db| {
+        let (shop, served) = Shop::with_bill(db).await;
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), true);
+        shop.stripe.change(&invoice, |invoice| {
+            let lines = invoice["lines"]["data"].as_array_mut().unwrap();
+            lines.retain(|line| line["metadata"]["traffic"].is_null());
+            invoice["lines"]["has_more"] = json!(true);
+        });
+        shop.told_of("invoice.paid", &invoice).await;
+        assert_eq!(shop.bill_state(&served).await, Some((BillState::Posted, 12)), "it was not seen");
+        shop.lives(2 * HOUR).await;
+        let bill = shop.bill(&served, january()).await.unwrap();
+        assert_eq!((bill.state, bill.invoice), (BillState::Invoiced, Some(invoice)));
+    })
+    .await;
+}
+
 /// Not only traffic waits for an invoice: an item that somebody made in Stripe's dashboard does, and the rest of a plan change.
 #[tokio::test]
 async fn what_was_used_before_the_end_is_kept_and_what_reaches_beyond_it_goes_back() {
