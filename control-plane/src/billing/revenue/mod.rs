@@ -5,7 +5,7 @@
 //! copy of the invoices, in whole minor units, by currency; currencies are never added together.
 //!
 //! A subscription counts as live while it is charged or will be: `active`, `past_due` and `trialing` (which brings
-//! nothing yet). What is charged for a year or a quarter is divided by its months, each subscription for itself and
+//! nothing yet; nor does one whose invoices are made void for now). What is charged for a year or a quarter is divided by its months, each subscription for itself and
 //! rounded half up, so that the sum of the parts is the whole that is shown. Discounts that last are taken off, those of a single invoice
 //! are not; traffic is not in it.
 

@@ -109,7 +109,9 @@ pub(super) fn read(value: &Value, now: UnixMillis) -> Option<Read> {
         currency = price["currency"].as_str().or(currency);
     }
     let time = |key: &str| value[key].as_i64().map(UnixMillis::from_secs);
-    let brings = live && status != "trialing";
+    // What is made void is never charged; what is only left uncollected may be.
+    let is_void = value["pause_collection"]["behavior"] == "void";
+    let brings = live && status != "trialing" && !is_void;
     Some(Read {
         began: time("start_date").or_else(|| time("created")),
         ended: time("ended_at").or_else(|| time("canceled_at")),

@@ -54,6 +54,24 @@ fn a_subscription_is_read_as_what_it_brings() {
 }
 
 #[test]
+fn what_is_made_void_brings_nothing_for_now() {
+    let of = |pause: serde_json::Value| {
+        let price = json!({"unit_amount": 900, "currency": "eur", "recurring": {"interval": "month", "interval_count": 1}});
+        let value = json!({
+            "status": "active", "start_date": 1_000, "pause_collection": pause,
+            "items": {"data": [{"price": price, "quantity": 1}]},
+        });
+        read(&value, NOW).map(|read| (read.step.monthly_minor, read.step.live))
+    };
+    assert_eq!(of(json!({"behavior": "void", "resumes_at": null})), Some((0, true)));
+    for charged in
+        [json!(null), json!({"behavior": "keep_as_draft"}), json!({"behavior": "mark_uncollectible"})]
+    {
+        assert_eq!(of(charged.clone()), Some((900, true)), "{charged}");
+    }
+}
+
+#[test]
 fn discounts_that_last_are_taken_off() {
     let of = |interval: &str, discounts: &[serde_json::Value]| {
         let price = json!({
