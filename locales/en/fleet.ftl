@@ -66,6 +66,7 @@ fleet-alarm-server_missing = Server is not on its host
 fleet-alarm-firewall_inert = Anti-spoofing does nothing
 fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice
+fleet-alarm-exempt_uncharged = Runs for nothing
 fleet-alarm-stripe_cancels_unpaid = Stripe cancels unpaid subscriptions
 fleet-alarm-stripe_cancels_disputed = Stripe cancels disputed subscriptions
 fleet-alarm-refund_failed = Refund did not arrive

@@ -62,6 +62,9 @@ const STRIPE_CANCELS: &str = "stripe_cancels_unpaid";
 /// The alarm about Stripe cancelling what is disputed.
 const STRIPE_CANCELS_DISPUTED: &str = "stripe_cancels_disputed";
 
+/// The alarm about a server that runs, and for which nobody is charged any more.
+const UNCHARGED: &str = "exempt_uncharged";
+
 /// What the money says about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -158,6 +161,7 @@ pub(super) async fn judge(
     }
     unknown_status(tx, now, &known).await?;
     stripe_gave_up(tx, now, &known).await?;
+    runs_for_nothing(tx, now, &known, &judged).await?;
     // That a server that was paid runs is no news.
     if !same && (before.is_some() || judged.stand != Stand::Run) {
         changed(tx, config, now, &known, before.as_ref(), &judged).await?;
@@ -270,6 +274,30 @@ async fn stripe_gave_up(
     };
     let severity = Severity::Warning;
     let alarm = alarms::New { kind, subject: "stripe", severity, node: None, detail: &detail };
+    alarms::hold(tx, now, alarm).await.map(|_| ())
+}
+
+/// An exempt server whose subscription Stripe has ended without anybody's wish runs on, for ever and for nothing: a person is
+/// told for as long as that is so.
+async fn runs_for_nothing(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    known: &store::Known,
+    judged: &Judgement,
+) -> Result<(), DbError> {
+    let subject = known.order.to_string();
+    let over = matches!(known.facts.status, Status::Canceled | Status::Expired);
+    if !(over && judged.why == Why::Exempt && judged.next.is_none()) {
+        return alarms::clear(tx, now, UNCHARGED, &subject).await;
+    }
+    let detail = format!(
+        "Server {} is exempt from suspension, and its subscription {} has ended at Stripe without anybody's wish: it runs, and \
+         nobody is charged for it. Have its owner order another and delete this one, or take the exemption back: then it ends as \
+         any other does.",
+        known.instance, known.subscription
+    );
+    let severity = Severity::Warning;
+    let alarm = alarms::New { kind: UNCHARGED, subject: &subject, severity, node: None, detail: &detail };
     alarms::hold(tx, now, alarm).await.map(|_| ())
 }
 
