@@ -243,8 +243,8 @@ fn what_a_purchase_came_to_is_stripes_to_the_cent() {
     // Too small to be charged, it is paid without money, and the next invoice of its customer takes more than it comes to.
     let small = |world: &mut World| {
         for invoices in [&mut world.mirror_invoices, &mut world.invoices] {
-            invoices.push(Invoice { id: "in_2".into(), total: 20, paid: 0, ahead: true, ..invoice() });
-            invoices.push(Invoice { id: "in_3".into(), total: 900, paid: 920, ahead: true, ..invoice() });
+            invoices.push(Invoice { id: "in_2".into(), total: 20, paid: 0, ..invoice() });
+            invoices.push(Invoice { id: "in_3".into(), total: 900, paid: 920, ..invoice() });
         }
         world.stripe[0].paid += 920;
     };

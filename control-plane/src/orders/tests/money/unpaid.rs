@@ -308,10 +308,7 @@ async fn a_newer_month_that_is_paid_does_not_make_an_older_one_forgotten() {
         assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
         let mut connection = shop.app.db.read().await.unwrap();
         let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
-        assert!(
-            overview.paying[0].pay_url.as_ref().is_some_and(|link| link.contains(&older)),
-            "what to pay"
-        );
+        assert!(overview.paying[0].pay_url.as_ref().is_some_and(|link| link.contains(&older)), "what to pay");
         drop(connection);
         // The news of its payment is lost; that of the subscription is enough.
         shop.stripe.pay_invoice(&older);
