@@ -75,6 +75,11 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
+    /// Whether all that is in the way is a cluster that cannot be written to. No try of ours has failed by that.
+    pub(super) fn is_no_quorum(&self) -> bool {
+        matches!(self, Self::Look(why) if text::is_no_quorum(why))
+    }
+
     /// A failure of a class.
     pub(super) fn fail(class: Class, detail: impl Into<String>) -> Self {
         Self::Fail(class, detail.into())
@@ -158,7 +163,7 @@ impl From<PveError> for Trouble {
             PveError::Refused { .. } if error.is_lock_timeout() || error.is_digest_mismatch() => {
                 Self::Look(detail)
             }
-            PveError::Refused { .. } if error.is_locked() => Self::Look(detail),
+            PveError::Refused { .. } if error.is_locked() || error.is_no_quorum() => Self::Look(detail),
             PveError::Refused { .. } if error.is_forbidden() => Self::fail(Class::Policy, detail),
             PveError::Refused { status: 400, .. } => Self::fail(Class::Bug, detail),
             PveError::Refused { .. } => Self::fail(class_of(&detail), detail),
@@ -169,7 +174,8 @@ impl From<PveError> for Trouble {
 /// What the exit text of a failed task means.
 pub(super) fn of_task(what: &str, exit: &str) -> Trouble {
     let detail = format!("{what}: {exit}");
-    if text::is_lock_timeout(exit) || text::is_locked(exit) || exit == "unexpected status" {
+    let passing = text::is_lock_timeout(exit) || text::is_locked(exit) || text::is_no_quorum(exit);
+    if passing || exit == "unexpected status" {
         return Trouble::Look(detail);
     }
     // The VM went while the task waited for it: whether that is as it should be, looking tells. A
@@ -206,6 +212,13 @@ mod tests {
         assert!(matches!(Trouble::from(busy), Trouble::Look(_)));
         let storage = "clone failed: can't lock file '/var/lock/pve-manager/pve-storage-local' - got timeout";
         assert!(matches!(of_task("clone", storage), Trouble::Look(_)));
+        let split = refused(500, "cluster not ready - no quorum?");
+        assert!(Trouble::from(split).is_no_quorum());
+        let unwritten = "unable to open file '/etc/pve/nodes/n/qemu-server/1.conf.tmp.7' - Permission denied";
+        assert!(
+            of_task("resize", unwritten).is_no_quorum()
+                && !of_task("resize", "unexpected status").is_no_quorum()
+        );
         let denied = refused(403, "Permission check failed");
         assert!(matches!(Trouble::from(denied), Trouble::Fail(Class::Policy, _)));
         assert!(matches!(of_task("clone", "no space left on device"), Trouble::Fail(Class::Capacity, _)));

@@ -3,7 +3,10 @@
 //! The intent is journalled before the call. If the answer is lost, the button is not pressed again:
 //! what can be seen is reported, and what cannot be seen is called unknown.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use ez_protocol::order::PowerVerb;
 use futures::future::BoxFuture;
@@ -17,17 +20,22 @@ use super::{
 };
 use crate::{
     journal::StepRow,
-    pve::{TaskState, Upid, text},
+    pve::{PveError, TaskState, Upid, text},
 };
 
 /// How long a guest may take to obey, seconds.
 const GRACE_SECS: u32 = 60;
 
-struct Press(PowerVerb);
+struct Press {
+    verb: PowerVerb,
+    /// Proxmox has said that it cannot do anything now, so the button was not pressed. Known until a restart of the agent;
+    /// after one it counts as perhaps pressed.
+    not_pressed: AtomicBool,
+}
 
 /// The button's one step.
 pub(super) fn steps(verb: PowerVerb) -> Vec<Box<dyn Step>> {
-    vec![Box::new(Press(verb))]
+    vec![Box::new(Press { verb, not_pressed: AtomicBool::new(false) })]
 }
 
 /// Waits a moment for a rebooted guest: its task ends when it is off, and Proxmox starts it anew right
@@ -42,7 +50,7 @@ pub(super) async fn came_back(cx: &Cx) {
 impl Press {
     /// The state that shows that the button has worked, where a state can show it.
     fn shown_by(&self, runs: bool) -> bool {
-        match self.0 {
+        match self.verb {
             PowerVerb::Start => runs,
             PowerVerb::Shutdown | PowerVerb::Stop => !runs,
             PowerVerb::Reboot | PowerVerb::Reset => false,
@@ -52,16 +60,16 @@ impl Press {
 
 impl Step for Press {
     fn name(&self) -> &'static str {
-        self.0.as_str()
+        self.verb.as_str()
     }
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let config = cx.present().await?;
-            let Some(row) = row else {
+            let Some(row) = row.filter(|_| !self.not_pressed.load(Ordering::SeqCst)) else {
                 let runs = cx.runs().await?;
                 // Proxmox starts it all the same, and it would look like a server.
-                if self.0 == PowerVerb::Start && !runs && config.boot_disk().is_none() {
+                if self.verb == PowerVerb::Start && !runs && config.boot_disk().is_none() {
                     let text = format!(
                         "VM {} has no disk to boot from: its last restore or rebuild failed after the old one was gone. \
                          It was not started; restore a backup, or rebuild it",
@@ -101,14 +109,21 @@ impl Step for Press {
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
             let vmid = cx.vmid();
-            let upid = match self.0 {
-                PowerVerb::Start => cx.pve().start(vmid).await?,
-                PowerVerb::Shutdown => cx.pve().shutdown(vmid, GRACE_SECS, false).await?,
-                PowerVerb::Reboot => cx.pve().reboot(vmid, GRACE_SECS).await?,
-                PowerVerb::Stop => cx.pve().stop(vmid).await?,
-                PowerVerb::Reset => cx.pve().reset(vmid).await?,
+            let called = match self.verb {
+                PowerVerb::Start => cx.pve().start(vmid).await,
+                PowerVerb::Shutdown => cx.pve().shutdown(vmid, GRACE_SECS, false).await,
+                PowerVerb::Reboot => cx.pve().reboot(vmid, GRACE_SECS).await,
+                PowerVerb::Stop => cx.pve().stop(vmid).await,
+                PowerVerb::Reset => cx.pve().reset(vmid).await,
             };
-            Ok(Act::Task(upid))
+            let refused = called.as_ref().is_err_and(PveError::is_no_quorum);
+            self.not_pressed.store(refused, Ordering::SeqCst);
+            if refused && cx.now() > cx.order().exp {
+                let text =
+                    format!("{}: not done, the host's cluster had no quorum all the time", self.name());
+                return Err(Trouble::fail(Class::Retryable, text));
+            }
+            Ok(Act::Task(called?))
         })
     }
 

@@ -55,8 +55,8 @@ impl Step for Attach {
                 return Ok(Look::Done(json!({ "drive": RESCUE_DRIVE })));
             }
             match seen {
-                Seen::Ended(_, exit @ TaskExit::Failed(_)) => {
-                    Err(self.judge(exit.error().unwrap_or_default()))
+                seen @ Seen::Ended(_, TaskExit::Failed(_)) => {
+                    task::look_once_more(seen, |exit| self.judge(exit))
                 }
                 _ => Ok(Look::Todo),
             }

@@ -82,6 +82,9 @@ pub(super) trait Step: Send + Sync {
     }
 }
 
+/// Key in a step's intent: how many of its tries met a cluster that could not be written to, and do not count.
+const WITHOUT_QUORUM: &str = "without_quorum";
+
 /// Runs the steps in order; `k` counts from `first` by `stride` (1, 1 forward; -1, -1 undoing).
 pub(super) async fn run(cx: &Cx, steps: &[Box<dyn Step>], first: i64) -> Result<(), Trouble> {
     let rows = cx.journal().steps(cx.id()).await?;
@@ -104,7 +107,7 @@ async fn run_step(cx: &Cx, step: &dyn Step, k: i64, row: Option<&StepRow>) -> Re
     if let Some(failed) = row.filter(|row| row.state == StepState::Failed) {
         return Err(remembered(cx, failed));
     }
-    let mut round = Round { row: row.cloned(), announced: row.is_some(), last: String::new() };
+    let mut round = Round::new(row);
     let (began, queued) = (Instant::now(), cx.queued());
     let mut looks = 0;
     let end = loop {
@@ -164,9 +167,19 @@ struct Round {
     row: Option<StepRow>,
     announced: bool,
     last: String,
+    /// Tries that met a cluster without quorum. However many they are, the step has not been tried by them; its patience
+    /// ends the waiting.
+    without_quorum: u32,
 }
 
 impl Round {
+    fn new(row: Option<&StepRow>) -> Self {
+        let intent: Value =
+            row.and_then(|row| serde_json::from_str(&row.intent_json).ok()).unwrap_or_default();
+        let without_quorum = intent[WITHOUT_QUORUM].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        Self { row: row.cloned(), announced: row.is_some(), last: String::new(), without_quorum }
+    }
+
     /// Looks and, if nothing is there, acts.
     async fn go(&mut self, cx: &Cx, step: &dyn Step, k: i64) -> Result<Value, Trouble> {
         let look = match step.look(cx, self.row.as_ref()).await {
@@ -200,7 +213,7 @@ impl Round {
             }
             Look::Todo => {}
         }
-        let tried = self.row.as_ref().map_or(0, |row| row.attempt);
+        let tried = self.row.as_ref().map_or(0, |row| row.attempt).saturating_sub(self.without_quorum);
         if tried >= step.attempts() {
             let detail = format!("{}: tried {tried} times: {}", step.name(), self.last);
             cx.limits().clones.settled(cx.order().seq);
@@ -211,7 +224,11 @@ impl Round {
             _ => None,
         };
         let event = (!self.announced).then(|| cx.event(EventKind::StepStarted).step(step.name()));
-        cx.step_intent(k, step.name(), &step.intent(cx), event).await?;
+        let mut intent = step.intent(cx);
+        if self.without_quorum > 0 {
+            intent[WITHOUT_QUORUM] = json!(self.without_quorum);
+        }
+        cx.step_intent(k, step.name(), &intent, event).await?;
         self.announced = true;
         self.row = cx.step_row(k).await?;
         let outcome = match step.act(cx).await {
@@ -222,6 +239,9 @@ impl Round {
             }
             Err(trouble) => Err(trouble),
         };
+        if outcome.as_ref().is_err_and(Trouble::is_no_quorum) {
+            self.without_quorum += 1;
+        }
         if let (Some(turn), Ok(_)) = (turn, &outcome) {
             turn.went_well();
         }

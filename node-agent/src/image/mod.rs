@@ -40,7 +40,7 @@ pub use lint::lint;
 
 use crate::{
     policy::{ImageBuilds, Policy},
-    pve::{PveError, Vmid},
+    pve::{PveError, Vmid, text},
 };
 
 /// First word of the description of a VM that is on its way to become a template of ours.
@@ -182,7 +182,9 @@ impl BuildError {
                     || reason.is_lock_timeout()
                     || reason.is_digest_mismatch()
             }
-            Self::Task { exit, .. } => exit == "unexpected status" || exit.contains("got timeout"),
+            Self::Task { exit, .. } => {
+                exit == "unexpected status" || exit.contains("got timeout") || text::is_no_quorum(exit)
+            }
             _ => false,
         }
     }

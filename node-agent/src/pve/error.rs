@@ -152,9 +152,14 @@ impl PveError {
         matches!(self, Self::Unreachable { reason, .. } if reason.contains(super::tls::OTHER))
     }
 
-    /// Worth another try by itself: a busy lock, or a host that is just not there.
+    /// The cluster cannot be written to just now: nothing is wrong with the request.
+    pub fn is_no_quorum(&self) -> bool {
+        self.refused_with(text::is_no_quorum)
+    }
+
+    /// Worth another try by itself: a busy lock, a cluster that lost some of its nodes, or a host that is just not there.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. }) || self.is_lock_timeout()
+        matches!(self, Self::Unreachable { .. }) || self.is_lock_timeout() || self.is_no_quorum()
     }
 }
 
@@ -174,6 +179,16 @@ pub mod text {
     /// `can't lock file '/var/lock/…' - got timeout`.
     pub fn is_lock_timeout(text: &str) -> bool {
         text.contains("can't lock file ") || text.contains("got lock request timeout")
+    }
+
+    /// The cluster's own file system takes no writes: too few of its nodes are in touch with each other, or its daemon is
+    /// just away. Its functions say so by name (pve-cluster, `check_cfs_quorum` and `cfs_lock`); whoever only writes a
+    /// configuration hears the system's words for a file that may not be written.
+    pub fn is_no_quorum(text: &str) -> bool {
+        text.contains("no quorum")
+            || text.contains("cluster filesystem not online")
+            || (text.contains("Permission denied")
+                && (text.contains("/etc/pve/") || text.contains("failed to remove config file")))
     }
 
     /// The texts of create, clone and `nextid` for a taken VMID.
@@ -247,6 +262,26 @@ mod tests {
         assert!(refused(500, "VM 103 is running - destroy failed").is_running());
         assert!(refused(500, "QEMU guest agent is not running").is_agent_silent());
         assert!(refused(500, "can't remove VM 100 - protection mode enabled").is_protected());
+    }
+
+    #[test]
+    fn a_cluster_without_quorum_is_known_by_all_its_words() {
+        for words in [
+            "cluster not ready - no quorum?",
+            "cfs-lock 'file-user_cfg' error: no quorum!",
+            "pve cluster filesystem not online.",
+            "unable to open file '/etc/pve/nodes/pve1/qemu-server/101.conf.tmp.4711' - Permission denied",
+            "clone failed: unable to open file '/etc/pve/nodes/pve1/qemu-server/101.conf.tmp.4711' - Permission denied",
+            "failed to remove config file: Permission denied",
+        ] {
+            let error = refused(500, words);
+            assert!(error.is_no_quorum() && error.is_transient() && error.had_no_effect(), "{words}");
+        }
+        for other in
+            ["Permission check failed (/vms/101, VM.Audit)", "can't open '/dev/kvm': Permission denied"]
+        {
+            assert!(!refused(500, other).is_no_quorum(), "{other}");
+        }
     }
 
     #[test]

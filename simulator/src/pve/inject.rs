@@ -18,6 +18,8 @@ use crate::inject::{Away, CallPattern, Rules, is_zero, once};
 pub(crate) enum Kind {
     /// An error instead of the effect.
     RefuseBefore,
+    /// The same with the words of a cluster that lost its quorum.
+    NoQuorum,
     /// The effect happens; the answer is an error.
     RefuseAfter,
     /// The effect happens; the connection is closed without a byte.
@@ -47,6 +49,7 @@ impl Kind {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Kind::RefuseBefore => "refuse_before",
+            Kind::NoQuorum => "no_quorum",
             Kind::RefuseAfter => "refuse_after",
             Kind::DropAnswer => "drop_answer",
             Kind::DropRequest => "drop_request",
@@ -59,6 +62,16 @@ impl Kind {
             Kind::Warnings => "task_warnings",
             Kind::StorageBusy => "task_storage_busy",
         }
+    }
+
+    /// Whether the call never comes to its effect.
+    pub(super) fn comes_before(self) -> bool {
+        matches!(self, Kind::RefuseBefore | Kind::NoQuorum | Kind::DropRequest)
+    }
+
+    /// Whether the answer is an error of our making.
+    pub(super) fn refuses(self) -> bool {
+        matches!(self, Kind::RefuseBefore | Kind::RefuseAfter | Kind::NoQuorum)
     }
 
     fn is_about_tasks(self) -> bool {
@@ -156,6 +169,8 @@ impl Rule {
         let after = self.fault == Kind::RefuseAfter;
         let status = self.status.unwrap_or(if after { 596 } else { 500 });
         let default = match status {
+            // pve-cluster, `check_cfs_quorum`.
+            500 if self.fault == Kind::NoQuorum => "cluster not ready - no quorum?",
             500 => "unable to fork worker - Cannot allocate memory",
             595 => "Connection refused",
             596 => "Broken pipe",
@@ -282,6 +297,7 @@ mod tests {
         let clone = json!({"method": "POST", "path": "/clone"});
         for (rule, reason) in [
             (json!({"fault": "refuse_before"}), "`call` goes with"),
+            (json!({"fault": "no_quorum", "call": clone, "reason": "x"}), "go with refusals"),
             (json!({"fault": "fail", "task": "qmclone"}), "`exit` goes with"),
             (json!({"fault": "fail", "task": "qmclone", "exit": "OK"}), "`exit` must say"),
             (json!({"fault": "kill", "call": clone}), "`task` goes with"),

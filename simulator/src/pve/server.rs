@@ -217,7 +217,7 @@ impl Server {
         }
         let mut response = None;
         let mut strange = None;
-        if !matches!(kind, Some(Kind::RefuseBefore | Kind::DropRequest)) {
+        if !kind.is_some_and(Kind::comes_before) {
             let result = self.run(&method, &path, found, caller.clone(), params).await;
             strange = self.fault_of_task(&result);
             if matches!(result, Err(ApiError::Login(_))) {
@@ -226,7 +226,7 @@ impl Server {
             response = Some(render(result, extjs));
         }
         if let Some(rule) = fault.filter(|rule| rule.fault != Kind::VmidTaken) {
-            if matches!(rule.fault, Kind::RefuseBefore | Kind::RefuseAfter) {
+            if rule.fault.refuses() {
                 response = Some(rule.refusal(extjs));
             }
             tokio::time::sleep(Duration::from_millis(rule.delay_ms.unwrap_or(0))).await;

@@ -71,6 +71,7 @@ fn there_is_a_scenario_for_each_named_fault() {
             "mail-down",
             "pve-clone-answer-dropped",
             "pve-daemon-restarts",
+            "pve-no-quorum",
             "pve-refuses-clone-after",
             "pve-refuses-clone-before",
             "pve-slow",

@@ -117,6 +117,7 @@ stories! {
     no_server_waits_for_a_mail_server: "mail-down",
     a_clone_whose_answer_is_lost_is_found_not_repeated: "pve-clone-answer-dropped",
     a_restart_of_the_daemon_in_mid_clone_is_waited_for: "pve-daemon-restarts",
+    a_cluster_that_loses_its_quorum_for_a_moment_is_waited_for: "pve-no-quorum",
     a_clone_that_was_made_and_refused_is_found_not_repeated: "pve-refuses-clone-after",
     a_clone_that_was_refused_is_called_again: "pve-refuses-clone-before",
     a_slow_host_costs_time_alone: "pve-slow",

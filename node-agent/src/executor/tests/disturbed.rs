@@ -52,6 +52,12 @@ pub(super) enum Disturbance {
     AlwaysLost,
     /// Without connection as often as it is called.
     AlwaysUnreachable,
+    /// The cluster cannot be written to, once.
+    NoQuorum,
+    /// As often as it is called.
+    AlwaysNoQuorum,
+    /// The task meets it half way.
+    TaskWithoutQuorum,
     /// The step's result is forgotten after the order's end: it is done once more.
     Repeated,
     /// The same, and the journal does not know the task either.
@@ -65,8 +71,8 @@ impl Disturbance {
     pub(super) fn of(call: &Call) -> Vec<Disturbance> {
         let killed = [AgentKilled, AgentKilledTwice];
         let unanswered = [Unreachable, LostBefore, AlwaysUnreachable];
-        let changes = [RefusedLate, LostAfter, AlwaysRefused, AlwaysLost];
-        let tasks = [TaskFails, TaskFailsLate, WorkerKilled, WorkerKilledLate];
+        let changes = [RefusedLate, LostAfter, AlwaysRefused, AlwaysLost, NoQuorum, AlwaysNoQuorum];
+        let tasks = [TaskFails, TaskFailsLate, TaskWithoutQuorum, WorkerKilled, WorkerKilledLate];
         let also: Vec<Disturbance> = match call.kind {
             // What cannot be removed is said in the log, and stays.
             Kind::Local if call.verb == "remove_files" => Vec::new(),
@@ -99,6 +105,8 @@ impl Disturbance {
                 | WorkerKilledLate
                 | AgentKilled
                 | AgentKilledTwice
+                | NoQuorum
+                | TaskWithoutQuorum
                 | Repeated
                 | RepeatedUnanswered
         )
@@ -113,6 +121,11 @@ impl Disturbance {
             Unreachable | AlwaysUnreachable => Fault::Unreachable,
             LostBefore => Fault::LostBefore,
             LostAfter | AlwaysLost => Fault::LostAfter,
+            NoQuorum | AlwaysNoQuorum => Fault::Refused(500, "cluster not ready - no quorum?".to_owned()),
+            TaskWithoutQuorum => Fault::TaskFails(
+                "unable to open file '/etc/pve/nodes/fake/qemu-server/1000.conf.tmp.7' - Permission denied"
+                    .to_owned(),
+            ),
             TaskFails => Fault::TaskFails(text()),
             TaskFailsLate => Fault::TaskFailsLate(text()),
             WorkerKilled => Fault::TaskKilled,
@@ -208,7 +221,9 @@ pub(super) async fn play(
     pace: Haste,
     what: Option<(Disturbance, usize, Call)>,
 ) -> Played {
-    let always = what.is_some_and(|(d, _, call)| d == AlwaysUnreachable && call.kind == Kind::Look);
+    let always = what.is_some_and(|(d, _, call)| {
+        d == AlwaysNoQuorum || (d == AlwaysUnreachable && call.kind == Kind::Look)
+    });
     let patience = Duration::from_millis(if always { 100 } else { 20_000 });
     let books = Books::quick(Some(&stage.dir.path().join("journal.sqlite"))).await;
     let mut host = Host::over(stage.pve.fork(), stage.files.clone(), books, patience);
@@ -335,7 +350,7 @@ fn strike(host: &Host) -> Arc<dyn Fn() + Send + Sync> {
 
 fn plan(host: &Host, disturbance: Disturbance, at: usize, call: Call) {
     let plan = match (disturbance, disturbance.fault()) {
-        (AlwaysRefused | AlwaysLost | AlwaysUnreachable, Some(fault)) => {
+        (AlwaysRefused | AlwaysLost | AlwaysUnreachable | AlwaysNoQuorum, Some(fault)) => {
             Plan::Always(call.step, call.verb, fault)
         }
         (_, Some(fault)) => Plan::At(at, fault),

@@ -150,7 +150,13 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
         }
         OrderState::Stuck => {
             let allowed = !case.what.is_passing()
-                && (undoing || matches!(case.what, Disturbance::AlwaysUnreachable | Disturbance::AlwaysLost));
+                && (undoing
+                    || matches!(
+                        case.what,
+                        Disturbance::AlwaysUnreachable
+                            | Disturbance::AlwaysLost
+                            | Disturbance::AlwaysNoQuorum
+                    ));
             if !(allowed || excused(scene, case, state)) {
                 return wrong("stuck without need");
             }
@@ -190,7 +196,8 @@ fn excused(scene: &Scene, case: &Case, state: OrderState) -> bool {
         return true;
     }
     let fails_locked = ["roll_back", "drop_snapshot"].contains(&case.call.verb);
-    if fails_locked && case.what == Disturbance::TaskFails && state == OrderState::Stuck {
+    let failed = matches!(case.what, Disturbance::TaskFails | Disturbance::TaskWithoutQuorum);
+    if fails_locked && failed && state == OrderState::Stuck {
         return true;
     }
     let clones = scene.creates() || scene.rebuilds();

@@ -13,7 +13,8 @@ use crate::{
     testing::{VMID, ensure, instance, order},
 };
 
-fn changed(
+/// The server once more, with this changed.
+pub(super) fn changed(
     seq: u64,
     generation: u64,
     change: impl FnOnce(&mut ez_protocol::order::InstanceSpec),

@@ -1,6 +1,7 @@
 //! Stories of the executor against a Proxmox VE in memory.
 
 mod crash;
+mod destroying;
 mod disturbed;
 mod every_step;
 mod first_start;

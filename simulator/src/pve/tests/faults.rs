@@ -75,6 +75,17 @@ async fn a_call_refused_before_its_effect_did_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_quorum_does_nothing_and_says_so_in_its_own_words() {
+    let w = World::new("9.2").await;
+    w.fault(json!({"call": {"method": "POST", "path": "/clone$"}, "fault": "no_quorum"})).await;
+    let refused = w.post(CLONE, &[("newid", "101"), ("full", "0")]).await;
+    assert_eq!((refused.status, refused.message()), (500, "cluster not ready - no quorum?"));
+    assert!(!w.there_is(101).await);
+    assert_eq!(w.task(Method::POST, CLONE, &[("newid", "101"), ("full", "0")]).await, "OK", "once only");
+    assert_eq!(w.logged_faults(), [logged("clone", "no_quorum", json!(500))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_refused_after_its_effect_did_everything() {
     let w = World::new("9.2").await;
     w.fault(json!({"call": {"path": "/clone"}, "fault": "refuse_after"})).await;
