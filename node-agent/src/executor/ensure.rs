@@ -8,12 +8,12 @@ use super::{
     clone::{Clone, room_for, template_for},
     configure::Configure,
     context::Cx,
+    destroy::Destroy,
     disk::Resize,
     fault::{Class, Trouble},
     firewall::Firewall,
     firstboot::CloudInit,
     power::{AwaitUsable, NotePower, Start, Stop},
-    purge::Destroy,
     repair, rescue,
     saga::{self, Step},
 };

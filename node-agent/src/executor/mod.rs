@@ -22,6 +22,7 @@ mod backup;
 mod clone;
 mod configure;
 mod context;
+mod destroy;
 mod disk;
 mod ensure;
 mod fault;

@@ -76,6 +76,17 @@ pub(super) trait Step: Send + Sync {
         cx.pace().task
     }
 
+    /// What has to be looked at when a task of it has ended well, before that is its result.
+    fn verify<'a>(
+        &'a self,
+        cx: &'a Cx,
+        row: Option<&'a StepRow>,
+        upid: &'a Upid,
+    ) -> BoxFuture<'a, Result<(), Trouble>> {
+        let _ = (cx, row, upid);
+        Box::pin(async { Ok(()) })
+    }
+
     /// What a failed task means; the default goes by its text.
     fn judge(&self, exit: &str) -> Trouble {
         of_task(self.name(), exit)
@@ -205,7 +216,7 @@ impl Round {
                 if self.row.as_ref().is_none_or(|row| row.upid.as_deref() != Some(upid.as_str())) {
                     self.called(cx, step, k, &upid).await?;
                 }
-                let outcome = follow(cx, step, &upid).await;
+                let outcome = self.end_of(cx, step, &upid).await;
                 if let (Some(turn), Ok(_)) = (turn, &outcome) {
                     turn.went_well();
                 }
@@ -235,7 +246,7 @@ impl Round {
             Ok(Act::Done(value)) => Ok(value),
             Ok(Act::Task(upid)) => {
                 self.called(cx, step, k, &upid).await?;
-                follow(cx, step, &upid).await
+                self.end_of(cx, step, &upid).await
             }
             Err(trouble) => Err(trouble),
         };
@@ -257,6 +268,13 @@ impl Round {
         cx.was_queued(began.elapsed());
         let look = if entry.waited { step.look(cx, self.row.as_ref()).await? } else { Look::Todo };
         Ok((look, Some(entry)))
+    }
+
+    /// Waits for the task, and looks at what its good end may hide.
+    async fn end_of(&self, cx: &Cx, step: &dyn Step, upid: &Upid) -> Result<Value, Trouble> {
+        let value = follow(cx, step, upid).await?;
+        step.verify(cx, self.row.as_ref(), upid).await?;
+        Ok(value)
     }
 
     async fn called(&mut self, cx: &Cx, step: &dyn Step, k: i64, upid: &Upid) -> Result<(), Trouble> {

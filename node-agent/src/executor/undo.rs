@@ -8,11 +8,11 @@ use super::{
     clone::SettleClone,
     configure::Configure,
     context::Cx,
+    destroy::Destroy,
     ensure,
     fault::Trouble,
     firstboot::{self, CloudInit},
     power::{NOTE_POWER, Start, Stop},
-    purge::Destroy,
     repair, rescue,
     saga::{self, Step},
 };

@@ -191,6 +191,15 @@ pub mod text {
                 && (text.contains("/etc/pve/") || text.contains("failed to remove config file")))
     }
 
+    /// The volume that a destruction left behind, by a line of its log: it could not be removed, or its storage did not
+    /// even say where it is (qemu-server, `destroy_vm`). Proxmox 9 writes `WARN: ` before it and ends with warnings, 8
+    /// ends with `OK`.
+    pub fn kept_volume(line: &str) -> Option<&str> {
+        let before = ["Could not remove disk '", "failed to get path and owner of volume '"];
+        let rest = before.iter().find_map(|words| line.split_once(words))?.1;
+        rest.split_once('\'').map(|(volume, _)| volume)
+    }
+
     /// The texts of create, clone and `nextid` for a taken VMID.
     pub fn is_already_exists(text: &str) -> bool {
         text.contains("config file already exists")
@@ -262,6 +271,21 @@ mod tests {
         assert!(refused(500, "VM 103 is running - destroy failed").is_running());
         assert!(refused(500, "QEMU guest agent is not running").is_agent_silent());
         assert!(refused(500, "can't remove VM 100 - protection mode enabled").is_protected());
+    }
+
+    #[test]
+    fn a_disk_that_a_destruction_left_is_known_by_its_log() {
+        for line in [
+            "WARN: Could not remove disk 'local-lvm:vm-101-disk-0', check manually: lvremove 'pve/vm-101-disk-0' error:   \
+             Logical volume pve/vm-101-disk-0 in use.",
+            "Could not remove disk 'local-lvm:vm-101-disk-0', check manually: got lock request timeout",
+            "WARN: failed to get path and owner of volume 'local-lvm:vm-101-disk-0': storage 'local-lvm' does not exist",
+        ] {
+            assert_eq!(text::kept_volume(line), Some("local-lvm:vm-101-disk-0"), "{line}");
+        }
+        for line in ["purging VM 101 from related configurations..", "TASK WARNINGS: 1", "TASK OK"] {
+            assert_eq!(text::kept_volume(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     TaskKilledHalf,
     /// The worker is killed when it had done everything (but a clone's pool).
     TaskKilledLate,
+    /// The VM is destroyed and its disk cannot be removed: a success with a warning in the log.
+    TaskKeepsDisk,
 }
 
 /// A pool whose VMs the agent's token may not read.
@@ -404,6 +406,7 @@ impl State {
                 TaskExit::Killed
             }
             (Some(Fault::TaskKilled | Fault::TaskKilledHalf), _) => TaskExit::Killed,
+            (Some(Fault::TaskKeepsDisk), Effect::Destroy(vmid)) => self.keep_disk(index, *vmid),
             (Some(Fault::TaskFailsLate(text)), effect) => {
                 let _done_all_the_same = self.apply(effect, false);
                 TaskExit::Failed(text)
@@ -415,6 +418,19 @@ impl State {
             (_, effect) => text(self.apply(effect, true)),
         };
         self.tasks[index].exit = Some(exit);
+    }
+
+    /// Destroys a VM whose disk is in use by something else.
+    fn keep_disk(&mut self, index: usize, vmid: Vmid) -> TaskExit {
+        let disk = format!("local-lvm:vm-{vmid}-disk-0");
+        if let Err(text) = self.apply(&Effect::Destroy(vmid), true) {
+            return TaskExit::Failed(text);
+        }
+        let line =
+            format!("WARN: Could not remove disk '{disk}', check manually: lvremove '{disk}' error: in use.");
+        self.tasks[index].log.push(line);
+        self.left_over.insert(disk);
+        TaskExit::Warnings(1)
     }
 
     fn happened(&mut self, what: &str, vmid: Vmid) {

@@ -90,7 +90,7 @@ pub trait Hypervisor: Send + Sync {
     fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid>;
     /// State of a task.
     fn task_status(&self, upid: &Upid) -> Answer<'_, TaskState>;
-    /// At most 500 lines of a task's log, beginning with line number `from` (1 is the first).
+    /// At most [`LOG_PAGE`] lines of a task's log, beginning with line number `from` (1 is the first).
     fn task_log(&self, upid: &Upid, from: u64) -> Answer<'_, Vec<LogLine>>;
     /// Looks for a clone of `template`, begun at `since_secs` (unix seconds) or later, that makes `newid`.
     fn find_clone_task(&self, template: Vmid, since_secs: i64, newid: Vmid) -> Answer<'_, CloneSearch>;

@@ -184,6 +184,9 @@ pub enum TaskState {
     Unknown,
 }
 
+/// So many lines of a task's log come at once, at most.
+pub const LOG_PAGE: usize = 500;
+
 /// One line of a task's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {

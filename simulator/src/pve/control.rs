@@ -17,7 +17,7 @@
 //! | `POST /volumes` | `{"storage","name","content","size"}`: a file that an operator put there |
 //! | `POST /speed` | `{"clone_ms","start_ms","other_ms"}` |
 //! | `POST /guest-agent` | `{"after_ms"}`, or `{"vmid","answers"?: bool,"bare"?: bool}` for one VM; a bare guest has no programs |
-//! | `POST /faults` | arms a rule: `{"call":{"method"?,"path"},"fault":"refuse_before"\|"no_quorum"\|"refuse_after"\|"drop_answer"\|"drop_request"\|"slow"\|"restart","status"?,"reason"?,"delay_ms"?,"down_ms"?}`, `{"task","fault":"fail"\|"kill"\|"warnings","exit"?,"pieces"?}` or `{"fault":"vmid_taken"}`, each with `"times"?,"skip"?` |
+//! | `POST /faults` | arms a rule: `{"call":{"method"?,"path"},"fault":"refuse_before"\|"no_quorum"\|"refuse_after"\|"drop_answer"\|"drop_request"\|"slow"\|"restart","status"?,"reason"?,"delay_ms"?,"down_ms"?}`, `{"task","fault":"fail"\|"kill"\|"warnings"\|"destroy_keeps_disk","exit"?,"pieces"?}` or `{"fault":"vmid_taken"}`, each with `"times"?,"skip"?` |
 //! | `GET /faults`, `DELETE /faults` | the rules with what they struck; everything is well again |
 //! | `POST /restart` | `{"down_ms"}`: connections are reset for so long, workers go on |
 //! | `POST /storages/{id}/full` | `{"full": bool}`: nothing more fits on the node's storage |

@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     Warnings,
     /// The task waits in vain for the lock of the storage on which it would allocate.
     StorageBusy,
+    /// A VM is destroyed, and its disks cannot be removed: a success, and a line of the log says so.
+    DestroyKeepsDisk,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             Kind::KillEarly => "task_kill_early",
             Kind::Warnings => "task_warnings",
             Kind::StorageBusy => "task_storage_busy",
+            Kind::DestroyKeepsDisk => "destroy_keeps_disk",
         }
     }
 
@@ -75,7 +78,15 @@ impl Kind {
     }
 
     fn is_about_tasks(self) -> bool {
-        matches!(self, Kind::Fail | Kind::Kill | Kind::KillEarly | Kind::Warnings | Kind::StorageBusy)
+        matches!(
+            self,
+            Kind::Fail
+                | Kind::Kill
+                | Kind::KillEarly
+                | Kind::Warnings
+                | Kind::StorageBusy
+                | Kind::DestroyKeepsDisk
+        )
     }
 }
 
@@ -130,7 +141,11 @@ impl Rule {
         must(self.times > 0, "`times` must be at least 1")?;
         must(
             is_about_tasks == self.task.is_some(),
-            "`task` goes with fail, kill, kill_early, warnings and storage_busy, and they need it",
+            "`task` goes with fail, kill, kill_early, warnings, storage_busy and destroy_keeps_disk, and they need it",
+        )?;
+        must(
+            self.fault != Kind::DestroyKeepsDisk || self.task.as_deref() == Some("qmdestroy"),
+            "`task` must be qmdestroy",
         )?;
         match self.fault {
             Kind::VmidTaken => {}
@@ -240,7 +255,10 @@ pub(crate) struct TaskFault {
 impl TaskFault {
     /// Whether this piece of work is the one in which it happens, and what happens.
     pub(crate) fn strikes(&self) -> Option<Kind> {
-        if matches!(self.rule.fault, Kind::Warnings | Kind::KillEarly | Kind::StorageBusy) {
+        if matches!(
+            self.rule.fault,
+            Kind::Warnings | Kind::KillEarly | Kind::StorageBusy | Kind::DestroyKeepsDisk
+        ) {
             return None;
         }
         let passes = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
@@ -256,6 +274,11 @@ impl TaskFault {
     /// How long the task waits in vain for a storage's lock, if it does: so long as Proxmox does where the rule does not say.
     pub(crate) fn waits_in_vain(&self, as_proxmox_ms: u64) -> Option<u64> {
         (self.rule.fault == Kind::StorageBusy).then(|| self.rule.delay_ms.unwrap_or(as_proxmox_ms))
+    }
+
+    /// Whether a destruction leaves the disks where they are.
+    pub(crate) fn keeps_disk(&self) -> bool {
+        self.rule.fault == Kind::DestroyKeepsDisk
     }
 
     /// The text a failing task fails with.
@@ -302,6 +325,7 @@ mod tests {
             (json!({"fault": "fail", "task": "qmclone", "exit": "OK"}), "`exit` must say"),
             (json!({"fault": "kill", "call": clone}), "`task` goes with"),
             (json!({"fault": "storage_busy", "task": "qmclone", "pieces": 1}), "`pieces` goes with"),
+            (json!({"fault": "destroy_keeps_disk", "task": "qmclone"}), "must be qmdestroy"),
             (json!({"fault": "slow", "call": clone}), "`delay_ms` is missing"),
             (json!({"fault": "slow", "call": clone, "delay_ms": 1, "status": 500}), "go with refusals"),
             (json!({"fault": "refuse_after", "call": clone, "status": 200}), "between 400 and 599"),

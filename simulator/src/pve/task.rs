@@ -202,6 +202,11 @@ impl Worker {
         }
     }
 
+    /// Whether this destruction is one that leaves the disks where they are.
+    pub(crate) fn keeps_disk(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| fault.keeps_disk())
+    }
+
     /// Waits for something; an interrupt ends the waiting.
     pub(crate) async fn unless_interrupted<T>(
         &self,

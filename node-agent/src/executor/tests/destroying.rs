@@ -1,11 +1,15 @@
 //! Stories of what is destroyed and of what stands between: a disk that stays, a destruction that died half way, a
 //! cluster that cannot be written to.
 
+use std::time::Duration;
+
+use ez_protocol::order::{Empty, Op, ProvisioningOrder};
+
 use super::{kit::Host, life::changed};
 use crate::{
-    journal::OrderState,
-    pve::fake::Fault,
-    testing::{VMID, ensure},
+    journal::{OrderRow, OrderState, Phase, fuse::Cut},
+    pve::fake::{Fault, Plan},
+    testing::{VMID, ensure, instance, order},
 };
 
 const NO_QUORUM: &str = "cluster not ready - no quorum?";
@@ -35,4 +39,114 @@ async fn a_rebuild_whose_old_disk_is_gone_waits_for_the_cluster_however_often_th
     let steps = host.books.journal.steps(rebuild.order_id).await.unwrap();
     let clone = steps.iter().find(|step| step.name == "clone").unwrap();
     assert!(clone.intent_json.contains("\"without_quorum\":12"), "a restart knows it: {}", clone.intent_json);
+}
+
+const DISK: &str = "local-lvm:vm-1000-disk-0";
+
+fn purge() -> ProvisioningOrder {
+    order(3, 3, Op::Purge(Empty {}))
+}
+
+/// A host with one server that is retired, and whose purge has been accepted.
+async fn about_to_be_purged() -> Host {
+    let host = served().await;
+    host.carry_out(&order(2, 2, Op::Retire(Empty {}))).await;
+    host.books.accept(&purge()).await;
+    host
+}
+
+/// The order stands still, and says how root frees the disk.
+fn names_the_disk(row: &OrderRow) {
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    let said = row.result.as_deref().unwrap();
+    assert!(said.contains(&format!("`pvesm free {DISK}`")), "{said}");
+    assert!(said.contains(&format!("order resume {}", row.order_id)), "{said}");
+}
+
+/// Root frees the disk as the message said, and lets the order go on.
+async fn freed(host: &Host, order: &ProvisioningOrder) -> OrderRow {
+    host.pve.free(DISK);
+    host.resume(order).await;
+    host.run(order).await
+}
+
+#[tokio::test]
+async fn a_purge_is_not_through_while_the_disk_is_there() {
+    let host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.run(&purge()).await);
+    let row = host.books.journal.resource(instance(10)).await.unwrap();
+    assert_eq!(row.map(|row| row.phase), Some(Phase::Retired), "its number stays taken");
+    let row = freed(&host, &purge()).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(host.count("destroy"), 1);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_rebuild_makes_no_new_disk_beside_one_that_should_be_gone() {
+    let host = served().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    let rebuild = changed(2, 2, |spec| spec.build = 1);
+    names_the_disk(&host.carry_out(&rebuild).await);
+    assert_eq!(host.count("clone_template"), 1, "that of its first day");
+    let row = freed(&host, &rebuild).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn a_create_that_is_undone_and_leaves_its_disk_says_so() {
+    let host = Host::new().await;
+    host.pve.fail_next("start", Fault::TaskFails("start failed: QEMU exited with code 1".to_owned()));
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.carry_out(&ensure(1, 1)).await);
+    assert!(host.books.journal.resource(instance(10)).await.unwrap().is_some(), "its number stays taken");
+    let row = freed(&host, &ensure(1, 1)).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
+
+/// Between the end of the destruction and the reading of its log the agent may die, wherever it is.
+#[tokio::test]
+async fn a_disk_that_stays_is_told_of_whenever_the_agent_dies() {
+    for cut in [Cut::BeforeCommit, Cut::AfterCommit] {
+        for hasty in [false, true] {
+            for n in 1.. {
+                let mut host = about_to_be_purged().await;
+                host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+                host.books.journal.fuse.set(n, cut);
+                let outcome = host.engine.run_order(purge().order_id).await;
+                let crashed = host.books.journal.fuse.blown();
+                assert_eq!(outcome.is_err(), crashed, "{cut:?} at write {n}: {outcome:?}");
+                host.restart().await;
+                if hasty {
+                    host.pve.finish_tasks();
+                }
+                names_the_disk(&host.run(&purge()).await);
+                assert_eq!(freed(&host, &purge()).await.state, OrderState::Succeeded, "{cut:?} at write {n}");
+                if !crashed {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What root was told of is not asked for again; what comes to light only after the order was resumed is.
+#[tokio::test]
+async fn a_log_that_could_not_be_read_is_read_once_root_has_resumed_the_order() {
+    let mut host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    let step = Some((4, "destroy"));
+    host.pve.plan(Plan::Always(step, "task_log", Fault::Refused(500, "unable to open file".to_owned())));
+    host.set_patience(Duration::from_millis(100));
+    let row = host.run(&purge()).await;
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    assert!(row.result.unwrap().contains("its log cannot be read"));
+    host.pve.plan_nothing();
+    host.set_patience(Duration::from_secs(20));
+    host.resume(&purge()).await;
+    names_the_disk(&host.run(&purge()).await);
+    assert_eq!(freed(&host, &purge()).await.state, OrderState::Succeeded);
 }

@@ -40,6 +40,8 @@ pub(super) enum Disturbance {
     WorkerKilled,
     /// The worker of a restore is killed when the old disks are gone and the new ones empty.
     WorkerKilledHalf,
+    /// The VM is destroyed, its disk is not.
+    KeepsDisk,
     /// The worker is killed at the very end.
     WorkerKilledLate,
     /// The agent is killed while the call is under way.
@@ -80,7 +82,11 @@ impl Disturbance {
             Kind::Look => [&[Refused], &unanswered[..]].concat(),
             Kind::Change => [&[Refused], &unanswered[..], &changes].concat(),
             Kind::Task => {
-                let half: &[Disturbance] = if call.verb == "restore" { &[WorkerKilledHalf] } else { &[] };
+                let half: &[Disturbance] = match call.verb {
+                    "restore" => &[WorkerKilledHalf],
+                    "destroy" => &[KeepsDisk],
+                    _ => &[],
+                };
                 [&[Refused], &unanswered[..], &changes, &tasks, half].concat()
             }
         };
@@ -130,6 +136,7 @@ impl Disturbance {
             TaskFailsLate => Fault::TaskFailsLate(text()),
             WorkerKilled => Fault::TaskKilled,
             WorkerKilledHalf => Fault::TaskKilledHalf,
+            KeepsDisk => Fault::TaskKeepsDisk,
             WorkerKilledLate => Fault::TaskKilledLate,
             AgentKilled | AgentKilledTwice | Repeated | RepeatedUnanswered => return None,
         })

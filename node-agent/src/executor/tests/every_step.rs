@@ -106,6 +106,9 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
     if played.foreign_now() != played.foreign {
         return wrong("a foreign VM was changed");
     }
+    if state != OrderState::Stuck && !played.host.pve.left_over().is_empty() {
+        return wrong("a disk is left, and nobody is told");
+    }
     let repeated = matches!(case.what, Disturbance::Repeated | Disturbance::RepeatedUnanswered);
     if !repeated && played.ends_told(&scene.target).await != 1 {
         return wrong("not exactly one end was told");
@@ -156,6 +159,7 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
                         Disturbance::AlwaysUnreachable
                             | Disturbance::AlwaysLost
                             | Disturbance::AlwaysNoQuorum
+                            | Disturbance::KeepsDisk
                     ));
             if !(allowed || excused(scene, case, state)) {
                 return wrong("stuck without need");

@@ -172,6 +172,12 @@ impl Host {
         self.new_engine();
     }
 
+    /// From now on every step has so much patience.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+        self.new_engine();
+    }
+
     fn new_engine(&mut self) {
         let repair = self.repair_dir.clone();
         self.engine =

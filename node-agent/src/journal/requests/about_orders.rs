@@ -81,9 +81,9 @@ async fn again(conn: &mut SqliteConnection, order: &OrderRow, step: &StepRow) ->
     let sql = match order.verb {
         Verb::Action => "DELETE FROM steps WHERE order_id = $1 AND k = $2",
         _ => {
-            // One attempt is kept: from it an undo knows that something may have been made.
-            "UPDATE steps SET state = 'intent', attempt = MIN(attempt, 1), result_json = NULL \
-             WHERE order_id = $1 AND k = $2"
+            // One attempt is kept: from it an undo knows that something may have been made. What root was told is kept,
+            // too: a disk that was named to be freed is not named again.
+            "UPDATE steps SET state = 'intent', attempt = MIN(attempt, 1) WHERE order_id = $1 AND k = $2"
         }
     };
     sqlx::query(sql).bind(order.order_id.to_string()).bind(step.k).execute(conn).await?;

@@ -84,6 +84,11 @@ impl FakeHypervisor {
         self.state().left_over.remove(volume);
     }
 
+    /// Volumes that no configuration names.
+    pub(crate) fn left_over(&self) -> Vec<String> {
+        self.state().left_over.iter().cloned().collect()
+    }
+
     /// Root on the host takes a lock away.
     pub(crate) fn unlock(&self, vmid: Vmid) {
         self.put_guest(vmid, |guest| _ = guest.config.remove("lock"));

@@ -4,12 +4,9 @@ use proxmox_api::client::Client as _;
 
 use super::ProxmoxHypervisor;
 use crate::pve::{
-    CloneSearch, LogLine, PveError, TaskExit, TaskState, Upid, Vmid, encode,
+    CloneSearch, LOG_PAGE, LogLine, PveError, TaskExit, TaskState, Upid, Vmid, encode,
     raw::{self, Row},
 };
-
-/// Lines read of one clone log at most; the line that names the new VM stands near its beginning.
-const CLONE_LOG_LINES: u64 = 500;
 
 /// Whether a clone's log names `newid` as its target, and whether it names any target at all.
 ///
@@ -65,7 +62,7 @@ impl ProxmoxHypervisor {
 
     pub(super) async fn read_task_log(&self, upid: Upid, from: u64) -> Result<Vec<LogLine>, PveError> {
         let start = from.saturating_sub(1).to_string();
-        let limit = CLONE_LOG_LINES.to_string();
+        let limit = LOG_PAGE.to_string();
         let query = [("start", start.as_str()), ("limit", limit.as_str())];
         let rows: Vec<Row> = self.read(&self.task_path(&upid, "/log")?, &query).await?;
         let lines = rows.iter().map(|row| LogLine {

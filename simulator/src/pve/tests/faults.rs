@@ -213,6 +213,23 @@ async fn a_warning_is_a_success() {
     w.made(101).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_can_leave_the_disk_and_call_it_a_success() {
+    for (version, exit) in [("9.2", "WARNINGS: 1"), ("8.4", "OK")] {
+        let w = World::new(version).await;
+        assert_eq!(w.task(Method::POST, CLONE, &[("newid", "101"), ("full", "1")]).await, "OK");
+        w.fault(json!({"task": "qmdestroy", "fault": "destroy_keeps_disk"})).await;
+        let upid = w.delete("/nodes/pve1/qemu/101").await.data().as_str().unwrap().to_owned();
+        assert_eq!(w.ended(&upid).await, exit, "{version}");
+        assert!(!w.there_is(101).await);
+        let content = w.get("/nodes/pve1/storage/local-lvm/content?vmid=101").await.data().clone();
+        let volume = content[0]["volid"].as_str().unwrap();
+        let line = format!("Could not remove disk '{volume}', check manually: ");
+        assert!(w.log(&upid).await.iter().any(|said| said.contains(&line)), "{version}");
+        assert_eq!(w.logged_faults(), [logged("101", "destroy_keeps_disk", json!(200))]);
+    }
+}
+
 /// What one gets who connects to the node's API.
 async fn greeting(w: &World) -> std::io::Result<usize> {
     let address = w.running.clusters[0].nodes[0].api_url.trim_start_matches("https://").to_owned();

@@ -6,6 +6,7 @@ use crate::pve::cluster::{Ctx, no_config};
 use crate::pve::drive::Drive;
 use crate::pve::reply::{ApiError, ApiResult};
 use crate::pve::state::{State, Volume};
+use crate::pve::task::Worker;
 
 pub(super) fn calls() -> Vec<Call> {
     vec![call(
@@ -41,6 +42,20 @@ fn unreferenced(s: &State, node: &str, vmid: u32) -> Vec<Volume> {
     let named: Vec<String> = configs.flat_map(|c| c.values()).map(|v| Drive::parse(v).file).collect();
     let own = s.volumes.values().filter(|v| v.node == node && v.vmid == Some(vmid) && v.content == "images");
     own.filter(|v| !named.contains(&v.volid)).cloned().collect()
+}
+
+/// The VM's disks, which are in use by something else and stay; the log names them (qemu-server, `destroy_vm`).
+async fn keep_disks(w: &Worker, vmid: u32) -> Vec<Volume> {
+    let own = |v: &&Volume| v.node == w.node && v.vmid == Some(vmid) && v.content == "images";
+    let kept: Vec<Volume> = w.cluster.read(|s| s.volumes.values().filter(own).cloned().collect()).await;
+    let mark = if w.cluster.major >= 9 { "WARN: " } else { "" };
+    for Volume { volid, .. } in &kept {
+        let line = format!(
+            "{mark}Could not remove disk '{volid}', check manually: lvremove '{volid}' error:   Logical volume in use."
+        );
+        w.log(line).await;
+    }
+    kept
 }
 
 async fn destroy(ctx: Ctx) -> ApiResult {
@@ -87,16 +102,20 @@ async fn destroy(ctx: Ctx) -> ApiResult {
                 w.log(format!("purging VM {vmid} from related configurations..")).await;
             }
             w.work_shortly().await?;
+            let kept = if w.keeps_disk() { keep_disks(&w, vmid).await } else { Vec::new() };
+            let warned = !kept.is_empty() && w.cluster.major >= 9;
             w.cluster
                 .change("vm.destroy", |s| {
-                    let left = if all { Vec::new() } else { unreferenced(s, &node, vmid) };
+                    let mut left = if all { Vec::new() } else { unreferenced(s, &node, vmid) };
+                    left.extend(kept);
                     remove_vm(s, &node, vmid);
                     for volume in left {
                         s.volumes.insert(State::volume_key(&node, &volume.volid), volume);
                     }
                 })
                 .await;
-            Ok(())
+            // Proxmox VE 8 only wrote the line.
+            if warned { Err("WARNINGS: 1".to_owned()) } else { Ok(()) }
         })
         .await
 }

@@ -1,0 +1,147 @@
+//! Step `destroy`: the VM and its disks go for good. The last step of a purge, the third of a rebuild, the last of undoing a
+//! create.
+//!
+//! Proxmox calls it a success, with a warning at most, when it could remove the configuration and not a disk
+//! (qemu-server, `destroy_vm`). Only the task's log says so. It is read before the step counts as done: the disk holds what
+//! a customer trusted us with.
+
+use std::collections::BTreeSet;
+
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::{
+    context::Cx,
+    fault::{self, Class, Trouble},
+    limits::Load,
+    saga::{Act, Look, Step},
+    task::{self, Seen},
+};
+use crate::{
+    journal::StepRow,
+    pve::{GuestConfig, LOG_PAGE, PveError, Upid, text},
+};
+
+/// Destroys the VM with its disks, after checking that it is ours and does not run.
+pub(super) struct Destroy;
+
+/// The configuration of our VM, if nothing forbids its destruction; `None`: there is no such VM.
+pub(super) async fn destroyable(cx: &Cx) -> Result<Option<GuestConfig>, Trouble> {
+    let Some(config) = cx.own_config().await? else { return Ok(None) };
+    if config.get("protection") == Some("1") {
+        let text = format!(
+            "the owner of this host protects VM {0} (protection: 1), so it is not destroyed; \
+             `qm set {0} --protection 0` lets it go",
+            cx.vmid()
+        );
+        return Err(Trouble::fail(Class::Policy, text));
+    }
+    if cx.runs().await? {
+        let text = format!("VM {} runs: a running server is never destroyed", cx.vmid());
+        return Err(Trouble::fail(Class::Policy, text));
+    }
+    Ok(Some(config))
+}
+
+/// Stops the order where a disk is still there. Neither seeing nor removing it is in our rights once its VM is gone. What
+/// root was told of before the order was resumed counts as done.
+async fn no_disk_is_left(cx: &Cx, row: Option<&StepRow>, upid: &Upid) -> Result<(), Trouble> {
+    let told = row.and_then(|row| row.result_json.as_deref()).unwrap_or_default();
+    let kept = kept_disks(cx, upid).await?;
+    let kept: Vec<String> =
+        kept.iter().map(|volume| free(volume)).filter(|help| !told.contains(help)).collect();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "destroy: VM {} is gone, but Proxmox could not remove all of its disks (`pvenode task log {upid}`): what was on \
+         them may still be there; the number stays taken",
+        cx.vmid()
+    );
+    let way_out = format!(
+        "{} (one that `pvesm list` of its storage does not show any more is gone already)",
+        kept.join(" and ")
+    );
+    Err(fault::stuck(cx.id(), what, way_out))
+}
+
+/// What root does about a disk that stayed.
+fn free(volume: &str) -> String {
+    format!("`pvesm free {volume}`")
+}
+
+/// The disks that a destruction could not remove, by its log. One that Proxmox has forgotten tells nothing any more.
+async fn kept_disks(cx: &Cx, upid: &Upid) -> Result<BTreeSet<String>, Trouble> {
+    let mut kept = BTreeSet::new();
+    let mut from = 1;
+    loop {
+        let lines = match cx.pve().task_log(upid, from).await {
+            Ok(lines) => lines,
+            Err(PveError::Refused { status: 400 | 403, .. }) => {
+                tracing::warn!(order = %cx.id(), %upid, "the log of a destruction is not there any more");
+                break;
+            }
+            Err(error) => return Err(Trouble::Look(format!("destroy: its log cannot be read: {error}"))),
+        };
+        kept.extend(lines.iter().filter_map(|line| text::kept_volume(&line.text)).map(str::to_owned));
+        match lines.last() {
+            Some(last) if lines.len() >= LOG_PAGE => from = last.number + 1,
+            _ => break,
+        }
+    }
+    Ok(kept)
+}
+
+impl Step for Destroy {
+    fn name(&self) -> &'static str {
+        "destroy"
+    }
+
+    fn load(&self, _cx: &Cx) -> Load {
+        Load::Heavy
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+        Box::pin(async move {
+            let ended = match task::own(cx, row, "qmdestroy").await? {
+                Seen::Running(upid) => return Ok(Look::Adopt(upid)),
+                Seen::Ended(upid, exit) => Some((upid, exit)),
+                Seen::NoIntent | Seen::Nothing => None,
+            };
+            if destroyable(cx).await?.is_some() {
+                return Ok(Look::Todo);
+            }
+            match ended {
+                // As if we had waited for its end: what its log says is still to be read.
+                Some((upid, exit)) if exit.is_success() => return Ok(Look::Adopt(upid)),
+                Some((upid, _)) => no_disk_is_left(cx, row, &upid).await?,
+                None => {}
+            }
+            Ok(Look::Done(json!({ "absent": true })))
+        })
+    }
+
+    fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
+        Box::pin(async move {
+            match cx.pve().destroy(cx.vmid()).await {
+                Ok(upid) => Ok(Act::Task(upid)),
+                Err(error) if error.is_absent() => Ok(Act::Done(json!({ "absent": true }))),
+                Err(error) if error.is_protected() => Err(Trouble::fail(Class::Policy, error.to_string())),
+                // Once the VM is gone its pool is no longer there to grant the right: look.
+                Err(error) if error.is_forbidden() && cx.own_config().await?.is_none() => {
+                    Ok(Act::Done(json!({ "absent": true })))
+                }
+                Err(error) => Err(cx.refused(error)),
+            }
+        })
+    }
+
+    fn verify<'a>(
+        &'a self,
+        cx: &'a Cx,
+        row: Option<&'a StepRow>,
+        upid: &'a Upid,
+    ) -> BoxFuture<'a, Result<(), Trouble>> {
+        Box::pin(no_disk_is_left(cx, row, upid))
+    }
+}
