@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    Engine, Pace, backup,
+    Engine, Pace, backup, destroy,
     fault::{self, Class, Trouble},
     limits::Limits,
     password, repair, snapshot,
@@ -68,6 +68,10 @@ impl Cx {
     /// to do with it.
     pub(super) fn set_undoing(&mut self) {
         self.undoing = true;
+    }
+
+    pub(super) fn is_undoing(&self) -> bool {
+        self.undoing
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -185,6 +189,7 @@ impl Cx {
             ConfigRead::Present(config) if config.lock() == Some("clone") => {
                 Err(Trouble::Look("the VM is being cloned".to_owned()))
             }
+            ConfigRead::Present(config) if config.is_half_destroyed() => destroy::half_done(self).await,
             ConfigRead::Present(_) if self.undoing => Ok(None),
             ConfigRead::Present(config) => {
                 let (vmid, line) = (self.vmid(), config.marker_line().chars().take(80).collect::<String>());

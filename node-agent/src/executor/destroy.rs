@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use ez_protocol::order::Op;
 use futures::future::BoxFuture;
 use serde_json::json;
 
@@ -18,9 +19,12 @@ use super::{
     task::{self, Seen},
 };
 use crate::{
-    journal::StepRow,
+    journal::{Phase, StepRow},
     pve::{GuestConfig, LOG_PAGE, PveError, Upid, text},
 };
+
+/// Name of the step.
+pub(super) const STEP: &str = "destroy";
 
 /// Destroys the VM with its disks, after checking that it is ours and does not run.
 pub(super) struct Destroy;
@@ -65,6 +69,25 @@ async fn no_disk_is_left(cx: &Cx, row: Option<&StepRow>, upid: &Upid) -> Result<
     Err(fault::stuck(cx.id(), what, way_out))
 }
 
+/// What it means that nothing is left of our VM but the lock of its destruction: `None`, to an undo that had nothing to
+/// destroy. No token may touch what is left, and a second destruction ends at the lock.
+pub(super) async fn half_done(cx: &Cx) -> Result<Option<GuestConfig>, Trouble> {
+    let tried = |row: &StepRow| row.name == STEP && row.attempt > 0;
+    let from_before = cx.resource().is_some_and(|row| row.phase != Phase::Reserved);
+    let ours = !cx.is_undoing() || from_before || cx.journal().steps(cx.id()).await?.iter().any(tried);
+    if !ours {
+        return Ok(None);
+    }
+    let vmid = cx.vmid();
+    let purge = if matches!(cx.order().op, Op::Purge(_)) { " --purge 1" } else { "" };
+    let what = format!(
+        "VM {vmid} is half destroyed: Proxmox has removed its disks and came no further, so its configuration says nothing \
+         but `lock: destroyed`"
+    );
+    let way_out = format!("`qm destroy {vmid} --skiplock 1 --destroy-unreferenced-disks 1{purge}`");
+    Err(fault::stuck(cx.id(), what, way_out))
+}
+
 /// What root does about a disk that stayed.
 fn free(volume: &str) -> String {
     format!("`pvesm free {volume}`")
@@ -94,7 +117,7 @@ async fn kept_disks(cx: &Cx, upid: &Upid) -> Result<BTreeSet<String>, Trouble> {
 
 impl Step for Destroy {
     fn name(&self) -> &'static str {
-        "destroy"
+        STEP
     }
 
     fn load(&self, _cx: &Cx) -> Load {

@@ -37,7 +37,8 @@ pub(crate) enum Fault {
     RefusedLate(u16, String),
     /// The task ends with this text, and yet it took effect (a clone without its pool).
     TaskFailsLate(String),
-    /// The worker is killed half way, when a restore has thrown the old disks away and made new ones.
+    /// The worker is killed half way, when a restore has thrown the old disks away and made new ones, or a destruction has
+    /// removed the disks and not the configuration.
     TaskKilledHalf,
     /// The worker is killed when it had done everything (but a clone's pool).
     TaskKilledLate,
@@ -403,6 +404,13 @@ impl State {
             }
             (Some(Fault::TaskKilledHalf), Effect::Keep(keep)) => {
                 self.half_done(keep);
+                TaskExit::Killed
+            }
+            (Some(Fault::TaskKilledHalf), Effect::Destroy(vmid)) => {
+                if let Some(guest) = self.guests.get_mut(vmid) {
+                    guest.config = BTreeMap::from([("lock".to_owned(), "destroyed".to_owned())]);
+                    guest.disk.clear();
+                }
                 TaskExit::Killed
             }
             (Some(Fault::TaskKilled | Fault::TaskKilledHalf), _) => TaskExit::Killed,

@@ -118,6 +118,12 @@ impl GuestConfig {
         self.description().trim() == CLONE_PLACEHOLDER
     }
 
+    /// All that a destruction leaves that died after it had removed the disks (qemu-server, `destroy_vm`). Nothing says any
+    /// more whose it was.
+    pub fn is_half_destroyed(&self) -> bool {
+        self.lock() == Some("destroyed") && self.values.len() == 1
+    }
+
     /// A template.
     pub fn is_template(&self) -> bool {
         self.get("template") == Some("1")
@@ -288,5 +294,11 @@ mod tests {
         let clone = [("lock", "clone"), ("description", " qmclone temporary file")];
         let values = clone.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         assert!(GuestConfig { values, digest: String::new() }.is_clone_placeholder());
+        let mut values = BTreeMap::from([("lock".to_owned(), "destroyed".to_owned())]);
+        let of =
+            |values: &BTreeMap<String, String>| GuestConfig { values: values.clone(), digest: String::new() };
+        assert!(of(&values).is_half_destroyed());
+        values.insert("memory".to_owned(), "512".to_owned());
+        assert!(!of(&values).is_half_destroyed(), "somebody has made something of it");
     }
 }

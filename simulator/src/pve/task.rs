@@ -202,6 +202,11 @@ impl Worker {
         }
     }
 
+    /// Whether anything is to go wrong with it.
+    pub(crate) fn meets_a_fault(&self) -> bool {
+        self.fault.is_some()
+    }
+
     /// Whether this destruction is one that leaves the disks where they are.
     pub(crate) fn keeps_disk(&self) -> bool {
         self.fault.as_ref().is_some_and(|fault| fault.keeps_disk())

@@ -150,3 +150,58 @@ async fn a_log_that_could_not_be_read_is_read_once_root_has_resumed_the_order() 
     names_the_disk(&host.run(&purge()).await);
     assert_eq!(freed(&host, &purge()).await.state, OrderState::Succeeded);
 }
+
+/// The order stands still, and says what root does about the rest of the VM.
+fn names_the_rest(row: &OrderRow) {
+    assert_eq!(row.state, OrderState::Stuck, "{:?}", row.result);
+    let said = row.result.as_deref().unwrap();
+    assert!(said.contains("`qm destroy 1000 --skiplock 1 --destroy-unreferenced-disks 1"), "{said}");
+    assert!(said.contains(&format!("order resume {}", row.order_id)), "{said}");
+    assert!(!said.contains("--description"), "a marker cannot be written under that lock: {said}");
+}
+
+/// Root removes what is left, and lets the order go on.
+async fn cleared(host: &Host, order: &ProvisioningOrder) -> OrderRow {
+    host.pve.forget(VMID);
+    host.resume(order).await;
+    host.run(order).await
+}
+
+#[tokio::test]
+async fn a_purge_that_died_half_way_goes_on_when_root_has_removed_the_rest() {
+    let host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::TaskKilledHalf);
+    let row = host.run(&purge()).await;
+    names_the_rest(&row);
+    assert!(row.result.unwrap().contains("--purge 1"));
+    let row = cleared(&host, &purge()).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(host.count("destroy"), 1, "under that lock nobody is asked again");
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_rebuild_whose_destruction_died_half_way_makes_the_new_disk_when_root_has_removed_the_rest() {
+    let host = served().await;
+    host.pve.fail_next("destroy", Fault::TaskKilledHalf);
+    let rebuild = changed(2, 2, |spec| spec.build = 1);
+    names_the_rest(&host.carry_out(&rebuild).await);
+    let row = cleared(&host, &rebuild).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+#[tokio::test]
+async fn an_undo_whose_destruction_died_half_way_is_no_undo_yet() {
+    let host = Host::new().await;
+    host.pve.fail_next("start", Fault::TaskFails("start failed: QEMU exited with code 1".to_owned()));
+    host.pve.fail_next("destroy", Fault::TaskKilledHalf);
+    names_the_rest(&host.carry_out(&ensure(1, 1)).await);
+    assert!(host.books.journal.resource(instance(10)).await.unwrap().is_some(), "its number stays taken");
+    // The same wish once more does not take the rest for a stranger's.
+    let again = host.carry_out(&ensure(2, 2)).await;
+    names_the_rest(&again);
+    let row = cleared(&host, &ensure(2, 2)).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}

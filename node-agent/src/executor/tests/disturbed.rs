@@ -38,7 +38,8 @@ pub(super) enum Disturbance {
     TaskFailsLate,
     /// The worker is killed.
     WorkerKilled,
-    /// The worker of a restore is killed when the old disks are gone and the new ones empty.
+    /// The worker of a restore is killed when the old disks are gone and the new ones empty, that of a destruction when
+    /// the disks are gone and the configuration is not.
     WorkerKilledHalf,
     /// The VM is destroyed, its disk is not.
     KeepsDisk,
@@ -84,7 +85,7 @@ impl Disturbance {
             Kind::Task => {
                 let half: &[Disturbance] = match call.verb {
                     "restore" => &[WorkerKilledHalf],
-                    "destroy" => &[KeepsDisk],
+                    "destroy" => &[KeepsDisk, WorkerKilledHalf],
                     _ => &[],
                 };
                 [&[Refused], &unanswered[..], &changes, &tasks, half].concat()

@@ -199,6 +199,11 @@ fn excused(scene: &Scene, case: &Case, state: OrderState) -> bool {
     if locks && killed && state == OrderState::Stuck {
         return true;
     }
+    // Of a destruction that died half way no token can remove the rest.
+    if case.call.verb == "destroy" && case.what == Disturbance::WorkerKilledHalf && state == OrderState::Stuck
+    {
+        return true;
+    }
     let fails_locked = ["roll_back", "drop_snapshot"].contains(&case.call.verb);
     let failed = matches!(case.what, Disturbance::TaskFails | Disturbance::TaskWithoutQuorum);
     if fails_locked && failed && state == OrderState::Stuck {
@@ -219,6 +224,14 @@ fn nothing_left(picture: &Picture) -> Result<(), String> {
 /// After an end that was none, with nothing wrong any more, the same wish comes true.
 async fn way_out(scene: &Scene, plain: &Plain, played: &mut Played) -> Result<(), String> {
     played.host.pve.plan_nothing();
+    let half_destroyed = played
+        .host
+        .pve
+        .guest(VMID)
+        .is_some_and(|guest| guest.config.get("lock").is_some_and(|lock| lock == "destroyed"));
+    if half_destroyed {
+        played.host.pve.forget(VMID);
+    }
     if played.row.state == OrderState::Stuck && (scene.creates() || scene.rebuilds()) {
         // As the message asks for: root puts what is whole into the pool, and removes what is not.
         played.host.pve.finish_tasks();

@@ -230,6 +230,22 @@ async fn a_destruction_can_leave_the_disk_and_call_it_a_success() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_that_is_killed_half_way_leaves_a_configuration_that_no_token_removes() {
+    let w = World::new("9.2").await;
+    assert_eq!(w.task(Method::POST, CLONE, &[("newid", "101"), ("full", "1")]).await, "OK");
+    w.fault(json!({"task": "qmdestroy", "fault": "kill", "pieces": 1})).await;
+    let destroy = "/nodes/pve1/qemu/101";
+    assert_eq!(w.task(Method::DELETE, destroy, &[]).await, "unexpected status");
+    let mut left = w.get("/nodes/pve1/qemu/101/config").await.data().clone();
+    left.as_object_mut().unwrap().remove("digest");
+    assert_eq!(left, json!({"lock": "destroyed"}));
+    assert_eq!(w.get("/nodes/pve1/storage/local-lvm/content?vmid=101").await.data(), &json!([]));
+    assert_eq!(w.task(Method::DELETE, destroy, &[]).await, "VM is locked (destroyed)");
+    w.control_post("/vms/101/unlock-destroy", json!({})).await;
+    assert!(!w.there_is(101).await);
+}
+
 /// What one gets who connects to the node's API.
 async fn greeting(w: &World) -> std::io::Result<usize> {
     let address = w.running.clusters[0].nodes[0].api_url.trim_start_matches("https://").to_owned();

@@ -35,6 +35,17 @@ pub(crate) fn remove_vm(s: &mut State, node: &str, vmid: u32) {
     s.meta.remove(format!("deaf {vmid}"));
 }
 
+/// Removes the disks but these. Until the configuration goes too, it says nothing but that (qemu-server, `destroy_vm`).
+fn free_disks(s: &mut State, node: &str, vmid: u32, left: &[Volume]) {
+    let stays = |volume: &Volume| left.iter().any(|one| one.volid == volume.volid);
+    s.volumes.retain(|_, v| !(v.node == node && v.vmid == Some(vmid) && v.content == "images") || stays(v));
+    if let Some(vm) = s.vms.get_mut(vmid) {
+        vm.config = [("lock".to_owned(), "destroyed".to_owned())].into();
+        vm.pending.clear();
+        vm.snapshots.clear();
+    }
+}
+
 /// Disks of the VM that neither its configuration nor a snapshot names.
 fn unreferenced(s: &State, node: &str, vmid: u32) -> Vec<Volume> {
     let Some(vm) = s.vms.get(vmid) else { return Vec::new() };
@@ -104,10 +115,16 @@ async fn destroy(ctx: Ctx) -> ApiResult {
             w.work_shortly().await?;
             let kept = if w.keeps_disk() { keep_disks(&w, vmid).await } else { Vec::new() };
             let warned = !kept.is_empty() && w.cluster.major >= 9;
+            let mut left =
+                if all { Vec::new() } else { w.cluster.read(|s| unreferenced(s, &node, vmid)).await };
+            left.extend(kept);
+            // Nobody sees a destruction half way but whoever kills it there.
+            if w.meets_a_fault() {
+                w.cluster.change("vm.disks_freed", |s| free_disks(s, &node, vmid, &left)).await;
+                w.work(0).await?;
+            }
             w.cluster
                 .change("vm.destroy", |s| {
-                    let mut left = if all { Vec::new() } else { unreferenced(s, &node, vmid) };
-                    left.extend(kept);
                     remove_vm(s, &node, vmid);
                     for volume in left {
                         s.volumes.insert(State::volume_key(&node, &volume.volid), volume);
