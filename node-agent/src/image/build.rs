@@ -11,7 +11,7 @@ use super::{
     room, task,
 };
 use crate::{
-    pve::{Upid, Vmid},
+    pve::{CloneMode, Upid, Vmid},
     setup::{AdminApi, Verb},
 };
 
@@ -141,14 +141,22 @@ async fn fit(api: &dyn AdminApi, site: &Site, vmid: Vmid) -> Result<(), BuildErr
     let config = look::config(api, site, vmid).await?.unwrap_or_default();
     let mut wrong = lint(&config, site);
     let path = format!("/nodes/{}/qemu/{vmid}/feature", site.node);
-    let query = [("feature", "clone".to_owned())];
+    // Thick LVM, for one, copies and cannot link: what is asked for is what will be done here.
+    let (wanted, cannot) = match site.clone {
+        CloneMode::Full => ("copy", "its storage cannot copy a disk"),
+        CloneMode::Linked => (
+            "clone",
+            "its storage cannot make linked clones; with `clone = \"full\"` in the policy file servers get copies",
+        ),
+    };
+    let query = [("feature", wanted.to_owned())];
     let feature = api.call(Verb::Get, &path, &query).await.map_err(BuildError::pve("asking for clones"))?;
     // A storage that cannot clone is skipped in silence when a template is made.
     let able = feature
         .get("hasFeature")
         .is_some_and(|f| f.as_u64() == Some(1) || f.as_str() == Some("1") || f == &Value::Bool(true));
     if !able {
-        wrong.push("its storage cannot clone".to_owned());
+        wrong.push(cannot.to_owned());
     }
     if wrong.is_empty() { Ok(()) } else { Err(BuildError::Unfit(format!("VM {vmid}: {}", wrong.join("; ")))) }
 }

@@ -65,6 +65,7 @@ pub fn lint(config: &GuestConfig, site: &Site) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pve::CloneMode;
 
     fn site() -> Site {
         Site {
@@ -74,6 +75,7 @@ mod tests {
             bridges: ["vmbr0".to_owned()].into(),
             import_storage: "local".into(),
             vmids: 9_000..=9_099,
+            clone: CloneMode::Linked,
         }
     }
 

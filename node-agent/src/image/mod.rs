@@ -40,7 +40,7 @@ pub use lint::lint;
 
 use crate::{
     policy::{ImageBuilds, Policy},
-    pve::{PveError, Vmid, text},
+    pve::{CloneMode, PveError, Vmid, text},
 };
 
 /// First word of the description of a VM that is on its way to become a template of ours.
@@ -61,6 +61,8 @@ pub struct Site {
     pub import_storage: String,
     /// VMIDs for templates.
     pub vmids: RangeInclusive<u32>,
+    /// How servers are made of templates here.
+    pub clone: CloneMode,
 }
 
 impl Site {
@@ -73,6 +75,7 @@ impl Site {
             bridges: policy.bridges.clone(),
             import_storage: build.import_storage.clone(),
             vmids: build.vmids.clone(),
+            clone: policy.clone,
         }
     }
 }

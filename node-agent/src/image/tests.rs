@@ -16,7 +16,7 @@ use super::{worker::Worker, *};
 use crate::{
     clock::ManualClock,
     journal::fuse::Cut,
-    pve::PveError,
+    pve::{CloneMode, PveError},
     setup::{AdminApi, Parameters, Verb},
     testing::{Books, NOW, sign_image},
 };
@@ -39,7 +39,7 @@ struct State {
     tasks: BTreeMap<String, &'static str>,
     writes: u32,
     fault: Option<(u32, Fault)>,
-    /// What the storage cannot do.
+    /// The storage cannot make linked clones, as thick LVM cannot. Copies it can make.
     no_clone: bool,
     /// What is left of the storage for downloads, if it says so.
     free: Option<u64>,
@@ -98,7 +98,10 @@ impl State {
                     &format!("Configuration file 'nodes/pve1/qemu-server/{id}.conf' does not exist"),
                 )),
             },
-            ["nodes", _, "qemu", _, "feature"] => Ok(json!({"hasFeature": u8::from(!self.no_clone)})),
+            ["nodes", _, "qemu", _, "feature"] => {
+                let able = get("feature") == "copy" || !self.no_clone;
+                Ok(json!({"hasFeature": u8::from(able)}))
+            }
             ["nodes", _, "storage", "local", "status"] => {
                 Ok(self.free.map_or(json!({}), |free| json!({"total": 100_u64 << 30, "avail": free})))
             }
@@ -230,6 +233,7 @@ fn site() -> Site {
         bridges: ["vmbr0".to_owned()].into(),
         import_storage: "local".into(),
         vmids: 9_000..=9_002,
+        clone: CloneMode::Linked,
     }
 }
 
@@ -328,8 +332,12 @@ async fn what_cannot_be_cloned_from_is_removed_and_never_marked() {
     let host = Host::default();
     host.state().no_clone = true;
     let error = build_on(&host, &mut Memory::default()).await.unwrap_err().to_string();
-    assert!(error.contains("cannot clone"), "{error}");
+    assert!(error.contains("cannot make linked clones"), "{error}");
     assert_eq!(host.made(), (Vec::new(), Vec::new()));
+    // Where servers are copies it is as good as any.
+    let site = Site { clone: CloneMode::Full, ..site() };
+    build(&host, &site, &source(), Begun::default(), &mut Memory::default()).await.unwrap();
+    assert_eq!(host.made().0.len(), 1);
 }
 
 #[tokio::test]

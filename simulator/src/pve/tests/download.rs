@@ -6,7 +6,10 @@ use reqwest::Method;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{logged::passes_the_checker, world::World};
+use super::{
+    logged::passes_the_checker,
+    world::{World, config},
+};
 
 /// A qcow2 header that says 3 GiB.
 fn image() -> Vec<u8> {
@@ -69,6 +72,25 @@ async fn a_loaded_image_becomes_a_template_and_the_checker_is_content() {
         assert_eq!(feature.data()["hasFeature"], json!(1));
         passes_the_checker(&w, schema);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_on_thick_lvm_is_copied_and_never_linked() {
+    let mut thick = config("9.2");
+    let storage = json!({"id": "lvm", "type": "lvm", "content": ["images"]});
+    thick.clusters[0].nodes[0].storages.push(serde_json::from_value(storage).unwrap());
+    let w = World::with(thick).await;
+    let create = [("vmid", "9100"), ("scsi0", "lvm:1"), ("boot", "order=scsi0")];
+    assert_eq!(w.task(Method::POST, "/nodes/pve1/qemu", &create).await, "OK");
+    assert_eq!(w.task(Method::POST, "/nodes/pve1/qemu/9100/template", &[]).await, "OK");
+    for (feature, has) in [("clone", 0), ("copy", 1)] {
+        let said = w.get(&format!("/nodes/pve1/qemu/9100/feature?feature={feature}")).await;
+        assert_eq!(said.data()["hasFeature"], json!(has), "{feature}");
+    }
+    let clone = "/nodes/pve1/qemu/9100/clone";
+    let linked = w.post(clone, &[("newid", "101"), ("full", "0")]).await;
+    assert!(linked.message().starts_with("Linked clone feature is not supported"), "{linked:?}");
+    assert_eq!(w.task(Method::POST, clone, &[("newid", "101"), ("full", "1")]).await, "OK");
 }
 
 #[tokio::test(flavor = "multi_thread")]
