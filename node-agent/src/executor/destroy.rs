@@ -27,7 +27,11 @@ use crate::{
 pub(super) const STEP: &str = "destroy";
 
 /// Destroys the VM with its disks, after checking that it is ours and does not run.
-pub(super) struct Destroy;
+pub(super) struct Destroy {
+    /// The server does not come back: what the host's owner has set up for its number goes too. One that is made anew keeps
+    /// its place in their backup jobs.
+    pub(super) for_good: bool,
+}
 
 /// The configuration of our VM, if nothing forbids its destruction; `None`: there is no such VM.
 pub(super) async fn destroyable(cx: &Cx) -> Result<Option<GuestConfig>, Trouble> {
@@ -146,7 +150,14 @@ impl Step for Destroy {
 
     fn act<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<Act, Trouble>> {
         Box::pin(async move {
-            match cx.pve().destroy(cx.vmid()).await {
+            let called = match cx.pve().destroy(cx.vmid(), self.for_good).await {
+                // Of these two there is no other way.
+                Err(error) if error.wants_purge() && !self.for_good => {
+                    cx.pve().destroy(cx.vmid(), true).await
+                }
+                called => called,
+            };
+            match called {
                 Ok(upid) => Ok(Act::Task(upid)),
                 Err(error) if error.is_absent() => Ok(Act::Done(json!({ "absent": true }))),
                 Err(error) if error.is_protected() => Err(Trouble::fail(Class::Policy, error.to_string())),

@@ -122,7 +122,11 @@ pub(super) fn steps(shape: Shape, service: Service) -> Vec<Box<dyn Step>> {
             }
         }
         Shape::Rebuild(template) => {
-            steps.extend([Box::new(NotePower) as Box<dyn Step>, stop(REBUILD_GRACE_SECS), Box::new(Destroy)]);
+            steps.extend([
+                Box::new(NotePower) as Box<dyn Step>,
+                stop(REBUILD_GRACE_SECS),
+                Box::new(Destroy { for_good: false }),
+            ]);
             steps.push(Box::new(Clone { template }));
             steps.extend(settle_by(Configure::ServeUnstarted));
             if active {

@@ -18,7 +18,12 @@ use crate::journal::StepRow;
 /// VM they are of being in our pool, and Proxmox lists none of a VM that is gone. They are all that could bring it back,
 /// so everything that could forbid the destruction is looked at first.
 pub(super) fn steps() -> Vec<Box<dyn Step>> {
-    vec![Box::new(FindAll), Box::new(MayDestroy), Box::new(Prune { keep: 0 }), Box::new(Destroy)]
+    vec![
+        Box::new(FindAll),
+        Box::new(MayDestroy),
+        Box::new(Prune { keep: 0 }),
+        Box::new(Destroy { for_good: true }),
+    ]
 }
 
 /// Carries the purge out.

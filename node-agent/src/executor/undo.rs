@@ -42,7 +42,8 @@ impl Kind {
     pub(super) fn steps(self) -> Vec<Box<dyn Step>> {
         match self {
             Self::Made | Self::MadeAnew => {
-                vec![Box::new(SettleClone), Box::new(Stop { grace_secs: 0 }), Box::new(Destroy)]
+                let for_good = self == Self::Made;
+                vec![Box::new(SettleClone), Box::new(Stop { grace_secs: 0 }), Box::new(Destroy { for_good })]
             }
             Self::Rescue => vec![
                 Box::new(rescue::StopIfAttached),

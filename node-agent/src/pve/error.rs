@@ -152,6 +152,14 @@ impl PveError {
         matches!(self, Self::Unreachable { reason, .. } if reason.contains(super::tls::OTHER))
     }
 
+    /// The VM is replicated or highly available, and is destroyed only together with that (`purge`).
+    pub fn wants_purge(&self) -> bool {
+        self.refused_with(|m| {
+            m.contains("used in HA resources and purge parameter not set")
+                || m.contains("There is a replication job '")
+        })
+    }
+
     /// The cluster cannot be written to just now: nothing is wrong with the request.
     pub fn is_no_quorum(&self) -> bool {
         self.refused_with(text::is_no_quorum)

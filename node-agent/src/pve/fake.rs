@@ -79,7 +79,7 @@ enum Effect {
     Clone(CloneRequest),
     Resize(Vmid, String, u32),
     Power(Vmid, bool, Option<&'static str>),
-    Destroy(Vmid),
+    Destroy(Vmid, bool),
     Restart(&'static str, Vmid),
     Keep(keep::Keep),
 }
@@ -89,9 +89,10 @@ impl Effect {
     fn vmid(&self) -> Vmid {
         match self {
             Self::Clone(request) => request.newid,
-            Self::Resize(vmid, ..) | Self::Power(vmid, ..) | Self::Destroy(vmid) | Self::Restart(_, vmid) => {
-                *vmid
-            }
+            Self::Resize(vmid, ..)
+            | Self::Power(vmid, ..)
+            | Self::Destroy(vmid, _)
+            | Self::Restart(_, vmid) => *vmid,
             Self::Keep(keep) => keep.vmid(),
         }
     }
@@ -126,6 +127,8 @@ struct State {
     taken: u64,
     /// Volumes that no configuration names.
     left_over: BTreeSet<String>,
+    /// VMs that the host's owner has named in a backup job.
+    in_jobs: BTreeSet<Vmid>,
     /// Where a VM's console is to be found, and who asked for one.
     doors: BTreeMap<Vmid, ConsoleDoor>,
     consoles_asked: Vec<(Vmid, ConsoleKind)>,
@@ -406,7 +409,7 @@ impl State {
                 self.half_done(keep);
                 TaskExit::Killed
             }
-            (Some(Fault::TaskKilledHalf), Effect::Destroy(vmid)) => {
+            (Some(Fault::TaskKilledHalf), Effect::Destroy(vmid, _)) => {
                 if let Some(guest) = self.guests.get_mut(vmid) {
                     guest.config = BTreeMap::from([("lock".to_owned(), "destroyed".to_owned())]);
                     guest.disk.clear();
@@ -414,7 +417,7 @@ impl State {
                 TaskExit::Killed
             }
             (Some(Fault::TaskKilled | Fault::TaskKilledHalf), _) => TaskExit::Killed,
-            (Some(Fault::TaskKeepsDisk), Effect::Destroy(vmid)) => self.keep_disk(index, *vmid),
+            (Some(Fault::TaskKeepsDisk), Effect::Destroy(vmid, _)) => self.keep_disk(index, *vmid),
             (Some(Fault::TaskFailsLate(text)), effect) => {
                 let _done_all_the_same = self.apply(effect, false);
                 TaskExit::Failed(text)
@@ -431,7 +434,7 @@ impl State {
     /// Destroys a VM whose disk is in use by something else.
     fn keep_disk(&mut self, index: usize, vmid: Vmid) -> TaskExit {
         let disk = format!("local-lvm:vm-{vmid}-disk-0");
-        if let Err(text) = self.apply(&Effect::Destroy(vmid), true) {
+        if let Err(text) = self.apply(&Effect::Destroy(vmid, true), true) {
             return TaskExit::Failed(text);
         }
         let line =
@@ -494,11 +497,12 @@ impl State {
                     }
                 }
             }
-            Effect::Destroy(vmid) => {
+            Effect::Destroy(vmid, purge) => {
                 if self.present("destroy", *vmid).map_err(gone)?.running {
                     return Err(format!("VM {vmid} is running - destroy failed"));
                 }
                 self.guests.remove(vmid);
+                self.in_jobs.retain(|one| one != vmid || !purge);
                 self.left_over.retain(|volume| !volume.contains(&format!(":vm-{vmid}-")));
                 self.happened("destroy", *vmid);
             }

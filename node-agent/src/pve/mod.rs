@@ -86,8 +86,9 @@ pub trait Hypervisor: Send + Sync {
     fn reboot(&self, vmid: Vmid, timeout_secs: u32) -> Answer<'_, Upid>;
     /// Hard reset. Refused when stopped.
     fn reset(&self, vmid: Vmid) -> Answer<'_, Upid>;
-    /// Destroys a stopped VM with all its disks and every mention of it.
-    fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid>;
+    /// Destroys a stopped VM with all its disks; with `purge` what its host's owner has set up for it goes too: its place in
+    /// backup jobs, replication, high availability. Without it one that is replicated or highly available is refused.
+    fn destroy(&self, vmid: Vmid, purge: bool) -> Answer<'_, Upid>;
     /// State of a task.
     fn task_status(&self, upid: &Upid) -> Answer<'_, TaskState>;
     /// At most [`LOG_PAGE`] lines of a task's log, beginning with line number `from` (1 is the first).

@@ -205,3 +205,30 @@ async fn an_undo_whose_destruction_died_half_way_is_no_undo_yet() {
     assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
     assert!(host.books.journal.resources().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_rebuild_leaves_the_server_in_the_jobs_of_the_hosts_owner_and_a_purge_does_not() {
+    let host = served().await;
+    host.pve.put_into_a_job(VMID);
+    let row = host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert!(host.pve.is_in_a_job(VMID), "it goes on being backed up");
+    host.carry_out(&order(3, 3, Op::Retire(Empty {}))).await;
+    let row = host.carry_out(&order(4, 4, Op::Purge(Empty {}))).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert!(!host.pve.is_in_a_job(VMID), "the next server with its number is another one");
+}
+
+/// One that is replicated or highly available is destroyed only together with that, as it always was.
+#[tokio::test]
+async fn a_rebuild_of_a_replicated_server_goes_through() {
+    for refusal in [
+        "unable to remove VM 1000 - used in HA resources and purge parameter not set.",
+        "There is a replication job '1000-0' for guest '1000' - Please remove that first.",
+    ] {
+        let host = served().await;
+        host.pve.fail_next("destroy", Fault::Refused(500, refusal.to_owned()));
+        let row = host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await;
+        assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    }
+}

@@ -89,6 +89,16 @@ impl FakeHypervisor {
         self.state().left_over.iter().cloned().collect()
     }
 
+    /// The host's owner names a VM in a backup job.
+    pub(crate) fn put_into_a_job(&self, vmid: Vmid) {
+        self.state().in_jobs.insert(vmid);
+    }
+
+    /// Whether a backup job of the host's owner names it.
+    pub(crate) fn is_in_a_job(&self, vmid: Vmid) -> bool {
+        self.state().in_jobs.contains(&vmid)
+    }
+
     /// Root on the host takes a lock away.
     pub(crate) fn unlock(&self, vmid: Vmid) {
         self.put_guest(vmid, |guest| _ = guest.config.remove("lock"));

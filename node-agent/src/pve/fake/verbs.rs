@@ -210,13 +210,13 @@ impl Hypervisor for FakeHypervisor {
     fn reset(&self, vmid: Vmid) -> Answer<'_, Upid> {
         ready(self.restart("reset", "qmreset", vmid))
     }
-    fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid> {
+    fn destroy(&self, vmid: Vmid, purge: bool) -> Answer<'_, Upid> {
         ready(self.state().begin("destroy", vmid, |state| {
             state.permitted("destroy", vmid)?;
             if state.unlocked("destroy", vmid)?.running {
                 return Err(refused("destroy", 500, format!("VM {vmid} is running - destroy failed")));
             }
-            Ok(("qmdestroy", vmid, Effect::Destroy(vmid)))
+            Ok(("qmdestroy", vmid, Effect::Destroy(vmid, purge)))
         }))
     }
     fn task_status(&self, upid: &Upid) -> Answer<'_, TaskState> {

@@ -152,9 +152,9 @@ impl ProxmoxHypervisor {
         upid(&self.guest(vmid)?.status().reset().post(status::reset::PostParams::default()).await?)
     }
 
-    pub(super) async fn delete_guest(&self, vmid: Vmid) -> Result<Upid, PveError> {
+    pub(super) async fn delete_guest(&self, vmid: Vmid, purge: bool) -> Result<Upid, PveError> {
         let parameters = qemu::vmid::DeleteParams {
-            purge: Some(true),
+            purge: purge.then_some(true),
             destroy_unreferenced_disks: Some(true),
             ..Default::default()
         };

@@ -163,8 +163,8 @@ impl Hypervisor for ProxmoxHypervisor {
     fn reset(&self, vmid: Vmid) -> Answer<'_, Upid> {
         self.post_reset(vmid).boxed()
     }
-    fn destroy(&self, vmid: Vmid) -> Answer<'_, Upid> {
-        self.delete_guest(vmid).boxed()
+    fn destroy(&self, vmid: Vmid, purge: bool) -> Answer<'_, Upid> {
+        self.delete_guest(vmid, purge).boxed()
     }
     fn task_status(&self, upid: &Upid) -> Answer<'_, TaskState> {
         self.read_task(upid.clone()).boxed()
