@@ -149,6 +149,17 @@ pub enum BuildError {
         /// Last of the range.
         last: Vmid,
     },
+    /// The storage for downloads takes none of disk images.
+    #[error(
+        "storage {storage} takes no downloads of disk images; nothing was downloaded. Allow it on the host with \
+         `pvesm set {storage} --content {content}`, then have the image built again"
+    )]
+    NoImports {
+        /// The storage.
+        storage: String,
+        /// What it should hold: what it holds now, and `import`.
+        content: String,
+    },
     /// The storage for downloads is nearly full.
     #[error(
         "NO_SPACE: storage {storage} has {free} MiB free, and an image may need {needed} MiB there; nothing was \

@@ -43,6 +43,8 @@ struct State {
     no_clone: bool,
     /// What is left of the storage for downloads, if it says so.
     free: Option<u64>,
+    /// What that storage may hold, if it says so.
+    content: Option<&'static str>,
     created: u32,
 }
 
@@ -103,7 +105,12 @@ impl State {
                 Ok(json!({"hasFeature": u8::from(able)}))
             }
             ["nodes", _, "storage", "local", "status"] => {
-                Ok(self.free.map_or(json!({}), |free| json!({"total": 100_u64 << 30, "avail": free})))
+                let mut status =
+                    self.free.map_or(json!({}), |free| json!({"total": 100_u64 << 30, "avail": free}));
+                if let Some(content) = self.content {
+                    status["content"] = content.into();
+                }
+                Ok(status)
             }
             ["nodes", _, "storage", "local", "content"] => {
                 let row = |file: &String| json!({"volid": format!("local:import/{file}")});
@@ -366,6 +373,23 @@ async fn nothing_is_downloaded_to_a_storage_that_is_nearly_full() {
     host.state().files.insert("ez-debian-13-abababababab.qcow2".into());
     build_on(&host, &mut Memory::default()).await.unwrap();
     assert_eq!(host.made().0.len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_downloaded_to_a_storage_that_takes_no_images_and_the_command_is_said() {
+    for (content, command) in [
+        ("iso,vztmpl,backup", "`pvesm set local --content iso,vztmpl,backup,import`"),
+        ("none", "`pvesm set local --content import`"),
+    ] {
+        let host = Host::default();
+        host.state().content = Some(content);
+        let error = build_on(&host, &mut Memory::default()).await.unwrap_err().to_string();
+        assert!(error.contains(command), "{error}");
+        assert_eq!(host.state().writes, 0);
+        host.state().content = Some("iso,import");
+        build_on(&host, &mut Memory::default()).await.unwrap();
+        assert_eq!(host.made().0.len(), 1);
+    }
 }
 
 /// A policy that lets images be built from one place.
