@@ -106,6 +106,11 @@ impl PveError {
         matches!(self, Self::Refused { status: 403, .. })
     }
 
+    /// The datacenter's rules let us set or take no such tag (`user-tag-access`, `registered-tags`).
+    pub fn is_about_tags(&self) -> bool {
+        self.is_forbidden() && self.refused_with(|m| m.contains("for modifying tag '"))
+    }
+
     /// The VM's configuration carries a lock: another operation runs, or was left half done.
     pub fn is_locked(&self) -> bool {
         self.refused_with(text::is_locked)
@@ -274,6 +279,10 @@ mod tests {
         assert!(!refused(500, "storage 'x' does not exist").is_absent());
         assert!(!refused(400, "IPSet 'ipfilter-net0' already exists").is_already_exists());
         assert!(refused(403, "Permission check failed (/vms/101, VM.Audit)").is_forbidden());
+        assert!(
+            refused(403, "Permission check failed (/, Sys.Modify for modifying tag 'ez')").is_about_tags()
+        );
+        assert!(!refused(403, "Permission check failed (/vms/101, VM.Config.Options)").is_about_tags());
         assert!(refused(500, "checksum mismatch (file change by other user?)").is_digest_mismatch());
         assert!(refused(500, "VM 103 not running").is_not_running());
         assert!(refused(500, "VM 103 is running - destroy failed").is_running());

@@ -127,6 +127,8 @@ struct State {
     taken: u64,
     /// Volumes that no configuration names.
     left_over: BTreeSet<String>,
+    /// The datacenter's rules give no tag to a token.
+    no_tags: bool,
     /// VMs that the host's owner has named in a backup job.
     in_jobs: BTreeSet<Vmid>,
     /// Where a VM's console is to be found, and who asked for one.

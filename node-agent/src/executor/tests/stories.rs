@@ -571,3 +571,17 @@ async fn a_retired_server_comes_back_by_an_ensure() {
     let row = host.books.journal.resource(instance(10)).await.unwrap().unwrap();
     assert_eq!((row.phase, row.retired_at), (Phase::Present, None));
 }
+
+#[tokio::test]
+async fn where_tags_are_forbidden_a_server_lives_and_is_retired_without_them() {
+    let host = Host::new().await;
+    host.pve.forbid_tags();
+    let end = host.carry_out(&ensure(1, 1)).await;
+    assert_eq!(end.state, OrderState::Succeeded, "{:?}", end.result);
+    let guest = host.pve.guest(VMID).unwrap();
+    assert!(guest.running && !guest.config.contains_key("tags"));
+    assert_eq!((guest.config["cores"].as_str(), guest.config["onboot"].as_str()), ("2", "1"));
+    let end = host.carry_out(&order(2, 2, Op::Retire(Empty {}))).await;
+    assert_eq!(end.state, OrderState::Succeeded, "{:?}", end.result);
+    assert_eq!(host.pve.guest(VMID).unwrap().config["onboot"], "0");
+}

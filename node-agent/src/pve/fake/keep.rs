@@ -89,6 +89,11 @@ impl FakeHypervisor {
         self.state().left_over.iter().cloned().collect()
     }
 
+    /// From now on the datacenter's rules forbid every tag.
+    pub(crate) fn forbid_tags(&self) {
+        self.state().no_tags = true;
+    }
+
     /// The host's owner names a VM in a backup job.
     pub(crate) fn put_into_a_job(&self, vmid: Vmid) {
         self.state().in_jobs.insert(vmid);

@@ -157,6 +157,10 @@ impl Hypervisor for FakeHypervisor {
     fn set_config(&self, vmid: Vmid, change: ConfigChange) -> Answer<'_, ()> {
         ready(self.state().now("set_config", vmid, |state| {
             state.permitted("set_config", vmid)?;
+            if let Some(tags) = change.set.get("tags").filter(|_| state.no_tags) {
+                let text = format!("Permission check failed (/, Sys.Modify for modifying tag '{tags}')");
+                return Err(refused("set_config", 403, text));
+            }
             let guest = state.unlocked("set_config", vmid)?;
             if change.digest.is_some_and(|d| d != format!("{:040}", guest.version)) {
                 return Err(refused("set_config", 500, "checksum mismatch (file change by other user?)"));
