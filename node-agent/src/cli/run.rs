@@ -235,7 +235,7 @@ fn image_worker(agent: &Agent) -> anyhow::Result<Option<Worker>> {
     let address = host::address(&agent.config, &agent.config.pve_token_file)?;
     Ok(Some(Worker {
         journal: works.journal.clone(),
-        api: Box::new(TokenAdmin::new(&address)?),
+        api: Box::new(TokenAdmin::new(&address)?.rereading(&agent.config.pve_token_file)),
         clock: Arc::clone(&agent.clock),
         policy: agent.policy.clone(),
         node: agent.config.pve_node.clone(),

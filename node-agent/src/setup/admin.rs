@@ -1,6 +1,6 @@
 //! Two ways to speak to Proxmox as an administrator.
 
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use proxmox_api::client::{Client as _, Method};
@@ -104,6 +104,12 @@ impl TokenAdmin {
     pub fn new(address: &PveAddress) -> Result<Self, PveError> {
         let id = address.token.split('=').next().unwrap_or_default();
         Ok(Self { http: PveHttp::new(address)?, how: format!("at {} as {id}", address.url) })
+    }
+
+    /// As [`PveHttp::rereading`].
+    #[must_use]
+    pub fn rereading(self, token_file: &Path) -> Self {
+        Self { http: self.http.rereading(token_file), ..self }
     }
 }
 

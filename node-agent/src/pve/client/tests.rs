@@ -11,7 +11,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::pve::{ConfigChange, ConfigRead, FirewallSetup, Hypervisor as _, ProxmoxHypervisor, TaskState};
+use crate::{
+    pve::{ConfigChange, ConfigRead, FirewallSetup, Hypervisor as _, ProxmoxHypervisor, TaskState},
+    setup::{AdminApi as _, TokenAdmin, Verb},
+};
 
 const TOKEN: &str = "ez-agent@pve!node-pve1=00000000-0000-0000-0000-000000000000";
 
@@ -259,6 +262,10 @@ async fn a_token_that_setup_has_made_anew_is_taken_up() {
     let seen = server.seen.lock().unwrap();
     assert_eq!(seen.len(), 3);
     assert!(seen[1].0.contains(TOKEN) && seen[2].0.contains(&fresh));
+    // Whoever builds images lives as long as the agent.
+    let server = serve(vec![unknown(), version()]).await;
+    let admin = TokenAdmin::new(&server.address).unwrap().rereading(&file);
+    admin.call(Verb::Get, "/version", &[]).await.unwrap();
 }
 
 #[tokio::test]
