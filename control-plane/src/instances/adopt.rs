@@ -99,14 +99,19 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
             Box::pin(async move {
                 let Some((instance, node)) = standing_on(tx, id).await? else { return Ok(()) };
                 dispatch::end_earlier(tx, at, id, (node.id, node.epoch), forgot).await?;
-                order(tx, &keys, at, entropy.as_ref(), &instance, &node).await.map(|_| ())
+                match order(tx, &keys, at, entropy.as_ref(), &instance, &node).await {
+                    // Quarantined or revoked: it is enrolled again first, and greets again. What it forgot is over all
+                    // the same, and only this run knows of it: the next enrolment compares with the journal of this one.
+                    Ok(_) | Err(AdoptError::Unknown | AdoptError::Issue(IssueError::NodeNotServing)) => {
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }
             })
         })
         .await;
     match done {
-        Ok(()) | Err(AdoptError::Unknown) => Ok(()),
-        // Quarantined or revoked: it is enrolled again first, and greets again.
-        Err(AdoptError::Issue(IssueError::NodeNotServing)) => Ok(()),
+        Ok(()) => Ok(()),
         Err(AdoptError::Db(error)) => Err(error.into()),
         Err(error) => Err(JobError::retry(error)),
     }

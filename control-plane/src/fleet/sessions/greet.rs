@@ -99,7 +99,8 @@ pub async fn greet(
     // After a change of the range the counter starts inside the new one; conflicts are skipped when numbers are taken.
     let inside = (vmids.0..=vmids.1 + 1).contains(&history.vmid_next);
     let ratchet: [u8; 16] = entropy.bytes();
-    let presented = (!hello.ratchet.is_empty()).then(|| hello.ratchet.clone());
+    // Also when it is empty: an agent whose first Welcome was lost comes again with an empty one.
+    let presented = Some(hello.ratchet.clone());
     let quarantined = state == NodeState::Quarantined;
     store::store_greeting(
         tx,

@@ -8,6 +8,12 @@ use crate::fleet::testing::{enrol_with, hello, new_key, report_as, request};
 impl Farm {
     /// The node's host is set up again: a new token, a new enrolment, and a greeting with this journal.
     async fn enrolled_again(&self, journal: &str) {
+        self.greets_anew(journal).await;
+        self.work().await;
+    }
+
+    /// The same, and nothing has followed from it yet.
+    async fn greets_anew(&self, journal: &str) {
         let joining = fleet::new_token(&self.app, "operator:test", "fsn-1").await.unwrap();
         let key = new_key();
         let reply = enrol_with(&self.app, request(&joining.token.parse().unwrap(), &key)).await.unwrap();
@@ -27,7 +33,6 @@ impl Farm {
             ..hello(&node, 1_000)
         };
         report_as(&self.app, &node, said, 5).await;
-        self.work().await;
     }
 
     /// The order to adopt a server, as its node reads it.
@@ -92,6 +97,27 @@ async fn what_was_under_way_is_over_if_the_node_forgot_it_and_goes_on_if_it_did_
         }
         assert_eq!(farm.newest(id).await.verb, "ensure");
     }
+}
+
+#[tokio::test]
+async fn what_a_node_forgot_is_over_even_if_it_may_not_be_told_anything() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let farm = Farm::open(db).await;
+    let id = farm.server().await.id;
+    let backup = farm.press(id, Verb::BackupCreate).await.unwrap();
+    farm.node_says(order_of(&backup), EventKind::StepStarted, Facts::default()).await;
+    farm.greets_anew(ANOTHER_JOURNAL).await;
+    // It falls out before its servers are looked at, and what it lost is known from this enrolment alone.
+    let (at, node) = (farm.app.clock.now(), farm.node.id);
+    farm.app
+        .db
+        .write(move |tx| Box::pin(async move { fleet::sessions::copied(tx, at, node, "two of it").await }))
+        .await
+        .unwrap();
+    farm.work().await;
+    assert_eq!(farm.action(backup.id).await.state, ActionState::Failed);
+    farm.enrolled_again(ANOTHER_JOURNAL).await;
+    farm.to_adopt(id).await;
 }
 
 #[tokio::test]

@@ -95,6 +95,22 @@ pub(super) fn app_clock(app: &App) -> Arc<dyn rustls::time_provider::TimeProvide
     Arc::new(Fixed(rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs))))
 }
 
+/// Says Hello and gets as far as the server's Welcome, which is not taken in yet.
+pub(super) async fn say_hello(
+    app: &App,
+    to: SocketAddr,
+    node: &TestNode,
+    hello: &[u8],
+) -> Option<(Connection, (SendStream, RecvStream), Vec<u8>)> {
+    let connection = dial(app, to, Some(pair(node)), ALPN).await.ok()?;
+    let (mut send, mut recv) = connection.open_bi().await.ok()?;
+    send.write_all(&[StreamKind::Control.byte()]).await.ok()?;
+    let frame = Frame::raw(FrameType::Hello, hello.to_vec()).encode(StreamKind::Control).unwrap();
+    send.write_all(&frame).await.ok()?;
+    let (FrameType::Welcome, answer) = next(&mut recv, StreamKind::Control).await? else { panic!() };
+    Some((connection, (send, recv), answer))
+}
+
 /// A connection that was greeted.
 pub(super) struct Agent {
     pub(super) connection: Connection,
@@ -123,13 +139,8 @@ impl Agent {
 
     /// Says Hello; nothing comes back when the server does not want it.
     pub(super) async fn greet(app: &App, to: SocketAddr, node: &TestNode, hello: Hello) -> Option<Self> {
-        let connection = dial(app, to, Some(pair(node)), ALPN).await.ok()?;
-        let (mut send, mut recv) = connection.open_bi().await.ok()?;
-        send.write_all(&[StreamKind::Control.byte()]).await.ok()?;
         let said = hello.encode_to_vec();
-        let frame = Frame::raw(FrameType::Hello, said.clone()).encode(StreamKind::Control).unwrap();
-        send.write_all(&frame).await.ok()?;
-        let (FrameType::Welcome, answer) = next(&mut recv, StreamKind::Control).await? else { panic!() };
+        let (connection, (mut send, recv), answer) = say_hello(app, to, node, &said).await?;
         let both = Sha256::new_with_prefix(&said).chain_update(&answer).finalize();
         let mut binding = vec![0; 32];
         connection.export_keying_material(&mut binding, b"ez-hello-v1", &both).unwrap();

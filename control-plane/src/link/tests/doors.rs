@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ez_protocol::frame::{ALPN, CloseCode, StreamKind};
+use prost::Message as _;
 use quinn::{Connection, ConnectionError};
 use tokio::{net::UdpSocket, time::timeout};
 
-use super::client::{Agent, Pair, Served, dial, pair};
+use super::client::{Agent, Pair, Served, dial, pair, say_hello};
 use crate::{
     app::App,
     db,
@@ -153,6 +154,25 @@ async fn a_copied_disk_is_quarantined() {
     }
     let stale = ez_protocol::message::Hello { ratchet: vec![1; 16], ..hello(&node, 1_000) };
     assert!(Agent::greet(&app, served.address, &node, stale).await.unwrap().welcome.quarantined);
+}
+
+#[tokio::test]
+async fn an_agent_whose_first_welcome_was_lost_is_no_copy_of_itself() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    let first = hello(&node, 1_000);
+    // The server has stored the greeting; the line goes down before the agent has.
+    let lost = say_hello(&app, served.address, &node, &first.encode_to_vec()).await.unwrap();
+    drop(lost);
+    let agent = Agent::greet(&app, served.address, &node, first.clone()).await.unwrap();
+    assert!(!agent.welcome.quarantined, "it knows what it knew, and no less");
+    // It has stored that one, and says so the next time: from then on nobody comes with nothing.
+    let said = ez_protocol::message::Hello { ratchet: agent.welcome.ratchet.clone(), ..first.clone() };
+    assert!(!Agent::greet(&app, served.address, &node, said).await.unwrap().welcome.quarantined);
+    assert!(Agent::greet(&app, served.address, &node, first).await.unwrap().welcome.quarantined);
 }
 
 /// Waits for something that another task is about to do; the test's own time-out is the limit.
