@@ -109,11 +109,14 @@ pub(super) async fn host(tx: &mut AnyConnection, node: NodeId) -> Result<Option<
     .transpose()
 }
 
-/// The pools of a location, those with the most free addresses first.
+/// The pools of a location, those with the most free addresses first. A range that was narrowed may end before what it
+/// has given out; what lies outside of it is nobody's any more once it is free.
 pub(super) async fn pools_of(conn: &mut AnyConnection, location: &str) -> Result<Vec<Pool>, DbError> {
     let rows = sqlx::query(
         "SELECT p.id, p.bridge, p.vlan, p.prefix, p.gateway, p.routed,
-             p.end_ordinal - p.next_ordinal + (SELECT count(*) FROM addresses a WHERE a.pool_id = p.id AND a.state = 'free')
+             CASE WHEN p.end_ordinal > p.next_ordinal THEN p.end_ordinal - p.next_ordinal ELSE 0 END
+             + (SELECT count(*) FROM addresses a WHERE a.pool_id = p.id AND a.state = 'free'
+                 AND a.ordinal >= p.first_ordinal AND a.ordinal < p.end_ordinal)
              AS free
          FROM address_pools p WHERE p.location = $1 ORDER BY free DESC, p.id",
     )

@@ -169,6 +169,35 @@ async fn used_addresses_rest_a_day_after_the_vm_is_gone() {
 }
 
 #[tokio::test]
+async fn a_narrower_range_gives_nothing_out_beyond_its_end_and_the_rest_is_sold_as_before() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 20).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 30).await;
+        for n in 0..20 {
+            reserve(&app, node.id, instance(n)).await.unwrap();
+        }
+        let free = async || {
+            let fleet = read(&app, async |c| fleet::snapshot(c, AT, None).await).await;
+            fleet.nodes[0].free_ipv4
+        };
+        // The upper half of the addresses goes back to whom they came from.
+        locations(&app, 10).await;
+        assert_eq!(free().await, 0);
+        let outside = read(&app, async |c| fleet::placement_of(c, instance(19)).await).await.unwrap();
+        assert_eq!(outside.ipv4.address.to_string(), "203.0.113.21");
+        release(&app, instance(19), Release::NeverUsed).await;
+        assert_eq!(free().await, 0);
+        assert!(matches!(reserve(&app, node.id, instance(20)).await, Err(ReserveError::NoAddress)));
+        release(&app, instance(3), Release::NeverUsed).await;
+        assert_eq!(free().await, 1);
+        let again = reserve(&app, node.id, instance(20)).await.unwrap();
+        assert_eq!(again.ipv4.address.to_string(), "203.0.113.5");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_foreign_vmid_is_never_given_out_again() {
     let (db, _dir) = db::testing::sqlite().await;
     let (app, _clock) = services(db);

@@ -26,7 +26,7 @@ async fn end_rests(tx: &mut AnyConnection, at: UnixMillis) -> Result<(), DbError
     Ok(())
 }
 
-/// Takes one address of a pool: one never used before, else the lowest that is free again.
+/// Takes one address of a pool: one never used before, else the lowest of its range that is free again.
 pub(in crate::fleet::places) async fn take_address(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -65,7 +65,8 @@ pub(in crate::fleet::places) async fn take_address(
     for _ in 0..TRIES {
         let done = sqlx::query(
             "UPDATE addresses SET state = 'held', instance_id = $1 WHERE pool_id = $2 AND state = 'free'
-             AND ordinal = (SELECT min(ordinal) FROM addresses WHERE pool_id = $2 AND state = 'free')",
+             AND ordinal = (SELECT min(a.ordinal) FROM addresses a JOIN address_pools p ON p.id = a.pool_id
+                 WHERE a.pool_id = $2 AND a.state = 'free' AND a.ordinal >= p.first_ordinal AND a.ordinal < p.end_ordinal)",
         )
         .bind(instance.to_string())
         .bind(pool.id.clone())
@@ -74,10 +75,14 @@ pub(in crate::fleet::places) async fn take_address(
         if done.rows_affected() == 1 {
             return Ok(true);
         }
-        let left = sqlx::query("SELECT pool_id FROM addresses WHERE pool_id = $1 AND state = 'free' LIMIT 1")
-            .bind(pool.id.clone())
-            .fetch_optional(&mut *tx)
-            .await?;
+        let left = sqlx::query(
+            "SELECT a.pool_id FROM addresses a JOIN address_pools p ON p.id = a.pool_id
+             WHERE a.pool_id = $1 AND a.state = 'free' AND a.ordinal >= p.first_ordinal AND a.ordinal < p.end_ordinal
+             LIMIT 1",
+        )
+        .bind(pool.id.clone())
+        .fetch_optional(&mut *tx)
+        .await?;
         if left.is_none() {
             break;
         }
