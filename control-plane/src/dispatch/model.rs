@@ -278,6 +278,12 @@ pub struct ProvisioningRecord {
 }
 
 impl ProvisioningRecord {
+    /// When what it came to was seen, as [`FactsView::seen_at`] has it; `at` is now.
+    pub fn seen_at(&self, at: UnixMillis) -> UnixMillis {
+        let heard = self.finished_at.unwrap_or(at);
+        self.facts.as_ref().map_or(heard, |facts| facts.seen_at(heard))
+    }
+
     /// Whether the node can still act on it, judged at a time.
     pub fn fence(&self, now: UnixMillis) -> FenceOutcome {
         match self.state {
@@ -320,6 +326,16 @@ pub struct FactsView {
     /// Whether the server is there and has no disk to boot from.
     #[serde(default)]
     pub disk_missing: bool,
+    /// When all this was so, by the node's clock; of an order of before nobody wrote it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_at: Option<UnixMillis>,
+}
+
+impl FactsView {
+    /// When all this was so, by the clock that the node's reports go by, and no later than `heard`.
+    pub fn seen_at(&self, heard: UnixMillis) -> UnixMillis {
+        self.told_at.map_or(heard, |told| told.min(heard))
+    }
 }
 
 /// A snapshot as its node tells it.

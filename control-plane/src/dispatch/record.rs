@@ -244,5 +244,6 @@ pub(super) fn facts(event: &Event) -> Option<FactsView> {
         password: (!facts.password.is_empty()).then(|| short(&facts.password, 20)),
         restart_needed: facts.restart_needed,
         disk_missing: facts.disk_missing,
+        told_at: (event.at_ms > 0).then_some(UnixMillis(event.at_ms)),
     })
 }

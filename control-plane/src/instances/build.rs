@@ -165,7 +165,7 @@ pub(crate) async fn built(
     if let (Some(facts), Some(node)) = (facts, instance.node)
         && !facts.power.is_empty()
     {
-        store::put_observed(tx, instance.id, node, &facts.power, at).await?;
+        store::put_observed(tx, instance.id, node, &facts.power, facts.seen_at(at), at).await?;
         if facts.power == "stopped" && instance.state == InstanceState::Running {
             return change::take(tx, at, instance, InstanceEvent::SeenOff, actor).await;
         }

@@ -36,7 +36,7 @@ pub struct Seen {
     pub power: String,
 }
 
-/// Takes over a node's state report; `at` is when the node looked, by its own clock. A report about a server that
+/// Takes over a node's state report; `seen_at` is when the node looked, by its own clock. A report about a server that
 /// lives elsewhere, or one older than what is known, changes nothing.
 ///
 /// # Errors
@@ -44,6 +44,7 @@ pub struct Seen {
 pub async fn observe(
     tx: &mut AnyConnection,
     at: UnixMillis,
+    seen_at: UnixMillis,
     node: NodeId,
     items: &[Seen],
 ) -> Result<(), DbError> {
@@ -54,7 +55,8 @@ pub async fn observe(
     let mut items: Vec<&Seen> = items.iter().collect();
     items.sort_unstable_by_key(|item| item.instance);
     for item in items {
-        let Some(state) = store::put_observed(tx, item.instance, node, &item.power, at).await? else {
+        let Some(state) = store::put_observed(tx, item.instance, node, &item.power, seen_at, at).await?
+        else {
             continue;
         };
         miss(tx, at, node, item, state).await?;
@@ -138,8 +140,9 @@ pub async fn sight(
 pub(super) fn sight_from(instance: &Instance, node: Option<&fleet::NodeRow>, now: UnixMillis) -> Sight {
     let blind_since = node.and_then(|node| node.blind_since);
     let fresh = blind_since.is_none() && node.is_some_and(|node| node.presence(now) == Presence::Online);
-    let heard = node.and_then(|node| node.last_seen_at).map(|at| at.minus(LOOKS_EVERY));
-    let at = match (instance.observed_at, heard, blind_since) {
+    // A time to come was written while our clock was wrong.
+    let heard = node.and_then(|node| node.last_seen_at).map(|at| at.min(now).minus(LOOKS_EVERY));
+    let at = match (instance.observed_at.map(|seen| seen.min(now)), heard, blind_since) {
         (Some(seen), _, Some(looked)) => Some(seen.max(looked)),
         (Some(seen), Some(heard), None) if fresh => Some(seen.max(heard)),
         (seen, _, _) => seen,
@@ -179,14 +182,14 @@ pub(super) async fn provisioning(
             end::again::over(tx, at, instance.id).await?;
             suspend::over(tx, at, instance.id).await?;
             let instance = Instance { retired_at: Some(at), purge_at: Some(at.plus(RETENTION)), ..instance };
-            store::put_observed(tx, instance.id, record.node, "stopped", at).await?;
+            store::put_observed(tx, instance.id, record.node, "stopped", record.seen_at(at), at).await?;
             change::take(tx, at, instance, InstanceEvent::Retired, &actor).await.map(|_| ())
         }
         "purge"
             if current && record.state == State::Succeeded && instance.state == InstanceState::Purging =>
         {
             // Before its place is given back: only reports from where a server lives count.
-            store::put_observed(tx, instance.id, record.node, "absent", at).await?;
+            store::put_observed(tx, instance.id, record.node, "absent", record.seen_at(at), at).await?;
             alarms::clear(tx, at, MISSING, &instance.id.to_string()).await?;
             end::again::over(tx, at, instance.id).await?;
             fleet::release(tx, at, instance.id, Release::Gone).await?;
@@ -313,8 +316,8 @@ async fn power(
     if !record.state.is_final() || instance.node != Some(record.node) {
         return Ok(());
     }
-    let seen_at = record.finished_at.unwrap_or(at);
-    if store::put_observed(tx, instance.id, record.node, &facts.power, seen_at).await?.is_none() {
+    let seen_at = record.seen_at(at);
+    if store::put_observed(tx, instance.id, record.node, &facts.power, seen_at, at).await?.is_none() {
         return Ok(());
     }
     let event = match facts.power.as_str() {

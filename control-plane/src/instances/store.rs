@@ -203,23 +203,26 @@ pub(super) async fn put_hostname(
 }
 
 /// Writes what was seen, unless something newer was seen already; gives the state it is in, and its row is this
-/// transaction's from then on.
+/// transaction's from then on. `seen_at` is by the node's clock, `now` by ours: nothing is seen later than now, and what
+/// stands there from a time to come was written while our clock was wrong.
 pub(super) async fn put_observed(
     tx: &mut AnyConnection,
     id: InstanceId,
     node: NodeId,
     power: &str,
-    at: UnixMillis,
+    seen_at: UnixMillis,
+    now: UnixMillis,
 ) -> Result<Option<InstanceState>, DbError> {
     let row = sqlx::query(
         "UPDATE instances SET observed_state = $3, observed_at = $4
-         WHERE id = $1 AND node_id = $2 AND (observed_at IS NULL OR observed_at <= $4)
+         WHERE id = $1 AND node_id = $2 AND (observed_at IS NULL OR observed_at <= $4 OR observed_at > $5)
          RETURNING id, state",
     )
     .bind(id.to_string())
     .bind(node.to_string())
     .bind(power)
-    .bind(at.0)
+    .bind(seen_at.min(now).0)
+    .bind(now.0)
     .fetch_optional(tx)
     .await?;
     row.map(|row| Cols::of("instances", &row).get("state")).transpose()

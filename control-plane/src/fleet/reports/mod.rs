@@ -284,7 +284,7 @@ pub async fn record_instances(
             alarms::hold(tx, at, alarm).await?;
         }
     }
-    instances::observe(tx, observed_at.min(at), node, &ours).await
+    instances::observe(tx, at, observed_at, node, &ours).await
 }
 
 /// Notes how far a node's events are stored.

@@ -278,7 +278,7 @@ async fn what_waits_for_a_restart_says_so_until_the_server_was_off() {
         let off = [Seen { instance: instance.id, power: "stopped".into() }];
         farm.app
             .db
-            .write(move |tx| Box::pin(async move { observe(tx, at, node, &off).await }))
+            .write(move |tx| Box::pin(async move { observe(tx, at, at, node, &off).await }))
             .await
             .unwrap();
         farm.work().await;
@@ -299,7 +299,7 @@ async fn a_server_that_its_host_does_not_have_any_more_rings_until_it_is_back() 
             let seen = [Seen { instance: instance.id, power: power.into() }];
             farm.app
                 .db
-                .write(move |tx| Box::pin(async move { observe(tx, at, node, &seen).await }))
+                .write(move |tx| Box::pin(async move { observe(tx, at, at, node, &seen).await }))
                 .await
                 .unwrap();
             let mut connection = farm.app.db.read().await.unwrap();

@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod changes;
+mod clocks;
 mod ending;
 mod kept;
 mod listed;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use ez_protocol::{
-    AccountId, ActionId, InstanceId, OrderId, ProvisioningOrderId,
+    AccountId, ActionId, InstanceId, OrderId, ProvisioningOrderId, UnixMillis,
     envelope::{Envelope, PayloadType},
     message::{Event, EventKind, Facts},
     order::{InstanceSpec, Op, ProvisioningOrder},
@@ -215,12 +216,23 @@ impl Farm {
 
     /// The node says something about an order; whatever follows from it is done.
     async fn node_says(&self, order: ProvisioningOrderId, kind: EventKind, facts: Facts) {
+        self.node_says_at(order, kind, facts, self.app.clock.now()).await;
+    }
+
+    /// The same, and the node's clock shows this.
+    async fn node_says_at(
+        &self,
+        order: ProvisioningOrderId,
+        kind: EventKind,
+        facts: Facts,
+        by_its_clock: UnixMillis,
+    ) {
         let record = self.record(order).await;
         let event = Event {
             event_seq: self.seq.fetch_add(1, Ordering::Relaxed) + 1,
             order_id: order.to_string(),
             instance_id: record.instance.to_string(),
-            at_ms: self.app.clock.now().0,
+            at_ms: by_its_clock.0,
             kind: kind.into(),
             facts: kind.is_final().then_some(facts),
             generation: record.generation,

@@ -35,7 +35,7 @@ impl Farm {
         let seen = [Seen { instance: id, power: power.into() }];
         self.app
             .db
-            .write(move |tx| Box::pin(async move { observe(tx, at, node, &seen).await }))
+            .write(move |tx| Box::pin(async move { observe(tx, at, at, node, &seen).await }))
             .await
             .unwrap();
         self.work().await;
