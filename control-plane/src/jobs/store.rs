@@ -87,20 +87,22 @@ pub(super) async fn upsert(
 }
 
 /// Inserts a reconciler's row if there is none; an existing one keeps its time. One that was given up, by a version that
-/// did that, lives again.
+/// did that, lives again; and one that waits beyond `latest`, as a clock that was wrong has left it, runs now.
 pub(super) async fn insert_missing(
     tx: &mut AnyConnection,
     kind: &str,
     run_at: UnixMillis,
+    latest: UnixMillis,
 ) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO jobs (kind, key, payload, run_at, created_at)
          VALUES ($1, '', 'null', $2, $2)
          ON CONFLICT (kind, key) DO UPDATE SET dead_at = NULL, attempts = 0, run_at = excluded.run_at
-         WHERE jobs.dead_at IS NOT NULL",
+         WHERE jobs.dead_at IS NOT NULL OR jobs.run_at > $3",
     )
     .bind(kind)
     .bind(run_at.0)
+    .bind(latest.0)
     .execute(tx)
     .await?;
     Ok(())

@@ -12,7 +12,7 @@ use ez_protocol::UnixMillis;
 use serde_json::{Value, json};
 
 use super::{
-    JobError, JobRegistry, backoff, cancel, dead_letters, depth, drain, enqueue,
+    JobError, JobRegistry, JobRun, backoff, cancel, dead_letters, depth, drain, enqueue,
     store::{self, Claimed, Kinds},
     worker,
 };
@@ -342,6 +342,37 @@ async fn a_reconciler_runs_again_after_its_period() {
         assert_eq!(runs.load(SeqCst), 2);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_a_day_ahead_costs_a_reconciler_no_day() {
+    let (db, _directory) = crate::db::testing::sqlite().await;
+    let (app, clock) = app(&db);
+    let (done, mut ran) = tokio::sync::mpsc::unbounded_channel();
+    let mut registry = JobRegistry::default();
+    registry.every("test.sweep", Duration::from_secs(60), move |_app, run: JobRun| {
+        let done = done.clone();
+        async move { done.send(run.at).map_err(JobError::fail) }
+    });
+    clock.advance(Duration::from_secs(24 * 3_600));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let worker = tokio::spawn(super::run_until_stopped(app.clone(), registry, stop.clone()));
+    assert_eq!(ran.recv().await, Some(clock.now()));
+    // Its next run stands in the table, for tomorrow.
+    while waits_until(&app).await <= clock.now() {
+        tokio::task::yield_now().await;
+    }
+    clock.set(START);
+    app.wake.jobs.notify_one();
+    assert_eq!(ran.recv().await, Some(START));
+    stop.cancel();
+    worker.await.unwrap();
+}
+
+async fn waits_until(app: &App) -> UnixMillis {
+    let mut connection = app.db.read().await.unwrap();
+    let at: i64 = sqlx::query_scalar("SELECT run_at FROM jobs").fetch_one(&mut *connection).await.unwrap();
+    UnixMillis(at)
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use super::{
-    JobError, JobRegistry, JobRun, backoff,
+    BACKOFF_CAP, JobError, JobRegistry, JobRun, backoff,
     registry::Registered,
     store::{self, Claimed, Kinds},
 };
@@ -25,6 +25,9 @@ const LEASE: Duration = Duration::from_secs(15);
 const SLOTS: usize = 16;
 /// How often the table is looked at without a wake-up.
 const POLL: Duration = Duration::from_secs(1);
+/// How often the periodic jobs are looked at for a time that cannot be, and how far the clock has to jump for that to
+/// happen at once.
+const ARM_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// A periodic job that failed for good is not given up: it comes again with its period, and no later than this.
 const FAILED_AGAIN: Duration = Duration::from_secs(60 * 60);
 
@@ -39,7 +42,16 @@ pub async fn run_until_stopped(app: App, registry: JobRegistry, stop: Cancellati
             return;
         }
     }
+    let mut armed = app.clock.now();
     loop {
+        // A clock that was a day ahead has left the next run of each a day away; forward it goes, or back.
+        let now = app.clock.now();
+        if now.since(armed).max(armed.since(now)) >= ARM_AGAIN {
+            armed = now;
+            if let Err(error) = arm_periodic(&app, &registry).await {
+                tracing::error!(%error, "cannot arm the periodic jobs");
+            }
+        }
         let mut started = 0;
         for room in &rooms {
             match start_due(&app, &registry, room, &running).await {
@@ -108,16 +120,18 @@ pub async fn drain(app: &App, registry: &JobRegistry) -> Result<usize, DbError> 
     }
 }
 
-/// Makes sure every reconciler has its row, and that none is given up.
+/// Makes sure every reconciler has its row, and that none is given up or waits for longer than it ever would.
 pub(crate) async fn arm_periodic(app: &App, registry: &JobRegistry) -> Result<(), DbError> {
     let now = app.clock.now();
-    let kinds: Vec<&'static str> =
-        registry.kinds.iter().filter(|(_, r)| r.period.is_some()).map(|(kind, _)| *kind).collect();
+    // After a failure it may wait for longer than its period.
+    let latest = |period: Duration| now.plus(period.max(BACKOFF_CAP));
+    let kinds: Vec<(&'static str, UnixMillis)> =
+        registry.kinds.iter().filter_map(|(kind, r)| Some((*kind, latest(r.period?)))).collect();
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                for kind in kinds {
-                    store::insert_missing(tx, kind, now).await?;
+                for (kind, latest) in kinds {
+                    store::insert_missing(tx, kind, now, latest).await?;
                 }
                 Ok(())
             })

@@ -36,11 +36,13 @@ pub async fn beat(tx: &mut AnyConnection, at: UnixMillis, process: &str) -> Resu
     store::beat(tx, at, process).await
 }
 
-/// Ends the sessions of processes that stopped beating; their nodes were last seen at the last beat.
+/// Ends the sessions of processes that stopped beating; their nodes were last seen at the last beat. What was written
+/// while our clock was ahead counts from now: else a node that is gone would look connected until that time has come.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn drop_stale(tx: &mut AnyConnection, at: UnixMillis) -> Result<(), DbError> {
+    store::pull_back(tx, at, UnixMillis(at.0 + super::model::LATE_AFTER_MS)).await?;
     store::drop_stale(tx, UnixMillis(at.0 - super::model::OFFLINE_AFTER_MS)).await
 }
 

@@ -36,6 +36,24 @@ pub(super) async fn oldest_living_start(
     Cols::of("link_processes", &row).opt_millis("started")
 }
 
+/// Times later than `latest` become `at`.
+pub(super) async fn pull_back(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    latest: UnixMillis,
+) -> Result<(), DbError> {
+    for statement in [
+        "UPDATE link_processes SET beat_at = CASE WHEN beat_at > $1 THEN $1 ELSE beat_at END,
+             started_at = CASE WHEN started_at > $1 THEN $1 ELSE started_at END
+         WHERE beat_at > $2 OR started_at > $2",
+        "UPDATE node_sessions SET connected_at = $1 WHERE connected_at > $2",
+        "UPDATE nodes SET last_seen_at = $1 WHERE last_seen_at > $2",
+    ] {
+        sqlx::query(statement).bind(at.0).bind(latest.0).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn drop_stale(tx: &mut AnyConnection, beat_before: UnixMillis) -> Result<(), DbError> {
     sqlx::query(
         "UPDATE nodes SET last_seen_at = (SELECT p.beat_at FROM node_sessions s JOIN link_processes p ON p.id = s.process

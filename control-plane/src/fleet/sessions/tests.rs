@@ -69,6 +69,48 @@ async fn a_silent_node_is_called_offline_once_and_only_after_the_grace() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_a_day_ahead_hides_no_silent_node_once_it_is_right() {
+    db::testing::each_database(async |db| {
+        let (app, clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let right = clock.now();
+        clock.advance(Duration::from_secs(24 * 3_600));
+        let (at, id) = (clock.now(), node.id);
+        app.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    sessions::beat(tx, at, "p2").await?;
+                    sessions::end(tx, at, id, &format!("c-{id}")).await
+                })
+            })
+            .await
+            .unwrap();
+        clock.set(right);
+        let gone = async || {
+            clock.advance(Duration::from_secs(301));
+            let at = clock.now();
+            app.db
+                .write(move |tx| {
+                    Box::pin(async move {
+                        sessions::beat(tx, at, "p2").await?;
+                        sessions::drop_stale(tx, at).await?;
+                        sessions::watch(tx, at).await
+                    })
+                })
+                .await
+                .unwrap()
+        };
+        assert!(
+            gone().await.is_empty(),
+            "nobody knows when it was heard of, nor since when this process serves"
+        );
+        assert!(matches!(&gone().await[..], [Silence { name, .. }] if name == "fsn-1"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_ended_connection_leaves_the_time_it_was_last_seen() {
     db::testing::each_database(async |db| {
         let (app, clock) = services(db);
