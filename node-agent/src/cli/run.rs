@@ -273,7 +273,9 @@ async fn open_journal(
     let path = config.journal_file();
     let open = || async {
         let journal = Journal::open(&path, clock, &SystemEntropy).await?;
-        journal.adopt_identity(identity.node.node, identity.node.epoch).await?;
+        journal
+            .adopt_identity(identity.node.node, identity.node.epoch, entropy::bytes(&SystemEntropy))
+            .await?;
         journal.trust_version(identity.trust.version).await?;
         Ok::<_, JournalError>(journal)
     };

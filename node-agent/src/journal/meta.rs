@@ -57,6 +57,35 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Meta, JournalErr
     read(&sqlx::query("SELECT * FROM meta WHERE id = 1").fetch_one(conn).await?)
 }
 
+/// What the journal knew as another node is over. Sequences are counted by node, so an order of before would stand in the
+/// way of one of this node; and its servers are that node's: what is not in the books is not touched. The new name tells
+/// the control plane, should this host become that node again, that all this was forgotten.
+///
+/// What concerns the host and not the node stays: what was destroyed and the circuit over it, what root asked for, used
+/// console grants, images.
+async fn begin_anew(conn: &mut SqliteConnection, random: [u8; 16]) -> Result<(), JournalError> {
+    // Steps and places in a queue go with their orders.
+    for over in [
+        "DELETE FROM orders",
+        "DELETE FROM tombstones",
+        "DELETE FROM refused",
+        "DELETE FROM outbox",
+        "DELETE FROM resources",
+        "DELETE FROM departed",
+        "DELETE FROM password_resets",
+    ] {
+        sqlx::query(over).execute(&mut *conn).await?;
+    }
+    sqlx::query(
+        "UPDATE meta SET journal_id = $1, floor_seq = 0, high_seq = 0, ratchet = NULL, last_event_seq = 0, \
+         acked_event_seq = 0 WHERE id = 1",
+    )
+    .bind(uuid::Builder::from_random_bytes(random).into_uuid().to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Whose journal it is, if it is anybody's yet.
 ///
 /// # Errors
@@ -97,12 +126,17 @@ impl Journal {
         read(&sqlx::query("SELECT * FROM meta WHERE id = 1").fetch_one(self.readers()).await?)
     }
 
-    /// Takes on the identity of an enrolment. A journal of another node starts its fences over;
-    /// of the same node it keeps them: sequences go on across epochs.
+    /// Takes on the identity of an enrolment. A journal of another node is over, and begins anew under a name made of
+    /// `random`; of the same node it is kept: sequences go on across epochs.
     ///
     /// # Errors
     /// If it cannot be written, or the epoch would go back.
-    pub async fn adopt_identity(&self, node: NodeId, epoch: u64) -> Result<(), JournalError> {
+    pub async fn adopt_identity(
+        &self,
+        node: NodeId,
+        epoch: u64,
+        random: [u8; 16],
+    ) -> Result<(), JournalError> {
         self.write(move |conn| {
             Box::pin(async move {
                 let meta = load(conn).await?;
@@ -112,10 +146,9 @@ impl Journal {
                         meta.epoch
                     )));
                 }
-                if meta.node.is_some_and(|was| was != node) {
-                    sqlx::query("UPDATE meta SET floor_seq = 0, high_seq = 0, ratchet = NULL WHERE id = 1")
-                        .execute(&mut *conn)
-                        .await?;
+                if let Some(was) = meta.node.filter(|was| *was != node) {
+                    tracing::warn!(%was, now = %node, "this host is another node now: its journal begins anew");
+                    begin_anew(conn, random).await?;
                 }
                 sqlx::query("UPDATE meta SET node = $1, epoch = $2 WHERE id = 1")
                     .bind(node.to_string())

@@ -341,11 +341,62 @@ async fn a_stuck_order_does_not_outlive_what_has_overtaken_it() {
 async fn an_epoch_does_not_go_back_and_each_start_counts() {
     let books = Books::new().await;
     let journal = &books.journal;
-    journal.adopt_identity(node_id(), 3).await.unwrap();
-    journal.adopt_identity(node_id(), 4).await.unwrap();
-    assert!(journal.adopt_identity(node_id(), 3).await.is_err());
+    journal.adopt_identity(node_id(), 3, [1; 16]).await.unwrap();
+    journal.adopt_identity(node_id(), 4, [1; 16]).await.unwrap();
+    assert!(journal.adopt_identity(node_id(), 3, [1; 16]).await.is_err());
     let before = journal.meta().await.unwrap();
     let after = books.again().await.journal.meta().await.unwrap();
     assert_eq!(after.report_epoch, before.report_epoch + 1);
     assert_eq!(after.journal_id, before.journal_id);
+}
+
+#[tokio::test]
+async fn a_host_that_becomes_another_node_takes_that_ones_first_order_and_leaves_the_others_servers_alone() {
+    let books = Books::new().await;
+    let journal = &books.journal;
+    journal.adopt_identity(node_id(), 3, [1; 16]).await.unwrap();
+    let old = ensure(1, 1);
+    books.accept(&old).await;
+    let before = journal.meta().await.unwrap();
+    let created = async || {
+        let question = crate::testing::read(&ensure(2, 2)).question();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let judge = move |facts: &Facts| {
+            tell.send((facts.resources.len(), facts.creates_day)).unwrap();
+            Admission::Duplicate(Known {
+                order_id: question.order_id,
+                payload_hash: Vec::new(),
+                spec_hash: None,
+                state: OrderState::Accepted,
+                result: None,
+            })
+        };
+        journal.admit(question, NOW, judge).await.unwrap();
+        told.await.unwrap()
+    };
+    assert_eq!(created().await, (1, 1));
+
+    let other = ez_protocol::NodeId::generate(NOW, [9; 10]);
+    journal.adopt_identity(other, 1, [2; 16]).await.unwrap();
+    assert_eq!(
+        created().await,
+        (0, 1),
+        "its server is in no book of ours; what the host has seen still counts"
+    );
+    assert!(journal.order(old.order_id).await.unwrap().is_none());
+    let after = journal.meta().await.unwrap();
+    assert_ne!(after.journal_id, before.journal_id, "that node's journal is gone, and it shows");
+    assert_eq!((after.last_event_seq, journal.outbox_len().await.unwrap()), (0, 0));
+    let first = ez_protocol::order::ProvisioningOrder {
+        order_id: ez_protocol::ProvisioningOrderId::generate(NOW, [8; 10]),
+        aud: ez_protocol::order::Audience { node: other, epoch: 1 },
+        ..ensure(1, 1)
+    };
+    let node = crate::intake::Node { node: other, epoch: 1, ..crate::testing::node() };
+    let verdict = books.admit_as(&first, node).await;
+    assert!(matches!(verdict, Admission::Accept(..)), "{verdict:?}");
+
+    // Coming back as itself, at its next start say, changes nothing.
+    journal.adopt_identity(other, 1, [3; 16]).await.unwrap();
+    assert!(journal.order(first.order_id).await.unwrap().is_some());
 }

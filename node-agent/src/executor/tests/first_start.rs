@@ -68,7 +68,7 @@ async fn a_node_that_was_enrolled_anew_takes_back_what_it_was_building() {
     let host = Host::new().await;
     let order = ensure(1, 1);
     host.books.accept(&order).await;
-    host.books.journal.adopt_identity(order.aud.node, order.aud.epoch + 1).await.unwrap();
+    host.books.journal.adopt_identity(order.aud.node, order.aud.epoch + 1, [1; 16]).await.unwrap();
     let row = host.run(&order).await;
     assert_eq!((row.state, host.count("start")), (OrderState::Undone, 0), "{:?}", row.result);
     assert!(host.pve.guest(VMID).is_none());
