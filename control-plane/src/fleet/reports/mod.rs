@@ -134,11 +134,14 @@ pub async fn record_host(
         .collect();
     let (disk_gib, disk_used) = disk(&row.policy, &storages);
     let observed = Observed { cores: u64::from(host.cpus), memory_mib: host.memory_mib, disk_gib };
+    // An agent that was just started while Proxmox is silent knows no size; the host has not shrunk to nothing, and what was
+    // full is no emptier.
+    let unread = host.storages.is_empty() && !host.warnings.iter().any(|w| w.code == "STORAGE_MISSING");
     let facts = store::Facts {
         at,
         node,
-        storages: &storages,
-        thin_pools: &thin_pools,
+        storages: if unread { &row.storages } else { &storages },
+        thin_pools: if unread { &row.thin_pools } else { &thin_pools },
         images: &images,
         warnings: &warnings,
         foreign_vms: u64::from(host.foreign_vms),
@@ -146,9 +149,9 @@ pub async fn record_host(
         versions: (cut(&host.pve_version, 40), cut(&host.agent_version, 40)),
     };
     store::set_facts(tx, &facts).await?;
-    fill::watch(tx, at, &row, &storages, &thin_pools).await?;
-    // An agent that was just started while Proxmox is silent knows no size; the host has not shrunk to nothing.
-    let unread = host.storages.is_empty() && !host.warnings.iter().any(|w| w.code == "STORAGE_MISSING");
+    if !unread {
+        fill::watch(tx, at, &row, &storages, &thin_pools).await?;
+    }
     if host.cpus == 0 || host.memory_mib == 0 || unread {
         return raise_warnings(tx, at, node, &row, &warnings).await;
     }

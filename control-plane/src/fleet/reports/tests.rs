@@ -139,6 +139,28 @@ async fn a_pool_that_fills_rings_louder_and_falls_silent_when_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_full_pool_goes_on_ringing_while_its_host_cannot_look() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+    let (at, id) = (app.clock.now(), node.id);
+    let rings_after = async |host: HostState| {
+        app.db.write(move |tx| Box::pin(async move { record_host(tx, at, id, &host).await })).await.unwrap();
+        read(&app, async |c| alarms::open_about(c, "storage_fills", id).await).await.len()
+    };
+    let full =
+        ThinPoolState { name: "pve/data".into(), total_mib: 9, data_permille: 990, metadata_permille: 10 };
+    assert_eq!(rings_after(HostState { thin_pools: vec![full], ..host(10) }).await, 1);
+    // The agent was started anew, and Proxmox does not answer it.
+    let silent = Warning { code: "PVE_SILENT".into(), text: "Proxmox VE does not answer.".into() };
+    assert_eq!(rings_after(HostState { warnings: vec![silent], ..HostState::default() }).await, 1);
+    let row = read(&app, async |c| nodes::by_id(c, id).await).await.unwrap();
+    assert_eq!((row.storages.len(), row.thin_pools.len()), (1, 1), "what it saw last");
+    assert_eq!(rings_after(host(10)).await, 0);
+}
+
+#[tokio::test]
 async fn a_server_seen_where_it_has_no_place_is_a_stray() {
     let (db, _dir) = db::testing::sqlite().await;
     let (app, clock) = services(db);
