@@ -1,8 +1,15 @@
 //! One connection, from the handshake to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ez_protocol::{
+    NodeId,
     frame::{CloseCode, Frame, FrameType, PROTO_MAX, PROTO_MIN, StreamKind},
     message::{self, Hello, Welcome},
 };
@@ -39,6 +46,8 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the agent may take to store the Welcome and say so.
 const READY: Duration = Duration::from_secs(20);
+/// How long all of the greeting may take, however many waits it is made of.
+const GREETING: Duration = Duration::from_secs(30);
 /// No connection lives longer than this and up to an hour more: certificates are judged only at its start.
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 /// State reports that wait.
@@ -112,17 +121,21 @@ impl From<DbError> for Goodbye {
 }
 
 /// Serves one agent until the connection ends. Until its certificate was seen it is anybody, and holds a share of the
-/// handshakes.
+/// handshakes; from then until it is its node's connection, one of those that its node may have.
 pub(super) async fn serve(shared: Arc<Shared>, connecting: Connecting, share: Share<u128>) {
     let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else { return };
-    drop(share);
     let remote = connection.remote_address();
     let Some(identity) = identify(&shared, &connection) else {
         close(&connection, CloseCode::Revoked, "no identity");
         return;
     };
     let node = identity.node;
-    match converse(shared, connection.clone(), identity).await {
+    let Some(place) = shared.waiting.take(node) else {
+        close(&connection, CloseCode::Drain, "too many connections of this node at once");
+        return;
+    };
+    drop(share);
+    match converse(shared, connection.clone(), identity, place).await {
         Ok(()) => tracing::info!(node.id = %node, %remote, "agent left"),
         Err(goodbye) => {
             tracing::info!(node.id = %node, %remote, reason = %goodbye, "agent's connection closed");
@@ -146,13 +159,56 @@ fn identify(shared: &Shared, connection: &Connection) -> Option<Identity> {
     }
 }
 
-async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identity) -> Result<(), Goodbye> {
+/// A connection that was greeted.
+struct Met {
+    peer: Arc<Peer>,
+    reader: Reader,
+    writer: Writer,
+    queue: mpsc::Receiver<Frame>,
+    newcomer: Newcomer,
+}
+
+async fn converse(
+    shared: Arc<Shared>,
+    connection: Connection,
+    identity: Identity,
+    place: Share<NodeId>,
+) -> Result<(), Goodbye> {
+    let (app, node) = (shared.app.clone(), identity.node);
+    let id = data_encoding::HEXLOWER.encode(&app.entropy.bytes::<16>());
+    let has_session = AtomicBool::new(false);
+    // What is done once, or seldom, is not kept room for in each of thousands of connections at rest: it is boxed.
+    let meeting = timeout(GREETING, Box::pin(meet(shared, connection, identity, id.clone(), &has_session)));
+    let outcome = match meeting.await {
+        Ok(Ok(met)) => stay(met, place).await,
+        Ok(Err(goodbye)) => Err(goodbye),
+        Err(_) => Err(StreamError::Timeout.into()),
+    };
+    if !has_session.into_inner() {
+        return outcome;
+    }
+    let at = app.clock.now();
+    let ended = app.db.write(move |tx| Box::pin(async move { sessions::end(tx, at, node, &id).await }));
+    if let Err(error) = ended.await {
+        tracing::warn!(node.id = %node, %error, "the session's end was not written");
+    }
+    outcome
+}
+
+/// Hello, Welcome and Ready. `has_session` is true once there may be a session to end.
+async fn meet(
+    shared: Arc<Shared>,
+    connection: Connection,
+    identity: Identity,
+    id: String,
+    has_session: &AtomicBool,
+) -> Result<Met, Goodbye> {
     let at = shared.app.clock.now();
     let admitted = async {
         let mut conn = shared.app.db.read().await?;
         sessions::admitted(&mut conn, at, identity.node, &identity.serial).await
     };
-    if !Box::pin(admitted).await? {
+    if !admitted.await? {
         return Err(Goodbye::Revoked);
     }
     let accepted =
@@ -170,9 +226,8 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
     if hello.proto_min > PROTO_MAX || hello.proto_max < PROTO_MIN {
         return Err(Goodbye::Version);
     }
-    let id = data_encoding::HEXLOWER.encode(&shared.app.entropy.bytes::<16>());
-    // What is done once, or seldom, is not kept room for in each of thousands of connections at rest: it is boxed.
-    let welcome = Box::pin(greet(&shared, &connection, &identity, &id, hello.clone())).await?;
+    has_session.store(true, Ordering::Relaxed);
+    let welcome = greet(&shared, &connection, &identity, &id, hello.clone()).await?;
     let welcome_bytes = welcome.encode_to_vec();
     writer.frame(&Frame::raw(FrameType::Welcome, welcome_bytes.clone())).await?;
 
@@ -189,40 +244,35 @@ async fn converse(shared: Arc<Shared>, connection: Connection, identity: Identit
         control,
         shared,
     });
-    let outcome = match Box::pin(ready(&peer, &mut reader, &hello_bytes, &welcome_bytes)).await {
-        Ok(()) => {
-            let node = peer.identity.node;
-            tracing::info!(node.id = %node, node.name = %welcome.node_name, agent = %hello.agent_version, "agent connected");
-            let live = Live {
-                id: peer.id.clone(),
-                connection: connection.clone(),
-                consoles: Arc::default(),
-                orders: peer.orders.clone(),
-                challenge: peer.challenge.clone(),
-            };
-            let newcomer = Newcomer {
-                node,
-                remote: connection.remote_address().to_string(),
-                fingerprint: hello.fingerprint.clone(),
-                ratchet: welcome.ratchet.clone(),
-                quarantined: welcome.quarantined,
-            };
-            // A task of its own: a copy that leaves before the answer is found out all the same.
-            let old = peer.shared.app.links.enter(node, live);
-            let settling =
-                old.map(|old| tokio::spawn(challenge::settle(peer.shared.app.clone(), newcomer, old)));
-            let outcome = talk(&peer, reader, writer, queue, settling, welcome.quarantined).await;
-            peer.shared.app.links.leave(node, &peer.id);
-            outcome
-        }
-        Err(goodbye) => Err(goodbye),
+    ready(&peer, &mut reader, &hello_bytes, &welcome_bytes).await?;
+    let node = peer.identity.node;
+    tracing::info!(node.id = %node, node.name = %welcome.node_name, agent = %hello.agent_version, "agent connected");
+    let newcomer = Newcomer {
+        node,
+        remote: connection.remote_address().to_string(),
+        fingerprint: hello.fingerprint,
+        ratchet: welcome.ratchet,
+        quarantined: welcome.quarantined,
     };
-    let (at, node, id) = (peer.shared.app.clock.now(), peer.identity.node, peer.id.clone());
-    let ended =
-        peer.shared.app.db.write(move |tx| Box::pin(async move { sessions::end(tx, at, node, &id).await }));
-    if let Err(error) = ended.await {
-        tracing::warn!(node.id = %node, %error, "the session's end was not written");
-    }
+    Ok(Met { peer, reader, writer, queue, newcomer })
+}
+
+/// The connection is the node's, as far as is known, until it ends.
+async fn stay(met: Met, place: Share<NodeId>) -> Result<(), Goodbye> {
+    let Met { peer, reader, writer, queue, newcomer } = met;
+    let (node, quarantined) = (newcomer.node, newcomer.quarantined);
+    let live = Live {
+        id: peer.id.clone(),
+        connection: peer.connection.clone(),
+        consoles: Arc::default(),
+        orders: peer.orders.clone(),
+        challenge: peer.challenge.clone(),
+    };
+    // A task of its own: a copy that leaves before the answer is found out all the same.
+    let old = peer.shared.app.links.enter(node, live);
+    let settling = old.map(|old| tokio::spawn(challenge::settle(peer.shared.app.clone(), newcomer, old)));
+    let outcome = talk(&peer, reader, writer, queue, (settling, place), quarantined).await;
+    peer.shared.app.links.leave(node, &peer.id);
     outcome
 }
 
@@ -296,7 +346,7 @@ async fn talk(
     reader: Reader,
     writer: Writer,
     queue: mpsc::Receiver<Frame>,
-    settling: Option<Settling>,
+    unsettled: (Option<Settling>, Share<NodeId>),
     quarantined: bool,
 ) -> Result<(), Goodbye> {
     let left = Duration::from_millis(
@@ -311,18 +361,23 @@ async fn talk(
         outcome = speak(peer, writer, queue) => outcome,
         outcome = streams(peer, reports) => outcome,
         () = keep_reports(peer, queue_of_reports) => Ok(()),
-        outcome = send_orders(peer, settling, quarantined) => outcome,
+        outcome = send_orders(peer, unsettled, quarantined) => outcome,
         () = tokio::time::sleep(left.min(LONGEST + jitter)) => Err(Goodbye::Reauth),
     }
 }
 
-/// Sends orders once it is settled that this connection is the node's.
-async fn send_orders(peer: &Arc<Peer>, settling: Option<Settling>, quarantined: bool) -> Result<(), Goodbye> {
+/// Sends orders once it is settled that this connection is the node's; until then it is one of those that wait.
+async fn send_orders(
+    peer: &Arc<Peer>,
+    (settling, place): (Option<Settling>, Share<NodeId>),
+    quarantined: bool,
+) -> Result<(), Goodbye> {
     if let Some(settling) = settling
         && settling.await.map_err(|_| StreamError::Broken)?? == Verdict::Copied
     {
         return Err(Goodbye::Copied);
     }
+    drop(place);
     Box::pin(trust::bring_up_to_date(peer)).await?;
     match orders::run(peer, quarantined).await? {
         orders::Stop::Revoked => Err(Goodbye::Revoked),

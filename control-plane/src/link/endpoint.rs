@@ -29,8 +29,11 @@ const HALF_OPEN: usize = 1_024;
 /// Of these, what one network always has; it has more only while half of all lie idle. Many agents behind one address come
 /// back together, but nobody keeps the others out.
 const HALF_OPEN_EACH: usize = 8;
-/// Agents whose certificate was seen and that are not connected yet; beyond, new ones are ignored and come again.
+/// Connections whose certificate was seen and that are not yet their node's; beyond, new ones are ignored and come again.
 const WAITING: usize = 512;
+/// Of these, what one node has at most: who holds the certificate of one host keeps no other out. An agent that dials
+/// again and again over a bad line has two or three.
+const WAITING_EACH: usize = 4;
 /// Wanted size of the socket's buffers: with the usual 208 KiB, a herd of reconnecting agents loses packets.
 const BUFFER: usize = 4 * 1024 * 1024;
 /// How often a process says that it lives.
@@ -69,6 +72,8 @@ pub(super) struct Shared {
     pub(super) process: String,
     /// Handshakes under way, by the network they come from.
     half_open: Shares<u128>,
+    /// Connections that are being greeted, by the node they come from.
+    pub(super) waiting: Shares<NodeId>,
     pub(super) draining: CancellationToken,
 }
 
@@ -116,6 +121,7 @@ pub fn bind(
         trust,
         process,
         half_open: Shares::new(HALF_OPEN, HALF_OPEN_EACH).lending_half(),
+        waiting: Shares::new(WAITING, WAITING_EACH),
         draining: CancellationToken::new(),
     };
     Ok(Serving { endpoint, shared: Arc::new(shared) })
@@ -184,7 +190,7 @@ impl Serving {
                 continue;
             }
             // Strangers' handshakes have a bound of their own and do not count among agents.
-            if tasks.len().saturating_sub(half_open) > shared.app.links.connected() + WAITING {
+            if shared.waiting.held() >= WAITING {
                 incoming.ignore();
                 continue;
             }

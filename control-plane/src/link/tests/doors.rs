@@ -109,6 +109,31 @@ async fn handshakes_that_are_never_finished_keep_no_agent_waiting() {
 }
 
 #[tokio::test]
+async fn one_host_has_a_few_connections_that_wait_and_keeps_no_other_out() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let (greedy, other) = (enrolled(&app, "fsn-1", "fsn").await, enrolled(&app, "fsn-2", "fsn").await);
+    // Its certificate is good, and it never says Hello.
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(dial(&app, served.address, Some(pair(&greedy)), ALPN).await.unwrap());
+    }
+    let ends: Vec<_> = silent.iter().map(|connection| Box::pin(closed(connection))).collect();
+    let (code, _which, others) = futures::future::select_all(ends).await;
+    assert_eq!(code, Some(CloseCode::Drain), "four may wait, well before the first of them is given up");
+    assert_eq!(Agent::connect(&app, served.address, &other).await.welcome.node_name, "fsn-2");
+    drop(others);
+    drop(silent);
+    // What waited has gone, and the host itself is let in again.
+    let said = hello(&greedy, 1_000);
+    while Agent::greet(&app, served.address, &greedy, said.clone()).await.is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_revocation_ends_a_live_connection_at_once() {
     let (db, _dir) = db::testing::sqlite().await;
     let (app, _clock) = services(db);
