@@ -57,10 +57,16 @@ pub async fn record(
         raise(tx, at, "foreign_event", node, &node.to_string(), detail).await?;
         return Ok(Recorded::Foreign);
     };
+    let kind = EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified);
+    // How it ends is heard however much was said before; a stuck one may go on, and has not ended.
+    let ends = State::of_event(kind)
+        .is_some_and(|next| next.is_final() && next != State::Stuck && order.state.to(next).is_ok());
+    if !ends && events::store::is_full(tx, order.id).await? {
+        return Ok(Recorded::Known);
+    }
     if !events::store::insert_event(tx, at, node, journal, order.id, event).await? {
         return Ok(Recorded::Known);
     }
-    let kind = EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified);
     let Some(next) = State::of_event(kind) else { return Ok(Recorded::New) };
     match order.state.to(next) {
         Ok(next) => {

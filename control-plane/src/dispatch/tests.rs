@@ -1,3 +1,4 @@
+mod flood;
 mod paced;
 mod purges;
 

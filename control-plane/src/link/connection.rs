@@ -54,6 +54,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 const REPORT_QUEUE: usize = 16;
 /// Batches of samples at once. An agent sends one after the other; the next may come while the last is let go.
 const METRICS_AT_ONCE: usize = 4;
+/// Most bytes of the names in a Hello that are compared as they are, and so never cut.
+const LONGEST_NAME: usize = 128;
 /// Frames that wait for the control stream.
 const CONTROL_QUEUE: usize = 64;
 
@@ -223,6 +225,10 @@ async fn meet(
         return Err(StreamError::Malformed.into());
     };
     let hello: Hello = parse(&hello_bytes)?;
+    // The journal's name stands beside every event; what an honest agent says is half as long.
+    if hello.journal_id.len().max(hello.cluster.len()) > LONGEST_NAME {
+        return Err(StreamError::Malformed.into());
+    }
     if hello.proto_min > PROTO_MAX || hello.proto_max < PROTO_MIN {
         return Err(Goodbye::Version);
     }

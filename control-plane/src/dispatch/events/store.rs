@@ -14,6 +14,25 @@ use crate::{
     },
 };
 
+/// Most events of one order that are kept, far above what a slow build tells of itself: an agent that was taken over must
+/// not fill the database with what it says of orders that it has.
+const MOST: i64 = 2_000;
+
+/// Whether an order has all the events that are kept of one.
+pub(in crate::dispatch) async fn is_full(
+    conn: &mut AnyConnection,
+    order: ProvisioningOrderId,
+) -> Result<bool, DbError> {
+    let beyond = sqlx::query(
+        "SELECT event_seq FROM provisioning_events WHERE provisioning_order_id = $1 ORDER BY at, event_seq LIMIT 1 OFFSET $2",
+    )
+    .bind(order.to_string())
+    .bind(MOST - 1)
+    .fetch_optional(conn)
+    .await?;
+    Ok(beyond.is_some())
+}
+
 pub(in crate::dispatch) async fn insert_event(
     tx: &mut AnyConnection,
     at: UnixMillis,

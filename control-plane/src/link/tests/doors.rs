@@ -200,6 +200,18 @@ async fn an_agent_whose_first_welcome_was_lost_is_no_copy_of_itself() {
     assert!(Agent::greet(&app, served.address, &node, first).await.unwrap().welcome.quarantined);
 }
 
+#[tokio::test]
+async fn a_journal_with_an_endless_name_is_not_greeted() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, _clock) = services(db);
+    locations(&app, 10).await;
+    let served = Served::start(&app).await;
+    let node = enrolled(&app, "fsn-1", "fsn").await;
+    let said = ez_protocol::message::Hello { journal_id: "j".repeat(10_000), ..hello(&node, 1_000) };
+    assert!(Agent::greet(&app, served.address, &node, said).await.is_none());
+    assert_eq!(Agent::connect(&app, served.address, &node).await.welcome.node_name, "fsn-1");
+}
+
 /// Waits for something that another task is about to do; the test's own time-out is the limit.
 pub(super) async fn wait_until(mut done: impl FnMut() -> bool) {
     while !done() {
