@@ -63,6 +63,7 @@ fleet-alarm-order_refused = Order refused
 fleet-alarm-foreign_event = Report about a foreign order
 fleet-alarm-stray_server = Server where it should not be
 fleet-alarm-server_missing = Server is not on its host
+fleet-alarm-host_warning = The host warns
 fleet-alarm-firewall_inert = Anti-spoofing does nothing
 fleet-alarm-order_revived = Order came back to life
 fleet-alarm-paid_twice = Paid twice

@@ -205,6 +205,7 @@ async fn enrol_node(
                 EnrolRefusal::OtherNode { .. } => (StatusCode::PRECONDITION_FAILED, "other_node"),
                 EnrolRefusal::OtherMachine { .. } => (StatusCode::PRECONDITION_FAILED, "other_machine"),
                 EnrolRefusal::NotAllowed => (StatusCode::FORBIDDEN, "not_allowed"),
+                EnrolRefusal::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
             };
             problem(status, code, &refusal.to_string())
         }

@@ -5,14 +5,32 @@ use std::time::Duration;
 use crate::{
     app::App,
     db::DbError,
-    fleet::{NodeOffline, sessions},
+    fleet::{NodeOffline, alarms, enrol, sessions},
     jobs::{JobError, JobRegistry, JobRun},
     notify,
 };
 
+/// How long an alarm that ended, and a certificate that is over, are kept; the audit stays.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// Names this slice's job handlers.
 pub(crate) fn register_jobs(registry: &mut JobRegistry) {
     registry.every("fleet.watch", Duration::from_secs(15), watch);
+    registry.every("fleet.sweep", Duration::from_secs(60 * 60), sweep);
+}
+
+/// Forgets ended alarms, and certificates that are over.
+async fn sweep(app: App, run: JobRun) -> Result<(), JobError> {
+    let before = run.at.minus(KEEP);
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                alarms::sweep(tx, before).await?;
+                enrol::sweep(tx, before).await
+            })
+        })
+        .await
+        .map_err(JobError::from)
 }
 
 /// Ends sessions of dead processes, raises and clears the alarms of silent nodes, tells operators by mail.

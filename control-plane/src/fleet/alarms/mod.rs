@@ -96,6 +96,14 @@ pub async fn close(
     audit::record(tx, at, entry).await
 }
 
+/// Forgets alarms that ended before this.
+///
+/// # Errors
+/// Those of the database.
+pub async fn sweep(tx: &mut AnyConnection, before: UnixMillis) -> Result<(), DbError> {
+    store::sweep(tx, before).await
+}
+
 /// Open alarms, the most urgent and newest first, then those closed lately; at most `limit`.
 ///
 /// # Errors

@@ -83,6 +83,11 @@ pub(super) async fn clear(
     Ok(())
 }
 
+pub(super) async fn sweep(tx: &mut AnyConnection, before: UnixMillis) -> Result<(), DbError> {
+    sqlx::query("DELETE FROM alarms WHERE cleared_at < $1").bind(before.0).execute(tx).await?;
+    Ok(())
+}
+
 pub(super) async fn list(conn: &mut AnyConnection, limit: i64) -> Result<Vec<Alarm>, DbError> {
     let rows = sqlx::query(
         "SELECT kind, subject, severity, node_id, detail, occurrences, raised_at, last_at, cleared_at FROM alarms

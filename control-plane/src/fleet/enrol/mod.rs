@@ -84,7 +84,16 @@ pub enum EnrolRefusal {
     /// The node's state does not allow it.
     #[error("this node cannot be enrolled as it is")]
     NotAllowed,
+    /// It was given too many certificates lately.
+    #[error("this node has been given enough certificates for a day; it is renewed again tomorrow")]
+    TooMany,
 }
+
+/// Most certificates that a node is given in a day, that of an enrolment among them. A good agent asks once a week; one that
+/// was taken over must not fill the database with them.
+const MOST_A_DAY: u64 = 5;
+/// A day.
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Makes a join token for a node; earlier unused ones of the node are void. The token is shown once. One that
 /// `replaces` may move the node to another machine.
@@ -267,6 +276,9 @@ pub async fn renew(
                 if store::owner_of_key(tx, &key_hash).await?.is_some() {
                     return Ok(Err(EnrolRefusal::KeyKnown));
                 }
+                if store::issued_since(tx, node, at.minus(DAY)).await? >= MOST_A_DAY {
+                    return Ok(Err(EnrolRefusal::TooMany));
+                }
                 let issued = match issue(&keys, node, &row.name, &key, at, entropy.as_ref()) {
                     Ok(issued) => issued,
                     Err(refusal) => return Ok(Err(refusal)),
@@ -280,6 +292,14 @@ pub async fn renew(
             })
         })
         .await
+}
+
+/// Forgets certificates that are of no use to anybody and were over before this.
+///
+/// # Errors
+/// Those of the database.
+pub async fn sweep(tx: &mut AnyConnection, before: UnixMillis) -> Result<(), DbError> {
+    store::sweep(tx, before).await
 }
 
 fn issue(

@@ -243,6 +243,30 @@ pub(super) async fn pending_for_key(
     row.map(|row| Cols::of("node_certificates", &row).bytes("der")).transpose()
 }
 
+/// How many certificates a node was given since then.
+pub(super) async fn issued_since(
+    conn: &mut AnyConnection,
+    node: NodeId,
+    since: UnixMillis,
+) -> Result<u64, DbError> {
+    let row =
+        sqlx::query("SELECT count(*) AS issued FROM node_certificates WHERE node_id = $1 AND issued_at > $2")
+            .bind(node.to_string())
+            .bind(since.0)
+            .fetch_one(conn)
+            .await?;
+    Cols::of("node_certificates", &row).num("issued")
+}
+
+/// The one that a node has, or is to use next, is kept however old it is: its key is its.
+pub(super) async fn sweep(tx: &mut AnyConnection, before: UnixMillis) -> Result<(), DbError> {
+    sqlx::query("DELETE FROM node_certificates WHERE state IN ('superseded', 'revoked') AND not_after < $1")
+        .bind(before.0)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// At most one certificate waits for its first use.
 pub(super) async fn void_next(tx: &mut AnyConnection, node: NodeId) -> Result<(), DbError> {
     sqlx::query("UPDATE node_certificates SET state = 'revoked' WHERE node_id = $1 AND state = 'next'")

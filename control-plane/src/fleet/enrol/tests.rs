@@ -168,6 +168,32 @@ async fn enrolling_again_voids_what_was_before() {
 }
 
 #[tokio::test]
+async fn a_node_gets_a_few_certificates_a_day_and_what_is_over_is_forgotten() {
+    db::testing::each_database(async |db| {
+        let (app, clock) = services(db);
+        locations(&app, 10).await;
+        let node = enrolled(&app, "fsn-1", "fsn").await;
+        let renew = async || super::renew(&app, node.id, &node.serial, &csr(&new_key())).await.unwrap();
+        for _ in 0..4 {
+            renew().await.unwrap();
+        }
+        assert_eq!(renew().await.unwrap_err(), EnrolRefusal::TooMany);
+        clock.advance(Duration::from_secs(86_400));
+        renew().await.unwrap();
+        let left_of = async |before: ez_protocol::UnixMillis| {
+            app.db.write(move |tx| Box::pin(async move { super::sweep(tx, before).await })).await.unwrap();
+            let left = read(&app, async |c| nodes::certificates(c, node.id).await).await;
+            left.into_iter().map(|certificate| certificate.state).collect::<Vec<_>>()
+        };
+        let now = clock.now();
+        assert_eq!(left_of(now).await.len(), 6, "they are good for two weeks");
+        // The one it has, and the newest, which waits for its first use.
+        assert_eq!(left_of(now.plus(Duration::from_secs(20 * 86_400))).await, ["next", "current"]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_with_a_new_key_only() {
     db::testing::each_database(async |db| {
         let (app, clock) = services(db);

@@ -9,7 +9,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use ez_protocol::{
     InstanceId, NodeId, UnixMillis,
@@ -30,6 +30,9 @@ use crate::{
 
 /// The alarm about a server that a node has and that has its place elsewhere.
 const STRAY: &str = "stray_server";
+
+/// The alarm about whatever a host warns of in words that are not known here.
+const HOST_WARNING: &str = "host_warning";
 
 /// Place of a report in its agent's numbering.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +192,11 @@ fn code_of(told: &str) -> String {
     if CODES.contains(&told) { told.to_owned() } else { format!("HOST_{}", cut(told, 35)) }
 }
 
+/// The alarm of a warning. All that are marked as their host's share one: a host chooses its words, and each would be a row.
+fn kind_of(warning: &WarningView) -> String {
+    if warning.code.starts_with("HOST_") { HOST_WARNING.to_owned() } else { warning.code.to_lowercase() }
+}
+
 /// Each warning of an agent is an alarm for as long as the agent repeats it.
 async fn raise_warnings(
     tx: &mut AnyConnection,
@@ -197,12 +205,14 @@ async fn raise_warnings(
     row: &nodes::NodeRow,
     warnings: &[WarningView],
 ) -> Result<(), DbError> {
-    for gone in row.warnings.iter().filter(|old| !warnings.iter().any(|new| new.code == old.code)) {
-        alarms::clear(tx, at, &gone.code.to_lowercase(), &row.name).await?;
+    let now: BTreeSet<String> = warnings.iter().map(kind_of).collect();
+    let before: BTreeSet<String> = row.warnings.iter().map(kind_of).collect();
+    for gone in before.difference(&now) {
+        alarms::clear(tx, at, gone, &row.name).await?;
     }
     for warning in warnings {
         let alarm = alarms::New {
-            kind: &warning.code.to_lowercase(),
+            kind: &kind_of(warning),
             subject: &row.name,
             severity: Severity::Warning,
             node: Some(node),

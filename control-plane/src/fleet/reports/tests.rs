@@ -100,9 +100,23 @@ async fn a_host_neither_raises_nor_ends_the_alarms_about_itself() {
             kinds.sort();
             kinds
         };
-        assert_eq!(say(Some("IDENTITY_COPIED")).await, ["host_identity_copied", "identity_copied"]);
+        assert_eq!(say(Some("IDENTITY_COPIED")).await, ["host_warning", "identity_copied"]);
         assert_eq!(say(None).await, ["identity_copied"], "only its own word ends");
-        assert_eq!(say(Some("node_offline")).await, ["host_node_offline", "identity_copied"]);
+        assert_eq!(say(Some("node_offline")).await, ["host_warning", "identity_copied"]);
+        // However many words it invents, they are one row; and once it has ended, it goes.
+        for n in 0..5 {
+            say(Some(&format!("WORD_{n}"))).await;
+        }
+        assert_eq!(say(None).await, ["identity_copied"]);
+        let rows = async || read(&app, async |c| alarms::list(c, 99).await).await.len();
+        assert_eq!(rows().await, 2);
+        app.db
+            .write(move |tx| {
+                Box::pin(async move { alarms::sweep(tx, at.plus(std::time::Duration::from_secs(1))).await })
+            })
+            .await
+            .unwrap();
+        assert_eq!(rows().await, 1, "what is open stays");
     })
     .await;
 }
