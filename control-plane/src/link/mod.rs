@@ -16,6 +16,7 @@
 //!    A console's grant opens a stream of its own, which then carries raw bytes (`console`).
 //! 6. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
 
+mod again;
 mod challenge;
 mod connection;
 mod console;

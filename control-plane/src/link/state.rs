@@ -1,6 +1,6 @@
 //! State reports: what an agent sees on its host, one stream for each snapshot or delta.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ez_protocol::{
     UnixMillis,
@@ -9,6 +9,7 @@ use ez_protocol::{
 };
 
 use super::{
+    again::insist,
     connection::Peer,
     stream::{BODY_DEADLINE, Reader, StreamError, parse},
 };
@@ -20,6 +21,10 @@ use crate::{
 
 /// Most bytes of one report.
 const LARGEST: usize = 4 * 1024 * 1024;
+/// Most servers that one report names: each costs a look into the database, and no host has a tenth of so many.
+const MOST: usize = 20_000;
+/// How long before everything is asked for again, when a report could not be stored: the cause may last.
+const ASK_AFTER: Duration = Duration::from_secs(2);
 
 /// A report put together from its frames.
 struct Report {
@@ -37,11 +42,15 @@ struct Report {
 pub(super) async fn run(peer: &Arc<Peer>, reader: &mut Reader) -> Result<(), StreamError> {
     let Some(report) = read(reader).await? else { return Ok(()) };
     let seq = report.seq;
-    let verdict = store(peer, report).await?;
-    let answer = match verdict {
-        Verdict::Take | Verdict::Known => Frame::new(FrameType::StateAck, &StateAck { seq }),
-        Verdict::Gap => {
-            Frame::new(FrameType::Resync, &Resync { reason: "the report before is not known".into() })
+    let resync = |reason: &str| Frame::new(FrameType::Resync, &Resync { reason: reason.to_owned() });
+    let answer = match store(peer, report).await {
+        Ok(Verdict::Take | Verdict::Known) => Frame::new(FrameType::StateAck, &StateAck { seq }),
+        Ok(Verdict::Gap) => resync("the report before is not known"),
+        Err(error) => {
+            // An agent tells changes once: without asking, this one would be missing until the next whole report.
+            tracing::warn!(node.id = %peer.identity.node, %error, "a report was not stored; everything is asked for again");
+            tokio::time::sleep(ASK_AFTER).await;
+            resync("a report could not be stored")
         }
     };
     let _gone_with_the_connection = peer.control.send(answer).await;
@@ -70,6 +79,9 @@ async fn read(reader: &mut Reader) -> Result<Option<Report>, StreamError> {
                 whole.host = part.host.or(whole.host.take());
             }
             Some(_) => return Err(StreamError::Malformed),
+        }
+        if report.as_ref().is_some_and(|whole| whole.instances.len() + whole.removed.len() > MOST) {
+            return Err(StreamError::TooMuch);
         }
     }
     Ok(report)
@@ -105,11 +117,13 @@ fn of_delta(part: StateDelta) -> Report {
     }
 }
 
+/// A report that is stored already is known, so an unknown outcome is tried again.
 async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
-    let (app, node) = (&peer.shared.app, peer.identity.node);
-    let at = app.clock.now();
-    app.db
-        .write(move |tx| {
+    let (db, node, at) = (&peer.shared.app.db, peer.identity.node, peer.shared.app.clock.now());
+    let report = Arc::new(report);
+    insist(node, "a report", || {
+        let report = Arc::clone(&report);
+        db.write(move |tx| {
             Box::pin(async move {
                 let position =
                     Position { report_epoch: &report.report_epoch, seq: report.seq, base: report.base };
@@ -121,7 +135,7 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                         images::seen(tx, at, node, &host.image_builds).await?;
                     }
                     reports::record_sight(tx, node, report.blind_since_ms).await?;
-                    let seen: Vec<InstanceState> = report.instances.into_values().collect();
+                    let seen: Vec<InstanceState> = report.instances.values().cloned().collect();
                     // An agent that cannot look repeats what it saw; that proves nothing.
                     if report.base.is_none() && report.blind_since_ms.is_none() {
                         reports::settle_strays(tx, at, node, &seen).await?;
@@ -132,5 +146,6 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                 Ok::<_, DbError>(verdict)
             })
         })
-        .await
+    })
+    .await
 }

@@ -6,8 +6,8 @@ use ez_protocol::{
     envelope::{Envelope, PayloadType},
     frame::{CloseCode, Frame, FrameType, StreamKind},
     message::{
-        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, MetricsAck, MetricsBatch, OrderAnswer,
-        Ping, Pong, Resync, Sample, StateAck, StateDelta, StateSnapshot,
+        AnswerKind, CertIssued, CertRenew, Event, EventAck, EventKind, InstanceState, MetricsAck,
+        MetricsBatch, OrderAnswer, Ping, Pong, Resync, Sample, StateAck, StateDelta, StateSnapshot,
     },
     order::ProvisioningOrder,
 };
@@ -177,6 +177,58 @@ async fn a_gap_in_reports_asks_for_everything_again() {
     assert_eq!(agent.told().await.0, FrameType::StateAck);
     let row = read(&app, async |c| nodes::by_id(c, node.id).await).await.unwrap();
     assert_eq!((row.vcpu.capacity, row.images.len()), (256, 3));
+}
+
+#[tokio::test]
+async fn a_report_that_could_not_be_stored_is_asked_for_again() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    report(&agent, snapshot(1)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck);
+    let run = async |sql: &'static str| {
+        app.db
+            .write::<_, db::DbError, _>(move |tx| {
+                Box::pin(async move {
+                    sqlx::query(sql).execute(tx).await?;
+                    Ok(())
+                })
+            })
+            .await
+            .unwrap();
+    };
+    run("CREATE TRIGGER no_reports BEFORE UPDATE OF report_seq ON nodes BEGIN SELECT RAISE(ABORT, 'not now'); END")
+        .await;
+    report(&agent, delta(1, 2)).await;
+    assert_eq!(agent.told().await.0, FrameType::Resync);
+    run("DROP TRIGGER no_reports").await;
+    report(&agent, snapshot(3)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck);
+}
+
+#[tokio::test]
+async fn a_report_of_more_servers_than_any_host_has_costs_its_stream() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let (app, served, node) = served(db).await;
+    let mut agent = Agent::connect(&app, served.address, &node).await;
+    let mut stream = agent.connection.open_uni().await.unwrap();
+    stream.write_all(&[StreamKind::State.byte()]).await.unwrap();
+    for part in 0..6 {
+        let named = |n: u32| InstanceState { instance_id: format!("{part}-{n}"), ..InstanceState::default() };
+        let message = StateSnapshot {
+            report_epoch: "r1".into(),
+            seq: 1,
+            instances: (0..4_000).map(named).collect(),
+            ..StateSnapshot::default()
+        };
+        let frame = Frame::new(FrameType::StateSnapshot, &message).encode(StreamKind::State).unwrap();
+        // It may be stopped before the last part.
+        let _may_fail = stream.write_all(&frame).await;
+    }
+    let stopped = stream.stopped().await.unwrap();
+    assert_eq!(stopped.map(|c| c.into_inner()), Some(u64::from(CloseCode::FrameTooLarge.code())));
+    report(&agent, snapshot(1)).await;
+    assert_eq!(agent.told().await.0, FrameType::StateAck, "the connection lives, and nothing was taken");
 }
 
 async fn samples(agent: &Agent, frame: Frame) {
