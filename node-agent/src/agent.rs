@@ -16,7 +16,7 @@ use crate::{
     contact::Contact,
     entropy::Entropy,
     executor::Actors,
-    identity::{Identity, files},
+    identity::{Identity, files, renew},
     journal::{Journal, Space},
     metrics::Metrics,
     policy::Policy,
@@ -45,6 +45,8 @@ pub struct Agent {
     pub space: Space,
     /// Own clock against the control plane's.
     pub offset: ClockOffset,
+    /// When a certificate was last asked for and answered.
+    pub renewed: renew::Answered,
     /// When the control plane was last heard.
     pub contact: Arc<Contact>,
     /// The kernel's boot id.
@@ -127,6 +129,11 @@ impl ClockOffset {
         self.millis.load(Ordering::Relaxed)
     }
 
+    /// What the control plane's clock shows when the own one shows this.
+    pub fn theirs(&self, own: UnixMillis) -> UnixMillis {
+        UnixMillis(own.0.saturating_sub(self.millis()))
+    }
+
     /// True while the difference is too large to judge the window of an order.
     pub fn suspect(&self) -> bool {
         let tolerated = i64::try_from(CLOCK_TOLERANCE.as_millis()).unwrap_or(i64::MAX);
@@ -184,5 +191,14 @@ mod tests {
         assert!(offset.suspect());
         offset.heard(UnixMillis(1_000_000), UnixMillis(1_000_000 + 300_000));
         assert!(!offset.suspect());
+    }
+
+    #[test]
+    fn a_host_a_week_ahead_still_knows_what_time_the_control_plane_has() {
+        let offset = ClockOffset::default();
+        let (week, now) = (7 * 86_400_000, UnixMillis(1_000_000_000_000));
+        assert_eq!(offset.theirs(now), now, "nothing was heard yet");
+        offset.heard(UnixMillis(now.0 + week), now);
+        assert_eq!(offset.theirs(UnixMillis(now.0 + week + 5)), UnixMillis(now.0 + 5));
     }
 }

@@ -112,6 +112,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         report_epoch: HEXLOWER.encode(&entropy::bytes::<8>(&SystemEntropy)),
         entropy: Arc::new(SystemEntropy),
         offset: ClockOffset::default(),
+        renewed: Default::default(),
         contact,
         config,
         clock,

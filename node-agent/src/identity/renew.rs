@@ -1,12 +1,38 @@
 //! The next certificate: a new key, asked for at half of the old one's life, used on a new
 //! connection first and only then put in the place of the old (make before break).
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use ez_protocol::{UnixMillis, trust::agent_uri};
 use rcgen::KeyPair;
+use tokio::time::Instant;
 
 use super::{Identity, IdentityError, Pair, enrol::check_certificate, files, load_pair, spki};
+
+/// After an answer no other certificate is asked for this long, on whatever connection: a new one leads to a new connection,
+/// and where it seems to be due at once, that would never end.
+const REST: Duration = Duration::from_secs(60 * 60);
+
+/// When the control plane last answered a request, over all connections.
+#[derive(Debug, Default)]
+pub struct Answered(Mutex<Option<Instant>>);
+
+impl Answered {
+    /// It has answered.
+    pub fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether that is long enough ago.
+    pub fn is_over(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|at| at.elapsed() >= REST)
+    }
+}
 
 /// A request that was sent and waits for its certificate.
 #[derive(Debug)]

@@ -81,9 +81,10 @@ pub(super) async fn write(
                 nonce += 1;
                 let now = agent.clock.now();
                 sender.send(FrameType::Ping, &Ping { nonce, now_ms: now.0 }).await?;
-                // By the wall clock and not by one long sleep: a host that was suspended for a week is a week older.
+                // By the wall clock and not by one long sleep: a host that was suspended for a week is a week older. And by
+                // that of the control plane, which is the one that certificates are made by.
                 let asked = asked_at.is_some_and(|at| at.elapsed() < RENEW_PATIENCE);
-                if now < due || asked {
+                if agent.offset.theirs(now) < due || asked || !agent.renewed.is_over() {
                     continue;
                 }
                 asked_at = Some(tokio::time::Instant::now());
@@ -164,6 +165,7 @@ pub(super) async fn read(
             }
             Some(FrameType::CertIssued) => {
                 let issued = CertIssued::decode(body)?;
+                agent.renewed.note();
                 let made = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if certificate(&agent, made, &issued) {
                     let _ = ending.send(Some(Ending::Renewed));
