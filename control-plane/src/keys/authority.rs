@@ -26,7 +26,7 @@ pub const AGENT_LIFE: Duration = Duration::from_secs(14 * 86_400);
 /// How long the link server's certificate lives.
 pub(crate) const LINK_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates begin this much in the past, so that a slightly slow clock does not refuse them.
-const BACKDATE: Duration = Duration::from_secs(300);
+pub(super) const BACKDATE: Duration = Duration::from_secs(300);
 
 /// The public key of a checked signing request, and nothing else of it.
 #[derive(Debug, Clone)]

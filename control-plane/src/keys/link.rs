@@ -17,7 +17,7 @@ use rustls::{
 
 use super::{
     KeysError,
-    authority::{Authority, KeyPem, LINK_LIFE},
+    authority::{Authority, BACKDATE, KeyPem, LINK_LIFE},
     files::{random, read, read_pair, write, write_pair},
 };
 use crate::{clock::Clock, entropy::Entropy};
@@ -65,9 +65,10 @@ impl LinkIssuer {
         store(&self.dir, &pem, &meta)
     }
 
-    /// The certificate of the directory if it has more than a week left, else a new one, and its end.
+    /// The certificate of the directory if it has begun and has more than a week left, else a new one, and its end.
     ///
-    /// A new one that cannot be written (keys may lie where nothing can be) is used all the same.
+    /// One that is yet to begin was made while this host's clock was ahead, and no agent takes it before then. A key and a
+    /// certificate that do not belong together are what a crash between the two leaves. A new one that cannot be written (keys may lie where nothing can be) is used all the same.
     ///
     /// # Errors
     /// If the one that is there cannot be read, or none be made.
@@ -78,10 +79,17 @@ impl LinkIssuer {
     ) -> Result<(KeyPem, UnixMillis), KeysError> {
         let meta = read(&self.dir, LINK_META).ok();
         let meta = meta.and_then(|bytes| serde_json::from_slice::<Meta>(&bytes).ok());
-        let fits =
-            |m: &Meta| m.not_after > at.plus(RENEW) && (self.names.is_empty() || m.names == self.names);
+        let fits = |m: &Meta| {
+            m.not_after > at.plus(RENEW)
+                && begins(m.not_after) <= at
+                && (self.names.is_empty() || m.names == self.names)
+        };
         if let Some(meta) = meta.filter(fits) {
-            return Ok((read_pair(&self.dir, LINK)?, meta.not_after));
+            let pem = read_pair(&self.dir, LINK)?;
+            match certified(&pem) {
+                Ok(_) => return Ok((pem, meta.not_after)),
+                Err(error) => tracing::warn!(%error, "the link's certificate is of no use; it is made anew"),
+            }
         }
         let (pem, meta) = self.make(at, entropy)?;
         if let Err(error) = store(&self.dir, &pem, &meta) {
@@ -89,6 +97,11 @@ impl LinkIssuer {
         }
         Ok((pem, meta.not_after))
     }
+}
+
+/// Since when a certificate with this end is valid.
+fn begins(not_after: UnixMillis) -> UnixMillis {
+    not_after.minus(LINK_LIFE).minus(BACKDATE)
 }
 
 fn store(dir: &Path, pem: &KeyPem, meta: &Meta) -> Result<(), KeysError> {
@@ -106,9 +119,10 @@ fn certified(pem: &KeyPem) -> Result<CertifiedKey, KeysError> {
     CertifiedKey::from_der(vec![certificate], key, &provider).map_err(KeysError::Tls)
 }
 
-/// What is shown now, and when to look for the next one.
+/// What is shown now, since when it is valid, and when to look for the next one.
 struct Shown {
     key: Arc<CertifiedKey>,
+    begins: UnixMillis,
     renew_at: UnixMillis,
 }
 
@@ -136,7 +150,8 @@ impl LinkCertificate {
     pub(super) fn current(&self) -> Arc<CertifiedKey> {
         let now = self.clock.now();
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= shown.renew_at {
+        // Before it begins: the clock was ahead when it was made, and has been set right.
+        if now >= shown.renew_at || now < shown.begins {
             match next(&self.issuer, now, &*self.entropy) {
                 Ok(renewed) => {
                     tracing::info!("the link has a new certificate");
@@ -144,7 +159,7 @@ impl LinkCertificate {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the link's certificate could not be made anew; nodes cannot connect when it has run out");
-                    shown.renew_at = now.plus(AGAIN);
+                    (shown.begins, shown.renew_at) = (now, now.plus(AGAIN));
                 }
             }
         }
@@ -154,7 +169,8 @@ impl LinkCertificate {
 
 fn next(issuer: &LinkIssuer, now: UnixMillis, entropy: &dyn Entropy) -> Result<Shown, KeysError> {
     let (pem, not_after) = issuer.pair(now, entropy)?;
-    Ok(Shown { key: Arc::new(certified(&pem)?), renew_at: not_after.minus(RENEW) })
+    let key = Arc::new(certified(&pem)?);
+    Ok(Shown { key, begins: begins(not_after), renew_at: not_after.minus(RENEW) })
 }
 
 impl ResolvesServerCert for LinkCertificate {

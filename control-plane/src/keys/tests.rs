@@ -117,6 +117,43 @@ fn a_link_that_runs_for_months_never_shows_a_certificate_that_has_run_out() {
 }
 
 #[test]
+fn a_link_certificate_made_while_the_clock_was_ahead_is_made_anew_once_it_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let entropy = Arc::new(SeededEntropy::new(1));
+    let tomorrow = AT.plus(std::time::Duration::from_secs(86_400));
+    init(dir.path(), &options(), tomorrow, &*entropy).unwrap();
+    let begins = |der: &[u8]| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).unwrap();
+        UnixMillis::from_secs(parsed.validity().not_before.timestamp())
+    };
+    let clock = Arc::new(crate::clock::ManualClock::at(tomorrow));
+    let issuer = || load(dir.path(), &options().names, &*entropy).unwrap().link;
+    let running = link::LinkCertificate::new(issuer(), clock.clone(), entropy.clone()).unwrap();
+    assert!(begins(&running.current().cert[0]) > AT);
+    clock.set(AT);
+    assert!(begins(&running.current().cert[0]) <= AT, "while it runs");
+    // As one that is started after the correction finds it.
+    issuer().init(tomorrow, &*entropy).unwrap();
+    let started = link::LinkCertificate::new(issuer(), clock, entropy.clone()).unwrap();
+    assert!(begins(&started.current().cert[0]) <= AT, "at its start");
+}
+
+#[test]
+fn a_link_key_without_its_certificate_is_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let entropy = SeededEntropy::new(1);
+    init(dir.path(), &options(), AT, &entropy).unwrap();
+    let issuer = load(dir.path(), &options().names, &entropy).unwrap().link;
+    let path = dir.path().join("link.key.pem");
+    let key = std::fs::read(&path).unwrap();
+    issuer.init(AT, &entropy).unwrap();
+    // The disk has the key of one and the certificate of the other: a crash lay between.
+    std::fs::write(&path, key).unwrap();
+    let clock = Arc::new(crate::clock::ManualClock::at(AT));
+    link::LinkCertificate::new(issuer, clock, Arc::new(entropy)).unwrap();
+}
+
+#[test]
 fn only_the_key_of_a_request_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let entropy = SeededEntropy::new(1);
