@@ -246,13 +246,19 @@ pub async fn change(
     change: NodeChange,
 ) -> Result<(NodeState, NodeState), NodeError> {
     hold(tx, node).await?;
-    let before = store::state(tx, node).await?.ok_or_else(|| NodeError::Unknown(node.to_string()))?;
-    let after = before.after(change)?;
+    let known = store::state(tx, node).await?.ok_or_else(|| NodeError::Unknown(node.to_string()))?;
+    let (before, was_cordoned) = known;
+    let after = match before.after(change)? {
+        // Nobody has taken back that nothing new shall come here.
+        NodeState::Active if change == NodeChange::Enrol && was_cordoned => NodeState::Cordoned,
+        after => after,
+    };
     if before == after {
         return Ok((before, after));
     }
     let revoked_at = (after == NodeState::Revoked).then_some(at);
-    store::set_state(tx, node, before, after, revoked_at).await?;
+    let was_cordoned = !after.takes_orders() && (was_cordoned || before == NodeState::Cordoned);
+    store::set_state(tx, node, before, (after, was_cordoned), revoked_at).await?;
     if change == NodeChange::Revoke {
         store::revoke_certificates(tx, node).await?;
     }

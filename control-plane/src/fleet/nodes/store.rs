@@ -168,28 +168,39 @@ pub(super) async fn insert(
     Ok(true)
 }
 
-pub(super) async fn state(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodeState>, DbError> {
-    let row = sqlx::query("SELECT id, state FROM nodes WHERE id = $1")
+/// What a node is, and whether it was cordoned when it fell out.
+pub(super) async fn state(
+    conn: &mut AnyConnection,
+    id: NodeId,
+) -> Result<Option<(NodeState, bool)>, DbError> {
+    let row = sqlx::query("SELECT id, state, was_cordoned FROM nodes WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(conn)
         .await?;
-    row.map(|row| Cols::of("nodes", &row).get("state")).transpose()
+    row.map(|row| {
+        let row = Cols::of("nodes", &row);
+        Ok((row.get("state")?, row.flag("was_cordoned")?))
+    })
+    .transpose()
 }
 
 pub(super) async fn set_state(
     tx: &mut AnyConnection,
     id: NodeId,
     before: NodeState,
-    after: NodeState,
+    (after, was_cordoned): (NodeState, bool),
     revoked_at: Option<UnixMillis>,
 ) -> Result<(), DbError> {
-    let done = sqlx::query("UPDATE nodes SET state = $1, revoked_at = $4 WHERE id = $2 AND state = $3")
-        .bind(after)
-        .bind(id.to_string())
-        .bind(before)
-        .bind(revoked_at.map(|at| at.0))
-        .execute(tx)
-        .await?;
+    let done = sqlx::query(
+        "UPDATE nodes SET state = $1, revoked_at = $4, was_cordoned = $5 WHERE id = $2 AND state = $3",
+    )
+    .bind(after)
+    .bind(id.to_string())
+    .bind(before)
+    .bind(revoked_at.map(|at| at.0))
+    .bind(i64::from(was_cordoned))
+    .execute(tx)
+    .await?;
     one_row(done)
 }
 

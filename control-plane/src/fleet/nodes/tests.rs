@@ -1,9 +1,11 @@
 use crate::{
+    clock::Clock as _,
     db,
     fleet::{
         self, NodeChange, NodeState,
         nodes::{self, NodeError},
-        testing::{enrolled, locations, read, services},
+        sessions,
+        testing::{enrol_with, enrolled, locations, new_key, read, request, services},
     },
 };
 
@@ -53,6 +55,35 @@ async fn operators_who_change_a_node_at_once_are_each_told_what_came_of_it() {
             let row = read(&app, async |c| Ok(nodes::find(c, &name).await.unwrap())).await;
             assert_eq!(row.state, NodeState::Revoked);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cordon_outlives_a_quarantine_until_an_operator_takes_it_back() {
+    db::testing::each_database(async |db| {
+        let (app, clock) = services(db);
+        locations(&app, 10).await;
+        let node = enrolled(&app, "fsn-1", "fsn").await;
+        let change = async |change| {
+            let (_, after) = fleet::change_node(&app, "operator:test", "fsn-1", change).await.unwrap();
+            after
+        };
+        let falls_out_and_comes_back = async || {
+            let (at, id) = (clock.now(), node.id);
+            app.db
+                .write(move |tx| Box::pin(async move { sessions::copied(tx, at, id, "two of it").await }))
+                .await
+                .unwrap();
+            let joining = fleet::new_token(&app, "operator:test", "fsn-1").await.unwrap();
+            enrol_with(&app, request(&joining.token.parse().unwrap(), &new_key())).await.unwrap();
+            read(&app, async |c| nodes::by_id(c, id).await).await.unwrap().state
+        };
+        assert_eq!(falls_out_and_comes_back().await, NodeState::Active);
+        assert_eq!(change(NodeChange::Cordon).await, NodeState::Cordoned);
+        assert_eq!(falls_out_and_comes_back().await, NodeState::Cordoned);
+        assert_eq!(change(NodeChange::Uncordon).await, NodeState::Active);
+        assert_eq!(falls_out_and_comes_back().await, NodeState::Active);
     })
     .await;
 }
