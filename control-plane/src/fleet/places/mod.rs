@@ -137,17 +137,18 @@ pub async fn release(
     Ok(true)
 }
 
-/// Says that a VM whose place was given back as [`Release::Unknown`] is gone after all: its addresses
-/// begin their day of rest. Changes nothing for others.
+/// Says that a VM whose place on this node was given back as [`Release::Unknown`] is gone after all: its addresses
+/// begin their day of rest. Changes nothing for others, nor by the word of another node.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn confirm_gone(
     tx: &mut AnyConnection,
     at: UnixMillis,
+    node: NodeId,
     instance: InstanceId,
 ) -> Result<(), DbError> {
-    store::start_rest(tx, instance, at.plus(QUARANTINE)).await
+    store::start_rest(tx, node, instance, at.plus(QUARANTINE)).await
 }
 
 /// Marks an instance's VMID as belonging to a VM that is not ours; it is never given out again. The

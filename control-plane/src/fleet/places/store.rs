@@ -314,22 +314,28 @@ fn resting(rest: Rest) -> (&'static str, Option<i64>) {
 
 pub(super) async fn start_rest(
     tx: &mut AnyConnection,
+    node: NodeId,
     instance: InstanceId,
     until: UnixMillis,
 ) -> Result<(), DbError> {
+    // An address does not say on which node it was; the number of the VM beside it does.
     sqlx::query(
-        "UPDATE addresses SET free_at = $1 WHERE instance_id = $2 AND state = 'quarantine' AND free_at IS NULL",
+        "UPDATE addresses SET free_at = $1 WHERE instance_id = $2 AND state = 'quarantine' AND free_at IS NULL
+             AND EXISTS (SELECT 1 FROM vmid_allocations v WHERE v.instance_id = $2 AND v.node_id = $3
+                 AND v.state = 'quarantine' AND v.free_at IS NULL)",
     )
     .bind(until.0)
     .bind(instance.to_string())
+    .bind(node.to_string())
     .execute(&mut *tx)
     .await?;
     sqlx::query(
         "UPDATE vmid_allocations SET free_at = $1
-         WHERE instance_id = $2 AND state = 'quarantine' AND free_at IS NULL",
+         WHERE instance_id = $2 AND node_id = $3 AND state = 'quarantine' AND free_at IS NULL",
     )
     .bind(until.0)
     .bind(instance.to_string())
+    .bind(node.to_string())
     .execute(tx)
     .await?;
     Ok(())

@@ -157,12 +157,21 @@ async fn used_addresses_rest_a_day_after_the_vm_is_gone() {
         release(&app, instance(2), Release::Unknown).await;
         clock.advance(Duration::from_secs(90 * 86_400));
         assert!(matches!(reserve(&app, node.id, instance(3)).await, Err(ReserveError::NoAddress)));
+        let elsewhere = ready_node(&app, "fsn-2", 3_000, 10).await;
         let at = clock.now();
-        app.db
-            .write(move |tx| Box::pin(async move { fleet::confirm_gone(tx, at, instance(2)).await }))
-            .await
-            .unwrap();
+        let gone_from = async |node: NodeId| {
+            app.db
+                .write(move |tx| {
+                    Box::pin(async move { fleet::confirm_gone(tx, at, node, instance(2)).await })
+                })
+                .await
+                .unwrap();
+        };
+        gone_from(elsewhere.id).await;
         clock.advance(Duration::from_secs(24 * 3_600));
+        let refused = reserve(&app, node.id, instance(3)).await;
+        assert!(matches!(refused, Err(ReserveError::NoAddress)), "another node cannot know");
+        gone_from(node.id).await;
         assert_eq!(reserve(&app, node.id, instance(3)).await.unwrap().ipv4.address, first.ipv4.address);
     })
     .await;

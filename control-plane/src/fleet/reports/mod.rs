@@ -274,8 +274,12 @@ pub async fn record_instances(
         if placed.contains(&instance) {
             ours.push(Seen { instance, power: cut(&state.power, 20) });
         } else if gone {
-            places::confirm_gone(tx, at, instance).await?;
-            alarms::clear(tx, at, STRAY, &instance.to_string()).await?;
+            places::confirm_gone(tx, at, node, instance).await?;
+            // Only whoever told of it can say that it is over.
+            let subject = instance.to_string();
+            if alarms::open_about(tx, STRAY, node).await?.iter().any(|alarm| alarm.subject == subject) {
+                alarms::clear(tx, at, STRAY, &subject).await?;
+            }
         } else if let Some(place) = places::placement_of(tx, instance).await? {
             // After a re-place the old node came back with the old VM: there must not be two (I1). Or a host speaks for
             // another node than its own; then the VM is where it belongs, and stopping it would be the harm.

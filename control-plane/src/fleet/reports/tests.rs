@@ -210,6 +210,16 @@ async fn a_server_seen_where_it_has_no_place_is_a_stray() {
         all.into_iter().filter(|a| a.cleared_at.is_none()).count()
     };
     assert_eq!(see("running").await, 1);
+    // A third host, which may have been taken over, has never heard of it, and its word changes nothing.
+    let third = ready_node(&app, "fsn-3", 5_000, 5).await.id;
+    let absent =
+        InstanceState { instance_id: instance(1).to_string(), power: "absent".into(), ..Default::default() };
+    app.db
+        .write(move |tx| Box::pin(async move { record_instances(tx, at, third, &[absent], at).await }))
+        .await
+        .unwrap();
+    let rings = read(&app, async |c| alarms::open_about(c, "stray_server", old.id).await).await;
+    assert_eq!(rings.len(), 1);
     assert_eq!(see("absent").await, 0);
 
     // A host that spoke for the wrong node named what is another's; the right one names everything it has.
