@@ -44,7 +44,7 @@ pub use seats::Seats;
 
 use crate::{
     intake::Node,
-    journal::{Journal, Phase},
+    journal::{Burn, Journal, Phase},
     policy::{self, Policy},
     pve::{ConfigRead, Hypervisor, Power},
 };
@@ -128,8 +128,15 @@ pub async fn open(desk: &Desk<'_>, envelope: &[u8]) -> Result<Opened, Refusal> {
     policy::console(desk.policy, grant.instance.vmid)?;
     let seat = desk.seats.take(grant.instance.uuid)?;
     match desk.journal.burn_grant(grant.clone(), desk.node.now).await {
-        Ok(true) => {}
-        Ok(false) => return Err(Refusal::new(RefusalCode::Used, "this grant opened a console before")),
+        Ok(Burn::Now) => {}
+        Ok(Burn::Before) => {
+            return Err(Refusal::new(RefusalCode::Used, "this grant opened a console before"));
+        }
+        Ok(Burn::NoRoom) => {
+            let detail =
+                "this host has opened too many consoles in a day; it opens others as the first are a day old";
+            return Err(Refusal::new(RefusalCode::TooMany, detail));
+        }
         Err(error) => {
             tracing::error!(%error, "a console grant could not be journalled");
             let detail = "the journal could not be written, so nothing was opened";

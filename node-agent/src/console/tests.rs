@@ -391,3 +391,34 @@ async fn the_slower_side_sets_the_pace() {
     }
     assert_eq!(seen, given);
 }
+
+#[tokio::test]
+async fn a_host_remembers_so_many_used_grants_and_opens_nothing_beyond() {
+    let scene = Scene::new().await;
+    let burnt = scene.host.books.journal.write(|conn| {
+        Box::pin(async move {
+            sqlx::query(
+                "WITH RECURSIVE many(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many WHERE n < 20000) \
+                 INSERT INTO console_grants (nonce, console_id, instance_uuid, kind, actor, used_at, keep_until) \
+                 SELECT 'burnt ' || n, 'c', 'i', 'vnc', 'a', $1, $2 FROM many",
+            )
+            .bind(NOW.0)
+            .bind(NOW.0 + 60_000)
+            .execute(conn)
+            .await?;
+            Ok(())
+        })
+    });
+    burnt.await.unwrap();
+    assert_eq!(scene.code(&sign(&grant(1, |_| {}))).await, RefusalCode::TooMany);
+    // Once they are old enough those are forgotten, and there is room again.
+    let later = Node { now: UnixMillis(NOW.0 + 60_001), ..node() };
+    let policy = &scene.host.engine.rules.policy;
+    let young = grant(2, |grant| (grant.iat, grant.exp) = (later.now, UnixMillis(later.now.0 + 60_000)));
+    let envelope = sign(&young);
+    let (opened, _host) = tokio::join!(scene.open_as(later, policy, &envelope), async {
+        let (stream, _) = scene.door.accept().await.unwrap();
+        screen(stream).await
+    });
+    assert!(opened.is_ok());
+}

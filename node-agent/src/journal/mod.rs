@@ -51,6 +51,7 @@ use sqlx::{
 pub use admit::{Admission, Facts, Known, Question};
 pub use circuit::Circuit;
 pub use confirm::Confirmation;
+pub use grants::Burn;
 pub use images::{ImageAdmission, ImageBuildRow, NewImageBuild};
 pub use losses::{DISK, Loss, Losses};
 pub use meta::Meta;
