@@ -10,8 +10,8 @@ use crate::setup::{AdminApi, Verb};
 /// How much has to be free. Nobody tells the size before; cloud images have some hundred megabytes up to this.
 const LEAST_FREE: u64 = 2 << 30;
 
-/// Fails if the storage for downloads takes none, or has too little room, unless the file is there already. A storage that says nothing
-/// about itself is no reason to fail: what happens there is seen when it happens.
+/// Fails if the storage for downloads takes none, or has too little room, unless the file is there already. A storage that
+/// says nothing about itself is no reason to fail: what happens there is seen when it happens.
 pub(super) async fn look(api: &dyn AdminApi, site: &Site, image: &ImageSource) -> Result<(), BuildError> {
     let storage = format!("/nodes/{}/storage/{}", site.node, site.import_storage);
     let status = match api.call(Verb::Get, &format!("{storage}/status"), &[]).await {
