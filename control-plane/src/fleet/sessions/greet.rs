@@ -99,8 +99,7 @@ pub async fn greet(
     // After a change of the range the counter starts inside the new one; conflicts are skipped when numbers are taken.
     let inside = (vmids.0..=vmids.1 + 1).contains(&history.vmid_next);
     let ratchet: [u8; 16] = entropy.bytes();
-    // Also when it is empty: an agent whose first Welcome was lost comes again with an empty one.
-    let presented = Some(hello.ratchet.clone());
+    let presented = (!hello.ratchet.is_empty()).then(|| hello.ratchet.clone());
     let quarantined = state == NodeState::Quarantined;
     store::store_greeting(
         tx,
@@ -170,7 +169,13 @@ fn contradiction(
         }
     }
     let known = |value: &Option<Vec<u8>>| value.as_ref().is_some_and(|v| *v == hello.ratchet);
-    if history.ratchet.is_some() && !known(&history.ratchet) && !known(&history.ratchet_previous) {
+    // An agent whose very first Welcome was lost has nothing to present, until it has presented something once.
+    let has_none_yet = hello.ratchet.is_empty() && history.ratchet_previous.is_none();
+    if history.ratchet.is_some()
+        && !known(&history.ratchet)
+        && !known(&history.ratchet_previous)
+        && !has_none_yet
+    {
         return Some("It presented a greeting of long ago: its disk was copied.");
     }
     None
