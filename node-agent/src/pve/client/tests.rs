@@ -259,9 +259,11 @@ async fn a_token_that_setup_has_made_anew_is_taken_up() {
     let fresh = TOKEN.replace("00000000-", "11111111-");
     std::fs::write(&file, format!("{fresh}\n")).unwrap();
     pve.version().await.unwrap();
-    let seen = server.seen.lock().unwrap();
-    assert_eq!(seen.len(), 3);
-    assert!(seen[1].0.contains(TOKEN) && seen[2].0.contains(&fresh));
+    {
+        let seen = server.seen.lock().unwrap();
+        assert_eq!(seen.len(), 3);
+        assert!(seen[1].0.contains(TOKEN) && seen[2].0.contains(&fresh));
+    }
     // Whoever builds images lives as long as the agent.
     let server = serve(vec![unknown(), version()]).await;
     let admin = TokenAdmin::new(&server.address).unwrap().rereading(&file);
