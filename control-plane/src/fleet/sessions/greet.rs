@@ -110,7 +110,9 @@ pub async fn greet(
             pve_version: &short(&hello.pve_version),
             pve_node: &short(&hello.pve_node),
             cluster: &history.cluster.clone().unwrap_or_else(|| hello.cluster.clone()),
-            journal: &history.journal.clone().unwrap_or_else(|| hello.journal_id.clone()),
+            // What a first greeting that cannot be right names is not the node's: the next enrolment compares with the one
+            // before, and so finds out what was forgotten.
+            journal: history.journal.clone().or_else(|| (!quarantined).then(|| hello.journal_id.clone())),
             policy: &policy,
             vmids,
             vmid_next: if inside { history.vmid_next } else { vmids.0 },

@@ -263,7 +263,7 @@ pub(super) struct Greeted<'a> {
     pub(super) pve_version: &'a str,
     pub(super) pve_node: &'a str,
     pub(super) cluster: &'a str,
-    pub(super) journal: &'a str,
+    pub(super) journal: Option<String>,
     pub(super) policy: &'a NodePolicy,
     pub(super) vmids: (i64, i64),
     pub(super) vmid_next: i64,
@@ -283,7 +283,7 @@ pub(super) async fn store_greeting(tx: &mut AnyConnection, greeted: &Greeted<'_>
     .bind(greeted.pve_version.to_owned())
     .bind(greeted.pve_node.to_owned())
     .bind(greeted.cluster.to_owned())
-    .bind(greeted.journal.to_owned())
+    .bind(greeted.journal.clone())
     .bind(serde_json::to_string(greeted.policy).unwrap_or_default())
     .bind(greeted.vmids.0)
     .bind(greeted.vmids.1)

@@ -14,6 +14,11 @@ impl Farm {
 
     /// The same, and nothing has followed from it yet.
     async fn greets_anew(&self, journal: &str) {
+        self.greets_anew_in("c1", journal).await;
+    }
+
+    /// The same, and the host says that it is in this cluster.
+    async fn greets_anew_in(&self, cluster: &str, journal: &str) {
         let joining = fleet::new_token(&self.app, "operator:test", "fsn-1").await.unwrap();
         let key = new_key();
         let reply = enrol_with(&self.app, request(&joining.token.parse().unwrap(), &key)).await.unwrap();
@@ -29,6 +34,7 @@ impl Farm {
         };
         let said = ez_protocol::message::Hello {
             journal_id: journal.to_owned(),
+            cluster: cluster.to_owned(),
             now_ms: self.app.clock.now().0,
             ..hello(&node, 1_000)
         };
@@ -117,6 +123,25 @@ async fn what_a_node_forgot_is_over_even_if_it_may_not_be_told_anything() {
     farm.work().await;
     assert_eq!(farm.action(backup.id).await.state, ActionState::Failed);
     farm.enrolled_again(ANOTHER_JOURNAL).await;
+    farm.to_adopt(id).await;
+}
+
+#[tokio::test]
+async fn a_greeting_that_cannot_be_right_hides_nothing_that_was_forgotten() {
+    let (db, _dir) = db::testing::sqlite().await;
+    let farm = Farm::open(db).await;
+    let id = farm.server().await.id;
+    let backup = farm.press(id, Verb::BackupCreate).await.unwrap();
+    farm.node_says(order_of(&backup), EventKind::StepStarted, Facts::default()).await;
+    farm.greets_anew_in("another cluster", ANOTHER_JOURNAL).await;
+    farm.work().await;
+    assert_eq!(
+        farm.action(backup.id).await.state,
+        ActionState::Running,
+        "it is out, and nothing is known yet"
+    );
+    farm.enrolled_again(ANOTHER_JOURNAL).await;
+    assert_eq!(farm.action(backup.id).await.state, ActionState::Failed);
     farm.to_adopt(id).await;
 }
 
