@@ -99,7 +99,7 @@ async fn a_bill_whose_line_does_not_come_along_is_invoiced_all_the_same() {
 #[tokio::test]
 async fn what_was_used_before_the_end_is_kept_and_what_reaches_beyond_it_goes_back() {
     let end = BOUGHT.plus(30 * DAY).as_secs();
-    let (moment, rest, beyond) = ((end - 9, end - 9), (end - 86_400, end), (end - 86_400, end + 1));
+    let (moment, rest, beyond) = ((end - 9, end - 9), (end - 86_400, end), (end - 86_400, end + 86_400));
     for (waiting, returned) in [([moment, rest], 0), ([moment, beyond], 1_012)] {
         each_database(async |db| {
             let (shop, served) = Shop::with_bill(db).await;
