@@ -99,6 +99,7 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
     let state = played.row.state;
     let detail = played.row.result.clone().unwrap_or_default();
     let mut picture = played.picture().await;
+    timed_alike(&mut picture, plain);
     let effects = played.effects();
     let undoing = case.call.step.is_some_and(|(k, _)| k < 0);
     let wrong = |text: &str| Err(format!("{text}; {state} {detail} {effects:?} {picture:?}"));
@@ -134,7 +135,6 @@ async fn judge(scene: &Scene, plain: &Plain, case: &Case, played: &mut Played) -
     }
     match state {
         OrderState::Succeeded => {
-            timed_alike(&mut picture, plain);
             if picture != plain.end {
                 return wrong(&format!("another end than {:#?}", plain.end));
             }
