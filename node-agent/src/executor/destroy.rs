@@ -73,6 +73,17 @@ async fn no_disk_is_left(cx: &Cx, row: Option<&StepRow>, upid: &Upid) -> Result<
     Err(fault::stuck(cx.id(), what, way_out))
 }
 
+/// The same for disks that an earlier order could not remove and got stuck by. That one is not resumed any more once this
+/// one was accepted, and this one finds no VM: it would end well with the disk still there.
+async fn no_disk_is_left_of_before(cx: &Cx, row: Option<&StepRow>) -> Result<(), Trouble> {
+    for text in cx.journal().unsettled_destructions(cx.order().instance.uuid, cx.id()).await? {
+        if let Ok(upid) = text.parse::<Upid>() {
+            no_disk_is_left(cx, row, &upid).await?;
+        }
+    }
+    Ok(())
+}
+
 /// What it means that nothing is left of our VM but the lock of its destruction: `None`, to an undo that had nothing to
 /// destroy. No token may touch what is left, and a second destruction ends at the lock.
 pub(super) async fn half_done(cx: &Cx) -> Result<Option<GuestConfig>, Trouble> {
@@ -144,6 +155,7 @@ impl Step for Destroy {
                 Some((upid, _)) => no_disk_is_left(cx, row, &upid).await?,
                 None => {}
             }
+            no_disk_is_left_of_before(cx, row).await?;
             Ok(Look::Done(json!({ "absent": true })))
         })
     }

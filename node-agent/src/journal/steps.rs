@@ -1,6 +1,6 @@
 //! The steps of an order: intent (F2), UPID (F3), result (F4).
 
-use ez_protocol::{ProvisioningOrderId, UnixMillis};
+use ez_protocol::{InstanceId, ProvisioningOrderId, UnixMillis};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{Journal, JournalError, orders::text_enum, outbox, parsed};
@@ -81,6 +81,33 @@ impl Journal {
     /// If they cannot be read.
     pub async fn steps(&self, id: ProvisioningOrderId) -> Result<Vec<StepRow>, JournalError> {
         list(self.readers(), id).await
+    }
+
+    /// Tasks by which other orders of an instance destroyed its VM and then got stuck, oldest first: less those that a
+    /// person gave up, and those whose rest a later order has seen to.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub async fn unsettled_destructions(
+        &self,
+        instance: InstanceId,
+        but: ProvisioningOrderId,
+    ) -> Result<Vec<String>, JournalError> {
+        let tasks: Vec<String> = sqlx::query_scalar(
+            "SELECT s.upid FROM steps s JOIN orders o ON o.order_id = s.order_id \
+             WHERE o.instance_uuid = $1 AND o.order_id <> $2 AND o.state = 'stuck' \
+             AND s.name = 'destroy' AND s.upid IS NOT NULL \
+             AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
+             AND r.state = 'done') \
+             AND NOT EXISTS (SELECT 1 FROM orders n JOIN steps d ON d.order_id = n.order_id \
+             WHERE n.instance_uuid = o.instance_uuid AND n.seq > o.seq AND d.name = 'destroy' AND d.state = 'done') \
+             ORDER BY o.seq",
+        )
+        .bind(instance.to_string())
+        .bind(but.to_string())
+        .fetch_all(self.readers())
+        .await?;
+        Ok(tasks)
     }
 
     /// F2: the intent of a step is durable; a repeated one counts an attempt and forgets the task of

@@ -95,6 +95,49 @@ async fn a_rebuild_makes_no_new_disk_beside_one_that_should_be_gone() {
     assert!(host.pve.guest(VMID).unwrap().running);
 }
 
+/// What the control plane orders by itself a day later finds no VM, and the disk is there all the same.
+#[tokio::test]
+async fn another_purge_does_not_end_well_while_the_disk_of_a_stuck_one_is_there() {
+    let host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.run(&purge()).await);
+    for n in [4, 5] {
+        names_the_disk(&host.carry_out(&order(n, n, Op::Purge(Empty {}))).await);
+        let row = host.books.journal.resource(instance(10)).await.unwrap();
+        assert_eq!(row.map(|row| row.phase), Some(Phase::Retired), "its number stays taken");
+    }
+    let row = freed(&host, &order(5, 5, Op::Purge(Empty {}))).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(host.count("destroy"), 1);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_purge_does_not_ask_for_the_disk_of_one_that_was_given_up() {
+    let host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.run(&purge()).await);
+    host.abandon(&purge()).await;
+    let row = host.carry_out(&order(4, 4, Op::Purge(Empty {}))).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+}
+
+#[tokio::test]
+async fn another_rebuild_asks_for_the_disk_of_a_stuck_one_and_later_orders_do_not() {
+    let host = served().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await);
+    let next = changed(3, 3, |spec| spec.build = 2);
+    names_the_disk(&host.carry_out(&next).await);
+    assert_eq!(host.count("clone_template"), 1, "that of its first day");
+    assert_eq!(freed(&host, &next).await.state, OrderState::Succeeded);
+    // Root has seen to the disk, whatever becomes of the VM.
+    host.carry_out(&order(4, 4, Op::Retire(Empty {}))).await;
+    host.pve.forget(VMID);
+    let row = host.carry_out(&order(5, 5, Op::Purge(Empty {}))).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+}
+
 #[tokio::test]
 async fn a_create_that_is_undone_and_leaves_its_disk_says_so() {
     let host = Host::new().await;

@@ -245,7 +245,17 @@ async fn way_out(scene: &Scene, plain: &Plain, played: &mut Played) -> Result<()
     }
     played.host.books.accept(&scene.again).await;
     with_repair(&played.host, &scene.again).await?;
-    let row = played.host.row(&scene.again).await;
+    let mut row = played.host.row(&scene.again).await;
+    let kept = played.host.pve.left_over();
+    if row.state == OrderState::Stuck && !kept.is_empty() {
+        // A disk that stayed is asked for by the newer order, too: root frees it, and that one goes on.
+        for volume in &kept {
+            played.host.pve.free(volume);
+        }
+        played.host.resume(&scene.again).await;
+        with_repair(&played.host, &scene.again).await?;
+        row = played.host.row(&scene.again).await;
+    }
     if row.state != OrderState::Succeeded {
         return Err(format!("the next try fails: {} {:?}", row.state, row.result));
     }

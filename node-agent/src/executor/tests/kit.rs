@@ -22,7 +22,7 @@ use crate::{
     executor::{Engine, FirstBoot, FirstBootError, Limits, Pace, Rules},
     journal::{
         OrderRow, Space,
-        requests::{NewRequest, RequestVerb, Taker},
+        requests::{NewRequest, RequestState, RequestVerb, Taken, Taker},
     },
     policy,
     pve::{CloneMode, Hypervisor, IMAGE_MARKER, Vmid, fake::FakeHypervisor},
@@ -198,12 +198,21 @@ impl Host {
 
     /// Root has helped, as the message said, and resumes a stuck order.
     pub(crate) async fn resume(&self, order: &ProvisioningOrder) {
-        let who = r#"{"name":"root"}"#.to_owned();
-        let (verb, order) = (RequestVerb::Resume, Some(order.order_id));
-        let request = NewRequest { verb, order, who, reason: String::new() };
-        self.books.journal.ask(request, NOW).await.unwrap();
-        let taken = self.books.journal.take_requests(Taker::Agent, NOW).await.unwrap();
+        let taken = self.asked(RequestVerb::Resume, order).await;
         assert!(taken.iter().all(|taken| taken.resumed.is_some()), "{taken:?}");
+    }
+
+    /// Root gives a stuck order up.
+    pub(crate) async fn abandon(&self, order: &ProvisioningOrder) {
+        let taken = self.asked(RequestVerb::Abandon, order).await;
+        assert!(taken.iter().all(|taken| taken.request.state == RequestState::Done), "{taken:?}");
+    }
+
+    async fn asked(&self, verb: RequestVerb, order: &ProvisioningOrder) -> Vec<Taken> {
+        let who = r#"{"name":"root"}"#.to_owned();
+        let request = NewRequest { verb, order: Some(order.order_id), who, reason: String::new() };
+        self.books.journal.ask(request, NOW).await.unwrap();
+        self.books.journal.take_requests(Taker::Agent, NOW).await.unwrap()
     }
 
     pub(crate) async fn row(&self, order: &ProvisioningOrder) -> OrderRow {
