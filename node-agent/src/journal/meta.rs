@@ -78,7 +78,7 @@ async fn begin_anew(conn: &mut SqliteConnection, random: [u8; 16]) -> Result<(),
     }
     sqlx::query(
         "UPDATE meta SET journal_id = $1, floor_seq = 0, high_seq = 0, ratchet = NULL, last_event_seq = 0, \
-         acked_event_seq = 0 WHERE id = 1",
+         acked_event_seq = 0, final_refusals = 0 WHERE id = 1",
     )
     .bind(uuid::Builder::from_random_bytes(random).into_uuid().to_string())
     .execute(conn)

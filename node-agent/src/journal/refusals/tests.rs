@@ -7,7 +7,7 @@ use ez_protocol::refusal::RefusalCode;
 use super::*;
 use crate::{
     entropy::{Entropy as _, SeededEntropy},
-    testing::{Books, NOW},
+    testing::{Books, NOW, node_id},
 };
 
 fn refusal(n: u64, is_final: bool, keep_until: UnixMillis) -> RefusalNote {
@@ -56,6 +56,33 @@ async fn the_final_ones_are_counted_right_and_none_is_forgotten_before_its_time(
         })
     });
     story.await.unwrap();
+}
+
+/// A counter of what is not there any more would leave a host that changes its node no room for refusals of its own.
+#[tokio::test]
+async fn a_host_that_becomes_another_node_counts_none_of_what_it_forgot() {
+    let books = Books::quick(None).await;
+    let journal = &books.journal;
+    journal.adopt_identity(node_id(), 3, [1; 16]).await.unwrap();
+    let counted = async || {
+        let both = journal.write(|conn| {
+            Box::pin(async move {
+                let all = sqlx::query("SELECT COUNT(*) FROM refused WHERE final = 1");
+                let real: i64 = all.fetch_one(&mut *conn).await?.try_get(0)?;
+                Ok((finals(conn).await?, real))
+            })
+        });
+        both.await.unwrap()
+    };
+    for n in 0..3 {
+        journal.note_refusal(refusal(n, true, NOW.plus(Duration::from_secs(60))), NOW).await.unwrap();
+    }
+    assert_eq!(counted().await, (3, 3));
+    let other = ez_protocol::NodeId::generate(NOW, [9; 10]);
+    journal.adopt_identity(other, 1, [2; 16]).await.unwrap();
+    assert_eq!(counted().await, (0, 0));
+    journal.note_refusal(refusal(7, true, NOW.plus(Duration::from_secs(60))), NOW).await.unwrap();
+    assert_eq!(counted().await, (1, 1));
 }
 
 /// A hostile sender chooses ids, contents and their number.
