@@ -153,13 +153,13 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut requests = tokio::time::interval(REQUESTS);
     requests.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut went = Ok(());
+    let mut went: anyhow::Result<ExitCode> = Ok(ExitCode::SUCCESS);
     loop {
         tokio::select! {
             ended = &mut taking_up, if !taken_up => {
                 taken_up = true;
-                went = ended.map_err(anyhow::Error::from).flatten();
-                if went.is_err() {
+                if let Err(error) = ended.map_err(anyhow::Error::from).flatten() {
+                    went = Err(error);
                     break;
                 }
             }
@@ -177,6 +177,8 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
             // Before Proxmox ever answered, another start would find nothing else.
             () = agent.other_certificate.notified(), if taken_up => {
                 tracing::warn!("Proxmox shows another certificate: starting anew, before which the unit looks whether it was renewed");
+                // Nobody asked for this end: whoever starts the agent with a unit of their own sees by it to start it again.
+                went = Ok(ExitCode::FAILURE);
                 break;
             }
             _ = terminate.recv() => break,
@@ -191,7 +193,7 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<ExitCode> {
     if let Some(works) = &agent.works {
         works.actors.abandon();
     }
-    went.map(|()| ExitCode::SUCCESS)
+    went
 }
 
 /// Begins to carry orders out and to build images, once this host's Proxmox VE is known to be one that it can work with.

@@ -32,7 +32,9 @@ pub async fn look(agent: &Agent, last: Option<&HostState>) -> HostState {
             host.cpu_permille = permille(status.cpu);
         }
         Err(error) => {
-            if error.is_other_certificate() {
+            // Before it ever answered, another start would find nothing else; and a bell that was rung then would be heard
+            // just when Proxmox has become right.
+            if error.is_other_certificate() && agent.pve_version.get().is_some() {
                 agent.other_certificate.notify_one();
             }
             warnings.push(warning("PVE_SILENT", format!("Proxmox VE does not say how it is: {error}")));
