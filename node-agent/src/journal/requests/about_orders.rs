@@ -82,8 +82,10 @@ async fn again(conn: &mut SqliteConnection, order: &OrderRow, step: &StepRow) ->
         Verb::Action => "DELETE FROM steps WHERE order_id = $1 AND k = $2",
         _ => {
             // One attempt is kept: from it an undo knows that something may have been made. What root was told is kept,
-            // too: a disk that was named to be freed is not named again.
-            "UPDATE steps SET state = 'intent', attempt = MIN(attempt, 1) WHERE order_id = $1 AND k = $2"
+            // too: a disk that was named to be freed is not named again. Tries without quorum were taken off the attempts that
+            // are forgotten here; taken off those to come, the step would be tried so often more.
+            "UPDATE steps SET state = 'intent', attempt = MIN(attempt, 1), \
+             intent_json = json_remove(intent_json, '$.without_quorum') WHERE order_id = $1 AND k = $2"
         }
     };
     sqlx::query(sql).bind(order.order_id.to_string()).bind(step.k).execute(conn).await?;

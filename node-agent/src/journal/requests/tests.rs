@@ -98,6 +98,23 @@ async fn what_stuck_while_it_was_taken_back_goes_on_being_taken_back() {
 }
 
 #[tokio::test]
+async fn tries_without_quorum_are_forgotten_together_with_the_attempts_they_were_taken_off() {
+    let books = Books::new().await;
+    let create = ensure(1, 1);
+    books.accept(&create).await;
+    stick(&books, &create).await;
+    let intent = "UPDATE steps SET attempt = 12, intent_json = '{\"template\":9000,\"without_quorum\":12}'";
+    books
+        .journal
+        .write(move |conn| Box::pin(async move { Ok(sqlx::query(intent).execute(conn).await.map(|_| ())?) }))
+        .await
+        .unwrap();
+    asked(&books, Taker::Agent, RequestVerb::Resume, Some(&create)).await;
+    let step = books.journal.steps(create.order_id).await.unwrap().remove(0);
+    assert_eq!((step.attempt, step.intent_json.as_str()), (1, "{\"template\":9000}"));
+}
+
+#[tokio::test]
 async fn only_a_stuck_order_that_nothing_overtook_is_resumed() {
     let books = Books::new().await;
     let create = ensure(1, 1);
