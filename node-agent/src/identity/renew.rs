@@ -14,16 +14,16 @@ use tokio::time::Instant;
 
 use super::{Identity, IdentityError, Pair, enrol::check_certificate, files, load_pair, spki};
 
-/// After an answer no other certificate is asked for this long, on whatever connection: a new one leads to a new connection,
-/// and where it seems to be due at once, that would never end.
+/// After a new one no other certificate is asked for this long, on whatever connection: it leads to a new connection, and
+/// where it seems to be due at once, that would never end. A request that came to nothing leads nowhere, and is repeated.
 const REST: Duration = Duration::from_secs(60 * 60);
 
-/// When the control plane last answered a request, over all connections.
+/// When the control plane last gave a certificate that was stored, over all connections.
 #[derive(Debug, Default)]
 pub struct Answered(Mutex<Option<Instant>>);
 
 impl Answered {
-    /// It has answered.
+    /// One was stored.
     pub fn note(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }

@@ -165,9 +165,9 @@ pub(super) async fn read(
             }
             Some(FrameType::CertIssued) => {
                 let issued = CertIssued::decode(body)?;
-                agent.renewed.note();
                 let made = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if certificate(&agent, made, &issued) {
+                    agent.renewed.note();
                     let _ = ending.send(Some(Ending::Renewed));
                     return Ok(());
                 }

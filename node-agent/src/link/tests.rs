@@ -440,6 +440,20 @@ async fn a_due_certificate_is_renewed_with_a_new_key_and_used_before_the_old_one
 }
 
 #[tokio::test]
+async fn a_renewal_that_came_to_nothing_is_asked_for_again_before_an_hour_is_over() {
+    let story = story().await;
+    let mut first = welcome(&story, 1, 0).await;
+    first.control.until(FrameType::CertRenew).await;
+    let issued = CertIssued { certificate_pem: String::new(), refused: "not now".to_owned() };
+    first.control.say(Frame::new(FrameType::CertIssued, &issued)).await;
+    // Once this is answered the refusal has been read.
+    first.control.say(Frame::new(FrameType::Ping, &Ping { nonce: 9, now_ms: NOW.0 })).await;
+    first.control.until(FrameType::Pong).await;
+    assert!(story.agent.renewed.is_over());
+    story.stop.cancel();
+}
+
+#[tokio::test]
 async fn an_unknown_stream_is_refused_and_the_connection_lives() {
     let story = story().await;
     let welcomed = welcome(&story, 1, 0).await;
