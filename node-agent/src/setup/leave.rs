@@ -85,14 +85,23 @@ pub(super) fn plan(
 ) -> Result<Vec<Change>, SetupError> {
     let policys = wanted.policy.as_ref().map(|p| p.vmids.clone());
     let vmids = policys.or(wanted.vmids.clone()).unwrap_or(100..=u32::MAX);
-    let pooled = world.pools.get(&wanted.pool).cloned().unwrap_or_default();
-    let servers: Vec<String> =
-        pooled.iter().filter(|id| vmids.contains(id)).map(ToString::to_string).collect();
+    // Without a policy the name of the pool is a guess: a server counts wherever it is.
+    let is_theirs = |pool: &String| match &wanted.policy {
+        Some(_) => *pool == wanted.pool,
+        None => *pool != wanted.template_pool,
+    };
+    let pooled = world.pools.iter().filter(|(pool, _)| is_theirs(pool));
+    let servers: Vec<String> = pooled
+        .flat_map(|(pool, members)| members.iter().map(move |id| (pool, id)))
+        .filter(|(_, id)| vmids.contains(*id) && !world.templates.contains_key(*id))
+        .map(|(pool, id)| format!("{id} (pool {pool})"))
+        .collect();
     if !servers.is_empty() && !keep_servers {
+        let unknown = "; no policy says which servers are this node's, so --vmids FIRST-LAST does";
         return Err(SetupError::Refused(format!(
-            "servers {} of this node are still in pool {}; retire and purge them first, or leave with --keep-servers",
+            "servers of this node are still there: {}; retire and purge them first, or leave with --keep-servers{}",
             servers.join(", "),
-            wanted.pool
+            if wanted.policy.is_none() { unknown } else { "" }
         )));
     }
     let mut changes = Vec::new();

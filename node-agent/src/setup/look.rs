@@ -114,7 +114,8 @@ pub(super) async fn look(admin: &dyn AdminApi, wanted: &Wanted) -> Result<World,
     for row in rows(get(admin, "/pools", &[]).await?) {
         let id = text(&row, "poolid");
         let mut members = BTreeSet::new();
-        if [&wanted.pool, &wanted.template_pool].contains(&&id) {
+        // Who leaves without a policy does not know the pool of the servers.
+        if wanted.policy.is_none() || [&wanted.pool, &wanted.template_pool].contains(&&id) {
             let pool = get(admin, "/pools", &[("poolid", id.clone())]).await?;
             let list =
                 rows(pool).into_iter().flat_map(|row| rows(row.get("members").cloned().unwrap_or_default()));

@@ -394,6 +394,27 @@ async fn a_host_whose_storage_and_bridge_are_gone_can_be_left() {
     assert!(leave::plan(&wanted, &world, false).unwrap_err().to_string().contains("100005"));
 }
 
+/// Which pool it was only the policy said.
+#[tokio::test]
+async fn without_a_policy_servers_are_found_in_whatever_pool_they_are() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    host.run(&admin).await;
+    std::fs::write(host.file("policy.toml"), "pool = \"customers\"\nvmid_first = ").unwrap();
+    admin.state().pools.insert("customers".into(), [300, 9000, 100_005].into());
+    let said = |args: &mut SetupArgs| {
+        (args.vmids, args.without_policy) = (Some("9000-109999".into()), true);
+    };
+    let wanted = host.wanted(said).unwrap();
+    let world = look::look(&admin, &wanted).await.unwrap();
+    let refusal = leave::plan(&wanted, &world, false).unwrap_err().to_string();
+    assert!(refusal.contains("still there: 100005 (pool customers); "), "{refusal}");
+    let changes = leave::plan(&wanted, &world, true).unwrap();
+    assert!(!changes.iter().any(|c| c.to_string().contains("remove storage")), "{changes:?}");
+    admin.state().pools.get_mut("customers").unwrap().remove(&100_005);
+    let world = look::look(&admin, &wanted).await.unwrap();
+    leave::plan(&wanted, &world, false).unwrap();
+}
+
 #[tokio::test]
 async fn a_renewed_certificate_changes_one_line_of_the_configuration() {
     let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
