@@ -75,6 +75,9 @@ pub(super) fn token_id(path: &Path) -> Result<Option<String>, SetupError> {
     }
 }
 
+/// Ends the line of a fingerprint that nobody gave: it may be followed when the host's certificate is renewed.
+pub(super) const OF_HOST: &str = " # the host's own file";
+
 /// A whole `setup.toml`: what setup was told and found, less what the owner says in `agent.toml`.
 pub(super) fn setup_toml(wanted: &Wanted, world: &World) -> String {
     let path = |path: &Path| path.display().to_string();
@@ -95,7 +98,9 @@ pub(super) fn setup_toml(wanted: &Wanted, world: &World) -> String {
                     # for instance. Settings of your own belong into agent.toml, which wins and which nothing rewrites.\n\n"
         .to_owned();
     for (key, value) in keys.into_iter().filter(|(key, _)| !wanted.owners.contains(*key)) {
-        text.push_str(&format!("{key} = {}\n", toml::Value::String(value)));
+        let followed = key == "pve_fingerprint" && wanted.fingerprint_of_host;
+        let mark = if followed { OF_HOST } else { "" };
+        text.push_str(&format!("{key} = {}{mark}\n", toml::Value::String(value)));
     }
     text
 }

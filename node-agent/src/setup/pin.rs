@@ -27,9 +27,12 @@ pub fn follow(config_file: &Path, shown: Option<Fingerprint>) -> Result<Option<F
     let Some(shown) = shown else { return Ok(None) };
     let file = config::setup_file(config_file);
     let Some(text) = read_if_there(&file)? else { return Ok(None) };
-    // Without the line the owner says it in agent.toml, and then it is the owner's to follow.
+    // Without the line the owner says it in agent.toml, and without the mark somebody gave it to setup: then it is theirs to
+    // follow. What was given may be the certificate of something that stands before Proxmox.
     let line = |line: &str| match line.split_once('=') {
-        Some((key, _)) if key.trim() == KEY => format!("{KEY} = \"{shown}\"\n"),
+        Some((key, value)) if key.trim() == KEY && value.ends_with(files::OF_HOST) => {
+            format!("{KEY} = \"{shown}\"{}\n", files::OF_HOST)
+        }
         _ => format!("{line}\n"),
     };
     let followed: String = text.lines().map(line).collect();

@@ -328,6 +328,15 @@ async fn a_renewed_certificate_is_followed_without_setup() {
     let shows = |byte: &str| Some([byte; 32].join(":").parse().unwrap());
     assert_eq!(pin::follow(&config, shows("CD")).unwrap(), None, "nothing was set up");
     host.run(&admin).await;
+    assert_eq!(pin::follow(&config, shows("CD")).unwrap(), None, "setup was told which one to accept");
+    let mut wanted = host.wanted(|_| {}).unwrap();
+    wanted.fingerprint_of_host = true;
+    let world = look::look(&admin, &wanted).await.unwrap();
+    for change in plan(&wanted, &world).unwrap().changes {
+        change.apply(&admin).await.unwrap();
+    }
+    let known = crate::config::load(Some(&config), &|_| None).unwrap();
+    assert_eq!(known.pve_fingerprint, Some(["AB"; 32].join(":")));
     let before = std::fs::read_to_string(host.file("setup.toml")).unwrap();
     for unchanged in [None, shows("AB")] {
         assert_eq!(pin::follow(&config, unchanged).unwrap(), None);

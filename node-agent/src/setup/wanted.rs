@@ -101,6 +101,8 @@ pub struct Wanted {
     pub pve_url: String,
     /// Fingerprint as given, if so.
     pub fingerprint: Option<Fingerprint>,
+    /// Whether nobody gave it, and it is that of this host's own certificate file.
+    pub fingerprint_of_host: bool,
     /// Node as given, if so.
     pub node: Option<String>,
     /// The agent's token.
@@ -229,11 +231,12 @@ impl Wanted {
         }
         // What setup found earlier comes last: a certificate is renewed, and then this host shows another.
         let pinned = |text: String| text.parse().map_err(|e| refuse(format!("pve_fingerprint: {e}")));
-        let fingerprint = match args.pve_fingerprint.clone().or_else(|| owners_word("pve_fingerprint")) {
-            Some(text) => Some(pinned(text)?),
+        let said = args.pve_fingerprint.clone().or_else(|| owners_word("pve_fingerprint"));
+        let (fingerprint, fingerprint_of_host) = match said {
+            Some(text) => (Some(pinned(text)?), false),
             None => match host_fingerprint() {
-                Some(shown) => Some(shown),
-                None => given("pve_fingerprint").map(pinned).transpose()?,
+                Some(shown) => (Some(shown), true),
+                None => (given("pve_fingerprint").map(pinned).transpose()?, false),
             },
         };
         let node = args.pve_node.clone().or_else(|| given("pve_node")).or_else(host_node);
@@ -301,6 +304,7 @@ impl Wanted {
             setup_file,
             setup_text,
             fingerprint,
+            fingerprint_of_host,
             node,
             state_dir,
             policy_file,
