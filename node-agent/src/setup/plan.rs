@@ -1,6 +1,6 @@
 //! From what is wanted and what is there to the changes between: pure, and empty the second time.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use super::{
     Change, PVE_USER, SetupError, Wanted, files,
@@ -32,13 +32,13 @@ fn refuse<T>(text: String) -> Result<T, SetupError> {
 /// [`SetupError::Refused`] when something is there that setup does not understand.
 pub fn plan(wanted: &Wanted, world: &World) -> Result<Plan, SetupError> {
     let wanted = complete(wanted, world)?;
-    within_the_sandbox(&wanted)?;
     let mut plan = Plan::default();
+    within_the_sandbox(&wanted, &mut plan)?;
     pools(&wanted, world, &mut plan);
     access(&wanted, world, &mut plan)?;
     snippets(&wanted, world, &mut plan)?;
     builds(&wanted, world)?;
-    named(&wanted, world)?;
+    named(&wanted, world, &mut plan)?;
     templates(&wanted, world, &mut plan);
     own_files(&wanted, world, &mut plan)?;
     match world.firewall_on {
@@ -57,15 +57,28 @@ pub fn plan(wanted: &Wanted, world: &World) -> Result<Plan, SetupError> {
 const STATE_DIR: &str = "/var/lib/ez-node-agent";
 
 /// A directory elsewhere could be made and granted, and then the agent could write nothing there, or not even be started.
-fn within_the_sandbox(wanted: &Wanted) -> Result<(), SetupError> {
-    let elsewhere =
-        wanted.state_dir != std::path::Path::new(STATE_DIR) || !wanted.snippet_dir.starts_with(STATE_DIR);
-    if wanted.by_unit && elsewhere {
-        return refuse(format!(
-            "the unit of the package lets the agent write below {STATE_DIR} alone, so neither its state nor its snippets can \
-             lie elsewhere; to have them on another disk, mount that disk there"
-        ));
+/// Where one lies there already its owner has found a way: that host must not lose setup by it.
+fn within_the_sandbox(wanted: &Wanted, plan: &mut Plan) -> Result<(), SetupError> {
+    let here = Path::new(STATE_DIR);
+    let before = toml::from_str::<toml::Table>(wanted.setup_text.as_deref().unwrap_or_default()).ok();
+    let as_before = |key: &str, dir: &Path| match before.as_ref().and_then(|table| table.get(key)) {
+        Some(said) => said.as_str().map(Path::new) == Some(dir),
+        None => wanted.setup_text.is_some() && wanted.owners.contains(key),
+    };
+    let (state, snippets) = (wanted.state_dir == here, wanted.snippet_dir.starts_with(here));
+    if !wanted.by_unit || (state && snippets) {
+        return Ok(());
     }
+    let known = (state || as_before("state_dir", &wanted.state_dir))
+        && (snippets || as_before("snippet_dir", &wanted.snippet_dir));
+    let text = format!(
+        "the unit of the package lets the agent write below {STATE_DIR} alone, so neither its state nor its snippets can \
+         lie elsewhere; to have them on another disk, mount that disk there"
+    );
+    if !known {
+        return refuse(text);
+    }
+    plan.notes.push(text);
     Ok(())
 }
 
@@ -223,27 +236,42 @@ fn builds(wanted: &Wanted, world: &World) -> Result<(), SetupError> {
 }
 
 /// Proxmox takes grants on storages that do not exist, and a backup or a medium that fails later says it to the wrong person.
-fn named(wanted: &Wanted, world: &World) -> Result<(), SetupError> {
+/// What a policy has named before is only said: its owner may have taken that storage away for a while.
+fn named(wanted: &Wanted, world: &World, plan: &mut Plan) -> Result<(), SetupError> {
     for (key, id, content) in
         [("backups.storage", &wanted.backup_storage, "backup"), ("media.storage", &wanted.iso_storage, "iso")]
     {
-        let Some(id) = id else { continue };
-        match world.storages.get(id) {
-            None => {
-                let there: Vec<&str> = world.storages.keys().map(String::as_str).collect();
-                return refuse(format!("{key}: there is no storage {id}; there are: {}", there.join(", ")));
-            }
-            Some(entry) if !entry.content.contains(content) => {
-                let all: Vec<&str> = entry.content.iter().map(String::as_str).chain([content]).collect();
-                return refuse(format!(
-                    "{key}: storage {id} does not hold content {content}; allow it with `pvesm set {id} --content {}`",
-                    all.join(",")
-                ));
-            }
-            Some(_) => {}
+        let Some(unfit) = id.as_ref().and_then(|id| unfit(world, id, content)) else { continue };
+        let text = format!("{key}: {unfit}");
+        if wanted.policy.is_none() {
+            return refuse(text);
         }
+        plan.notes.push(text);
     }
     Ok(())
+}
+
+/// Why this node cannot keep such content on a storage, if it cannot.
+fn unfit(world: &World, id: &str, content: &str) -> Option<String> {
+    let all = |there: &BTreeSet<String>, one: &str| {
+        there.iter().map(String::as_str).chain([one]).collect::<Vec<_>>().join(",")
+    };
+    match world.storages.get(id) {
+        None => {
+            let there: Vec<&str> = world.storages.keys().map(String::as_str).collect();
+            Some(format!("there is no storage {id}; there are: {}", there.join(", ")))
+        }
+        Some(entry) if !entry.content.contains(content) => Some(format!(
+            "storage {id} does not hold content {content}; allow it with `pvesm set {id} --content {}`",
+            all(&entry.content, content)
+        )),
+        Some(entry) if !entry.nodes.is_empty() && !entry.nodes.contains(&world.node) => Some(format!(
+            "storage {id} is kept from node {node}; if it can be reached from there, `pvesm set {id} --nodes {}`",
+            all(&entry.nodes, &world.node),
+            node = world.node
+        )),
+        Some(_) => None,
+    }
 }
 
 fn templates(wanted: &Wanted, world: &World, plan: &mut Plan) {

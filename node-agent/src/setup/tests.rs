@@ -316,6 +316,14 @@ async fn what_the_packages_unit_could_not_write_to_is_refused() {
     wanted.by_unit = true;
     let refusal = plan(&wanted, &world).unwrap_err().to_string();
     assert!(refusal.contains("mount that disk there"), "{refusal}");
+    // A host that was set up so before lives with it.
+    let said = format!("state_dir = {:?}\nsnippet_dir = {:?}\n", wanted.state_dir, wanted.snippet_dir);
+    wanted.setup_text = Some(said);
+    let notes = plan(&wanted, &world).unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("mount that disk there")), "{notes:?}");
+    wanted.state_dir = host.file("another");
+    let refusal = plan(&wanted, &world).unwrap_err().to_string();
+    assert!(refusal.contains("mount that disk there"), "{refusal}");
     wanted.state_dir = "/var/lib/ez-node-agent".into();
     wanted.snippet_dir = "/var/lib/ez-node-agent/ci/snippets".into();
     plan(&wanted, &world).unwrap();
@@ -376,7 +384,22 @@ async fn a_storage_for_backups_or_media_that_cannot_hold_them_is_refused_before_
     let refusal = host.plan(&admin, backups("local")).await.unwrap_err().to_string();
     assert!(refusal.contains("pvesm set local --content iso,vztmpl,backup"), "{refusal}");
     host.plan(&admin, |args| args.iso_storage = Some("local".into())).await.unwrap();
+    let far = json!({"storage": "far", "type": "nfs", "content": "backup", "nodes": "n2,n3"});
+    admin.state().storages.insert("far".into(), far);
+    let refusal = host.plan(&admin, backups("far")).await.unwrap_err().to_string();
+    assert!(refusal.contains("pvesm set far --nodes n2,n3,n1"), "{refusal}");
     assert_eq!(admin.state().writes, 0);
+}
+
+#[tokio::test]
+async fn a_storage_that_a_policy_named_before_and_that_is_gone_now_is_only_said() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    host.run(&admin).await;
+    let policy = std::fs::read_to_string(host.file("policy.toml")).unwrap();
+    let policy = policy.replace("[backups]\nstorage = \"\"", "[backups]\nstorage = \"nas\"");
+    std::fs::write(host.file("policy.toml"), policy).unwrap();
+    let plan = host.plan(&admin, |_| {}).await.unwrap();
+    assert!(plan.notes.iter().any(|note| note.contains("there is no storage nas")), "{:?}", plan.notes);
 }
 
 #[tokio::test]
