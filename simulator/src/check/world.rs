@@ -45,6 +45,8 @@ pub struct World {
     pub surplus: Vec<Surplus>,
     /// Servers whose size a person has been asked about.
     pub asked_about: Vec<String>,
+    /// Orders of whose subscription a person was told that it is not for one server.
+    pub told_not_one: Vec<String>,
     /// Bills for traffic.
     pub traffic: Vec<TrafficBill>,
     /// Stripe's invoice items that name server and month.

@@ -103,7 +103,8 @@ fn given_back(world: &World, payment: &StripeOrder, surplus: &Surplus) -> Option
 }
 
 /// The mirror has the price that Stripe has, and the server the plan that this price is of: what is paid is what is served. A
-/// server that a person was asked about is that person's business, and so is a subscription that is not for one server.
+/// server that a person was asked about is that person's business, and so is a subscription that is not for one server, once
+/// somebody was told of it.
 fn same_price(world: &World, payment: &StripeOrder, mirror: &MirrorSubscription) -> Option<Violation> {
     if !world.settled(mirror.updated_at) {
         return None;
@@ -114,12 +115,18 @@ fn same_price(world: &World, payment: &StripeOrder, mirror: &MirrorSubscription)
         return Some(found("I6", subject, detail));
     }
     let paid = matches!(payment.status.as_deref(), Some("active" | "trialing")) && !payment.pending;
-    let plan = payment.plan.as_ref().filter(|_| paid && !payment.not_one_server)?;
+    let plan = payment.plan.as_ref().filter(|_| paid)?;
     let instance = world.instances.iter().find(|instance| instance.order == payment.order)?;
-    let served = matches!(instance.state.as_str(), "running" | "stopped");
+    if !matches!(instance.state.as_str(), "running" | "stopped") || !world.settled(instance.updated_at) {
+        return None;
+    }
+    if payment.not_one_server {
+        let told = world.told_not_one.contains(&payment.order);
+        let detail = "the subscription is not for one server, and nobody was told";
+        return (!told).then(|| found("I6", subject, detail));
+    }
     let asked = world.asked_about.contains(&instance.id);
-    let differs = served && !asked && instance.plan != *plan && world.settled(instance.updated_at);
-    differs
+    (!asked && instance.plan != *plan)
         .then(|| found("I6", subject, format!("plan {plan} is paid for, the server has {}", instance.plan)))
 }
 

@@ -356,7 +356,12 @@ fn i6_sees_a_mirror_and_refunds_that_differ_from_stripe() {
         w.stripe[0].plan = Some("m".into());
         w.stripe[0].not_one_server = true;
     };
-    assert!(plant(not_one).is_empty(), "a person is asked");
+    assert_eq!(plant(not_one), ["I6"]);
+    let told = |w: &mut World| {
+        not_one(w);
+        w.told_not_one.push("order-1".into());
+    };
+    assert!(plant(told).is_empty(), "a person is asked");
     let asked = |w: &mut World| {
         w.stripe[0].plan = Some("m".into());
         w.asked_about.push(instance());
