@@ -1,4 +1,4 @@
-//! The two databases end up with the same schema: tables, columns, what may be NULL, what is unique.
+//! The two databases end up with the same schema: tables and views, columns, what may be NULL, what is unique.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ async fn schema(db: &Db) -> BTreeSet<String> {
         Backend::Sqlite => (
             "SELECT m.name || '.' || c.name || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN '' ELSE ' null' END
              FROM sqlite_master m JOIN pragma_table_info(m.name) c
-             WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' AND m.name NOT LIKE '_sqlx%'",
+             WHERE m.type IN ('table', 'view') AND m.name NOT LIKE 'sqlite_%' AND m.name NOT LIKE '_sqlx%'",
             "SELECT m.name || ' unique ' || (SELECT group_concat(i.name, ', ') FROM
                  (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno) i)
              FROM sqlite_master m JOIN pragma_index_list(m.name) l

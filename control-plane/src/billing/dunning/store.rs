@@ -185,20 +185,6 @@ pub(super) async fn drafts(
     .await?)
 }
 
-/// When an invoice `i` of a subscription `s` is owed: it was tried to collect it; or nobody tries, since its customer is to send
-/// the money, and Stripe's own word for the subscription says that it is late. Of bills beside the subscription that word
-/// says nothing.
-macro_rules! is_owed {
-    () => {
-        "i.status IN ('open', 'uncollectible') AND i.due_minor > 0
-         AND (i.tries > 0
-              OR (COALESCE(i.reason, '') <> 'manual' AND i.traffic_alone = 0
-                  AND (s.status IN ('past_due', 'unpaid')
-                       OR (s.status = 'canceled' AND s.end_reason = 'payment_failed'))))"
-    };
-}
-pub(in crate::billing) use is_owed;
-
 /// The oldest invoice that is owed, those that were tried to collect first: another one may be tried within the hour. One that was
 /// written off is no beginning of another debt. A bill beside the subscription is none either: Stripe goes on renewing, and
 /// what is paid for is served.
@@ -210,20 +196,19 @@ async fn unpaid(
     subscription: &str,
     status: Status,
 ) -> Result<Option<Unpaid>, DbError> {
-    let rows = sqlx::query(concat!(
-        "SELECT i.stripe_id, COALESCE(i.due_at, i.issued_at) AS due_at,
-                CASE WHEN i.status = 'open' AND i.reason = 'subscription_cycle' THEN 1 ELSE 0 END AS renewal
-         FROM billing_invoices i JOIN billing_subscriptions s ON s.stripe_id = i.subscription_id
-         WHERE i.subscription_id = $1 AND COALESCE(i.reason, '') <> 'manual' AND i.traffic_alone = 0 AND ",
-        is_owed!(),
-        " ORDER BY CASE WHEN i.status = 'open' THEN 0 ELSE 1 END, CASE WHEN i.tries > 0 THEN 0 ELSE 1 END,
-                   COALESCE(i.due_at, i.issued_at), i.stripe_id",
-    ))
+    let rows = sqlx::query(
+        "SELECT o.stripe_id, COALESCE(o.due_at, o.issued_at) AS due_at,
+                CASE WHEN o.status = 'open' AND o.reason = 'subscription_cycle' THEN 1 ELSE 0 END AS renewal
+         FROM billing_owed o
+         WHERE o.subscription_id = $1 AND COALESCE(o.reason, '') <> 'manual' AND o.traffic_alone = 0
+         ORDER BY CASE WHEN o.status = 'open' THEN 0 ELSE 1 END, CASE WHEN o.tries > 0 THEN 0 ELSE 1 END,
+                  COALESCE(o.due_at, o.issued_at), o.stripe_id",
+    )
     .bind(subscription)
     .fetch_all(connection)
     .await?;
     for row in &rows {
-        let row = Cols::of("billing_invoices", row);
+        let row = Cols::of("billing_owed", row);
         if status != Status::Active || row.flag("renewal")? {
             return Ok(Some(Unpaid { invoice: row.text("stripe_id")?, since: row.millis("due_at")? }));
         }

@@ -9,7 +9,7 @@ use super::{Dispute, Overview, Paying, Queued, Revenue};
 use crate::{
     billing::{
         documents::{self, Document},
-        dunning::{self, Card, store::is_owed},
+        dunning::{self, Card},
         revenue::{ended_since, monthly_now},
     },
     db::{Cols, DbError},
@@ -23,14 +23,12 @@ pub(super) async fn overview(
     account: AccountId,
 ) -> Result<Overview, DbError> {
     let standings = dunning::store::of_account(connection, account).await?;
-    let rows = sqlx::query(concat!(
+    let rows = sqlx::query(
         "SELECT s.order_id, s.instance_id, s.status, s.amount_minor, s.currency, s.months, s.period_end, s.cancel_at,
                 c.description, k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
-                (SELECT i.stripe_id FROM billing_invoices i
-                 WHERE i.subscription_id = s.stripe_id AND ",
-        is_owed!(),
-        "        ORDER BY CASE WHEN COALESCE(i.reason, '') = 'manual' OR i.traffic_alone = 1 THEN 1 ELSE 0 END,
-                          CASE WHEN i.tries > 0 THEN 0 ELSE 1 END, i.issued_at, i.stripe_id LIMIT 1) AS to_pay
+                (SELECT o.stripe_id FROM billing_owed o WHERE o.subscription_id = s.stripe_id
+                 ORDER BY CASE WHEN COALESCE(o.reason, '') = 'manual' OR o.traffic_alone = 1 THEN 1 ELSE 0 END,
+                          CASE WHEN o.tries > 0 THEN 0 ELSE 1 END, o.issued_at, o.stripe_id LIMIT 1) AS to_pay
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
          LEFT JOIN billing_customers u ON u.account_id = s.account_id
@@ -38,7 +36,7 @@ pub(super) async fn overview(
          WHERE s.account_id = $1
          ORDER BY CASE WHEN s.status IN ('canceled', 'incomplete_expired') THEN 1 ELSE 0 END, s.order_id DESC
          LIMIT 200",
-    ))
+    )
     .bind(account.to_string())
     .fetch_all(&mut *connection)
     .await?;
@@ -170,17 +168,14 @@ pub(super) async fn revenue(
     for (currency, minor) in monthly_now(connection).await? {
         all.entry(currency.clone()).or_insert_with(|| empty(&currency)).monthly_minor = minor;
     }
-    let rows = sqlx::query(concat!(
-        "SELECT i.currency, CAST(SUM(i.due_minor) AS BIGINT) AS owed_minor, COUNT(*) AS owed
-         FROM billing_invoices i LEFT JOIN billing_subscriptions s ON s.stripe_id = i.subscription_id
-         WHERE ",
-        is_owed!(),
-        " GROUP BY i.currency",
-    ))
+    let rows = sqlx::query(
+        "SELECT currency, CAST(SUM(due_minor) AS BIGINT) AS owed_minor, COUNT(*) AS owed
+         FROM billing_owed GROUP BY currency",
+    )
     .fetch_all(connection)
     .await?;
     for row in &rows {
-        let row = Cols::of("billing_invoices", row);
+        let row = Cols::of("billing_owed", row);
         let currency = row.text("currency")?;
         let revenue = all.entry(currency.clone()).or_insert_with(|| empty(&currency));
         revenue.owed_minor = row.int("owed_minor")?;

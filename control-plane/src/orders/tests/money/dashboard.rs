@@ -272,3 +272,30 @@ async fn a_customer_deleted_while_the_subscription_is_paused_brings_no_server_ba
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_written_off_untried_is_not_owed_although_stripe_calls_its_subscription_late() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.changed_at_stripe(&served, "customer.subscription.updated", |subscription| {
+            subscription["pause_collection"] = json!({"behavior": "mark_uncollectible", "resumes_at": null});
+        })
+        .await;
+        shop.settles(DAY).await;
+        shop.renews_uncollected(&served, "uncollectible").await;
+        shop.clock.advance(Duration::from_secs(1));
+        shop.changed_at_stripe(&served, "customer.subscription.updated", |subscription| {
+            subscription["status"] = json!("past_due");
+        })
+        .await;
+        shop.settles(20 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace), "nobody was asked for it");
+        let mut connection = shop.app.db.read().await.unwrap();
+        let overview = billing::overview(&mut connection, served.order.account).await.unwrap();
+        assert_eq!(overview.paying[0].pay_url, None);
+        let revenue = billing::revenue(&mut connection, shop.app.clock.now()).await.unwrap();
+        assert!(revenue.iter().all(|one| (one.owed, one.owed_minor) == (0, 0)), "{revenue:?}");
+    })
+    .await;
+}
