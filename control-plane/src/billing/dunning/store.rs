@@ -185,20 +185,23 @@ pub(super) async fn drafts(
     .await?)
 }
 
-/// The oldest invoice that is owed, those that were tried to collect first: another one may be tried within the hour. One that was
-/// written off is no beginning of another debt. A bill beside the subscription is none either: Stripe goes on renewing, and
-/// what is paid for is served.
-///
-/// Stripe's word for a subscription looks at its latest invoice alone. Where that says that all is well, an older renewal is
-/// owed all the same; a change of plan that waits for its payment is not, nor what was written off meanwhile.
-async fn unpaid(
-    connection: &mut AnyConnection,
-    subscription: &str,
-    status: Status,
-) -> Result<Option<Unpaid>, DbError> {
+/// What of a subscription is owed.
+struct Owed {
+    unpaid: Unpaid,
+    /// Whether it is a renewal that may be paid still.
+    renewal: bool,
+    /// Whether it is the invoice that Stripe's word for the subscription follows.
+    latest: bool,
+}
+
+/// What of a subscription is owed: what was tried to collect first, since another one may be tried within the hour. What was
+/// written off is no beginning of another debt, so it comes last. A bill beside the subscription is none either: Stripe goes
+/// on renewing, and what is paid for is served.
+async fn owed(connection: &mut AnyConnection, subscription: &str) -> Result<Vec<Owed>, DbError> {
     let rows = sqlx::query(
         "SELECT o.stripe_id, COALESCE(o.due_at, o.issued_at) AS due_at,
-                CASE WHEN o.status = 'open' AND o.reason = 'subscription_cycle' THEN 1 ELSE 0 END AS renewal
+                CASE WHEN o.status = 'open' AND o.reason = 'subscription_cycle' THEN 1 ELSE 0 END AS renewal,
+                CASE WHEN o.stripe_id = COALESCE(o.latest_invoice_id, '') THEN 1 ELSE 0 END AS latest
          FROM billing_owed o
          WHERE o.subscription_id = $1 AND COALESCE(o.reason, '') <> 'manual' AND o.traffic_alone = 0
          ORDER BY CASE WHEN o.status = 'open' THEN 0 ELSE 1 END, CASE WHEN o.tries > 0 THEN 0 ELSE 1 END,
@@ -207,21 +210,37 @@ async fn unpaid(
     .bind(subscription)
     .fetch_all(connection)
     .await?;
-    for row in &rows {
+    let read = |row: &AnyRow| {
         let row = Cols::of("billing_owed", row);
-        if status != Status::Active || row.flag("renewal")? {
-            return Ok(Some(Unpaid { invoice: row.text("stripe_id")?, since: row.millis("due_at")? }));
-        }
-    }
-    Ok(None)
+        Ok(Owed {
+            unpaid: Unpaid { invoice: row.text("stripe_id")?, since: row.millis("due_at")? },
+            renewal: row.flag("renewal")?,
+            latest: row.flag("latest")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
-/// The older renewal that a subscription owes by the copy, where Stripe's word for it is that all is well.
+/// What starts the clock of a subscription. Stripe's word for it looks at its latest invoice alone: where that says that all is
+/// well, a renewal before that one is owed all the same. The latest itself is not, whose payment may be under way for days, nor
+/// a change of plan that waits for its payment, nor what was written off meanwhile.
+async fn unpaid(
+    connection: &mut AnyConnection,
+    subscription: &str,
+    status: Status,
+) -> Result<Option<Unpaid>, DbError> {
+    let counts = |owed: &Owed| status != Status::Active || (owed.renewal && !owed.latest);
+    Ok(owed(connection, subscription).await?.into_iter().find(counts).map(|owed| owed.unpaid))
+}
+
+/// The renewal to read again that a subscription owes by the copy, where Stripe's word for it is that all is well. The copy may
+/// not know yet that another one followed it, so its latest is one too.
 pub(in crate::billing) async fn owed_before(
     connection: &mut AnyConnection,
     subscription: &str,
 ) -> Result<Option<String>, DbError> {
-    Ok(unpaid(connection, subscription, Status::Active).await?.map(|unpaid| unpaid.invoice))
+    let owed = owed(connection, subscription).await?.into_iter().find(|owed| owed.renewal);
+    Ok(owed.map(|owed| owed.unpaid.invoice))
 }
 
 /// Whether everything that was paid for an invoice went back.

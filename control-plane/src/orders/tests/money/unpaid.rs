@@ -322,6 +322,32 @@ async fn a_newer_month_that_is_paid_does_not_make_an_older_one_forgotten() {
     .await;
 }
 
+/// A direct debit, say: it was tried, its bank takes days, and Stripe leaves the subscription active meanwhile.
+#[tokio::test]
+async fn the_latest_renewal_starts_no_clock_while_stripe_says_that_all_is_well() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), false);
+        let payment = shop.stripe.intent_of(&invoice);
+        shop.stripe.change(&payment, |payment| payment["status"] = "processing".into());
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "active".into());
+        shop.deliver("invoice.updated", &invoice).await;
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        shop.lives(20 * DAY).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert_eq!(shop.wished(&served).await, Service::Active);
+        // What Stripe calls late then is.
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "past_due".into());
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await.1, Why::Unpaid);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_is_exempt_and_was_given_up_by_stripe_rings_for_as_long_as_it_runs_for_nothing() {
     db::testing::each_database(async |db| {
