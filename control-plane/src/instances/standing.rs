@@ -23,12 +23,12 @@ use super::{
 use crate::{
     app::App,
     audit,
-    billing::{self, BillingError, Stand, Standing, Why},
+    billing::{self, BillingError, STANDING_CHANGED, Stand, Standing, Why},
     db::DbError,
     dispatch::{IssueError, Keys},
     entropy::Entropy,
     instances::InstanceError,
-    jobs::{JobError, JobRun},
+    jobs::{self, JobError, JobRun},
 };
 
 /// Who suspends and resumes for money's sake.
@@ -77,6 +77,11 @@ async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
     if ends {
         billing::look_before_end(app, order).await?;
     }
+    obey(app, order, id, ends).await
+}
+
+/// Does what a standing says; `looked` if what it rests on was read again, without which nothing ends but by its unpaid clock.
+async fn obey(app: &App, order: OrderId, id: InstanceId, looked: bool) -> Result<(), FollowError> {
     let (at, entropy, keys) = (app.clock.now(), app.entropy.clone(), app.keys.clone());
     app.db
         .write(move |tx| {
@@ -84,7 +89,7 @@ async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
                 let Some(instance) = store::get_to_change(tx, id).await? else { return Ok(()) };
                 let Some(standing) = billing::standing_of(tx, order).await? else { return Ok(()) };
                 // It has come to that only now: the job that tells of it looks first.
-                if !ends && is_to_end(tx, &instance).await? {
+                if !looked && is_to_end(tx, &instance).await? {
                     return Ok(());
                 }
                 let desk = Desk { keys: &keys, entropy: entropy.as_ref(), at, actor: BILLING };
@@ -101,8 +106,14 @@ async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
 /// Whether a server is about to end although nobody has asked for that and its unpaid clock has not run out.
 async fn is_to_end(connection: &mut AnyConnection, instance: &Instance) -> Result<bool, DbError> {
     let standing = billing::standing_of(connection, instance.order).await?;
-    let over = standing.is_some_and(|standing| standing.stand == Stand::End && standing.why != Why::Unpaid);
-    Ok(over && instance.state.is_live() && store::ending_of(connection, instance.id).await?.is_none())
+    Ok(standing.is_some_and(|standing| rests_on_copy(&standing))
+        && instance.state.is_live()
+        && store::ending_of(connection, instance.id).await?.is_none())
+}
+
+/// Whether a standing ends a server by what the copy says, and not by the unpaid clock, which has looked before each of its steps.
+fn rests_on_copy(standing: &Standing) -> bool {
+    standing.stand == Stand::End && standing.why != Why::Unpaid
 }
 
 /// One sentence for whoever owns it.
@@ -203,25 +214,40 @@ async fn differs(connection: &mut AnyConnection, standing: &Standing) -> Result<
     })
 }
 
-/// Compares servers with their standings: a lost message costs time, never money.
+/// Compares servers with their standings: a lost message costs time, never money. What has to ask Stripe first is the job's,
+/// so that one that is silent holds up nothing here.
 pub(super) async fn sweep(app: &App) -> Result<(), DbError> {
     let now = app.clock.now();
-    let mut found: Vec<OrderId> = Vec::new();
+    let (mut found, mut to_ask) = (Vec::new(), Vec::new());
     {
         let mut connection = app.db.read().await?;
         for standing in billing::standings_to_follow(&mut connection, now.minus(COMPARED_FOR)).await? {
-            if differs(&mut connection, &standing).await? {
-                found.push(standing.order);
+            if !differs(&mut connection, &standing).await? {
+                continue;
+            }
+            // A job that is there keeps its time: it may wait for Stripe.
+            if !rests_on_copy(&standing) {
+                found.push((standing.order, standing.instance));
+            } else if !jobs::is_asked(&mut connection, STANDING_CHANGED, &standing.order.to_string()).await? {
+                to_ask.push(standing.order);
             }
         }
         for id in settings_store::held_back(&mut connection, BILLING).await? {
-            found.extend(served(&mut connection, id).await?);
+            found.extend(served(&mut connection, id).await?.map(|order| (order, id)));
         }
     }
-    for order in found {
-        if let Err(error) = follow(app, order).await {
+    for (order, id) in found {
+        if let Err(error) = obey(app, order, id, false).await {
             tracing::warn!(order.id = %order, %error, "a server does not follow its invoices yet; it is tried again");
         }
+    }
+    for order in to_ask {
+        let (key, payload) = (order.to_string(), json!({ "order_id": order }));
+        app.db
+            .write(move |tx| {
+                Box::pin(async move { jobs::enqueue(tx, STANDING_CHANGED, &key, &payload, now).await })
+            })
+            .await?;
     }
     Ok(())
 }

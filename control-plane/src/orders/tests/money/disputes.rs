@@ -257,6 +257,59 @@ async fn what_is_renewed_before_anything_was_done_about_a_refund_goes_on() {
 }
 
 #[tokio::test]
+async fn a_silent_stripe_holds_up_the_end_of_what_was_refunded_and_nothing_behind_it() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let late = shop.served(1).await;
+        let returned = [shop.built(2, 101).await, shop.built(3, 201).await];
+        let mut money = jobs::JobRegistry::default();
+        billing::register_jobs(&mut money);
+        shop.renewal_fails(&late).await;
+        shop.passes(2 * DAY).await;
+        for served in &returned {
+            let refund = shop.stripe.give_back(&shop.stripe.latest_invoice(&served.subscription), 900);
+            shop.deliver("refund.created", &refund).await;
+        }
+        // What is about money is done; what tells the servers of it is lost.
+        jobs::drain(&shop.app, &money).await.unwrap();
+        shop.passes(2 * DAY).await;
+        jobs::drain(&shop.app, &money).await.unwrap();
+        for served in &returned {
+            assert_eq!(shop.stands(served).await, (Stand::End, Why::Refunded));
+        }
+        assert_eq!(shop.stands(&late).await, (Stand::Suspend, Why::Unpaid));
+        let lost = [&late, &returned[0], &returned[1]].map(|served| served.order.id.to_string());
+        let taken = shop.app.db.write::<_, db::DbError, _>(move |tx| {
+            Box::pin(async move {
+                for key in &lost {
+                    jobs::cancel(tx, billing::STANDING_CHANGED, key).await?;
+                }
+                Ok(())
+            })
+        });
+        taken.await.unwrap();
+        {
+            let mut stripe = shop.stripe.state();
+            stripe.calls.clear();
+            stripe.failures = vec![(409, false); 100];
+        }
+        instances::sweep(&shop.app).await.unwrap();
+        assert_eq!(shop.stripe.state().calls.len(), 0, "the sweep asks nobody");
+        assert_eq!(shop.wished(&late).await, Service::Suspended);
+        assert!(shop.server(&returned[0].order).await.state.is_live());
+
+        shop.stripe.state().failures.clear();
+        for _ in 0..2 {
+            shop.settles(MINUTE).await;
+        }
+        for served in &returned {
+            assert_eq!(shop.node_was_told(served).await, "retire");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn money_that_went_back_before_it_was_counted_buys_nothing() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

@@ -340,6 +340,7 @@ async fn the_latest_renewal_starts_no_clock_while_stripe_says_that_all_is_well()
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
         assert_eq!(shop.wished(&served).await, Service::Active);
         // What Stripe calls late then is.
+        shop.clock.advance(Duration::from_secs(1));
         shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "past_due".into());
         shop.deliver("customer.subscription.updated", &served.subscription).await;
         shop.work().await;
