@@ -199,37 +199,6 @@ async fn a_deleted_server_stops_costing_keeps_its_disk_and_then_goes() {
 }
 
 #[tokio::test]
-async fn a_stripe_that_is_away_is_asked_about_one_server_and_not_about_each_whose_disk_is_to_go() {
-    let (db, _directory) = db::testing::sqlite().await;
-    let shop = Shop::open(db, 3).await;
-    for n in 1..=2_u8 {
-        let order = shop.provisioning(n).await;
-        shop.node_says(&order, u64::from(n) * 10, EventKind::Succeeded, "").await;
-        shop.work().await;
-        // Retired for money's sake: nobody wished it, so a payment is looked for before its disk goes.
-        let (instance, at) = (shop.server(&order).await, shop.app.clock.now());
-        let (entropy, keys) = (shop.app.entropy.clone(), shop.app.keys.clone());
-        let ended = shop.app.db.write::<_, instances::EndError, _>(move |tx| {
-            Box::pin(async move { instances::end(tx, &keys, at, entropy.as_ref(), instance, "system").await })
-        });
-        ended.await.unwrap();
-        shop.node_says(&order, u64::from(n) * 10 + 1, EventKind::Succeeded, "").await;
-        shop.work().await;
-        assert_eq!(shop.server(&order).await.state, InstanceState::Retired);
-    }
-    shop.passes(Duration::from_secs(72 * 3_600)).await;
-    {
-        let mut stripe = shop.stripe.state();
-        stripe.calls.clear();
-        stripe.failures = vec![(409, false); 100];
-    }
-    instances::sweep(&shop.app).await.unwrap();
-    let stripe = shop.stripe.state();
-    let asked: std::collections::BTreeSet<_> = stripe.calls.iter().map(|call| call.path.as_str()).collect();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-}
-
-#[tokio::test]
 async fn a_node_that_is_away_is_neither_sold_nor_waited_for() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

@@ -248,6 +248,40 @@ async fn what_stays_unpaid_is_purged_and_never_charged_again() {
 }
 
 #[tokio::test]
+async fn a_stripe_that_is_away_is_asked_about_one_server_and_not_about_each_whose_disk_is_to_go() {
+    let (db, _directory) = db::testing::sqlite().await;
+    let shop = Shop::open(db, 3).await;
+    let unpaid = [shop.built(1, 1).await, shop.built(2, 101).await];
+    let mut invoices = Vec::new();
+    for served in &unpaid {
+        invoices.push(format!("/invoices/{}", shop.renewal_fails(served).await));
+    }
+    // Off, told late, and retired by their unpaid clock: a payment is looked for before their disks go.
+    shop.settles(4 * DAY).await;
+    for (served, seq) in unpaid.iter().zip(201..) {
+        shop.node_does(served, seq, "stopped").await;
+    }
+    shop.settles(20 * DAY).await;
+    shop.settles(2 * DAY).await;
+    for (served, seq) in unpaid.iter().zip(301..) {
+        shop.node_does(served, seq, "stopped").await;
+        assert_eq!(shop.server(&served.order).await.state, InstanceState::Retired);
+    }
+    shop.passes(3 * DAY + MINUTE).await;
+    {
+        let mut stripe = shop.stripe.state();
+        stripe.calls.clear();
+        stripe.failures = vec![(409, false); 100];
+    }
+    instances::sweep(&shop.app).await.unwrap();
+    let asked = || invoices.iter().filter(|invoice| shop.stripe.count("GET", invoice) > 0).count();
+    assert_eq!(asked(), 1);
+    shop.stripe.state().failures.clear();
+    instances::sweep(&shop.app).await.unwrap();
+    assert_eq!(asked(), 2, "both were to go");
+}
+
+#[tokio::test]
 async fn stripe_giving_up_does_not_end_a_server_before_our_clock_does() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
