@@ -76,6 +76,17 @@ fn every_letter_renders() {
     }
 }
 
+/// A letter waits with the words of the version that wrote it.
+#[test]
+fn a_letter_that_was_written_before_an_update_renders_after_it() {
+    let templates = Templates::load().unwrap();
+    let mut sample = serde_json::to_value(billing::PaymentFailed::sample()).unwrap();
+    let now = templates.letter(billing::PaymentFailed::TEMPLATE, &sample).unwrap();
+    sample.as_object_mut().unwrap().remove("late").unwrap();
+    let before = templates.letter(billing::PaymentFailed::TEMPLATE, &sample).unwrap();
+    assert_eq!((before.subject, before.text, before.html), (now.subject, now.text, now.html));
+}
+
 #[test]
 fn every_folder_has_a_sample() {
     let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/email")).unwrap();
