@@ -102,7 +102,8 @@ async fn room(conn: &mut AnyConnection, now: UnixMillis) -> Result<Vec<(String, 
         .collect())
 }
 
-/// Something small that differs whenever the overview would; ages count in the browser.
+/// Something small that differs whenever the overview would; ages count in the browser, and how an alarm words what is so
+/// already is no news.
 pub(super) async fn mark(
     conn: &mut AnyConnection,
     now: UnixMillis,
@@ -119,7 +120,7 @@ pub(super) async fn mark(
         .await?
         .into_iter()
         .filter(|a| a.cleared_at.is_none())
-        .map(|a| (a.kind, a.subject, a.occurrences, a.detail))
+        .map(|a| (a.kind, a.subject, a.occurrences, a.severity))
         .collect();
     Ok((nodes, open, dispatch::waiting(conn).await?.0))
 }

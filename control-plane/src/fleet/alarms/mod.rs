@@ -40,11 +40,11 @@ pub async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Re
 /// # Errors
 /// Those of the database.
 pub async fn hold(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Result<bool, DbError> {
-    let Some(says) = store::open_detail(tx, alarm.kind, alarm.subject).await? else {
+    let Some((detail, severity)) = store::says(tx, alarm.kind, alarm.subject).await? else {
         store::raise(tx, at, alarm).await?;
         return Ok(true);
     };
-    if says != alarm.detail {
+    if detail != alarm.detail || severity != alarm.severity {
         store::restate(tx, alarm).await?;
     }
     Ok(false)
@@ -120,19 +120,22 @@ mod tests {
     #[tokio::test]
     async fn an_open_alarm_says_what_was_seen_last_and_rings_once() {
         db::testing::each_database(async |db| {
-            let seen = async |at: i64, detail: &'static str| {
-                let (severity, at) = (Severity::Warning, UnixMillis(at));
+            let seen = async |at: i64, severity: Severity, detail: &'static str| {
+                let at = UnixMillis(at);
                 let alarm = New { kind: "invoice_not_final", subject: "in_1", severity, node: None, detail };
                 db.write(move |tx| Box::pin(async move { hold(tx, at, alarm).await })).await.unwrap()
             };
-            assert!(seen(1, "The address is missing.").await);
-            for at in [2, 3] {
-                assert!(!seen(at, "The tax id is wrong.").await, "nobody is told again");
+            assert!(seen(1, Severity::Warning, "The address is missing.").await);
+            for (at, severity) in [(2, Severity::Warning), (3, Severity::Critical)] {
+                assert!(!seen(at, severity, "The tax id is wrong.").await, "nobody is told again");
             }
             let mut connection = db.read().await.unwrap();
             let told = list(&mut connection, 9).await.unwrap();
             assert_eq!(told.len(), 1);
-            assert_eq!(told[0].detail, "The tax id is wrong.");
+            assert_eq!(
+                (told[0].detail.as_str(), told[0].severity.as_str()),
+                ("The tax id is wrong.", "critical")
+            );
             assert_eq!((told[0].occurrences, told[0].raised_at), (1, UnixMillis(1)));
         })
         .await;

@@ -6,7 +6,7 @@ use sqlx::{AnyConnection, any::AnyRow};
 use super::New;
 use crate::{
     db::{Cols, DbError, opt_id},
-    fleet::model::Alarm,
+    fleet::model::{Alarm, Severity},
 };
 
 pub(super) async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>) -> Result<(), DbError> {
@@ -29,19 +29,22 @@ pub(super) async fn raise(tx: &mut AnyConnection, at: UnixMillis, alarm: New<'_>
     Ok(())
 }
 
-/// What an alarm says, if it is open.
-pub(super) async fn open_detail(
+/// What an alarm says and how urgent it is, if it is open.
+pub(super) async fn says(
     conn: &mut AnyConnection,
     kind: &str,
     subject: &str,
-) -> Result<Option<String>, DbError> {
-    let row =
-        sqlx::query("SELECT detail FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL")
-            .bind(kind.to_owned())
-            .bind(subject.to_owned())
-            .fetch_optional(conn)
-            .await?;
-    row.map(|row| Cols::of("alarms", &row).text("detail")).transpose()
+) -> Result<Option<(String, Severity)>, DbError> {
+    let row = sqlx::query(
+        "SELECT detail, severity FROM alarms WHERE kind = $1 AND subject = $2 AND cleared_at IS NULL",
+    )
+    .bind(kind.to_owned())
+    .bind(subject.to_owned())
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let row = Cols::of("alarms", &row);
+    Ok(Some((row.text("detail")?, row.get("severity")?)))
 }
 
 /// An open alarm says something else; when and how often it rang stays.

@@ -9,7 +9,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ez_protocol::{
     InstanceId, NodeId, UnixMillis,
@@ -197,7 +197,11 @@ fn kind_of(warning: &WarningView) -> String {
     if warning.code.starts_with("HOST_") { HOST_WARNING.to_owned() } else { warning.code.to_lowercase() }
 }
 
-/// Each warning of an agent is an alarm for as long as the agent repeats it.
+/// What an alarm says of all warnings of its kind together, in characters.
+const LONGEST_DETAIL: usize = 2_000;
+
+/// Each kind of warning of an agent is an alarm for as long as the agent repeats one of them. It says what all of them say,
+/// whatever order they come in: an alarm that names one of two would be restated with each.
 async fn raise_warnings(
     tx: &mut AnyConnection,
     at: UnixMillis,
@@ -205,18 +209,22 @@ async fn raise_warnings(
     row: &nodes::NodeRow,
     warnings: &[WarningView],
 ) -> Result<(), DbError> {
-    let now: BTreeSet<String> = warnings.iter().map(kind_of).collect();
+    let mut now: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for warning in warnings {
+        now.entry(kind_of(warning)).or_default().insert(&warning.text);
+    }
     let before: BTreeSet<String> = row.warnings.iter().map(kind_of).collect();
-    for gone in before.difference(&now) {
+    for gone in before.iter().filter(|kind| !now.contains_key(*kind)) {
         alarms::clear(tx, at, gone, &row.name).await?;
     }
-    for warning in warnings {
+    for (kind, texts) in &now {
+        let texts: Vec<&str> = texts.iter().copied().collect();
         let alarm = alarms::New {
-            kind: &kind_of(warning),
+            kind,
             subject: &row.name,
             severity: Severity::Warning,
             node: Some(node),
-            detail: &warning.text,
+            detail: &cut(&texts.join(" "), LONGEST_DETAIL),
         };
         alarms::hold(tx, at, alarm).await?;
     }

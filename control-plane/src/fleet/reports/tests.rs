@@ -66,6 +66,37 @@ async fn capacity_is_what_is_left_for_us_and_warnings_ring_while_they_last() {
 }
 
 #[tokio::test]
+async fn two_warnings_of_one_kind_are_one_alarm_that_says_both() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let (at, id) = (app.clock.now(), node.id);
+        let rings = async |missing: &[&str]| {
+            let warning = |name: &&str| Warning {
+                code: "STORAGE_MISSING".into(),
+                text: format!("Storage {name} is missing."),
+            };
+            let host = HostState { warnings: missing.iter().map(warning).collect(), ..host(10) };
+            app.db
+                .write(move |tx| Box::pin(async move { record_host(tx, at, id, &host).await }))
+                .await
+                .unwrap();
+            let all = read(&app, async |c| alarms::list(c, 9).await).await;
+            let open = all.into_iter().filter(|alarm| alarm.cleared_at.is_none());
+            open.map(|alarm| (alarm.detail, alarm.occurrences)).collect::<Vec<_>>()
+        };
+        let both = [("Storage a is missing. Storage b is missing.".to_owned(), 1)];
+        for missing in [["b", "a"], ["a", "b"]] {
+            assert_eq!(rings(&missing).await, both, "{missing:?}");
+        }
+        assert_eq!(rings(&["b"]).await, [("Storage b is missing.".to_owned(), 1)]);
+        assert!(rings(&[]).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_host_neither_raises_nor_ends_the_alarms_about_itself() {
     db::testing::each_database(async |db| {
         let (app, _clock) = services(db);
