@@ -113,7 +113,13 @@ pub(super) async fn take_refund(
     let state = RefundState::of(&refund);
     // What it gives back may have been paid for a period that is past: the one that runs is read before it is judged.
     if paid.is_some() && state == RefundState::Succeeded {
-        subscription::look_before_end(app, order).await?;
+        match subscription::look_before_end(app, order).await {
+            // The money went back, whatever else of the order cannot be read.
+            Err(error) if !error.is_retryable() && !matches!(error, BillingError::Db(_)) => {
+                tracing::error!(order.id = %order, %error, "what pays for a server cannot be read before its refund is booked");
+            }
+            other => other?,
+        }
     }
     let (now, config) = (app.clock.now(), app.config.clone());
     app.db

@@ -59,6 +59,7 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
     match follow(&app, order).await {
         Ok(()) => Ok(()),
         Err(FollowError::Db(error)) => Err(error.into()),
+        Err(FollowError::Billing(error)) => Err(error.into()),
         // Its node is away; the sweep comes by again.
         Err(FollowError::Act(ActError::Issue(
             IssueError::NodeNotServing | IssueError::TooMany { .. } | IssueError::Paced { .. },

@@ -472,7 +472,7 @@ pub(super) async fn look_again(app: &Services, order: OrderId) -> Result<(), Bil
     let Some(known) = known else { return Ok(()) };
     let unpaid = known.facts.unpaid.map(|unpaid| unpaid.invoice);
     if let Some(unpaid) = &unpaid {
-        sync::invoice(app, unpaid).await?;
+        read_invoice(app, unpaid).await?;
     }
     sync::subscription(app, &known.subscription).await?;
     newest_invoice(app, order, unpaid.as_deref()).await?;
@@ -494,8 +494,13 @@ async fn newest_invoice(app: &Services, order: OrderId, just_read: Option<&str>)
         }
         newest
     };
-    match sync::invoice(app, &newest).await {
-        // A draft that somebody has deleted pays for nothing.
+    read_invoice(app, &newest).await
+}
+
+/// Reads an invoice. What Stripe does not have any more, such as a draft that somebody has deleted, says nothing; what its
+/// subscription says is read all the same.
+async fn read_invoice(app: &Services, id: &str) -> Result<(), BillingError> {
+    match sync::invoice(app, id).await {
         Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => Ok(()),
         other => other.map(|_| ()),
     }

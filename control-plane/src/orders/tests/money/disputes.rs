@@ -310,6 +310,29 @@ async fn a_silent_stripe_holds_up_the_end_of_what_was_refunded_and_nothing_behin
 }
 
 #[tokio::test]
+async fn a_refund_is_booked_although_what_pays_for_its_server_cannot_be_read() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        // An answer that this version does not understand.
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = 7.into());
+        let refund = shop.stripe.give_back(&shop.stripe.latest_invoice(&served.subscription), 900);
+        shop.deliver("refund.created", &refund).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("refund-sent").await, 1);
+        assert_eq!(shop.stands(&served).await, (Stand::End, Why::Refunded));
+        assert_eq!(shop.given_up().await, 0);
+        // Whether its server is to end is a person's to look at: asking once more says the same.
+        let mut connection = shop.app.db.read().await.unwrap();
+        let dead = jobs::dead_letters(&mut connection).await.unwrap();
+        assert!(dead.iter().any(|job| job.kind == billing::STANDING_CHANGED), "{dead:?}");
+        drop(connection);
+        assert!(shop.server(&served.order).await.state.is_live());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn money_that_went_back_before_it_was_counted_buys_nothing() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

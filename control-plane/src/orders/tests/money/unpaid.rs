@@ -384,6 +384,30 @@ async fn the_latest_renewal_starts_no_clock_while_stripe_says_that_all_is_well()
 }
 
 #[tokio::test]
+async fn an_unpaid_invoice_that_stripe_does_not_have_keeps_nobody_from_reading_its_subscription() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let first = shop.stripe.latest_invoice(&served.subscription);
+        let invoice = shop.renewal_fails(&served).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        // The host ends it in Stripe's dashboard, and no news of that comes.
+        shop.stripe.state().objects.remove(&invoice);
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["latest_invoice"] = serde_json::json!(first);
+            subscription["status"] = serde_json::json!("canceled");
+            subscription["cancellation_details"] = serde_json::json!({"reason": "cancellation_requested"});
+        });
+        shop.passes(4 * DAY).await;
+        let mut money = jobs::JobRegistry::default();
+        billing::register_jobs(&mut money);
+        jobs::drain(&shop.app, &money).await.unwrap();
+        assert_eq!((shop.stands(&served).await, shop.given_up().await), ((Stand::End, Why::Ended), 0));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_exempt_and_was_given_up_by_stripe_rings_for_as_long_as_it_runs_for_nothing() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
