@@ -304,7 +304,7 @@ async fn take_dispute(
                     let stand = dunning::standing_of(tx, paid.order).await?.map(|standing| standing.stand);
                     let stand = stand.filter(|_| !surplus);
                     if dunning::store::is_checked(tx, &dispute.id).await? {
-                        alarms::clear(tx, now, dunning::WARNED, &dispute.id).await?;
+                        silence(tx, now, &dispute.id).await?;
                     } else {
                         ask_a_person(tx, now, &dispute, stand, surplus).await?;
                     }
@@ -314,6 +314,12 @@ async fn take_dispute(
         })
         .await?;
     Ok(())
+}
+
+/// Nobody need look at a dispute or a warning any more. Earlier versions rang for a warning as for a dispute.
+pub(super) async fn silence(tx: &mut AnyConnection, now: UnixMillis, id: &str) -> Result<(), DbError> {
+    alarms::clear(tx, now, dunning::WARNED, id).await?;
+    alarms::clear(tx, now, DISPUTED, id).await
 }
 
 /// A dispute that can be answered, or a warning of one, is an alarm for as long as there is something to do about it.
@@ -327,8 +333,11 @@ async fn ask_a_person(
     let (id, status) = (&dispute.id, dispute.status.as_deref());
     let warns = status == Some("early_warning");
     if !warns && !matches!(status, Some("needs_response" | "warning_needs_response")) {
-        alarms::clear(tx, now, dunning::WARNED, id).await?;
-        return alarms::clear(tx, now, DISPUTED, id).await;
+        return silence(tx, now, id).await;
+    }
+    if warns {
+        // What an earlier version rang for it.
+        alarms::clear(tx, now, DISPUTED, id).await?;
     }
     let why = dispute.reason.as_deref().unwrap_or("no reason given").replace('_', " ");
     let server = match stand {

@@ -7,8 +7,8 @@ use super::store;
 use crate::{
     app::Services,
     audit,
+    billing::back,
     db::{self, DbError},
-    fleet::alarms,
 };
 
 /// The alarm about a warning that nobody has looked at.
@@ -43,7 +43,7 @@ pub async fn check_warning(app: &Services, id: &str, actor: &str) -> Result<(), 
                 if !store::check_warning(tx, now, &id, &actor).await? {
                     return Ok(());
                 }
-                alarms::clear(tx, now, WARNED, &id).await?;
+                back::silence(tx, now, &id).await?;
                 let entry = audit::Entry {
                     actor,
                     action: "billing.warning_checked".to_owned(),

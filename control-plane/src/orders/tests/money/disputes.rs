@@ -13,6 +13,25 @@ impl Shop {
         });
         self.stripe.state().objects.insert("issfr_1".into(), warning);
     }
+
+    /// An earlier version rang for a warning as for a dispute.
+    async fn rang_before(&self) {
+        let at = self.app.clock.now();
+        let rung = self.app.db.write(move |tx| {
+            Box::pin(async move {
+                let (kind, severity) = ("payment_disputed", fleet::Severity::Critical);
+                let alarm = fleet::alarms::New {
+                    kind,
+                    subject: "issfr_1",
+                    severity,
+                    node: None,
+                    detail: "Answer it.",
+                };
+                fleet::alarms::raise(tx, at, alarm).await
+            })
+        });
+        rung.await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -89,6 +108,7 @@ async fn a_warning_that_a_person_has_checked_holds_nobody_up_however_often_it_is
         let shop = Shop::open(db, 4).await;
         let served = shop.served(1).await;
         shop.warns_of_fraud(&served);
+        shop.rang_before().await;
         let told = async || {
             shop.clock.advance(Duration::from_secs(1));
             shop.deliver("radar.early_fraud_warning.updated", "issfr_1").await;
@@ -108,17 +128,20 @@ async fn a_warning_that_a_person_has_checked_holds_nobody_up_however_often_it_is
         assert!(support.post(checked).await.status >= 400);
         let operator = Browser::log_in(&shop.app, "operator@example.com", Some(StaffRole::Billing)).await;
         assert!(operator.get("/operator/billing").await.body.contains(checked));
+        shop.rang_before().await;
         for _ in 0..2 {
             let pressed = operator.post(checked).await;
             assert_eq!((pressed.status, pressed.location.as_str()), (303, "/operator/billing"));
         }
         assert_eq!(operator.post("/operator/billing/warnings/issfr_2/checked").await.status, 404);
         assert!(!operator.get("/operator/billing").await.body.contains(checked), "nothing is left to check");
+        assert!(!shop.rings_for("payment_disputed").await);
+        shop.rang_before().await;
         let audited = shop.audited(&served.order).await;
         assert_eq!(audited.iter().filter(|row| *row == "billing.warning_checked").count(), 1, "{audited:?}");
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
         assert_eq!(told().await, Stand::Run, "Stripe says the same as before");
-        assert!(!shop.rings_for("fraud_warning").await);
+        assert!(!shop.rings_for("fraud_warning").await && !shop.rings_for("payment_disputed").await);
         place(&shop.app, another.clone()).await.unwrap();
 
         // The bank takes it back all the same.
