@@ -72,16 +72,18 @@ pub(super) async fn monthly_now(connection: &mut AnyConnection) -> Result<Vec<(S
         .collect()
 }
 
-/// How many subscriptions of a currency have ended since a time, and not begun again.
+/// How many subscriptions of a currency have ended since a time. One that is paused or unpaid is charged no longer either, and may
+/// be again.
 pub(super) async fn ended_since(
     connection: &mut AnyConnection,
     since: UnixMillis,
 ) -> Result<Vec<(String, i64)>, DbError> {
     let rows = sqlx::query(
-        "SELECT currency, COUNT(*) AS ended FROM billing_charges c
-         WHERE live = 0 AND since >= $1
-               AND since = (SELECT MAX(d.since) FROM billing_charges d WHERE d.subscription_id = c.subscription_id)
-         GROUP BY currency",
+        "SELECT c.currency, COUNT(*) AS ended
+         FROM billing_charges c JOIN billing_subscriptions s ON s.stripe_id = c.subscription_id
+         WHERE c.live = 0 AND c.since >= $1 AND s.status = 'canceled'
+               AND c.since = (SELECT MAX(d.since) FROM billing_charges d WHERE d.subscription_id = c.subscription_id)
+         GROUP BY c.currency",
     )
     .bind(since.0)
     .fetch_all(connection)

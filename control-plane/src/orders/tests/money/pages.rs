@@ -156,6 +156,25 @@ async fn who_ends_counts_on_the_day_of_the_end_and_not_of_the_wish() {
 }
 
 #[tokio::test]
+async fn who_pauses_has_not_left() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.settles(DAY).await;
+        for (status, ended) in [("paused", 0), ("canceled", 1)] {
+            shop.clock.advance(MINUTE);
+            shop.stripe.change(&served.subscription, |subscription| subscription["status"] = status.into());
+            shop.deliver("customer.subscription.updated", &served.subscription).await;
+            shop.work().await;
+            let mut connection = shop.app.db.read().await.unwrap();
+            let lately = billing::revenue(&mut connection, shop.app.clock.now()).await.unwrap();
+            assert_eq!((lately[0].live, lately[0].ended), (0, ended), "{status}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_was_retired_unpaid_shows_when_its_disk_goes_and_leaves_no_alarm_behind() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
