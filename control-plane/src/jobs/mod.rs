@@ -64,6 +64,18 @@ pub async fn is_asked(
     store::is_asked(connection, kind, key).await
 }
 
+/// Whether a job is there, be it one that was given up: that one waits for a person.
+///
+/// # Errors
+/// Those of the query.
+pub async fn is_there(
+    connection: &mut AnyConnection,
+    kind: &'static str,
+    key: &str,
+) -> Result<bool, DbError> {
+    store::is_there(connection, kind, key).await
+}
+
 /// Takes back a job that is not running. A running one finishes.
 ///
 /// # Errors

@@ -118,6 +118,16 @@ pub(super) async fn is_asked(connection: &mut AnyConnection, kind: &str, key: &s
     Ok(found.is_some())
 }
 
+/// Whether there is a row at all: one that runs or will, or was given up.
+pub(super) async fn is_there(connection: &mut AnyConnection, kind: &str, key: &str) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar("SELECT key FROM jobs WHERE kind = $1 AND key = $2")
+        .bind(kind)
+        .bind(key)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
 pub(super) async fn remove_idle(tx: &mut AnyConnection, kind: &str, key: &str) -> Result<(), DbError> {
     sqlx::query("DELETE FROM jobs WHERE kind = $1 AND key = $2 AND lease_until IS NULL")
         .bind(kind)

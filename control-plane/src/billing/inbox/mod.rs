@@ -34,8 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// News that nobody has taken over for so long has lost its job.
 const STRANDED_AFTER: Duration = Duration::from_secs(10 * 60);
-/// Objects that are taken up again in one sweep.
-const BATCH: i64 = 200;
+/// Objects that are looked at together; in one sweep little more than as many are taken up again.
+const BATCH: u8 = 200;
 
 /// An event as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,24 +228,35 @@ pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
 /// object, an event that the other took in a moment before may have come afterwards.
 async fn take_up(app: &Services) -> Result<(), DbError> {
     let now = app.clock.now();
-    let waiting = {
-        let mut connection = app.db.read().await?;
-        store::waiting_since(&mut connection, now.minus(STRANDED_AFTER), BATCH).await?
-    };
-    for (object, kind) in waiting {
+    for (object, kind) in stranded(app, now.minus(STRANDED_AFTER)).await? {
         app.db
             .write(move |tx| {
-                Box::pin(async move {
-                    // One that is to come keeps its time: it may wait for Stripe.
-                    if jobs::is_asked(tx, SYNC, &object).await? {
-                        return Ok(());
-                    }
-                    jobs::enqueue(tx, SYNC, &object, &json!({ "kind": kind }), now).await
-                })
+                Box::pin(async move { jobs::enqueue(tx, SYNC, &object, &json!({ "kind": kind }), now).await })
             })
             .await?;
     }
     Ok(())
+}
+
+/// Objects, with their kinds, of which news came before a time, and which no job will read. A job that is to come keeps its time,
+/// since it may wait for Stripe; one that was given up is a person's, and would only be given up again. Neither hides what is
+/// behind it.
+async fn stranded(app: &Services, before: UnixMillis) -> Result<Vec<(String, String)>, DbError> {
+    let mut connection = app.db.read().await?;
+    let mut found = Vec::new();
+    let mut after = (UnixMillis(i64::MIN), String::new());
+    while found.len() < usize::from(BATCH) {
+        let seen = (after.0, after.1.as_str());
+        let page = store::waiting_since(&mut connection, before, seen, i64::from(BATCH)).await?;
+        let Some(last) = page.last() else { break };
+        after = (last.since, last.object.clone());
+        for waiting in page {
+            if !jobs::is_there(&mut connection, SYNC, &waiting.object).await? {
+                found.push((waiting.object, waiting.kind));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Throws the bytes of old events away; what kind they were, and what became of them, stays.

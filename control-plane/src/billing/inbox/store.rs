@@ -121,27 +121,43 @@ pub(super) async fn is_parked(connection: &mut AnyConnection, object: &str) -> R
     Ok(found.is_some())
 }
 
-/// Objects, with their kinds, of which news came before a time that nobody has taken over or parked; the oldest first.
+/// An object of which there is news that nobody has taken over or parked.
+pub(super) struct Waiting {
+    pub(super) object: String,
+    pub(super) kind: String,
+    /// When the oldest of it came.
+    pub(super) since: UnixMillis,
+}
+
+/// Objects of which news came before a time that nobody has taken over or parked, the oldest first; those behind the object
+/// that `after` names with its time.
 pub(super) async fn waiting_since(
     connection: &mut AnyConnection,
     before: UnixMillis,
+    after: (UnixMillis, &str),
     limit: i64,
-) -> Result<Vec<(String, String)>, DbError> {
+) -> Result<Vec<Waiting>, DbError> {
     let rows = sqlx::query(
-        "SELECT object_id, MAX(object_type) AS object_type FROM stripe_events
+        "SELECT object_id, MAX(object_type) AS object_type, MIN(received_at) AS since FROM stripe_events
          WHERE state = 'received' AND received_at < $1 AND object_id IS NOT NULL AND object_type IS NOT NULL
-         GROUP BY object_id ORDER BY MIN(received_at), object_id LIMIT $2",
+         GROUP BY object_id HAVING MIN(received_at) > $2 OR (MIN(received_at) = $2 AND object_id > $3)
+         ORDER BY MIN(received_at), object_id LIMIT $4",
     )
     .bind(before.0)
+    .bind(after.0.0)
+    .bind(after.1)
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let row = Cols::of("stripe_events", row);
-            Ok((row.text("object_id")?, row.text("object_type")?))
+    let read = |row: &AnyRow| {
+        let row = Cols::of("stripe_events", row);
+        Ok(Waiting {
+            object: row.text("object_id")?,
+            kind: row.text("object_type")?,
+            since: row.millis("since")?,
         })
-        .collect()
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Whether an event that came after a time was set aside.

@@ -151,6 +151,59 @@ async fn news_that_lost_its_job_is_taken_up_again() {
     .await;
 }
 
+#[tokio::test]
+async fn news_whose_job_waits_or_was_given_up_hides_nothing_that_lost_its_job() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        // The comparison of everything is a day away.
+        shop.lives(MINUTE).await;
+        let at = shop.app.clock.now();
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = "canceled".into();
+            subscription["ended_at"] = at.as_secs().into();
+        });
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        let lost = served.subscription.clone();
+        let written = shop.app.db.write(move |tx| {
+            Box::pin(async move {
+                // Older news, more of it than is looked at together; the first was given up.
+                for n in 0..=200 {
+                    let object = format!("sub_waits_{n:03}");
+                    sqlx::query(
+                        "INSERT INTO stripe_events
+                             (id, source, type, object_id, object_type, created, received_at, raw, state)
+                         VALUES ($1, 'webhook', 'customer.subscription.updated', $2, 'subscription', $3, $3, $4, 'received')",
+                    )
+                    .bind(format!("evt_waits_{n}"))
+                    .bind(&object)
+                    .bind(at.0 - 1)
+                    .bind(Vec::<u8>::new())
+                    .execute(&mut *tx)
+                    .await?;
+                    let payload = serde_json::json!({ "kind": "subscription" });
+                    jobs::enqueue(tx, "billing.sync", &object, &payload, at.plus(2 * DAY)).await?;
+                }
+                sqlx::query("UPDATE jobs SET dead_at = $1, last_error = 'x' WHERE key = 'sub_waits_000'")
+                    .bind(at.0)
+                    .execute(&mut *tx)
+                    .await?;
+                sqlx::query("DELETE FROM jobs WHERE kind = 'billing.sync' AND key = $1")
+                    .bind(lost)
+                    .execute(tx)
+                    .await?;
+                Ok::<_, db::DbError>(())
+            })
+        });
+        written.await.unwrap();
+        shop.lives(11 * MINUTE).await;
+        shop.lives(3 * MINUTE).await;
+        assert_eq!(shop.stands(&served).await.0, Stand::End);
+        assert_eq!(shop.given_up().await, 1, "it is not tried again by itself");
+    })
+    .await;
+}
+
 /// The real one's links bear a token that is another for each reading.
 #[tokio::test]
 async fn links_that_are_new_with_each_reading_are_no_difference() {
