@@ -72,7 +72,7 @@ async fn two_warnings_of_one_kind_are_one_alarm_that_says_both() {
         locations(&app, 10).await;
         let node = ready_node(&app, "fsn-1", 1_000, 5).await;
         let (at, id) = (app.clock.now(), node.id);
-        let rings = async |missing: &[&str]| {
+        let rings = async |missing: Vec<&'static str>| {
             let warning = |name: &&str| Warning {
                 code: "STORAGE_MISSING".into(),
                 text: format!("Storage {name} is missing."),
@@ -88,10 +88,10 @@ async fn two_warnings_of_one_kind_are_one_alarm_that_says_both() {
         };
         let both = [("Storage a is missing. Storage b is missing.".to_owned(), 1)];
         for missing in [["b", "a"], ["a", "b"]] {
-            assert_eq!(rings(&missing).await, both, "{missing:?}");
+            assert_eq!(rings(missing.to_vec()).await, both, "{missing:?}");
         }
-        assert_eq!(rings(&["b"]).await, [("Storage b is missing.".to_owned(), 1)]);
-        assert!(rings(&[]).await.is_empty());
+        assert_eq!(rings(vec!["b"]).await, [("Storage b is missing.".to_owned(), 1)]);
+        assert!(rings(Vec::new()).await.is_empty());
     })
     .await;
 }
