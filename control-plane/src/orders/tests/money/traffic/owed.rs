@@ -107,6 +107,8 @@ async fn what_was_used_before_the_end_is_kept_and_what_reaches_beyond_it_goes_ba
                 shop.stripe.item_waits(&served.subscription, 500, period);
             }
             let last = shop.ends_with_its_period(&served).await;
+            // Within the second in which the end was brought about, a payment counts as one before it.
+            shop.lives(MINUTE).await;
             shop.stripe.charge(&last, true);
             shop.told_of("invoice.paid", &last).await;
             shop.lives(2 * DAY).await;
