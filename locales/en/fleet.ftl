@@ -74,6 +74,7 @@ fleet-alarm-refund_failed = Refund did not arrive
 fleet-alarm-credit_not_returned = Credit not given back
 fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
+fleet-alarm-standing_unread = Payments cannot be read
 fleet-alarm-ending_late = Server cannot be ended
 fleet-alarm-may_run_twice = Server may run twice
 fleet-alarm-suspension_late = Suspension not carried out

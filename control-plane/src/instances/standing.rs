@@ -27,12 +27,17 @@ use crate::{
     db::DbError,
     dispatch::{IssueError, Keys},
     entropy::Entropy,
+    fleet::{Severity, alarms},
     instances::InstanceError,
     jobs::{self, JobError, JobRun},
 };
 
 /// Who suspends and resumes for money's sake.
 const BILLING: &str = "billing";
+/// The alarm about an order that is about to end and cannot be read at Stripe.
+const UNREAD: &str = "standing_unread";
+/// When it is read again.
+const READ_AGAIN: Duration = Duration::from_secs(60 * 60);
 /// Services that ended within this time are compared with their servers.
 const COMPARED_FOR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
@@ -59,6 +64,11 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
     match follow(&app, order).await {
         Ok(()) => Ok(()),
         Err(FollowError::Db(error)) => Err(error.into()),
+        Err(FollowError::Billing(error))
+            if !error.is_retryable() && !matches!(error, BillingError::Db(_)) =>
+        {
+            Ok(unread(&app, order, &error).await?)
+        }
         Err(FollowError::Billing(error)) => Err(error.into()),
         // Its node is away; the sweep comes by again.
         Err(FollowError::Act(ActError::Issue(
@@ -66,6 +76,29 @@ pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
         ))) => Ok(()),
         Err(error) => Err(JobError::retry(error)),
     }
+}
+
+/// What Stripe says of an order that is about to end cannot be read: a person is told, and it is looked at again, but not by
+/// every sweep.
+async fn unread(app: &App, order: OrderId, error: &BillingError) -> Result<(), DbError> {
+    tracing::error!(order.id = %order, %error, "whether a server is to end cannot be read");
+    let at = app.clock.now();
+    let detail = format!(
+        "Its service has ended as far as is known, but what Stripe says of order {order} cannot be read: {error}. The server \
+         runs on meanwhile; it is looked at again every hour."
+    );
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let node = store::by_order(tx, order).await?.and_then(|instance| instance.node);
+                let (severity, subject) = (Severity::Critical, order.to_string());
+                let alarm = alarms::New { kind: UNREAD, subject: &subject, severity, node, detail: &detail };
+                alarms::hold(tx, at, alarm).await?;
+                let payload = json!({ "order_id": order });
+                jobs::enqueue(tx, STANDING_CHANGED, &subject, &payload, at.plus(READ_AGAIN)).await
+            })
+        })
+        .await
 }
 
 async fn follow(app: &App, order: OrderId) -> Result<(), FollowError> {
@@ -89,6 +122,9 @@ async fn obey(app: &App, order: OrderId, id: InstanceId, looked: bool) -> Result
             Box::pin(async move {
                 let Some(instance) = store::get_to_change(tx, id).await? else { return Ok(()) };
                 let Some(standing) = billing::standing_of(tx, order).await? else { return Ok(()) };
+                if looked {
+                    alarms::clear(tx, at, UNREAD, &order.to_string()).await?;
+                }
                 // It has come to that only now: the job that tells of it looks first.
                 if !looked && is_to_end(tx, &instance).await? {
                     return Ok(());

@@ -171,7 +171,7 @@ fn silent(config: &Config, error: &PveError) -> Vec<Check> {
             Check::fail(
                 "pve-certificate",
                 reason.clone(),
-                "if it was renewed: systemctl restart ez-node-agent (or set pve_fingerprint, where agent.toml has it)",
+                "if it was renewed: systemctl restart ez-node-agent; where it was given, ez-node-agent setup --pve-fingerprint, or agent.toml",
             ),
         ],
         _ => vec![Check::fail("pve-api", text, "systemctl status pveproxy pvedaemon; is pve_url right?")],

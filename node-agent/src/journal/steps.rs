@@ -96,7 +96,7 @@ impl Journal {
         let tasks: Vec<String> = sqlx::query_scalar(
             "SELECT s.upid FROM steps s JOIN orders o ON o.order_id = s.order_id \
              WHERE o.instance_uuid = $1 AND o.order_id <> $2 AND o.state = 'stuck' \
-             AND s.name = 'destroy' AND s.upid IS NOT NULL \
+             AND s.name = 'destroy' AND s.upid IS NOT NULL AND s.state <> 'done' \
              AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
              AND r.state = 'done') \
              AND NOT EXISTS (SELECT 1 FROM orders n JOIN steps d ON d.order_id = n.order_id \

@@ -28,17 +28,22 @@ pub fn follow(config_file: &Path, shown: Option<Fingerprint>) -> Result<Option<F
     let file = config::setup_file(config_file);
     let Some(text) = read_if_there(&file)? else { return Ok(None) };
     // Without the line the owner says it in agent.toml, and without the mark somebody gave it to setup: then it is theirs to
-    // follow. What was given may be the certificate of something that stands before Proxmox.
-    let line = |line: &str| match line.split_once('=') {
-        Some((key, value)) if key.trim() == KEY && value.ends_with(files::OF_HOST) => {
-            format!("{KEY} = \"{shown}\"{}\n", files::OF_HOST)
-        }
-        _ => format!("{line}\n"),
+    // follow. What was given may be the certificate of something that stands before Proxmox. What an earlier version wrote has
+    // no mark, and is the host's own if it is what the host shows.
+    let own = format!("{KEY} = \"{shown}\"");
+    let line = |line: &str| match is_marked(line) || line.trim_end() == own {
+        true => format!("{own}{}\n", files::OF_HOST),
+        false => format!("{line}\n"),
     };
     let followed: String = text.lines().map(line).collect();
     if followed == text {
         return Ok(None);
     }
     files::write(&file, &followed, 0o644, false)?;
-    Ok(Some(shown))
+    Ok((!text.contains(&own)).then_some(shown))
+}
+
+/// Whether a line of `setup.toml` names the certificate of the host's own file.
+pub(super) fn is_marked(line: &str) -> bool {
+    line.split_once('=').is_some_and(|(key, value)| key.trim() == KEY && value.ends_with(files::OF_HOST))
 }

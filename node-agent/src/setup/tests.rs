@@ -359,6 +359,16 @@ async fn a_renewed_certificate_is_followed_without_setup() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_version_wrote_of_the_hosts_own_certificate_is_followed_from_its_next_start_on() {
+    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
+    let config = host.file("agent.toml");
+    let shows = |byte: &str| Some([byte; 32].join(":").parse().unwrap());
+    host.run(&admin).await;
+    assert_eq!(pin::follow(&config, shows("AB")).unwrap(), None, "it is accepted already");
+    assert_eq!(pin::follow(&config, shows("CD")).unwrap(), shows("CD"));
+}
+
+#[tokio::test]
 async fn a_certificate_tells_a_node_only_if_no_other_shows_it() {
     let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1", "n2"]));
     admin.state().alike = vec!["n2"];

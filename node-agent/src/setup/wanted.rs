@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::{AdminApi, PveshAdmin, SetupError, TokenAdmin};
+use super::{AdminApi, PveshAdmin, SetupError, TokenAdmin, pin};
 use crate::{
     config,
     policy::{self, ImageBuilds, Policy},
@@ -167,6 +167,9 @@ fn table(file: &Path, text: Option<String>) -> Result<toml::Table, SetupError> {
 /// Certificate files of a Proxmox host; the first that is there is the one it shows.
 const CERTIFICATES: [&str; 2] = ["/etc/pve/local/pveproxy-ssl.pem", "/etc/pve/local/pve-ssl.pem"];
 
+/// Proxmox's API on its own host.
+const PVE_URL: &str = "https://127.0.0.1:8006";
+
 /// The package's unit. Its sandbox knows one directory.
 const UNIT: &str = "/usr/lib/systemd/system/ez-node-agent.service";
 
@@ -232,9 +235,14 @@ impl Wanted {
         // What setup found earlier comes last: a certificate is renewed, and then this host shows another.
         let pinned = |text: String| text.parse().map_err(|e| refuse(format!("pve_fingerprint: {e}")));
         let said = args.pve_fingerprint.clone().or_else(|| owners_word("pve_fingerprint"));
+        // Unless it was given for something that stands before Proxmox, and not read from this host's file.
+        let url = args.pve_url.clone().or_else(|| given("pve_url"));
+        let marked = setup_text.as_deref().is_some_and(|text| text.lines().any(pin::is_marked));
+        let before_it =
+            !marked && url.is_some_and(|url| url != PVE_URL) && given("pve_fingerprint").is_some();
         let (fingerprint, fingerprint_of_host) = match said {
             Some(text) => (Some(pinned(text)?), false),
-            None => match host_fingerprint() {
+            None => match host_fingerprint().filter(|_| !before_it) {
                 Some(shown) => (Some(shown), true),
                 None => (given("pve_fingerprint").map(pinned).transpose()?, false),
             },
@@ -278,11 +286,7 @@ impl Wanted {
         let pools = policy.as_ref().map(|p| (p.pool.clone(), p.template_pool.clone()));
         let (pool, template_pool) = pools.unwrap_or_else(|| ("ez".to_owned(), "ez-templates".to_owned()));
         Ok(Self {
-            pve_url: args
-                .pve_url
-                .clone()
-                .or_else(|| given("pve_url"))
-                .unwrap_or("https://127.0.0.1:8006".into()),
+            pve_url: args.pve_url.clone().or_else(|| given("pve_url")).unwrap_or(PVE_URL.into()),
             token_file: path(&args.pve_token_file, "pve_token_file", config_dir.join("pve-token"))?,
             snippet_storage: args.snippet_storage.clone().or_else(|| given("snippet_storage")),
             cluster_ca: args.cluster_ca.clone().unwrap_or("/etc/pve/pve-root-ca.pem".into()),

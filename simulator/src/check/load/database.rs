@@ -199,7 +199,8 @@ async fn money(db: &mut AnyConnection, world: &mut World) -> Result<(), LoadErro
     .await?;
     let asked = "SELECT subject FROM alarms WHERE kind IN ('plan_not_followed', 'resize_late') AND cleared_at IS NULL";
     world.asked_about = rows(db, asked, |r| r.try_get(0)).await?;
-    let told = "SELECT subject FROM alarms WHERE kind = 'subscription_not_one_server' AND cleared_at IS NULL";
+    // Also where an operator has closed it since.
+    let told = "SELECT subject FROM alarms WHERE kind = 'subscription_not_one_server'";
     world.told_not_one = rows(db, told, |r| r.try_get(0)).await?;
     // What went back for an invoice, whoever sent it; and what an order's own refund gave that names none.
     world.refunds = rows(

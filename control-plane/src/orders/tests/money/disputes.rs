@@ -345,12 +345,22 @@ async fn a_refund_is_booked_although_what_pays_for_its_server_cannot_be_read() {
         assert_eq!(shop.letters_of("refund-sent").await, 1);
         assert_eq!(shop.stands(&served).await, (Stand::End, Why::Refunded));
         assert_eq!(shop.given_up().await, 0);
-        // Whether its server is to end is a person's to look at: asking once more says the same.
+        // Whether its server is to end is a person's to look at: asking at once says the same, and no sweep does.
+        assert!(shop.rings_for("standing_unread").await);
+        shop.stripe.state().calls.clear();
+        instances::sweep(&shop.app).await.unwrap();
+        shop.work().await;
+        assert_eq!(shop.stripe.state().calls.len(), 0);
         let mut connection = shop.app.db.read().await.unwrap();
         let dead = jobs::dead_letters(&mut connection).await.unwrap();
-        assert!(dead.iter().any(|job| job.kind == billing::STANDING_CHANGED), "{dead:?}");
+        assert!(dead.iter().all(|job| job.kind != billing::STANDING_CHANGED), "{dead:?}");
         drop(connection);
         assert!(shop.server(&served.order).await.state.is_live());
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "active".into());
+        shop.settles(61 * MINUTE).await;
+        shop.settles(MINUTE).await;
+        assert_eq!(shop.node_was_told(&served).await, "retire");
+        assert!(!shop.rings_for("standing_unread").await);
     })
     .await;
 }
