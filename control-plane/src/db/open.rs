@@ -17,6 +17,8 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_EACH: u32 = 10;
 /// How long somebody waits for a connection before being told that the database is unavailable.
 const ACQUIRE: Duration = Duration::from_secs(10);
+/// An older connection is not used again: what its server holds for it goes with it.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// Where a database is and what kind it is.
 #[derive(Clone, Debug)]
@@ -89,6 +91,12 @@ impl Target {
         AnyPoolOptions::new()
             .max_connections(size)
             .acquire_timeout(ACQUIRE)
+            // With a lifetime of its own sqlx starts an upkeep task, and that of 0.9.0 can read its count of idle connections
+            // one below zero and then spins for ever (https://github.com/launchbadge/sqlx/issues/3645). An old connection
+            // is exchanged when somebody wants it instead.
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .before_acquire(|_, known| Box::pin(async move { Ok(known.age < LIFETIME) }))
             .after_connect(move |connection, _| prepare(connection))
             .connect_lazy_with(self.options.clone())
     }

@@ -7,8 +7,8 @@ use sqlx::AnyConnection;
 use tokio::sync::oneshot;
 
 use super::{
-    Backend, Cols, ConflictKind, Db, DbError, Topic, begin_step, database_now, keep_step, row_randomness,
-    testing::each_database, undo_step,
+    Backend, Cols, ConflictKind, Db, DbError, Topic, begin_step, database_now, keep_step, open::Target,
+    row_randomness, testing::each_database, undo_step,
 };
 
 async fn table(db: &Db) {
@@ -394,4 +394,16 @@ async fn a_server_that_is_not_there_is_said_at_once_and_why() {
         Db::open(&format!("postgres://ez:hidden@127.0.0.1:{port}/ez")).await.unwrap_err().to_string();
     assert!(refused.contains("refused") && !refused.contains("hidden"), "{refused}");
     assert!(began.elapsed() < std::time::Duration::from_secs(8), "no waiting for a pool");
+}
+
+#[tokio::test]
+async fn no_pool_has_the_drivers_upkeep_task_which_can_spin_for_ever() {
+    for address in ["sqlite:a.sqlite", "postgres://127.0.0.1/a"] {
+        let target = Target::parse(address).unwrap();
+        for pool in [target.readers(), target.writers()] {
+            let options = pool.options();
+            assert_eq!((options.get_max_lifetime(), options.get_idle_timeout()), (None, None), "{address}");
+            assert_eq!(options.get_min_connections(), 0, "{address}");
+        }
+    }
 }

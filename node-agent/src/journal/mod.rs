@@ -159,11 +159,8 @@ impl Journal {
         let options = options(path).create_if_missing(true);
         check(&options).await?;
         let writer = writer::Writer::start(options.clone()).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(2)
-            .connect_with(options.read_only(true))
-            .await
-            .map_err(JournalError::from)?;
+        let readers =
+            connections(2).connect_with(options.read_only(true)).await.map_err(JournalError::from)?;
         let journal = Self {
             writer,
             readers,
@@ -190,11 +187,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Driver`] if it is not there or not readable.
     pub async fn open_read_only(path: &Path) -> Result<SqlitePool, JournalError> {
-        SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options(path).read_only(true))
-            .await
-            .map_err(JournalError::from)
+        connections(1).connect_with(options(path).read_only(true)).await.map_err(JournalError::from)
     }
 
     /// Runs `closure` in the next group commit; the answer comes after the fsync. The closure may
@@ -223,6 +216,13 @@ impl Journal {
     }
 }
 
+/// At most so many connections, which stay as long as the pool. Without a lifetime sqlx starts no upkeep task for it: that
+/// of 0.9.0 can read its count of idle connections one below zero and then spins on one of our two threads for ever
+/// (<https://github.com/launchbadge/sqlx/issues/3645>).
+fn connections(most: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(most).max_lifetime(None).idle_timeout(None)
+}
+
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -234,7 +234,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 /// `quick_check`, then the migrations.
 async fn check(options: &SqliteConnectOptions) -> Result<(), JournalError> {
-    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+    let pool = connections(1).connect_with(options.clone()).await?;
     let verdict: String = sqlx::query("PRAGMA quick_check").fetch_one(&pool).await?.try_get(0)?;
     if verdict != "ok" {
         return Err(JournalError::Corrupt(verdict));

@@ -400,3 +400,14 @@ async fn a_host_that_becomes_another_node_takes_that_ones_first_order_and_leaves
     journal.adopt_identity(other, 1, [3; 16]).await.unwrap();
     assert!(journal.order(first.order_id).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn no_pool_has_the_drivers_upkeep_task_which_can_spin_for_ever() {
+    let books = Books::new().await;
+    let alone = Journal::open_read_only(&books.dir.path().join("journal.sqlite")).await.unwrap();
+    for pool in [books.journal.readers(), &alone] {
+        let options = pool.options();
+        assert_eq!((options.get_max_lifetime(), options.get_idle_timeout()), (None, None));
+        assert_eq!(options.get_min_connections(), 0);
+    }
+}
