@@ -15,12 +15,13 @@ use super::{
     context::Cx,
     fault::{self, Class, Trouble},
     limits::Load,
+    power::NOTE_POWER,
     saga::{Act, Look, Step},
     task::{self, Seen},
 };
 use crate::{
     journal::{Phase, StepRow},
-    pve::{GuestConfig, LOG_PAGE, PveError, Upid, text},
+    pve::{GuestConfig, LOG_PAGE, PveError, TaskState, Upid, text},
 };
 
 /// Name of the step.
@@ -101,6 +102,44 @@ pub(super) async fn half_done(cx: &Cx) -> Result<Option<GuestConfig>, Trouble> {
     );
     let way_out = format!("`qm destroy {vmid} --skiplock 1 --destroy-unreferenced-disks 1{purge}`");
     Err(fault::stuck(cx.id(), what, way_out))
+}
+
+/// What came of a destruction that its order takes for refused.
+pub(super) enum CameTo {
+    /// Its worker is alive: a refusal that was none.
+    AtWork,
+    /// The VM is there, and what it boots from.
+    Nothing,
+    /// There is nothing to start.
+    Gone,
+}
+
+/// Looks what is left of the VM whose destruction was called and did not go through. `row` is what the journal knows of the
+/// step that asks.
+pub(super) async fn came_to(cx: &Cx, row: Option<&StepRow>) -> Result<CameTo, Trouble> {
+    let rows = cx.journal().steps(cx.id()).await?;
+    let noted = rows.iter().find(|row| row.name == NOTE_POWER);
+    // The step's own time is that of its failure, before which its task may have begun.
+    let called = rows.iter().find(|row| row.k > 0 && row.name == STEP).map(|row| {
+        let at = noted.map_or(row.at, |noted| noted.at);
+        StepRow { at, ..row.clone() }
+    });
+    let ended = match task::own(cx, called.as_ref(), "qmdestroy").await? {
+        Seen::Running(upid) => match cx.pve().task_status(&upid).await? {
+            TaskState::Running => return Ok(CameTo::AtWork),
+            TaskState::Ended(_) => Some(upid),
+            TaskState::Unknown => None,
+        },
+        Seen::Ended(upid, _) => Some(upid),
+        Seen::NoIntent | Seen::Nothing => None,
+    };
+    if cx.own_config().await?.is_some_and(|config| config.boot_disk().is_some()) {
+        return Ok(CameTo::Nothing);
+    }
+    if let Some(upid) = ended {
+        no_disk_is_left(cx, row, &upid).await?;
+    }
+    Ok(CameTo::Gone)
 }
 
 /// What root does about a disk that stayed.

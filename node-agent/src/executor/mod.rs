@@ -306,9 +306,11 @@ impl Engine {
     ) -> Result<End, Trouble> {
         let books = match kind {
             undo::Kind::Made => BookEntry::Gone { instance: row.instance, generation: row.generation },
-            undo::Kind::MadeAnew | undo::Kind::Rescue | undo::Kind::Restore | undo::Kind::Power => {
-                BookEntry::Nothing
-            }
+            undo::Kind::MadeAnew
+            | undo::Kind::Rescue
+            | undo::Kind::Restore
+            | undo::Kind::Rebuild
+            | undo::Kind::Power => BookEntry::Nothing,
         };
         if row.state != OrderState::Undoing {
             let event = cx.event(EventKind::Undoing).class(class).detail(detail.clone());

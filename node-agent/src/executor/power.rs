@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     backup,
     context::Cx,
+    destroy::{self, CameTo},
     fault::{Class, Trouble, of_task},
     limits::Load,
     running_task,
@@ -29,6 +30,8 @@ pub(super) enum Start {
     AsBefore,
     /// The same, and only if the restore that its order tried did nothing to it.
     IfNotRestored,
+    /// The same, and only if the destruction that its order called did nothing to it.
+    IfNotDestroyed,
 }
 
 /// Notes whether the server runs, for [`Start::AsBefore`].
@@ -105,6 +108,15 @@ impl Step for Start {
 
     fn look<'a>(&'a self, cx: &'a Cx, row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
+            if matches!(self, Self::IfNotDestroyed) {
+                match destroy::came_to(cx, row).await? {
+                    CameTo::AtWork => {
+                        return Ok(Look::Wait("its destruction is at work all the same".to_owned()));
+                    }
+                    CameTo::Gone => return Ok(Look::Done(json!({ "power": "absent" }))),
+                    CameTo::Nothing => {}
+                }
+            }
             let config = cx.present().await?;
             if let Some(running) = running_task(cx, row).await? {
                 return Ok(Look::Adopt(running));
@@ -116,7 +128,7 @@ impl Step for Start {
             if runs && !fenced {
                 return Ok(Look::Done(json!({ "power": "running" })));
             }
-            if matches!(self, Self::AsBefore | Self::IfNotRestored)
+            if matches!(self, Self::AsBefore | Self::IfNotRestored | Self::IfNotDestroyed)
                 && cx.step_result_of(NOTE_POWER).await?["runs"] != json!(true)
             {
                 return Ok(Look::Done(json!({ "power": "stopped" })));

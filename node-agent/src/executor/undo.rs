@@ -8,7 +8,7 @@ use super::{
     clone::SettleClone,
     configure::Configure,
     context::Cx,
-    destroy::Destroy,
+    destroy::{self, Destroy},
     ensure,
     fault::Trouble,
     firstboot::{self, CloudInit},
@@ -16,7 +16,7 @@ use super::{
     repair, rescue,
     saga::{self, Step},
 };
-use crate::journal::{StepRow, Verb};
+use crate::journal::{StepRow, StepState, Verb};
 
 /// What there is to take back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Rescue,
     /// A restore that came to nothing: the marker, if it had cleared the VM, and the power, if it had not begun.
     Restore,
+    /// The power of a server that was stopped to be destroyed and made anew, if it was not destroyed.
+    Rebuild,
     /// The power: the server was on, and was stopped for something that did not come about.
     Power,
 }
@@ -36,7 +38,8 @@ pub(super) enum Kind {
 impl Kind {
     /// Every kind.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 5] = [Self::Made, Self::MadeAnew, Self::Rescue, Self::Restore, Self::Power];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Made, Self::MadeAnew, Self::Rescue, Self::Restore, Self::Rebuild, Self::Power];
 
     /// Its steps.
     pub(super) fn steps(self) -> Vec<Box<dyn Step>> {
@@ -53,6 +56,7 @@ impl Kind {
                 Box::new(Start::AsBefore),
             ],
             Self::Restore => vec![Box::new(Remark), Box::new(Start::IfNotRestored)],
+            Self::Rebuild => vec![Box::new(Start::IfNotDestroyed)],
             Self::Power => vec![Box::new(Start::AsBefore)],
         }
     }
@@ -79,7 +83,11 @@ pub(super) fn kind(cx: &Cx, verb: Verb, steps: &[StepRow]) -> Option<Kind> {
     if tried("restore") {
         return Some(Kind::Restore);
     }
-    (was_on && !tried("destroy")).then_some(Kind::Power)
+    if tried(destroy::STEP) {
+        let gone = steps.iter().any(|step| step.name == destroy::STEP && step.state == StepState::Done);
+        return (was_on && !gone).then_some(Kind::Rebuild);
+    }
+    was_on.then_some(Kind::Power)
 }
 
 /// Takes it back. Steps count downwards in the journal.

@@ -41,6 +41,45 @@ async fn a_rebuild_whose_old_disk_is_gone_waits_for_the_cluster_however_often_th
     assert!(clone.intent_json.contains("\"without_quorum\":12"), "a restart knows it: {}", clone.intent_json);
 }
 
+/// A rebuild whose destruction comes to nothing leaves the server as it found it.
+#[tokio::test]
+async fn a_server_whose_destruction_is_refused_runs_again_if_it_ran_before() {
+    let refusals = [
+        Fault::Refused(500, "something went wrong".to_owned()),
+        Fault::Refused(500, "can't remove VM 1000 - protection mode enabled".to_owned()),
+        Fault::TaskFails("something went wrong".to_owned()),
+    ];
+    for refusal in refusals {
+        for ran in [true, false] {
+            let host = served().await;
+            host.pve.put_guest(VMID, |guest| guest.running = ran);
+            let before = host.pve.guest(VMID).unwrap();
+            host.pve.fail_next("destroy", refusal.clone());
+            let row = host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await;
+            let wanted = if ran { OrderState::Undone } else { OrderState::Failed };
+            assert_eq!(row.state, wanted, "{refusal:?} {ran}: {:?}", row.result);
+            let after = host.pve.guest(VMID).unwrap();
+            assert_eq!((after.running, after.disk), (ran, before.disk), "{refusal:?}");
+            let row = host.carry_out(&changed(3, 3, |spec| spec.build = 1)).await;
+            assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+        }
+    }
+}
+
+/// A refusal that came too late to be one: what is destroyed is not started.
+#[tokio::test]
+async fn a_server_whose_destruction_went_on_after_it_was_refused_is_not_started() {
+    let host = served().await;
+    host.pve.fail_next("destroy", Fault::RefusedLate(500, "something went wrong".to_owned()));
+    let row = host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).is_none());
+    assert_eq!(host.count("start"), 1, "that of its first day");
+    let row = host.carry_out(&changed(3, 3, |spec| spec.build = 1)).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).unwrap().running);
+}
+
 const DISK: &str = "local-lvm:vm-1000-disk-0";
 
 fn purge() -> ProvisioningOrder {

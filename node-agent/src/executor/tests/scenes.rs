@@ -148,6 +148,11 @@ pub(super) fn all() -> Vec<Scene> {
     let failed = || Fault::TaskFails("something went wrong".to_owned());
     for (name, undone, failing) in [
         ("undo a rebuild", "rebuild", ((9, "start"), "start", failed())),
+        (
+            "undo a rebuild whose destruction was refused",
+            "rebuild",
+            ((3, "destroy"), "destroy", Fault::Refused(500, "something went wrong".to_owned())),
+        ),
         ("undo a rescue", "rescue", ((8, "start"), "start", failed())),
         ("undo a restore", "restore over a change", ((4, "restore"), "restore", failed())),
         (
