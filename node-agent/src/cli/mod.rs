@@ -178,7 +178,8 @@ enum OrderCommand {
     /// Give an order up for good. Its VM, or what there is of it, is left exactly as it is.
     ///
     /// A stuck order will not go on, one that has not begun ends as failed. One that is at work can be given up while the
-    /// agent is stopped. The control plane is told either way.
+    /// agent is stopped. Earlier stuck orders of its server whose disks it waited for are given up with it. The control plane
+    /// is told either way.
     Abandon(DecideArgs),
 }
 

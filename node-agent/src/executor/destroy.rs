@@ -52,37 +52,43 @@ pub(super) async fn destroyable(cx: &Cx) -> Result<Option<GuestConfig>, Trouble>
     Ok(Some(config))
 }
 
-/// Stops the order where a disk is still there. Neither seeing nor removing it is in our rights once its VM is gone. What
-/// root was told of before the order was resumed counts as done.
-async fn no_disk_is_left(cx: &Cx, row: Option<&StepRow>, upid: &Upid) -> Result<(), Trouble> {
+/// Stops the order where a disk is still there: one that this destruction could not remove, or one by which an earlier order
+/// got stuck. That one is not resumed any more once this one was accepted, and this one may find no VM: it would end well
+/// with the disk still there. Neither seeing nor removing a disk is in our rights once its VM is gone. What root was told of
+/// before the order was resumed counts as done.
+///
+/// All of them are named at once, what was named before among them: only the last text is kept, so of two that were named
+/// in turn each would be asked for again after the other.
+async fn no_disk_is_left(cx: &Cx, row: Option<&StepRow>, own: Option<&Upid>) -> Result<(), Trouble> {
     let told = row.and_then(|row| row.result_json.as_deref()).unwrap_or_default();
-    let kept = kept_disks(cx, upid).await?;
-    let kept: Vec<String> =
-        kept.iter().map(|volume| free(volume)).filter(|help| !told.contains(help)).collect();
-    if kept.is_empty() {
+    let mut kept = match own {
+        Some(upid) => kept_disks(cx, upid, told).await?,
+        None => BTreeSet::new(),
+    };
+    let mut logs: Vec<String> = own.filter(|_| !kept.is_empty()).map(log_of).into_iter().collect();
+    for before in cx.journal().unsettled_destructions(cx.order().instance.uuid, cx.id()).await? {
+        let Ok(upid) = before.upid.parse::<Upid>() else { continue };
+        let of_before = kept_disks(cx, &upid, &before.said).await?;
+        if !of_before.is_empty() {
+            logs.push(format!("of order {} {}", before.order_id, log_of(&upid)));
+            kept.extend(of_before);
+        }
+    }
+    let help: Vec<String> = kept.iter().map(|volume| free(volume)).collect();
+    if help.iter().all(|help| told.contains(help)) {
         return Ok(());
     }
     let what = format!(
-        "destroy: VM {} is gone, but Proxmox could not remove all of its disks (`pvenode task log {upid}`): what was on \
-         them may still be there; the number stays taken",
-        cx.vmid()
+        "destroy: VM {} is gone, but Proxmox could not remove all of its disks ({}): what was on them may still be there; \
+         the number stays taken",
+        cx.vmid(),
+        logs.join(", ")
     );
     let way_out = format!(
         "{} (one that `pvesm list` of its storage does not show any more is gone already)",
-        kept.join(" and ")
+        help.join(" and ")
     );
     Err(fault::stuck(cx.id(), what, way_out))
-}
-
-/// The same for disks that an earlier order could not remove and got stuck by. That one is not resumed any more once this
-/// one was accepted, and this one finds no VM: it would end well with the disk still there.
-async fn no_disk_is_left_of_before(cx: &Cx, row: Option<&StepRow>) -> Result<(), Trouble> {
-    for text in cx.journal().unsettled_destructions(cx.order().instance.uuid, cx.id()).await? {
-        if let Ok(upid) = text.parse::<Upid>() {
-            no_disk_is_left(cx, row, &upid).await?;
-        }
-    }
-    Ok(())
 }
 
 /// What it means that nothing is left of our VM but the lock of its destruction: `None`, to an undo that had nothing to
@@ -137,18 +143,32 @@ pub(super) async fn came_to(cx: &Cx, row: Option<&StepRow>) -> Result<CameTo, Tr
         return Ok(CameTo::Nothing);
     }
     if let Some(upid) = ended {
-        no_disk_is_left(cx, row, &upid).await?;
+        no_disk_is_left(cx, row, Some(&upid)).await?;
     }
     Ok(CameTo::Gone)
 }
 
 /// What root does about a disk that stayed.
 fn free(volume: &str) -> String {
-    format!("`pvesm free {volume}`")
+    format!("{FREE}{volume}`")
 }
 
-/// The disks that a destruction could not remove, by its log. One that Proxmox has forgotten tells nothing any more.
-async fn kept_disks(cx: &Cx, upid: &Upid) -> Result<BTreeSet<String>, Trouble> {
+/// How that begins.
+const FREE: &str = "`pvesm free ";
+
+/// The disks that a text of ours has named.
+fn named(said: &str) -> BTreeSet<String> {
+    said.split(FREE).skip(1).filter_map(|rest| Some(rest.split_once('`')?.0.to_owned())).collect()
+}
+
+/// Where root reads it.
+fn log_of(upid: &Upid) -> String {
+    format!("`pvenode task log {upid}`")
+}
+
+/// The disks that a destruction could not remove, by its log; where Proxmox has forgotten that, by what its order said when
+/// the log was read.
+async fn kept_disks(cx: &Cx, upid: &Upid, said: &str) -> Result<BTreeSet<String>, Trouble> {
     let mut kept = BTreeSet::new();
     let mut from = 1;
     loop {
@@ -156,6 +176,7 @@ async fn kept_disks(cx: &Cx, upid: &Upid) -> Result<BTreeSet<String>, Trouble> {
             Ok(lines) => lines,
             Err(PveError::Refused { status: 400 | 403, .. }) => {
                 tracing::warn!(order = %cx.id(), %upid, "the log of a destruction is not there any more");
+                kept.extend(named(said));
                 break;
             }
             Err(error) => return Err(Trouble::Look(format!("destroy: its log cannot be read: {error}"))),
@@ -188,13 +209,13 @@ impl Step for Destroy {
             if destroyable(cx).await?.is_some() {
                 return Ok(Look::Todo);
             }
-            match ended {
+            let own = match ended {
                 // As if we had waited for its end: what its log says is still to be read.
                 Some((upid, exit)) if exit.is_success() => return Ok(Look::Adopt(upid)),
-                Some((upid, _)) => no_disk_is_left(cx, row, &upid).await?,
-                None => {}
-            }
-            no_disk_is_left_of_before(cx, row).await?;
+                Some((upid, _)) => Some(upid),
+                None => None,
+            };
+            no_disk_is_left(cx, row, own.as_ref()).await?;
             Ok(Look::Done(json!({ "absent": true })))
         })
     }
@@ -227,6 +248,6 @@ impl Step for Destroy {
         row: Option<&'a StepRow>,
         upid: &'a Upid,
     ) -> BoxFuture<'a, Result<(), Trouble>> {
-        Box::pin(no_disk_is_left(cx, row, upid))
+        Box::pin(no_disk_is_left(cx, row, Some(upid)))
     }
 }

@@ -61,7 +61,7 @@ pub use places::ToldPlace;
 pub use refusals::{RefusalNote, RefusedRow};
 pub use resources::{BookEntry, DepartedRow, Phase, ResourceRow};
 pub use space::{LOW_WATER_BYTES, Space};
-pub use steps::{StepRow, StepState};
+pub use steps::{StepRow, StepState, Unsettled};
 
 /// Lists for people: read only, newest first.
 pub mod lists {

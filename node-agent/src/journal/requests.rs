@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | `resume` | a stuck order that no later one of its server overtook | lets it go on where it stuck, looking first |
 //! | `abandon` | a stuck order | leaves everything as it is, for good |
+//! | | | the same of earlier stuck ones whose leftover disks it named |
 //! | | one that has not begun | ends it; nothing was made |
 //! | | one at work, only while the agent is stopped | the order is stuck, for good |
 //! | `unlock` | – | closes the destroy budget's circuit, counts what is destroyed from now on |

@@ -45,6 +45,17 @@ pub struct StepRow {
     pub at: UnixMillis,
 }
 
+/// A destruction by which an order got stuck and that nobody has seen to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The order.
+    pub order_id: ProvisioningOrderId,
+    /// The task.
+    pub upid: String,
+    /// What the order said when it got stuck by it.
+    pub said: String,
+}
+
 pub(super) fn read(row: &SqliteRow) -> Result<StepRow, JournalError> {
     Ok(StepRow {
         order_id: parsed("steps", "order_id", row.try_get("order_id")?)?,
@@ -83,8 +94,8 @@ impl Journal {
         list(self.readers(), id).await
     }
 
-    /// Tasks by which other orders of an instance destroyed its VM and then got stuck, oldest first: less those that a
-    /// person gave up, and those whose rest a later order has seen to.
+    /// Destructions of an instance's VM by which other orders got stuck, oldest first: less those that a person gave up, and
+    /// those whose rest a later order has seen to.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -92,9 +103,9 @@ impl Journal {
         &self,
         instance: InstanceId,
         but: ProvisioningOrderId,
-    ) -> Result<Vec<String>, JournalError> {
-        let tasks: Vec<String> = sqlx::query_scalar(
-            "SELECT s.upid FROM steps s JOIN orders o ON o.order_id = s.order_id \
+    ) -> Result<Vec<Unsettled>, JournalError> {
+        let rows = sqlx::query(
+            "SELECT s.order_id, s.upid, s.result_json FROM steps s JOIN orders o ON o.order_id = s.order_id \
              WHERE o.instance_uuid = $1 AND o.order_id <> $2 AND o.state = 'stuck' \
              AND s.name = 'destroy' AND s.upid IS NOT NULL AND s.state <> 'done' \
              AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
@@ -107,7 +118,14 @@ impl Journal {
         .bind(but.to_string())
         .fetch_all(self.readers())
         .await?;
-        Ok(tasks)
+        let one = |row: &SqliteRow| -> Result<Unsettled, JournalError> {
+            Ok(Unsettled {
+                order_id: parsed("steps", "order_id", row.try_get("order_id")?)?,
+                upid: row.try_get("upid")?,
+                said: row.try_get::<Option<String>, _>("result_json")?.unwrap_or_default(),
+            })
+        };
+        rows.iter().map(one).collect()
     }
 
     /// F2: the intent of a step is durable; a repeated one counts an attempt and forgets the task of

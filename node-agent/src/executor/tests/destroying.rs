@@ -7,7 +7,7 @@ use ez_protocol::order::{Empty, Op, ProvisioningOrder};
 
 use super::{kit::Host, life::changed};
 use crate::{
-    journal::{OrderRow, OrderState, Phase, fuse::Cut},
+    journal::{OrderRow, OrderState, Phase, fuse::Cut, lists},
     pve::fake::{Fault, Plan},
     testing::{VMID, ensure, instance, order},
 };
@@ -159,6 +159,95 @@ async fn a_purge_does_not_ask_for_the_disk_of_one_that_was_given_up() {
     host.abandon(&purge()).await;
     let row = host.carry_out(&order(4, 4, Op::Purge(Empty {}))).await;
     assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+}
+
+const OTHER_DISK: &str = "local-lvm:vm-1000-disk-1";
+
+/// Two orders that are stuck, each by a disk of its own: root of the host had brought the server back between them.
+async fn twice_stuck() -> (Host, [ProvisioningOrder; 2]) {
+    let host = served().await;
+    let before = host.pve.guest(VMID).unwrap();
+    let first = changed(2, 2, |spec| spec.build = 1);
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.carry_out(&first).await);
+    host.pve.put_guest(VMID, |guest| *guest = before);
+    let second = changed(3, 3, |spec| spec.build = 2);
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.carry_out(&second).await);
+    // The host in memory has one disk for each server; the second destruction left another one.
+    let steps = host.books.journal.steps(second.order_id).await.unwrap();
+    let task = steps.iter().find(|step| step.name == "destroy").unwrap().upid.clone().unwrap();
+    let line = format!("WARN: Could not remove disk '{OTHER_DISK}', check manually: in use");
+    host.pve.log_line(&task.parse().unwrap(), &line);
+    (host, [first, second])
+}
+
+fn names_all(row: &OrderRow, before: &[ProvisioningOrder]) {
+    names_the_disk(row);
+    let said = row.result.as_deref().unwrap();
+    assert!(said.contains(&format!("`pvesm free {OTHER_DISK}`")), "{said}");
+    for order in before {
+        assert!(said.contains(&format!("of order {} `pvenode task log ", order.order_id)), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_disks_of_two_stuck_destructions_are_asked_for_at_once_and_one_resumption_settles_both() {
+    let (host, before) = twice_stuck().await;
+    let next = changed(4, 4, |spec| spec.build = 3);
+    names_all(&host.carry_out(&next).await, &before);
+    host.pve.free(OTHER_DISK);
+    let row = freed(&host, &next).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert!(host.pve.guest(VMID).unwrap().running);
+    let left = host.books.journal.unsettled_destructions(instance(10), next.order_id).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_comes_to_light_later_is_asked_for_together_with_the_others() {
+    let (host, before) = twice_stuck().await;
+    let next = changed(4, 4, |spec| spec.build = 3);
+    names_all(&host.carry_out(&next).await, &before);
+    let steps = host.books.journal.steps(before[0].order_id).await.unwrap();
+    let task = steps.iter().find(|step| step.name == "destroy").unwrap().upid.clone().unwrap();
+    host.pve
+        .log_line(&task.parse().unwrap(), "Could not remove disk 'local-lvm:vm-1000-disk-2', check manually");
+    let row = freed(&host, &next).await;
+    names_all(&row, &before);
+    assert!(row.result.unwrap().contains("`pvesm free local-lvm:vm-1000-disk-2`"));
+    assert_eq!(freed(&host, &next).await.state, OrderState::Succeeded);
+}
+
+#[tokio::test]
+async fn giving_up_the_newest_of_stuck_destructions_gives_up_those_that_it_named() {
+    let (host, before) = twice_stuck().await;
+    let next = changed(4, 4, |spec| spec.build = 3);
+    names_all(&host.carry_out(&next).await, &before);
+    host.abandon(&next).await;
+    for order in &before {
+        let row = host.row(order).await;
+        assert_eq!(row.state, OrderState::Stuck);
+        let said = row.result.unwrap();
+        assert!(said.contains(&format!("with order {}; before: ", next.order_id)), "{said}");
+    }
+    let waiting = lists::waiting_for_a_person(host.books.journal.readers()).await.unwrap();
+    assert!(waiting.is_empty(), "nobody is asked to look at them any more");
+    let row = host.carry_out(&changed(5, 5, |spec| spec.build = 4)).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+}
+
+/// Proxmox forgets its tasks after a while; what the order said of them is kept.
+#[tokio::test]
+async fn a_disk_is_asked_for_also_when_the_log_that_told_of_it_is_gone() {
+    let host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::TaskKeepsDisk);
+    names_the_disk(&host.run(&purge()).await);
+    let gone = Fault::Refused(400, "Parameter verification failed. upid: no such task".to_owned());
+    host.pve.plan(Plan::Always(Some((4, "destroy")), "task_log", gone));
+    let next = order(4, 4, Op::Purge(Empty {}));
+    names_the_disk(&host.carry_out(&next).await);
+    assert_eq!(freed(&host, &next).await.state, OrderState::Succeeded);
 }
 
 #[tokio::test]

@@ -117,14 +117,68 @@ pub(super) async fn abandon(
         ))),
         OrderState::Stuck if is_abandoned(conn, id).await? => Ok(Err("it was abandoned before".to_owned())),
         OrderState::Running | OrderState::Undoing | OrderState::Stuck => {
+            let before = named_by(conn, &order).await?;
             end(conn, &order, OrderState::Stuck, EventKind::Stuck, &said, at).await?;
-            Ok(Ok(format!(
+            let mut outcome = vec![format!(
                 "the order will not go on; VM {} and what it is made of are left exactly as they are",
                 order.vmid
-            )))
+            )];
+            for earlier in &before {
+                let said = format!("{said}, with order {id}");
+                end(conn, earlier, OrderState::Stuck, EventKind::Stuck, &said, at).await?;
+                let with = format!("given up with order {id}, which waited for its disk");
+                note(conn, earlier.order_id, request, &with, at).await?;
+                outcome.push(format!(
+                    "order {}, whose disk it waited for, is given up with it",
+                    earlier.order_id
+                ));
+            }
+            Ok(Ok(outcome.join("; ")))
         }
         state => Ok(Err(format!("the order is {state}: there is nothing to abandon"))),
     }
+}
+
+/// Earlier stuck orders of the same server whose leftover disks this one waited for, as its text says. Left to themselves
+/// each of them would hold up the next order, with a disk that a person has just decided to leave where it is.
+async fn named_by(conn: &mut SqliteConnection, order: &OrderRow) -> Result<Vec<OrderRow>, JournalError> {
+    let rows = sqlx::query(
+        "SELECT o.* FROM orders o WHERE o.instance_uuid = $1 AND o.seq < $2 AND o.state = 'stuck' \
+         AND EXISTS (SELECT 1 FROM steps s WHERE s.order_id = o.order_id AND s.name = 'destroy' AND s.state <> 'done') \
+         AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
+         AND r.state = 'done') ORDER BY o.seq",
+    )
+    .bind(order.instance.to_string())
+    .bind(stored(order.seq))
+    .fetch_all(conn)
+    .await?;
+    let said = order.result.as_deref().unwrap_or_default();
+    let mut named = rows.iter().map(orders::read).collect::<Result<Vec<_>, _>>()?;
+    named.retain(|earlier| said.contains(&earlier.order_id.to_string()));
+    Ok(named)
+}
+
+/// The request of an order that a person gave up together with another.
+async fn note(
+    conn: &mut SqliteConnection,
+    id: ProvisioningOrderId,
+    request: &RequestRow,
+    outcome: &str,
+    at: UnixMillis,
+) -> Result<(), JournalError> {
+    sqlx::query(
+        "INSERT INTO requests (verb, order_id, who, reason, asked_at, state, outcome, ended_at) \
+         VALUES ('abandon', $1, $2, $3, $4, 'done', $5, $6)",
+    )
+    .bind(id.to_string())
+    .bind(request.who.clone())
+    .bind(request.reason.clone())
+    .bind(request.asked_at.0)
+    .bind(outcome)
+    .bind(at.0)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// F5 of an order that a person ends.
