@@ -1,7 +1,8 @@
 //! What is kept how long: rows for thirty days (their bytes only until later orders have overtaken them, see `shed`), then a
 //! tombstone for ever. A stuck order has not ended before a person has resumed it or given it up: neither could be done with
 //! a tombstone. One that a later order has overtaken is not resumed any more, which only that one's row can tell: both go
-//! together.
+//! together, but where it is stuck by a destruction that nobody has seen to: its step alone knows which disk was left, so it is
+//! kept, and with it the newest order of its server, by which it is not resumed.
 
 use std::time::Duration;
 
@@ -24,6 +25,13 @@ impl Journal {
             Box::pin(async move {
                 let buried = sqlx::query(
                     "INSERT INTO tombstones (order_id, seq, payload_hash, generation, state, result) \
+                     WITH unsettled AS (SELECT o.order_id, o.instance_uuid \
+                     FROM steps s JOIN orders o ON o.order_id = s.order_id \
+                     WHERE o.state = 'stuck' AND s.name = 'destroy' AND s.upid IS NOT NULL AND s.state <> 'done' \
+                     AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
+                     AND r.state = 'done') \
+                     AND NOT EXISTS (SELECT 1 FROM orders n JOIN steps d ON d.order_id = n.order_id \
+                     WHERE n.instance_uuid = o.instance_uuid AND n.seq > o.seq AND d.name = 'destroy' AND d.state = 'done')) \
                      SELECT order_id, seq, payload_hash, generation, state, result FROM orders \
                      WHERE finished_at IS NOT NULL AND finished_at < $1 AND expires_at < $1 \
                      AND (state <> 'stuck' OR EXISTS (SELECT 1 FROM requests WHERE requests.order_id = orders.order_id \
@@ -31,6 +39,10 @@ impl Journal {
                      OR EXISTS (SELECT 1 FROM orders later WHERE later.instance_uuid = orders.instance_uuid \
                      AND later.seq > orders.seq AND later.state <> 'stuck' AND later.finished_at < $1 \
                      AND later.expires_at < $1)) \
+                     AND order_id NOT IN (SELECT order_id FROM unsettled) \
+                     AND (instance_uuid NOT IN (SELECT instance_uuid FROM unsettled) \
+                     OR EXISTS (SELECT 1 FROM orders next WHERE next.instance_uuid = orders.instance_uuid \
+                     AND next.seq > orders.seq)) \
                      ON CONFLICT (order_id) DO NOTHING",
                 )
                 .bind(before)

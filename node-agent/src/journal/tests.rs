@@ -337,6 +337,51 @@ async fn a_stuck_order_does_not_outlive_what_has_overtaken_it() {
     assert_eq!(journal.retain(days(31)).await.unwrap(), 2, "nobody could tell any more what came after it");
 }
 
+/// Which disk was left stands in its step, and that it is not to be resumed tells the newest order of its server.
+#[tokio::test]
+async fn a_stuck_destruction_is_kept_with_its_newest_successor_until_somebody_has_seen_to_it() {
+    let books = Books::new().await;
+    let journal = &books.journal;
+    let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
+    let orders = [1, 2, 3].map(|n| ensure(n, n));
+    let end = async |order: &ProvisioningOrder, state, kind| {
+        books.accept(order).await;
+        let id = order.order_id;
+        journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+        if state == OrderState::Stuck {
+            let upid =
+                "UPID:fake:00000001:00000001:6AFD3100:qmdestroy:1000:ez-agent@pve!node-fake:".to_owned();
+            journal.step_called(id, 3, "destroy", upid, "boot".into(), NOW).await.unwrap();
+        }
+        journal.finish_order(id, state, NOW, "{}".to_owned(), event(kind), BookEntry::Nothing).await.unwrap();
+    };
+    end(&orders[0], OrderState::Stuck, EventKind::Stuck).await;
+    end(&orders[1], OrderState::Failed, EventKind::Failed).await;
+    end(&orders[2], OrderState::Failed, EventKind::Failed).await;
+    let left = async || {
+        let left = journal.unsettled_destructions(instance(10), orders[2].order_id).await.unwrap();
+        left.into_iter().map(|one| one.order_id).collect::<Vec<_>>()
+    };
+    let asked = async |verb| {
+        let who = r#"{"name":"root"}"#.to_owned();
+        let request =
+            requests::NewRequest { verb, order: Some(orders[0].order_id), who, reason: String::new() };
+        journal.ask(request, days(100)).await.unwrap();
+        journal.take_requests(requests::Taker::Agent, days(100)).await.unwrap().remove(0).request
+    };
+    assert_eq!(
+        journal.retain(days(100)).await.unwrap(),
+        1,
+        "the one between tells nothing that the newest does not"
+    );
+    assert_eq!(left().await, [orders[0].order_id]);
+    let resumed = asked(requests::RequestVerb::Resume).await;
+    assert_eq!(resumed.state, requests::RequestState::Refused, "{resumed:?}");
+    assert_eq!(asked(requests::RequestVerb::Abandon).await.state, requests::RequestState::Done);
+    assert_eq!(journal.retain(days(131)).await.unwrap(), 2);
+    assert!(left().await.is_empty());
+}
+
 #[tokio::test]
 async fn an_epoch_does_not_go_back_and_each_start_counts() {
     let books = Books::new().await;
