@@ -45,8 +45,8 @@ pub struct Agent {
     pub space: Space,
     /// Own clock against the control plane's.
     pub offset: ClockOffset,
-    /// When a certificate was last asked for and answered.
-    pub renewed: renew::Answered,
+    /// When the next certificate may be tried.
+    pub renewed: renew::Renewals,
     /// When the control plane was last heard.
     pub contact: Arc<Contact>,
     /// The kernel's boot id.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `identity/key.pem`, `identity/cert.pem` | the pair in use, 0600 |
 //! | `identity/next-key.pem`, `identity/next-cert.pem` | the next pair until its first use (make before break) |
+//! | `identity/asked-key.pem` | the key whose certificate has been asked for, until it is stored |
 //! | `identity/node.json` | installation, node, name, epoch |
 //! | `identity/join-<token id>.pem` | the key with which a token was used, until its join is done |
 //! | `joined-trust.json`, `identity/joined-…` | the files of a join until all are there |

@@ -1,10 +1,13 @@
 //! The next certificate: a new key, asked for at half of the old one's life, used on a new
 //! connection first and only then put in the place of the old (make before break).
+//!
+//! What came to nothing is tried again after a growing pause, with what there is of it: the pair that
+//! was stored and never welcomed, else the key that was asked with. Only a new key is a new certificate.
 
 use std::{
     io,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,22 +18,61 @@ use tokio::time::Instant;
 use super::{Identity, IdentityError, Pair, enrol::check_certificate, files, load_pair, spki};
 
 /// After a new one no other certificate is asked for this long, on whatever connection: it leads to a new connection, and
-/// where it seems to be due at once, that would never end. A request that came to nothing leads nowhere, and is repeated.
+/// where it seems to be due at once, that would never end.
 const REST: Duration = Duration::from_secs(60 * 60);
+/// First and longest pause after a try that came to nothing; each is twice as long as the one before. A certificate that
+/// was asked for has to come within the first.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(120), Duration::from_secs(6 * 60 * 60));
+/// After so many tries in vain, hours after the first, what was kept of them is of no use: the next one begins with another
+/// key. A node is given five certificates a day.
+const IN_VAIN: u32 = 8;
+/// The key whose certificate has been asked for.
+const ASKED: &str = "asked-key.pem";
 
-/// When the control plane last gave a certificate that was stored, over all connections.
+/// When the next certificate may be asked for or tried, over all connections.
 #[derive(Debug, Default)]
-pub struct Answered(Mutex<Option<Instant>>);
+pub struct Renewals(Mutex<State>);
 
-impl Answered {
-    /// One was stored.
-    pub fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+#[derive(Debug, Default)]
+struct State {
+    rests_until: Option<Instant>,
+    tries: u32,
+}
+
+impl Renewals {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether that is long enough ago.
-    pub fn is_over(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|at| at.elapsed() >= REST)
+    /// One is tried: until it is welcomed it counts as one that came to nothing. True where what was kept of those before
+    /// is to be given up.
+    pub fn tried(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        let pause = PAUSE.0.saturating_mul(1 << state.tries.min(16)).min(PAUSE.1);
+        state.rests_until = Some(now + pause);
+        state.tries = state.tries.saturating_add(1);
+        state.tries.is_multiple_of(IN_VAIN)
+    }
+
+    /// One was stored.
+    pub fn note(&self, now: Instant) {
+        self.state().rests_until = Some(now + REST);
+    }
+
+    /// The stored one is in use.
+    pub fn welcomed(&self) {
+        self.state().tries = 0;
+    }
+
+    /// How long it is still left alone.
+    pub fn rest(&self, now: Instant) -> Duration {
+        let until = self.state().rests_until;
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    /// Whether the next may be tried.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.rest(now).is_zero()
     }
 }
 
@@ -59,14 +101,39 @@ pub fn due(pair: &Pair, jitter: u64) -> UnixMillis {
     pair.not_before.plus(life.mul_f64(f64::from(u32::try_from(permille).unwrap_or(500)) / 1_000.0))
 }
 
-/// Makes a new key and its request.
+/// Makes the next key and its request. It is stored before it is asked with: where the answer was lost or could not be kept,
+/// the next try asks with the same one, for which the control plane gives the same certificate and counts none.
 ///
 /// # Errors
-/// If the key cannot be made.
-pub fn prepare() -> Result<Pending, rcgen::Error> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let csr_pem = csr(&key)?;
+/// If the key cannot be made or stored; then nothing must be asked for.
+pub fn prepare(dir: &Path) -> Result<Pending, IdentityError> {
+    let path = dir.join(ASKED);
+    let kept = std::fs::read_to_string(&path).ok().and_then(|pem| KeyPair::from_pem(&pem).ok());
+    let failed = |error: rcgen::Error| IdentityError::file(&path, io::Error::other(error));
+    let key = match kept {
+        Some(key) => key,
+        None => {
+            let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+            files::write_whole(&path, key.serialize_pem().as_bytes(), 0o600)
+                .map_err(|source| IdentityError::file(&path, source))?;
+            key
+        }
+    };
+    let csr_pem = csr(&key).map_err(failed)?;
     Ok(Pending { key, csr_pem })
+}
+
+/// The key that was asked with is of no use: its certificate is stored, or was refused.
+pub fn forget_asked(dir: &Path) {
+    let _ = std::fs::remove_file(dir.join(ASKED));
+}
+
+/// So is all that was kept of the next pair.
+pub fn forget_next(dir: &Path) {
+    forget_asked(dir);
+    for name in ["next-cert.pem", "next-key.pem"] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
 }
 
 /// Checks an issued certificate and stores the next pair beside the present one.
@@ -90,7 +157,9 @@ pub fn stage(
         .map_err(|source| IdentityError::file(&key_path, source))?;
     files::write_whole(&cert_path, pem.as_bytes(), 0o600)
         .map_err(|source| IdentityError::file(&cert_path, source))?;
-    load_pair(&key_path, &cert_path)
+    let pair = load_pair(&key_path, &cert_path)?;
+    forget_asked(dir);
+    Ok(pair)
 }
 
 /// The pair that waits for its first use, if there is one.

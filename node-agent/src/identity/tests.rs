@@ -7,7 +7,7 @@ use ez_protocol::trust::{EnrolReply, EnrolRequest, JoinToken, Pin};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rcgen::KeyPair;
+use rcgen::{KeyPair, PublicKeyData as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use url::Url;
@@ -232,11 +232,24 @@ async fn a_change_of_pair_cut_in_the_middle_is_finished_at_the_next_start() {
     try_join(&story).await.unwrap();
     let identity = load(&story.config).unwrap();
     let dir = story.config.identity_dir();
-    let pending = renew::prepare().unwrap();
+    let pending = renew::prepare(&dir).unwrap();
     // The authority of the story is gone with its task; the same checks are made on the next pair.
     let wrong = renew::stage(&dir, &identity, &pending, "no certificate", NOW);
     assert!(matches!(wrong, Err(IdentityError::Damaged { .. })));
     assert!(renew::staged(&dir).is_none());
+    // The next try asks with the same key: for it the control plane gives the same certificate.
+    let key = |pending: &renew::Pending| {
+        let csr = rcgen::CertificateSigningRequestParams::from_pem(&pending.csr_pem).unwrap();
+        csr.public_key.subject_public_key_info()
+    };
+    let again = renew::prepare(&dir).unwrap();
+    assert_eq!(key(&again), key(&pending));
+    let mode = std::fs::metadata(dir.join("asked-key.pem")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    renew::forget_asked(&dir);
+    assert_ne!(key(&renew::prepare(&dir).unwrap()), key(&pending), "one that was refused is not kept");
+    renew::forget_next(&dir);
+    assert!(!dir.join("asked-key.pem").exists());
 
     let next = (std::fs::read(dir.join("key.pem")).unwrap(), std::fs::read(dir.join("cert.pem")).unwrap());
     try_join(&story).await.unwrap();
@@ -246,4 +259,29 @@ async fn a_change_of_pair_cut_in_the_middle_is_finished_at_the_next_start() {
     assert!(load(&story.config).is_ok());
     assert_eq!(std::fs::read(dir.join("cert.pem")).unwrap(), next.1);
     assert!(!dir.join("next-cert.pem").exists());
+}
+
+#[test]
+fn a_renewal_rests_longer_after_each_try_in_vain_and_gives_up_what_it_kept_at_last() {
+    let renewals = renew::Renewals::default();
+    let mut now = tokio::time::Instant::now();
+    assert!(renewals.is_over(now));
+    let (mut rests, mut given_up) = (Vec::new(), Vec::new());
+    for n in 1..=10 {
+        if renewals.tried(now) {
+            given_up.push(n);
+        }
+        let rest = renewals.rest(now);
+        rests.push(rest.as_secs() / 60);
+        assert!(!renewals.is_over(now));
+        now += rest;
+        assert!(renewals.is_over(now));
+    }
+    assert_eq!(rests, [2, 4, 8, 16, 32, 64, 128, 256, 360, 360]);
+    assert_eq!(given_up, [8]);
+    renewals.note(now);
+    assert_eq!(renewals.rest(now).as_secs(), 3_600);
+    renewals.welcomed();
+    assert!(!renewals.tried(now));
+    assert_eq!(renewals.rest(now).as_secs(), 120);
 }

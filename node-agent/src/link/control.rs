@@ -16,7 +16,10 @@ use ez_protocol::{
     trust::TrustDocument,
 };
 use prost::Message as _;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     Ending,
@@ -30,8 +33,6 @@ use crate::{
 
 /// The time is asked for this often.
 const PING_EVERY: Duration = Duration::from_secs(60);
-/// A certificate that was asked for has to come within this time.
-const RENEW_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A key whose certificate has been asked for.
 pub(super) type Pending = Arc<Mutex<Option<renew::Pending>>>;
@@ -50,16 +51,17 @@ pub(super) enum Question {
 /// The way of questions.
 pub(super) type Questions = mpsc::Sender<Question>;
 
-/// Writes to the control stream: the time now and then, a certificate request when it is due.
+/// Writes to the control stream: the time now and then, a certificate request when it is due. One that is here already and
+/// was not welcomed yet is tried instead, on a connection of its own.
 pub(super) async fn write(
     agent: Arc<Agent>,
     mut sender: Sender,
     mut questions: mpsc::Receiver<Question>,
     pending: Pending,
+    ending: watch::Sender<Option<Ending>>,
 ) -> Result<(), StreamError> {
     let jitter = agent.entropy.up_to(1_000);
     let due = renew::due(&agent.identity().pair, jitter);
-    let mut asked_at: Option<tokio::time::Instant> = None;
     let mut ping = tokio::time::interval(PING_EVERY);
     let mut nonce = 0;
     loop {
@@ -83,12 +85,20 @@ pub(super) async fn write(
                 sender.send(FrameType::Ping, &Ping { nonce, now_ms: now.0 }).await?;
                 // By the wall clock and not by one long sleep: a host that was suspended for a week is a week older. And by
                 // that of the control plane, which is the one that certificates are made by.
-                let asked = asked_at.is_some_and(|at| at.elapsed() < RENEW_PATIENCE);
-                if agent.offset.theirs(now) < due || asked || !agent.renewed.is_over() {
+                let theirs = agent.offset.theirs(now);
+                if theirs < due || !agent.renewed.is_over(Instant::now()) {
                     continue;
                 }
-                asked_at = Some(tokio::time::Instant::now());
-                match renew::prepare() {
+                let dir = agent.config.identity_dir();
+                if agent.renewed.tried(Instant::now()) {
+                    tracing::warn!("the next certificate was tried in vain again and again; another one is asked for");
+                    renew::forget_next(&dir);
+                }
+                if renew::staged(&dir).is_some_and(|pair| theirs < pair.not_after) {
+                    let _ = ending.send(Some(Ending::Renewed));
+                    return Ok(());
+                }
+                match renew::prepare(&dir) {
                     Ok(made) => {
                         let csr_pem = made.csr_pem.clone();
                         *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
@@ -167,7 +177,7 @@ pub(super) async fn read(
                 let issued = CertIssued::decode(body)?;
                 let made = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if certificate(&agent, made, &issued) {
-                    agent.renewed.note();
+                    agent.renewed.note(Instant::now());
                     let _ = ending.send(Some(Ending::Renewed));
                     return Ok(());
                 }
@@ -194,6 +204,8 @@ async fn acknowledge(agent: &Agent, event_seq: u64) {
 fn certificate(agent: &Agent, made: Option<renew::Pending>, issued: &CertIssued) -> bool {
     if !issued.refused.is_empty() {
         tracing::error!(reason = issued.refused, "the control plane does not renew this node's certificate");
+        // It may be the key that it does not take.
+        renew::forget_asked(&agent.config.identity_dir());
         return false;
     }
     let Some(made) = made else { return false };

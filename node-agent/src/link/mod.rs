@@ -254,6 +254,7 @@ fn promote(agent: &Agent) {
         tracing::error!(%error, "the new certificate could not be put in place; the next start does it");
         return;
     }
+    agent.renewed.welcomed();
     // Only looked at: what another join has staged meanwhile is the next start's.
     match crate::identity::look(&agent.config) {
         Ok(fresh) => agent.set_identity(Identity {

@@ -122,7 +122,7 @@ pub(super) async fn serve(agent: Arc<Agent>, reports: Arc<Reports>, session: Ses
     let (questions, asked) = mpsc::channel(16);
     let pending = control::Pending::default();
     let mut tasks: JoinSet<Result<(), StreamError>> = JoinSet::new();
-    tasks.spawn(control::write(Arc::clone(&agent), sender, asked, Arc::clone(&pending)));
+    tasks.spawn(control::write(Arc::clone(&agent), sender, asked, Arc::clone(&pending), ending.clone()));
     tasks.spawn(control::read(
         Arc::clone(&agent),
         Arc::clone(&reports),

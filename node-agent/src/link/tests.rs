@@ -18,6 +18,7 @@ use ez_protocol::{
 };
 use prost::Message as _;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use rcgen::PublicKeyData as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::{
     config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
+    identity::{files, renew},
     journal::OrderState,
     metrics::Metrics,
     testing::{NOW, ensure, order, order_key, pki::Pki, sign, trust_key},
@@ -427,15 +429,7 @@ async fn a_due_certificate_is_renewed_with_a_new_key_and_used_before_the_old_one
     assert!(!story.agent.config.identity_dir().join("next-cert.pem").exists());
 
     // The new one seems to be due at once as well, and is left alone for now.
-    second.control.until(FrameType::Ping).await;
-    let ping = Ping { nonce: 9, now_ms: NOW.0 };
-    second.control.say(Frame::new(FrameType::Ping, &ping)).await;
-    loop {
-        match second.control.next().await.kind() {
-            Some(FrameType::Pong) => break,
-            other => assert_ne!(other, Some(FrameType::CertRenew)),
-        }
-    }
+    never_asks(&mut second).await;
     story.stop.cancel();
 }
 
@@ -449,8 +443,62 @@ async fn a_renewal_that_came_to_nothing_is_asked_for_again_before_an_hour_is_ove
     // Once this is answered the refusal has been read.
     first.control.say(Frame::new(FrameType::Ping, &Ping { nonce: 9, now_ms: NOW.0 })).await;
     first.control.until(FrameType::Pong).await;
-    assert!(story.agent.renewed.is_over());
+    let rest = story.agent.renewed.rest(tokio::time::Instant::now());
+    assert!(!rest.is_zero() && rest <= Duration::from_secs(120), "{rest:?}");
+    assert!(!story.agent.config.identity_dir().join("asked-key.pem").exists(), "it may be the key");
     story.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_was_lost_keeps_its_key_for_the_next_try() {
+    let story = story().await;
+    let mut first = welcome(&story, 1, 0).await;
+    let wish = CertRenew::decode(first.control.until(FrameType::CertRenew).await.as_slice()).unwrap();
+    first.connection.close(VarInt::from_u32(0), b"gone");
+    let mut second = welcome(&story, 2, 0).await;
+    never_asks(&mut second).await;
+    let kept = renew::prepare(&story.agent.config.identity_dir()).unwrap();
+    let key = |pem: &str| rcgen::CertificateSigningRequestParams::from_pem(pem).unwrap().public_key;
+    assert_eq!(key(&kept.csr_pem).subject_public_key_info(), key(&wish.csr_pem).subject_public_key_info());
+    story.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_certificate_that_waits_for_its_first_use_is_tried_again_and_no_other_is_asked_for() {
+    // One that this control plane does not take.
+    let story = story_with(|config, _| {
+        let dir = config.identity_dir();
+        files::private_dir(&dir).unwrap();
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        std::fs::write(dir.join("next-key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(dir.join("next-cert.pem"), Pki::new().agent_pem(&key)).unwrap();
+    })
+    .await;
+    let refused = async || {
+        let incoming = timeout(PATIENCE, story.server.accept()).await.unwrap().unwrap();
+        assert!(incoming.await.is_err());
+    };
+    refused().await;
+    let second = welcome(&story, 1, 0).await;
+    refused().await;
+    timeout(PATIENCE, second.connection.closed()).await.unwrap();
+    let mut fourth = welcome(&story, 2, 0).await;
+    never_asks(&mut fourth).await;
+    let dir = story.agent.config.identity_dir();
+    assert!(dir.join("next-cert.pem").exists() && !dir.join("asked-key.pem").exists());
+    story.stop.cancel();
+}
+
+/// The first look whether a certificate is due is over, and none was asked for.
+async fn never_asks(node: &mut Welcomed) {
+    node.control.until(FrameType::Ping).await;
+    node.control.say(Frame::new(FrameType::Ping, &Ping { nonce: 9, now_ms: NOW.0 })).await;
+    loop {
+        match node.control.next().await.kind() {
+            Some(FrameType::Pong) => break,
+            other => assert_ne!(other, Some(FrameType::CertRenew)),
+        }
+    }
 }
 
 #[tokio::test]
