@@ -9,6 +9,7 @@ use super::{
     plan::{snippet_storage, token_name},
     roles,
 };
+use crate::pve::Vmid;
 
 /// Options of `leave`.
 #[derive(Clone, Debug, Default, Args)]
@@ -46,6 +47,7 @@ pub async fn leave(
         vmids: args.vmids.clone(),
         // One leaves hosts whose storage has died and whose policy is half written, too.
         without_policy: args.vmids.is_some(),
+        leaves: true,
         ..SetupArgs::default()
     };
     let wanted = Wanted::gather(&given, config_file, env).map_err(|error| match error {
@@ -85,15 +87,18 @@ pub(super) fn plan(
 ) -> Result<Vec<Change>, SetupError> {
     let policys = wanted.policy.as_ref().map(|p| p.vmids.clone());
     let vmids = policys.or(wanted.vmids.clone()).unwrap_or(100..=u32::MAX);
-    // Without a policy the name of the pool is a guess: a server counts wherever it is.
-    let is_theirs = |pool: &String| match &wanted.policy {
+    // Without a policy the name of the pool is a guess, and pools are the whole cluster's. A VM on this node counts where its
+    // pool, its marker or a person says so.
+    let is_theirs = |pool: &String, id: &Vmid| match &wanted.policy {
         Some(_) => *pool == wanted.pool,
-        None => *pool != wanted.template_pool,
+        None => {
+            let told = *pool == wanted.pool || wanted.vmids.is_some() || world.marked.contains(id);
+            told && *pool != wanted.template_pool && world.vms.contains(id)
+        }
     };
-    let pooled = world.pools.iter().filter(|(pool, _)| is_theirs(pool));
+    let pooled = world.pools.iter().flat_map(|(pool, members)| members.iter().map(move |id| (pool, id)));
     let servers: Vec<String> = pooled
-        .flat_map(|(pool, members)| members.iter().map(move |id| (pool, id)))
-        .filter(|(_, id)| vmids.contains(*id) && !world.templates.contains_key(*id))
+        .filter(|(pool, id)| is_theirs(pool, id) && vmids.contains(*id) && !world.templates.contains_key(*id))
         .map(|(pool, id)| format!("{id} (pool {pool})"))
         .collect();
     if !servers.is_empty() && !keep_servers {

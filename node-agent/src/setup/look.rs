@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ez_protocol::marker::Marker;
 use serde_json::Value;
 
 use super::{AdminApi, PVE_USER, SetupError, Verb, wanted::Wanted};
@@ -45,6 +46,10 @@ pub struct World {
     pub(super) bridges: Vec<String>,
     /// Templates on this node: VMID → marked as an image of ours.
     pub(super) templates: BTreeMap<Vmid, bool>,
+    /// VMs on this node that are no templates.
+    pub(super) vms: BTreeSet<Vmid>,
+    /// Those of them that carry an agent's marker; looked for only where nothing else tells whose a VM is.
+    pub(super) marked: BTreeSet<Vmid>,
     /// `None`: could not be read.
     pub(super) firewall_on: Option<bool>,
     pub(super) ca_copied: bool,
@@ -164,7 +169,7 @@ pub(super) async fn look(admin: &dyn AdminApi, wanted: &Wanted) -> Result<World,
         .collect();
     bridges.sort();
 
-    let mut templates = BTreeMap::new();
+    let (mut templates, mut vms) = (BTreeMap::new(), BTreeSet::new());
     for row in rows(get(admin, &format!("/nodes/{node}/qemu"), &[]).await?) {
         let Ok(vmid) = Vmid::try_from(number(&row, "vmid")) else { continue };
         if number(&row, "template") == 1 {
@@ -172,6 +177,19 @@ pub(super) async fn look(admin: &dyn AdminApi, wanted: &Wanted) -> Result<World,
             let description = text(&config, "description");
             if description.contains(IMAGE_MARKER) {
                 templates.insert(vmid, parse_image_marker(&description).is_some());
+            }
+        } else {
+            vms.insert(vmid);
+        }
+    }
+    let mut marked = BTreeSet::new();
+    if wanted.leaves && wanted.policy.is_none() {
+        let elsewhere =
+            pools.iter().filter(|(pool, _)| ![&wanted.pool, &wanted.template_pool].contains(pool));
+        for vmid in elsewhere.flat_map(|(_, members)| members).filter(|vmid| vms.contains(*vmid)) {
+            let config = get(admin, &format!("/nodes/{node}/qemu/{vmid}/config"), &[]).await?;
+            if Marker::find(&text(&config, "description")).is_some() {
+                marked.insert(*vmid);
             }
         }
     }
@@ -195,6 +213,8 @@ pub(super) async fn look(admin: &dyn AdminApi, wanted: &Wanted) -> Result<World,
         disk_stores,
         bridges,
         templates,
+        vms,
+        marked,
     })
 }
 

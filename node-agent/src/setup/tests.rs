@@ -1,6 +1,8 @@
 //! Setup against an administrator's API in memory: what it does, that it does it once, what it
 //! refuses, and that leaving takes it away again.
 
+mod leaving;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -24,6 +26,8 @@ struct Cluster {
     acl: BTreeSet<(String, String)>,
     storages: BTreeMap<String, Value>,
     templates: BTreeMap<u32, String>,
+    /// VMs that are no templates: their node and description.
+    vms: BTreeMap<u32, (&'static str, String)>,
     issued: u32,
     writes: u32,
     /// Grants on everything; there must be none.
@@ -93,14 +97,17 @@ impl Cluster {
             _ if path.ends_with("/network") => {
                 json!([{"iface": "eth0", "type": "eth"}, {"iface": "vmbr1", "type": "bridge"}, {"iface": "vmbr0", "type": "bridge"}])
             }
-            _ if path.ends_with("/qemu") => self
-                .templates
-                .keys()
-                .map(|id| json!({"vmid": id, "template": 1, "status": "stopped"}))
-                .collect(),
+            _ if path.ends_with("/qemu") => {
+                let templates =
+                    self.templates.keys().map(|id| json!({"vmid": id, "template": 1, "status": "stopped"}));
+                let here = |node: &str| path == format!("/nodes/{node}/qemu");
+                let vms = self.vms.iter().filter(|(_, (node, _))| here(node));
+                templates.chain(vms.map(|(id, _)| json!({"vmid": id, "status": "running"}))).collect()
+            }
             _ if path.ends_with("/config") => {
                 let vmid: u32 = path.split('/').nth(4).unwrap().parse().unwrap();
-                json!({"description": self.templates[&vmid], "digest": "x"})
+                let description = self.templates.get(&vmid).unwrap_or_else(|| &self.vms[&vmid].1);
+                json!({"description": description, "digest": "x"})
             }
             other => return Err(refused(format!("Method 'GET {other}' not implemented"))),
         })
@@ -413,51 +420,6 @@ async fn a_storage_that_a_policy_named_before_and_that_is_gone_now_is_only_said(
 }
 
 #[tokio::test]
-async fn a_host_whose_storage_and_bridge_are_gone_can_be_left() {
-    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
-    host.run(&admin).await;
-    let wanted = host.wanted(|_| {}).unwrap();
-    let mut world = look::look(&admin, &wanted).await.unwrap();
-    (world.disk_stores, world.bridges) = (Vec::new(), Vec::new());
-    let changes = leave::plan(&wanted, &world, false).unwrap();
-    for what in ["API token", "storage ez-ci-n1", "user ez-agent@pve"] {
-        assert!(changes.iter().any(|c| c.to_string().contains(what)), "{what}: {changes:?}");
-    }
-    // A policy that cannot be understood does not say which servers are this node's: a person does.
-    std::fs::write(host.file("policy.toml"), "vmid_first = ").unwrap();
-    assert!(host.wanted(|_| {}).is_err());
-    let said = |args: &mut SetupArgs| {
-        (args.vmids, args.without_policy) = (Some("100000-109999".into()), true);
-    };
-    let wanted = host.wanted(said).unwrap();
-    assert!(!leave::plan(&wanted, &world, false).unwrap().is_empty());
-    admin.state().pools.get_mut("ez").unwrap().insert(100_005);
-    let world = look::look(&admin, &wanted).await.unwrap();
-    assert!(leave::plan(&wanted, &world, false).unwrap_err().to_string().contains("100005"));
-}
-
-/// Which pool it was only the policy said.
-#[tokio::test]
-async fn without_a_policy_servers_are_found_in_whatever_pool_they_are() {
-    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
-    host.run(&admin).await;
-    std::fs::write(host.file("policy.toml"), "pool = \"customers\"\nvmid_first = ").unwrap();
-    admin.state().pools.insert("customers".into(), [300, 9000, 100_005].into());
-    let said = |args: &mut SetupArgs| {
-        (args.vmids, args.without_policy) = (Some("9000-109999".into()), true);
-    };
-    let wanted = host.wanted(said).unwrap();
-    let world = look::look(&admin, &wanted).await.unwrap();
-    let refusal = leave::plan(&wanted, &world, false).unwrap_err().to_string();
-    assert!(refusal.contains("still there: 100005 (pool customers); "), "{refusal}");
-    let changes = leave::plan(&wanted, &world, true).unwrap();
-    assert!(!changes.iter().any(|c| c.to_string().contains("remove storage")), "{changes:?}");
-    admin.state().pools.get_mut("customers").unwrap().remove(&100_005);
-    let world = look::look(&admin, &wanted).await.unwrap();
-    leave::plan(&wanted, &world, false).unwrap();
-}
-
-#[tokio::test]
 async fn a_renewed_certificate_changes_one_line_of_the_configuration() {
     let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
     host.run(&admin).await;
@@ -483,41 +445,6 @@ async fn what_the_owner_says_wins_and_is_never_rewritten() {
     assert_eq!((both.pve_node.as_str(), both.snippet_storage.as_str()), ("n1", "mine"));
 }
 
-#[tokio::test]
-async fn leaving_takes_away_what_setup_made_and_never_a_server() {
-    let (host, admin) = (Host::new(), FakeAdmin::new("9.2", &["n1"]));
-    host.run(&admin).await;
-    admin.state().pools.get_mut("ez").unwrap().insert(100_005);
-    let wanted = host.wanted(|_| {}).unwrap();
-    let world = look::look(&admin, &wanted).await.unwrap();
-    let refusal = leave::plan(&wanted, &world, false).unwrap_err().to_string();
-    assert!(refusal.contains("100005") && refusal.contains("--keep-servers"), "{refusal}");
-    let kept = leave::plan(&wanted, &world, true).unwrap();
-    assert!(
-        !kept
-            .iter()
-            .any(|c| c.to_string().contains("remove pool ez ") || c.to_string().contains("remove storage"))
-    );
-    admin.state().pools.get_mut("ez").unwrap().clear();
-    admin.state().tokens.insert("node-n2".into(), 9);
-    let world = look::look(&admin, &wanted).await.unwrap();
-    let shared = leave::plan(&wanted, &world, false).unwrap();
-    assert!(!shared.iter().any(|c| c.to_string().contains("role EzAgent")), "{shared:?}");
-    admin.state().tokens.remove("node-n2");
-    let world = look::look(&admin, &wanted).await.unwrap();
-    for change in leave::plan(&wanted, &world, false).unwrap() {
-        change.apply(&admin).await.unwrap();
-    }
-    let state = admin.state();
-    assert!(
-        state.users.is_empty() && state.tokens.is_empty() && state.roles.is_empty() && state.acl.is_empty()
-    );
-    assert!(state.storages.is_empty());
-    // Templates are VMs too: their pool stays while they are in it.
-    assert_eq!(state.pools.keys().collect::<Vec<_>>(), ["ez-templates"]);
-    assert!(!host.file("pve-token").exists() && host.file("setup.toml").exists());
-}
-
 #[test]
 fn rights_are_compared_with_what_the_token_says() {
     let host = Host::new();
@@ -539,6 +466,8 @@ fn rights_are_compared_with_what_the_token_says() {
         disk_stores: Vec::new(),
         bridges: Vec::new(),
         templates: BTreeMap::new(),
+        vms: BTreeSet::new(),
+        marked: BTreeSet::new(),
         firewall_on: None,
         ca_copied: true,
     };

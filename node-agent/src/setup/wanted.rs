@@ -86,6 +86,9 @@ pub struct SetupArgs {
     /// Go on with a policy file that cannot be understood, as though there were none.
     #[arg(skip)]
     pub without_policy: bool,
+    /// What was set up is to be taken away.
+    #[arg(skip)]
+    pub leaves: bool,
 }
 
 /// Everything setup aims at, before it has looked at Proxmox.
@@ -111,6 +114,8 @@ pub struct Wanted {
     pub state_dir: PathBuf,
     /// The policy file.
     pub policy_file: PathBuf,
+    /// Whether what was set up is to be taken away.
+    pub leaves: bool,
     /// The policy, if the file is there.
     pub policy: Option<Policy>,
     /// Snippets; ends in `snippets`.
@@ -304,6 +309,7 @@ impl Wanted {
                 .map_or_else(|| args.backup_storage.clone(), |p| p.backup_storage.clone()),
             iso_storage: policy.as_ref().map_or_else(|| args.iso_storage.clone(), |p| p.iso_storage.clone()),
             guest_passwords: policy.as_ref().map_or(args.guest_passwords, |p| p.guest_passwords),
+            leaves: args.leaves,
             owners: owner.keys().cloned().collect(),
             setup_file,
             setup_text,
