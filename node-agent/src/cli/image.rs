@@ -135,6 +135,10 @@ impl Report for Spoken {
         tracing::debug!(upid, "task");
         async { Ok(()) }.boxed()
     }
+
+    fn left(&mut self, help: &str) {
+        message(&format!("{}, {help}", image::LEFT));
+    }
 }
 
 async fn build(config: &Config, args: &BuildArgs) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,6 @@
 //! Building: look, act, look again.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ez_protocol::image::ImageSource;
 use serde_json::Value;
@@ -48,7 +48,9 @@ pub async fn build(
     loop {
         match one_act(api, site, image, report).await {
             Ok(Some(vmid)) => {
-                remove_leftovers(api, site, image).await;
+                if let Some(help) = remove_leftovers(api, site, image).await {
+                    report.left(&help);
+                }
                 return Ok(vmid);
             }
             Ok(None) if acts < ACTS => acts += 1,
@@ -62,8 +64,10 @@ pub async fn build(
             // As in a crash: what stands there is taken up by whoever comes next.
             Err(error @ BuildError::Journal(_)) => return Err(error),
             Err(error) => {
-                remove_leftovers(api, site, image).await;
-                return Err(error);
+                return Err(match remove_leftovers(api, site, image).await {
+                    Some(help) => BuildError::Left { error: Box::new(error), help },
+                    None => error,
+                });
             }
         }
     }
@@ -250,29 +254,49 @@ fn vm(site: &Site, image: &ImageSource, vmid: Vmid) -> Vec<(&'static str, String
 }
 
 /// Removes what carries the build marker of this image and did not become it. Failing to is only said:
-/// the next build goes on from it.
-async fn remove_leftovers(api: &dyn AdminApi, site: &Site, image: &ImageSource) {
-    loop {
-        let vmid = match look::find_unmarked(api, site, image).await {
-            Ok(Some(vmid)) => vmid,
-            Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, "could not look for half-made templates"),
-        };
-        let path = format!("/nodes/{}/qemu/{vmid}", site.node);
-        let parameters = [("purge", "1".to_owned()), ("destroy-unreferenced-disks", "1".to_owned())];
-        let gone = match api.call(Verb::Delete, &path, &parameters).await.map(|answer| task::handle(&answer))
-        {
-            Ok(Ok(upid)) => {
-                task::wait(api, site, Step::Lint, &upid).await.is_ok_and(|exit| exit.is_success())
-            }
-            Ok(Err(error)) | Err(error) => {
-                tracing::warn!(vmid, %error, "a half-made template could not be removed");
-                false
-            }
-        };
-        if !gone {
-            return;
+/// the next build goes on from it. A disk that stayed where its VM is gone no build meets again: what root does about it is
+/// answered.
+async fn remove_leftovers(api: &dyn AdminApi, site: &Site, image: &ImageSource) -> Option<String> {
+    let mut kept = BTreeSet::new();
+    while remove_one(api, site, image, &mut kept).await {}
+    let help: Vec<String> = kept.iter().map(|volume| format!("`pvesm free {volume}`")).collect();
+    (!help.is_empty()).then(|| help.join(" and "))
+}
+
+/// Removes one of them, if there is one; true if there may be more.
+async fn remove_one(
+    api: &dyn AdminApi,
+    site: &Site,
+    image: &ImageSource,
+    kept: &mut BTreeSet<String>,
+) -> bool {
+    let vmid = match look::find_unmarked(api, site, image).await {
+        Ok(Some(vmid)) => vmid,
+        Ok(None) => return false,
+        Err(error) => {
+            tracing::warn!(%error, "could not look for half-made templates");
+            return false;
         }
+    };
+    let path = format!("/nodes/{}/qemu/{vmid}", site.node);
+    let parameters = [("purge", "1".to_owned()), ("destroy-unreferenced-disks", "1".to_owned())];
+    let called = api.call(Verb::Delete, &path, &parameters).await.and_then(|answer| task::handle(&answer));
+    let upid = match called {
+        Ok(upid) => upid,
+        Err(error) => {
+            tracing::warn!(vmid, %error, "a half-made template could not be removed");
+            return false;
+        }
+    };
+    let gone = task::wait(api, site, Step::Lint, &upid).await.is_ok_and(|exit| exit.is_success());
+    match task::kept_disks(api, site, &upid).await {
+        Ok(volumes) => kept.extend(volumes),
+        Err(error) => {
+            tracing::warn!(vmid, %error, "whether a disk of a half-made template stayed is not known")
+        }
+    }
+    if gone {
         tracing::info!(vmid, image = image.name, "a half-made template was removed");
     }
+    gone
 }

@@ -114,7 +114,15 @@ pub trait Report: Send {
     fn begin(&mut self, step: Step, vmid: Option<Vmid>) -> BoxFuture<'_, Result<(), BuildError>>;
     /// Proxmox works on it under this handle.
     fn called(&mut self, upid: &str) -> BoxFuture<'_, Result<(), BuildError>>;
+    /// A half-made template is gone, and what root has to do about disks of it that are not.
+    fn left(&mut self, help: &str) {
+        tracing::error!(help, "{LEFT}");
+    }
 }
+
+/// What it means that a disk stays where its VM has gone.
+pub const LEFT: &str =
+    "a half-made template is gone, but not all of its disks could be removed: as root on the host";
 
 /// Why an image is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +187,14 @@ pub enum BuildError {
     /// The journal could not be written.
     #[error("the journal: {0}")]
     Journal(String),
+    /// Something of the above, and disks of what it had made could not be removed.
+    #[error("{error}. Besides, {}, {help}", LEFT)]
+    Left {
+        /// Why there is no image.
+        error: Box<BuildError>,
+        /// What removes the disks.
+        help: String,
+    },
 }
 
 impl BuildError {

@@ -1,13 +1,13 @@
 //! Waiting for a task through the administrator's way to Proxmox.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{BuildError, Report, Site, Step};
 use crate::{
-    pve::{PveError, TaskExit, Upid},
+    pve::{LOG_PAGE, PveError, TaskExit, Upid, text},
     setup::{AdminApi, Verb},
 };
 
@@ -81,6 +81,32 @@ pub(super) async fn wait(
             return Err(BuildError::Task { step: step.as_str(), exit });
         }
         tokio::time::sleep((began.elapsed() / 20).clamp(Duration::from_millis(50), LONGEST_PAUSE)).await;
+    }
+}
+
+/// The disks that a destruction could not remove: only its log names them. One that Proxmox has forgotten tells nothing any
+/// more.
+pub(super) async fn kept_disks(
+    api: &dyn AdminApi,
+    site: &Site,
+    upid: &Upid,
+) -> Result<BTreeSet<String>, BuildError> {
+    let path = format!("/nodes/{}/tasks/{upid}/log", site.node);
+    let (mut kept, mut read) = (BTreeSet::new(), 0);
+    loop {
+        let query = [("start", read.to_string()), ("limit", LOG_PAGE.to_string())];
+        let answer = match api.call(Verb::Get, &path, &query).await {
+            Ok(answer) => answer,
+            Err(error) if error.text().contains("no such task") => return Ok(kept),
+            Err(reason) => return Err(BuildError::Pve { doing: "reading the log of a destruction", reason }),
+        };
+        let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+        let lines = rows.iter().filter_map(|row| row.get("t").and_then(Value::as_str));
+        kept.extend(lines.filter_map(text::kept_volume).map(str::to_owned));
+        read += rows.len();
+        if rows.len() < LOG_PAGE {
+            return Ok(kept);
+        }
     }
 }
 
