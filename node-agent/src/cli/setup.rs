@@ -89,6 +89,14 @@ pub(super) async fn repair(config: &Config) -> anyhow::Result<ExitCode> {
         for vmid in repair.asked()? {
             match repair.clean_clone(vmid).await? {
                 Repaired::Cleaned => print(&format!("VM {vmid}: the rest of its clone is gone")),
+                Repaired::Kept(disks) => {
+                    failed = true;
+                    let help: Vec<String> = disks.iter().map(|disk| format!("`pvesm free {disk}`")).collect();
+                    message(&format!(
+                        "VM {vmid}: the rest of its clone is gone, but not all of its disks could be removed: {}",
+                        help.join(" and ")
+                    ));
+                }
                 Repaired::Void(why) => print(&format!("VM {vmid}: nothing to do, {why}")),
                 Repaired::NotYet(why) => {
                     waiting = true;

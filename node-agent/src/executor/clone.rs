@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     context::Cx,
+    destroy,
     fault::{self, Class, Trouble},
     limits::Load,
     queue::CloneWish,
@@ -96,6 +97,14 @@ async fn locked(cx: &Cx, seen: &Seen, config: &GuestConfig) -> Result<Look, Trou
     Ok(Look::Wait("the rest of a dead clone is being removed".to_owned()))
 }
 
+/// The number is free: the clone may be called, once nothing is left of one before it.
+async fn absent(cx: &Cx, row: Option<&StepRow>, seen: &Seen) -> Result<Look, Trouble> {
+    if let Seen::Over { since, .. } = seen {
+        destroy::no_disk_is_left_of_a_clone(cx, row, *since).await?;
+    }
+    Ok(Look::Todo)
+}
+
 /// The number belongs to something that is not this instance: another number, or another node, may do.
 pub(super) fn taken(cx: &Cx, why: &str) -> Trouble {
     Trouble::fail(Class::Retryable, format!("VMID_TAKEN: VM {} is not ours: {why}", cx.vmid()))
@@ -147,7 +156,7 @@ impl Step for Clone {
                 },
             };
             match cx.pve().guest_config(cx.vmid()).await? {
-                ConfigRead::Absent => Ok(Look::Todo),
+                ConfigRead::Absent => absent(cx, row, &seen).await,
                 ConfigRead::Present(config) if config.lock() == Some("clone") => {
                     locked(cx, &seen, &config).await
                 }
@@ -157,7 +166,7 @@ impl Step for Clone {
                 ConfigRead::Present(config) => Err(foreign(cx, row, config.marker_line())),
                 // With pool-scoped rights alone a VM in creation and a foreign one look alike.
                 ConfigRead::Forbidden => match (cx.pve().vmid_taken(cx.vmid()).await?, seen) {
-                    (false, _) => Ok(Look::Todo),
+                    (false, seen) => absent(cx, row, &seen).await,
                     (true, Seen::NoIntent) => {
                         Err(taken(cx, "it exists and this agent's token may not see it"))
                     }
@@ -207,7 +216,7 @@ impl Step for SettleClone {
         "settle_clone"
     }
 
-    fn look<'a>(&'a self, cx: &'a Cx, _row: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
+    fn look<'a>(&'a self, cx: &'a Cx, own: Option<&'a StepRow>) -> BoxFuture<'a, Result<Look, Trouble>> {
         Box::pin(async move {
             let done = || Ok(Look::Done(json!({})));
             let rows = cx.journal().steps(cx.id()).await?;
@@ -245,7 +254,11 @@ impl Step for SettleClone {
                         Err(other) => Err(other),
                     }
                 }
-                ConfigRead::Absent | ConfigRead::Present(_) | ConfigRead::Forbidden => done(),
+                ConfigRead::Absent => {
+                    destroy::no_disk_is_left_of_a_clone(cx, own, since).await?;
+                    done()
+                }
+                ConfigRead::Present(_) | ConfigRead::Forbidden => done(),
             }
         })
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use ez_protocol::order::Op;
+use ez_protocol::{UnixMillis, order::Op};
 use futures::future::BoxFuture;
 use serde_json::json;
 
@@ -78,17 +78,53 @@ async fn no_disk_is_left(cx: &Cx, row: Option<&StepRow>, own: Option<&Upid>) -> 
     if help.iter().all(|help| told.contains(help)) {
         return Ok(());
     }
+    Err(still_there(cx, &format!("destroy: VM {}", cx.vmid()), &logs, &help))
+}
+
+/// The same where root has removed the rest of a clone, its repair or a person: with `qm`, whose tasks this node's token may
+/// read, and which ends as well. It is looked at before the number is used again, or given away.
+pub(super) async fn no_disk_is_left_of_a_clone(
+    cx: &Cx,
+    row: Option<&StepRow>,
+    since: UnixMillis,
+) -> Result<(), Trouble> {
+    let told = row.and_then(|row| row.result_json.as_deref()).unwrap_or_default();
+    let own = cx.journal().steps(cx.id()).await?;
+    let (mut kept, mut logs) = (BTreeSet::<String>::new(), Vec::new());
+    for (upid, state) in cx.pve().find_tasks("qmdestroy", cx.vmid(), since.as_secs()).await? {
+        // What the agent has destroyed itself is looked at where it did so.
+        let ours = own.iter().any(|step| step.upid.as_deref() == Some(upid.as_str()));
+        if ours || cx.journal().is_task_of_another(&upid, cx.id()).await? {
+            continue;
+        }
+        if state == TaskState::Running {
+            return Err(Trouble::Look("the rest of a clone is still being removed".to_owned()));
+        }
+        let of_this = kept_disks(cx, &upid, told).await?;
+        if !of_this.is_empty() {
+            logs.push(log_of(&upid));
+            kept.extend(of_this);
+        }
+    }
+    let help: Vec<String> = kept.iter().map(|volume| free(volume)).collect();
+    if help.iter().all(|help| told.contains(help)) {
+        return Ok(());
+    }
+    Err(still_there(cx, &format!("the rest of a dead clone of VM {}", cx.vmid()), &logs, &help))
+}
+
+/// What it means that a VM is gone and disks of it are not.
+fn still_there(cx: &Cx, what: &str, logs: &[String], help: &[String]) -> Trouble {
     let what = format!(
-        "destroy: VM {} is gone, but Proxmox could not remove all of its disks ({}): what was on them may still be there; \
-         the number stays taken",
-        cx.vmid(),
+        "{what} is gone, but Proxmox could not remove all of its disks ({}): what was on them may still be there; the number \
+         stays taken",
         logs.join(", ")
     );
     let way_out = format!(
         "{} (one that `pvesm list` of its storage does not show any more is gone already)",
         help.join(" and ")
     );
-    Err(fault::stuck(cx.id(), what, way_out))
+    fault::stuck(cx.id(), what, way_out)
 }
 
 /// What it means that nothing is left of our VM but the lock of its destruction: `None`, to an undo that had nothing to

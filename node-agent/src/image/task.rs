@@ -92,7 +92,7 @@ pub(super) async fn kept_disks(
     upid: &Upid,
 ) -> Result<BTreeSet<String>, BuildError> {
     let path = format!("/nodes/{}/tasks/{upid}/log", site.node);
-    let (mut kept, mut read) = (BTreeSet::new(), 0);
+    let (mut kept, mut read) = (BTreeSet::new(), 0_usize);
     loop {
         let query = [("start", read.to_string()), ("limit", LOG_PAGE.to_string())];
         let answer = match api.call(Verb::Get, &path, &query).await {

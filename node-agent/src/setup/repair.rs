@@ -6,6 +6,7 @@
 //! that only within the policy's range. Everything that makes destroying right is looked at anew.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
     process::Stdio,
@@ -21,7 +22,7 @@ use super::{AdminApi, SetupError, Verb};
 use crate::{
     config::Config,
     policy::Policy,
-    pve::{CLONE_PLACEHOLDER, Vmid},
+    pve::{CLONE_PLACEHOLDER, Vmid, text},
 };
 
 /// A clone counts as crashed when its configuration has not changed for so long.
@@ -31,8 +32,8 @@ const CONFIG_DIR: &str = "/etc/pve/qemu-server";
 
 /// Root's tool for VMs: `qm`, started directly.
 pub trait Qm: Send + Sync {
-    /// Runs `qm` with these arguments.
-    fn run<'a>(&'a self, arguments: &'a [&'a str]) -> BoxFuture<'a, io::Result<()>>;
+    /// Runs `qm` with these arguments; answers what it said.
+    fn run<'a>(&'a self, arguments: &'a [&'a str]) -> BoxFuture<'a, io::Result<String>>;
 }
 
 /// The `qm` of this host.
@@ -40,13 +41,14 @@ pub trait Qm: Send + Sync {
 pub struct HostQm;
 
 impl Qm for HostQm {
-    fn run<'a>(&'a self, arguments: &'a [&'a str]) -> BoxFuture<'a, io::Result<()>> {
+    fn run<'a>(&'a self, arguments: &'a [&'a str]) -> BoxFuture<'a, io::Result<String>> {
         async move {
             let output = Command::new("qm").args(arguments).stdin(Stdio::null()).output().await?;
+            let said = String::from_utf8_lossy(&output.stderr);
             if output.status.success() {
-                return Ok(());
+                return Ok(format!("{}\n{said}", String::from_utf8_lossy(&output.stdout)));
             }
-            let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+            let said = said.trim().replace('\n', " ");
             Err(io::Error::other(format!("qm {}: {said}", arguments.join(" "))))
         }
         .boxed()
@@ -58,6 +60,9 @@ impl Qm for HostQm {
 pub enum Repaired {
     /// The rest of the clone is gone.
     Cleaned,
+    /// So it is, but for disks that could not be removed, which the log of the destruction alone tells. The agent reads it,
+    /// too, and its order stands still.
+    Kept(Vec<String>),
     /// There is nothing to clean; the request was removed.
     Void(String),
     /// Not now: a worker may be alive, or the clone is too young. The request stays.
@@ -151,9 +156,10 @@ impl<'a> Repair<'a> {
         let file = self.configs.join(format!("{vmid}.conf"));
         self.qm.run(&["unlock", &id]).await.map_err(SetupError::file("unlock", &file))?;
         let destroy = ["destroy", &id, "--purge", "1", "--destroy-unreferenced-disks", "1"];
-        self.qm.run(&destroy).await.map_err(SetupError::file("destroy", &file))?;
+        let said = self.qm.run(&destroy).await.map_err(SetupError::file("destroy", &file))?;
         self.forget(vmid)?;
-        Ok(Repaired::Cleaned)
+        let kept: BTreeSet<String> = said.lines().filter_map(text::kept_volume).map(str::to_owned).collect();
+        Ok(if kept.is_empty() { Repaired::Cleaned } else { Repaired::Kept(kept.into_iter().collect()) })
     }
 
     /// A running clone whose target is not known might be this one, so any running clone is a reason
@@ -214,6 +220,7 @@ mod tests {
         configs: BTreeMap<Vmid, Value>,
         tasks: Vec<Value>,
         ran: Mutex<Vec<String>>,
+        says: &'static str,
     }
 
     impl AdminApi for Host {
@@ -242,9 +249,9 @@ mod tests {
     }
 
     impl Qm for Host {
-        fn run<'a>(&'a self, arguments: &'a [&'a str]) -> BoxFuture<'a, io::Result<()>> {
+        fn run<'a>(&'a self, arguments: &'a [&'a str]) -> BoxFuture<'a, io::Result<String>> {
             self.ran.lock().unwrap().push(arguments.join(" "));
-            std::future::ready(Ok(())).boxed()
+            std::future::ready(Ok(self.says.to_owned())).boxed()
         }
     }
 
@@ -291,6 +298,15 @@ mod tests {
             let ran = host.ran.lock().unwrap();
             assert_eq!(*ran, ["unlock 100001", "destroy 100001 --purge 1 --destroy-unreferenced-disks 1"]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_qm_could_not_remove_is_named() {
+        let mut host = with(crashed());
+        host.says = "WARN: Could not remove disk 'local-lvm:vm-100001-disk-0', check manually: in use\n\
+                     purging VM 100001 from related configurations..\n";
+        let kept = vec!["local-lvm:vm-100001-disk-0".to_owned()];
+        assert_eq!(ask(&host, 100_001, OLD).await, (Repaired::Kept(kept), true));
     }
 
     #[tokio::test]

@@ -403,3 +403,27 @@ async fn a_rebuild_of_a_replicated_server_goes_through() {
         assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
     }
 }
+
+/// Root's repair destroys with `qm`, whose end says nothing of a disk that stayed, either.
+#[tokio::test]
+async fn a_clone_is_not_made_again_beside_the_disk_of_one_that_the_repair_removed() {
+    let mut host = Host::new().await;
+    host.install_repair();
+    host.pve.fail_next("clone_template", Fault::TaskKilled);
+    let request = host.repair_dir.clone().unwrap().join("clean-clone-1000.json");
+    let create = ensure(1, 1);
+    host.books.accept(&create).await;
+    let (engine, id) = (std::sync::Arc::clone(&host.engine), create.order_id);
+    let work = tokio::spawn(async move { engine.run_order(id).await });
+    while !request.exists() {
+        tokio::task::yield_now().await;
+    }
+    host.pve.root_destroys(VMID);
+    std::fs::remove_file(&request).unwrap();
+    work.await.unwrap().unwrap();
+    names_the_disk(&host.row(&create).await);
+    assert_eq!(host.count("clone_template"), 1);
+    let row = freed(&host, &create).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(host.count("clone_template"), 2);
+}

@@ -79,6 +79,25 @@ impl FakeHypervisor {
         self.state().backups.insert(format!("backup:backup/by-hand-{vmid}-{n}.vma.zst"), (vmid, kept));
     }
 
+    /// Root on the host destroys a VM, whose disk is in use by something else.
+    pub(crate) fn root_destroys(&self, vmid: Vmid) {
+        let mut state = self.state();
+        let number = state.tasks.len() + 1;
+        let start = state.start_secs + i64::try_from(number).unwrap_or(0);
+        let upid = format!("UPID:fake:{number:08X}:00000001:{start:08X}:qmdestroy:{vmid}:root@pam:");
+        let effect = Effect::Destroy(vmid, true);
+        let task = FakeTask {
+            upid: upid.parse().unwrap(),
+            effect,
+            fault: Some(Fault::TaskKeepsDisk),
+            polls: 1,
+            exit: None,
+            log: Vec::new(),
+        };
+        state.tasks.push(task);
+        state.finish(number - 1);
+    }
+
     /// Root on the host frees a volume.
     pub(crate) fn free(&self, volume: &str) {
         self.state().left_over.remove(volume);
