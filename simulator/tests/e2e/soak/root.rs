@@ -49,7 +49,8 @@ async fn help(demo: &Demo, node: usize, order: &str, said: &str, diary: &Diary) 
             host.try_control(&format!("/vms/{vmid}/unlock-destroy"), json!({})).await;
         }
     }
-    if let Some((_, rest)) = said.split_once("pvesm free ") {
+    // There may be several of them, of more than one order.
+    for rest in said.split("pvesm free ").skip(1) {
         host.free_volume(rest.split('`').next().unwrap_or_default()).await;
     }
     let (code, _, said) = agent_of(demo, node, &["order", "resume", order, "--reason", "as it says"]).await;
