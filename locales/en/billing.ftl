@@ -69,6 +69,7 @@ billing-revenue = Revenue
 billing-revenue-none = Nobody pays anything yet.
 billing-mrr = A month brings
 billing-live = Subscriptions
+billing-resting = Paused or left unpaid
 billing-churn = Ended within 30 days
 billing-owed = Owed after a failed charge
 billing-owed-by = { $count ->

@@ -262,11 +262,12 @@ async fn revenue(app: &App, json: bool) -> anyhow::Result<ExitCode> {
     for one in all {
         for month in one.months {
             say(format_args!(
-                "{} {} {} minor units a month from {} subscriptions, {} begun, {} ended; {} charges failed, {} paid later",
+                "{} {} {} minor units a month from {} subscriptions, {} paused; {} begun, {} ended; {} charges failed, {} paid later",
                 one.currency,
                 month.month,
                 month.monthly_minor,
                 month.live,
+                month.paused,
                 month.begun,
                 month.ended,
                 month.failed,

@@ -51,6 +51,7 @@ fn shown(one: &History, month: &MonthRevenue) -> views::RevenueMonth {
         month: month.month.to_string(),
         monthly: Money::new(month.monthly_minor, one.currency.clone()),
         live: month.live,
+        paused: month.paused,
         new_customers: month.new_customers,
         lost_customers: month.lost_customers,
         churn: month.churn_permille,

@@ -5,9 +5,13 @@
 //! copy of the invoices, in whole minor units, by currency; currencies are never added together.
 //!
 //! A subscription counts as live while it is charged or will be: `active`, `past_due` and `trialing` (which brings
-//! nothing yet; nor does one whose invoices are made void for now). What is charged for a year or a quarter is divided by its months, each subscription for itself and
-//! rounded half up, so that the sum of the parts is the whole that is shown. Discounts that last are taken off, those of a single invoice
-//! are not; traffic is not in it.
+//! nothing yet; nor does one whose invoices are made void for now). One that is paused, or that Stripe has left unpaid, *rests*: it
+//! brings nothing, is told as paused, and its owner is a customer still. Only what is over has ended, and has once, whatever
+//! it was before.
+//!
+//! What is charged for a year or a quarter is divided by its months, each subscription for itself and
+//! rounded half up, so that the sum of the parts is the whole that is shown. Discounts that last are taken off, those of a single
+//! invoice are not; traffic is not in it.
 
 mod model;
 mod store;

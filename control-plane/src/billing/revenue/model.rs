@@ -14,8 +14,18 @@ pub(super) struct Step {
     pub(super) currency: String,
     /// Minor units.
     pub(super) monthly_minor: i64,
-    /// Whether it is charged, or will be.
-    pub(super) live: bool,
+    pub(super) life: Life,
+}
+
+/// Whether a subscription is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It is, or will be.
+    Live,
+    /// It is not, and may be again: it is paused, or Stripe has left it unpaid.
+    Rests,
+    /// It has ended for good.
+    Over,
 }
 
 /// A step of a subscription, as it is stored.
@@ -98,7 +108,12 @@ pub(super) fn read(value: &Value, now: UnixMillis) -> Option<Read> {
     if matches!(status, "incomplete" | "incomplete_expired") {
         return None;
     }
-    let live = matches!(status, "active" | "past_due" | "trialing");
+    let life = match status {
+        "active" | "past_due" | "trialing" => Life::Live,
+        "canceled" => Life::Over,
+        // Only what is over has left.
+        _ => Life::Rests,
+    };
     let (mut sum, mut currency) = (0_i64, None);
     for item in value["items"]["data"].as_array()? {
         let price = &item["price"];
@@ -111,11 +126,11 @@ pub(super) fn read(value: &Value, now: UnixMillis) -> Option<Read> {
     let time = |key: &str| value[key].as_i64().map(UnixMillis::from_secs);
     // What is made void is never charged; what is only left uncollected may be.
     let is_void = value["pause_collection"]["behavior"] == "void";
-    let brings = live && status != "trialing" && !is_void;
+    let brings = life == Life::Live && status != "trialing" && !is_void;
     Some(Read {
         began: time("start_date").or_else(|| time("created")),
         ended: time("ended_at").or_else(|| time("canceled_at")),
-        step: Step { currency: currency?.to_owned(), monthly_minor: if brings { sum } else { 0 }, live },
+        step: Step { currency: currency?.to_owned(), monthly_minor: if brings { sum } else { 0 }, life },
     })
 }
 
@@ -126,20 +141,18 @@ pub(super) fn steps(
     now: UnixMillis,
 ) -> Vec<(UnixMillis, Step)> {
     let later = |at: UnixMillis, than: UnixMillis| at.max(UnixMillis(than.0.saturating_add(1)));
-    let ended = read.ended.filter(|_| !read.step.live).unwrap_or(now).min(now);
+    // Of one that rests it is the day of a wish, if anything.
+    let ended = read.ended.filter(|_| read.step.life == Life::Over).unwrap_or(now).min(now);
     match last {
         Some((_, known)) if *known == read.step => Vec::new(),
-        Some((since, _)) => {
-            let at = if read.step.live { now } else { ended };
-            vec![(later(at, *since), read.step.clone())]
-        }
+        Some((since, _)) => vec![(later(ended, *since), read.step.clone())],
         None => {
             let began = read.began.unwrap_or(now).min(now);
-            if read.step.live {
+            if read.step.life == Life::Live {
                 return vec![(began, read.step.clone())];
             }
-            // It had ended before it was seen for the first time; what it brought is not known.
-            let was = Step { monthly_minor: 0, live: true, ..read.step.clone() };
+            // It had ended, or rested, before it was seen for the first time; what it brought is not known.
+            let was = Step { monthly_minor: 0, life: Life::Live, ..read.step.clone() };
             vec![(began, was), (later(ended, began), read.step.clone())]
         }
     }
@@ -154,15 +167,17 @@ pub struct MonthRevenue {
     pub monthly_minor: i64,
     /// Subscriptions that were charged then.
     pub live: i64,
+    /// Subscriptions that were charged nothing then and may be again: paused, or left unpaid by Stripe.
+    pub paused: i64,
     /// Subscriptions that began in it.
     pub begun: i64,
-    /// Subscriptions that ended in it.
+    /// Subscriptions that ended in it, also those that were paused before.
     pub ended: i64,
     /// Of a thousand that were there or began, how many ended.
     pub churn_permille: i64,
-    /// Accounts that pay at its end and did not at its begin.
+    /// Accounts that had a subscription at its end, be it paused, and had none at its begin.
     pub new_customers: i64,
-    /// Accounts that paid at its begin and do not at its end.
+    /// Accounts that had one at its begin and have none at its end.
     pub lost_customers: i64,
     /// Charges that did not work at first.
     pub failed: i64,
@@ -203,8 +218,13 @@ impl Line<'_> {
         self.steps.iter().take_while(|(since, _)| *since < at).last().map(|(_, step)| *step)
     }
 
-    fn is_live_before(&self, at: UnixMillis) -> bool {
-        self.before(at).is_some_and(|step| step.live)
+    fn life_before(&self, at: UnixMillis) -> Option<Life> {
+        self.before(at).map(|step| step.life)
+    }
+
+    /// Whether it had begun and was not over.
+    fn is_there_before(&self, at: UnixMillis) -> bool {
+        self.life_before(at).is_some_and(|life| life != Life::Over)
     }
 }
 
@@ -245,27 +265,31 @@ fn summed(
     failed: &[Failed],
 ) -> MonthRevenue {
     let count = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
-    let payers = |at: UnixMillis| -> BTreeSet<&str> {
-        lines.values().filter(|line| line.is_live_before(at)).map(|line| line.account).collect()
+    let customers = |at: UnixMillis| -> BTreeSet<&str> {
+        lines.values().filter(|line| line.is_there_before(at)).map(|line| line.account).collect()
     };
-    let (mut monthly_minor, mut live, mut begun, mut ended, mut there) = (0_i64, 0, 0, 0, 0);
+    let (mut monthly_minor, mut live, mut paused) = (0_i64, 0, 0);
+    let (mut begun, mut ended, mut there) = (0, 0, 0);
     for line in lines.values() {
-        let (was, is) = (line.is_live_before(from), line.is_live_before(to));
+        let (was, is) = (line.is_there_before(from), line.is_there_before(to));
         if let Some(step) = line.before(to) {
             monthly_minor = monthly_minor.saturating_add(step.monthly_minor);
         }
-        let here = line.steps.iter().any(|(since, step)| *since >= from && *since < to && step.live);
-        live += i64::from(is);
+        let here =
+            line.steps.iter().any(|(since, step)| *since >= from && *since < to && step.life != Life::Over);
+        live += i64::from(line.life_before(to) == Some(Life::Live));
+        paused += i64::from(line.life_before(to) == Some(Life::Rests));
         there += i64::from(was || here);
         begun += i64::from(!was && here);
         ended += i64::from((was || here) && !is);
     }
-    let (before, after) = (payers(from), payers(to));
+    let (before, after) = (customers(from), customers(to));
     let mine = || failed.iter().filter(|one| one.currency == currency && one.at >= from && one.at < to);
     MonthRevenue {
         month,
         monthly_minor,
         live,
+        paused,
         begun,
         ended,
         churn_permille: if there == 0 { 0 } else { ended * 1_000 / there },

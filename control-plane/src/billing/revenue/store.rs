@@ -3,7 +3,7 @@
 use ez_protocol::{AccountId, UnixMillis};
 use sqlx::AnyConnection;
 
-use super::model::{Charge, Failed, Step};
+use super::model::{Charge, Failed, Life, Step};
 use crate::db::{Cols, DbError};
 
 /// A subscription's newest step.
@@ -12,7 +12,7 @@ pub(super) async fn last(
     subscription: &str,
 ) -> Result<Option<(UnixMillis, Step)>, DbError> {
     let row = sqlx::query(
-        "SELECT subscription_id, since, currency, monthly_minor, live FROM billing_charges
+        "SELECT subscription_id, since, currency, monthly_minor, live, rests FROM billing_charges
          WHERE subscription_id = $1 ORDER BY since DESC LIMIT 1",
     )
     .bind(subscription)
@@ -26,11 +26,12 @@ pub(super) async fn last(
 }
 
 fn step(row: Cols<'_>) -> Result<Step, DbError> {
-    Ok(Step {
-        currency: row.text("currency")?,
-        monthly_minor: row.int("monthly_minor")?,
-        live: row.flag("live")?,
-    })
+    let life = match (row.flag("live")?, row.flag("rests")?) {
+        (true, _) => Life::Live,
+        (false, true) => Life::Rests,
+        (false, false) => Life::Over,
+    };
+    Ok(Step { currency: row.text("currency")?, monthly_minor: row.int("monthly_minor")?, life })
 }
 
 pub(super) async fn put(
@@ -41,15 +42,16 @@ pub(super) async fn put(
     step: &Step,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO billing_charges (subscription_id, since, account_id, currency, monthly_minor, live)
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (subscription_id, since) DO NOTHING",
+        "INSERT INTO billing_charges (subscription_id, since, account_id, currency, monthly_minor, live, rests)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (subscription_id, since) DO NOTHING",
     )
     .bind(subscription)
     .bind(since.0)
     .bind(account.to_string())
     .bind(&step.currency)
     .bind(step.monthly_minor)
-    .bind(i64::from(step.live))
+    .bind(i64::from(step.life == Life::Live))
+    .bind(i64::from(step.life == Life::Rests))
     .execute(tx)
     .await?;
     Ok(())
@@ -80,8 +82,8 @@ pub(super) async fn ended_since(
 ) -> Result<Vec<(String, i64)>, DbError> {
     let rows = sqlx::query(
         "SELECT c.currency, COUNT(*) AS ended
-         FROM billing_charges c JOIN billing_subscriptions s ON s.stripe_id = c.subscription_id
-         WHERE c.live = 0 AND c.since >= $1 AND s.status = 'canceled'
+         FROM billing_charges c
+         WHERE c.live = 0 AND c.rests = 0 AND c.since >= $1
                AND c.since = (SELECT MAX(d.since) FROM billing_charges d WHERE d.subscription_id = c.subscription_id)
          GROUP BY c.currency",
     )
@@ -98,7 +100,7 @@ pub(super) async fn ended_since(
 
 pub(super) async fn charges(connection: &mut AnyConnection) -> Result<Vec<Charge>, DbError> {
     let rows = sqlx::query(
-        "SELECT subscription_id, since, account_id, currency, monthly_minor, live FROM billing_charges
+        "SELECT subscription_id, since, account_id, currency, monthly_minor, live, rests FROM billing_charges
          ORDER BY subscription_id, since",
     )
     .fetch_all(connection)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
-    model::{Charge, Failed, Read, Step, history, monthly, months, read, steps},
+    model::{Charge, Failed, Life, Read, Step, history, monthly, months, read, steps},
     *,
 };
 use crate::billing::usage;
@@ -13,8 +13,8 @@ const DAY: i64 = 86_400_000;
 /// 23 November 2026.
 const NOW: UnixMillis = UnixMillis(1_795_466_970_000);
 
-fn step(monthly_minor: i64, live: bool) -> Step {
-    Step { currency: "eur".into(), monthly_minor, live }
+fn step(monthly_minor: i64, life: Life) -> Step {
+    Step { currency: "eur".into(), monthly_minor, life }
 }
 
 fn charge(subscription: &str, account: &str, since: i64, step: Step) -> Charge {
@@ -42,13 +42,14 @@ fn a_subscription_is_read_as_what_it_brings() {
         let value = json!({
             "status": status, "start_date": 1_000, "ended_at": 2_000, "items": {"data": [{"price": price, "quantity": 1}]},
         });
-        read(&value, NOW).map(|read| (read.step.monthly_minor, read.step.live))
+        read(&value, NOW).map(|read| (read.step.monthly_minor, read.step.life))
     };
-    assert_eq!(of("active", "year", 1), Some((750, true)));
-    assert_eq!(of("past_due", "month", 3), Some((3_000, true)));
-    assert_eq!(of("trialing", "month", 1), Some((0, true)), "it pays nothing yet");
-    assert_eq!(of("canceled", "month", 1), Some((0, false)));
-    assert_eq!(of("unpaid", "month", 1), Some((0, false)));
+    assert_eq!(of("active", "year", 1), Some((750, Life::Live)));
+    assert_eq!(of("past_due", "month", 3), Some((3_000, Life::Live)));
+    assert_eq!(of("trialing", "month", 1), Some((0, Life::Live)), "it pays nothing yet");
+    assert_eq!(of("canceled", "month", 1), Some((0, Life::Over)));
+    assert_eq!(of("unpaid", "month", 1), Some((0, Life::Rests)));
+    assert_eq!(of("paused", "month", 1), Some((0, Life::Rests)));
     assert_eq!(of("incomplete", "month", 1), None);
     assert_eq!(read(&json!({"status": "active", "items": {"data": []}}), NOW), None, "no price, no currency");
 }
@@ -61,13 +62,13 @@ fn what_is_made_void_brings_nothing_for_now() {
             "status": "active", "start_date": 1_000, "pause_collection": pause,
             "items": {"data": [{"price": price, "quantity": 1}]},
         });
-        read(&value, NOW).map(|read| (read.step.monthly_minor, read.step.live))
+        read(&value, NOW).map(|read| (read.step.monthly_minor, read.step.life))
     };
-    assert_eq!(of(json!({"behavior": "void", "resumes_at": null})), Some((0, true)));
+    assert_eq!(of(json!({"behavior": "void", "resumes_at": null})), Some((0, Life::Live)));
     for charged in
         [json!(null), json!({"behavior": "keep_as_draft"}), json!({"behavior": "mark_uncollectible"})]
     {
-        assert_eq!(of(charged.clone()), Some((900, true)), "{charged}");
+        assert_eq!(of(charged.clone()), Some((900, Life::Live)), "{charged}");
     }
 }
 
@@ -113,13 +114,13 @@ fn months_are_told_apart() {
     let november = usage::month_begins(ez_protocol::Month::of(NOW)).0;
     let charges = [
         // Since September; another price since November; its owner left and came with another server.
-        charge("sub_1", "a", november - 50 * DAY, step(900, true)),
-        charge("sub_1", "a", november + DAY, step(1_800, true)),
-        charge("sub_2", "b", november - 50 * DAY, step(500, true)),
-        charge("sub_2", "b", november - 10 * DAY, step(0, false)),
-        charge("sub_3", "b", november - 5 * DAY, step(500, true)),
-        charge("sub_4", "c", november + DAY, step(100, true)),
-        charge("sub_4", "c", november + 2 * DAY, step(0, false)),
+        charge("sub_1", "a", november - 50 * DAY, step(900, Life::Live)),
+        charge("sub_1", "a", november + DAY, step(1_800, Life::Live)),
+        charge("sub_2", "b", november - 50 * DAY, step(500, Life::Live)),
+        charge("sub_2", "b", november - 10 * DAY, step(0, Life::Over)),
+        charge("sub_3", "b", november - 5 * DAY, step(500, Life::Live)),
+        charge("sub_4", "c", november + DAY, step(100, Life::Live)),
+        charge("sub_4", "c", november + 2 * DAY, step(0, Life::Over)),
     ];
     let failed = [
         Failed { currency: "eur".into(), at: UnixMillis(november + DAY), minor: 900, recovered: true },
@@ -145,51 +146,112 @@ fn months_are_told_apart() {
     assert!(history(&[], &[], &months(NOW, 12)).is_empty());
 }
 
+#[test]
+fn who_pauses_stays_and_leaves_once() {
+    let november = usage::month_begins(ez_protocol::Month::of(NOW)).0;
+    let charges = [
+        // Paused in October and cancelled in November.
+        charge("sub_1", "a", november - 50 * DAY, step(900, Life::Live)),
+        charge("sub_1", "a", november - 10 * DAY, step(0, Life::Rests)),
+        charge("sub_1", "a", november + DAY, step(0, Life::Over)),
+        // Paused in October and charged again.
+        charge("sub_2", "b", november - 50 * DAY, step(500, Life::Live)),
+        charge("sub_2", "b", november - 10 * DAY, step(0, Life::Rests)),
+        charge("sub_2", "b", november + DAY, step(500, Life::Live)),
+    ];
+    let all = history(&charges, &[], &months(NOW, 12));
+    let told = |back: usize| {
+        let month = all[0].months[11 - back];
+        let customers = (month.new_customers, month.lost_customers);
+        ((month.live, month.paused), (month.begun, month.ended, month.churn_permille), customers)
+    };
+    assert_eq!(told(2), ((2, 0), (2, 0, 0), (2, 0)));
+    assert_eq!(told(1), ((0, 2), (0, 0, 0), (0, 0)));
+    assert_eq!(told(0), ((1, 0), (0, 1, 500), (0, 1)));
+}
+
 /// What Stripe says of a subscription in the course of its life.
 fn life() -> impl Strategy<Value = Vec<Read>> {
-    let said =
-        prop_oneof![(1_i64..100_000).prop_map(|minor| (minor, true)), Just((0, true)), Just((0, false)),];
-    proptest::collection::vec(said, 1..6).prop_map(|said| {
-        said.into_iter()
-            .map(|(minor, live)| Read {
-                began: Some(UnixMillis(NOW.0 - 100 * DAY)),
-                ended: (!live).then_some(UnixMillis(NOW.0 - 10 * DAY)),
-                step: step(minor, live),
-            })
-            .collect()
+    let said = prop_oneof![
+        (1_i64..100_000).prop_map(|minor| (minor, Life::Live)),
+        Just((0, Life::Live)),
+        Just((0, Life::Rests)),
+        Just((0, Life::Over)),
+    ];
+    proptest::collection::vec(said, 1..6)
+        .prop_map(|said| said.into_iter().map(|(minor, life)| says(minor, life)).collect())
+}
+
+/// What Stripe says of a subscription at one time.
+fn says(minor: i64, life: Life) -> Read {
+    Read {
+        began: Some(UnixMillis(NOW.0 - 100 * DAY)),
+        ended: (life != Life::Live).then_some(UnixMillis(NOW.0 - 10 * DAY)),
+        step: step(minor, life),
+    }
+}
+
+/// As Stripe has it: it may rest and be charged again, and nothing comes after an end.
+fn possible_life() -> impl Strategy<Value = Vec<Read>> {
+    let here =
+        prop_oneof![Just((900_i64, Life::Live)), Just((0_i64, Life::Live)), Just((0_i64, Life::Rests))];
+    (proptest::collection::vec(here, 1..6), any::<bool>()).prop_map(|(here, ends)| {
+        let ends = ends.then_some((0_i64, Life::Over));
+        here.into_iter().chain(ends).map(|(minor, life)| says(minor, life)).collect()
     })
 }
 
+/// The steps that lives leave behind, read once a day; `again` says which readings come twice.
+fn written(lives: &[Vec<Read>], again: Vec<bool>) -> Vec<Charge> {
+    let mut charges = Vec::new();
+    let mut again = again.into_iter().cycle();
+    for (n, life) in lives.iter().enumerate() {
+        let mut last: Option<(UnixMillis, Step)> = None;
+        let mut at = NOW.0 - 50 * DAY;
+        for read in life {
+            for _ in 0..(1 + usize::from(again.next().unwrap_or(false))) {
+                at += DAY;
+                for (since, step) in steps(last.as_ref(), read, UnixMillis(at)) {
+                    assert!(last.as_ref().is_none_or(|(known, _)| *known < since), "time goes on");
+                    assert!(since.0 <= at + 1);
+                    charges.push(charge(&format!("sub_{n}"), &format!("a{n}"), since.0, step.clone()));
+                    last = Some((since, step));
+                }
+            }
+        }
+    }
+    charges
+}
+
 proptest! {
+    /// Whatever came in between: each begins once, and only those that are over have ended, once, with their owners.
+    #[test]
+    fn an_end_is_counted_once_and_a_pause_is_none(
+        lives in proptest::collection::vec(possible_life(), 1..8),
+        again in proptest::collection::vec(any::<bool>(), 64),
+    ) {
+        let shown = history(&written(&lives, again), &[], &months(NOW, 12));
+        let sum = |read: fn(&MonthRevenue) -> i64| shown[0].months.iter().map(read).sum::<i64>();
+        let over = lives.iter().filter(|life| life.last().is_some_and(|read| read.step.life == Life::Over));
+        let (all, over) = (i64::try_from(lives.len()).unwrap(), i64::try_from(over.count()).unwrap());
+        prop_assert_eq!((sum(|month| month.begun), sum(|month| month.ended)), (all, over));
+        // They began months before they were looked at, so nobody came and left within one.
+        prop_assert_eq!((sum(|month| month.new_customers), sum(|month| month.lost_customers)), (all, over));
+    }
+
     /// However often, late or doubled the readings came: what is shown is the sum over what was read last.
     #[test]
     fn the_month_is_the_sum_over_live_subscriptions(
         lives in proptest::collection::vec(life(), 1..8),
         again in proptest::collection::vec(any::<bool>(), 64),
     ) {
-        let mut charges = Vec::new();
-        let mut again = again.into_iter().cycle();
-        for (n, life) in lives.iter().enumerate() {
-            let mut last: Option<(UnixMillis, Step)> = None;
-            let mut at = NOW.0 - 50 * DAY;
-            for read in life {
-                // The same reading may come twice.
-                for _ in 0..(1 + usize::from(again.next().unwrap_or(false))) {
-                    at += DAY;
-                    for (since, step) in steps(last.as_ref(), read, UnixMillis(at)) {
-                        prop_assert!(last.as_ref().is_none_or(|(known, _)| *known < since), "time goes on");
-                        prop_assert!(since.0 <= at + 1);
-                        charges.push(charge(&format!("sub_{n}"), &format!("a{n}"), since.0, step.clone()));
-                        last = Some((since, step));
-                    }
-                }
-            }
-        }
+        let mut charges = written(&lives, again);
         let shown = history(&charges, &[], &months(NOW, 12));
         let newest = shown[0].months.last().unwrap();
         let lasts = || lives.iter().filter_map(|life| life.last()).map(|read| &read.step);
         prop_assert_eq!(newest.monthly_minor, lasts().map(|step| step.monthly_minor).sum::<i64>());
-        prop_assert_eq!(newest.live, i64::try_from(lasts().filter(|step| step.live).count()).unwrap());
+        let many = |life: Life| i64::try_from(lasts().filter(|step| step.life == life).count()).unwrap();
+        prop_assert_eq!((newest.live, newest.paused), (many(Life::Live), many(Life::Rests)));
         for month in &shown[0].months {
             prop_assert!((0..=1_000).contains(&month.churn_permille));
         }

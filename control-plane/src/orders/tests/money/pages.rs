@@ -175,6 +175,38 @@ async fn who_pauses_has_not_left() {
 }
 
 #[tokio::test]
+async fn who_ends_after_a_pause_has_left_once_and_then() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.settles(DAY).await;
+        let read = async |status: &str| {
+            shop.clock.advance(MINUTE);
+            let now = shop.app.clock.now();
+            shop.stripe.change(&served.subscription, |subscription| {
+                subscription["status"] = status.into();
+                if status == "canceled" {
+                    subscription["ended_at"] = serde_json::json!(now.as_secs());
+                }
+            });
+            shop.deliver("customer.subscription.updated", &served.subscription).await;
+            shop.work().await;
+            let mut connection = shop.app.db.read().await.unwrap();
+            let lately = billing::revenue(&mut connection, now).await.unwrap();
+            let years = billing::revenue_history(&mut connection, now).await.unwrap();
+            let sum = |read: fn(&billing::MonthRevenue) -> i64| years[0].months.iter().map(read).sum::<i64>();
+            let (ended, lost) = (sum(|month| month.ended), sum(|month| month.lost_customers));
+            (lately[0].ended, years[0].months.last().unwrap().paused, ended, lost)
+        };
+        assert_eq!(read("paused").await, (0, 1, 0, 0));
+        // Longer than the month over which churn is counted.
+        shop.settles(40 * DAY).await;
+        assert_eq!(read("canceled").await, (1, 0, 1, 1), "it left now, not when it was paused");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_was_retired_unpaid_shows_when_its_disk_goes_and_leaves_no_alarm_behind() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;

@@ -19,9 +19,11 @@ pub struct RevenueMonth {
     pub monthly: Money,
     /// Subscriptions that were charged then.
     pub live: i64,
-    /// Accounts that began to pay.
+    /// Subscriptions that were paused, or left unpaid, and not over.
+    pub paused: i64,
+    /// Accounts that had no subscription before.
     pub new_customers: i64,
-    /// Accounts that pay no more.
+    /// Accounts that have none any more.
     pub lost_customers: i64,
     /// Subscriptions that ended, of a thousand.
     pub churn: i64,
@@ -59,6 +61,7 @@ impl Page for RevenuePage {
             month: month.to_owned(),
             monthly: Money::new(minor, "eur"),
             live: 137,
+            paused: 4,
             new_customers,
             lost_customers: 2,
             churn: 15,
