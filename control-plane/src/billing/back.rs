@@ -255,11 +255,25 @@ pub(super) async fn early_warning(app: &Services, id: &str) -> Result<(), Billin
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_early_warning(id)).await?;
     let open = value.get("actionable").and_then(Value::as_bool) != Some(false);
+    let charge = warned_charge(app, &value).await?;
+    let of_charge = |key: &str| charge.as_ref().and_then(|charge| charge.get(key));
     let as_dispute = json!({
         "id": id, "status": if open { "early_warning" } else { "prevented" }, "reason": value.get("fraud_type"),
         "payment_intent": value.get("payment_intent"), "created": value.get("created"),
+        "amount": of_charge("amount"), "currency": of_charge("currency"),
     });
     take_dispute(app, read_at, view(&as_dispute)?, value, true).await
+}
+
+/// The charge that a warning is about: of how much it is about the warning itself says nothing. A charge that cannot be had
+/// keeps nobody from acting on its warning; the page then shows what its invoice was paid with.
+async fn warned_charge(app: &Services, warning: &Value) -> Result<Option<Value>, BillingError> {
+    let Some(id) = warning.get("charge").and_then(Value::as_str) else { return Ok(None) };
+    match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_charge(id)).await {
+        Ok(charge) => Ok(Some(charge)),
+        Err(fault) if fault.is_no() => Ok(None),
+        Err(fault) => Err(fault.into()),
+    }
 }
 
 /// Reads the disputes of a payment, of which a refund has told before any news did.

@@ -89,12 +89,15 @@ pub(super) async fn overview(
     Ok(Overview { paying, credit, is_customer: true })
 }
 
+/// The disputes. Of a warning whose charge was not read the amount is what its invoice was paid with.
 pub(super) async fn disputes(connection: &mut AnyConnection) -> Result<Vec<Dispute>, DbError> {
     let rows = sqlx::query(
         "SELECT d.stripe_id, CASE WHEN d.checked_at IS NOT NULL AND d.status = 'prevented' THEN 'checked' ELSE d.status END AS status,
-                d.reason, d.amount_minor, d.currency, d.answer_by, d.opened_at,
-                c.description, c.instance_id
+                d.reason, d.answer_by, d.opened_at, c.description, c.instance_id,
+                CASE WHEN d.currency = '' THEN COALESCE(i.paid_minor, 0) ELSE d.amount_minor END AS amount_minor,
+                CASE WHEN d.currency = '' THEN COALESCE(i.currency, '') ELSE d.currency END AS currency
          FROM billing_disputes d JOIN billing_checkouts c ON c.order_id = d.order_id
+         LEFT JOIN billing_invoices i ON i.stripe_id = d.invoice_id
          ORDER BY CASE WHEN d.status IN ('won', 'lost', 'warning_closed', 'prevented') THEN 1 ELSE 0 END,
                   d.opened_at DESC, d.stripe_id
          LIMIT 100",

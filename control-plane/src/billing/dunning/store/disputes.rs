@@ -155,7 +155,10 @@ pub(in crate::billing) async fn put_dispute(
          ON CONFLICT (stripe_id) DO UPDATE SET
              status = CASE WHEN billing_disputes.checked_at IS NOT NULL AND excluded.status = 'early_warning'
                            THEN billing_disputes.status ELSE excluded.status END,
-             reason = excluded.reason, amount_minor = excluded.amount_minor,
+             reason = excluded.reason,
+             amount_minor = CASE WHEN excluded.currency = '' THEN billing_disputes.amount_minor
+                                 ELSE excluded.amount_minor END,
+             currency = CASE WHEN excluded.currency = '' THEN billing_disputes.currency ELSE excluded.currency END,
              answer_by = excluded.answer_by, updated_at = excluded.updated_at",
     )
     .bind(&dispute.id)

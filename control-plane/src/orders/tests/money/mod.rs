@@ -12,6 +12,7 @@ mod plans;
 mod refunds;
 mod traffic;
 mod unpaid;
+mod warnings;
 mod years;
 
 use ez_protocol::{UnixMillis, order::Service};

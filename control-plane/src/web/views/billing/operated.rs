@@ -190,7 +190,7 @@ impl Page for Operated {
                     status: "early_warning".to_owned(),
                     tone: "bad",
                     reason: "misc".to_owned(),
-                    amount: Money::new(0, "eur"),
+                    amount: Money::new(900, "eur"),
                     answer_by: None,
                     check: Some("/operator/billing/warnings/issfr_1/checked".to_owned()),
                 },
