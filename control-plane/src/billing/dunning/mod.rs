@@ -3,8 +3,8 @@
 //! One function, [`judge`], looks at the copy and the time, writes the *standing* of a server and does once whatever
 //! follows from it: letters, an audit row, the job that tells `instances`, the job that looks again when the next
 //! step is due. Everything that changes the copy calls it in the same transaction, so a standing is never older
-//! than the copy. Before a step of the clock is taken, subscription and invoice are read again from Stripe: a
-//! server is never switched off, let alone ended, because the copy is behind.
+//! than the copy. Before a step of the clock is taken, subscription and invoice are read again from Stripe, and a step that
+//! is due waits for that reading: a server is never switched off, let alone ended, because the copy is behind.
 //!
 //! `instances` follows the standing, whatever the news said, and compares it with its servers all the time. Each
 //! step can be taken back by a payment until the disk is removed.
@@ -17,6 +17,8 @@ pub(super) mod remind;
 mod standing;
 pub(super) mod store;
 mod unseen;
+
+use std::time::Duration;
 
 use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use serde_json::json;
@@ -53,6 +55,8 @@ pub use store::Card;
 
 /// Looks at one subscription again; the key is the order's id.
 pub(super) const STAND: &str = "billing.stand";
+/// What a step of the clock waits for, and could not be read, is read again so long after.
+const READ_AGAIN: Duration = Duration::from_secs(60 * 60);
 /// The alarm about a status that Stripe has and we do not know.
 const UNKNOWN_STATUS: &str = "unknown_subscription_status";
 
@@ -168,12 +172,23 @@ pub(super) async fn judge(
     }
     let remind = remind::remind(tx, config, now, &known, &judged).await?;
     let look = unseen::watch(tx, now, &known).await?;
-    let wake =
-        [judged.next.map(|(_, at)| at), remind, look].into_iter().flatten().filter(|at| *at > now).min();
+    // It is read at once; whoever has just done so in vain comes back later.
+    let is_news = before.is_none_or(|before| (before.stand, before.next) != (judged.stand, judged.next));
+    let again = is_waiting(&judged, now).then_some(if is_news { now } else { now.plus(READ_AGAIN) });
+    let next = judged.next.map(|(_, at)| at);
+    let wake = [next, remind, look].into_iter().flatten().filter(|at| *at > now).chain(again).min();
     if let Some(wake) = wake {
         jobs::enqueue(tx, STAND, &order.to_string(), &json!({}), wake).await?;
     }
     Ok(())
+}
+
+/// Whether a step of the clock of an unpaid invoice is due and waits for a reading of its day.
+fn is_waiting(judged: &Judgement, now: UnixMillis) -> bool {
+    let waits = |(step, at): (Step, UnixMillis)| {
+        at <= now && matches!(step, Step::Suspend | Step::Notice | Step::Retire)
+    };
+    judged.next.is_some_and(waits)
 }
 
 /// What follows from another standing.
@@ -531,6 +546,10 @@ pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
         metrics::gauge!("ez_billing_standings", "stand" => stand.as_str()).set(many as f64);
     }
     for order in overdue {
+        // A job that is there keeps its time: it waits for Stripe.
+        if is_asked(app, order).await? {
+            continue;
+        }
         app.db
             .write(move |tx| {
                 Box::pin(async move { jobs::enqueue(tx, STAND, &order.to_string(), &json!({}), now).await })
@@ -538,4 +557,9 @@ pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
             .await?;
     }
     Ok(())
+}
+
+async fn is_asked(app: &Services, order: OrderId) -> Result<bool, DbError> {
+    let mut connection = app.db.read().await?;
+    jobs::is_asked(&mut connection, STAND, &order.to_string()).await
 }

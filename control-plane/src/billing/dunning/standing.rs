@@ -2,6 +2,9 @@
 //!
 //! Everything it looks at is in the local copy, and nothing of how the copy came about: whatever order the news
 //! came in, the same copy at the same time gives the same answer.
+//!
+//! The clock of an unpaid invoice goes by what was read on the day of each step or later: an older copy does not know what
+//! was paid since. Until then the step waits, and what is off or over already stays so.
 
 use ez_protocol::UnixMillis;
 
@@ -129,6 +132,10 @@ pub(in crate::billing) struct Facts {
     pub(in crate::billing) collection_paused: bool,
     /// When the notice about the unpaid invoice was written.
     pub(in crate::billing) notice_at: Option<UnixMillis>,
+    /// When subscription and unpaid invoice were read: of the two readings the earlier.
+    pub(in crate::billing) read_at: UnixMillis,
+    /// How it stands so far.
+    pub(in crate::billing) stands: Stand,
 }
 
 /// The answer.
@@ -213,13 +220,15 @@ fn served_until(facts: &Facts, settings: &config::Billing) -> Option<UnixMillis>
 fn clock(facts: &Facts, unpaid: &Unpaid, settings: &config::Billing, now: UnixMillis) -> Judgement {
     let grace = if facts.status == Status::Unpaid { std::time::Duration::ZERO } else { settings.grace };
     let suspend = unpaid.since.plus(grace);
-    if now < suspend {
+    // A step is due on its day, by a reading of that day or later.
+    let is_due = |step: UnixMillis| now >= step && facts.read_at >= step;
+    if now < suspend || (!is_due(suspend) && facts.stands == Stand::Run) {
         return answer(Stand::Run, Why::Grace, Some((Step::Suspend, suspend)));
     }
     let retire = unpaid.since.plus(settings.retire_after);
     let Some(told) = facts.notice_at else {
         let notice = suspend.max(retire.minus(settings.notice));
-        if now < notice {
+        if !is_due(notice) {
             return answer(Stand::Suspend, Why::Unpaid, Some((Step::Notice, notice)));
         }
         // Late, after we were down for long: the owner has the whole notice all the same.
@@ -228,7 +237,7 @@ fn clock(facts: &Facts, unpaid: &Unpaid, settings: &config::Billing, now: UnixMi
         return Judgement { notice: true, ..judgement };
     };
     let retire = retire.max(told.plus(settings.notice));
-    if now < retire {
+    if now < retire || (!is_due(retire) && facts.stands != Stand::End) {
         return answer(Stand::Suspend, Why::Unpaid, Some((Step::Retire, retire)));
     }
     answer(Stand::End, Why::Unpaid, None)
@@ -265,6 +274,9 @@ mod tests {
             orphaned: None,
             collection_paused: false,
             notice_at: None,
+            // Just now, whenever that is.
+            read_at: UnixMillis(i64::MAX),
+            stands: Stand::Run,
         }
     }
 
@@ -309,6 +321,28 @@ mod tests {
         let told = Facts { notice_at: Some(late), ..owing(Status::PastDue) };
         assert_eq!(judge(&told, &settings(), late.plus(DAY)).stand, Stand::Suspend);
         assert_eq!(judge(&told, &settings(), late.plus(2 * DAY)).stand, Stand::End);
+    }
+
+    #[test]
+    fn no_step_is_taken_by_a_reading_from_before_its_day() {
+        let read_on = |day: u32, facts: Facts| Facts { read_at: T0.plus(day * DAY), ..facts };
+        let at = |facts: &Facts, day: u32| judge(facts, &settings(), T0.plus(day * DAY));
+        // It waits, and says since when.
+        let due = Some((Step::Suspend, T0.plus(3 * DAY)));
+        for day in [3, 16, 40] {
+            let waits = at(&read_on(2, owing(Status::PastDue)), day);
+            assert_eq!(waits, answer(Stand::Run, Why::Grace, due), "day {day}");
+        }
+        assert_eq!(at(&read_on(3, owing(Status::PastDue)), 3).stand, Stand::Suspend);
+        let off = Facts { stands: Stand::Suspend, ..owing(Status::PastDue) };
+        assert!(!at(&read_on(13, off.clone()), 15).notice && at(&read_on(14, off.clone()), 15).notice);
+        let told = Facts { notice_at: Some(T0.plus(14 * DAY)), ..off };
+        let late = at(&read_on(15, told.clone()), 20);
+        assert_eq!(late, answer(Stand::Suspend, Why::Unpaid, Some((Step::Retire, T0.plus(16 * DAY)))));
+        assert_eq!(at(&read_on(16, told.clone()), 20).stand, Stand::End);
+        // Another invoice that was read long ago brings nothing back.
+        assert_eq!(at(&read_on(0, told.clone()), 20).stand, Stand::Suspend);
+        assert_eq!(at(&read_on(0, Facts { stands: Stand::End, ..told }), 20).stand, Stand::End);
     }
 
     #[test]
@@ -420,6 +454,21 @@ mod tests {
             }
             let paid = Facts { status: Status::Active, unpaid: None, disputed: Disputed::No, ..owing };
             prop_assert_eq!(judge(&paid, &settings(), now).stand, Stand::Run);
+        }
+
+        /// However old the reading: nothing gets worse by it than it would be at the moment of the reading, nor than it is.
+        #[test]
+        fn time_alone_takes_no_step(
+            read in 0_u32..60,
+            later in 0_u32..60,
+            notice in proptest::option::of(0_u32..60),
+            stands in prop_oneof![Just(Stand::Run), Just(Stand::Suspend), Just(Stand::End)],
+        ) {
+            let at = T0.plus(read * DAY);
+            let notice_at = notice.map(|day| T0.plus(day * DAY));
+            let facts = Facts { notice_at, read_at: at, stands, ..owing(Status::PastDue) };
+            let (then, now) = (judge(&facts, &settings(), at), judge(&facts, &settings(), at.plus(later * DAY)));
+            prop_assert!(now.stand <= then.stand.max(stands), "{now:?} after {then:?}");
         }
 
         /// Time only makes it worse: from running to off to ended, never back.

@@ -8,7 +8,10 @@ use ez_protocol::{AccountId, InstanceId, OrderId, UnixMillis};
 use sqlx::{AnyConnection, any::AnyRow};
 
 use super::standing::{Facts, Status, Unpaid};
-use crate::db::{Cols, DbError};
+use crate::{
+    billing,
+    db::{Cols, DbError},
+};
 
 pub(in crate::billing) use self::{disputes::*, returns::*, standings::*};
 
@@ -50,9 +53,11 @@ pub(in crate::billing) async fn known(
         "SELECT s.order_id, s.instance_id, s.account_id, s.stripe_id, s.status, s.end_reason,
                 s.period_start, s.period_end, s.cancel_at, s.amount_minor, s.currency, c.email, c.description,
                 CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt, s.collection_paused,
-                k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year
+                k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
+                COALESCE(b.stand, 'run') AS stands
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
+         LEFT JOIN billing_standings b ON b.order_id = s.order_id
          LEFT JOIN billing_exemptions e ON e.instance_id = s.instance_id
          LEFT JOIN billing_customers u ON u.account_id = s.account_id
          LEFT JOIN billing_cards k ON k.stripe_id = COALESCE(s.payment_method_id, u.payment_method_id)
@@ -69,6 +74,11 @@ pub(in crate::billing) async fn known(
         Some(unpaid) => step_at(connection, &notice_key(&unpaid.invoice)).await?,
         None => None,
     };
+    // What has no copy was never read.
+    let mut read_at = last_read(connection, &subscription).await?;
+    if let Some(unpaid) = &unpaid {
+        read_at = read_at.min(last_read(connection, &unpaid.invoice).await?);
+    }
     // In a trial nothing is paid for the period: a set-up fee that went back was not its price.
     let refunded = match row.opt_millis("period_start")?.filter(|_| status != "trialing") {
         Some(begin) => period_is_returned(connection, &subscription, begin).await?,
@@ -93,6 +103,8 @@ pub(in crate::billing) async fn known(
         orphaned,
         collection_paused: row.flag("collection_paused")?,
         notice_at,
+        read_at,
+        stands: row.id("stands")?,
     };
     let amount: Option<i64> = row.get("amount_minor")?;
     let currency: Option<String> = row.get("currency")?;
@@ -108,6 +120,11 @@ pub(in crate::billing) async fn known(
         card: read_card(row)?,
         facts,
     }))
+}
+
+/// When an object of Stripe's was read last; before all times if it never was.
+async fn last_read(connection: &mut AnyConnection, object: &str) -> Result<UnixMillis, DbError> {
+    Ok(billing::store::read_at(connection, object).await?.unwrap_or(UnixMillis(0)))
 }
 
 fn read_card(row: Cols<'_>) -> Result<Option<Card>, DbError> {

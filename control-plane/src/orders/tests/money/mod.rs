@@ -12,6 +12,7 @@ mod plans;
 mod refunds;
 mod traffic;
 mod unpaid;
+mod unread;
 mod warnings;
 mod years;
 
