@@ -75,6 +75,7 @@ fleet-alarm-credit_not_returned = Credit not given back
 fleet-alarm-paid_after_end = Paid after its end
 fleet-alarm-server_not_ended = Server runs unpaid
 fleet-alarm-standing_unread = Payments cannot be read
+fleet-alarm-unpaid_unread = What is owed cannot be read
 fleet-alarm-ending_late = Server cannot be ended
 fleet-alarm-may_run_twice = Server may run twice
 fleet-alarm-suspension_late = Suspension not carried out

@@ -337,7 +337,9 @@ pub(super) async fn subscription(app: &Services, id: &str) -> Result<(), Billing
 }
 
 /// Takes over a subscription that was read at `read_at`. One that is not simply active is read together with its
-/// latest invoice: what the one says is not judged without the other.
+/// latest invoice. An invoice that cannot be read keeps nothing else from being taken over: the clock waits for it, and the
+/// caller hears of it when the rest is done; the news stays to be tried again. Only what Stripe has given up is not judged
+/// without it at all: what was owed decides whether that ends at once.
 pub(super) async fn take_subscription(
     app: &Services,
     read_at: UnixMillis,
@@ -351,15 +353,21 @@ pub(super) async fn take_subscription(
     let active = matches!(subscription.status.as_deref(), Some("active" | "trialing"));
     // One with a change that waits for its payment comes with the link to pay on.
     let well = active && subscription.pending().is_none();
+    let mut unread = None;
     let invoice = match subscription.latest_invoice.as_ref().filter(|_| !well) {
-        Some(id) => {
-            let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
-            Some((view::<InvoiceView>(&value)?, value))
-        }
+        Some(id) => beside(app, id, &mut unread).await,
         None => None,
     };
     // Stripe's word follows the latest invoice. What the copy has as owed before it may be paid by now, and the news lost.
-    let older = if active { owed_before(app, &subscription.id).await? } else { None };
+    let older = match owed_before(app, &subscription.id).await?.filter(|_| active) {
+        Some(id) => beside(app, &id, &mut unread).await,
+        None => None,
+    };
+    let unread = match unread {
+        Some(error) if subscription.is_given_up() => return Err(error),
+        other => other,
+    };
+    let all_read = unread.is_none();
     if let Some(method) = subscription.default_payment_method.clone() {
         wallet::know(app, &method).await?;
     }
@@ -396,28 +404,38 @@ pub(super) async fn take_subscription(
                             .await?;
                     }
                 }
+                if !all_read {
+                    return Ok(());
+                }
                 store::finish_events(tx, &subscription.id, read_at, now, EventState::Done).await
             })
         })
         .await?;
-    Ok(())
+    unread.map_or(Ok(()), Err)
 }
 
-/// Reads the older renewal that a subscription owes by the copy, if there is one.
-async fn owed_before(
-    app: &Services,
-    subscription: &str,
-) -> Result<Option<(InvoiceView, Value)>, BillingError> {
-    let owed = {
-        let mut connection = app.db.read().await?;
-        dunning::store::owed_before(&mut connection, subscription).await?
-    };
-    let Some(owed) = owed else { return Ok(None) };
-    match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(&owed)).await {
-        Ok(value) => Ok(Some((view(&value)?, value))),
-        // What Stripe does not know says nothing about the subscription.
-        Err(fault) if fault.kind == FaultKind::NotFound => Ok(None),
+/// The older renewal that a subscription owes by the copy, if there is one.
+async fn owed_before(app: &Services, subscription: &str) -> Result<Option<String>, DbError> {
+    let mut connection = app.db.read().await?;
+    dunning::store::owed_before(&mut connection, subscription).await
+}
+
+/// Reads an invoice beside its subscription. One that Stripe does not have says nothing about that; why another one could not
+/// be read is left in `unread`.
+async fn beside(app: &Services, id: &str, unread: &mut Option<BillingError>) -> Option<(InvoiceView, Value)> {
+    let read = match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await {
+        Ok(value) => view(&value).map(|invoice| (invoice, value)),
+        Err(fault) if fault.kind == FaultKind::NotFound => return None,
         Err(fault) => Err(fault.into()),
+    };
+    match read {
+        Ok(read) => Some(read),
+        Err(error) => {
+            if unread.is_none() {
+                *unread = Some(error);
+            }
+            None
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod bills;
 mod checked;
 mod exempt;
 mod letters;
+mod look;
 pub(super) mod remind;
 mod standing;
 pub(super) mod store;
@@ -26,19 +27,17 @@ use sqlx::AnyConnection;
 
 use self::standing::{Judgement, Status};
 use super::{
-    BillingError, announce,
+    announce,
     documents::{self, Document},
-    stripe::{FaultKind, InvoiceView, RefundView, SubscriptionView},
-    sync,
+    stripe::{InvoiceView, RefundView, SubscriptionView},
 };
 use crate::{
-    app::{App, Services},
+    app::Services,
     audit,
     config::Config,
-    db::{self, DbError},
+    db::DbError,
     fleet::{Severity, alarms},
-    jobs::{self, JobError, JobRun},
-    notify, web,
+    jobs, notify, web,
 };
 
 pub(super) use bills::{gone, watch};
@@ -49,6 +48,7 @@ pub use letters::{
     AddressNeeded, CardExpiring, PaymentFailed, PaymentNeedsYou, PaymentReceipt, RefundFailed, RefundSent,
     RenewalSoon, ServerEnds, ServerLapses, ServerRestored, ServerSuspended, ServerWillBeDeleted,
 };
+pub(super) use look::{look_again, run};
 pub(super) use standing::Disputed;
 pub use standing::{Stand, Step, Why};
 pub use store::Card;
@@ -174,7 +174,7 @@ pub(super) async fn judge(
     let look = unseen::watch(tx, now, &known).await?;
     // It is read at once; whoever has just done so in vain comes back later.
     let is_news = before.is_none_or(|before| (before.stand, before.next) != (judged.stand, judged.next));
-    let again = is_waiting(&judged, now).then_some(if is_news { now } else { now.plus(READ_AGAIN) });
+    let again = is_waiting(judged.next, now).then_some(if is_news { now } else { now.plus(READ_AGAIN) });
     let next = judged.next.map(|(_, at)| at);
     let wake = [next, remind, look].into_iter().flatten().filter(|at| *at > now).chain(again).min();
     if let Some(wake) = wake {
@@ -184,11 +184,11 @@ pub(super) async fn judge(
 }
 
 /// Whether a step of the clock of an unpaid invoice is due and waits for a reading of its day.
-fn is_waiting(judged: &Judgement, now: UnixMillis) -> bool {
+fn is_waiting(next: Option<(Step, UnixMillis)>, now: UnixMillis) -> bool {
     let waits = |(step, at): (Step, UnixMillis)| {
         at <= now && matches!(step, Step::Suspend | Step::Notice | Step::Retire)
     };
-    judged.next.is_some_and(waits)
+    next.is_some_and(waits)
 }
 
 /// What follows from another standing.
@@ -470,68 +470,6 @@ pub(super) async fn end_read(
         notify::send(tx, now, &known.email, &letter).await?;
     }
     Ok(())
-}
-
-/// The job: reads subscription and invoice again, and with them judges.
-pub(super) async fn run(app: App, run: JobRun) -> Result<(), JobError> {
-    let order: OrderId = run.key.parse().map_err(JobError::fail)?;
-    Ok(look_again(&app, order).await?)
-}
-
-/// Reads what an order's standing rests on again from Stripe; judges, whatever changed.
-pub(super) async fn look_again(app: &Services, order: OrderId) -> Result<(), BillingError> {
-    let known = {
-        let mut connection = app.db.read().await?;
-        store::known(&mut connection, order).await?
-    };
-    let Some(known) = known else { return Ok(()) };
-    let unpaid = known.facts.unpaid.map(|unpaid| unpaid.invoice);
-    if let Some(unpaid) = &unpaid {
-        read_invoice(app, unpaid).await?;
-    }
-    sync::subscription(app, &known.subscription).await?;
-    newest_invoice(app, order, unpaid.as_deref()).await?;
-    rejudge(app, order).await?;
-    unseen::ring(app, order).await?;
-    Ok(())
-}
-
-/// A subscription that is well is read without its newest invoice, which may be what pays for the server now. Unless it was
-/// read just now, or nothing can become of it any more, it is read as well.
-async fn newest_invoice(app: &Services, order: OrderId, just_read: Option<&str>) -> Result<(), BillingError> {
-    let newest = {
-        let mut connection = app.db.read().await?;
-        let known = super::store::subscription_of(&mut connection, order).await?;
-        let Some(newest) = known.and_then(|known| known.latest_invoice) else { return Ok(()) };
-        let status = super::store::invoice_status(&mut connection, &newest).await?;
-        if matches!(status.as_deref(), Some("paid" | "void")) || just_read == Some(newest.as_str()) {
-            return Ok(());
-        }
-        newest
-    };
-    read_invoice(app, &newest).await
-}
-
-/// Reads an invoice. What Stripe does not have any more, such as a draft that somebody has deleted, says nothing; what its
-/// subscription says is read all the same.
-async fn read_invoice(app: &Services, id: &str) -> Result<(), BillingError> {
-    match sync::invoice(app, id).await {
-        Err(BillingError::Stripe(fault)) if fault.kind == FaultKind::NotFound => Ok(()),
-        other => other.map(|_| ()),
-    }
-}
-
-/// Judges an order's standing from the copy as it is.
-pub(super) async fn rejudge(app: &Services, order: OrderId) -> Result<(), DbError> {
-    let (now, config) = (app.clock.now(), app.config.clone());
-    app.db
-        .write(move |tx| {
-            Box::pin(async move {
-                db::lock(tx, "checkout", order).await?;
-                judge(tx, &config, now, order).await
-            })
-        })
-        .await
 }
 
 /// Steps whose job was lost: a lost message costs time, never a step. Also the numbers of the standings.

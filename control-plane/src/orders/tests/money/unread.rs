@@ -2,6 +2,13 @@
 
 use super::*;
 
+impl Shop {
+    /// What Stripe says of an invoice is not understood, or is again.
+    fn garbles(&self, invoice: &str, status: impl Into<serde_json::Value>) {
+        self.stripe.change(invoice, |invoice| invoice["status"] = status.into());
+    }
+}
+
 #[tokio::test]
 async fn the_clock_of_an_unpaid_server_waits_for_a_reading_of_its_day() {
     db::testing::each_database(async |db| {
@@ -31,6 +38,84 @@ async fn the_clock_of_an_unpaid_server_waits_for_a_reading_of_its_day() {
         assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
         assert_eq!((shop.letters_of("server-suspended").await, shop.given_up().await), (0, 0));
         assert_eq!(shop.wished(&served).await, Service::Active);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unpaid_invoice_that_cannot_be_read_rings_and_holds_up_its_own_clock_alone() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 4).await;
+        let (served, left) = (shop.served(1).await, shop.built(2, 201).await);
+        let invoice = shop.renewal_fails(&served).await;
+        let theirs = shop.renewal_fails(&left).await;
+        for invoice in [&invoice, &theirs] {
+            shop.garbles(invoice, 7);
+        }
+        shop.lives(4 * DAY).await;
+        for served in [&served, &left] {
+            assert_eq!(shop.stands(served).await, (Stand::Run, Why::Grace));
+        }
+        let rung = shop.alarms().await.into_iter().filter(|(kind, _)| kind == "unpaid_unread").count();
+        assert_eq!((rung, shop.given_up().await), (2, 0), "nothing is left to nobody");
+        // No sweep asks again and again.
+        shop.stripe.state().calls.clear();
+        shop.settles(2 * MINUTE).await;
+        assert_eq!(shop.stripe.count("GET", &format!("/invoices/{invoice}")), 0);
+
+        // One is ended by the host, of which no news comes; the other one can be read again.
+        shop.stripe.change(&left.subscription, |subscription| {
+            subscription["status"] = "canceled".into();
+            subscription["cancellation_details"] = serde_json::json!({"reason": "cancellation_requested"});
+        });
+        shop.garbles(&invoice, "open");
+        shop.settles(61 * MINUTE).await;
+        assert_eq!(shop.stands(&left).await, (Stand::End, Why::Ended));
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        assert!(!shop.rings_for("unpaid_unread").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subscription_is_taken_over_although_its_latest_invoice_cannot_be_read() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), false);
+        shop.garbles(&invoice, 7);
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace), "Stripe calls it late");
+        assert!(shop.rings_for("payment_news_parked").await && shop.standing(&served).await.next.is_none());
+        shop.garbles(&invoice, "open");
+        shop.settles(16 * MINUTE).await;
+        assert!(!shop.rings_for("payment_news_parked").await);
+        let next = shop.standing(&served).await.next;
+        assert_eq!(next.map(|(step, _)| step), Some(billing::Step::Suspend));
+    })
+    .await;
+}
+
+/// Without what was owed it would be over with its period, and there would be no notice.
+#[tokio::test]
+async fn what_stripe_has_given_up_is_not_judged_without_the_invoice_that_nobody_paid() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.stripe.renew(&served.subscription, shop.app.clock.now(), false);
+        shop.garbles(&invoice, 7);
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["status"] = "canceled".into();
+            subscription["cancellation_details"] = serde_json::json!({"reason": "payment_failed"});
+        });
+        shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        assert!(shop.rings_for("payment_news_parked").await);
+        shop.garbles(&invoice, "open");
+        shop.settles(16 * MINUTE).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
     })
     .await;
 }
