@@ -310,7 +310,8 @@ async fn tell_period_end(app: &Services, change: &Change) -> Result<(), BillingE
             Err(other) => return Err(other),
         },
     };
-    let call = phases(app, change, &schedule, (start, end), &seen.kept()).await?;
+    let terms = (stripe::ONE_SERVER, &seen.kept());
+    let call = phases(app, change, &schedule, (start, end), terms).await?;
     match outbox::send(app, &call).await {
         Ok(_) => outbox::close(app, &call, CallState::Replaced, Some(schedule.clone()), None).await?,
         // The same phases again are the same phases, so there is nothing to look up first.
@@ -338,7 +339,7 @@ async fn phases(
     change: &Change,
     schedule: &str,
     (start, end): (UnixMillis, UnixMillis),
-    kept: &stripe::Kept,
+    (quantities, kept): ([i64; 2], &stripe::Kept),
 ) -> Result<Call, BillingError> {
     let months = {
         let mut connection = app.db.read().await?;
@@ -350,6 +351,7 @@ async fn phases(
         to: &change.to_stripe_price,
         period: (start.as_secs(), end.as_secs()),
         months,
+        quantities,
         kept,
     };
     Ok(Call::new(PHASES, change.id, change.attempt, stripe::set_phases(phases)))
@@ -395,7 +397,9 @@ async fn charge_its_card(
     let now = load(app, change.id).await?;
     let anew = Change { attempt: now.attempt + 1, ..now };
     amend(app, anew.clone()).await?;
-    let call = phases(app, &anew, schedule, period, &kept).await?;
+    // How many each phase charges is as it stands there: somebody may have changed that in Stripe's dashboard.
+    let terms = (stripe::quantities_of(&stands), &kept);
+    let call = phases(app, &anew, schedule, period, terms).await?;
     match outbox::send(app, &call).await {
         Ok(_) => outbox::close(app, &call, CallState::Replaced, Some(schedule.clone()), None).await,
         Err(BillingError::LookingUp) => {

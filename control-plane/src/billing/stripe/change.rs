@@ -74,6 +74,8 @@ pub(crate) struct Phases<'a> {
     pub(crate) period: (i64, i64),
     /// How many months the first period of the new price has.
     pub(crate) months: i64,
+    /// How many of its price each phase charges.
+    pub(crate) quantities: [i64; 2],
     /// What both phases say as the subscription has it.
     pub(crate) kept: &'a Kept,
 }
@@ -120,15 +122,16 @@ pub(crate) fn set_phases(phases: Phases<'_>) -> Prepared {
         months => ("month", months.max(1)),
     };
     let (start, end, count) = (phases.period.0.to_string(), phases.period.1.to_string(), count.to_string());
+    let quantities = phases.quantities.map(|quantity| quantity.to_string());
     let mut pairs = vec![
         ("end_behavior", "release"),
         ("phases[0][items][0][price]", phases.from),
-        ("phases[0][items][0][quantity]", "1"),
+        ("phases[0][items][0][quantity]", &quantities[0]),
         ("phases[0][start_date]", &start),
         ("phases[0][end_date]", &end),
         ("phases[0][proration_behavior]", "none"),
         ("phases[1][items][0][price]", phases.to),
-        ("phases[1][items][0][quantity]", "1"),
+        ("phases[1][items][0][quantity]", &quantities[1]),
         ("phases[1][start_date]", &end),
         ("phases[1][duration][interval]", interval),
         ("phases[1][duration][interval_count]", &count),
@@ -137,6 +140,16 @@ pub(crate) fn set_phases(phases: Phases<'_>) -> Prepared {
     let kept: Vec<(String, String)> = (0..2).flat_map(|phase| phases.kept.pairs(phase)).collect();
     pairs.extend(kept.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     form(format!("/subscription_schedules/{}", phases.schedule), &pairs)
+}
+
+/// What both phases of a change charge as it is booked: one server.
+pub(crate) const ONE_SERVER: [i64; 2] = [1, 1];
+
+/// How many of its price the first and the last phase of a schedule charge; one where they do not say.
+pub(crate) fn quantities_of(schedule: &Value) -> [i64; 2] {
+    let phases = schedule["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of = |phase: Option<&Value>| phase.and_then(|phase| phase["items"][0]["quantity"].as_i64());
+    [phases.first(), phases.last()].map(|phase| of(phase).unwrap_or(1))
 }
 
 /// Whether the last phase of a schedule charges the card that the subscription is charged with now.
@@ -272,6 +285,7 @@ mod tests {
                 to: "price_2",
                 period: (1, 2),
                 months,
+                quantities: ONE_SERVER,
                 kept: &Kept::default(),
             };
             set_phases(phases).body.unwrap()
@@ -293,8 +307,15 @@ mod tests {
             payment_method: Some("pm_1".into()),
         };
         let sent = |kept: &Kept| {
-            let phases =
-                Phases { schedule: "s", from: "price_1", to: "price_2", period: (1, 2), months: 1, kept };
+            let phases = Phases {
+                schedule: "s",
+                from: "price_1",
+                to: "price_2",
+                period: (1, 2),
+                months: 1,
+                quantities: ONE_SERVER,
+                kept,
+            };
             set_phases(phases)
         };
         let said = |kept: &Kept| {
@@ -318,6 +339,14 @@ mod tests {
         assert_eq!((of("automatic_tax"), of("default_")), (2, 0), "a card that it has not is not named");
         assert_eq!(card_of(&sent(&kept)).as_deref(), Some("pm_1"));
         assert_eq!(card_of(&sent(&Kept::default())), None);
+    }
+
+    #[test]
+    fn a_schedule_that_says_nothing_of_quantities_is_of_one() {
+        let phase = |quantity: Value| json!({"items": [{"price": "price_1", "quantity": quantity}]});
+        assert_eq!(quantities_of(&json!({"phases": [phase(json!(2)), phase(json!(3))]})), [2, 3]);
+        assert_eq!(quantities_of(&json!({"phases": [phase(Value::Null)]})), ONE_SERVER);
+        assert_eq!(quantities_of(&json!({})), ONE_SERVER);
     }
 
     #[test]

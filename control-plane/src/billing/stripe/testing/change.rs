@@ -64,7 +64,7 @@ fn terms(form: &Form, phase: usize) -> Value {
 
 /// A phase begins: its terms are its subscription's.
 fn take_over(subscription: &mut Value, terms: &Value) {
-    for (key, value) in terms.as_object().unwrap() {
+    for (key, value) in terms.as_object().unwrap().iter().filter(|(key, _)| *key != "items") {
         subscription[key] = value.clone();
     }
 }
@@ -252,7 +252,13 @@ impl State {
             return wrong("phases that do not fit");
         }
         schedule["x_next"] = json!(get("phases[1][items][0][price]"));
-        schedule["phases"] = json!([terms(form, 0), terms(form, 1)]);
+        let phase = |at: usize| {
+            let mut phase = terms(form, at);
+            let quantity = get(&format!("phases[{at}][items][0][quantity]")).parse::<i64>().unwrap();
+            phase["items"] = json!([{"quantity": quantity}]);
+            phase
+        };
+        schedule["phases"] = json!([phase(0), phase(1)]);
         let mut running = subscription.clone();
         take_over(&mut running, &terms(form, 0));
         // Who sets the phases decides about the end as well, and what is released afterwards goes on.

@@ -161,6 +161,35 @@ async fn who_names_another_card_is_charged_by_it_after_a_booked_change_too() {
     .await;
 }
 
+/// Somebody has changed them in Stripe's dashboard, which rings; another card is no reason to undo that.
+#[tokio::test]
+async fn the_phases_of_a_booked_change_keep_their_quantities_when_its_card_is_another_one() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::with_plans(db, 6).await;
+        let served = shop.renting_medium(1).await;
+        let booked = shop.books(&served, &price("s", "month")).await;
+        let schedule = booked.schedule.clone().unwrap();
+        let charged = || {
+            let phases = shop.stripe.state().objects[&schedule]["phases"].clone();
+            [0_usize, 1].map(|at| phases[at]["items"][0]["quantity"].as_i64().unwrap())
+        };
+        assert_eq!(charged(), [1, 1]);
+        shop.stripe.change(&schedule, |schedule| {
+            for (at, quantity) in [2, 3].into_iter().enumerate() {
+                schedule["phases"][at]["items"][0]["quantity"] = quantity.into();
+            }
+        });
+        shop.passes(MINUTE).await;
+        shop.stripe.change(&served.subscription, |subscription| {
+            subscription["default_payment_method"] = "pm_new".into();
+        });
+        shop.hears(&served).await;
+        let card = shop.stripe.state().objects[&schedule]["phases"][1]["default_payment_method"].clone();
+        assert_eq!((card.as_str(), charged()), (Some("pm_new"), [2, 3]));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_booked_change_asks_stripe_for_nothing_while_its_card_stays() {
     db::testing::each_database(async |db| {
