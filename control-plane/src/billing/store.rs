@@ -165,6 +165,25 @@ pub(super) async fn move_cursor(
     Ok(())
 }
 
+/// Sets a cursor, forward or back.
+pub(super) async fn set_cursor(
+    tx: &mut AnyConnection,
+    now: UnixMillis,
+    name: &str,
+    value: UnixMillis,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO stripe_cursors (name, value, updated_at) VALUES ($1, $2, $3)
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+    )
+    .bind(name)
+    .bind(value.0)
+    .bind(now.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 // ---- customers ----------------------------------------------------------------------------------
 
 pub(super) async fn customer(

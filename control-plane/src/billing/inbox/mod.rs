@@ -2,7 +2,7 @@
 
 mod store;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use ez_protocol::UnixMillis;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use super::{
     BillingError,
     jobs::SYNC,
     model::{EventState, Source},
+    store as billing_store,
 };
 use crate::{
     app::{App, Services},
@@ -34,8 +35,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// News that nobody has taken over for so long has lost its job.
 const STRANDED_AFTER: Duration = Duration::from_secs(10 * 60);
-/// Objects that are looked at together; in one sweep little more than as many are taken up again.
+/// News that is looked at together; in one sweep little more than as many objects are taken up again.
 const BATCH: u8 = 200;
+/// And so much news is looked at in one sweep, unless more came at one moment; the next one goes on behind it.
+const MOST_LOOKED: usize = 2_000;
+/// The cursor of that.
+const STRANDED: &str = "stranded";
+/// Where it begins: before all news.
+const BEGIN: UnixMillis = UnixMillis(0);
 
 /// An event as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,35 +235,57 @@ pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
 /// object, an event that the other took in a moment before may have come afterwards.
 async fn take_up(app: &Services) -> Result<(), DbError> {
     let now = app.clock.now();
-    for (object, kind) in stranded(app, now.minus(STRANDED_AFTER)).await? {
+    let from = {
+        let mut connection = app.db.read().await?;
+        billing_store::cursor(&mut connection, STRANDED).await?.unwrap_or(BEGIN)
+    };
+    let (found, reached) = stranded(app, from, now.minus(STRANDED_AFTER)).await?;
+    for (object, kind) in found {
         app.db
             .write(move |tx| {
                 Box::pin(async move { jobs::enqueue(tx, SYNC, &object, &json!({ "kind": kind }), now).await })
             })
             .await?;
     }
-    Ok(())
+    if reached == from {
+        return Ok(());
+    }
+    app.db
+        .write(move |tx| Box::pin(async move { billing_store::set_cursor(tx, now, STRANDED, reached).await }))
+        .await
 }
 
-/// Objects, with their kinds, of which news came before a time, and which no job will read. A job that is to come keeps its time,
-/// since it may wait for Stripe; one that was given up is a person's, and would only be given up again. Neither hides what is
-/// behind it.
-async fn stranded(app: &Services, before: UnixMillis) -> Result<Vec<(String, String)>, DbError> {
+/// Objects, with their kinds, of which news came after one time and before another, and which no job will read; and behind which
+/// time the next look goes on. A job that is to come keeps its time, since it may wait for Stripe; one that was given up is a
+/// person's, and would only be given up again. Neither hides what is behind it. While Stripe is away all news waits: then one
+/// look sees a part of it, and the looks after it the rest.
+async fn stranded(
+    app: &Services,
+    from: UnixMillis,
+    before: UnixMillis,
+) -> Result<(Vec<(String, String)>, UnixMillis), DbError> {
     let mut connection = app.db.read().await?;
-    let mut found = Vec::new();
-    let mut after = (UnixMillis(i64::MIN), String::new());
-    while found.len() < usize::from(BATCH) {
+    let (mut found, mut known, mut looked) = (Vec::new(), HashSet::new(), 0);
+    let mut after = (UnixMillis(from.0 + 1), String::new());
+    loop {
         let seen = (after.0, after.1.as_str());
         let page = store::waiting_since(&mut connection, before, seen, i64::from(BATCH)).await?;
-        let Some(last) = page.last() else { break };
-        after = (last.since, last.object.clone());
+        let Some(last) = page.last() else { return Ok((found, BEGIN)) };
+        after = (last.since, last.event.clone());
+        looked += page.len();
         for waiting in page {
-            if !jobs::is_there(&mut connection, SYNC, &waiting.object).await? {
+            if known.insert(waiting.object.clone())
+                && !jobs::is_there(&mut connection, SYNC, &waiting.object).await?
+            {
                 found.push((waiting.object, waiting.kind));
             }
         }
+        // There may be more of the same moment. What was found has a job then; what has one is passed by in one look.
+        let reached = UnixMillis(after.0.0 - 1).max(from);
+        if found.len() >= usize::from(BATCH) || (looked >= MOST_LOOKED && reached > from) {
+            return Ok((found, reached));
+        }
     }
-    Ok(found)
 }
 
 /// Throws the bytes of old events away; what kind they were, and what became of them, stays.

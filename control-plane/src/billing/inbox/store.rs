@@ -121,16 +121,17 @@ pub(super) async fn is_parked(connection: &mut AnyConnection, object: &str) -> R
     Ok(found.is_some())
 }
 
-/// An object of which there is news that nobody has taken over or parked.
+/// News about an object that nobody has taken over or parked.
 pub(super) struct Waiting {
+    pub(super) event: String,
     pub(super) object: String,
     pub(super) kind: String,
-    /// When the oldest of it came.
+    /// When it came.
     pub(super) since: UnixMillis,
 }
 
-/// Objects of which news came before a time that nobody has taken over or parked, the oldest first; those behind the object
-/// that `after` names with its time.
+/// News that came before a time and that nobody has taken over or parked, the oldest first; what is behind the event that `after`
+/// names with its time. It reads no more of the index than it gives.
 pub(super) async fn waiting_since(
     connection: &mut AnyConnection,
     before: UnixMillis,
@@ -138,10 +139,10 @@ pub(super) async fn waiting_since(
     limit: i64,
 ) -> Result<Vec<Waiting>, DbError> {
     let rows = sqlx::query(
-        "SELECT object_id, MAX(object_type) AS object_type, MIN(received_at) AS since FROM stripe_events
-         WHERE state = 'received' AND received_at < $1 AND object_id IS NOT NULL AND object_type IS NOT NULL
-         GROUP BY object_id HAVING MIN(received_at) > $2 OR (MIN(received_at) = $2 AND object_id > $3)
-         ORDER BY MIN(received_at), object_id LIMIT $4",
+        "SELECT id, object_id, object_type, received_at FROM stripe_events
+         WHERE state = 'received' AND received_at < $1 AND received_at >= $2 AND (received_at > $2 OR id > $3)
+               AND object_id IS NOT NULL AND object_type IS NOT NULL
+         ORDER BY received_at, id LIMIT $4",
     )
     .bind(before.0)
     .bind(after.0.0)
@@ -152,9 +153,10 @@ pub(super) async fn waiting_since(
     let read = |row: &AnyRow| {
         let row = Cols::of("stripe_events", row);
         Ok(Waiting {
+            event: row.text("id")?,
             object: row.text("object_id")?,
             kind: row.text("object_type")?,
-            since: row.millis("since")?,
+            since: row.millis("received_at")?,
         })
     };
     rows.iter().map(read).collect()

@@ -164,26 +164,11 @@ async fn news_whose_job_waits_or_was_given_up_hides_nothing_that_lost_its_job() 
             subscription["ended_at"] = at.as_secs().into();
         });
         shop.deliver("customer.subscription.deleted", &served.subscription).await;
+        // Older news, more of it than is looked at together; the first was given up.
+        shop.news_waits(201, at.minus(Duration::from_millis(1)), 0).await;
         let lost = served.subscription.clone();
         let written = shop.app.db.write(move |tx| {
             Box::pin(async move {
-                // Older news, more of it than is looked at together; the first was given up.
-                for n in 0..=200 {
-                    let object = format!("sub_waits_{n:03}");
-                    sqlx::query(
-                        "INSERT INTO stripe_events
-                             (id, source, type, object_id, object_type, created, received_at, raw, state)
-                         VALUES ($1, 'webhook', 'customer.subscription.updated', $2, 'subscription', $3, $3, $4, 'received')",
-                    )
-                    .bind(format!("evt_waits_{n}"))
-                    .bind(&object)
-                    .bind(at.0 - 1)
-                    .bind(Vec::<u8>::new())
-                    .execute(&mut *tx)
-                    .await?;
-                    let payload = serde_json::json!({ "kind": "subscription" });
-                    jobs::enqueue(tx, "billing.sync", &object, &payload, at.plus(2 * DAY)).await?;
-                }
                 sqlx::query("UPDATE jobs SET dead_at = $1, last_error = 'x' WHERE key = 'sub_waits_000'")
                     .bind(at.0)
                     .execute(&mut *tx)
@@ -202,6 +187,38 @@ async fn news_whose_job_waits_or_was_given_up_hides_nothing_that_lost_its_job() 
         assert_eq!(shop.given_up().await, 1, "it is not tried again by itself");
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_look_for_lost_news_sees_a_part_of_what_waits_and_the_next_one_goes_on() {
+    let (db, _directory) = db::testing::sqlite().await;
+    let shop = Shop::open(db, 3).await;
+    let served = shop.served(1).await;
+    shop.lives(MINUTE).await;
+    let at = shop.app.clock.now();
+    // All of it waits for a Stripe that is away, and what lost its job is behind it. Twice, since the looks begin anew.
+    shop.news_waits(2_300, at.minus(Duration::from_secs(10)), 1).await;
+    for (status, stand) in [("paused", Stand::Suspend), ("canceled", Stand::End)] {
+        let before = shop.stands(&served).await;
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = status.into());
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        let lost = served.subscription.clone();
+        let written = shop.app.db.write(move |tx| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM jobs WHERE kind = 'billing.sync' AND key = $1")
+                    .bind(lost)
+                    .execute(tx)
+                    .await?;
+                Ok::<_, db::DbError>(())
+            })
+        });
+        written.await.unwrap();
+        shop.passes(11 * MINUTE).await;
+        shop.looks_for_lost_news().await;
+        assert_eq!(shop.stands(&served).await, before, "{status}");
+        shop.looks_for_lost_news().await;
+        assert_eq!(shop.stands(&served).await.0, stand, "{status}");
+    }
 }
 
 /// The real one's links bear a token that is another for each reading.
@@ -265,6 +282,40 @@ struct Kept {
 }
 
 impl Shop {
+    /// News of so many objects waits, each for a job that comes in two days; the first came then, and each so many
+    /// milliseconds after the one before.
+    async fn news_waits(&self, many: i64, first: UnixMillis, apart: i64) {
+        let later = self.app.clock.now().plus(2 * DAY);
+        let written = self.app.db.write(move |tx| {
+            Box::pin(async move {
+                for n in 0..many {
+                    let object = format!("sub_waits_{n:03}");
+                    sqlx::query(
+                        "INSERT INTO stripe_events
+                             (id, source, type, object_id, object_type, created, received_at, raw, state)
+                         VALUES ($1, 'webhook', 'customer.subscription.updated', $2, 'subscription', $3, $3, $4, 'received')",
+                    )
+                    .bind(format!("evt_waits_{n}"))
+                    .bind(&object)
+                    .bind(first.0 + n * apart)
+                    .bind(Vec::<u8>::new())
+                    .execute(&mut *tx)
+                    .await?;
+                    let payload = serde_json::json!({ "kind": "subscription" });
+                    jobs::enqueue(tx, "billing.sync", &object, &payload, later).await?;
+                }
+                Ok::<_, db::DbError>(())
+            })
+        });
+        written.await.unwrap();
+    }
+
+    /// The sweep of what lost its job, and what follows from it.
+    async fn looks_for_lost_news(&self) {
+        self.passes(3 * MINUTE).await;
+        self.work().await;
+    }
+
     async fn kept(&self, id: &str) -> Kept {
         let mut connection = self.app.db.read().await.unwrap();
         let row = sqlx::query("SELECT raw, signature, raw_hash, state FROM stripe_events WHERE id = $1")
