@@ -61,4 +61,7 @@ field-error-firewall-too-many-peers = At most 32 networks in one rule, and 500 i
 field-error-firewall-too-many-rules = At most 50 rules.
 field-error-amount-invalid = Enter an amount such as 4.50, more than nothing.
 field-error-amount-too-much = That is more than is left: at most { $limit }.
+field-error-amount-credited = With the credit that was given, that is more than was paid for this server: at most { $limit }.
+field-error-gift-other-amount = This form was sent before with another amount, and that one counts. Open the page again to give more.
+field-error-gift-anew = This form cannot be sent any more, and nothing was given. Open the page again.
 field-error-invoice-unknown = Choose a payment.

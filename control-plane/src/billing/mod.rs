@@ -128,7 +128,7 @@ pub enum BillingError {
     Over,
     /// What was asked for cannot be.
     #[error("{0}")]
-    Unfit(&'static str),
+    Unfit(Unfit),
     /// The bank has the payment, or has taken it.
     #[error(
         "the payment is disputed, so its customer's bank decides where the money is; nothing was given back. Answer the \
@@ -141,6 +141,38 @@ pub enum BillingError {
     /// It was paid already.
     #[error("this has been paid already")]
     AlreadyPaid,
+}
+
+/// Why what was asked for cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A gift's reference is none.
+    #[error("the reference: 1 to 60 letters, digits, - and _")]
+    Reference,
+    /// Its amount is none.
+    #[error("the amount: more than 0, in minor units")]
+    Amount,
+    /// It has no reason, or a long one.
+    #[error("the reason: a sentence, at most 200 characters")]
+    Reason,
+    /// Another gift has its reference.
+    #[error("the reference: it was used for another amount")]
+    Used,
+    /// Stripe has refused the gift of this reference.
+    #[error("the reference: Stripe has refused this")]
+    Refused,
+    /// It does not fit into what is left of its payment.
+    #[error("the amount: more than is left of the payment")]
+    Payment,
+    /// Nor into what was paid for the server.
+    #[error("the amount: more than was paid for the server and is not given back")]
+    Server,
+    /// It fits into its payment, but credit was given for it already.
+    #[error("the amount: with the credit that was given, more than was paid for the server")]
+    Credited,
+    /// A price cannot be changed: it is.
+    #[error("the price is being changed already")]
+    Changing,
 }
 
 impl BillingError {

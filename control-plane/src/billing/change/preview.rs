@@ -7,7 +7,7 @@ use crate::{
     api,
     app::Services,
     billing::{
-        BillingError,
+        BillingError, Unfit,
         model::CallState,
         outbox::{self, Call},
         store as billing_store,
@@ -45,7 +45,7 @@ pub async fn preview(
         return Err(BillingError::Incomplete("item and period"));
     };
     if copy.price.as_deref() != Some(from_stripe_price.as_str()) {
-        return Err(BillingError::Unfit("the price is being changed already"));
+        return Err(BillingError::Unfit(Unfit::Changing));
     }
     let id = PlanChangeId::generate(at, app.entropy.bytes());
     // The moment is whole seconds, and inside of the period also where the two clocks differ a little.

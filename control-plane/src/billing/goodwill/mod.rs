@@ -18,7 +18,7 @@ use sqlx::AnyConnection;
 pub use store::{Given, PaidInvoice};
 
 use super::{
-    BillingError, back, dunning,
+    BillingError, Unfit, back, dunning,
     model::CallState,
     outbox::{self, Call},
     refund, store as copy,
@@ -82,13 +82,13 @@ fn check(gift: &Gift) -> Result<(), BillingError> {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let fits = (1..=LONGEST).contains(&gift.reference.len()) && gift.reference.chars().all(word);
     if !fits {
-        return Err(BillingError::Unfit("the reference: 1 to 60 letters, digits, - and _"));
+        return Err(BillingError::Unfit(Unfit::Reference));
     }
     if gift.amount_minor < 1 {
-        return Err(BillingError::Unfit("the amount: more than 0, in minor units"));
+        return Err(BillingError::Unfit(Unfit::Amount));
     }
     if gift.reason.trim().is_empty() || gift.reason.chars().count() > LONGEST_REASON {
-        return Err(BillingError::Unfit("the reason: a sentence, at most 200 characters"));
+        return Err(BillingError::Unfit(Unfit::Reason));
     }
     Ok(())
 }
@@ -194,7 +194,7 @@ async fn write_down(
         return if known.amount_minor == gift.amount_minor {
             Ok(())
         } else {
-            Err(BillingError::Unfit("the reference: it was used for another amount"))
+            Err(BillingError::Unfit(Unfit::Used))
         };
     }
     let known = copy::checkout(tx, order).await?.ok_or(BillingError::Unknown("checkout"))?;
@@ -202,9 +202,7 @@ async fn write_down(
     let invoice = match kind {
         GiftKind::Credit => {
             if gift.amount_minor > creditable(&invoices, &store::given_for(tx, order).await?) {
-                return Err(BillingError::Unfit(
-                    "the amount: more than was paid for the server and is not given back",
-                ));
+                return Err(BillingError::Unfit(Unfit::Server));
             }
             None
         }
@@ -215,12 +213,10 @@ async fn write_down(
                 return Err(BillingError::Disputed);
             }
             if gift.amount_minor > paid.left_minor {
-                return Err(BillingError::Unfit("the amount: more than is left of the payment"));
+                return Err(BillingError::Unfit(Unfit::Payment));
             }
             if gift.amount_minor > creditable(&invoices, &store::given_for(tx, order).await?) {
-                return Err(BillingError::Unfit(
-                    "the amount: with the credit that was given, more than was paid for the server",
-                ));
+                return Err(BillingError::Unfit(Unfit::Credited));
             }
             Some(paid.id.clone())
         }
@@ -283,7 +279,7 @@ async fn carry_out(
     let row = row.ok_or(BillingError::Unknown("gift"))?;
     match row.state {
         GiftState::Done => return Ok(()),
-        GiftState::Refused => return Err(BillingError::Unfit("the reference: Stripe has refused this")),
+        GiftState::Refused => return Err(BillingError::Unfit(Unfit::Refused)),
         GiftState::Wanted => {}
     }
     let done = match kind {

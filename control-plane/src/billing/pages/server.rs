@@ -12,7 +12,8 @@ use crate::{
     accounts::StaffRole,
     app::App,
     billing::{
-        self, BillingError, Gift, GiftKind, GiftState, Given, LONGEST_REASON, StripeFault, stripe::FaultKind,
+        self, BillingError, Gift, GiftKind, GiftState, Given, LONGEST_REASON, ServerMoney, StripeFault,
+        Unfit, stripe::FaultKind,
     },
     currency,
     entropy::EntropyExt as _,
@@ -151,14 +152,10 @@ async fn give(
             }
             Ok(()) => return ctx.redirect_saying(&back, Tone::Good, "credit-given"),
             Err(BillingError::Db(error)) => return Err(error.into()),
-            // What is checked before is right; what is left is the amount.
-            Err(BillingError::Unfit(_)) => {
-                let left = match invoice.and_then(|id| money.invoices.iter().find(|paid| paid.id == id)) {
-                    Some(paid) => paid.left_minor,
-                    None => money.creditable_minor,
-                };
-                form.refuse_with("amount", "amount-too-much", web::written_money(left, &money.currency));
+            Err(BillingError::Unfit(Unfit::Refused)) => {
+                return ctx.redirect_saying(&back, Tone::Bad, "gift-refused");
             }
+            Err(BillingError::Unfit(why)) => refuse(&mut form, why, &money, invoice.as_deref()),
             Err(BillingError::Disputed) => return ctx.redirect_saying(&back, Tone::Bad, "gift-disputed"),
             Err(BillingError::ByHand(_)) => return ctx.redirect_saying(&back, Tone::Bad, "gift-by-hand"),
             Err(error) if error.is_passing() => return ctx.redirect_saying(&back, Tone::Info, "gift-later"),
@@ -175,6 +172,25 @@ async fn give(
     }
     let page = page(app, instance, Some((kind, form, &key))).await?;
     ctx.page_with(StatusCode::UNPROCESSABLE_ENTITY, &page)
+}
+
+/// Says why a gift cannot be given, beside the field that it is about.
+fn refuse(form: &mut FormState, why: Unfit, money: &ServerMoney, invoice: Option<&str>) {
+    let paid = invoice.and_then(|id| money.invoices.iter().find(|paid| paid.id == id));
+    let left = paid.map_or(money.creditable_minor, |paid| paid.left_minor);
+    let at_most = |minor: i64| web::written_money(minor, &money.currency);
+    match why {
+        Unfit::Payment => form.refuse_with("amount", "amount-too-much", at_most(left)),
+        Unfit::Server => form.refuse_with("amount", "amount-too-much", at_most(money.creditable_minor)),
+        Unfit::Credited => {
+            form.refuse_with("amount", "amount-credited", at_most(left.min(money.creditable_minor)));
+        }
+        Unfit::Amount => form.refuse("amount", "amount-invalid"),
+        Unfit::Reason => form.refuse("reason", "reason-needed"),
+        Unfit::Used => form.refuse("amount", "gift-other-amount"),
+        // Nothing that is typed in can mend these.
+        Unfit::Reference | Unfit::Refused | Unfit::Changing => form.refuse("amount", "gift-anew"),
+    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,43 @@ async fn an_operator_reads_what_comes_in_and_gives_a_part_back_once() {
     .await;
 }
 
+#[tokio::test]
+async fn what_cannot_be_given_is_refused_for_its_own_reason() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let operator = Browser::log_in(&shop.app, "operator@example.com", Some(StaffRole::Billing)).await;
+        let served = shop.served(1).await;
+        let page = format!("/operator/billing/servers/{}", served.order.instance);
+        let opened = async || {
+            let shown = operator.get(&page).await.body;
+            (hidden(&shown, "key").to_owned(), hidden(&shown, "invoice").to_owned())
+        };
+        let refund = async |(key, invoice): &(String, String), amount: &str| {
+            let form = format!("key={key}&invoice={invoice}&amount={amount}&reason=down");
+            operator.send_form(&format!("{page}/refund"), &form).await
+        };
+        let first = opened().await;
+        assert_eq!(refund(&first, "4.50").await.status, 303);
+        let again = refund(&first, "3.00").await;
+        assert_eq!(again.status, 422);
+        assert!(again.body.contains("sent before with another amount"), "{}", again.body);
+        let (key, _) = opened().await;
+        let credit = format!("key={key}&amount=3.00&reason=sorry");
+        assert_eq!(operator.send_form(&format!("{page}/credit"), &credit).await.status, 303);
+        let second = opened().await;
+        for (amount, says) in [
+            ("4.51", format!("more than is left: at most {}", crate::web::written_money(450, "eur"))),
+            ("2.00", format!("for this server: at most {}", crate::web::written_money(150, "eur"))),
+        ] {
+            let refused = refund(&second, amount).await;
+            assert!(refused.status == 422 && refused.body.contains(&says), "{says}: {}", refused.body);
+        }
+        assert_eq!(refund(&second, "1.50").await.status, 303);
+        assert_eq!(shop.ledger(&served.order).returned, 600);
+    })
+    .await;
+}
+
 /// Stripe's links to an invoice are good for some weeks, so none of them stands on a page that shows invoices of years.
 #[tokio::test]
 async fn an_invoice_is_shown_by_stripes_newest_link_to_whom_it_is_for() {
