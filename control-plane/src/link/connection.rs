@@ -29,6 +29,7 @@ use super::{
     events,
     identity::Identity,
     metrics, orders,
+    part::{self, Panicked},
     registry::Live,
     state,
     stream::{HEADER_DEADLINE, Reader, StreamError, Writer, kind_of, parse},
@@ -99,6 +100,8 @@ enum Goodbye {
     Replaced,
     #[error("two agents have this identity")]
     Copied,
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 impl Goodbye {
@@ -112,6 +115,7 @@ impl Goodbye {
             Self::Drain => CloseCode::Drain,
             Self::Replaced => CloseCode::Replaced,
             Self::Copied => CloseCode::Quarantined,
+            Self::Panicked(_) => Panicked::CODE,
         }
     }
 }
@@ -181,10 +185,11 @@ async fn converse(
     let has_session = AtomicBool::new(false);
     // What is done once, or seldom, is not kept room for in each of thousands of connections at rest: it is boxed.
     let meeting = timeout(GREETING, Box::pin(meet(shared, connection, identity, id.clone(), &has_session)));
-    let outcome = match meeting.await {
-        Ok(Ok(met)) => stay(met, place).await,
-        Ok(Err(goodbye)) => Err(goodbye),
-        Err(_) => Err(StreamError::Timeout.into()),
+    let outcome = match part::caught(node, "its greeting", meeting).await {
+        Ok(Ok(Ok(met))) => stay(met, place).await,
+        Ok(Ok(Err(goodbye))) => Err(goodbye),
+        Ok(Err(_)) => Err(StreamError::Timeout.into()),
+        Err(panicked) => Err(panicked.into()),
     };
     if !has_session.into_inner() {
         return outcome;
@@ -277,7 +282,14 @@ async fn stay(met: Met, place: Share<NodeId>) -> Result<(), Goodbye> {
     // A task of its own: a copy that leaves before the answer is found out all the same.
     let old = peer.shared.app.links.enter(node, live);
     let settling = old.map(|old| tokio::spawn(challenge::settle(peer.shared.app.clone(), newcomer, old)));
-    let outcome = talk(&peer, reader, writer, queue, (settling, place), quarantined).await;
+    // Whatever happens there, the node's place in the registry is given up.
+    let outcome = part::caught(
+        node,
+        "its control stream",
+        talk(&peer, reader, writer, queue, (settling, place), quarantined),
+    )
+    .await
+    .unwrap_or_else(|panicked| Err(panicked.into()));
     peer.shared.app.links.leave(node, &peer.id);
     outcome
 }
@@ -379,7 +391,8 @@ async fn send_orders(
     quarantined: bool,
 ) -> Result<(), Goodbye> {
     if let Some(settling) = settling
-        && settling.await.map_err(|_| StreamError::Broken)?? == Verdict::Copied
+        && settling.await.map_err(|_| Panicked::told(peer.identity.node, "asking who is who"))??
+            == Verdict::Copied
     {
         return Err(Goodbye::Copied);
     }
@@ -387,6 +400,7 @@ async fn send_orders(
     Box::pin(trust::bring_up_to_date(peer)).await?;
     match orders::run(peer, quarantined).await? {
         orders::Stop::Revoked => Err(Goodbye::Revoked),
+        orders::Stop::Panicked(panicked) => Err(panicked.into()),
         orders::Stop::Replaced => {
             // In this process the successor asks this connection who it is, and closes it.
             tokio::time::sleep(challenge::PATIENCE * 2).await;
@@ -481,7 +495,8 @@ async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), 
         match kind {
             Ok(Some(StreamKind::Events)) => {
                 let reader = Reader::new(StreamKind::Events, recv);
-                tokio::spawn(async move { guard(&peer, reader, events::run).await });
+                let owner = peer.clone();
+                part::spawn(&owner, "its events", async move { guard(&peer, reader, events::run).await });
             }
             Ok(Some(StreamKind::State)) => {
                 // In the order they were opened: a delta builds on the report before.
@@ -492,7 +507,8 @@ async fn streams(peer: &Arc<Peer>, reports: mpsc::Sender<Reader>) -> Result<(), 
                 // Samples never hold up anything else: one that sends more than it should loses the rest.
                 match peer.samples.clone().try_acquire_owned() {
                     Ok(place) => {
-                        tokio::spawn(async move {
+                        let owner = peer.clone();
+                        part::spawn(&owner, "its samples", async move {
                             guard(&peer, reader, metrics::run).await;
                             drop(place);
                         });

@@ -14,7 +14,8 @@
 //! 4. Versions of the trust document that the agent does not have go out (`trust`), and orders once it believes their key.
 //! 5. Orders go out oldest first, at most eight in flight; events are acknowledged after their commit.
 //!    A console's grant opens a stream of its own, which then carries raw bytes (`console`).
-//! 6. It ends when the certificate ends, after a day at the latest, on revocation, or when either side leaves.
+//! 6. It ends when the certificate ends, after a day at the latest, on revocation, when a part of it panics (`part`), or when
+//!    either side leaves.
 
 mod again;
 mod challenge;
@@ -25,6 +26,7 @@ mod events;
 mod identity;
 mod metrics;
 mod orders;
+mod part;
 mod registry;
 mod reset;
 mod state;

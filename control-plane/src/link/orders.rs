@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     connection::Peer,
+    part::Panicked,
     stream::{Reader, StreamError, Writer, parse},
 };
 use crate::{
@@ -28,6 +29,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub(super) enum Stop {
     Revoked,
     Replaced,
+    /// A delivery did; which of them is not known, nor what it left behind.
+    Panicked(Panicked),
 }
 
 /// Sends this node's orders for as long as the connection holds its session.
@@ -49,8 +52,8 @@ pub(super) async fn run(peer: &Arc<Peer>, quarantined: bool) -> Result<Stop, Str
                 let done: Result<ProvisioningOrderId, _> = done;
                 match done {
                     Ok(id) => drop(ids.remove(&id)),
-                    // A panicking delivery: its id is not known, so all may be tried again.
-                    Err(_) => ids.clear(),
+                    // It comes again on the next connection.
+                    Err(_) => return Ok(Stop::Panicked(Panicked::told(peer.identity.node, "a delivery"))),
                 }
             }
         }

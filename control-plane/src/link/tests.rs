@@ -4,6 +4,7 @@ mod challenge;
 mod client;
 mod doors;
 mod enrolment;
+mod falls;
 mod size;
 mod talk;
 mod two;

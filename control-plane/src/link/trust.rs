@@ -9,7 +9,7 @@ use ez_protocol::{
 };
 use sqlx::AnyConnection;
 
-use super::{connection::Peer, stream::StreamError};
+use super::{connection::Peer, part, stream::StreamError};
 use crate::{
     db::DbError,
     fleet::{Severity, alarms, sessions},
@@ -38,7 +38,7 @@ pub(super) async fn bring_up_to_date(peer: &Arc<Peer>) -> Result<(), StreamError
     let mut believes = peer.believes.subscribe();
     let has = *believes.borrow_and_update();
     if has != trust.version {
-        tokio::spawn(watch_over(peer.clone()));
+        part::spawn(peer, "watching over its trust", watch_over(peer.clone()));
     }
     if has > trust.version {
         // What we sign may not be believed any more; this process has to be started with the present keys.

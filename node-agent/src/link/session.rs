@@ -145,7 +145,9 @@ pub(super) async fn serve(agent: Arc<Agent>, reports: Arc<Reports>, session: Ses
             error = connection.closed() => return Ending::Lost(error),
             Some(done) = tasks.join_next() => match done {
                 Ok(Err(error)) => Some(error),
-                Ok(Ok(())) | Err(_) => None,
+                Ok(Ok(())) => None,
+                // Nobody cancels one: it has panicked. Without it the connection would only look alive.
+                Err(_) => Some(StreamError::Panicked),
             },
         };
         if let Some(ending) = ended.borrow().clone() {
@@ -165,8 +167,13 @@ pub(super) async fn serve(agent: Arc<Agent>, reports: Arc<Reports>, session: Ses
 async fn accept(agent: Arc<Agent>, connection: Connection) -> Result<(), StreamError> {
     let mut streams = JoinSet::new();
     loop {
-        let (send, recv) = connection.accept_bi().await?;
-        while streams.try_join_next().is_some() {}
+        let (send, recv) = tokio::select! {
+            both = connection.accept_bi() => both?,
+            Some(done) = streams.join_next() => {
+                done.map_err(|_| StreamError::Panicked)?;
+                continue;
+            }
+        };
         streams.spawn(incoming(Arc::clone(&agent), connection.clone(), send, recv));
     }
 }

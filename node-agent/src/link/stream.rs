@@ -37,6 +37,9 @@ pub(super) enum StreamError {
     Write(#[from] quinn::WriteError),
     #[error(transparent)]
     Connection(#[from] quinn::ConnectionError),
+    /// No fault of a stream: a part of the session is gone, and the others would wait for it.
+    #[error("a part of this session has panicked")]
+    Panicked,
 }
 
 impl StreamError {

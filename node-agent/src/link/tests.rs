@@ -1,5 +1,7 @@
 //! The link against a control plane of a few lines, over real QUIC on the loopback.
 
+mod falls;
+
 use std::{
     path::Path,
     sync::{Arc, RwLock},
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::{Agent, ClockOffset, StatusBoard, Works},
     cli::StatusFile,
-    clock::ManualClock,
+    clock::{Clock, ManualClock},
     config::Config,
     entropy::SeededEntropy,
     executor::{Actors, testkit},
@@ -55,6 +57,11 @@ async fn story() -> Story {
 /// The same; `set` is given the configuration and where the control plane really listens, and if it names another
 /// address, that of the trust document leads nowhere.
 async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
+    story_by(Arc::new(ManualClock::at(NOW)), set).await
+}
+
+/// The same with a clock of its own.
+async fn story_by(clock: Arc<dyn Clock>, set: impl FnOnce(&mut Config, &str)) -> Story {
     let pki = Pki::new();
     let server = pki.endpoint();
     let host = testkit::Host::new().await;
@@ -70,7 +77,7 @@ async fn story_with(set: impl FnOnce(&mut Config, &str)) -> Story {
         identity: RwLock::new(Arc::new(identity)),
         status: StatusBoard::new(config.status_file(), StatusFile::default()),
         config,
-        clock: Arc::new(ManualClock::at(NOW)),
+        clock,
         entropy: Arc::new(SeededEntropy::new(5)),
         policy: engine.rules.policy.clone(),
         pve: Arc::clone(&engine.pve),
