@@ -18,6 +18,7 @@ mod files;
 #[cfg(test)]
 mod linter;
 mod lock;
+mod many;
 mod migrate;
 mod open;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use cols::{Cols, one_row, opt_id};
 pub use error::{ConflictKind, DbError};
 pub use files::{ServesAlone, sqlite_path};
 pub use lock::{lock, pick};
+pub use many::{MANY, padded};
 pub use migrate::Pending;
 pub use scope::{Topic, wake_after_commit};
 pub use step::{begin_step, keep_step, undo_step};

@@ -30,6 +30,8 @@ mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
+
 use ez_protocol::{InstanceId, NodeId, ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
@@ -95,6 +97,27 @@ pub async fn events_of(
     id: ProvisioningOrderId,
 ) -> Result<Vec<EventRecord>, DbError> {
     events::store::events_of(conn, id).await
+}
+
+/// An order with what its node said about it, oldest first.
+pub type Told = (ProvisioningRecord, Vec<EventRecord>);
+
+/// Those of some orders that there are, up to [`crate::db::MANY`] of them: two statements, however many they are.
+///
+/// # Errors
+/// Those of the database.
+pub async fn told_of(
+    conn: &mut AnyConnection,
+    ids: &[ProvisioningOrderId],
+) -> Result<BTreeMap<ProvisioningOrderId, Told>, DbError> {
+    let records = store::by_ids(conn, ids).await?.into_iter();
+    let mut told: BTreeMap<_, Told> = records.map(|record| (record.id, (record, Vec::new()))).collect();
+    for (id, event) in events::store::events_of_some(conn, ids).await? {
+        if let Some((_, events)) = told.get_mut(&id) {
+            events.push(event);
+        }
+    }
+    Ok(told)
 }
 
 /// Which orders a list shows.

@@ -78,6 +78,21 @@ pub(super) async fn by_id(
     Ok(all(conn, query).await?.pop())
 }
 
+/// Some orders, up to [`db::MANY`] of them, in no order.
+pub(super) async fn by_ids(
+    conn: &mut AnyConnection,
+    ids: &[ProvisioningOrderId],
+) -> Result<Vec<ProvisioningRecord>, DbError> {
+    let mut query = sqlx::query(select_records!(
+        "WHERE id IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+             $22, $23, $24, $25)"
+    ));
+    for id in db::padded(ids) {
+        query = query.bind(id);
+    }
+    all(conn, query).await
+}
+
 /// The order, and nobody else changes it until this transaction ends.
 pub(super) async fn to_change(
     tx: &mut AnyConnection,

@@ -52,7 +52,7 @@ pub use model::{
     ActionRow, ActionState, FirstBoot, Instance, InstanceEvent, InstanceState, Refused, verb_fits,
 };
 pub use observe::{Seen, Sight, observe, sight};
-pub use progress::{Progress, StepProgress, progress_of};
+pub use progress::{Progress, StepProgress, Story, progress_of, progress_of_all};
 pub use resize::{ResizeError, Size, Sized, resize, sized};
 pub use settings::{ImageChoice, NoRate, RateMbit, Settings, Suspension, Wishes, wishes};
 pub use suspend::{SuspendError, resume, suspend};
@@ -105,6 +105,23 @@ pub async fn hold_unsettled(tx: &mut AnyConnection, node: NodeId) -> Result<(), 
         db::lock(tx, "instance", id).await?;
     }
     Ok(())
+}
+
+/// Those of some servers that there are: a statement for each [`db::MANY`] of them.
+///
+/// # Errors
+/// Those of the queries.
+pub async fn get_all(
+    connection: &mut AnyConnection,
+    ids: &[InstanceId],
+) -> Result<BTreeMap<InstanceId, Instance>, DbError> {
+    let mut all = BTreeMap::new();
+    for some in ids.chunks(db::MANY) {
+        all.extend(
+            store::by_ids(connection, some).await?.into_iter().map(|instance| (instance.id, instance)),
+        );
+    }
+    Ok(all)
 }
 
 /// An account's server by its id; somebody else's is as good as none.

@@ -1,13 +1,13 @@
 //! What the timeline and the API show of a provisioning order: named steps with times.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use ez_protocol::{ProvisioningOrderId, UnixMillis};
 use sqlx::AnyConnection;
 
 use super::{settings, told};
 use crate::{
-    db::DbError,
+    db::{DbError, MANY},
     dispatch::{self, EventRecord, ProvisioningRecord, QueueView, State},
 };
 
@@ -56,6 +56,9 @@ impl StepProgress {
     }
 }
 
+/// A provisioning order with its steps.
+pub type Story = (ProvisioningRecord, Vec<StepProgress>);
+
 /// The steps of a provisioning order as its events tell them.
 ///
 /// # Errors
@@ -63,14 +66,37 @@ impl StepProgress {
 pub async fn progress_of(
     connection: &mut AnyConnection,
     id: ProvisioningOrderId,
-) -> Result<Option<(ProvisioningRecord, Vec<StepProgress>)>, DbError> {
+) -> Result<Option<Story>, DbError> {
     let Some(record) = dispatch::show(connection, id).await? else { return Ok(None) };
     let events = dispatch::events_of(connection, id).await?;
+    let changes = record.verb == "ensure" && settings::store::change(connection, id).await?.is_some();
+    Ok(Some(story(record, &events, changes)))
+}
+
+/// The same of several orders, those that there are: a few statements for each [`MANY`] of them.
+///
+/// # Errors
+/// Those of the queries.
+pub async fn progress_of_all(
+    connection: &mut AnyConnection,
+    ids: &[ProvisioningOrderId],
+) -> Result<BTreeMap<ProvisioningOrderId, Story>, DbError> {
+    let mut all = BTreeMap::new();
+    // Events are many; only those of one part are held at a time.
+    for some in ids.chunks(MANY) {
+        let changing = settings::store::changing(connection, some).await?;
+        let told = dispatch::told_of(connection, some).await?.into_iter();
+        all.extend(told.map(|(id, (record, events))| (id, story(record, &events, changing.contains(&id)))));
+    }
+    Ok(all)
+}
+
+fn story(record: ProvisioningRecord, events: &[EventRecord], changes: bool) -> Story {
     // An order that changes a server does what is needed; which steps that are, its node knows.
-    let builds = record.verb == "ensure" && settings::store::change(connection, id).await?.is_none();
+    let builds = record.verb == "ensure" && !changes;
     let expected: &[&str] = if builds { &CREATE_STEPS } else { &[] };
-    let steps = fold(&record, &events, expected);
-    Ok(Some((record, steps)))
+    let steps = fold(&record, events, expected);
+    (record, steps)
 }
 
 fn fold(record: &ProvisioningRecord, events: &[EventRecord], expected: &[&str]) -> Vec<StepProgress> {

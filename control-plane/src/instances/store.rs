@@ -603,3 +603,8 @@ pub(super) async fn actions(
             .await?;
     rows.iter().map(read_action).collect()
 }
+
+// After the macros that it uses.
+mod lists;
+
+pub(super) use lists::{by_ids, open_actions};

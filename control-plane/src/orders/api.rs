@@ -7,7 +7,7 @@ use axum::{
     routing::{get, post},
 };
 use ez_protocol::{
-    OrderId,
+    InstanceId, OrderId,
     input::{Hostname, SshPublicKey},
 };
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,9 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::{
     Order, OrderState, PlaceError, PlaceRequest, Setup, cancel as cancel_order, list as list_of, owned, pay,
-    place, timeline, user_data,
+    place,
+    timeline::{self, Timeline},
+    user_data,
 };
 use crate::{
     accounts::{self, ApiCaller, TERMS_VERSION},
@@ -149,9 +151,25 @@ async fn body(
 ) -> Result<OrderBody, Problem> {
     let instance = instances::get(connection, order.instance).await?.ok_or_else(Problem::not_found)?;
     let told = timeline::tell(connection, &order, &instance).await?;
-    let known = billing::checkout_of(connection, order.id).await?.and_then(|checkout| checkout.url);
-    let (payable, due_today) = (order.state == OrderState::AwaitingPayment, order.due_today());
-    Ok(OrderBody {
+    let url = payment_page(connection, &order, checkout_url).await?;
+    Ok(compose(order, told, url))
+}
+
+/// Where an order that is unpaid is paid; only such a one is asked about.
+async fn payment_page(
+    connection: &mut AnyConnection,
+    order: &Order,
+    opened: Option<String>,
+) -> Result<Option<String>, Problem> {
+    if order.state != OrderState::AwaitingPayment || opened.is_some() {
+        return Ok(opened.filter(|_| order.state == OrderState::AwaitingPayment));
+    }
+    Ok(billing::checkout_of(connection, order.id).await?.and_then(|checkout| checkout.url))
+}
+
+fn compose(order: Order, told: Timeline, checkout_url: Option<String>) -> OrderBody {
+    let due_today = order.due_today();
+    OrderBody {
         id: order.id.to_string(),
         state: order.state.as_str(),
         reason: order.reason,
@@ -167,7 +185,7 @@ async fn body(
         paid_minor: order.paid_minor,
         currency: order.currency,
         amount_minor: order.amount_minor,
-        checkout_url: checkout_url.or(known).filter(|_| payable),
+        checkout_url,
         reserved_until: order.reserved_until.0,
         placed_at: order.placed_at.0,
         paid_at: order.paid_at.map(|at| at.0),
@@ -188,7 +206,7 @@ async fn body(
                 queue: step.queue,
             })
             .collect(),
-    })
+    }
 }
 
 async fn mine(connection: &mut AnyConnection, caller: &ApiCaller, id: &str) -> Result<Order, Problem> {
@@ -201,9 +219,20 @@ async fn mine(connection: &mut AnyConnection, caller: &ApiCaller, id: &str) -> R
     responses((status = 200, body = Page<OrderBody>), (status = 401, body = Problem)))]
 async fn list(Caller(caller): Caller, State(app): State<App>) -> Result<Json<Page<OrderBody>>, Problem> {
     let mut connection = app.db.read().await?;
-    let mut data = Vec::new();
-    for order in list_of(&mut connection, caller.principal.account_id).await? {
-        data.push(body(&mut connection, order, None).await?);
+    let listed = list_of(&mut connection, caller.principal.account_id).await?;
+    // As few statements as the list allows: servers and what their nodes said are read for all orders at once.
+    let ids: Vec<InstanceId> = listed.iter().map(|order| order.instance).collect();
+    let servers = instances::get_all(&mut connection, &ids).await?;
+    let newest: Vec<_> = servers.values().filter_map(|server| server.provisioning_order).collect();
+    let mut stories = instances::progress_of_all(&mut connection, &newest).await?;
+    let mut data = Vec::with_capacity(listed.len());
+    for order in listed {
+        let server = servers.get(&order.instance).ok_or_else(Problem::not_found)?;
+        let story = server.provisioning_order.and_then(|id| stories.remove(&id));
+        let told = timeline::from_told(&order, server, story);
+        // Of an account three orders at most are unpaid.
+        let url = payment_page(&mut connection, &order, None).await?;
+        data.push(compose(order, told, url));
     }
     Ok(Json(Page::whole(data)))
 }

@@ -9,7 +9,7 @@ use super::model::{Order, OrderState};
 use crate::{
     db::DbError,
     dispatch::{ProvisioningRecord, State},
-    instances::{self, Instance, Progress, StepProgress},
+    instances::{self, Instance, Progress, StepProgress, Story},
 };
 
 /// The steps before the node's own, by the names the texts know.
@@ -41,6 +41,11 @@ pub(super) async fn tell(
         Some(id) => instances::progress_of(connection, id).await?,
         None => None,
     };
+    Ok(from_told(order, instance, told))
+}
+
+/// Tells a story whose provisioning order was read before.
+pub(super) fn from_told(order: &Order, instance: &Instance, told: Option<Story>) -> Timeline {
     // After the end of a server its order of building is not the newest any more; the story is over then.
     let told = told.filter(|(record, _)| record.verb == "ensure");
     let (record, build) = match told {
@@ -48,7 +53,7 @@ pub(super) async fn tell(
         None => (None, Vec::new()),
     };
     let steps = compose(order, instance, record.as_ref(), build);
-    Ok(Timeline { steps })
+    Timeline { steps }
 }
 
 fn compose(

@@ -117,6 +117,32 @@ async fn a_refusal_that_passes_is_not_kept_under_the_key() {
 }
 
 #[tokio::test]
+async fn the_list_tells_of_each_order_what_is_told_of_it_alone() {
+    each_database(async |db| {
+        let shop = Shop::open(&db).await;
+        let mut placed = Vec::new();
+        for _ in 0..3 {
+            placed.push(shop.buy(None).await.body["id"].as_str().unwrap().to_owned());
+        }
+        let cancel = format!("/api/v1/orders/{}/cancel", placed[1]);
+        assert_eq!(shop.story.call("POST", &cancel, None, None).await.status, StatusCode::OK);
+        let list = shop.story.call("GET", "/api/v1/orders", None, None).await;
+        let data = list.body["data"].as_array().unwrap();
+        assert_eq!((list.status, data.len()), (StatusCode::OK, 3), "{}", list.body);
+        for told in data {
+            let path = format!("/api/v1/orders/{}", told["id"].as_str().unwrap());
+            assert_eq!(*told, shop.story.call("GET", &path, None, None).await.body);
+            let payable = told["state"] == "awaiting_payment";
+            assert_eq!(
+                (payable, told["checkout_url"].is_string()),
+                (told["id"] != json!(placed[1]), payable)
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn text_that_cannot_be_stored_is_refused_by_field() {
     each_database(async |db| {
         let shop = Shop::open(&db).await;

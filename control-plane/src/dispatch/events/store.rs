@@ -4,10 +4,10 @@ use ez_protocol::{
     NodeId, ProvisioningOrderId, UnixMillis,
     message::{Event, EventKind},
 };
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, any::AnyRow};
 
 use crate::{
-    db::{Cols, DbError},
+    db::{Cols, DbError, padded},
     dispatch::{
         model::{EventRecord, QueueView, event_word},
         record::text,
@@ -76,24 +76,49 @@ pub(in crate::dispatch) async fn events_of(
     .bind(id.to_string())
     .fetch_all(conn)
     .await?;
+    rows.iter().map(read).collect()
+}
+
+/// What was told about some orders, up to [`crate::db::MANY`] of them: of each as much, in the same order, as
+/// [`events_of`] has.
+pub(in crate::dispatch) async fn events_of_some(
+    conn: &mut AnyConnection,
+    ids: &[ProvisioningOrderId],
+) -> Result<Vec<(ProvisioningOrderId, EventRecord)>, DbError> {
+    let mut query = sqlx::query(
+        "SELECT provisioning_order_id, event_seq, kind, step, detail, percent, at, queue_position, queue_estimate_secs
+         FROM (SELECT provisioning_order_id, event_seq, kind, step, detail, percent, at, queue_position,
+                 queue_estimate_secs, recorded_at,
+                 ROW_NUMBER() OVER (PARTITION BY provisioning_order_id ORDER BY recorded_at, event_seq) AS place
+             FROM provisioning_events WHERE provisioning_order_id IN
+                 ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                 $23, $24, $25)) AS told
+         WHERE place <= 2000 ORDER BY provisioning_order_id, recorded_at, event_seq",
+    );
+    for id in padded(ids) {
+        query = query.bind(id);
+    }
+    let rows = query.fetch_all(conn).await?;
     rows.iter()
-        .map(|row| {
-            let row = Cols::of("provisioning_events", row);
-            let number = |name: &'static str| match row.get::<Option<i64>>(name)? {
-                Some(value) => u32::try_from(value).map(Some).map_err(|_| row.inconsistent(name)),
-                None => Ok(None),
-            };
-            let estimate_secs = number("queue_estimate_secs")?;
-            let queue = number("queue_position")?.map(|position| QueueView { position, estimate_secs });
-            Ok(EventRecord {
-                event_seq: row.num("event_seq")?,
-                kind: row.text("kind")?,
-                step: row.get("step")?,
-                detail: row.get("detail")?,
-                percent: number("percent")?,
-                queue,
-                at: row.millis("at")?,
-            })
-        })
+        .map(|row| Ok((Cols::of("provisioning_events", row).id("provisioning_order_id")?, read(row)?)))
         .collect()
+}
+
+fn read(row: &AnyRow) -> Result<EventRecord, DbError> {
+    let row = Cols::of("provisioning_events", row);
+    let number = |name: &'static str| match row.get::<Option<i64>>(name)? {
+        Some(value) => u32::try_from(value).map(Some).map_err(|_| row.inconsistent(name)),
+        None => Ok(None),
+    };
+    let estimate_secs = number("queue_estimate_secs")?;
+    let queue = number("queue_position")?.map(|position| QueueView { position, estimate_secs });
+    Ok(EventRecord {
+        event_seq: row.num("event_seq")?,
+        kind: row.text("kind")?,
+        step: row.get("step")?,
+        detail: row.get("detail")?,
+        percent: number("percent")?,
+        queue,
+        at: row.millis("at")?,
+    })
 }

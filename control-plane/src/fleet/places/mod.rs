@@ -180,7 +180,7 @@ pub async fn addresses_of(
     instances: &[InstanceId],
 ) -> Result<BTreeMap<InstanceId, Vec<IpAddr>>, DbError> {
     let mut all: BTreeMap<InstanceId, Vec<IpAddr>> = BTreeMap::new();
-    for some in instances.chunks(store::MANY) {
+    for some in instances.chunks(db::MANY) {
         for (instance, address) in store::addresses_of(conn, some).await? {
             all.entry(instance).or_default().push(address);
         }

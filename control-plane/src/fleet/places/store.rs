@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{Rest, Size};
 use crate::{
-    db::{Cols, DbError, one_row},
+    db::{Cols, DbError, one_row, padded},
     fleet::{
         model::{Address, NodePolicy, Placement},
         pool::PoolShape,
@@ -380,10 +380,7 @@ pub(super) async fn find(
     build(&row, &addresses).map(Some)
 }
 
-/// As many as one statement of [`addresses_of`] takes.
-pub(super) const MANY: usize = 25;
-
-/// The addresses that some instances hold, up to [`MANY`] of them, IPv4 first.
+/// The addresses that some instances hold, up to [`crate::db::MANY`] of them, IPv4 first.
 pub(super) async fn addresses_of(
     conn: &mut AnyConnection,
     instances: &[InstanceId],
@@ -393,9 +390,8 @@ pub(super) async fn addresses_of(
              ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
          ORDER BY instance_id, family",
     );
-    // Places that are left over ask for nobody's.
-    for index in 0..MANY {
-        query = query.bind(instances.get(index).map(ToString::to_string).unwrap_or_default());
+    for id in padded(instances) {
+        query = query.bind(id);
     }
     let rows = query.fetch_all(conn).await?;
     rows.iter()

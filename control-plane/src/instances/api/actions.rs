@@ -18,7 +18,7 @@ use crate::{
     app::App,
     dispatch::{IssueError, QueueView},
     instances::{
-        ActError, ActionRow, ActionState, AskError, Asked, Progress, Wanted, act, action, actions,
+        ActError, ActionRow, ActionState, AskError, Asked, Progress, Story, Wanted, act, action, actions,
         progress_of, reset_password, told,
     },
 };
@@ -95,6 +95,11 @@ pub(super) async fn action_body(
         Some(order) => progress_of(connection, order).await?,
         None => None,
     };
+    Ok(as_told(action, told))
+}
+
+/// An action whose order was read before.
+pub(super) fn as_told(action: ActionRow, told: Option<Story>) -> ActionBody {
     let failed = action.state == ActionState::Failed;
     let error = told.as_ref().filter(|_| failed).map(|(record, _)| told::about(record).words.to_owned());
     let takes_effect = told.as_ref().and_then(|(record, _)| record.facts.as_ref()?.password.clone());
@@ -112,7 +117,7 @@ pub(super) async fn action_body(
         note: step.note,
         queue: step.queue,
     });
-    Ok(ActionBody {
+    ActionBody {
         steps: steps.collect(),
         id: action.id.to_string(),
         kind: action.kind,
@@ -128,7 +133,7 @@ pub(super) async fn action_body(
         takes_effect,
         started_at: action.started_at.0,
         finished_at: action.finished_at.map(|at| at.0),
-    })
+    }
 }
 
 /// What to do. Each word takes only the fields that it names.

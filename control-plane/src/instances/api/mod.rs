@@ -4,15 +4,18 @@ mod actions;
 mod firewall;
 mod kept;
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use ez_protocol::{UnixMillis, input::Hostname};
+use ez_protocol::{InstanceId, NodeId, UnixMillis, input::Hostname};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
 
-use self::actions::{ActionBody, action_body, problem};
+use self::actions::{ActionBody, action_body, as_told, problem};
 use super::{
-    ActError, EndError, Instance, RateMbit, Verb, act, delete, list as list_of, owned, sight, store, wishes,
+    ActError, EndError, Instance, RateMbit, Sight, Verb, Wishes, act, delete, list as list_of,
+    observe::sight_from, owned, progress_of_all, settings::AllWishes, sight, store, wishes,
 };
 use crate::{
     accounts::ApiCaller,
@@ -112,18 +115,38 @@ async fn body(
     now: UnixMillis,
     instance: Instance,
 ) -> Result<ServerBody, Problem> {
-    let sight = sight(connection, &instance, now).await?;
-    let place = fleet::placement_of(connection, instance.id).await?;
-    let wishes = wishes(connection, &instance).await?;
     let action = match store::open_action(connection, instance.id).await? {
         Some(action) => Some(action_body(connection, action).await?),
         None => None,
     };
-    let ssh = place
+    let mut held = fleet::addresses_of(connection, &[instance.id]).await?;
+    let around = Around {
+        sight: sight(connection, &instance, now).await?,
+        held: held.remove(&instance.id).unwrap_or_default(),
+        wishes: wishes(connection, &instance).await?,
+        action,
+    };
+    Ok(compose(instance, around))
+}
+
+/// What is read beside a server to tell of it.
+struct Around {
+    sight: Sight,
+    held: Vec<IpAddr>,
+    wishes: Wishes,
+    action: Option<ActionBody>,
+}
+
+fn compose(instance: Instance, around: Around) -> ServerBody {
+    let Around { sight, held, wishes, action } = around;
+    let first =
+        |fits: fn(&IpAddr) -> bool| held.iter().find(|address| fits(address)).map(ToString::to_string);
+    let (ipv4, ipv6) = (first(IpAddr::is_ipv4), first(IpAddr::is_ipv6));
+    let ssh = ipv4
         .as_ref()
         .filter(|_| instance.state.is_live())
-        .map(|place| format!("ssh {}@{}", instance.login_user, place.ipv4.address));
-    Ok(ServerBody {
+        .map(|ipv4| format!("ssh {}@{ipv4}", instance.login_user));
+    ServerBody {
         id: instance.id.to_string(),
         name: instance.hostname,
         state: instance.state.as_str(),
@@ -135,8 +158,8 @@ async fn body(
         vcpu: instance.vcpu,
         memory_mib: instance.memory_mib,
         disk_gib: instance.disk_gib,
-        ipv6: place.as_ref().and_then(|place| place.ipv6).map(|ipv6| ipv6.address.to_string()),
-        ipv4: place.map(|place| place.ipv4.address.to_string()),
+        ipv6,
+        ipv4,
         ssh,
         suspended: wishes
             .suspension()
@@ -156,7 +179,7 @@ async fn body(
         built_at: instance.built_at.map(|at| at.0),
         usable_at: instance.usable_at.map(|at| at.0),
         purge_at: instance.purge_at.map(|at| at.0),
-    })
+    }
 }
 
 /// The server, if it is the caller's.
@@ -170,11 +193,32 @@ async fn mine(connection: &mut AnyConnection, caller: &ApiCaller, id: &str) -> R
     responses((status = 200, body = Page<ServerBody>), (status = 401, body = Problem)))]
 async fn servers(Caller(caller): Caller, State(app): State<App>) -> Result<Json<Page<ServerBody>>, Problem> {
     let mut connection = app.db.read().await?;
-    let mut data = Vec::new();
-    for instance in list_of(&mut connection, caller.principal.account_id).await? {
-        data.push(body(&mut connection, app.clock.now(), instance).await?);
-    }
-    Ok(Json(Page::whole(data)))
+    let (account, now) = (caller.principal.account_id, app.clock.now());
+    // As few statements as the list allows: what is around the servers is read for all of them at once.
+    let listed = list_of(&mut connection, account).await?;
+    let ids: Vec<InstanceId> = listed.iter().map(|instance| instance.id).collect();
+    let mut held = fleet::addresses_of(&mut connection, &ids).await?;
+    let mut wishes = AllWishes::read(&mut connection, account).await?;
+    let mut actions = store::open_actions(&mut connection, account).await?;
+    let orders: Vec<_> = actions.values().filter_map(|action| action.provisioning_order).collect();
+    let mut told = progress_of_all(&mut connection, &orders).await?;
+    let nodes = fleet::all_nodes(&mut connection, None).await?.into_iter();
+    let nodes: BTreeMap<NodeId, fleet::NodeRow> = nodes.map(|node| (node.id, node)).collect();
+    let data = listed.into_iter().map(|instance| {
+        let node = instance.node.and_then(|id| nodes.get(&id));
+        let action = actions.remove(&instance.id).map(|action| {
+            let told = action.provisioning_order.and_then(|order| told.remove(&order));
+            as_told(action, told)
+        });
+        let around = Around {
+            sight: sight_from(&instance, node, now),
+            held: held.remove(&instance.id).unwrap_or_default(),
+            wishes: wishes.take(&instance),
+            action,
+        };
+        compose(instance, around)
+    });
+    Ok(Json(Page::whole(data.collect())))
 }
 
 /// Shows a server: the observed state with its time, addresses, and the running action with its steps.

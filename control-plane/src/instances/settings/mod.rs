@@ -10,8 +10,10 @@
 mod change;
 pub(super) mod store;
 
+use std::collections::BTreeMap;
+
 use ez_protocol::{
-    ProvisioningOrderId, UnixMillis,
+    AccountId, InstanceId, ProvisioningOrderId, UnixMillis,
     input::Hostname,
     order::{FirewallRules, ImageDigest, ImageRef, IsoName, Tag},
 };
@@ -217,4 +219,26 @@ pub async fn wishes(connection: &mut AnyConnection, instance: &Instance) -> Resu
     let stored = store::get(connection, instance.id).await?;
     let suspension = store::suspension(connection, instance.id).await?;
     Ok(Wishes { suspension, ..stored.unwrap_or_else(|| Wishes::as_sold(instance)) })
+}
+
+/// What holds for the servers of an account that are not gone: two statements, however many there are.
+#[derive(Debug)]
+pub(super) struct AllWishes {
+    stored: BTreeMap<InstanceId, Wishes>,
+    suspensions: BTreeMap<InstanceId, Suspension>,
+}
+
+impl AllWishes {
+    pub(super) async fn read(connection: &mut AnyConnection, account: AccountId) -> Result<Self, DbError> {
+        let stored = store::of_account(connection, account).await?;
+        let suspensions = store::suspensions_of_account(connection, account).await?;
+        Ok(Self { stored, suspensions })
+    }
+
+    /// As [`wishes`]; once for each server.
+    pub(super) fn take(&mut self, instance: &Instance) -> Wishes {
+        let stored = self.stored.remove(&instance.id);
+        let suspension = self.suspensions.remove(&instance.id);
+        Wishes { suspension, ..stored.unwrap_or_else(|| Wishes::as_sold(instance)) }
+    }
 }

@@ -1,12 +1,12 @@
 //! SQL of settings, of the orders that change them, and of suspensions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ez_protocol::{AccountId, InstanceId, ProvisioningOrderId, UnixMillis};
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{Settings, Suspension, Wishes};
-use crate::db::{Cols, DbError, one_row, opt_id};
+use crate::db::{Cols, DbError, one_row, opt_id, padded};
 
 fn text<T: serde::Serialize>(value: &T) -> Result<String, DbError> {
     // Plain data with text keys: it cannot fail, and a failure is no row.
@@ -25,9 +25,29 @@ pub(super) async fn get(connection: &mut AnyConnection, id: InstanceId) -> Resul
     .bind(id.to_string())
     .fetch_optional(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let row = Cols::of("instance_settings", &row);
-    Ok(Some(Wishes {
+    row.as_ref().map(read).transpose()
+}
+
+/// The same of each server of an account that is not gone; who has no row was never changed.
+pub(super) async fn of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<BTreeMap<InstanceId, Wishes>, DbError> {
+    let rows = sqlx::query(
+        "SELECT s.instance_id, s.applied, s.applied_generation, s.provisioning_order_id, s.builds, s.disk_lost,
+             s.restart_needed
+         FROM instance_settings s JOIN instances i ON i.id = s.instance_id
+         WHERE i.account_id = $1 AND i.state NOT IN ('released', 'purged')",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((Cols::of("instance_settings", row).id("instance_id")?, read(row)?))).collect()
+}
+
+fn read(row: &AnyRow) -> Result<Wishes, DbError> {
+    let row = Cols::of("instance_settings", row);
+    Ok(Wishes {
         applied: row.json("applied")?,
         generation: row.num("applied_generation")?,
         under_way: row.opt_id("provisioning_order_id")?,
@@ -35,7 +55,7 @@ pub(super) async fn get(connection: &mut AnyConnection, id: InstanceId) -> Resul
         disk_lost: row.flag("disk_lost")?,
         restart_needed: row.flag("restart_needed")?,
         suspension: None,
-    }))
+    })
 }
 
 /// Writes what holds and what is under way. The caller holds the server's lock.
@@ -113,6 +133,23 @@ pub(in crate::instances) async fn change(
     row.map(|row| Cols::of("instance_changes", &row).json("settings")).transpose()
 }
 
+/// Which of some orders, up to [`crate::db::MANY`] of them, carry settings.
+pub(in crate::instances) async fn changing(
+    connection: &mut AnyConnection,
+    orders: &[ProvisioningOrderId],
+) -> Result<BTreeSet<ProvisioningOrderId>, DbError> {
+    let mut query = sqlx::query(
+        "SELECT provisioning_order_id FROM instance_changes WHERE provisioning_order_id IN
+             ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+             $23, $24, $25)",
+    );
+    for id in padded(orders) {
+        query = query.bind(id);
+    }
+    let rows = query.fetch_all(connection).await?;
+    rows.iter().map(|row| Cols::of("instance_changes", row).id("provisioning_order_id")).collect()
+}
+
 pub(in crate::instances) async fn suspension(
     connection: &mut AnyConnection,
     id: InstanceId,
@@ -124,14 +161,35 @@ pub(in crate::instances) async fn suspension(
     .bind(id.to_string())
     .fetch_optional(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let row = Cols::of("instance_suspensions", &row);
-    Ok(Some(Suspension {
+    row.as_ref().map(read_suspension).transpose()
+}
+
+/// The same of each server of an account that is not gone.
+pub(super) async fn suspensions_of_account(
+    connection: &mut AnyConnection,
+    account: AccountId,
+) -> Result<BTreeMap<InstanceId, Suspension>, DbError> {
+    let rows = sqlx::query(
+        "SELECT s.instance_id, s.suspended, s.reason, s.requested_by, s.requested_at
+         FROM instance_suspensions s JOIN instances i ON i.id = s.instance_id
+         WHERE i.account_id = $1 AND i.state NOT IN ('released', 'purged')",
+    )
+    .bind(account.to_string())
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((Cols::of("instance_suspensions", row).id("instance_id")?, read_suspension(row)?)))
+        .collect()
+}
+
+fn read_suspension(row: &AnyRow) -> Result<Suspension, DbError> {
+    let row = Cols::of("instance_suspensions", row);
+    Ok(Suspension {
         suspended: row.flag("suspended")?,
         reason: row.text("reason")?,
         by: row.text("requested_by")?,
         at: row.millis("requested_at")?,
-    }))
+    })
 }
 
 /// Which servers of an account are suspended and were told so.

@@ -46,9 +46,19 @@ impl Desk {
         key: Option<&str>,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
+        self.send(method, &format!("/api/v1/servers/{}{path}", self.server.id), key, body).await
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        uri: &str,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("/api/v1/servers/{}{path}", self.server.id))
+            .uri(uri)
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", "application/json");
         if let Some(key) = key {
@@ -67,7 +77,12 @@ impl Desk {
 
     /// The node carries the newest order out.
     async fn carried_out(&self, facts: Facts) {
-        let told = self.farm.told(self.server.id).await.order_id;
+        self.carried_out_for(self.server.id, facts).await;
+    }
+
+    /// The same for another server.
+    async fn carried_out_for(&self, id: InstanceId, facts: Facts) {
+        let told = self.farm.told(id).await.order_id;
         self.farm.node_says(told, EventKind::Succeeded, facts).await;
     }
 }
@@ -197,6 +212,52 @@ async fn a_suspended_server_says_why() {
         );
         let (status, refused) = desk.act(json!({"action": "start"})).await;
         assert_eq!((status.as_u16(), &refused["code"]), (409, &json!("suspended")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_list_tells_of_each_server_what_is_told_of_it_alone() {
+    db::testing::each_database(async |db| {
+        let desk = Desk::open(db).await;
+        let account = desk.server.account;
+        let (off, renamed) = (desk.farm.server_of(account).await, desk.farm.server_of(account).await);
+        // Somebody else's, with more to tell than any of these.
+        let other = desk.farm.server().await;
+        let (at, off, other) = (desk.farm.app.clock.now(), off.id, other.id);
+        for id in [off, other] {
+            desk.farm
+                .app
+                .db
+                .write(move |tx| Box::pin(async move { suspend(tx, at, id, "Unpaid.", "billing").await }))
+                .await
+                .unwrap();
+        }
+        desk.farm.work().await;
+        let (status, _) = desk
+            .send(
+                "PATCH",
+                &format!("/api/v1/servers/{}", renamed.id),
+                None,
+                Some(json!({"hostname": "db-1"})),
+            )
+            .await;
+        assert_eq!(status.as_u16(), 202);
+        desk.carried_out_for(off, seen("stopped")).await;
+
+        let (status, list) = desk.send("GET", "/api/v1/servers", None, None).await;
+        let data = list["data"].as_array().unwrap();
+        assert_eq!((status.as_u16(), data.len()), (200, 3), "{list}");
+        for told in data {
+            let path = format!("/api/v1/servers/{}", told["id"].as_str().unwrap());
+            let (_, alone) = desk.send("GET", &path, None, None).await;
+            assert_eq!(*told, alone);
+            assert!(told["ipv4"].is_string(), "{told}");
+        }
+        let of = |id: InstanceId| data.iter().find(|told| told["id"] == json!(id.to_string())).unwrap();
+        assert_eq!(of(off)["suspended"]["reason"], "Unpaid.");
+        assert_eq!(of(renamed.id)["action"]["kind"], "rename");
+        assert!(of(desk.server.id)["action"].is_null());
     })
     .await;
 }
