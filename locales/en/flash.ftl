@@ -50,6 +50,7 @@ flash-plan-change-ending = The server ends with its period. Keep it first, under
 flash-plan-change-not-one-server = At our payment provider more than this one server is charged here. We put that right first; nothing was changed.
 flash-plan-change-not-possible = That plan cannot be had for this server now. Nothing was changed.
 flash-stripe-away = Stripe does not answer at the moment. Nothing was changed; try again in a minute.
+flash-order-cancel-later = Stripe does not answer at the moment, so the payment page is still open. Try again in a minute; left unpaid, the order ends by itself.
 flash-event-replayed = Its object is being read again from Stripe.
 flash-event-nothing = That event names nothing that could be read again. Nothing was changed.
 flash-server-exempt = It is served from now on, whatever its invoices say.

@@ -118,7 +118,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
     }
 
-    /// The same with the seconds after which asking again can help.
+    /// 503: the payment service is silent, or does not take our key; neither says anything about what was asked for.
+    pub fn payments_away() -> Self {
+        let detail = "The payment service cannot be asked at the moment. Look before repeating a change.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retry_after(60)
+    }
+
+    /// With the seconds after which asking again can help.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);

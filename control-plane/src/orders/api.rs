@@ -412,8 +412,8 @@ async fn checkout(
         mine(&mut connection, &caller, &id).await?
     };
     let url = pay(&app, &order).await.map_err(|error| {
-        if error.is_passing() {
-            Problem::unavailable()
+        if error.is_retryable() {
+            Problem::payments_away()
         } else {
             Problem::conflict("nothing_to_pay", error.to_string())
         }
@@ -439,7 +439,7 @@ async fn cancel(
         OrderState::AwaitingPayment => match cancel_order(&app, &order).await {
             Ok(true) => {}
             Ok(false) => return Err(Problem::conflict("paid_already", "A payment was quicker.")),
-            Err(error) if error.is_passing() => return Err(Problem::unavailable()),
+            Err(error) if error.is_retryable() => return Err(Problem::payments_away()),
             Err(error) => return Err(Problem::internal(&error)),
         },
         other => {

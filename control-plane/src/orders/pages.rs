@@ -18,6 +18,7 @@ use super::{
 use crate::{
     accounts::{self, Principal, TERMS_VERSION},
     app::App,
+    billing::BillingError,
     catalog::{Interval, QuoteError},
     entropy::EntropyExt as _,
     placement::NoPlace,
@@ -272,7 +273,7 @@ async fn pay_now(
         Ok(url) => Ok(web::redirect(&url)),
         Err(error) => {
             tracing::info!(order.id = %order.id, error = %error, "no payment page");
-            ctx.redirect(&format!("/orders/{}", order.id))
+            no_page(&ctx, &order, &error)
         }
     }
 }
@@ -288,6 +289,10 @@ async fn cancel_now(
         && let Err(error) = cancel(&app, &order).await
     {
         tracing::warn!(order.id = %order.id, error = %error, "an order could not be cancelled");
+        if error.is_retryable() {
+            let page = format!("/orders/{}", order.id);
+            return ctx.redirect_saying(&page, Tone::Bad, "order-cancel-later");
+        }
     }
     ctx.redirect(&format!("/orders/{}", order.id))
 }
@@ -307,8 +312,18 @@ async fn again_now(
         Ok(url) => Ok(web::redirect(&url)),
         Err(error) => {
             tracing::info!(order.id = %order.id, error = %error, "no payment page yet");
-            ctx.redirect(&format!("/orders/{}", order.id))
+            no_page(&ctx, &order, &error)
         }
+    }
+}
+
+/// Back to the order; its page tells how it stands, and the sentence why nothing can be paid just now.
+fn no_page(ctx: &Ctx, order: &Order, error: &BillingError) -> web::Result {
+    let page = format!("/orders/{}", order.id);
+    if error.is_retryable() {
+        ctx.redirect_saying(&page, Tone::Bad, "stripe-away")
+    } else {
+        ctx.redirect(&page)
     }
 }
 

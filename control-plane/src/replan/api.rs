@@ -210,7 +210,7 @@ fn refusal(error: ReplanError) -> Problem {
             Problem::conflict("wrong_state", "There is nothing to take back any more.")
         }
         ReplanError::Billing(BillingError::Db(error)) => error.into(),
-        ReplanError::Billing(error) if error.is_passing() => Problem::unavailable(),
+        ReplanError::Billing(error) if error.is_retryable() => Problem::payments_away(),
         ReplanError::Billing(error) => Problem::internal(&error),
     }
 }
@@ -343,4 +343,21 @@ async fn cancel(
     let change = take_back(&app, me.account_id, id, &me.actor()).await.map_err(refusal)?;
     let mut connection = app.db.read().await?;
     Ok(Json(body(&mut connection, change).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::billing::{StripeFault, stripe::FaultKind};
+
+    #[test]
+    fn a_key_that_stripe_does_not_take_is_a_pause_and_no_failure_of_the_button() {
+        for kind in [FaultKind::Unauthorised, FaultKind::Configuration, FaultKind::Busy] {
+            let refused = refusal(ReplanError::Billing(BillingError::Stripe(StripeFault::of(kind))));
+            assert_eq!(refused.code(), "unavailable", "{kind:?}");
+        }
+        let refused =
+            refusal(ReplanError::Billing(BillingError::Stripe(StripeFault::of(FaultKind::OurMistake))));
+        assert_eq!(refused.code(), "internal");
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
 /// A story in a shop with room for a few servers.
 struct Shop {
     story: Story,
-    _stripe: FakeStripe,
+    stripe: FakeStripe,
 }
 
 impl Shop {
@@ -42,7 +42,7 @@ impl Shop {
         catalog::apply_file(&app, &file, "operator:test").await.unwrap();
         ready_node(&app, "fsn-1", 1_000, 5).await;
         let story = Story::with(app, clock, vec![Scope::Read, Scope::Write]).await;
-        Self { story, _stripe: stripe }
+        Self { story, stripe }
     }
 
     fn wish(location: &str) -> Value {
@@ -138,6 +138,30 @@ async fn the_list_tells_of_each_order_what_is_told_of_it_alone() {
                 (told["id"] != json!(placed[1]), payable)
             );
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_stripe_takes_no_key_of_ours_an_unpaid_order_waits() {
+    each_database(async |db| {
+        let shop = Shop::open(&db).await;
+        let opened = shop.buy(None).await.body["id"].as_str().unwrap().to_owned();
+        shop.stripe.state().locked_out = true;
+        let unopened = shop.buy(None).await;
+        assert_eq!((unopened.status, &unopened.body["checkout_url"]), (StatusCode::CREATED, &Value::Null));
+        let (opened, unopened) = (opened.as_str(), unopened.body["id"].as_str().unwrap());
+        let press = async |id: &str, what: &str| {
+            shop.story.call("POST", &format!("/api/v1/orders/{id}/{what}"), None, None).await
+        };
+        for (id, what) in [(unopened, "checkout"), (opened, "cancel")] {
+            let told = press(id, what).await;
+            assert_eq!((told.status.as_u16(), &told.body["code"]), (503, &json!("unavailable")), "{what}");
+            assert_eq!(told.headers["retry-after"], "60");
+        }
+        shop.stripe.state().locked_out = false;
+        assert_eq!(press(unopened, "checkout").await.status, StatusCode::OK);
+        assert_eq!(press(opened, "cancel").await.body["state"], "cancelled");
     })
     .await;
 }

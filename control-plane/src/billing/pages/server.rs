@@ -158,7 +158,10 @@ async fn give(
             Err(BillingError::Unfit(why)) => refuse(&mut form, why, &money, invoice.as_deref()),
             Err(BillingError::Disputed) => return ctx.redirect_saying(&back, Tone::Bad, "gift-disputed"),
             Err(BillingError::ByHand(_)) => return ctx.redirect_saying(&back, Tone::Bad, "gift-by-hand"),
-            Err(error) if error.is_passing() => return ctx.redirect_saying(&back, Tone::Info, "gift-later"),
+            // It is written down, and our key says nothing about it: whoever entered it again would give it twice.
+            Err(error) if error.is_retryable() => {
+                return ctx.redirect_saying(&back, Tone::Info, "gift-later");
+            }
             Err(BillingError::Stripe(StripeFault {
                 kind: FaultKind::Refused | FaultKind::NotFound, ..
             })) => {

@@ -20,6 +20,8 @@ pub(super) struct Browser {
 pub(super) struct Seen {
     pub(super) status: u16,
     pub(super) location: String,
+    /// The cookies it sets; the sentence that the next page begins with is one.
+    pub(super) said: String,
     pub(super) body: String,
 }
 
@@ -57,10 +59,14 @@ impl Browser {
         let response = app::router(&self.app).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let location = parts.headers.get(header::LOCATION).map(|to| to.to_str().unwrap().to_owned());
+        let cookies = parts.headers.get_all(header::SET_COOKIE).iter();
+        let said: Vec<&str> = cookies.map(|cookie| cookie.to_str().unwrap()).collect();
+        let said = said.join(" ");
         let body = to_bytes(body, 1 << 20).await.unwrap();
         Seen {
             status: parts.status.as_u16(),
             location: location.unwrap_or_default(),
+            said,
             body: String::from_utf8_lossy(&body).into_owned(),
         }
     }

@@ -4,6 +4,7 @@ mod browser;
 mod building;
 mod changes;
 mod exits;
+mod locked_out;
 mod model;
 mod money;
 mod pay_again;

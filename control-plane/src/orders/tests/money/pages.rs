@@ -111,6 +111,32 @@ async fn what_cannot_be_given_is_refused_for_its_own_reason() {
     .await;
 }
 
+#[tokio::test]
+async fn a_gift_that_waits_for_our_key_is_not_to_be_entered_again() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let operator = Browser::log_in(&shop.app, "operator@example.com", Some(StaffRole::Billing)).await;
+        let served = shop.served(1).await;
+        let page = format!("/operator/billing/servers/{}", served.order.instance);
+        let shown = operator.get(&page).await.body;
+        let form = format!(
+            "key={}&invoice={}&amount=4.50&reason=down",
+            hidden(&shown, "key"),
+            hidden(&shown, "invoice")
+        );
+        shop.stripe.state().locked_out = true;
+        let told = operator.send_form(&format!("{page}/refund"), &form).await;
+        assert_eq!((told.status, told.location.as_str()), (303, page.as_str()));
+        assert!(told.said.contains("info.gift-later"), "{}", told.said);
+        shop.stripe.state().locked_out = false;
+        for _ in 0..3 {
+            shop.lives(3 * MINUTE).await;
+        }
+        assert_eq!(shop.ledger(&served.order).returned, 450, "once");
+    })
+    .await;
+}
+
 /// Stripe's links to an invoice are good for some weeks, so none of them stands on a page that shows invoices of years.
 #[tokio::test]
 async fn an_invoice_is_shown_by_stripes_newest_link_to_whom_it_is_for() {
