@@ -3,6 +3,9 @@
 //! a tombstone. One that a later order has overtaken is not resumed any more, which only that one's row can tell: both go
 //! together, but where it is stuck by a destruction that nobody has seen to: its step alone knows which disk was left, so it is
 //! kept, and with it the newest order of its server, by which it is not resumed.
+//!
+//! The fence of a server that is gone is kept as long as the rows of its orders. After that nothing older than it can come in
+//! any more: no order lives longer than a day, and the floor is above all that were buried.
 
 use std::time::Duration;
 
@@ -59,6 +62,15 @@ impl Journal {
                     .execute(&mut *conn)
                     .await?;
                 }
+                // After the burial: what is left of its orders is below the floor now.
+                sqlx::query(
+                    "DELETE FROM departed WHERE gone_at < $1 \
+                     AND NOT EXISTS (SELECT 1 FROM orders WHERE orders.instance_uuid = departed.uuid) \
+                     AND NOT EXISTS (SELECT 1 FROM resources WHERE resources.uuid = departed.uuid)",
+                )
+                .bind(before)
+                .execute(&mut *conn)
+                .await?;
                 sqlx::query("DELETE FROM acts WHERE at < $1").bind(before).execute(conn).await?;
                 Ok(buried)
             })

@@ -290,6 +290,36 @@ async fn old_orders_become_tombstones_and_raise_the_floor() {
 }
 
 #[tokio::test]
+async fn the_fence_of_a_server_that_is_gone_goes_with_its_orders_and_lets_no_old_one_in() {
+    let books = Books::new().await;
+    let journal = &books.journal;
+    let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
+    let fences = async || {
+        sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM departed").fetch_one(journal.readers()).await
+    };
+    // Older than both that follow, and delivered late.
+    let old = ensure(2, 2);
+    let is_stale = async || match books.admit_as(&old, crate::testing::node()).await {
+        Admission::Refuse(note) => note.refusal.code == ez_protocol::refusal::RefusalCode::Stale,
+        other => panic!("{other:?}"),
+    };
+    for (order, generation, at) in [(ensure(4, 4), 4, NOW), (ensure(5, 5), 5, days(20))] {
+        books.accept(&order).await;
+        let id = order.order_id;
+        journal.begin_order(id, OrderState::Running, at, None).await.unwrap();
+        let (undone, gone) =
+            (event(EventKind::Undone), BookEntry::Gone { instance: instance(10), generation });
+        journal.finish_order(id, OrderState::Undone, at, "{}".to_owned(), undone, gone).await.unwrap();
+    }
+    assert_eq!(journal.retain(days(31)).await.unwrap(), 1);
+    assert_eq!(fences().await.unwrap(), 1, "it went a second time, and that is not long ago");
+    assert_eq!(journal.retain(days(51)).await.unwrap(), 1);
+    assert_eq!(fences().await.unwrap(), 0);
+    assert_eq!(journal.meta().await.unwrap().floor_seq, 5);
+    assert!(is_stale().await, "even for a clock that has gone back");
+}
+
+#[tokio::test]
 async fn a_stuck_order_is_kept_until_somebody_resumes_it_or_gives_it_up() {
     let books = Books::new().await;
     let order = ensure(1, 1);
