@@ -124,6 +124,14 @@ pub async fn get_all(
     Ok(all)
 }
 
+/// The disks of a node's servers that are there for certain, GiB.
+///
+/// # Errors
+/// Those of the query.
+pub async fn disk_built_on(connection: &mut AnyConnection, node: NodeId) -> Result<u64, DbError> {
+    Ok(u64::try_from(store::disk_built_on(connection, node).await?).unwrap_or(0))
+}
+
 /// An account's server by its id; somebody else's is as good as none.
 ///
 /// # Errors

@@ -607,4 +607,4 @@ pub(super) async fn actions(
 // After the macros that it uses.
 mod lists;
 
-pub(super) use lists::{by_ids, open_actions};
+pub(super) use lists::{by_ids, disk_built_on, open_actions};

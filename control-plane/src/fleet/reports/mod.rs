@@ -158,8 +158,14 @@ pub async fn record_host(
     if host.cpus == 0 || host.memory_mib == 0 || unread {
         return raise_warnings(tx, at, node, &row, &warnings).await;
     }
-    // What others put on the host cannot be sold.
-    let ours = Observed { memory_mib: host.memory_mib.saturating_sub(host.foreign_memory_mib), ..observed };
+    // What others put on the host cannot be sold. Of a storage nobody says whose a part is: beyond what our servers that are
+    // there can fill it is not ours. One that is sold and not built yet has taken nothing, and stands among the sold.
+    let others_gib = disk_used.saturating_sub(instances::disk_built_on(tx, node).await?);
+    let ours = Observed {
+        memory_mib: host.memory_mib.saturating_sub(host.foreign_memory_mib),
+        disk_gib: disk_gib.saturating_sub(others_gib),
+        ..observed
+    };
     let capacity = store::Capacity {
         sale: sellable(ours, bounds(&row.policy)),
         servers: if row.policy.max_instances == 0 { i64::MAX } else { signed(row.policy.max_instances) },
@@ -325,10 +331,10 @@ pub async fn events_stored(
     store::events_stored(tx, node, journal, event_seq).await
 }
 
-/// Disk for servers: the first storage the policy names is the one that is used.
+/// Disk for servers, and what of it is taken: the first storage the policy names is the one that is used. What is begun is taken.
 fn disk(policy: &NodePolicy, storages: &[StorageView]) -> (u64, u64) {
     let used = policy.storages.iter().find_map(|name| storages.iter().find(|s| s.id == *name));
-    used.map_or((0, 0), |s| (s.total_mib / 1_024, s.used_mib / 1_024))
+    used.map_or((0, 0), |s| (s.total_mib / 1_024, s.used_mib.div_ceil(1_024)))
 }
 
 fn bounds(policy: &NodePolicy) -> PolicyBounds {

@@ -8,6 +8,7 @@ use crate::{
         self, Release, alarms, nodes,
         testing::{host, instance, locations, need, read, ready_node, services},
     },
+    placement::{self, Need, NoPlace},
 };
 
 #[tokio::test]
@@ -61,6 +62,37 @@ async fn capacity_is_what_is_left_for_us_and_warnings_ring_while_they_last() {
         let row = say(HostState { warnings: vec![silent], ..HostState::default() }).await;
         assert_eq!(row.memory_mib.capacity, before, "a host that cannot be read has not shrunk to nothing");
         assert_eq!(open().await, ["pve_silent"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn room_on_a_storage_that_others_have_taken_is_never_sold() {
+    db::testing::each_database(async |db| {
+        let (app, _clock) = services(db);
+        locations(&app, 10).await;
+        let node = ready_node(&app, "fsn-1", 1_000, 5).await;
+        let (at, id) = (app.clock.now(), node.id);
+        let takes = async |used_gib: u64| {
+            let mut host = host(10);
+            host.storages[0].used_mib = used_gib * 1_024;
+            app.db
+                .write(move |tx| Box::pin(async move { record_host(tx, at, id, &host).await }))
+                .await
+                .unwrap();
+            read(&app, async |c| nodes::by_id(c, id).await).await.unwrap().disk_gib.capacity
+        };
+        let fits = async |disk_gib: u64| {
+            let fleet = read(&app, async |c| fleet::snapshot(c, at, None).await).await;
+            placement::choose(&fleet, &Need { disk_gib, ..need() }, &[])
+        };
+        assert_eq!(takes(0).await, 3_800);
+        assert_eq!(fits(3_800).await, Ok(id));
+        assert_eq!(takes(3_000).await, 950);
+        assert_eq!((fits(950).await, fits(951).await), (Ok(id), Err(NoPlace::SoldOut)));
+        assert_eq!(takes(4_000).await, 0);
+        assert_eq!(fits(1).await, Err(NoPlace::SoldOut));
+        assert_eq!(takes(0).await, 3_800, "and it is there again once they have gone");
     })
     .await;
 }

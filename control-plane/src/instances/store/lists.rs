@@ -1,8 +1,8 @@
-//! SQL of whole pages of servers: a statement for the page, not one for each row.
+//! SQL over many servers: a statement for all of them, not one for each.
 
 use std::collections::BTreeMap;
 
-use ez_protocol::{AccountId, InstanceId};
+use ez_protocol::{AccountId, InstanceId, NodeId};
 use sqlx::AnyConnection;
 
 use super::{read, read_action};
@@ -42,4 +42,16 @@ pub(in crate::instances) async fn open_actions(
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| read_action(row).map(|action| (action.instance, action))).collect()
+}
+
+/// The disks of a node's servers that are there for certain, GiB: built and not gone.
+pub(in crate::instances) async fn disk_built_on(
+    connection: &mut AnyConnection,
+    node: NodeId,
+) -> Result<i64, DbError> {
+    let query = sqlx::query_scalar(
+        "SELECT CAST(COALESCE(SUM(disk_gib), 0) AS BIGINT) FROM instances WHERE node_id = $1
+             AND state IN ('running', 'stopped', 'retiring', 'retired', 'purging')",
+    );
+    Ok(query.bind(node.to_string()).fetch_one(connection).await?)
 }

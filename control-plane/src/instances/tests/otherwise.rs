@@ -6,7 +6,7 @@ use ez_protocol::{
 };
 
 use super::*;
-use crate::fleet::testing::read;
+use crate::fleet::testing::{host, read};
 
 fn named(name: &str) -> Verb {
     Verb::Rename(Hostname::parse(name).unwrap())
@@ -159,4 +159,31 @@ fn a_limit_is_a_whole_number_of_an_orders_range() {
     }
     let stored: Result<RateMbit, _> = serde_json::from_str("0");
     assert!(stored.is_err(), "what is stored is checked as well");
+}
+
+#[tokio::test]
+async fn the_disks_of_our_own_servers_are_not_taken_for_somebody_elses() {
+    db::testing::each_database(async |db| {
+        let farm = Farm::open(db).await;
+        let (at, node) = (farm.app.clock.now(), farm.node.id);
+        let filled = async |used_gib: u64| {
+            let mut host = host(5);
+            host.storages[0].used_mib = used_gib * 1_024;
+            farm.app
+                .db
+                .write(move |tx| {
+                    Box::pin(async move { fleet::reports::record_host(tx, at, node, &host).await })
+                })
+                .await
+                .unwrap();
+            read(&farm.app, async |c| fleet::node(c, node).await).await.unwrap().disk_gib
+        };
+        let empty = filled(0).await;
+        farm.server().await;
+        let ours = filled(20).await;
+        assert_eq!((ours.capacity, ours.sold), (empty.capacity, empty.sold + 20));
+        // Whatever else lies there was not sold: a snapshot of ours, or another's disk.
+        assert_eq!(filled(120).await.capacity, 3_705);
+    })
+    .await;
 }
