@@ -37,7 +37,7 @@ async fn a_part_that_panics_ends_the_session_and_the_agent_dials_anew() {
     let story = story_by(clock, |_, _| {}).await;
     let mut first = welcome(&story, 1, 0).await;
     trap.armed.store(true, Ordering::SeqCst);
-    // Who reads the control stream asks for the time with the first frame.
+    // Whichever part asks for the time next; who reads the control stream does with this frame.
     let ping = |nonce| Frame::new(FrameType::Ping, &Ping { nonce, now_ms: NOW.0 });
     first.control.say(ping(1)).await;
     timeout(PATIENCE, first.connection.closed()).await.unwrap();
