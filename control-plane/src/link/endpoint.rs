@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection, reset, trust::Trust};
+use super::{connection, part, reset, trust::Trust};
 use crate::{
     app::App,
     db::DbError,
@@ -176,8 +176,12 @@ impl Serving {
     pub async fn run(self, stop: CancellationToken) {
         let Self { endpoint, shared } = self;
         let tasks = TaskTracker::new();
-        let beating = tasks.spawn(beat(shared.clone(), stop.clone()));
-        let ringing = tasks.spawn(ring(shared.clone(), stop.clone()));
+        let both = || (shared.clone(), stop.clone());
+        let (with, until) = both();
+        let beating =
+            tasks.spawn(part::steadily("the sign of life", move || beat(with.clone(), until.clone())));
+        let (with, until) = both();
+        let ringing = tasks.spawn(part::steadily("the bell", move || ring(with.clone(), until.clone())));
         loop {
             let incoming = tokio::select! {
                 () = stop.cancelled() => break,
