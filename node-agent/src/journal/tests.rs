@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ez_protocol::message::{Event, EventKind};
+use ez_protocol::{
+    message::{Event, EventKind},
+    order::ProvisioningOrder,
+};
 use prost::Message as _;
 
 use super::{fuse::Cut, *};
