@@ -17,10 +17,6 @@ fleet-waiting = { $n ->
    *[other] { $n } orders waiting, the oldest { $oldest }
 }
 fleet-waiting-none = no order is waiting
-fleet-newcomers = { $n ->
-    [one] { $n } unpaid order of a customer who never paid holds a place.
-   *[other] { $n } unpaid orders of customers who never paid hold a place.
-}
 fleet-room-first = room for { $n } more { $plan }
 fleet-room-more = or { $n } { $plan }
 fleet-image-ready = { $total ->

@@ -3,7 +3,6 @@ form-error-fields = Some fields need another look. Nothing was changed.
 form-error-quote-changed = The total has changed to fit your choices. Look at the summary and confirm it again.
 form-error-payment-disputed = A payment of this account is disputed at its bank. Nothing can be ordered until that is settled.
 form-error-too-many-unpaid = You have three unpaid orders. Pay or cancel one first.
-form-error-newcomers-full = Too many orders of new customers are unpaid in this location just now. Nothing was ordered; try again in half an hour, or choose another location.
 form-error-payment-away = The payment service did not answer. Nothing was charged and nothing is reserved; try again in a minute.
 form-error-no-capacity = The last place went a moment ago. Nothing was charged; choose another location or plan.
 form-error-login = The mail address and password do not fit together. If you have just signed up, follow the link in our mail first.

@@ -8,7 +8,6 @@ mod http;
 mod link;
 mod log;
 mod mail;
-mod orders;
 mod read;
 mod storage;
 mod stripe;
@@ -21,7 +20,6 @@ pub use self::{
     link::Link,
     log::{Log, LogFormat},
     mail::Mail,
-    orders::Orders,
     read::{Problem, Problems, Secret, Vars},
     storage::Storage,
     stripe::{Stripe, Tax},
@@ -40,8 +38,6 @@ pub struct Config {
     pub stripe: Stripe,
     /// What happens to a server that is not paid.
     pub billing: Billing,
-    /// What is held for orders that nobody has paid yet.
-    pub orders: Orders,
     /// Outgoing mail.
     pub mail: Mail,
     /// Logs.
@@ -92,7 +88,6 @@ impl Config {
         let storage = Storage::read(&mut reader);
         let stripe = Stripe::read(&mut reader);
         let billing = Billing::read(&mut reader);
-        let orders = Orders::read(&mut reader);
         let mail = Mail::read(&mut reader);
         let log = Log::read(&mut reader);
         let asked = std::mem::take(&mut reader.asked);
@@ -103,7 +98,6 @@ impl Config {
                 storage: storage?,
                 stripe: stripe?,
                 billing: billing?,
-                orders: orders?,
                 mail: mail?,
                 log: log?,
             })

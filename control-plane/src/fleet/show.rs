@@ -54,7 +54,6 @@ pub(super) async fn overview(conn: &mut AnyConnection, now: UnixMillis) -> Resul
         away_ms: silences.iter().copied().max().unwrap_or(0),
         waiting,
         oldest_ms: oldest.map_or(0, |at| (now.0 - at.0).max(0)),
-        newcomers: orders::newcomers_hold(conn).await?,
         room: room(conn, now).await?,
         images: images_ready(conn, &rows).await?,
         serving: count(rows.iter().filter(|n| n.state.takes_orders()).count()),
@@ -123,7 +122,7 @@ pub(super) async fn mark(
         .filter(|a| a.cleared_at.is_none())
         .map(|a| (a.kind, a.subject, a.occurrences, a.severity))
         .collect();
-    Ok((nodes, open, dispatch::waiting(conn).await?.0, orders::newcomers_hold(conn).await?))
+    Ok((nodes, open, dispatch::waiting(conn).await?.0))
 }
 
 fn row(node: &NodeRow, now: UnixMillis) -> Row {

@@ -373,7 +373,6 @@ fn refusal(error: PlaceError) -> Problem {
         PlaceError::NoKey => Problem::field("ssh_keys", "ssh_key_needed", text),
         PlaceError::TooManyKeys(_) => Problem::field("ssh_keys", "ssh_keys_many", text),
         PlaceError::TooManyUnpaid => Problem::conflict("too_many_unpaid", text),
-        PlaceError::NewcomersFull => Problem::conflict("newcomers_full", text).retry_after(1_800),
         PlaceError::Disputed => Problem::conflict("payment_disputed", text),
         PlaceError::QuoteChanged(_) => Problem::conflict("price_changed", text),
         PlaceError::OtherCurrency(_) => Problem::field("currency", "currency_bound", text),

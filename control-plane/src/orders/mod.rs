@@ -25,7 +25,6 @@ mod exits;
 mod jobs;
 mod letters;
 mod model;
-mod newcomers;
 mod pages;
 mod place;
 mod settle;
@@ -112,14 +111,6 @@ pub async fn newest(
         Some(state) => store::in_state(connection, state).await,
         None => store::newest(connection).await,
     }
-}
-
-/// How many unpaid orders of accounts that never paid hold a place, over all locations.
-///
-/// # Errors
-/// Those of the query.
-pub async fn newcomers_hold(connection: &mut AnyConnection) -> Result<u64, DbError> {
-    store::newcomers_hold(connection).await
 }
 
 /// The states an order went through, oldest first.

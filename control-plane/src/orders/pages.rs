@@ -209,7 +209,6 @@ async fn explain(
         PlaceError::NoKey => form.refuse("new_key", "ssh-key-needed"),
         PlaceError::TooManyKeys(most) => form.refuse_with("ssh_key", "ssh-keys-many", most),
         PlaceError::TooManyUnpaid => form.refuse_form("too-many-unpaid"),
-        PlaceError::NewcomersFull => form.refuse_form("newcomers-full"),
         PlaceError::Disputed => form.refuse_form("payment-disputed"),
         PlaceError::NotPayable(_) | PlaceError::Quote(QuoteError::Read(_)) | PlaceError::Db(_) => {
             form.refuse_form("payment-away");

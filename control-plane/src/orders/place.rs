@@ -11,7 +11,7 @@ use super::{
     buyer::Buyer,
     jobs::ADVANCE,
     model::{Order, OrderState, Transition},
-    newcomers, store,
+    store,
 };
 use crate::{
     api,
@@ -127,11 +127,6 @@ pub enum PlaceError {
     /// Other orders have to be paid or cancelled first.
     #[error("at most {MOST_UNPAID} unpaid orders at a time")]
     TooManyUnpaid,
-    /// Accounts that never paid, as this one, hold as much of the location as they may.
-    #[error(
-        "too many new customers hold a place in that location just now; try again in half an hour, or elsewhere"
-    )]
-    NewcomersFull,
     /// The account's bank takes a payment back.
     #[error("nothing can be ordered while a payment of this account is disputed at its bank")]
     Disputed,
@@ -168,7 +163,6 @@ pub async fn place(app: &Services, request: PlaceRequest) -> Result<Order, Place
 async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, PlaceError> {
     let (at, entropy) = (app.clock.now(), app.entropy.clone());
     let (until, tax) = (at.plus(billing::SESSION_LIFE), app.config.stripe.tax);
-    let bounds = app.config.orders.clone();
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -215,8 +209,6 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 if quote.price.setup_minor > 0 && stripe_setup_price_id.is_none() {
                     return Err(not_payable());
                 }
-                let need = quote.need(&request.location);
-                newcomers::admit(tx, at, &bounds, request.account, &need).await?;
                 let order = Order {
                     id: OrderId::generate(at, entropy.bytes()),
                     account: request.account,
@@ -254,6 +246,7 @@ async fn place_once(app: &Services, request: PlaceRequest) -> Result<Order, Plac
                 api::made(tx, request.claim.as_ref(), order.id).await?;
                 let instance = wanted(&order, &quote, &request);
                 instances::create(tx, &instance).await?;
+                let need = quote.need(&request.location);
                 instances::reserve(tx, at, entropy.as_ref(), instance.id, &need, &[], Some(until)).await?;
                 let payable = (stripe_price_id, stripe_setup_price_id);
                 billing::expect(tx, at, &expectation(&order, payable, tax)).await?;

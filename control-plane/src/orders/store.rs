@@ -64,36 +64,6 @@ pub(super) async fn unpaid_slots(tx: &mut AnyConnection, account: AccountId) -> 
     Ok(query.bind(account.to_string()).fetch_all(tx).await?)
 }
 
-/// Whether an account ever paid an order, also with a trial that cost nothing yet.
-pub(super) async fn has_paid(connection: &mut AnyConnection, account: AccountId) -> Result<bool, DbError> {
-    let query = sqlx::query_scalar::<_, i64>(
-        "SELECT COUNT(*) FROM orders WHERE account_id = $1 AND paid_at IS NOT NULL",
-    );
-    Ok(query.bind(account.to_string()).fetch_one(connection).await? > 0)
-}
-
-/// The unpaid orders in a location of accounts that never paid one.
-pub(super) async fn newcomers_hold_in(
-    connection: &mut AnyConnection,
-    location: &str,
-) -> Result<u64, DbError> {
-    let query = sqlx::query_scalar::<_, i64>(
-        "SELECT COUNT(*) FROM orders o WHERE o.state = 'awaiting_payment' AND o.location = $1
-             AND NOT EXISTS (SELECT 1 FROM orders p WHERE p.account_id = o.account_id AND p.paid_at IS NOT NULL)",
-    );
-    let count = query.bind(location.to_owned()).fetch_one(connection).await?;
-    Ok(u64::try_from(count).unwrap_or(0))
-}
-
-/// The same in all locations.
-pub(super) async fn newcomers_hold(connection: &mut AnyConnection) -> Result<u64, DbError> {
-    let query = sqlx::query_scalar::<_, i64>(
-        "SELECT COUNT(*) FROM orders o WHERE o.state = 'awaiting_payment'
-             AND NOT EXISTS (SELECT 1 FROM orders p WHERE p.account_id = o.account_id AND p.paid_at IS NOT NULL)",
-    );
-    Ok(u64::try_from(query.fetch_one(connection).await?).unwrap_or(0))
-}
-
 /// The currency of an account's oldest order that is not over unpaid.
 pub(super) async fn currency_of(
     connection: &mut AnyConnection,

@@ -7,7 +7,6 @@ mod exits;
 mod locked_out;
 mod model;
 mod money;
-mod newcomers;
 mod pay_again;
 mod purchase;
 mod races;

@@ -108,8 +108,6 @@ pub struct Overview {
     pub waiting: u64,
     /// Age of the oldest, in milliseconds.
     pub oldest_ms: i64,
-    /// Unpaid orders of accounts that never paid.
-    pub newcomers: u64,
     /// How many more fit: (name of the plan, number), cheapest plan first.
     pub room: Vec<(String, u64)>,
     /// Images on sale: name, and how many of the nodes in service have a template for it.
@@ -312,7 +310,6 @@ impl Page for Overview {
             away_ms: 190_000,
             waiting: 2,
             oldest_ms: 14_000,
-            newcomers: 3,
             room: vec![("Plan S".to_owned(), 118), ("Plan M".to_owned(), 58), ("Plan L".to_owned(), 0)],
             images: vec![
                 ImageReady { name: "Debian 13".to_owned(), ready: 3 },
@@ -340,7 +337,7 @@ impl Page for Overview {
                 },
             ],
         };
-        let quiet = Self { away: 0, waiting: 0, newcomers: 0, attention: Vec::new(), ..full.clone() };
+        let quiet = Self { away: 0, waiting: 0, attention: Vec::new(), ..full.clone() };
         let empty =
             Self { up: 0, room: Vec::new(), images: Vec::new(), locations: Vec::new(), ..quiet.clone() };
         vec![("attention", full), ("quiet", quiet), ("empty", empty)]

@@ -29,7 +29,7 @@ impl World {
                     _ => Ok(()),
                 }
             }
-            Err(PlaceError::NoPlace(_) | PlaceError::TooManyUnpaid | PlaceError::NewcomersFull) => Ok(()),
+            Err(PlaceError::NoPlace(_) | PlaceError::TooManyUnpaid) => Ok(()),
             Err(error) => Err(format!("placing an order answered {error:?}")),
         }
     }
