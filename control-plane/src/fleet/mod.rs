@@ -43,7 +43,7 @@ pub use model::{
     Address, Alarm, ImageView, Location, NodeChange, NodePolicy, NodeRefusal, NodeState, Placement, Presence,
     PurgeLimits, Release, ReplaceLimits, ReserveError, Severity, StorageView, ThinPoolView, WarningView,
 };
-pub use nodes::{NodeRow, by_id as node, list as all_nodes, locations};
+pub use nodes::{NodeRow, by_id as node, by_ids as nodes_of, locations};
 pub use operate::{Joining, add_node, change_node, new_token, replacement_token};
 pub use places::{
     Held, addresses_of, can_hold, confirm, confirm_gone, held, hold, hold_places, placed_on, placement_of,

@@ -124,7 +124,7 @@ pub async fn get_all(
     Ok(all)
 }
 
-/// The disks of a node's servers that are there for certain, GiB.
+/// The disks of a node's servers that are there or may be, GiB.
 ///
 /// # Errors
 /// Those of the query.

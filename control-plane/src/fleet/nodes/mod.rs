@@ -4,6 +4,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ez_protocol::{NodeId, UnixMillis};
 use serde_json::json;
 use sqlx::AnyConnection;
@@ -144,6 +146,22 @@ pub async fn list(conn: &mut AnyConnection, location: Option<&str>) -> Result<Ve
 /// Those of the database.
 pub async fn by_id(conn: &mut AnyConnection, node: NodeId) -> Result<Option<NodeRow>, DbError> {
     store::by_id(conn, node).await
+}
+
+/// Those of some nodes that there are: a statement for each [`crate::db::MANY`] of them.
+///
+/// # Errors
+/// Those of the database.
+pub async fn by_ids(
+    conn: &mut AnyConnection,
+    ids: &BTreeSet<NodeId>,
+) -> Result<BTreeMap<NodeId, NodeRow>, DbError> {
+    let ids: Vec<NodeId> = ids.iter().copied().collect();
+    let mut all = BTreeMap::new();
+    for some in ids.chunks(crate::db::MANY) {
+        all.extend(store::by_ids(conn, some).await?.into_iter().map(|node| (node.id, node)));
+    }
+    Ok(all)
 }
 
 /// One node by its name or id, as people write it.

@@ -5,7 +5,7 @@ use sqlx::{AnyConnection, any::AnyRow};
 
 use super::{CertificateRow, NodeRow};
 use crate::{
-    db::{Cols, DbError, one_row},
+    db::{Cols, DbError, one_row, padded},
     fleet::model::{Location, NodeState},
     placement::Room,
 };
@@ -86,6 +86,18 @@ pub(super) async fn list(conn: &mut AnyConnection, location: Option<&str>) -> Re
 pub(super) async fn by_id(conn: &mut AnyConnection, id: NodeId) -> Result<Option<NodeRow>, DbError> {
     let query = sqlx::query(select_nodes!("WHERE n.id = $1")).bind(id.to_string());
     query.fetch_optional(conn).await?.as_ref().map(build).transpose()
+}
+
+/// Some nodes, up to [`crate::db::MANY`] of them, in no order.
+pub(super) async fn by_ids(conn: &mut AnyConnection, ids: &[NodeId]) -> Result<Vec<NodeRow>, DbError> {
+    let mut query = sqlx::query(select_nodes!(
+        "WHERE n.id IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+             $22, $23, $24, $25)"
+    ));
+    for id in padded(ids) {
+        query = query.bind(id);
+    }
+    query.fetch_all(conn).await?.iter().map(build).collect()
 }
 
 pub(super) async fn by_name(conn: &mut AnyConnection, name: &str) -> Result<Option<NodeRow>, DbError> {

@@ -159,7 +159,7 @@ pub async fn record_host(
         return raise_warnings(tx, at, node, &row, &warnings).await;
     }
     // What others put on the host cannot be sold. Of a storage nobody says whose a part is: beyond what our servers that are
-    // there can fill it is not ours. One that is sold and not built yet has taken nothing, and stands among the sold.
+    // there, or are being built, can fill it is not ours.
     let others_gib = disk_used.saturating_sub(instances::disk_built_on(tx, node).await?);
     let ours = Observed {
         memory_mib: host.memory_mib.saturating_sub(host.foreign_memory_mib),

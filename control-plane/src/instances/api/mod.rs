@@ -4,10 +4,10 @@ mod actions;
 mod firewall;
 mod kept;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use ez_protocol::{InstanceId, NodeId, UnixMillis, input::Hostname};
+use ez_protocol::{InstanceId, UnixMillis, input::Hostname};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use utoipa::{OpenApi, ToSchema};
@@ -202,8 +202,8 @@ async fn servers(Caller(caller): Caller, State(app): State<App>) -> Result<Json<
     let mut actions = store::open_actions(&mut connection, account).await?;
     let orders: Vec<_> = actions.values().filter_map(|action| action.provisioning_order).collect();
     let mut told = progress_of_all(&mut connection, &orders).await?;
-    let nodes = fleet::all_nodes(&mut connection, None).await?.into_iter();
-    let nodes: BTreeMap<NodeId, fleet::NodeRow> = nodes.map(|node| (node.id, node)).collect();
+    let hosts = listed.iter().filter_map(|instance| instance.node).collect();
+    let nodes = fleet::nodes_of(&mut connection, &hosts).await?;
     let data = listed.into_iter().map(|instance| {
         let node = instance.node.and_then(|id| nodes.get(&id));
         let action = actions.remove(&instance.id).map(|action| {

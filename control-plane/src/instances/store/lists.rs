@@ -44,14 +44,15 @@ pub(in crate::instances) async fn open_actions(
     rows.iter().map(|row| read_action(row).map(|action| (action.instance, action))).collect()
 }
 
-/// The disks of a node's servers that are there for certain, GiB: built and not gone.
+/// The disks of a node's servers that are there or may be, GiB: being built, built and not gone. A clone has taken its disk
+/// long before its server is built: to leave it out would count it as somebody else's, and once more among the sold.
 pub(in crate::instances) async fn disk_built_on(
     connection: &mut AnyConnection,
     node: NodeId,
 ) -> Result<i64, DbError> {
     let query = sqlx::query_scalar(
         "SELECT CAST(COALESCE(SUM(disk_gib), 0) AS BIGINT) FROM instances WHERE node_id = $1
-             AND state IN ('running', 'stopped', 'retiring', 'retired', 'purging')",
+             AND state IN ('provisioning', 'needs_operator', 'running', 'stopped', 'retiring', 'retired', 'purging')",
     );
     Ok(query.bind(node.to_string()).fetch_one(connection).await?)
 }

@@ -153,6 +153,18 @@ impl Farm {
         self.server_of(account).await
     }
 
+    /// Puts a server into a state, whatever led there.
+    async fn set_state(&self, id: InstanceId, state: &'static str) {
+        let set = self.app.db.write(move |tx| {
+            Box::pin(async move {
+                let query = sqlx::query("UPDATE instances SET state = $1 WHERE id = $2");
+                query.bind(state).bind(id.to_string()).execute(tx).await?;
+                Ok::<_, db::DbError>(())
+            })
+        });
+        set.await.unwrap();
+    }
+
     async fn look(&self, id: InstanceId) -> Instance {
         let mut connection = self.app.db.read().await.unwrap();
         get(&mut connection, id).await.unwrap().unwrap()

@@ -179,9 +179,13 @@ async fn the_disks_of_our_own_servers_are_not_taken_for_somebody_elses() {
             read(&farm.app, async |c| fleet::node(c, node).await).await.unwrap().disk_gib
         };
         let empty = filled(0).await;
-        farm.server().await;
-        let ours = filled(20).await;
-        assert_eq!((ours.capacity, ours.sold), (empty.capacity, empty.sold + 20));
+        let id = farm.server().await.id;
+        // A clone takes its disk while its server is being built; where it got stuck, too.
+        for state in ["provisioning", "needs_operator", "running"] {
+            farm.set_state(id, state).await;
+            let ours = filled(20).await;
+            assert_eq!((ours.capacity, ours.sold), (empty.capacity, empty.sold + 20), "{state}");
+        }
         // Whatever else lies there was not sold: a snapshot of ours, or another's disk.
         assert_eq!(filled(120).await.capacity, 3_705);
     })
