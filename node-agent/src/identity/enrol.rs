@@ -314,8 +314,8 @@ pub(super) fn finish(config: &Config) -> Result<(), IdentityError> {
     if !last.try_exists().map_err(|source| IdentityError::file(&last, source))? {
         return Ok(());
     }
-    // A pair that waits for its first use belongs to the identity before this one.
-    for stale in ["next-key.pem", "next-cert.pem"] {
+    // A pair that waits for its first use, and a key that was asked with, belong to the identity before this one.
+    for stale in ["next-key.pem", "next-cert.pem", super::renew::ASKED] {
         let _ = std::fs::remove_file(config.identity_dir().join(stale));
     }
     for place in &places {

@@ -23,11 +23,11 @@ const REST: Duration = Duration::from_secs(60 * 60);
 /// First and longest pause after a try that came to nothing; each is twice as long as the one before. A certificate that
 /// was asked for has to come within the first.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(120), Duration::from_secs(6 * 60 * 60));
-/// After so many tries in vain, hours after the first, what was kept of them is of no use: the next one begins with another
-/// key. A node is given five certificates a day.
+/// After so many tries in vain, hours after the first, what was kept of them seems to be of no use: another key is asked
+/// with, and what is stored goes when its certificate is here. A node is given five certificates a day.
 const IN_VAIN: u32 = 8;
 /// The key whose certificate has been asked for.
-const ASKED: &str = "asked-key.pem";
+pub(super) const ASKED: &str = "asked-key.pem";
 
 /// When the next certificate may be asked for or tried, over all connections.
 #[derive(Debug, Default)]
@@ -44,8 +44,8 @@ impl Renewals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One is tried: until it is welcomed it counts as one that came to nothing. True where what was kept of those before
-    /// is to be given up.
+    /// One is tried: until it is welcomed it counts as one that came to nothing. True where another key
+    /// is to be asked with, whatever was kept of those before.
     pub fn tried(&self, now: Instant) -> bool {
         let mut state = self.state();
         let pause = PAUSE.0.saturating_mul(1 << state.tries.min(16)).min(PAUSE.1);
@@ -128,15 +128,7 @@ pub fn forget_asked(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(ASKED));
 }
 
-/// So is all that was kept of the next pair.
-pub fn forget_next(dir: &Path) {
-    forget_asked(dir);
-    for name in ["next-cert.pem", "next-key.pem"] {
-        let _ = std::fs::remove_file(dir.join(name));
-    }
-}
-
-/// Checks an issued certificate and stores the next pair beside the present one.
+/// Checks an issued certificate and stores the next pair beside the present one, in the place of one that waits there.
 ///
 /// # Errors
 /// If the certificate does not pass the checks, or cannot be written.
@@ -152,6 +144,9 @@ pub fn stage(
     check_certificate(&identity.trust, pem, &spki(&pending.key), &uri, now)
         .map_err(|reason| IdentityError::Damaged { path: "the issued certificate".to_owned(), reason })?;
     let key_path = dir.join("next-key.pem");
+    // Of a promotion that was cut in the middle the certificate that waits belongs to the key in place, and without it nothing
+    // could be loaded any more.
+    finish_promotion(dir)?;
     let _ = std::fs::remove_file(&cert_path);
     files::write_whole(&key_path, pending.key.serialize_pem().as_bytes(), 0o600)
         .map_err(|source| IdentityError::file(&key_path, source))?;

@@ -118,10 +118,14 @@ async fn an_honest_join_stores_everything_whole_and_private() {
     let key = story.config.identity_dir().join("key.pem");
     assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
 
-    // Joining again is a new key and nothing of the old pair.
-    let before = std::fs::read(story.config.identity_dir().join("key.pem")).unwrap();
+    // Joining again is a new key and nothing of the old pair, nor of what was to follow it.
+    let dir = story.config.identity_dir();
+    let before = std::fs::read(dir.join("key.pem")).unwrap();
+    renew::prepare(&dir).unwrap();
+    std::fs::write(dir.join("next-key.pem"), &before).unwrap();
     try_join(&story).await.unwrap();
-    assert_ne!(std::fs::read(story.config.identity_dir().join("key.pem")).unwrap(), before);
+    assert_ne!(std::fs::read(dir.join("key.pem")).unwrap(), before);
+    assert!(!dir.join("asked-key.pem").exists() && !dir.join("next-key.pem").exists());
     assert!(load(&story.config).is_ok());
 }
 
@@ -248,7 +252,7 @@ async fn a_change_of_pair_cut_in_the_middle_is_finished_at_the_next_start() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
     renew::forget_asked(&dir);
     assert_ne!(key(&renew::prepare(&dir).unwrap()), key(&pending), "one that was refused is not kept");
-    renew::forget_next(&dir);
+    renew::forget_asked(&dir);
     assert!(!dir.join("asked-key.pem").exists());
 
     let next = (std::fs::read(dir.join("key.pem")).unwrap(), std::fs::read(dir.join("cert.pem")).unwrap());
@@ -259,6 +263,28 @@ async fn a_change_of_pair_cut_in_the_middle_is_finished_at_the_next_start() {
     assert!(load(&story.config).is_ok());
     assert_eq!(std::fs::read(dir.join("cert.pem")).unwrap(), next.1);
     assert!(!dir.join("next-cert.pem").exists());
+}
+
+/// Where a rename failed the agent goes on, and the next certificate comes before the next start.
+#[test]
+fn a_change_of_pair_that_stopped_in_the_middle_is_finished_before_the_next_one_is_stored() {
+    let (pki, home) = (Pki::new(), tempfile::tempdir().unwrap());
+    let config = config(home.path());
+    let identity = pki.join(&config, "127.0.0.1:1");
+    let dir = config.identity_dir();
+    let stage = || {
+        let pending = renew::prepare(&dir).unwrap();
+        let csr = rcgen::CertificateSigningRequestParams::from_pem(&pending.csr_pem).unwrap();
+        renew::stage(&dir, &identity, &pending, &pki.agent_pem(&csr.public_key), NOW).unwrap()
+    };
+    let file = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    stage();
+    let first = (file("next-key.pem"), file("next-cert.pem"));
+    std::fs::rename(dir.join("next-key.pem"), dir.join("key.pem")).unwrap();
+    let second = stage();
+    assert_eq!((file("key.pem"), file("cert.pem")), first);
+    assert!(load(&config).is_ok());
+    assert_eq!(renew::staged(&dir).unwrap().chain, second.chain);
 }
 
 #[test]

@@ -92,9 +92,10 @@ pub(super) async fn write(
                 let dir = agent.config.identity_dir();
                 if agent.renewed.tried(Instant::now()) {
                     tracing::warn!("the next certificate was tried in vain again and again; another one is asked for");
-                    renew::forget_next(&dir);
-                }
-                if renew::staged(&dir).is_some_and(|pair| theirs < pair.not_after) {
+                    // The stored pair stays until the other one is here: the control plane may count it as the present one
+                    // already, and it alone is taken then.
+                    renew::forget_asked(&dir);
+                } else if renew::staged(&dir).is_some_and(|pair| theirs < pair.not_after) {
                     let _ = ending.send(Some(Ending::Renewed));
                     return Ok(());
                 }

@@ -1,6 +1,7 @@
 //! The link against a control plane of a few lines, over real QUIC on the loopback.
 
 mod falls;
+mod renewals;
 
 use std::{
     path::Path,
