@@ -15,7 +15,6 @@ use super::{
     context::Cx,
     fault::{self, Class, Trouble},
     limits::Load,
-    power::NOTE_POWER,
     saga::{Act, Look, Step},
     task::{self, Seen},
 };
@@ -160,12 +159,10 @@ pub(super) enum CameTo {
 /// step that asks.
 pub(super) async fn came_to(cx: &Cx, row: Option<&StepRow>) -> Result<CameTo, Trouble> {
     let rows = cx.journal().steps(cx.id()).await?;
-    let noted = rows.iter().find(|row| row.name == NOTE_POWER);
     // The step's own time is that of its failure, before which its task may have begun.
-    let called = rows.iter().find(|row| row.k > 0 && row.name == STEP).map(|row| {
-        let at = noted.map_or(row.at, |noted| noted.at);
-        StepRow { at, ..row.clone() }
-    });
+    let began = rows.iter().filter(|row| row.k > 0).map(|row| row.at).min();
+    let called = rows.iter().find(|row| row.k > 0 && row.name == STEP);
+    let called = called.map(|row| StepRow { at: began.unwrap_or(row.at), ..row.clone() });
     let ended = match task::own(cx, called.as_ref(), "qmdestroy").await? {
         Seen::Running(upid) => match cx.pve().task_status(&upid).await? {
             TaskState::Running => return Ok(CameTo::AtWork),
@@ -179,6 +176,10 @@ pub(super) async fn came_to(cx: &Cx, row: Option<&StepRow>) -> Result<CameTo, Tr
         return Ok(CameTo::Nothing);
     }
     if let Some(upid) = ended {
+        if let Some(called) = called.filter(|row| row.upid.as_deref() != Some(upid.as_str())) {
+            // Orders after this one look by its task for what it left. That the call failed stays.
+            cx.journal().step_found(cx.id(), called.k, upid.as_str().to_owned()).await?;
+        }
         no_disk_is_left(cx, row, Some(&upid)).await?;
     }
     Ok(CameTo::Gone)

@@ -29,7 +29,8 @@ pub(super) enum Kind {
     Rescue,
     /// A restore that came to nothing: the marker, if it had cleared the VM, and the power, if it had not begun.
     Restore,
-    /// The power of a server that was stopped to be destroyed and made anew, if it was not destroyed.
+    /// A destruction that was called and did not go through, of a rebuild or a purge. If it did so all the same its disk may
+    /// have stayed; if not, the power of a server that was stopped for it.
     Rebuild,
     /// The power: the server was on, and was stopped for something that did not come about.
     Power,
@@ -85,7 +86,8 @@ pub(super) fn kind(cx: &Cx, verb: Verb, steps: &[StepRow]) -> Option<Kind> {
     }
     if tried(destroy::STEP) {
         let gone = steps.iter().any(|step| step.name == destroy::STEP && step.state == StepState::Done);
-        return (was_on && !gone).then_some(Kind::Rebuild);
+        // Also of a server that was off: a disk that stayed is to be told.
+        return (!gone).then_some(Kind::Rebuild);
     }
     was_on.then_some(Kind::Power)
 }

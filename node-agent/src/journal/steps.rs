@@ -52,7 +52,7 @@ pub struct Unsettled {
     pub order_id: ProvisioningOrderId,
     /// The task.
     pub upid: String,
-    /// What the order said when it got stuck by it.
+    /// What the order said when it got stuck by it, in whichever of its steps.
     pub said: String,
 }
 
@@ -105,7 +105,8 @@ impl Journal {
         but: ProvisioningOrderId,
     ) -> Result<Vec<Unsettled>, JournalError> {
         let rows = sqlx::query(
-            "SELECT s.order_id, s.upid, s.result_json FROM steps s JOIN orders o ON o.order_id = s.order_id \
+            "SELECT s.order_id, s.upid, (SELECT GROUP_CONCAT(t.result_json, ' ') FROM steps t \
+             WHERE t.order_id = s.order_id) AS said FROM steps s JOIN orders o ON o.order_id = s.order_id \
              WHERE o.instance_uuid = $1 AND o.order_id <> $2 AND o.state = 'stuck' \
              AND s.name = 'destroy' AND s.upid IS NOT NULL AND s.state <> 'done' \
              AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.order_id = o.order_id AND r.verb = 'abandon' \
@@ -122,7 +123,7 @@ impl Journal {
             Ok(Unsettled {
                 order_id: parsed("steps", "order_id", row.try_get("order_id")?)?,
                 upid: row.try_get("upid")?,
-                said: row.try_get::<Option<String>, _>("result_json")?.unwrap_or_default(),
+                said: row.try_get::<Option<String>, _>("said")?.unwrap_or_default(),
             })
         };
         rows.iter().map(one).collect()
@@ -212,6 +213,30 @@ impl Journal {
                 .bind(at.0)
                 .execute(conn)
                 .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The task of a step whose call had failed by all that was known. It changes nothing else of the step.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn step_found(
+        &self,
+        id: ProvisioningOrderId,
+        k: i64,
+        upid: String,
+    ) -> Result<(), JournalError> {
+        self.write(move |conn| {
+            Box::pin(async move {
+                sqlx::query("UPDATE steps SET upid = $3 WHERE order_id = $1 AND k = $2")
+                    .bind(id.to_string())
+                    .bind(k)
+                    .bind(upid)
+                    .execute(conn)
+                    .await?;
                 Ok(())
             })
         })

@@ -415,6 +415,35 @@ async fn a_stuck_destruction_is_kept_with_its_newest_successor_until_somebody_ha
     assert!(left().await.is_empty());
 }
 
+/// A refusal that was none: its task is found only when the order looks what came of it, and another step tells of the disk.
+#[tokio::test]
+async fn a_task_that_was_found_later_stands_at_its_step_and_the_order_is_known_by_it() {
+    let books = Books::new().await;
+    let journal = &books.journal;
+    let (order, next) = (ensure(1, 1), ensure(2, 2));
+    books.accept(&order).await;
+    let id = order.order_id;
+    journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+    for (k, name, said) in [(3, "destroy", "refused"), (-1, "start", "the disk is there")] {
+        let (failed, said, boot) =
+            (StepState::Failed, format!("{{\"error\":\"{said}\"}}"), "boot".to_owned());
+        journal.step_result(id, k, name, failed, said, boot, NOW, None).await.unwrap();
+    }
+    let (stuck, nothing) = (event(EventKind::Stuck), BookEntry::Nothing);
+    journal.finish_order(id, OrderState::Stuck, NOW, "{}".to_owned(), stuck, nothing).await.unwrap();
+    let left = async || journal.unsettled_destructions(instance(10), next.order_id).await.unwrap();
+    assert!(left().await.is_empty());
+    let before = journal.steps(id).await.unwrap().remove(0);
+    let upid = "UPID:fake:00000001:00000001:6AFD3100:qmdestroy:1000:ez-agent@pve!node-fake:";
+    journal.step_found(id, 3, upid.to_owned()).await.unwrap();
+    let after = journal.steps(id).await.unwrap().remove(0);
+    assert_eq!((after.upid.as_deref(), after.state), (Some(upid), StepState::Failed));
+    assert_eq!((after.at, after.attempt, after.result_json), (before.at, before.attempt, before.result_json));
+    let left = left().await;
+    assert_eq!((left.len(), left[0].order_id, left[0].upid.as_str()), (1, id, upid));
+    assert!(left[0].said.contains("the disk is there"), "{left:?}");
+}
+
 #[tokio::test]
 async fn an_epoch_does_not_go_back_and_each_start_counts() {
     let books = Books::new().await;

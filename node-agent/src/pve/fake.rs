@@ -44,6 +44,8 @@ pub(crate) enum Fault {
     TaskKilledLate,
     /// The VM is destroyed and its disk cannot be removed: a success with a warning in the log.
     TaskKeepsDisk,
+    /// The same behind a refusal with this status and message.
+    RefusedKeepsDisk(u16, String),
 }
 
 /// A pool whose VMs the agent's token may not read.
@@ -314,7 +316,9 @@ impl State {
             Some(Fault::Unreachable) => Err(unreachable_host(verb)),
             Some(Fault::LostBefore) => Err(lost()),
             Some(Fault::LostAfter) => act(self).and(Err(lost())),
-            Some(Fault::RefusedLate(status, message)) => act(self).and(Err(refused(verb, status, message))),
+            Some(Fault::RefusedLate(status, message) | Fault::RefusedKeepsDisk(status, message)) => {
+                act(self).and(Err(refused(verb, status, message)))
+            }
             _ => act(self),
         }
     }
@@ -419,7 +423,9 @@ impl State {
                 TaskExit::Killed
             }
             (Some(Fault::TaskKilled | Fault::TaskKilledHalf), _) => TaskExit::Killed,
-            (Some(Fault::TaskKeepsDisk), Effect::Destroy(vmid, _)) => self.keep_disk(index, *vmid),
+            (Some(Fault::TaskKeepsDisk | Fault::RefusedKeepsDisk(..)), Effect::Destroy(vmid, _)) => {
+                self.keep_disk(index, *vmid)
+            }
             (Some(Fault::TaskFailsLate(text)), effect) => {
                 let _done_all_the_same = self.apply(effect, false);
                 TaskExit::Failed(text)

@@ -7,7 +7,7 @@ use ez_protocol::order::{Empty, Op, ProvisioningOrder};
 
 use super::{kit::Host, life::changed};
 use crate::{
-    journal::{OrderRow, OrderState, Phase, fuse::Cut, lists},
+    journal::{OrderRow, OrderState, Phase, StepState, fuse::Cut, lists},
     pve::fake::{Fault, Plan},
     testing::{VMID, ensure, instance, order},
 };
@@ -56,8 +56,7 @@ async fn a_server_whose_destruction_is_refused_runs_again_if_it_ran_before() {
             let before = host.pve.guest(VMID).unwrap();
             host.pve.fail_next("destroy", refusal.clone());
             let row = host.carry_out(&changed(2, 2, |spec| spec.build = 1)).await;
-            let wanted = if ran { OrderState::Undone } else { OrderState::Failed };
-            assert_eq!(row.state, wanted, "{refusal:?} {ran}: {:?}", row.result);
+            assert_eq!(row.state, OrderState::Undone, "{refusal:?} {ran}: {:?}", row.result);
             let after = host.pve.guest(VMID).unwrap();
             assert_eq!((after.running, after.disk), (ran, before.disk), "{refusal:?}");
             let row = host.carry_out(&changed(3, 3, |spec| spec.build = 1)).await;
@@ -78,6 +77,47 @@ async fn a_server_whose_destruction_went_on_after_it_was_refused_is_not_started(
     let row = host.carry_out(&changed(3, 3, |spec| spec.build = 1)).await;
     assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
     assert!(host.pve.guest(VMID).unwrap().running);
+}
+
+/// The same, and the disk stayed. Whether the server had been on or off, its order tells of the disk, and so do those that
+/// come after it, also when Proxmox has forgotten the log.
+#[tokio::test]
+async fn a_disk_that_stays_after_a_refusal_that_was_none_is_told_of_until_it_is_freed() {
+    for (ran, log_is_there) in [(true, true), (false, true), (false, false)] {
+        let host = served().await;
+        host.pve.put_guest(VMID, |guest| guest.running = ran);
+        host.pve.fail_next("destroy", Fault::RefusedKeepsDisk(500, "something went wrong".to_owned()));
+        let first = changed(2, 2, |spec| spec.build = 1);
+        names_the_disk(&host.carry_out(&first).await);
+        let steps = host.books.journal.steps(first.order_id).await.unwrap();
+        let called = steps.iter().find(|step| step.name == "destroy").unwrap();
+        assert!(called.upid.is_some() && called.state == StepState::Failed, "{called:?}");
+        if !log_is_there {
+            let gone = Fault::Refused(400, "Parameter verification failed. upid: no such task".to_owned());
+            host.pve.plan(Plan::Always(Some((3, "destroy")), "task_log", gone));
+        }
+        let next = changed(3, 3, |spec| spec.build = 1);
+        let row = host.carry_out(&next).await;
+        names_the_disk(&row);
+        assert!(row.result.unwrap().contains(&format!("of order {} `pvenode task log ", first.order_id)));
+        assert_eq!(host.count("clone_template"), 1, "that of its first day");
+        let row = freed(&host, &next).await;
+        assert_eq!(row.state, OrderState::Succeeded, "{ran} {log_is_there}: {:?}", row.result);
+    }
+}
+
+/// A purge that ended there would be ordered anew, find no VM, and give the number away with the disk.
+#[tokio::test]
+async fn a_purge_whose_destruction_went_on_after_it_was_refused_tells_of_a_disk_that_stayed() {
+    let host = about_to_be_purged().await;
+    host.pve.fail_next("destroy", Fault::RefusedKeepsDisk(500, "something went wrong".to_owned()));
+    names_the_disk(&host.run(&purge()).await);
+    let row = freed(&host, &purge()).await;
+    assert_eq!(row.state, OrderState::Undone, "{:?}", row.result);
+    let row = host.carry_out(&order(4, 4, Op::Purge(Empty {}))).await;
+    assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
+    assert_eq!(host.count("destroy"), 1);
+    assert!(host.books.journal.resources().await.unwrap().is_empty());
 }
 
 const DISK: &str = "local-lvm:vm-1000-disk-0";
