@@ -239,7 +239,18 @@ impl Step for SettleClone {
                 CloneSearch::Ended(_, exit) => Some(exit),
             };
             let killed = exit == Some(TaskExit::Killed);
-            match cx.pve().guest_config(cx.vmid()).await? {
+            let seen = cx.pve().guest_config(cx.vmid()).await?;
+            let free = match &seen {
+                ConfigRead::Absent => true,
+                // With pool-scoped rights alone a number that is free and one of somebody else look alike.
+                ConfigRead::Forbidden => !cx.pve().vmid_taken(cx.vmid()).await?,
+                ConfigRead::Present(_) => false,
+            };
+            if free {
+                destroy::no_disk_is_left_of_a_clone(cx, own, since).await?;
+                return done();
+            }
+            match seen {
                 ConfigRead::Present(config) if config.lock() == Some("clone") => {
                     match locked(cx, &Seen::Over { since, exit }, &config).await {
                         // Somebody else's VM holds the number: there is nothing of ours to take back.
@@ -247,18 +258,12 @@ impl Step for SettleClone {
                         other => other,
                     }
                 }
-                ConfigRead::Forbidden if killed && cx.pve().vmid_taken(cx.vmid()).await? => {
-                    match repair::clean_clone(cx).await {
-                        Ok(()) => Ok(Look::Wait("the rest of a dead clone is being removed".to_owned())),
-                        Err(Trouble::Fail(..)) => done(),
-                        Err(other) => Err(other),
-                    }
-                }
-                ConfigRead::Absent => {
-                    destroy::no_disk_is_left_of_a_clone(cx, own, since).await?;
-                    done()
-                }
-                ConfigRead::Present(_) | ConfigRead::Forbidden => done(),
+                ConfigRead::Forbidden if killed => match repair::clean_clone(cx).await {
+                    Ok(()) => Ok(Look::Wait("the rest of a dead clone is being removed".to_owned())),
+                    Err(Trouble::Fail(..)) => done(),
+                    Err(other) => Err(other),
+                },
+                _ => done(),
             }
         })
     }

@@ -129,6 +129,8 @@ struct State {
     taken: u64,
     /// Volumes that no configuration names.
     left_over: BTreeSet<String>,
+    /// The token has rights in its pool alone: of a number that is free it learns as little as of one of others.
+    pool_alone: bool,
     /// The datacenter's rules give no tag to a token.
     no_tags: bool,
     /// VMs that the host's owner has named in a backup job.

@@ -467,3 +467,35 @@ async fn a_clone_is_not_made_again_beside_the_disk_of_one_that_the_repair_remove
     assert_eq!(row.state, OrderState::Succeeded, "{:?}", row.result);
     assert_eq!(host.count("clone_template"), 2);
 }
+
+/// The same where the create is taken back, also by a token that cannot tell a free number from one of somebody else.
+#[tokio::test]
+async fn a_create_is_not_undone_while_the_disk_of_its_clone_is_there_that_the_repair_removed() {
+    for sees_the_pool_alone in [false, true] {
+        let mut host = Host::new().await;
+        host.install_repair();
+        if sees_the_pool_alone {
+            host.pve.see_the_pool_alone();
+        }
+        let left_locked = "clone failed: and its cleanup, too".to_owned();
+        host.pve.fail_next("clone_template", Fault::TaskFailsHalf(left_locked));
+        let request = host.repair_dir.clone().unwrap().join("clean-clone-1000.json");
+        let create = ensure(1, 1);
+        host.books.accept(&create).await;
+        let (engine, id) = (std::sync::Arc::clone(&host.engine), create.order_id);
+        let work = tokio::spawn(async move { engine.run_order(id).await });
+        while !request.exists() {
+            tokio::task::yield_now().await;
+        }
+        host.pve.root_destroys(VMID);
+        std::fs::remove_file(&request).unwrap();
+        work.await.unwrap().unwrap();
+        names_the_disk(&host.row(&create).await);
+        let row = host.books.journal.resource(instance(10)).await.unwrap();
+        assert!(row.is_some(), "its number stays taken");
+        let row = freed(&host, &create).await;
+        assert_eq!(row.state, OrderState::Undone, "{sees_the_pool_alone}: {:?}", row.result);
+        assert_eq!(host.count("clone_template"), 1);
+        assert!(host.books.journal.resources().await.unwrap().is_empty());
+    }
+}

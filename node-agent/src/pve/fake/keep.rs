@@ -108,6 +108,11 @@ impl FakeHypervisor {
         self.state().left_over.iter().cloned().collect()
     }
 
+    /// From now on the agent's token sees what is in its pool, and nothing else.
+    pub(crate) fn see_the_pool_alone(&self) {
+        self.state().pool_alone = true;
+    }
+
     /// From now on the datacenter's rules forbid every tag.
     pub(crate) fn forbid_tags(&self) {
         self.state().no_tags = true;

@@ -112,6 +112,7 @@ impl Hypervisor for FakeHypervisor {
     fn guest_config(&self, vmid: Vmid) -> Answer<'_, ConfigRead> {
         ready(self.look("guest_config", |state| {
             let seen = match state.guests.get(&vmid) {
+                None if state.pool_alone => ConfigRead::Forbidden,
                 None => ConfigRead::Absent,
                 Some(guest) if guest.pool.as_deref() == Some(OUT_OF_SIGHT) => ConfigRead::Forbidden,
                 Some(guest) => {
