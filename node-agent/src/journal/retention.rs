@@ -2,7 +2,8 @@
 //! tombstone for ever. A stuck order has not ended before a person has resumed it or given it up: neither could be done with
 //! a tombstone. One that a later order has overtaken is not resumed any more, which only that one's row can tell: both go
 //! together, but where it is stuck by a destruction that nobody has seen to: its step alone knows which disk was left, so it is
-//! kept, and with it the newest order of its server, by which it is not resumed.
+//! kept, and with it the newest order of its server, by which it is not resumed. An order overtakes by its sequence or by the time
+//! at which it was accepted (`orders`), so the newest are all those than which no other is newer by both.
 //!
 //! The fence of a server that is gone is kept as long as the rows of its orders. After that nothing older than it can come in
 //! any more: no order lives longer than a day, and the floor is above all that were buried.
@@ -40,12 +41,12 @@ impl Journal {
                      AND (state <> 'stuck' OR EXISTS (SELECT 1 FROM requests WHERE requests.order_id = orders.order_id \
                      AND requests.verb = 'abandon' AND requests.state = 'done' AND requests.ended_at < $1) \
                      OR EXISTS (SELECT 1 FROM orders later WHERE later.instance_uuid = orders.instance_uuid \
-                     AND later.seq > orders.seq AND later.state <> 'stuck' AND later.finished_at < $1 \
-                     AND later.expires_at < $1)) \
+                     AND (later.seq > orders.seq OR later.accepted_at > orders.accepted_at) \
+                     AND later.state <> 'stuck' AND later.finished_at < $1 AND later.expires_at < $1)) \
                      AND order_id NOT IN (SELECT order_id FROM unsettled) \
                      AND (instance_uuid NOT IN (SELECT instance_uuid FROM unsettled) \
                      OR EXISTS (SELECT 1 FROM orders next WHERE next.instance_uuid = orders.instance_uuid \
-                     AND next.seq > orders.seq)) \
+                     AND next.seq > orders.seq AND next.accepted_at >= orders.accepted_at)) \
                      ON CONFLICT (order_id) DO NOTHING",
                 )
                 .bind(before)

@@ -354,20 +354,69 @@ async fn a_stuck_order_is_kept_until_somebody_resumes_it_or_gives_it_up() {
 
 #[tokio::test]
 async fn a_stuck_order_does_not_outlive_what_has_overtaken_it() {
-    let books = Books::new().await;
-    let (old, new) = (ensure(1, 1), ensure(2, 2));
     let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
-    let journal = &books.journal;
-    for (order, end, kind) in
-        [(&old, OrderState::Stuck, EventKind::Stuck), (&new, OrderState::Succeeded, EventKind::Succeeded)]
-    {
-        books.accept(order).await;
-        let id = order.order_id;
-        journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
-        journal.finish_order(id, end, NOW, "{}".to_owned(), event(kind), BookEntry::Nothing).await.unwrap();
+    // An order that was delivered late overtakes with a lower sequence.
+    for (old, new) in [(ensure(1, 1), ensure(2, 2)), (ensure(2, 1), ensure(1, 2))] {
+        let books = Books::new().await;
+        let journal = &books.journal;
+        for (order, minute, end, kind) in [
+            (&old, 0, OrderState::Stuck, EventKind::Stuck),
+            (&new, 1, OrderState::Succeeded, EventKind::Succeeded),
+        ] {
+            accept_in(&books, order, minute).await;
+            let id = order.order_id;
+            journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+            let told = event(kind);
+            journal.finish_order(id, end, NOW, "{}".to_owned(), told, BookEntry::Nothing).await.unwrap();
+        }
+        assert_eq!(journal.retain(days(29)).await.unwrap(), 0);
+        assert_eq!(
+            journal.retain(days(31)).await.unwrap(),
+            2,
+            "nobody could tell any more what came after it"
+        );
     }
-    assert_eq!(journal.retain(days(29)).await.unwrap(), 0);
-    assert_eq!(journal.retain(days(31)).await.unwrap(), 2, "nobody could tell any more what came after it");
+}
+
+/// Accepts an order so many minutes later.
+async fn accept_in(books: &Books, order: &ProvisioningOrder, minutes: u64) {
+    let now = NOW.plus(Duration::from_secs(60 * minutes));
+    let verdict = books.admit_as(order, crate::intake::Node { now, ..crate::testing::node() }).await;
+    assert!(matches!(verdict, Admission::Accept(..)), "{verdict:?}");
+}
+
+/// Neither sequence nor time alone says which order is the newest: each of these two is newer than the other by one of them,
+/// and a rule that lets either go for the other lets both go.
+#[tokio::test]
+async fn a_stuck_destruction_keeps_every_order_that_might_be_its_newest_successor() {
+    let days = |n: u64| NOW.plus(Duration::from_secs(n * 86_400));
+    for later in [vec![(ensure(3, 2), 1)], vec![(ensure(6, 2), 0), (ensure(3, 3), 1)]] {
+        let books = Books::new().await;
+        let journal = &books.journal;
+        let end = async |order: &ProvisioningOrder, minutes: u64, state: OrderState, kind: EventKind| {
+            accept_in(&books, order, minutes).await;
+            let id = order.order_id;
+            journal.begin_order(id, OrderState::Running, NOW, None).await.unwrap();
+            if state == OrderState::Stuck {
+                let upid = "UPID:fake:00000001:00000001:6AFD3100:qmdestroy:1000:ez-agent@pve!node-fake:";
+                journal.step_called(id, 3, "destroy", upid.to_owned(), "boot".into(), NOW).await.unwrap();
+            }
+            let told = event(kind);
+            journal.finish_order(id, state, NOW, "{}".to_owned(), told, BookEntry::Nothing).await.unwrap();
+        };
+        let stuck = ensure(4, 1);
+        end(&stuck, 0, OrderState::Stuck, EventKind::Stuck).await;
+        for (order, minutes) in &later {
+            end(order, *minutes, OrderState::Failed, EventKind::Failed).await;
+        }
+        assert_eq!(journal.retain(days(100)).await.unwrap(), 0);
+        let who = r#"{"name":"root"}"#.to_owned();
+        let (verb, order) = (requests::RequestVerb::Resume, Some(stuck.order_id));
+        let request = requests::NewRequest { verb, order, who, reason: String::new() };
+        journal.ask(request, days(100)).await.unwrap();
+        let taken = journal.take_requests(requests::Taker::Agent, days(100)).await.unwrap().remove(0);
+        assert_eq!(taken.request.state, requests::RequestState::Refused, "{:?}", taken.request);
+    }
 }
 
 /// Which disk was left stands in its step, and that it is not to be resumed tells the newest order of its server.
