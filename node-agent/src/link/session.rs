@@ -163,14 +163,17 @@ pub(super) async fn serve(agent: Arc<Agent>, reports: Arc<Reports>, session: Ses
     }
 }
 
-/// Streams the control plane opens.
+/// Streams the control plane opens. One that panics ends alone: its halves are reset as they are dropped, by which the
+/// other side learns that nothing comes of it. What it carried is delivered again, and would end session after session.
 async fn accept(agent: Arc<Agent>, connection: Connection) -> Result<(), StreamError> {
     let mut streams = JoinSet::new();
     loop {
         let (send, recv) = tokio::select! {
             both = connection.accept_bi() => both?,
             Some(done) = streams.join_next() => {
-                done.map_err(|_| StreamError::Panicked)?;
+                if let Err(error) = done {
+                    tracing::error!(%error, "a stream of the control plane met a defect of this agent; the others go on");
+                }
                 continue;
             }
         };
