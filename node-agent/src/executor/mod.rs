@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `succeeded` | done as ordered, with facts |
 //! | `failed` | not done; nothing it made is there |
-//! | `undone` | not done; what it had made is gone again |
+//! | `undone` | not done; what it had made is gone again, and what it had stopped runs, if it was not destroyed |
 //! | `stuck` | needs an operator; the facts are in the detail |
 //! | `superseded` | a later generation came before it began |
 
