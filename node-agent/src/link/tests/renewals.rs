@@ -3,8 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn after_many_tries_in_vain_another_certificate_is_asked_for_and_the_stored_pair_stays_until_it_is_here()
- {
+async fn after_many_tries_in_vain_another_certificate_is_asked_for_beside_the_stored_one() {
     // One that this control plane does not take.
     let story = story_with(|config, _| {
         let dir = config.identity_dir();
