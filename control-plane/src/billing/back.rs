@@ -246,34 +246,54 @@ pub(super) async fn first_payment_returned(
 pub(super) async fn dispute(app: &Services, id: &str) -> Result<(), BillingError> {
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_dispute(id)).await?;
-    take_dispute(app, read_at, view(&value)?, value, true).await
+    take_dispute(app, read_at, view(&value)?, value, Asks::News).await.map(|_| ())
 }
 
 /// Reads a card network's warning that a payment is fraud. Until somebody has acted on it, it is a dispute that has
-/// not come yet; once the payment is refunded or disputed, that says the rest.
+/// not come yet; once the payment is refunded or disputed, that says the rest. It is acted on before anybody asks how much it
+/// is about: its charge may not be there to be read.
 pub(super) async fn early_warning(app: &Services, id: &str) -> Result<(), BillingError> {
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_early_warning(id)).await?;
     let open = value.get("actionable").and_then(Value::as_bool) != Some(false);
-    let charge = warned_charge(app, &value).await?;
-    let of_charge = |key: &str| charge.as_ref().and_then(|charge| charge.get(key));
     let as_dispute = json!({
         "id": id, "status": if open { "early_warning" } else { "prevented" }, "reason": value.get("fraud_type"),
         "payment_intent": value.get("payment_intent"), "created": value.get("created"),
-        "amount": of_charge("amount"), "currency": of_charge("currency"),
     });
-    take_dispute(app, read_at, view(&as_dispute)?, value, true).await
+    if !take_dispute(app, read_at, view(&as_dispute)?, value.clone(), Asks::Warning).await? {
+        return Ok(());
+    }
+    let charged = warned_charge(app, &value).await?;
+    let (id, now) = (id.to_owned(), app.clock.now());
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if let Some((minor, currency)) = &charged {
+                    dunning::store::put_charged(tx, now, &id, *minor, currency).await?;
+                }
+                store::finish_events(tx, &id, read_at, now, EventState::Done).await
+            })
+        })
+        .await?;
+    Ok(())
 }
 
-/// The charge that a warning is about: of how much it is about the warning itself says nothing. A charge that cannot be had
-/// keeps nobody from acting on its warning; the page then shows what its invoice was paid with.
-async fn warned_charge(app: &Services, warning: &Value) -> Result<Option<Value>, BillingError> {
+/// How much was charged by the charge that a warning is about, and in which currency: the warning itself does not say. What
+/// passes is asked again with the news of the warning, which is acted on already. One that cannot be had is done without; the
+/// page then shows what its invoice was paid with.
+async fn warned_charge(app: &Services, warning: &Value) -> Result<Option<(i64, String)>, BillingError> {
     let Some(id) = warning.get("charge").and_then(Value::as_str) else { return Ok(None) };
-    match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_charge(id)).await {
-        Ok(charge) => Ok(Some(charge)),
-        Err(fault) if fault.is_no() => Ok(None),
-        Err(fault) => Err(fault.into()),
-    }
+    let charge = match app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_charge(id)).await {
+        Ok(charge) => charge,
+        Err(fault) if fault.is_passing() => return Err(fault.into()),
+        Err(fault) => {
+            tracing::warn!(stripe.charge = id, %fault, "the charge of a fraud warning cannot be read");
+            return Ok(None);
+        }
+    };
+    let amount = charge.get("amount").and_then(Value::as_i64);
+    let currency = charge.get("currency").and_then(Value::as_str).map(str::to_owned);
+    Ok(amount.zip(currency))
 }
 
 /// Reads the disputes of a payment, of which a refund has told before any news did.
@@ -283,23 +303,38 @@ pub(super) async fn disputes_of(app: &Services, intent: &str) -> Result<(), Bill
     let rows = list.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
     for value in rows {
         // Whoever asks is the one that waits for the bank: it is not woken by its own question.
-        take_dispute(app, read_at, view(&value)?, value, false).await?;
+        take_dispute(app, read_at, view(&value)?, value, Asks::Refund).await?;
     }
     Ok(())
 }
 
+/// Who has a dispute read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// News of it.
+    News,
+    /// News of a warning, which is not done with it.
+    Warning,
+    /// A refund that waits for what the bank says.
+    Refund,
+}
+
+/// Takes over a dispute that was read at `read_at`; gives whether it is ours.
 async fn take_dispute(
     app: &Services,
     read_at: UnixMillis,
     dispute: DisputeView,
     value: Value,
-    wakes: bool,
-) -> Result<(), BillingError> {
+    asks: Asks,
+) -> Result<bool, BillingError> {
     let paid = match &dispute.payment_intent {
         Some(intent) => paid_by(app, intent).await?,
         None => None,
     };
-    let Some(paid) = paid else { return ignore(app, &dispute.id, read_at).await };
+    let Some(paid) = paid else {
+        ignore(app, &dispute.id, read_at).await?;
+        return Ok(false);
+    };
     let (now, config) = (app.clock.now(), app.config.clone());
     app.db
         .write(move |tx| {
@@ -311,7 +346,7 @@ async fn take_dispute(
                     dunning::store::put_dispute(tx, now, paid.order, Some(&paid.invoice), &dispute).await?;
                 }
                 dunning::judge(tx, &config, now, paid.order).await?;
-                let surplus = surplus::disputed(tx, now, &paid.invoice, wakes).await?;
+                let surplus = surplus::disputed(tx, now, &paid.invoice, asks != Asks::Refund).await?;
                 // After the judgement, since it says what became of the server. Whoever read it later has asked, or knows
                 // that there is nothing to ask any more.
                 if newer {
@@ -323,11 +358,14 @@ async fn take_dispute(
                         ask_a_person(tx, now, &dispute, stand, surplus).await?;
                     }
                 }
+                if asks == Asks::Warning {
+                    return Ok(());
+                }
                 store::finish_events(tx, &dispute.id, read_at, now, EventState::Done).await
             })
         })
         .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Nobody need look at a dispute or a warning any more. Earlier versions rang for a warning as for a dispute.

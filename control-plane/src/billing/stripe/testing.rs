@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) ends: Vec<(&'static str, u16)>,
     /// It takes no key.
     pub(crate) locked_out: bool,
+    /// How every reading under this path ends.
+    pub(crate) unreadable: Option<(&'static str, u16)>,
     /// Its list of events cannot be read.
     pub(crate) no_events: bool,
     /// How refunds end; `succeeded` if nothing is said.
@@ -268,6 +270,11 @@ impl FakeStripe {
             return broken(401);
         }
         if let Some((status, false)) = failure {
+            return broken(status);
+        }
+        if let Some((_, status)) =
+            state.unreadable.filter(|(under, _)| method == "GET" && path.starts_with(under))
+        {
             return broken(status);
         }
         if let Some(reply) = key.as_ref().and_then(|key| state.replies.get(key)) {

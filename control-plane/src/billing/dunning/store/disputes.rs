@@ -140,6 +140,26 @@ pub(in crate::billing) async fn is_checked(
     Ok(found.is_some())
 }
 
+/// Writes how much was charged by the payment that a fraud warning is about.
+pub(in crate::billing) async fn put_charged(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    id: &str,
+    minor: i64,
+    currency: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE billing_disputes SET amount_minor = $2, currency = $3, updated_at = $4 WHERE stripe_id = $1",
+    )
+    .bind(id)
+    .bind(minor)
+    .bind(currency)
+    .bind(at.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 pub(in crate::billing) async fn put_dispute(
     tx: &mut AnyConnection,
     at: UnixMillis,

@@ -104,6 +104,34 @@ async fn a_warning_that_a_person_has_checked_holds_nobody_up_however_often_it_is
     .await;
 }
 
+/// With what our key may not read it is done without; what passes is read later.
+#[tokio::test]
+async fn a_warning_of_fraud_is_acted_on_although_its_charge_cannot_be_read() {
+    for (status, minor) in [(403, 900), (500, 712)] {
+        db::testing::each_database(async |db| {
+            let shop = Shop::open(db, 3).await;
+            let served = shop.served(1).await;
+            shop.warns_of_fraud(&served);
+            let charge =
+                serde_json::json!({"id": "ch_1", "object": "charge", "amount": 712, "currency": "eur"});
+            shop.stripe.state().objects.insert("ch_1".into(), charge);
+            shop.stripe.change("issfr_1", |warning| warning["charge"] = "ch_1".into());
+            shop.stripe.state().unreadable = Some(("/charges", status));
+            shop.deliver("radar.early_fraud_warning.updated", "issfr_1").await;
+            shop.work().await;
+            assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Disputed), "{status}");
+            assert!(shop.rings_for("fraud_warning").await, "{status}");
+            assert!(!shop.rings_for("payment_news_parked").await, "{status}");
+            shop.stripe.state().unreadable = None;
+            shop.settles(MINUTE).await;
+            let mut connection = shop.app.db.read().await.unwrap();
+            let told = billing::disputes(&mut connection).await.unwrap();
+            assert_eq!((told[0].amount_minor, told[0].currency.as_str()), (minor, "eur"), "{status}");
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_warning_of_fraud_shows_how_much_was_charged() {
     db::testing::each_database(async |db| {
