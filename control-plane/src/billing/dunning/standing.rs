@@ -4,7 +4,8 @@
 //! came in, the same copy at the same time gives the same answer.
 //!
 //! The clock of an unpaid invoice goes by what was read on the day of each step or later: an older copy does not know what
-//! was paid since. Until then the step waits, and what is off or over already stays so.
+//! was paid since. Until then the step waits, and what is off or over already for an unpaid invoice stays so. What is off for
+//! another cause stays off as well, and is no further by that: the clock takes none of its steps because of it.
 
 use ez_protocol::UnixMillis;
 
@@ -136,6 +137,8 @@ pub(in crate::billing) struct Facts {
     pub(in crate::billing) read_at: UnixMillis,
     /// How it stands so far.
     pub(in crate::billing) stands: Stand,
+    /// And why.
+    pub(in crate::billing) stands_why: Why,
 }
 
 /// The answer.
@@ -222,8 +225,17 @@ fn clock(facts: &Facts, unpaid: &Unpaid, settings: &config::Billing, now: UnixMi
     let suspend = unpaid.since.plus(grace);
     // A step is due on its day, by a reading of that day or later.
     let is_due = |step: UnixMillis| now >= step && facts.read_at >= step;
-    if now < suspend || (!is_due(suspend) && facts.stands == Stand::Run) {
-        return answer(Stand::Run, Why::Grace, Some((Step::Suspend, suspend)));
+    let next = Some((Step::Suspend, suspend));
+    if now < suspend {
+        return answer(Stand::Run, Why::Grace, next);
+    }
+    if !is_due(suspend) {
+        match (facts.stands, facts.stands_why) {
+            (Stand::Run, _) => return answer(Stand::Run, Why::Grace, next),
+            (_, Why::Unpaid) => {}
+            // Another cause has switched it off, or ended it, and is gone. It says nothing about the invoice: that is read first.
+            (_, why) => return answer(Stand::Suspend, why, next),
+        }
     }
     let retire = unpaid.since.plus(settings.retire_after);
     let Some(told) = facts.notice_at else {
@@ -237,7 +249,8 @@ fn clock(facts: &Facts, unpaid: &Unpaid, settings: &config::Billing, now: UnixMi
         return Judgement { notice: true, ..judgement };
     };
     let retire = retire.max(told.plus(settings.notice));
-    if now < retire || (!is_due(retire) && facts.stands != Stand::End) {
+    let ended = facts.stands == Stand::End && facts.stands_why == Why::Unpaid;
+    if now < retire || (!is_due(retire) && !ended) {
         return answer(Stand::Suspend, Why::Unpaid, Some((Step::Retire, retire)));
     }
     answer(Stand::End, Why::Unpaid, None)
@@ -277,6 +290,7 @@ mod tests {
             // Just now, whenever that is.
             read_at: UnixMillis(i64::MAX),
             stands: Stand::Run,
+            stands_why: Why::Paid,
         }
     }
 
@@ -334,7 +348,7 @@ mod tests {
             assert_eq!(waits, answer(Stand::Run, Why::Grace, due), "day {day}");
         }
         assert_eq!(at(&read_on(3, owing(Status::PastDue)), 3).stand, Stand::Suspend);
-        let off = Facts { stands: Stand::Suspend, ..owing(Status::PastDue) };
+        let off = Facts { stands: Stand::Suspend, stands_why: Why::Unpaid, ..owing(Status::PastDue) };
         assert!(!at(&read_on(13, off.clone()), 15).notice && at(&read_on(14, off.clone()), 15).notice);
         let told = Facts { notice_at: Some(T0.plus(14 * DAY)), ..off };
         let late = at(&read_on(15, told.clone()), 20);
@@ -343,6 +357,34 @@ mod tests {
         // Another invoice that was read long ago brings nothing back.
         assert_eq!(at(&read_on(0, told.clone()), 20).stand, Stand::Suspend);
         assert_eq!(at(&read_on(0, Facts { stands: Stand::End, ..told }), 20).stand, Stand::End);
+    }
+
+    #[test]
+    fn what_another_cause_has_switched_off_takes_no_step_of_the_clock_by_a_reading_from_before_its_day() {
+        let at = |read: u32, day: u32, facts: &Facts| {
+            judge(&Facts { read_at: T0.plus(read * DAY), ..facts.clone() }, &settings(), T0.plus(day * DAY))
+        };
+        let due = Some((Step::Suspend, T0.plus(3 * DAY)));
+        for (stands, why) in [
+            (Stand::Suspend, Why::Disputed),
+            (Stand::Suspend, Why::Paused),
+            (Stand::End, Why::DisputeLost),
+            (Stand::End, Why::Refunded),
+        ] {
+            let off = Facts { stands, stands_why: why, ..owing(Status::PastDue) };
+            let told = Facts { notice_at: Some(T0.plus(14 * DAY)), ..off.clone() };
+            for facts in [&off, &told] {
+                let waits = answer(Stand::Suspend, why, due);
+                assert_eq!(at(2, 20, facts), waits, "off already, and read again now");
+                // What it says stays the same for as long as nothing is read.
+                assert_eq!(at(2, 20, &Facts { stands: Stand::Suspend, ..facts.clone() }), waits);
+                assert_eq!(at(2, 2, facts).stand, Stand::Run, "nothing was due yet");
+            }
+            // The service is over for an unpaid invoice alone.
+            assert_eq!(at(15, 20, &told).next, Some((Step::Retire, T0.plus(16 * DAY))));
+            assert_eq!(at(15, 20, &told).stand, Stand::Suspend);
+            assert_eq!(at(16, 20, &told).stand, Stand::End);
+        }
     }
 
     #[test]
@@ -463,10 +505,11 @@ mod tests {
             later in 0_u32..60,
             notice in proptest::option::of(0_u32..60),
             stands in prop_oneof![Just(Stand::Run), Just(Stand::Suspend), Just(Stand::End)],
+            stands_why in prop_oneof![Just(Why::Unpaid), Just(Why::Disputed), Just(Why::Refunded)],
         ) {
             let at = T0.plus(read * DAY);
             let notice_at = notice.map(|day| T0.plus(day * DAY));
-            let facts = Facts { notice_at, read_at: at, stands, ..owing(Status::PastDue) };
+            let facts = Facts { notice_at, read_at: at, stands, stands_why, ..owing(Status::PastDue) };
             let (then, now) = (judge(&facts, &settings(), at), judge(&facts, &settings(), at.plus(later * DAY)));
             prop_assert!(now.stand <= then.stand.max(stands), "{now:?} after {then:?}");
         }

@@ -54,7 +54,7 @@ pub(in crate::billing) async fn known(
                 s.period_start, s.period_end, s.cancel_at, s.amount_minor, s.currency, c.email, c.description,
                 CASE WHEN e.instance_id IS NULL THEN 0 ELSE 1 END AS exempt, s.collection_paused,
                 k.stripe_id AS card_id, k.brand, k.last4, k.exp_month, k.exp_year,
-                COALESCE(b.stand, 'run') AS stands
+                COALESCE(b.stand, 'run') AS stands, COALESCE(b.why, 'paid') AS stands_why
          FROM billing_subscriptions s
          JOIN billing_checkouts c ON c.order_id = s.order_id
          LEFT JOIN billing_standings b ON b.order_id = s.order_id
@@ -105,6 +105,7 @@ pub(in crate::billing) async fn known(
         notice_at,
         read_at,
         stands: row.id("stands")?,
+        stands_why: row.id("stands_why")?,
     };
     let amount: Option<i64> = row.get("amount_minor")?;
     let currency: Option<String> = row.get("currency")?;
