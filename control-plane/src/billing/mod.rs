@@ -211,6 +211,15 @@ impl BillingError {
     }
 }
 
+/// What could not be read, to be told when the rest is taken over. Without our database nothing goes on.
+fn put_off(read: Result<(), BillingError>) -> Result<Option<BillingError>, BillingError> {
+    match read {
+        Ok(()) => Ok(None),
+        Err(BillingError::Db(error)) => Err(error.into()),
+        Err(error) => Ok(Some(error)),
+    }
+}
+
 /// The currency that Stripe keeps an account to, once it has one.
 ///
 /// # Errors

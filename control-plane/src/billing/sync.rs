@@ -11,7 +11,7 @@ use sqlx::AnyConnection;
 use super::{
     BillingError, Checkout, CheckoutState, announce, back, change, dunning,
     model::{EventState, Problem, judge},
-    revenue, store,
+    put_off, revenue, store,
     stripe::{self, CheckoutSession, FaultKind, InvoiceView, SubscriptionView},
     subscription::{cancel_now, is_over},
     surplus, usage, wallet,
@@ -346,8 +346,7 @@ pub(super) async fn take_subscription(
     value: Value,
 ) -> Result<(), BillingError> {
     let subscription: SubscriptionView = view(&value)?;
-    let order = subscription.metadata.get("order_id").and_then(|id| id.parse::<OrderId>().ok());
-    let Some(order) = order.filter(|_| !is_foreign(app, &subscription.metadata)) else {
+    let Some(order) = order_of(app, &subscription).await? else {
         return ignore(app, &subscription.id, read_at).await;
     };
     let active = matches!(subscription.status.as_deref(), Some("active" | "trialing"));
@@ -414,6 +413,20 @@ pub(super) async fn take_subscription(
     unread.map_or(Ok(()), Err)
 }
 
+/// The order that a subscription pays for. What we have sold stays ours, whatever somebody makes of its metadata in Stripe's
+/// dashboard: only one that is not known yet is asked whose it is.
+async fn order_of(app: &Services, subscription: &SubscriptionView) -> Result<Option<OrderId>, DbError> {
+    let known = {
+        let mut connection = app.db.read().await?;
+        store::subscription(&mut connection, &subscription.id).await?
+    };
+    if let Some(known) = known {
+        return Ok(Some(known.order));
+    }
+    let named = subscription.metadata.get("order_id").and_then(|id| id.parse().ok());
+    Ok(named.filter(|_| !is_foreign(app, &subscription.metadata)))
+}
+
 /// The older renewal that a subscription owes by the copy, if there is one.
 async fn owed_before(app: &Services, subscription: &str) -> Result<Option<String>, DbError> {
     let mut connection = app.db.read().await?;
@@ -468,22 +481,23 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
         let mut connection = app.db.read().await?;
         store::subscription(&mut connection, &subscription_id).await
     };
-    let owner = match known().await? {
-        Some(owner) => Some(owner),
-        None => {
-            subscription(app, &subscription_id).await?;
-            known().await?
-        }
-    };
+    let (mut owner, mut unread) = (known().await?, None);
+    if owner.is_none() {
+        unread = read_with(app, read_at, &subscription_id).await?;
+        owner = known().await?;
+    }
     let Some(mut owner) = owner else {
+        if let Some(error) = unread {
+            return Err(error);
+        }
         ignore(app, id, read_at).await?;
         return Ok(None);
     };
     // A try that ends a pause is announced before the end of the pause is, and what nobody tries is late before its
     // subscription says so; what is written to people depends on it.
     let ends_pause = owner.status == "paused" && was_tried(&invoice);
-    if ends_pause || is_late(&invoice, read_at) {
-        subscription(app, &subscription_id).await?;
+    if unread.is_none() && (ends_pause || is_late(&invoice, read_at)) {
+        unread = read_with(app, read_at, &subscription_id).await?;
         owner = known().await?.unwrap_or(owner);
     }
     let (owed, tried) = (is_owed(&invoice, &owner.status), was_tried(&invoice));
@@ -515,10 +529,28 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
         .await?;
     // The one does not change without the other: a lost event about either costs nothing.
     let renewed = owner.latest_invoice.as_deref() != Some(invoice_id.as_str());
-    if owed || renewed || changes || !matches!(owner.status.as_str(), "active" | "trialing") {
-        subscription(app, &subscription_id).await?;
+    let unwell = !matches!(owner.status.as_str(), "active" | "trialing");
+    if unread.is_none() && (owed || renewed || changes || unwell) {
+        unread = put_off(subscription(app, &subscription_id).await)?;
     }
-    Ok(Some(order))
+    unread.map_or(Ok(Some(order)), Err)
+}
+
+/// Reads the subscription of an invoice that was read at `read_at`, before the invoice is taken over. What cannot be read of it,
+/// such as another of its invoices, is given, to be told when this one is. Only a subscription that could not be read itself
+/// and soon may be is waited for, since what is written to people depends on it.
+async fn read_with(
+    app: &Services,
+    read_at: UnixMillis,
+    subscription_id: &str,
+) -> Result<Option<BillingError>, BillingError> {
+    let Some(error) = put_off(subscription(app, subscription_id).await)? else { return Ok(None) };
+    if !error.is_retryable() {
+        return Ok(Some(error));
+    }
+    let mut connection = app.db.read().await?;
+    let read = store::read_at(&mut connection, subscription_id).await?;
+    if read.is_some_and(|read| read >= read_at) { Ok(Some(error)) } else { Err(error) }
 }
 
 fn is_open(invoice: &InvoiceView) -> bool {

@@ -135,15 +135,19 @@ pub(super) async fn waits(app: &Services, object: &str) -> Result<bool, DbError>
     store::waits(&mut connection, object).await
 }
 
-/// What is known about an object cannot be taken over: its events wait, a person is told, and it is tried again.
+/// What is known about an object cannot be taken over: its events wait, a person is told, and it is tried again. Where none of
+/// them waits it was taken over, and what could not be read beside it has news or a clock of its own.
 pub(super) async fn park(app: &App, kind: &str, object: &str, error: &BillingError) -> Result<(), DbError> {
     let (now, kind, object) = (app.clock.now(), kind.to_owned(), object.to_owned());
     // The error of a call names kinds and codes, never what Stripe wrote.
     let why = chain(error);
-    tracing::error!(stripe.object = %object, error = %why, "what Stripe says cannot be taken over: parked");
+    tracing::error!(stripe.object = %object, error = %why, "what Stripe says cannot be taken over");
     app.db
         .write(move |tx| {
             Box::pin(async move {
+                if !store::waits(tx, &object).await? {
+                    return alarms::clear(tx, now, PARKED, &object).await;
+                }
                 let attempts = store::park_events(tx, &object, &why).await?;
                 let doubled = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
                 let pause = (FIRST_PAUSE * 2_u32.pow(doubled)).min(LONGEST_PAUSE);

@@ -151,7 +151,10 @@ async fn walk(app: &Services) -> Result<Walk, BillingError> {
                     continue;
                 }
             };
-            if is_foreign(app, &subscription.metadata) || !subscription.metadata.contains_key("order_id") {
+            let named =
+                !is_foreign(app, &subscription.metadata) && subscription.metadata.contains_key("order_id");
+            // What we have sold stays ours, whatever somebody makes of its metadata.
+            if !named && !has_copy(app, &subscription.id).await? {
                 continue;
             }
             // One that began with a second payment is given back and ended; it and its invoices never get a copy.

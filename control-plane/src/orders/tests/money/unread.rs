@@ -77,6 +77,62 @@ async fn an_unpaid_invoice_that_cannot_be_read_rings_and_holds_up_its_own_clock_
     .await;
 }
 
+/// Somebody has edited it in Stripe's dashboard. What we have sold stays ours.
+#[tokio::test]
+async fn whatever_the_metadata_of_a_subscription_says_its_clock_goes_on_and_its_payment_counts() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 6).await;
+        let sold = [shop.served(1).await, shop.built(2, 101).await, shop.built(3, 201).await];
+        let (mine, theirs) = (sold[1].order.id.to_string(), sold[0].order.id.to_string());
+        let edited = [
+            serde_json::json!({}),
+            serde_json::json!({"order_id": mine, "install_id": "another"}),
+            serde_json::json!({"order_id": theirs}),
+        ];
+        let mut invoices = Vec::new();
+        for (served, metadata) in sold.iter().zip(edited) {
+            invoices.push(shop.renewal_fails(served).await);
+            shop.stripe.change(&served.subscription, |subscription| subscription["metadata"] = metadata);
+        }
+        shop.lives(4 * DAY).await;
+        for (n, served) in sold.iter().enumerate() {
+            assert_eq!(shop.stands(served).await, (Stand::Suspend, Why::Unpaid), "{n}");
+        }
+        assert!(!shop.rings_for("unpaid_unread").await);
+        for (n, (served, invoice)) in sold.iter().zip(&invoices).enumerate() {
+            shop.stripe.pay_invoice(invoice);
+            shop.deliver("invoice.paid", invoice).await;
+            shop.work().await;
+            assert_eq!(shop.stands(served).await, (Stand::Run, Why::Paid), "{n}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_invoice_is_taken_over_although_the_newest_of_its_subscription_cannot_be_read() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let now = shop.app.clock.now();
+        let late = shop.stripe.renew_by_transfer(&served.subscription, now, now.plus(DAY));
+        shop.stripe.change(&served.subscription, |subscription| subscription["status"] = "active".into());
+        shop.deliver("invoice.finalized", &late).await;
+        shop.deliver("customer.subscription.updated", &served.subscription).await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Paid));
+        shop.passes(2 * DAY).await;
+        let newest = shop.stripe.renew(&served.subscription, shop.app.clock.now(), false);
+        shop.garbles(&newest, 7);
+        shop.deliver("invoice.overdue", &late).await;
+        shop.work().await;
+        assert_eq!(shop.letters_of("payment-failed").await, 1);
+        assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+        assert!(!shop.rings_for("payment_news_parked").await, "its news is taken over");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_subscription_is_taken_over_although_its_latest_invoice_cannot_be_read() {
     db::testing::each_database(async |db| {
