@@ -4,8 +4,8 @@
 //!
 //! | job | silence, 429, 5xx | our key (401, 403) | no, or no such object |
 //! |---|---|---|---|
-//! | `sync` | again within seconds | the same | no: parked, rings, again after a while; no such object: nothing to copy |
-//! | `stand` | again; rings when a step has waited for an hour | the same | rings, again after an hour |
+//! | `sync` | again within seconds | the same | no: parked if its news waits, rings, again later; no such object: nothing to copy |
+//! | `stand` | again; rings when a step has waited for an hour | the same, once for all orders | rings, again after an hour |
 //! | `plan_change` | again | again | dead; the sweep takes up what is due |
 //! | `remind` | again, then the letter without the sum | again for a day at most, then the same | the letter without the sum |
 //! | `give_back` | again | rings, again after minutes | rings, again after a day; what cannot be read is dead |

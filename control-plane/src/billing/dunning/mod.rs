@@ -474,6 +474,7 @@ pub(super) async fn end_read(
 
 /// Steps whose job was lost: a lost message costs time, never a step. Also the numbers of the standings.
 pub(super) async fn sweep(app: &Services) -> Result<(), DbError> {
+    look::sweep(app).await?;
     let now = app.clock.now();
     let (overdue, counted) = {
         let mut connection = app.db.read().await?;

@@ -106,6 +106,21 @@ pub(in crate::billing) async fn overdue(
     rows.iter().map(|row| Cols::of("billing_standings", row).id("order_id")).collect()
 }
 
+/// Whether a step of the clock of any unpaid invoice was due before a time, and is not taken yet.
+pub(in crate::billing) async fn is_any_waiting(
+    connection: &mut AnyConnection,
+    before: UnixMillis,
+) -> Result<bool, DbError> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT order_id FROM billing_standings
+         WHERE stand <> 'end' AND next_at <= $1 AND next_step IN ('suspend', 'notice', 'retire') LIMIT 1",
+    )
+    .bind(before.0)
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
 /// Writes what holds now over what held before.
 pub(in crate::billing) async fn put_standing(
     tx: &mut AnyConnection,

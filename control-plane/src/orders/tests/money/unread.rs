@@ -110,6 +110,103 @@ async fn whatever_the_metadata_of_a_subscription_says_its_clock_goes_on_and_its_
 }
 
 #[tokio::test]
+async fn a_step_that_no_reading_lets_be_taken_rings_until_one_does() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        // Stripe answers, and does not have it: nothing fails.
+        let unpaid = shop.stripe.state().objects.remove(&invoice).unwrap();
+        shop.lives(4 * DAY).await;
+        for _ in 0..2 {
+            assert_eq!(shop.stands(&served).await, (Stand::Run, Why::Grace));
+            let alarms = shop.alarms().await;
+            let (_, detail) = alarms.iter().find(|(kind, _)| kind == "unpaid_unread").unwrap();
+            assert!(detail.contains("cannot be taken") && detail.contains("runs on"), "{detail}");
+            assert!(detail.contains(&invoice) && detail.contains(&served.subscription), "{detail}");
+            shop.settles(61 * MINUTE).await;
+        }
+        shop.stripe.state().objects.insert(invoice, unpaid);
+        shop.settles(61 * MINUTE).await;
+        assert_eq!(shop.stands(&served).await, (Stand::Suspend, Why::Unpaid));
+        assert!(!shop.rings_for("unpaid_unread").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_that_stripe_does_not_take_is_one_alarm_for_all_whose_step_waits() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 4).await;
+        let (served, left) = (shop.served(1).await, shop.built(2, 201).await);
+        let sold = [&served, &left];
+        for served in sold {
+            shop.renewal_fails(served).await;
+        }
+        shop.stripe.state().locked_out = true;
+        shop.stripe.state().calls.clear();
+        shop.lives(4 * DAY).await;
+        let alarms = shop.alarms().await;
+        let told: Vec<_> = alarms.iter().filter(|(kind, _)| kind == "unpaid_unread").collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].1.contains("STRIPE_SECRET_KEY") && told[0].1.contains("none is taken"), "{told:?}");
+        for served in sold {
+            assert_eq!(shop.stands(served).await, (Stand::Run, Why::Grace));
+            // The first answer says it of whatever else would be asked for.
+            assert_eq!(shop.stripe.count("GET", &format!("/subscriptions/{}", served.subscription)), 0);
+        }
+        shop.stripe.state().locked_out = false;
+        shop.settles(MINUTE).await;
+        for served in sold {
+            assert_eq!(shop.stands(served).await, (Stand::Suspend, Why::Unpaid));
+        }
+        assert!(!shop.rings_for("unpaid_unread").await);
+    })
+    .await;
+}
+
+/// It ends also where no look at something unpaid ends it.
+#[tokio::test]
+async fn the_alarm_about_our_key_ends_when_nothing_waits_for_it() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.renewal_fails(&served).await;
+        shop.stripe.state().locked_out = true;
+        shop.lives(4 * DAY).await;
+        assert!(shop.rings_for("unpaid_unread").await);
+        billing::exempt(&shop.app, served.order.instance, "our own server", "operator:test").await.unwrap();
+        shop.lives(3 * MINUTE).await;
+        assert!(!shop.rings_for("unpaid_unread").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_alarm_says_that_a_step_waits_only_where_one_does() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        let invoice = shop.renewal_fails(&served).await;
+        shop.garbles(&invoice, 7);
+        let said = async || {
+            let alarms = shop.alarms().await;
+            alarms.into_iter().find(|(kind, _)| kind == "unpaid_unread").map(|(_, detail)| detail)
+        };
+        shop.lives(4 * DAY).await;
+        let detail = said().await.unwrap();
+        assert!(detail.contains("runs on") && detail.contains("is not taken before it can"), "{detail}");
+        // The clock of an exempt one takes no step.
+        let id = served.order.instance;
+        billing::exempt(&shop.app, id, "our own server", "operator:test").await.unwrap();
+        shop.settles(61 * MINUTE).await;
+        let detail = said().await.unwrap();
+        assert!(detail.contains("runs on") && !detail.contains("is not taken before it can"), "{detail}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_invoice_is_taken_over_although_the_newest_of_its_subscription_cannot_be_read() {
     db::testing::each_database(async |db| {
         let shop = Shop::open(db, 3).await;
