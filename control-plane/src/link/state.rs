@@ -142,6 +142,7 @@ async fn store(peer: &Peer, report: Report) -> Result<Verdict, DbError> {
                     }
                     let observed_at = UnixMillis(report.observed_at_ms);
                     reports::record_instances(tx, at, node, &seen, observed_at).await?;
+                    reports::record_removed(tx, at, node, &report.removed, observed_at).await?;
                 }
                 Ok::<_, DbError>(verdict)
             })

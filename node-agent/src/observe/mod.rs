@@ -130,8 +130,8 @@ impl Observer {
         if guest.is_some() && !known.marked {
             return None;
         }
-        // A half-made server is not a server yet; its order's events tell about it.
-        if row.phase == Phase::Creating && guest.is_none() {
+        // A half-made server is not a server yet; its order's events tell about it. One that was told of is told to be gone.
+        if row.phase == Phase::Creating && guest.is_none() && !self.last.contains_key(&row.instance) {
             return None;
         }
         let power = match guest.map(|g| g.power) {

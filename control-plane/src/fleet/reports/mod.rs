@@ -318,6 +318,23 @@ pub async fn record_instances(
     instances::observe(tx, at, observed_at, node, &ours).await
 }
 
+/// What an agent told of before and sees no more as ours: a half-made server that was taken back or removed by hand, or a VM
+/// that has lost its mark. It does not run for us; that its number and addresses are free, this does not tell.
+///
+/// # Errors
+/// Those of the database.
+pub async fn record_removed(
+    tx: &mut AnyConnection,
+    at: UnixMillis,
+    node: NodeId,
+    removed: &[String],
+    observed_at: UnixMillis,
+) -> Result<(), DbError> {
+    let gone = |id: &String| Some(Seen { instance: id.parse().ok()?, power: "absent".to_owned() });
+    let gone: Vec<Seen> = removed.iter().filter_map(gone).collect();
+    instances::observe(tx, at, observed_at, node, &gone).await
+}
+
 /// Notes how far a node's events are stored.
 ///
 /// # Errors

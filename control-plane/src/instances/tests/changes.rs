@@ -316,6 +316,32 @@ async fn a_server_that_its_host_does_not_have_any_more_rings_until_it_is_back() 
     .await;
 }
 
+/// A half-made server that root removed, or a VM whose mark is gone: its agent does not tell of it any more.
+#[tokio::test]
+async fn what_its_agent_sees_no_more_as_ours_is_not_shown_as_it_was() {
+    db::testing::each_database(async |db| {
+        let farm = Farm::open(db).await;
+        let (instance, node) = (farm.server().await, farm.node.id);
+        farm.set_state(instance.id, "needs_operator").await;
+        let observed = async || farm.look(instance.id).await.observed_state;
+        let removed = async |node| {
+            farm.clock.advance(Duration::from_secs(30));
+            let at = farm.app.clock.now();
+            let ids = [instance.id.to_string(), "nonsense".to_owned()];
+            let told = farm.app.db.write(move |tx| {
+                Box::pin(async move { fleet::reports::record_removed(tx, at, node, &ids, at).await })
+            });
+            told.await.unwrap();
+        };
+        let before = observed().await;
+        removed(NodeId::generate(AT, farm.app.entropy.bytes())).await;
+        assert_eq!(observed().await, before, "another node's word is none");
+        removed(node).await;
+        assert_eq!(observed().await.as_deref(), Some("absent"));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_built_server_counts_as_built_however_many_changes_of_it_came_to_nothing() {
     db::testing::each_database(async |db| {
