@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 use super::{
-    BillingError, announce, dunning, goodwill,
+    BillingError, announce, dunning, goodwill, inbox,
     model::{EventState, RefundState},
     store,
     stripe::{self, DisputeView, RefundView, SubscriptionView, page_of},
@@ -39,7 +39,12 @@ struct Paid {
 async fn paid_by(app: &Services, intent: &str) -> Result<Option<Paid>, BillingError> {
     let payments = app.stripe.get(app.entropy.as_ref(), &stripe::list_payments_by(intent)).await?;
     let Some(invoice) = stripe::invoice_of(&payments) else { return Ok(None) };
-    if let Some(order) = sync::invoice(app, &invoice).await? {
+    let (order, unread) = sync::take_invoice(app, &invoice).await?;
+    if let Some(order) = order {
+        if let Some(error) = unread {
+            // Whose it is is known; another invoice of its subscription holds up neither a refund nor a dispute.
+            tracing::warn!(order.id = %order, error = %inbox::chain(&error), "not all of its subscription can be read");
+        }
         return Ok(Some(Paid { order, invoice }));
     }
     // Before its page was read, only the subscription itself says whose it is.

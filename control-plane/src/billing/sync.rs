@@ -469,12 +469,21 @@ async fn is_orphaned(app: &Services, subscription: &SubscriptionView) -> Result<
 
 /// Reads an invoice; gives the order whose subscription it bills, if it is one of ours.
 pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>, BillingError> {
+    let (order, unread) = take_invoice(app, id).await?;
+    unread.map_or(Ok(order), Err)
+}
+
+/// Reads an invoice and takes it over; beside its order gives what could not be read of its subscription.
+pub(super) async fn take_invoice(
+    app: &Services,
+    id: &str,
+) -> Result<(Option<OrderId>, Option<BillingError>), BillingError> {
     let read_at = app.clock.now();
     let value = app.stripe.get(app.entropy.as_ref(), &stripe::retrieve_invoice(id)).await?;
     let invoice: InvoiceView = view(&value)?;
     let Some(subscription_id) = invoice.subscription_id().map(str::to_owned) else {
         ignore(app, id, read_at).await?;
-        return Ok(None);
+        return Ok((None, None));
     };
     // The invoice of a first payment may be announced before its subscription was read.
     let known = async || {
@@ -491,7 +500,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
             return Err(error);
         }
         ignore(app, id, read_at).await?;
-        return Ok(None);
+        return Ok((None, None));
     };
     // A try that ends a pause is announced before the end of the pause is, and what nobody tries is late before its
     // subscription says so; what is written to people depends on it.
@@ -533,7 +542,7 @@ pub(super) async fn invoice(app: &Services, id: &str) -> Result<Option<OrderId>,
     if unread.is_none() && (owed || renewed || changes || unwell) {
         unread = put_off(subscription(app, &subscription_id).await)?;
     }
-    unread.map_or(Ok(Some(order)), Err)
+    Ok((Some(order), unread))
 }
 
 /// Reads the subscription of an invoice that was read at `read_at`, before the invoice is taken over. What cannot be read of it,

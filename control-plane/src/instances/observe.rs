@@ -98,7 +98,7 @@ async fn miss(
     }
     let detail = format!(
         "Its host says that server {subject} is not there any more, and nobody ordered that. Look on the host what became \
-         of its VM and its disk; a backup can be restored there, or the server rebuilt or deleted."
+         of its VM and its disk: a VM that has lost our mark in its notes, or has left our pool, is none of ours there. A backup can be restored there, or the server rebuilt or deleted."
     );
     let severity = fleet::Severity::Critical;
     let alarm = alarms::New { kind: MISSING, subject: &subject, severity, node: Some(node), detail: &detail };

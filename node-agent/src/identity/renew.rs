@@ -123,6 +123,12 @@ pub fn prepare(dir: &Path) -> Result<Pending, IdentityError> {
     Ok(Pending { key, csr_pem })
 }
 
+/// Whether a key waits for the answer to what was asked with it. A stored pair may be void by then: issuing another certificate
+/// ends one that was never used.
+pub fn is_asked(dir: &Path) -> bool {
+    dir.join(ASKED).exists()
+}
+
 /// The key that was asked with is of no use: its certificate is stored, or was refused.
 pub fn forget_asked(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(ASKED));

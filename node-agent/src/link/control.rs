@@ -95,7 +95,7 @@ pub(super) async fn write(
                     // The stored pair stays until the other one is here: the control plane may count it as the present one
                     // already, and it alone is taken then.
                     renew::forget_asked(&dir);
-                } else if renew::staged(&dir).is_some_and(|pair| theirs < pair.not_after) {
+                } else if !renew::is_asked(&dir) && renew::staged(&dir).is_some_and(|pair| theirs < pair.not_after) {
                     let _ = ending.send(Some(Ending::Renewed));
                     return Ok(());
                 }

@@ -2,8 +2,8 @@
 //!
 //! What cannot be read keeps nothing else from being read and taken over, and is never taken for something that is not there:
 //! whoever asked hears of it when the rest is done, and ends nothing. The clock waits for it ([`super::standing`]), a person is
-//! told, and it is read again until it can be. A key that Stripe does not take says nothing about any order: it is asked no
-//! further, and one alarm stands for all of them.
+//! told, and it is read again until it can be. A key that Stripe does not take says nothing about any order: one alarm
+//! stands for all of them.
 
 use std::time::Duration;
 
@@ -51,16 +51,12 @@ pub(in crate::billing) async fn look_again(app: &Services, order: OrderId) -> Re
     let began = app.clock.now();
     let unpaid = known.facts.unpaid.map(|unpaid| unpaid.invoice);
     let owed = match &unpaid {
-        Some(unpaid) => match put_off(read_invoice(app, unpaid).await)? {
-            Some(error) if error.is_locked_out() => return Err(error),
-            other => other,
-        },
+        Some(unpaid) => put_off(read_invoice(app, unpaid).await)?,
         None => None,
     };
     let paying = match put_off(sync::subscription(app, &known.subscription).await)? {
-        // Whatever else is asked for, it would not come either.
-        Some(error) if error.is_locked_out() => return Err(error),
-        Some(error) if error.is_away() => return Err(owed.unwrap_or(error)),
+        // Whatever else is asked for, it would not come either. A key that may read a part is no such key.
+        Some(error) if error.is_locked_out() || error.is_away() => return Err(owed.unwrap_or(error)),
         other => other,
     };
     let newest = put_off(newest_invoice(app, order, unpaid.as_deref()).await)?;
@@ -202,6 +198,8 @@ async fn unread(app: &Services, order: OrderId, error: &BillingError) -> Result<
                     return alarms::clear(tx, now, UNREAD, &subject).await;
                 };
                 if !passes {
+                    // It has answered, under this key.
+                    alarms::clear(tx, now, UNREAD, ALL).await?;
                     jobs::enqueue(tx, STAND, &subject, &json!({}), now.plus(READ_AGAIN)).await?;
                 } else if !is_waiting(standing.next, now.minus(PATIENCE)) {
                     return Ok(());

@@ -166,3 +166,20 @@ async fn a_warning_of_fraud_shows_how_much_was_charged() {
     })
     .await;
 }
+
+/// Whose the payment is stands in its own invoice; that another one cannot be read holds up no warning about it.
+#[tokio::test]
+async fn a_warning_of_fraud_is_acted_on_although_another_invoice_of_its_subscription_cannot_be_read() {
+    db::testing::each_database(async |db| {
+        let shop = Shop::open(db, 3).await;
+        let served = shop.served(1).await;
+        shop.warns_of_fraud(&served);
+        let newest = shop.renewal_fails(&served).await;
+        shop.stripe.change(&newest, |invoice| invoice["status"] = serde_json::json!(7));
+        shop.deliver("radar.early_fraud_warning.created", "issfr_1").await;
+        shop.work().await;
+        assert_eq!(shop.stands(&served).await.0, Stand::Suspend);
+        assert!(shop.rings_for("fraud_warning").await);
+    })
+    .await;
+}
