@@ -69,7 +69,7 @@ billing-revenue = Revenue
 billing-revenue-none = Nobody pays anything yet.
 billing-mrr = A month brings
 billing-live = Subscriptions
-billing-resting = Paused or left unpaid
+billing-resting = Paused
 billing-churn = Ended within 30 days
 billing-owed = Owed after a failed charge
 billing-owed-by = { $count ->
@@ -143,10 +143,10 @@ billing-traffic-posted = On the next invoice
 billing-traffic-invoiced = On an invoice
 billing-traffic-waived = Not charged
 billing-traffic-after = Charged after
-billing-revenue-lead = Twelve months, by currency. What is charged for a year or a quarter is divided by its months. Discounts that last are taken off; traffic is not in it.
+billing-revenue-lead = Twelve months, by currency. What is charged for a year or a quarter is divided by its months. Discounts that last are taken off; traffic is not in it. Paused counts also what Stripe has left unpaid; churn is the part of those there that ended.
 billing-revenue-empty-title = Nothing yet
 billing-revenue-more = Twelve months
-billing-churn-month = Ended, of those there
+billing-churn-month = Churn
 billing-failed-by = { $count ->
     [0] 0
    *[other] { $count } ({ $amount })
